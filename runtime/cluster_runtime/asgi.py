@@ -1,0 +1,130 @@
+"""The ASGI application that gunicorn's uvicorn workers run: the project's own, behind the runtime's health."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+from cluster_runtime import health
+from cluster_runtime.activity import Activity
+from cluster_runtime.config import RuntimeConfig
+from cluster_runtime.django_setup import load_application
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Receive = Callable[[], Awaitable[dict[str, Any]]]
+    Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Application:
+    """Answers what is the runtime's, and passes everything else on to the project."""
+
+    def __init__(self, project: Callable[..., Awaitable[None]], config: RuntimeConfig, activity: Activity) -> None:
+        self.project = project
+        self.config = config
+        self.activity = activity
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if scope["type"] == "http" and health.is_internal(scope["path"], headers.get):
+            await self._answer(scope, send)
+            return
+        address = headers.get("x-real-ip")
+        if address:
+            scope["client"] = (address, 0)
+        if headers.get("x-forwarded-proto") == "https":
+            scope["scheme"] = {"http": "https", "ws": "wss"}.get(scope["scheme"], scope["scheme"])
+
+        async def counted_send(message: dict[str, Any]) -> None:
+            self.activity.move()
+            await send(message)
+
+        self.activity.begin()
+        try:
+            await self.project(scope, receive, counted_send)
+        finally:
+            self.activity.end()
+
+    async def _answer(self, scope: dict[str, Any], send: Send) -> None:
+        loop = asyncio.get_running_loop()
+
+        def through_project() -> int:
+            return asyncio.run_coroutine_threadsafe(self._through_project(), loop).result()
+
+        query = scope["query_string"].decode("latin-1")
+        if scope["path"] == "/-/health" and "deep" not in query:
+            answer = health.answer(scope["path"], query, through_project)
+        else:
+            from asgiref.sync import sync_to_async  # noqa: PLC0415 - Django's own dependency, after its set-up
+
+            answer = await sync_to_async(health.answer, thread_sensitive=False)(scope["path"], query, through_project)
+        body = json.dumps(answer.body).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+        ]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _through_project(self) -> int:
+        host = self.config.hosts[0].lstrip(".")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "https",
+            "path": "/-/health",
+            "raw_path": b"/-/health",
+            "query_string": b"",
+            "root_path": "",
+            "headers": [
+                (b"host", host.encode()),
+                (b"x-forwarded-host", host.encode()),
+                (b"x-forwarded-proto", b"https"),
+                (b"x-forwarded-for", b"127.0.0.1"),
+            ],
+            "client": ("127.0.0.1", 0),
+            "server": (host, 443),
+        }
+        statuses: list[int] = []
+        requests = [{"type": "http.request", "body": b"", "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            if requests:
+                return requests.pop()
+            await asyncio.Event().wait()  # the client stays
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        await self.project(scope, receive, send)
+        return statuses[-1]
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """Django's ASGI handler knows no lifespan; the server is told that start and stop went well."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+def _load() -> Application:
+    config = RuntimeConfig.from_environment()
+    activity = Activity(threads=0)
+    application = Application(load_application(config), config, activity)
+    activity.start_beating()
+    return application
+
+
+application = _load()

@@ -1,0 +1,111 @@
+"""What a release tells its instances: one JSON file, written by the platform, read by everything in this package."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+#: The environment variable that holds the path of the release's configuration file.
+CONFIG_VARIABLE = "CLUSTER_CONFIG"
+
+
+class ConfigError(Exception):
+    """The release's configuration file can't be read, or lacks something."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """How an instance is judged. Times are seconds."""
+
+    path: str = "/-/health"
+    interval: float = 1.0
+    timeout: float = 2.0
+    retries: int = 3
+    start_timeout: float = 60.0
+    busy_timeout: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sessions:
+    """Where sessions are kept.
+
+    `memcached` lists the nodes' sockets, `path` is the directory of the engine `file`.
+    """
+
+    engine: str = "db"
+    memcached: tuple[str, ...] = ()
+    path: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """The contents of a release's configuration file.
+
+    project: the directory that holds manage.py, absolute.
+    settings: the project's own settings module, which the overlay wraps.
+    application: `module:callable`; empty means the project's WSGI_APPLICATION (ASGI_APPLICATION).
+    hosts: Django's ALLOWED_HOSTS; the first is the Host header of health checks.
+    origins: added to Django's CSRF_TRUSTED_ORIGINS.
+    database: {"engine": "sqlite", "path": …}, {"engine": "external"} (its URL is a secret), or None for the project's own.
+    secrets: a directory of files: secret_key, secret_key_fallbacks (JSON list), database_url,
+        secret_environment (JSON object); all but the first may be missing.
+    drain: seconds between giving the name up and stopping; nginx's connections wear out in two.
+    """
+
+    release: str
+    project: str
+    settings: str
+    secrets: str
+    application: str = ""
+    interface: str = "wsgi"
+    workers: int = 1
+    threads: int = 4
+    health: Health = field(default_factory=Health)
+    graceful_timeout: float = 30.0
+    drain: float = 3.0
+    environment: dict[str, str] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ("localhost",)
+    origins: tuple[str, ...] = ()
+    sessions: Sessions = field(default_factory=Sessions)
+    database: dict[str, str] | None = None
+    static_root: str = ""
+
+    @classmethod
+    def load(cls, path: str | Path) -> RuntimeConfig:
+        """Read the file at `path`; a ConfigError names the file and what is wrong with it."""
+        try:
+            data: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+        try:
+            data["health"] = Health(**data.get("health", {}))
+            sessions = dict(data.get("sessions", {}))
+            sessions["memcached"] = tuple(sessions.get("memcached", ()))
+            data["sessions"] = Sessions(**sessions)
+            for name in ("hosts", "origins"):
+                data[name] = tuple(data.get(name, ()))
+            return cls(**data)
+        except TypeError as error:
+            known = ", ".join(f.name for f in fields(cls))
+            raise ConfigError(f"{path}: {error} (known keys: {known})") from error
+
+    @classmethod
+    def from_environment(cls) -> RuntimeConfig:
+        """Read the file that the environment names (CLUSTER_CONFIG)."""
+        path = os.environ.get(CONFIG_VARIABLE)
+        if not path:
+            raise ConfigError(f"{CONFIG_VARIABLE} is not set: it names the release's configuration file")
+        return cls.load(path)
+
+    def secret(self, name: str) -> str | None:
+        """Return the secret called `name`, or None where the release has none of that name."""
+        path = Path(self.secrets) / name
+        try:
+            return path.read_text(encoding="utf-8").rstrip("\n")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error

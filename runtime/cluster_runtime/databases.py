@@ -1,0 +1,75 @@
+"""Django's DATABASES entry for what the stack file says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from cluster_runtime.config import ConfigError
+
+if TYPE_CHECKING:
+    from cluster_runtime.config import RuntimeConfig
+
+#: Django's engines by the scheme of a database URL.
+ENGINES = {
+    "postgres": "django.db.backends.postgresql",
+    "postgresql": "django.db.backends.postgresql",
+    "mysql": "django.db.backends.mysql",
+    "mariadb": "django.db.backends.mysql",
+    "oracle": "django.db.backends.oracle",
+    "sqlite": "django.db.backends.sqlite3",
+}
+
+#: Seconds that a connection is kept: reconnecting for each request costs three quarters of the throughput.
+CONNECTION_AGE = 600
+
+
+def settings_of(config: RuntimeConfig) -> dict[str, Any] | None:
+    """Return the entry `default` of DATABASES, or None where the project's own is to stay."""
+    if config.database is None:
+        return None
+    if config.database["engine"] == "sqlite":
+        return sqlite(config.database["path"])
+    url = config.secret("database_url")
+    if not url:
+        raise ConfigError(f"{config.secrets}/database_url: missing or empty, but database.engine asks for it")
+    return from_url(url)
+
+
+def sqlite(path: str) -> dict[str, Any]:
+    """sqlite as several processes need it: readers beside a writer, and no read-then-write that fails when it writes."""
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": path,
+        "CONN_MAX_AGE": CONNECTION_AGE,
+        "OPTIONS": {
+            "timeout": 20,
+            "transaction_mode": "IMMEDIATE",
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        },
+    }
+
+
+def from_url(url: str) -> dict[str, Any]:
+    """Read `postgres://user:password@host:port/name?option=value`. The error does not repeat the URL: it is a secret."""
+    parts = urlsplit(url)
+    if parts.scheme not in ENGINES:
+        raise ConfigError(f"database_url: the scheme must be one of {', '.join(sorted(ENGINES))}")
+    if parts.scheme == "sqlite":
+        return sqlite(unquote(parts.path))
+    entry: dict[str, Any] = {
+        "ENGINE": ENGINES[parts.scheme],
+        "NAME": unquote(parts.path.removeprefix("/")),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": unquote(parts.hostname or ""),
+        "PORT": str(parts.port or ""),
+        "CONN_MAX_AGE": CONNECTION_AGE,
+        "CONN_HEALTH_CHECKS": True,
+    }
+    options = dict(parse_qsl(parts.query))
+    if "host" in options:  # a directory of sockets can't stand where a host name stands
+        entry["HOST"] = options.pop("host")
+    if options:
+        entry["OPTIONS"] = options
+    return entry

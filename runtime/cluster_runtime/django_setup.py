@@ -1,0 +1,53 @@
+"""Makes Django start with the overlay, whatever the project's own wsgi.py or manage.py says."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cluster_runtime.config import RuntimeConfig
+
+OVERLAY = "cluster_runtime.settings"
+
+
+def prepare(config: RuntimeConfig) -> None:
+    """Set the environment that the project sees: its directory, its plain and secret variables, the overlay.
+
+    Secret variables are set inside the process only: they never stand in its initial environment, which other
+    programs can read from /proc.
+    """
+    os.environ.update(config.environment)
+    secret = config.secret("secret_environment")
+    if secret:
+        os.environ.update({name: str(value) for name, value in json.loads(secret).items()})
+    os.environ["DJANGO_SETTINGS_MODULE"] = OVERLAY
+    os.chdir(config.project)
+    if config.project not in sys.path:
+        sys.path.insert(0, config.project)
+
+
+def load_application(config: RuntimeConfig) -> Any:
+    """Return the project's own WSGI or ASGI application, with Django set up under the overlay."""
+    prepare(config)
+    import django  # noqa: PLC0415 - only after the environment is prepared
+
+    # From here on the settings are loaded: a wsgi.py that sets DJANGO_SETTINGS_MODULE can't undo the overlay.
+    django.setup()
+    from django.conf import settings  # noqa: PLC0415
+
+    attribute = "WSGI_APPLICATION" if config.interface == "wsgi" else "ASGI_APPLICATION"
+    path = config.application or (getattr(settings, attribute, None) or "").replace(":", ".")
+    if path:
+        module, _, name = path.replace(":", ".").rpartition(".")
+        return getattr(importlib.import_module(module), name)
+    if config.interface == "wsgi":
+        from django.core.wsgi import get_wsgi_application  # noqa: PLC0415
+
+        return get_wsgi_application()
+    from django.core.asgi import get_asgi_application  # noqa: PLC0415
+
+    return get_asgi_application()

@@ -1,0 +1,31 @@
+"""gunicorn's configuration for an instance (its settings by their documented names).
+
+A setting that the project's version of gunicorn does not know yet is passed over by it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from cluster_runtime.config import RuntimeConfig
+
+_config = RuntimeConfig.from_environment()
+
+bind = f"unix:{os.environ['CLUSTER_SOCKET']}"
+umask = 0o007  # nginx's user reaches the socket by its group; gunicorn's default lets everybody in
+workers = _config.workers
+threads = _config.threads
+worker_class = "gthread" if _config.interface == "wsgi" else "uvicorn_worker.UvicornWorker"
+chdir = _config.project
+proc_name = f"{os.environ['CLUSTER_INSTANCE']}-{_config.release}"
+graceful_timeout = int(_config.graceful_timeout)
+# gunicorn's own watch over its workers; with gthread it watches the main loop, not the requests.
+timeout = max(10, int(_config.health.retries * (_config.health.interval + _config.health.timeout)))
+# nginx keeps its connections for at most two seconds; the longer one must be here.
+keepalive = 75
+forwarded_allow_ips = "*"  # the socket is nginx's alone
+control_socket_disable = True  # by default all instances would share one in the home directory
+accesslog = None
+errorlog = "-"
+loglevel = "warning"
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a heartbeat, not on a disk

@@ -1,0 +1,401 @@
+"""The instance process: the parent of one gunicorn, and the keeper of one name.
+
+It starts gunicorn on a socket of its own, proves it healthy, takes the instance's name where no living process holds
+it, watches over it, and on SIGTERM gives the name up before it lets gunicorn end its requests. It runs the same under
+Supervisor, in a container and under systemd: when it ends by itself, whoever started it starts it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import fcntl
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster_runtime.activity import BEAT_INTERVAL, BEAT_VARIABLE, Beat, read_beat
+from cluster_runtime.config import CONFIG_VARIABLE, ConfigError, RuntimeConfig
+from cluster_runtime.names import LONGEST_SOCKET_PATH, Name
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+#: States of an instance process, in the order it goes through them. `ready`: healthy, but another holds the name.
+STARTING, READY, SERVING, DRAINING = "starting", "ready", "serving", "draining"
+
+#: Seconds between two looks at the child, the name and the beats.
+TICK = 0.1
+
+#: Seconds that a process waits before it ends because its gunicorn did, so that restarts don't spin.
+RESTART_PAUSE = 1.0
+
+#: Seconds beyond graceful_timeout after which gunicorn is killed.
+STOP_MARGIN = 5.0
+
+PR_SET_PDEATHSIG = 1
+
+
+class Unhealthy(Exception):
+    """A health check failed; the text says how."""
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """An HTTP connection over a unix socket."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def check(path: Path, url: str, host: str, timeout: float) -> None:
+    """GET `url` over the socket at `path`; raise Unhealthy unless it is answered in time and below 400."""
+    connection = UnixConnection(str(path), timeout)
+    try:
+        connection.request("GET", url, headers={"Host": host, "X-Forwarded-Proto": "https", "Connection": "close"})
+        response = connection.getresponse()
+        body = response.read(65536).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException) as error:
+        raise Unhealthy(f"GET {url}: {type(error).__name__}: {error}") from error
+    finally:
+        connection.close()
+    if response.status >= http.HTTPStatus.BAD_REQUEST:
+        raise Unhealthy(f"GET {url} was answered with {response.status}: {_problems(body)}")
+
+
+def _problems(body: str) -> str:
+    try:
+        return "; ".join(json.loads(body)["problems"])
+    except (ValueError, KeyError, TypeError):
+        return body[:500]
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+class Instance:
+    """One life of one instance process."""
+
+    def __init__(self, instance: str, config_path: Path, sockets: Path) -> None:
+        self.config_path = config_path
+        self.config = RuntimeConfig.load(config_path)
+        self.instance = instance
+        self.name = Name(sockets, instance)
+        self.release = self.config.release
+        self.socket = self.name.socket(self.release)
+        self.state = STARTING
+        self.since = time.time()
+        self.message = ""
+        self.gunicorn: subprocess.Popen[bytes] | None = None
+        self.beats: dict[int, tuple[float, Beat]] = {}
+        self.stopping = False
+        self.lost_name_at = time.monotonic()
+
+    def run(self) -> int:
+        """Live until told to stop (0) or until gunicorn can't be kept up (1)."""
+        if len(os.fsencode(str(self.socket))) > LONGEST_SOCKET_PATH:
+            print(f"{self.socket}: longer than the {LONGEST_SOCKET_PATH} bytes of a unix socket", file=sys.stderr)
+            return 2
+        self.name.directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        lock = self._lock()
+        if lock is None:
+            print(f"{self.instance}: release {self.release} runs already", file=sys.stderr)
+            time.sleep(RESTART_PAUSE)
+            return 1
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        self._write_status()
+        try:
+            return self._live()
+        finally:
+            self.name.give_up(self.release)
+            self._kill_gunicorn()
+            for path in (self.socket, self.name.status_file(self.release), self.name.beat_socket(self.release)):
+                path.unlink(missing_ok=True)
+            os.close(lock)
+
+    def _live(self) -> int:
+        with self._open_beats() as beats:
+            self._start_gunicorn()
+            try:
+                self._become_healthy()
+                if self.stopping:
+                    return self._stop_gunicorn()
+                self._set_state(READY)
+                if self.name.take_if_free(self.release):
+                    self._set_state(SERVING)
+                self._watch(beats)
+            except Unhealthy as error:
+                self._log(str(error))
+                self._set_state(self.state, str(error))
+                self.name.give_up(self.release)
+                self._kill_gunicorn()
+                self._wait(RESTART_PAUSE)
+                return 0 if self.stopping else 1
+        return self._drain()
+
+    # --- starting
+
+    def _lock(self) -> int | None:
+        descriptor = os.open(self.socket.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+    def _open_beats(self) -> socket.socket:
+        path = self.name.beat_socket(self.release)
+        path.unlink(missing_ok=True)
+        receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        receiver.setblocking(False)
+        receiver.bind(str(path))
+        return receiver
+
+    def _start_gunicorn(self) -> None:
+        environment = {
+            **os.environ,
+            **self.config.environment,
+            CONFIG_VARIABLE: str(self.config_path),
+            BEAT_VARIABLE: str(self.name.beat_socket(self.release)),
+            "CLUSTER_SOCKET": str(self.socket),
+            "CLUSTER_INSTANCE": self.instance,
+            "CLUSTER_RELEASE": self.release,
+        }
+        self.gunicorn = subprocess.Popen(  # noqa: PLW1509 - no threads here, and the parent's death can't be had otherwise
+            [
+                *(sys.executable, "-m", "gunicorn", "-c", "python:cluster_runtime.gunicorn_conf"),
+                f"cluster_runtime.{self.config.interface}:application",
+            ],
+            env=environment,
+            cwd=self.config.project,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+
+    def _become_healthy(self) -> None:
+        """Wait for the first, deep check; a database that is not there yet has until start_timeout."""
+        health = self.config.health
+        deadline = time.monotonic() + health.start_timeout
+        while not self.stopping:
+            self._check_child()
+            try:
+                self._check("/-/health?deep", timeout=max(health.timeout, 10.0))
+                self._check(health.path, timeout=max(health.timeout, 10.0))
+            except Unhealthy as error:
+                if time.monotonic() > deadline:
+                    raise Unhealthy(f"not healthy within {health.start_timeout:g} s: {error}") from error
+                if str(error) != self.message:
+                    self._set_state(STARTING, str(error))
+                self._wait(TICK)
+            else:
+                return
+
+    # --- serving
+
+    def _watch(self, beats: socket.socket) -> None:
+        """Look at gunicorn, the name and the health until told to stop; raise Unhealthy to be started again."""
+        failures = 0
+        next_check = time.monotonic() + self.config.health.interval
+        while not self.stopping:
+            self._check_child()
+            self._read_beats(beats)
+            self._look_at_name()
+            self._kill_silent_workers()
+            if time.monotonic() >= next_check:
+                failures = self._running_check(failures)
+                next_check = time.monotonic() + self.config.health.interval
+            self._wait(TICK)
+
+    def _look_at_name(self) -> None:
+        holds = self.name.holder() == self.release
+        if holds and self.state != SERVING:
+            self._set_state(SERVING)
+        elif not holds and self.state == SERVING:
+            self.lost_name_at = time.monotonic()
+            self._set_state(READY)
+
+    def _running_check(self, failures: int) -> int:
+        """Do the shallow check; return how many have failed in a row. A busy instance is not asked."""
+        beats = [beat for _at, beat in self.beats.values()]
+        if beats and all(beat.busy for beat in beats):
+            stuck = time.monotonic() - max(beat.progress for beat in beats)
+            if stuck > self.config.health.busy_timeout:
+                raise Unhealthy(f"all threads are in requests, and none has moved for {stuck:.0f} s")
+            return 0
+        try:
+            self._check(self.config.health.path, self.config.health.timeout)
+        except Unhealthy as error:
+            failures += 1
+            self._log(f"check {failures} of {self.config.health.retries} failed: {error}")
+            if failures >= self.config.health.retries:
+                raise Unhealthy(f"{failures} checks in a row failed, the last: {error}") from error
+            return failures
+        return 0
+
+    def _read_beats(self, receiver: socket.socket) -> None:
+        while True:
+            try:
+                beat = read_beat(receiver.recv(4096))
+            except BlockingIOError:
+                return
+            self.beats[beat.pid] = (time.monotonic(), beat)
+
+    def _kill_silent_workers(self) -> None:
+        """Kill workers that were alive and no longer beat: stopped, or spinning with the interpreter's lock held."""
+        health = self.config.health
+        patience = max(health.retries * health.interval + health.timeout, 4 * BEAT_INTERVAL)
+        for pid, (at, _beat) in list(self.beats.items()):
+            silent = time.monotonic() - at
+            if silent <= patience:
+                continue
+            del self.beats[pid]
+            if self._is_worker(pid):
+                self._log(f"worker {pid} has been silent for {silent:.1f} s: killed")
+                os.kill(pid, signal.SIGKILL)
+
+    def _is_worker(self, pid: int) -> bool:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return self.gunicorn is not None and int(fields[1]) == self.gunicorn.pid
+
+    def _check(self, url: str, timeout: float) -> None:
+        check(self.socket, url, self.config.hosts[0].lstrip("."), timeout)
+
+    def _check_child(self) -> None:
+        if self.gunicorn is None:
+            return
+        pid, status = os.waitpid(self.gunicorn.pid, os.WNOHANG | os.WUNTRACED)
+        if pid == 0:
+            return
+        if os.WIFSTOPPED(status):
+            os.kill(self.gunicorn.pid, signal.SIGCONT)
+            raise Unhealthy("gunicorn was stopped by a signal")
+        self.gunicorn.returncode = os.waitstatus_to_exitcode(status)
+        raise Unhealthy(f"gunicorn ended with status {self.gunicorn.returncode}")
+
+    # --- stopping
+
+    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self.stopping = True
+
+    def _drain(self) -> int:
+        """Give the name up, wait until nginx's connections are worn out, then let gunicorn end its requests."""
+        if self.name.give_up(self.release):
+            self.lost_name_at = time.monotonic()
+        self._set_state(DRAINING)
+        while time.monotonic() < self.lost_name_at + self.config.drain:
+            if self.gunicorn is None or self.gunicorn.poll() is not None:
+                break
+            time.sleep(TICK)
+        return self._stop_gunicorn()
+
+    def _stop_gunicorn(self) -> int:
+        if self.gunicorn is not None and self.gunicorn.poll() is None:
+            self.gunicorn.terminate()
+            try:
+                self.gunicorn.wait(self.config.graceful_timeout + STOP_MARGIN)
+            except subprocess.TimeoutExpired:
+                self._log("gunicorn did not end within graceful_timeout: killed")
+        return 0
+
+    def _kill_gunicorn(self) -> None:
+        """Kill gunicorn and every process of its session that is left."""
+        if self.gunicorn is None:
+            return
+        try:
+            os.killpg(self.gunicorn.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        if self.gunicorn.returncode is None:
+            self.gunicorn.wait()
+
+    # --- saying so
+
+    def _wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not self.stopping and time.monotonic() < deadline:
+            time.sleep(min(TICK, seconds))
+
+    def _set_state(self, state: str, message: str = "") -> None:
+        if state != self.state:
+            self._log(state)
+            self.since = time.time()
+        self.state = state
+        self.message = message
+        self._write_status()
+
+    def _write_status(self) -> None:
+        status: dict[str, Any] = {
+            "instance": self.instance,
+            "release": self.release,
+            "state": self.state,
+            "since": self.since,
+            "pid": os.getpid(),
+            "gunicorn": self.gunicorn.pid if self.gunicorn else None,
+            "message": self.message,
+        }
+        self.name.write_status(self.release, status)
+
+    def _log(self, message: str) -> None:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        print(f"{stamp} {self.instance} {self.release}: {message}", file=sys.stderr, flush=True)
+
+
+def serve(sockets: Path, instance: str, release: str) -> None:
+    """Let `release` take the name of `instance` from whoever holds it; Unhealthy unless it is proven healthy."""
+    name = Name(sockets, instance)
+    status = name.status(release)
+    if status is None or status["state"] not in (READY, SERVING):
+        raise Unhealthy(f"{instance}: release {release} is {status['state'] if status else 'not running'}")
+    if not name.alive(release):
+        raise Unhealthy(f"{instance}: release {release} does not listen")
+    name.take(release)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `cluster_runtime.instance`'s command line; return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m cluster_runtime.instance", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="be the instance process")
+    run.add_argument("--config", type=Path, required=True)
+    take = commands.add_parser("serve", help="let a healthy release take the instance's name")
+    take.add_argument("--release", required=True)
+    status = commands.add_parser("status", help="print the status of a release; exit 0 if it is ready or serving")
+    status.add_argument("--release", required=True)
+    for command in (run, take, status):
+        command.add_argument("--sockets", type=Path, required=True)
+        command.add_argument("--instance", required=True)
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "run":
+            return Instance(options.instance, options.config.absolute(), options.sockets.absolute()).run()
+        if options.command == "serve":
+            serve(options.sockets, options.instance, options.release)
+            return 0
+        found = Name(options.sockets, options.instance).status(options.release)
+        print(json.dumps(found))
+        return 0 if found is not None and found["state"] in (READY, SERVING) else 1
+    except (ConfigError, Unhealthy) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""The settings overlay: the project's own settings, with what the stack file owns put over them.
+
+Used as DJANGO_SETTINGS_MODULE; it needs CLUSTER_CONFIG. What is not named here stays the project's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import Any
+
+from cluster_runtime.config import ConfigError, RuntimeConfig
+from cluster_runtime.databases import settings_of
+from cluster_runtime.sessions import settings_for
+
+_config = RuntimeConfig.from_environment()
+_project = importlib.import_module(_config.settings)
+globals().update({name: getattr(_project, name) for name in dir(_project) if name.isupper()})
+
+
+def _of_project(name: str, default: Any) -> Any:
+    return getattr(_project, name, default)
+
+
+_secret_key = _config.secret("secret_key")
+if not _secret_key:
+    raise ConfigError(f"{_config.secrets}/secret_key: missing or empty")
+SECRET_KEY = _secret_key
+SECRET_KEY_FALLBACKS: list[str] = json.loads(_config.secret("secret_key_fallbacks") or "[]")
+DEBUG = False
+ALLOWED_HOSTS = list(_config.hosts)
+CSRF_TRUSTED_ORIGINS = [*_of_project("CSRF_TRUSTED_ORIGINS", []), *_config.origins]
+
+# nginx sets these headers on every request, over whatever a client sent.
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+USE_X_FORWARDED_HOST = True
+
+if _config.static_root:
+    STATIC_ROOT = _config.static_root
+
+_database = settings_of(_config)
+if _database is not None:
+    DATABASES = {**_of_project("DATABASES", {}), "default": _database}
+
+for _name, _value in settings_for(_config.sessions, _of_project("CACHES", None)).items():
+    globals()[_name] = _value
+
+if not _of_project("LOGGING", None):
+    # Without DEBUG Django tells errors by mail only; where the project says nothing of logging, the log has them too.
+    LOGGING = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {"stderr": {"class": "logging.StreamHandler"}},
+        "loggers": {"django": {"handlers": ["stderr"], "level": "WARNING"}},
+    }

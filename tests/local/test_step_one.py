@@ -1,0 +1,165 @@
+"""One release of two instances under load, by their names: the smallest real thing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cluster_runtime.instance import serve
+from cluster_runtime.names import Name
+
+from tests.load import Load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+
+NGINX = """
+daemon off; {user} worker_processes 2; error_log {run}/error.log; pid {run}/nginx.pid;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off;
+  client_body_temp_path {run}/t1; proxy_temp_path {run}/t2; fastcgi_temp_path {run}/t3;
+  uwsgi_temp_path {run}/t4; scgi_temp_path {run}/t5;
+  upstream cluster {{
+    zone cluster 64k;
+    server unix:{run}/app1/http.sock; server unix:{run}/app2/http.sock;
+    keepalive 32; keepalive_time 1s; keepalive_timeout 1s;
+  }}
+  server {{
+    listen 127.0.0.1:{port}; server_name cluster;
+    location / {{
+      proxy_pass http://cluster; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;
+    }}
+  }}
+}}
+"""
+
+
+class Pair:
+    """Two instances behind a real nginx."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.processes: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.secrets = run / "secrets"
+        self.secrets.mkdir()
+        (self.secrets / "secret_key").write_text("k" * 50)
+        conf = run / "nginx.conf"
+        conf.write_text(NGINX.format(run=run, port=self.port, user="user root;" if os.geteuid() == 0 else ""))
+        self.nginx = subprocess.Popen(["/usr/sbin/nginx", "-p", str(run), "-e", "stderr", "-c", str(conf)])
+
+    def environment(self, release: str) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT / "runtime"),
+            "CLUSTER_CONFIG": str(self.run / f"{release}-config.json"),
+        }
+
+    def prepare(self, release: str) -> None:
+        config = {
+            "release": release,
+            "project": str(ROOT / "example"),
+            "settings": "example.settings",
+            "secrets": str(self.secrets),
+            "hosts": ["cluster"],
+            "database": {"engine": "sqlite", "path": str(self.run / "db.sqlite3")},
+            "static_root": str(self.run / "static"),
+        }
+        (self.run / f"{release}-config.json").write_text(json.dumps(config))
+        for command in (["migrate", "-v0"], ["collectstatic", "--noinput", "-v0"]):
+            manage = [sys.executable, "-m", "cluster_runtime.manage", *command]
+            subprocess.run(manage, env=self.environment(release), check=True)
+
+    def start(self, instance: str, release: str) -> None:
+        with (self.run / f"{instance}-{release}.log").open("wb") as log:
+            self.processes[instance, release] = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "cluster_runtime.instance", "run", "--instance", instance),
+                    *("--config", str(self.run / f"{release}-config.json"), "--sockets", str(self.run)),
+                ],
+                env=self.environment(release),
+                stderr=log,
+            )
+
+    def wait(self, instance: str, release: str, state: str) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            status = Name(self.run, instance).status(release)
+            if status is not None and status["state"] == state:
+                return
+            time.sleep(0.05)
+        pytest.fail(f"{instance} {release} is not {state}: {status}")
+
+    def stop(self, instance: str, release: str, sent: signal.Signals = signal.SIGTERM) -> None:
+        process = self.processes.pop((instance, release))
+        process.send_signal(sent)
+        assert process.wait(60) is not None
+
+    def close(self) -> None:
+        for process in [*self.processes.values(), self.nginx]:
+            process.terminate()
+        for process in [*self.processes.values(), self.nginx]:
+            process.wait(60)
+
+
+@pytest.fixture
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    run = tmp_path_factory.mktemp("s")
+    with contextlib.closing(Pair(run)) as found:
+        found.prepare("one")
+        for instance in ("app1", "app2"):
+            found.start(instance, "one")
+        for instance in ("app1", "app2"):
+            found.wait(instance, "one", "serving")
+        yield found
+
+
+def test_a_release_loses_no_request_and_no_session(pair: Pair) -> None:
+    with Load(("127.0.0.1", pair.port)) as load:
+        load.wait_for(500)
+        pair.prepare("two")
+        for instance in ("app1", "app2"):
+            pair.start(instance, "two")
+        for instance in ("app1", "app2"):
+            pair.wait(instance, "two", "ready")
+        for instance in ("app1", "app2"):
+            serve(pair.run, instance, "two")
+        for instance in ("app1", "app2"):
+            pair.stop(instance, "one")
+        load.wait_for(500)
+    print(load.counts)
+    assert load.counts.total > 1000
+    assert load.counts.failed == []
+    assert load.counts.lost == []
+    assert {release for _instance, release in load.counts.by} == {"one", "two"}
+
+
+def test_stopping_in_place_without_giving_the_name_up_does_lose_requests(pair: Pair) -> None:
+    with Load(("127.0.0.1", pair.port)) as load:
+        load.wait_for(500)
+        assert load.counts.failed == []
+        for instance in ("app1", "app2"):
+            gunicorn = Name(pair.run, instance).status("one")["gunicorn"]
+            os.kill(gunicorn, signal.SIGTERM)
+            pair.processes.pop((instance, "one")).wait(60)
+            pair.start(instance, "one")
+        for instance in ("app1", "app2"):
+            pair.wait(instance, "one", "serving")
+        load.wait_for(500)
+    print(load.counts)
+    assert load.counts.failed, "the protocol was switched off, and the test did not notice"

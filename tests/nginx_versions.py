@@ -50,7 +50,7 @@ Dir::Etc::preferencesparts "/dev/null";
 """
 
 
-class NginxUnavailable(Exception):
+class NginxUnavailable(Exception):  # noqa: N818
     """An nginx can't be had on this machine; the message is the reason, in one line."""
 
 
@@ -172,6 +172,7 @@ def _run(*argv: str) -> subprocess.CompletedProcess[str]:
     try:
         done = subprocess.run(
             argv,
+            check=False,
             env={**os.environ, "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
             capture_output=True,

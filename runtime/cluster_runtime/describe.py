@@ -23,7 +23,9 @@ def describe() -> dict[str, Any]:
         "sessions_app": apps.is_installed("django.contrib.sessions"),
         "session_middleware": any(name.endswith("SessionMiddleware") for name in settings.MIDDLEWARE),
         "database_engine": database.get("ENGINE", ""),
-        "database_name": os.path.abspath(str(database.get("NAME") or "")) if "sqlite" in database.get("ENGINE", "") else "",
+        "database_name": os.path.abspath(str(database.get("NAME") or ""))
+        if "sqlite" in database.get("ENGINE", "")
+        else "",
         "wsgi_application": getattr(settings, "WSGI_APPLICATION", None),
         "asgi_application": getattr(settings, "ASGI_APPLICATION", None),
     }

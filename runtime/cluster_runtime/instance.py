@@ -107,7 +107,10 @@ class Instance:
     def run(self) -> int:
         """Live until told to stop (0) or until gunicorn can't be kept up (1)."""
         if len(os.fsencode(str(self.socket))) > LONGEST_SOCKET_PATH:
-            print(f"{self.socket}: longer than the {LONGEST_SOCKET_PATH} bytes of a unix socket", file=sys.stderr)
+            print(
+                f"{self.socket}: longer than the {LONGEST_SOCKET_PATH} bytes of a unix socket",
+                file=sys.stderr,
+            )
             return 2
         self.name.directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         lock = self._lock()
@@ -123,7 +126,11 @@ class Instance:
         finally:
             self.name.give_up(self.release)
             self._kill_gunicorn()
-            for path in (self.socket, self.name.status_file(self.release), self.name.beat_socket(self.release)):
+            for path in (
+                self.socket,
+                self.name.status_file(self.release),
+                self.name.beat_socket(self.release),
+            ):
                 path.unlink(missing_ok=True)
             os.close(lock)
 

@@ -1,0 +1,1 @@
+"""The cluster tool: everything that needs no Pulumi."""

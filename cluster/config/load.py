@@ -1,0 +1,242 @@
+"""Reads a stack file: YAML to ClusterConfig, with every problem said at once, a line each."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from cluster.config.models import SECRET_KEYS, ClusterConfig
+
+PREFIX = "cluster:"
+STACKS = "stacks"
+
+#: Added to a message, by key and pydantic's error type.
+HINTS = {
+    ("weight", "greater_than_equal"): 'to stop traffic use "down: true"',
+    (
+        "name",
+        "string_pattern_mismatch",
+    ): "lower-case letters, digits, - and _, beginning with a letter, 32 at most",
+    ("server_names", "string_pattern_mismatch"): "a host name, *.example.com, .example.com, or _ for any",
+    ("application", "string_pattern_mismatch"): "module:callable, for example example.wsgi:application",
+    ("settings", "string_pattern_mismatch"): "a module, for example example.settings",
+    (
+        "static_url",
+        "string_pattern_mismatch",
+    ): "a path that begins and ends with /, for example /static/; null for none",
+    ("path", "string_pattern_mismatch"): "a path that begins with /",
+    ("host_key", "string_pattern_mismatch"): "as ssh-keyscan prints it, for example ssh-ed25519 AAAA…",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a stack file: `path` is the key's, dotted."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+class StackFileError(Exception):
+    """A stack file that can't be used, with all its problems."""
+
+    def __init__(self, source: str, problems: list[Problem]) -> None:
+        self.source = source
+        self.problems = problems
+        super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key said twice, as the second would silently win."""
+
+
+def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _value in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                "while reading a mapping",
+                node.start_mark,
+                f"the key {key!r} stands twice",
+                key_node.start_mark,
+            )
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def stack_path(root: Path, stack: str) -> Path:
+    """Return where the stack file of `stack` is, whether it exists or not."""
+    return root / STACKS / f"Pulumi.{stack}.yaml"
+
+
+def load_stack(root: Path, stack: str) -> ClusterConfig:
+    """Read the stack file of `stack`; StackFileError has all that is wrong with it."""
+    path = stack_path(root, stack)
+    source = f"{STACKS}/{path.name}"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        known = sorted(found.name[7:-5] for found in path.parent.glob("Pulumi.*.yaml"))
+        there = f"the stacks here are {', '.join(known)}" if known else "there is no stack yet"
+        message = f"no such file; {there}; `cluster init {stack} --project DIR` makes one"
+        raise StackFileError(source, [Problem(stack, message)]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise StackFileError(source, [Problem(stack, f"can't be read: {error}")]) from error
+    try:
+        document = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "YAML"
+        raise StackFileError(source, [Problem(where, f"not valid YAML: {error.problem}")]) from error
+    except yaml.YAMLError as error:
+        raise StackFileError(source, [Problem("YAML", str(error))]) from error
+    if not isinstance(document, dict) or not isinstance(document.get("config"), dict):
+        raise StackFileError(source, [Problem("config", f"required: the keys {PREFIX}platform, {PREFIX}app, …")])
+    try:
+        return parse_config(_ours(document["config"]))
+    except StackFileError as error:
+        raise StackFileError(source, error.problems) from None
+
+
+def _ours(config: dict[str, Any]) -> dict[str, Any]:
+    """Keep the keys of `cluster:`, without the prefix; encrypted secrets are not for us to read."""
+    values = {}
+    for key, value in config.items():
+        if not str(key).startswith(PREFIX):
+            continue
+        name = str(key).removeprefix(PREFIX)
+        if name in SECRET_KEYS and isinstance(value, dict) and set(value) == {"secure"}:
+            continue
+        values[name] = value
+    return values
+
+
+def parse_config(values: dict[str, Any]) -> ClusterConfig:
+    """Validate plain values (the keys without `cluster:`); StackFileError has all problems, in the order of the keys."""
+    try:
+        return ClusterConfig.model_validate(values)
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        problems = [Problem(_path(e["loc"], values), _message(e)) for e in found]
+        unique = list(dict.fromkeys(problems))
+        raise StackFileError("stack file", unique) from None
+
+
+def _path(location: tuple[int | str, ...], values: dict[str, Any]) -> str:
+    """Return `upstream.servers[3].weight`; steps that pydantic adds for unions are not keys of the file."""
+    text = ""
+    here: Any = values
+    for step in location:
+        if isinstance(step, int):
+            text += f"[{step}]"
+            here = here[step] if isinstance(here, list) and step < len(here) else None
+            continue
+        union_step = re.search(r"[^\w-]", step) or step in (
+            "int",
+            "str",
+            "constrained-str",
+            "constrained-int",
+        )
+        if union_step and not (isinstance(here, dict) and step in here):
+            continue
+        text += f".{step}" if text else step
+        here = here.get(step) if isinstance(here, dict) else None
+    return text or "config"
+
+
+def _message(error: Any) -> str:
+    kind, location, given = error["type"], error["loc"], error["input"]
+    key = next((step for step in reversed(location) if isinstance(step, str)), "")
+    key = next((step for step in reversed(location) if isinstance(step, str) and step in _FIELD_NAMES), key)
+    context = error.get("ctx", {})
+    if kind == "missing":
+        return f"required: {_description(location)}"
+    if kind == "extra_forbidden":
+        return _unknown_key(location)
+    text = {
+        "greater_than_equal": "must be at least {ge}",
+        "less_than_equal": "must be at most {le}",
+        "int_type": "must be a whole number",
+        "string_type": "must be text",
+        "bool_type": "must be true or false",
+        "list_type": "must be a list",
+        "dict_type": "must be a mapping",
+        "model_type": "must be a mapping",
+        "too_short": "must have at least {min_length} entry",
+        "too_long": "must have at most {max_length} entries",
+        "string_too_short": "must not be empty",
+        "string_too_long": "must have at most {max_length} characters",
+        "string_pattern_mismatch": "is not of the right form",
+    }.get(kind)
+    message = text.format(**context) if text else error["msg"]
+    secret = any(step in SECRET_KEYS for step in location)
+    if not secret:
+        message += f", got {_shown(given)}"
+    hint = HINTS.get((key, kind))
+    return f"{message} ({hint})" if hint else message
+
+
+def _shown(value: Any) -> str:
+    text = (
+        {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else repr(value)
+    )
+    return text if len(text) <= 80 else text[:77] + "…"  # noqa: PLR2004 - a line's worth
+
+
+def _model_at(location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """Return the model that holds the key at the end of `location`."""
+    model: type[BaseModel] | None = ClusterConfig
+    for step in location[:-1]:
+        if isinstance(step, str) and model is not None and step in model.model_fields:
+            model = _model_in(model.model_fields[step].annotation)
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _model_in(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def _description(location: tuple[int | str, ...]) -> str:
+    model = _model_at(location)
+    field = model.model_fields.get(str(location[-1])) if model else None
+    return (field.description or "") if field else ""
+
+
+def _unknown_key(location: tuple[int | str, ...]) -> str:
+    model = _model_at(location)
+    known = list(model.model_fields) if model else []
+    close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    if close:
+        return f"unknown key; did you mean {close[0]}?"
+    return f"unknown key; known here: {', '.join(known)}"
+
+
+def _all_field_names(model: type[BaseModel]) -> set[str]:
+    names = set(model.model_fields)
+    for field in model.model_fields.values():
+        inner = _model_in(field.annotation)
+        if inner is not None:
+            names |= _all_field_names(inner)
+    return names
+
+
+_FIELD_NAMES = _all_field_names(ClusterConfig)

@@ -1,0 +1,352 @@
+"""The stack file's schema. Names are nginx's and Django's own; a default is theirs too unless the description says so.
+
+docs/stack-file.md is generated from here (`cluster reference`).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SecretStr,
+    StringConstraints,
+)
+from pydantic_core import PydanticCustomError
+
+from cluster.config.units import Duration, Size
+
+
+class Platform(StrEnum):
+    """Where the cluster runs."""
+
+    LOCAL = "local"
+    DOCKER = "docker"
+    REMOTE = "remote"
+    SWARM = "swarm"
+
+
+class Interface(StrEnum):
+    """How gunicorn talks to the project."""
+
+    WSGI = "wsgi"
+    ASGI = "asgi"
+
+
+class Method(StrEnum):
+    """nginx's load balancing methods (ngx_http_upstream_module)."""
+
+    ROUND_ROBIN = "round_robin"
+    LEAST_CONN = "least_conn"
+    IP_HASH = "ip_hash"
+    HASH = "hash"
+    RANDOM = "random"
+
+
+class SessionEngine(StrEnum):
+    """Where sessions are kept."""
+
+    DB = "db"
+    CACHED_DB = "cached_db"
+    CACHE = "cache"
+    FILE = "file"
+    SIGNED_COOKIES = "signed_cookies"
+
+
+class DatabaseEngine(StrEnum):
+    """Who makes the database."""
+
+    SQLITE = "sqlite"
+    POSTGRES = "postgres"
+    EXTERNAL = "external"
+
+
+class Role(StrEnum):
+    """What a remote host does."""
+
+    APP = "app"
+    NGINX = "nginx"
+    SESSIONS = "sessions"
+    DATABASE = "database"
+
+
+def _plain_text(value: object) -> object:
+    """Environment values are text; a bare number is taken as it is written, a bare yes or no is not."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value
+
+
+def _numbered_servers(value: object) -> object:
+    """`servers: 4` means app1 … app4."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value
+    if not 1 <= value <= LARGEST_CLUSTER:
+        raise PydanticCustomError(
+            "servers", "must be a number from 1 to {largest}, or a list", {"largest": LARGEST_CLUSTER}
+        )
+    return [{"name": f"app{number}"} for number in range(1, value + 1)]
+
+
+def _batch(value: object) -> int | str:
+    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value  # type: ignore[return-value]
+    raise PydanticCustomError("batch", "must be a number of instances from 1, or all")
+
+
+LARGEST_CLUSTER = 1000
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Weight = Annotated[int, Field(ge=1, le=65535)]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+InstanceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+ServerName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(_|(\*\.|\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+        r"(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*)$",
+        max_length=253,
+    ),
+]
+ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+ApplicationName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+PlainText = Annotated[str, BeforeValidator(_plain_text), StringConstraints(pattern=r"^[^\x00]*$")]
+UrlPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9/._~-]*$")]
+PathPrefix = Annotated[str, StringConstraints(pattern=r"^/([A-Za-z0-9._~-]+/)+$")]
+PathText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$")]
+HashKey = Annotated[str, StringConstraints(min_length=1, pattern=r"^[\w$ :./{}-]+$")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _text_enum(kind: type[StrEnum]) -> BeforeValidator:
+    """Let a strict model take the enum's text."""
+
+    def convert(value: object) -> object:
+        if isinstance(value, str):
+            try:
+                return kind(value)
+            except ValueError:
+                allowed = ", ".join(kind)
+                raise PydanticCustomError("choice", "must be one of {allowed}", {"allowed": allowed}) from None
+        if not isinstance(value, str):
+            raise PydanticCustomError("choice", "must be one of {allowed}", {"allowed": ", ".join(kind)})
+        return value
+
+    return BeforeValidator(convert)
+
+
+class Health(_Model):
+    """How an instance is judged."""
+
+    path: UrlPath = Field("/-/health", description="What the running check asks for; the default is the runtime's own.")
+    interval: Duration = Field(Duration.parse("1s"), description="Time between two checks.")
+    timeout: Duration = Field(Duration.parse("2s"), description="How long an answer may take.")
+    retries: int = Field(3, ge=1, le=100, description="Failed checks in a row until the instance is started again.")
+    start_timeout: Duration = Field(
+        Duration.parse("60s"), description="How long an instance may take to become healthy."
+    )
+    busy_timeout: Duration = Field(
+        Duration.parse("60s"),
+        description="How long all threads may be in requests of which none moves, until the instance counts as deadlocked. "
+        "The default is nginx's proxy_read_timeout: by then no client waits any more.",
+    )
+
+
+class Rollout(_Model):
+    """How a release replaces instances."""
+
+    batch: Annotated[int | str, PlainValidator(_batch)] = Field(
+        "all",
+        description="How many instances are replaced at a time; 1 where memory is short. The first goes alone.",
+    )
+
+
+class App(_Model):
+    """The Django project, and one instance of it."""
+
+    project: PathText = Field(description="The directory that holds manage.py, from the repository's root.")
+    settings: ModuleName = Field(description="The project's own settings module: wrapped, never edited.")
+    application: ApplicationName | None = Field(
+        None, description="module:callable; default: the project's WSGI_APPLICATION (ASGI_APPLICATION)."
+    )
+    interface: Annotated[Interface, _text_enum(Interface)] = Field(
+        Interface.WSGI, description="wsgi: gunicorn with threads; asgi: gunicorn with uvicorn workers."
+    )
+    requirements: PathText | None = Field(
+        None,
+        description="From the project's directory; default: requirements.txt, else pyproject.toml (with uv.lock or without).",
+    )
+    workers: int = Field(1, ge=1, le=64, description="gunicorn's workers of one instance.")
+    threads: int = Field(4, ge=1, le=256, description="gunicorn's threads of one worker (wsgi).")
+    environment: dict[VariableName, PlainText] = Field(
+        default_factory=dict,
+        description="Plain values for the project; secret ones go to secret_environment.",
+    )
+    health: Health = Field(default_factory=Health, description="How an instance is judged.")
+    graceful_timeout: Duration = Field(
+        Duration.parse("30s"),
+        description="How long a request in flight may still take when an instance stops.",
+    )
+    rollout: Rollout = Field(default_factory=Rollout, description="How a release replaces instances.")
+    memory: Size = Field(Size.parse("512m"), description="Limit of one instance, where the platform can set it.")
+    processes: int = Field(256, ge=8, le=65536, description="Limit of one instance, where the platform can set it.")
+    migrate: bool = Field(True, description="Run migrate once per release, in the new release, before it gets traffic.")
+    collectstatic: bool = Field(True, description="Run collectstatic once per release; nginx serves the result.")
+
+
+class Hash(_Model):
+    """What the method `hash` hashes."""
+
+    key: HashKey = Field("$request_uri", description="nginx's key: text and variables.")
+    consistent: bool = Field(True, description="ketama: a server more or less moves few keys.")
+
+
+class Server(_Model):
+    """One instance, with nginx's parameters of a server in an upstream."""
+
+    name: InstanceName = Field(description="The instance's name; it outlives its releases.")
+    weight: Weight = Field(1, description="Its share of the traffic is its weight over the sum of weights.")
+    max_fails: Count = Field(1, description="Failed attempts within fail_timeout until nginx passes it over; 0: never.")
+    fail_timeout: Duration = Field(
+        Duration.parse("10s"), description="The time for max_fails, and how long it is passed over."
+    )
+    max_conns: Count = Field(0, description="Connections at a time; 0: no limit.")
+    backup: bool = Field(False, description="Gets traffic only when all others are unavailable.")
+    down: bool = Field(False, description="Drained: keeps running, gets no new request.")
+    host: InstanceName | None = Field(
+        None, description="Platform remote: the host it runs on; default: spread over the hosts."
+    )
+
+
+class Upstream(_Model):
+    """nginx's upstream."""
+
+    method: Annotated[Method, _text_enum(Method)] = Field(Method.ROUND_ROBIN, description="nginx's balancing method.")
+    hash: Hash = Field(default_factory=Hash, description="Used by the method hash.")
+    keepalive: int = Field(
+        32, ge=1, le=65535, description="Idle connections that each nginx worker keeps to the instances."
+    )
+    servers: Annotated[
+        list[Server], BeforeValidator(_numbered_servers), Field(min_length=1, max_length=LARGEST_CLUSTER)
+    ] = Field(description="The instances; or just a number: 4 means app1 … app4.")
+
+
+class Memcached(_Model):
+    """The memcached nodes for sessions."""
+
+    nodes: int = Field(2, ge=1, le=32, description="How many.")
+    memory: Size = Field(Size.parse("64m"), description="Of each node.")
+
+
+class Sessions(_Model):
+    """Where sessions are kept."""
+
+    engine: Annotated[SessionEngine, _text_enum(SessionEngine)] = Field(
+        SessionEngine.DB, description="Django's session engine."
+    )
+    memcached: Memcached = Field(default_factory=Memcached, description="For cache and cached_db.")
+    path: PathText | None = Field(
+        None,
+        description="For file: a directory that all instances share; default: one that the platform makes.",
+    )
+    previous: Annotated[SessionEngine, _text_enum(SessionEngine)] | None = Field(
+        None, description="While changing the engine: sessions of the old one stay valid."
+    )
+
+
+class Database(_Model):
+    """Django's default database. Left out: the project's own DATABASES."""
+
+    engine: Annotated[DatabaseEngine, _text_enum(DatabaseEngine)] = Field(
+        description="sqlite, postgres (made by the platform), or external (database_url)."
+    )
+
+
+class Site(_Model):
+    """nginx's server."""
+
+    server_names: Annotated[list[ServerName], Field(min_length=1)] = Field(
+        description="nginx's server_name and Django's ALLOWED_HOSTS; the first is the site's own."
+    )
+    listen: Port = Field(8080, description="The port.")
+    instance_ports: Port | None = Field(
+        None,
+        description="The first instance alone answers on 127.0.0.1 at this port, the second on the next one, and so on.",
+    )
+    client_max_body_size: Size = Field(Size.parse("1m"), description="nginx's own default; 0: no limit.")
+    proxy_read_timeout: Duration = Field(
+        Duration.parse("60s"), description="nginx's: how long an instance may be silent within a response."
+    )
+    access_log: bool = Field(True, description="Write logs/access.log.")
+    static_url: PathPrefix | None = Field(
+        "/static/",
+        description="The project's STATIC_URL, served by nginx itself; null: nginx serves no static files.",
+    )
+
+
+class Images(_Model):
+    """Base images of platform docker; any Debian-based image may serve."""
+
+    base: PathText = Field("debian:trixie-slim", description="For every service that names none of its own.")
+    app: PathText | None = Field(None, description="For the instances.")
+    nginx: PathText | None = Field(None, description="For nginx.")
+    memcached: PathText | None = Field(None, description="For the memcached nodes.")
+    postgres: PathText | None = Field(None, description="For PostgreSQL.")
+
+
+class Host(_Model):
+    """A machine of platform remote."""
+
+    name: InstanceName = Field(description="Its name in this file.")
+    address: PathText = Field(description="Where SSH reaches it.")
+    user: PathText = Field("root", description="Whom SSH logs in as.")
+    port: Port = Field(22, description="SSH's port.")
+    host_key: Annotated[str, StringConstraints(pattern=r"^(ssh|ecdsa)-\S+ \S+$")] = Field(
+        description="Its public host key, as in known_hosts; always checked."
+    )
+    roles: Annotated[list[Annotated[Role, _text_enum(Role)]], Field(min_length=1)] = Field(
+        description="What it does: app, nginx, sessions, database."
+    )
+
+
+class ClusterConfig(_Model):
+    """One stack: the keys below `cluster:` of a Pulumi.<stack>.yaml."""
+
+    platform: Annotated[Platform, _text_enum(Platform)] = Field(description="Where the cluster runs.")
+    app: App = Field(description="The Django project, and one instance of it.")
+    upstream: Upstream = Field(description="nginx's upstream.")
+    sessions: Sessions = Field(default_factory=Sessions, description="Where sessions are kept.")
+    database: Database | None = Field(
+        None, description="Django's default database; left out: the project's own DATABASES."
+    )
+    site: Site = Field(description="nginx's server.")
+    images: Images = Field(default_factory=Images, description="Base images of platform docker.")
+    hosts: list[Host] = Field(default_factory=list, description="The machines of platform remote.")
+    secret_key: SecretStr | None = Field(
+        None, description="Django's SECRET_KEY, the same on every instance. Platform local makes its own."
+    )
+    secret_key_fallbacks: SecretStr | None = Field(
+        None, description="Django's SECRET_KEY_FALLBACKS while rotating, as a JSON list."
+    )
+    database_url: SecretStr | None = Field(
+        None, description="For database.engine external: postgres://user:password@host:port/name."
+    )
+    secret_environment: SecretStr | None = Field(None, description="Secret values for the project, as a JSON object.")
+
+
+#: Keys whose values are secrets; no message repeats them.
+SECRET_KEYS = ("secret_key", "secret_key_fallbacks", "database_url", "secret_environment")
+
+
+def dump(config: ClusterConfig) -> dict[str, Any]:
+    """Return the whole configuration as plain values, defaults included, without secrets."""
+    return config.model_dump(mode="json", exclude=set(SECRET_KEYS))

@@ -1,0 +1,83 @@
+"""Durations and sizes, written as nginx writes them.
+
+Source: https://nginx.org/en/docs/syntax.html
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic_core import PydanticCustomError, core_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import GetCoreSchemaHandler
+
+
+class _Unit(int):
+    """A whole number of the smallest unit, read from and written as nginx's text."""
+
+    units: Mapping[str, int]
+    example: str
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Read nginx's text (or a bare number, in seconds or bytes); ValueError says what is allowed."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return cls(value * cls.units[""])
+        if isinstance(value, str):
+            alternatives = "|".join(sorted(filter(None, cls.units), key=len, reverse=True))
+            if re.fullmatch(rf"(\d+({alternatives}))+|\d+", value):
+                parts = re.findall(rf"(\d+)({alternatives}|$)", value)
+                return cls(sum(int(number) * cls.units[unit] for number, unit in parts))
+        raise ValueError(f"must be written as nginx writes it, for example {cls.example}")
+
+    def __str__(self) -> str:
+        """Return the shortest text: one number, in the largest unit that divides it."""
+        if self == 0:
+            return "0"
+        fitting = [(size, unit) for unit, size in self.units.items() if int(self) % size == 0]
+        size, unit = max(fitting)
+        return f"{int(self) // size}{unit}"
+
+    __repr__ = __str__
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        def validate(value: object) -> _Unit:
+            try:
+                return cls.parse(value)
+            except ValueError as error:
+                raise PydanticCustomError("unit", "{message}", {"message": str(error)}) from error
+
+        return core_schema.no_info_plain_validator_function(
+            validate, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+
+class Duration(_Unit):
+    """A time, kept in milliseconds: 500ms, 30s, 1m, 1h30m; a bare number is seconds."""
+
+    units = {"": 1000, "ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}  # noqa: RUF012
+    example = "30s, 1m or 500ms"
+
+    @property
+    def seconds(self) -> float:
+        """The time in seconds."""
+        return int(self) / 1000
+
+
+class Size(_Unit):
+    """A size, kept in bytes: 512k, 10m, 1g; a bare number is bytes."""
+
+    units = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}  # noqa: RUF012
+    example = "512k, 10m or 1g"
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Read nginx's text; its units may be upper case."""
+        return super().parse(value.lower() if isinstance(value, str) else value)

@@ -1,0 +1,407 @@
+"""nginx's configuration, from a topology. Directives by their documented names: https://nginx.org/en/docs/dirindex.html
+
+The text comes from a tree (crossplane builds it, with the quoting in one place). The same topology gives the same tree
+on every platform but for the paths in `NginxPlaces`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import crossplane
+
+from cluster.config.models import Method, Server
+from cluster.render.mime import COMPRESSED, MEDIA_TYPES
+
+if TYPE_CHECKING:
+    from cluster.topology import Instance, Topology
+
+Version = tuple[int, int, int]
+Directive = dict[str, Any]
+
+#: From here on nginx leaves a client's idle connection a moment after a reload, so that no request meets a reset.
+KEEPALIVE_MIN_TIMEOUT_SINCE: Version = (1, 27, 4)
+
+#: How long nginx's connections to an instance live. After twice this, a process that lost its name holds none.
+UPSTREAM_CONNECTION_AGE = "1s"
+
+#: Shared memory of the upstream, in kilobytes: what nginx needs for itself, and for each server.
+ZONE_BASE, ZONE_PER_SERVER = 128, 2
+
+SITE = "sites-available/cluster"
+ENABLED_SITE = "sites-enabled/cluster"
+
+#: Stands in the text for the digest while it is being computed.
+_DIGEST_PLACE = "0" * 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class NginxPlaces:
+    """Where things are on a platform; absolute paths.
+
+    user: nginx's `user`, or None where nginx is not started by root and can't change it.
+    sockets: the directory of the instances' directories.
+    static: a directory in which `current` and `previous` lead to the files of the two last releases.
+    closing: while this file exists, an nginx before 1.27.4 closes clients' connections after each response.
+    internal: the socket on which nginx tells its config's digest and passes probes to the instances.
+    """
+
+    user: str | None
+    sockets: str
+    static: str
+    logs: str
+    temp: str
+    pid: str
+    internal: str
+    closing: str
+    listen_address: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NginxConfig:
+    """A rendered configuration: the text of each file by its path, links by theirs, and the digest nginx tells."""
+
+    files: dict[str, str]
+    links: dict[str, str]
+    digest: str
+
+
+def render_nginx(topology: Topology, places: NginxPlaces, version: Version) -> NginxConfig:
+    """Render the configuration for an nginx of `version`."""
+    files = {
+        "nginx.conf": _build(_main(topology, places, version)),
+        SITE: _build(_site(topology, places, version)),
+    }
+    digest = hashlib.sha256("\0".join(f"{path}\0{text}" for path, text in sorted(files.items())).encode()).hexdigest()
+    files = {path: text.replace(_DIGEST_PLACE, digest) for path, text in files.items()}
+    return NginxConfig(files=files, links={ENABLED_SITE: f"../{SITE}"}, digest=digest)
+
+
+def _d(directive: str, *args: str | int) -> Directive:
+    return {"directive": directive, "args": [str(arg) for arg in args]}
+
+
+def _block(directive: str, *args: str | int, of: list[Directive]) -> Directive:
+    return {**_d(directive, *args), "block": of}
+
+
+def _build(tree: list[Directive]) -> str:
+    text: str = crossplane.build(tree, indent=4)
+    return text + "\n"
+
+
+def _main(topology: Topology, places: NginxPlaces, version: Version) -> list[Directive]:
+    http = [
+        _block("types", of=[_d(media_type, *names) for media_type, names in MEDIA_TYPES.items()]),
+        _d("default_type", "application/octet-stream"),
+        _d("charset", "utf-8"),
+        _d("server_tokens", "off"),
+        _d("sendfile", "on"),
+        _d("tcp_nopush", "on"),
+        *(
+            _d(f"{name}_temp_path", f"{places.temp}/{name}")
+            for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        ),
+        *_access_log(topology, places),
+        _d("client_header_timeout", "30s"),
+        _d("client_body_timeout", "60s"),
+        _d("send_timeout", "60s"),
+        _d("keepalive_timeout", "75s"),
+        _d("reset_timedout_connection", "on"),
+        _d("server_names_hash_bucket_size", 512),
+        _d("gzip", "on"),
+        _d("gzip_vary", "on"),
+        _d("gzip_proxied", "any"),
+        _d("gzip_min_length", 1024),
+        _d("gzip_types", *COMPRESSED),
+    ]
+    if version >= KEEPALIVE_MIN_TIMEOUT_SINCE:
+        http.append(_d("keepalive_min_timeout", "5s"))
+    http.append(_d("include", "sites-enabled/*"))
+    return [
+        *([_d("user", places.user)] if places.user else []),
+        _d("worker_processes", "auto"),
+        _d("worker_rlimit_nofile", 16384),
+        _d("pid", places.pid),
+        _d("error_log", f"{places.logs}/error.log", "warn"),
+        _block("events", of=[_d("worker_connections", 4096)]),
+        _block("http", of=http),
+    ]
+
+
+def _access_log(topology: Topology, places: NginxPlaces) -> list[Directive]:
+    if not topology.config.site.access_log:
+        return [_d("access_log", "off")]
+    log_format = (
+        '$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" '
+        '"$http_user_agent" $request_time "$upstream_addr" "$upstream_status" "$upstream_response_time"'
+    )
+    return [
+        _d("log_format", "cluster", log_format),
+        _d("access_log", f"{places.logs}/access.log", "cluster", "buffer=32k", "flush=1s"),
+    ]
+
+
+def _site(topology: Topology, places: NginxPlaces, version: Version) -> list[Directive]:
+    ports = [instance for instance in topology.instances if instance.port is not None]
+    return [
+        *_maps(),
+        *_proxy_defaults(topology),
+        _upstream(topology, places),
+        *(_instance_upstream(instance, places) for instance in ports),
+        *_servers(topology, places, version),
+        *(_instance_server(instance, topology, places) for instance in ports),
+        _internal_server(places),
+    ]
+
+
+def _maps() -> list[Directive]:
+    return [
+        # WebSocket: pass an upgrade on; without one keep the connection to the instance ("" removes the header).
+        _block("map", "$http_upgrade", "$cluster_connection", of=[_d("default", "upgrade"), _d("", "")]),
+        # The port as the client wrote it. The host itself is nginx's $host, which the choice of the server checked:
+        # a client that sends another Host header than the address in its request line can't pass it on.
+        _block(
+            "map",
+            "$http_host",
+            "$cluster_port",
+            of=[_d("default", ""), _d(r"~:(?<cluster_port_number>[0-9]+)$", ":$cluster_port_number")],
+        ),
+        # Names with a hash (ManifestStaticFilesStorage) never change their content.
+        _block(
+            "map",
+            "$uri",
+            "$cluster_static_cache",
+            of=[
+                _d("default", "public, max-age=60"),
+                _d(r"~\.[0-9a-f]{12}\.[^/]+$", "public, max-age=31536000, immutable"),
+            ],
+        ),
+    ]
+
+
+def _socket(places: NginxPlaces, instance: str) -> str:
+    return f"unix:{places.sockets}/{instance}/http.sock"
+
+
+def server_parameters(server: Server) -> list[str]:
+    """Return nginx's parameters of a server; what is nginx's default is left out."""
+    parameters = []
+    if server.weight != 1:
+        parameters.append(f"weight={server.weight}")
+    if server.max_conns:
+        parameters.append(f"max_conns={server.max_conns}")
+    if server.max_fails != 1:
+        parameters.append(f"max_fails={server.max_fails}")
+    if server.fail_timeout.seconds != 10:  # noqa: PLR2004 - nginx's default
+        parameters.append(f"fail_timeout={server.fail_timeout}")
+    if server.backup:
+        parameters.append("backup")
+    if server.down:
+        parameters.append("down")
+    return parameters
+
+
+def _method(topology: Topology) -> list[Directive]:
+    upstream = topology.config.upstream
+    match upstream.method:
+        case Method.ROUND_ROBIN:
+            return []
+        case Method.HASH:
+            return [_d("hash", upstream.hash.key, *(["consistent"] if upstream.hash.consistent else []))]
+        case Method.RANDOM:
+            return [_d("random", "two", "least_conn")]
+        case _:
+            return [_d(upstream.method.value)]
+
+
+def _keepalive(connections: int) -> list[Directive]:
+    return [
+        _d("keepalive", connections),
+        _d("keepalive_time", UPSTREAM_CONNECTION_AGE),
+        _d("keepalive_timeout", UPSTREAM_CONNECTION_AGE),
+        _d("keepalive_requests", 100_000),
+    ]
+
+
+def _upstream(topology: Topology, places: NginxPlaces) -> Directive:
+    zone = ZONE_BASE + ZONE_PER_SERVER * len(topology.instances)
+    return _block(
+        "upstream",
+        "cluster",
+        of=[
+            _d("zone", "cluster", f"{zone}k"),
+            *_method(topology),
+            *(
+                _d("server", _socket(places, instance.name), *server_parameters(instance.server))
+                for instance in topology.instances
+            ),
+            *_keepalive(topology.config.upstream.keepalive),
+        ],
+    )
+
+
+def _instance_upstream(instance: Instance, places: NginxPlaces) -> Directive:
+    return _block(
+        "upstream",
+        f"cluster_{instance.name}",
+        of=[_d("server", _socket(places, instance.name)), *_keepalive(4)],
+    )
+
+
+def _servers(topology: Topology, places: NginxPlaces, version: Version) -> list[Directive]:
+    site = topology.config.site
+    address = f"{places.listen_address}:{site.listen}" if places.listen_address else str(site.listen)
+    anybody = "_" in site.server_names
+    servers = []
+    if not anybody:
+        # A name that is not the site's: no answer at all.
+        servers.append(
+            _block(
+                "server",
+                of=[_d("listen", address, "default_server"), _d("server_name", ""), _d("return", 444)],
+            )
+        )
+    servers.append(
+        _block(
+            "server",
+            of=[
+                _d("listen", address, *(["default_server"] if anybody else [])),
+                _d("server_name", *site.server_names),
+                _d("client_max_body_size", str(site.client_max_body_size)),
+                *_locations(topology, places, version),
+            ],
+        )
+    )
+    return servers
+
+
+def _proxy_defaults(topology: Topology) -> list[Directive]:
+    """How requests are passed on. The headers tell an instance of the client, over whatever the client sent."""
+    return [
+        _d("proxy_http_version", "1.1"),
+        _d("proxy_connect_timeout", "1s"),
+        _d("proxy_send_timeout", "60s"),
+        _d("proxy_read_timeout", str(topology.config.site.proxy_read_timeout)),
+        # Another instance is tried where this one did not answer; nginx never sends a POST twice by this.
+        _d("proxy_next_upstream", "error", "timeout"),
+        _d("proxy_set_header", "Host", "$host$cluster_port"),
+        _d("proxy_set_header", "X-Forwarded-Host", "$host$cluster_port"),
+        _d("proxy_set_header", "X-Forwarded-Proto", "$scheme"),
+        _d("proxy_set_header", "X-Forwarded-Port", "$server_port"),
+        _d("proxy_set_header", "X-Forwarded-For", "$remote_addr"),
+        _d("proxy_set_header", "X-Real-IP", "$remote_addr"),
+        _d("proxy_set_header", "Connection", "$cluster_connection"),
+        _d("proxy_set_header", "Upgrade", "$http_upgrade"),
+        *(
+            _d("proxy_set_header", name, "")
+            for name in (
+                "Forwarded",
+                "X-Forwarded-Server",
+                "X-Forwarded-Protocol",
+                "X-Forwarded-Ssl",
+                "Proxy",
+            )
+        ),
+    ]
+
+
+def _locations(topology: Topology, places: NginxPlaces, version: Version) -> list[Directive]:
+    site = topology.config.site
+    proxy = [_d("proxy_pass", "http://cluster")]
+    closes = version < KEEPALIVE_MIN_TIMEOUT_SINCE
+    locations = [
+        # What the runtime answers is not the public's.
+        _block("location", "^~", "/-/", of=[_d("return", 404)]),
+        _block("location", "/", of=[*_closing(places, "@closing", closes=closes), *proxy]),
+    ]
+    if closes:
+        locations.append(_block("location", "@closing", of=[_d("keepalive_timeout", 0), *proxy]))
+    if site.static_url is not None:
+        static = _static(places)
+        locations.append(
+            _block(
+                "location",
+                "^~",
+                site.static_url,
+                of=[*_closing(places, "@closing_static", closes=closes), *static],
+            )
+        )
+        if closes:
+            locations.append(_block("location", "@closing_static", of=[_d("keepalive_timeout", 0), *static]))
+    return locations
+
+
+def _closing(places: NginxPlaces, location: str, *, closes: bool) -> list[Directive]:
+    """Before 1.27.4 a reload closes idle client connections at once, and a request that is on its way is lost.
+
+    So before a reload `closing` is made: every response then ends its connection, and when the reload comes there are
+    no busy clients left with an idle connection.
+    """
+    if not closes:
+        return []
+    return [_d("error_page", 418, "=", location), _block("if", "-f", places.closing, of=[_d("return", 418)])]
+
+
+def _static(places: NginxPlaces) -> list[Directive]:
+    return [
+        _d("root", places.static),
+        # A page of the former release may still ask for the former release's files.
+        _d("try_files", "/current$uri", "/previous$uri", "=404"),
+        _d("add_header", "Cache-Control", "$cluster_static_cache"),
+        _d("add_header", "X-Content-Type-Options", "nosniff"),
+        _d("gzip_static", "on"),
+        _d("open_file_cache", "max=1000", "inactive=30s"),
+        _d("open_file_cache_valid", "2s"),
+    ]
+
+
+def _instance_server(instance: Instance, topology: Topology, places: NginxPlaces) -> Directive:
+    site = topology.config.site
+    static = [_block("location", "^~", site.static_url, of=_static(places))] if site.static_url is not None else []
+    return _block(
+        "server",
+        of=[
+            _d("listen", f"127.0.0.1:{instance.port}"),
+            _d("server_name", "127.0.0.1", "localhost"),
+            _d("client_max_body_size", str(site.client_max_body_size)),
+            _block("location", "^~", "/-/", of=[_d("return", 404)]),
+            _block("location", "/", of=[_d("proxy_pass", f"http://cluster_{instance.name}")]),
+            *static,
+        ],
+    )
+
+
+def _internal_server(places: NginxPlaces) -> Directive:
+    """The socket for the one who runs the cluster: the digest of this config, and probes to the instances."""
+    return _block(
+        "server",
+        of=[
+            _d("listen", f"unix:{places.internal}"),
+            _d("server_name", "internal"),
+            _d("access_log", "off"),
+            # A probe says which client it stands for, so that ip_hash has something to hash.
+            _d("set_real_ip_from", "unix:"),
+            _d("real_ip_header", "X-Probe-Address"),
+            _block(
+                "location",
+                "=",
+                "/-/config",
+                of=[_d("default_type", "text/plain"), _d("return", 200, _DIGEST_PLACE)],
+            ),
+            _block("location", "=", "/-/connections", of=[_d("stub_status")]),
+            _block(
+                "location",
+                "/-/probe",
+                of=[
+                    _d("proxy_pass", "http://cluster"),
+                    _d("proxy_set_header", "Connection", ""),
+                    _d("proxy_set_header", "Host", "$http_host"),
+                    _d("proxy_set_header", "X-Forwarded-Proto", "https"),
+                ],
+            ),
+            _block("location", "/", of=[_d("return", 404)]),
+        ],
+    )

@@ -1,0 +1,97 @@
+"""What a stack file means: the instances, their names and their shares of the traffic. Pure; no platform in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from cluster.config.models import Method, SessionEngine
+
+if TYPE_CHECKING:
+    from cluster.config.models import ClusterConfig, Server
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """One instance: `server` as the stack file says, its `share` of the traffic, its own port where it has one."""
+
+    server: Server
+    share: Fraction
+    port: int | None
+    host: str | None
+
+    @property
+    def name(self) -> str:
+        """The instance's name."""
+        return self.server.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topology:
+    """The cluster as it should be."""
+
+    config: ClusterConfig
+    instances: tuple[Instance, ...]
+    memcached_nodes: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The instances' names, in the stack file's order."""
+        return tuple(instance.name for instance in self.instances)
+
+    def instance(self, name: str) -> Instance:
+        """Return the instance called `name`; KeyError where there is none."""
+        for instance in self.instances:
+            if instance.name == name:
+                return instance
+        raise KeyError(name)
+
+
+def shares(servers: list[Server]) -> dict[str, Fraction]:
+    """Return each server's share of the traffic while all are available: its weight over the sum of weights.
+
+    A backup gets traffic only when no other server is available; one that is down gets none.
+    """
+    serving = {server.name: server.weight for server in servers if not server.down and not server.backup}
+    total = sum(serving.values())
+    return {server.name: Fraction(serving.get(server.name, 0), total or 1) for server in servers}
+
+
+def build_topology(config: ClusterConfig) -> Topology:
+    """Return the topology of a stack file."""
+    share = shares(config.upstream.servers)
+    first_port = config.site.instance_ports
+    app_hosts = [host.name for host in config.hosts if "app" in host.roles]
+    instances = []
+    for number, server in enumerate(config.upstream.servers):
+        spread = app_hosts[number % len(app_hosts)] if app_hosts else None
+        instances.append(
+            Instance(
+                server=server,
+                share=share[server.name],
+                port=first_port + number if first_port is not None else None,
+                host=server.host or spread,
+            )
+        )
+    return Topology(
+        config=config,
+        instances=tuple(instances),
+        memcached_nodes=config.sessions.memcached.nodes if uses_memcached(config) else 0,
+    )
+
+
+def uses_memcached(config: ClusterConfig) -> bool:
+    """Tell whether sessions are kept in memcached, now or before."""
+    engines = {config.sessions.engine, config.sessions.previous}
+    return bool(engines & {SessionEngine.CACHE, SessionEngine.CACHED_DB})
+
+
+def exact_shares(config: ClusterConfig) -> bool:
+    """Tell whether nginx gives each server its share exactly (round robin, whose state the workers share by `zone`)."""
+    return config.upstream.method is Method.ROUND_ROBIN
+
+
+def percent(share: Fraction) -> str:
+    """Return a share as a person reads it."""
+    return f"{float(share) * 100:.3g} %"

@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
+import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from cluster.config.models import SECRET_KEYS, ClusterConfig
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 PREFIX = "cluster:"
+MERGE = "tag:yaml.org,2002:merge"
+
+#: pydantic's last step where not a value but the key itself is wrong.
+KEY = "[key]"
 STACKS = "stacks"
 
-#: Added to a message, by key and pydantic's error type.
+#: Named in a message where no file is known.
+SOURCE = "stack file"
+
+NAME_HINT = "lower-case letters, digits, - and _, beginning with a letter, 32 at most"
+
+#: Added to a message, by the end of the key's dotted name and pydantic's error type.
 HINTS = {
-    ("weight", "greater_than_equal"): 'to stop traffic use "down: true"',
-    (
-        "name",
-        "string_pattern_mismatch",
-    ): "lower-case letters, digits, - and _, beginning with a letter, 32 at most",
+    ("servers.weight", "greater_than_equal"): 'to stop traffic use "down: true"',
+    ("servers.name", "string_pattern_mismatch"): NAME_HINT,
+    ("servers.host", "string_pattern_mismatch"): NAME_HINT,
+    ("hosts.name", "string_pattern_mismatch"): NAME_HINT,
     ("server_names", "string_pattern_mismatch"): "a host name, *.example.com, .example.com, or _ for any",
-    ("application", "string_pattern_mismatch"): "module:callable, for example example.wsgi:application",
-    ("settings", "string_pattern_mismatch"): "a module, for example example.settings",
+    ("app.application", "string_pattern_mismatch"): "module:callable, for example example.wsgi:application",
+    ("app.settings", "string_pattern_mismatch"): "a module, for example example.settings",
+    (
+        "environment.[key]",
+        "string_pattern_mismatch",
+    ): "a variable's name: letters, digits and _, not beginning with a digit",
     (
         "static_url",
         "string_pattern_mismatch",
     ): "a path that begins and ends with /, for example /static/; null for none",
-    ("path", "string_pattern_mismatch"): "a path that begins with /",
+    ("health.path", "string_pattern_mismatch"): "a path that begins with /",
+    ("hash.key", "string_pattern_mismatch"): "nginx's text and variables, for example $request_uri",
     ("host_key", "string_pattern_mismatch"): "as ssh-keyscan prints it, for example ssh-ed25519 AAAA…",
 }
 
@@ -62,7 +79,9 @@ class _Loader(yaml.SafeLoader):
 def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _value in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == MERGE:
+            continue  # construct_mapping refuses the one and knows the other
+        key = loader.construct_object(key_node, deep=True)
         if key in seen:
             raise yaml.constructor.ConstructorError(
                 "while reading a mapping",
@@ -94,21 +113,36 @@ def load_stack(root: Path, stack: str) -> ClusterConfig:
         message = f"no such file; {there}; `cluster init {stack} --project DIR` makes one"
         raise StackFileError(source, [Problem(stack, message)]) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise StackFileError(source, [Problem(stack, f"can't be read: {error}")]) from error
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise StackFileError(source, [Problem(stack, f"can't be read: {why}")]) from error
     try:
-        document = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "YAML"
-        raise StackFileError(source, [Problem(where, f"not valid YAML: {error.problem}")]) from error
-    except yaml.YAMLError as error:
-        raise StackFileError(source, [Problem("YAML", str(error))]) from error
+        document = _read_yaml(text)
+    except StackFileError as error:
+        raise StackFileError(source, error.problems) from error.__cause__
     if not isinstance(document, dict) or not isinstance(document.get("config"), dict):
         raise StackFileError(source, [Problem("config", f"required: the keys {PREFIX}platform, {PREFIX}app, …")])
     try:
         return parse_config(_ours(document["config"]))
     except StackFileError as error:
         raise StackFileError(source, error.problems) from None
+
+
+def _read_yaml(text: str) -> object:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "YAML"
+        raise StackFileError(SOURCE, [Problem(where, f"not valid YAML: {error.problem}")]) from error
+    except yaml.reader.ReaderError as error:
+        line, column = text.count("\n", 0, error.position) + 1, error.position - text.rfind("\n", 0, error.position)
+        message = f"not valid YAML: the character {chr(error.character)!r} is not allowed"
+        raise StackFileError(SOURCE, [Problem(f"line {line}, column {column}", message)]) from error
+    except RecursionError as error:
+        raise StackFileError(SOURCE, [Problem("YAML", "nested too deeply")]) from error
+    except ValueError as error:
+        # A value that has the form of a date or number, and is none: 2020-13-45.
+        raise StackFileError(SOURCE, [Problem("YAML", f"a value is not valid: {error}; write it in quotes")]) from error
 
 
 def _ours(config: dict[str, Any]) -> dict[str, Any]:
@@ -125,52 +159,59 @@ def _ours(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_config(values: dict[str, Any]) -> ClusterConfig:
-    """Validate plain values (the keys without `cluster:`); StackFileError has all problems, in the order of the keys."""
+    """Validate plain values (the keys without `cluster:`); StackFileError has all problems, in the keys' order."""
     try:
         return ClusterConfig.model_validate(values)
     except ValidationError as error:
         found = error.errors(include_url=False)
-        problems = [Problem(_path(e["loc"], values), _message(e)) for e in found]
+        problems = [Problem(_path(e, values), _message(e)) for e in found]
         unique = list(dict.fromkeys(problems))
-        raise StackFileError("stack file", unique) from None
+        raise StackFileError(SOURCE, unique) from None
 
 
-def _path(location: tuple[int | str, ...], values: dict[str, Any]) -> str:
-    """Return `upstream.servers[3].weight`; steps that pydantic adds for unions are not keys of the file."""
+def _path(error: Any, values: dict[str, Any]) -> str:
+    """Return `upstream.servers[3].weight`; steps that pydantic adds are not keys of the file."""
     text = ""
     here: Any = values
-    for step in location:
-        if isinstance(step, int):
+    for step in _steps(error):
+        if isinstance(step, int) and isinstance(here, list):
             text += f"[{step}]"
-            here = here[step] if isinstance(here, list) and step < len(here) else None
+            here = here[step] if step < len(here) else None
             continue
-        union_step = re.search(r"[^\w-]", step) or step in (
-            "int",
-            "str",
-            "constrained-str",
-            "constrained-int",
-        )
-        if union_step and not (isinstance(here, dict) and step in here):
-            continue
-        text += f".{step}" if text else step
+        plain = isinstance(step, str) and re.fullmatch(r"[\w-]+", step)
+        if plain:
+            text += f".{step}" if text else str(step)
+        else:
+            text += f"[{json.dumps(step if isinstance(step, str) else _shown(step))}]"
         here = here.get(step) if isinstance(here, dict) else None
     return text or "config"
 
 
+def _steps(error: Any) -> list[object]:
+    """Return the keys and indices that lead to what is wrong, as the file has them."""
+    *before, last = error["loc"] or ("",)
+    if last == KEY:  # the key itself is wrong: the step before is pydantic's text of it
+        return [*before[:-1], error["input"]]
+    if error["type"] == "invalid_key":
+        return [*before, error["input"]]
+    return list(error["loc"])
+
+
 def _message(error: Any) -> str:
     kind, location, given = error["type"], error["loc"], error["input"]
-    key = next((step for step in reversed(location) if isinstance(step, str)), "")
-    key = next((step for step in reversed(location) if isinstance(step, str) and step in _FIELD_NAMES), key)
     context = error.get("ctx", {})
     if kind == "missing":
         return f"required: {_description(location)}"
     if kind == "extra_forbidden":
         return _unknown_key(location)
+    if kind == "invalid_key" or (kind == "string_type" and location[-1] == KEY):
+        return "a key must be text; write it in quotes"
     text = {
         "greater_than_equal": "must be at least {ge}",
         "less_than_equal": "must be at most {le}",
         "int_type": "must be a whole number",
         "string_type": "must be text",
+        "string_unicode": "must be text",
         "bool_type": "must be true or false",
         "list_type": "must be a list",
         "dict_type": "must be a mapping",
@@ -185,14 +226,26 @@ def _message(error: Any) -> str:
     secret = any(step in SECRET_KEYS for step in location)
     if not secret:
         message += f", got {_shown(given)}"
-    hint = HINTS.get((key, kind))
+    hint = _hint(location, kind)
     return f"{message} ({hint})" if hint else message
 
 
+def _hint(location: tuple[int | str, ...], kind: str) -> str | None:
+    if location[-1] == KEY:  # whatever the key is
+        location = (*location[:-2], KEY)
+    dotted = "." + ".".join(step for step in location if isinstance(step, str))
+    return next((hint for (end, k), hint in HINTS.items() if k == kind and dotted.endswith(f".{end}")), None)
+
+
 def _shown(value: Any) -> str:
-    text = (
-        {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else repr(value)
-    )
+    if value is None or isinstance(value, bool):
+        return {True: "true", False: "false", None: "null"}[value]
+    try:
+        text = f"the date {value}" if isinstance(value, dt.date) else repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    # A URL in the wrong place may hold a password.
+    text = re.sub(r"://\S*@", "://…@", text)
     return text if len(text) <= 80 else text[:77] + "…"  # noqa: PLR2004 - a line's worth
 
 
@@ -228,15 +281,3 @@ def _unknown_key(location: tuple[int | str, ...]) -> str:
     if close:
         return f"unknown key; did you mean {close[0]}?"
     return f"unknown key; known here: {', '.join(known)}"
-
-
-def _all_field_names(model: type[BaseModel]) -> set[str]:
-    names = set(model.model_fields)
-    for field in model.model_fields.values():
-        inner = _model_in(field.annotation)
-        if inner is not None:
-            names |= _all_field_names(inner)
-    return names
-
-
-_FIELD_NAMES = _all_field_names(ClusterConfig)

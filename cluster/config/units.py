@@ -21,6 +21,7 @@ class _Unit(int):
 
     units: Mapping[str, int]
     example: str
+    largest: str
 
     @classmethod
     def parse(cls, value: object) -> Self:
@@ -28,13 +29,21 @@ class _Unit(int):
         if isinstance(value, cls):
             return value
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return cls(value * cls.units[""])
+            return cls._bounded(value * cls.units[""])
         if isinstance(value, str):
             alternatives = "|".join(sorted(filter(None, cls.units), key=len, reverse=True))
-            if re.fullmatch(rf"(\d+({alternatives}))+|\d+", value):
-                parts = re.findall(rf"(\d+)({alternatives}|$)", value)
-                return cls(sum(int(number) * cls.units[unit] for number, unit in parts))
+            # More digits than 18 are over `largest` in any unit.
+            if re.fullmatch(rf"([0-9]{{1,18}}({alternatives}))+|[0-9]{{1,18}}", value):
+                parts = re.findall(rf"([0-9]+)({alternatives}|$)", value)
+                return cls._bounded(sum(int(number) * cls.units[unit] for number, unit in parts))
         raise ValueError(f"must be written as nginx writes it, for example {cls.example}")
+
+    @classmethod
+    def _bounded(cls, amount: int) -> Self:
+        number, unit = re.findall(r"([0-9]+)(\D*)", cls.largest)[0]
+        if amount > int(number) * cls.units[unit]:
+            raise ValueError(f"must be at most {cls.largest}")
+        return cls(amount)
 
     def __str__(self) -> str:
         """Return the shortest text: one number, in the largest unit that divides it."""
@@ -64,6 +73,7 @@ class Duration(_Unit):
 
     units = {"": 1000, "ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}  # noqa: RUF012
     example = "30s, 1m or 500ms"
+    largest = "36500d"  # what Python can wait for; nginx could wait longer
 
     @property
     def seconds(self) -> float:
@@ -76,6 +86,7 @@ class Size(_Unit):
 
     units = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}  # noqa: RUF012
     example = "512k, 10m or 1g"
+    largest = "1048576g"
 
     @classmethod
     def parse(cls, value: object) -> Self:

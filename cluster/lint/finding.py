@@ -40,6 +40,7 @@ class Facts:
     secrets: the names of the secrets that the stack has (secret_key, database_url, …), whatever holds them.
     project: what `cluster_runtime.describe` says of the project, by its keys.
     other_listens: ports that other stacks of the repository listen on, with the stacks' names.
+    privileged: whether nginx may listen on ports below 1024 (root may).
     """
 
     root: Path | None = None
@@ -47,3 +48,4 @@ class Facts:
     secrets: frozenset[str] | None = None
     project: dict[str, object] | None = None
     other_listens: dict[int, str] = field(default_factory=dict)
+    privileged: bool | None = None

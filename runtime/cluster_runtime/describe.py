@@ -1,10 +1,13 @@
-"""Says what the tool must know of a project and only its settings tell: `python -m cluster_runtime.describe`, as JSON."""
+"""Says what only a project's settings tell of it: `python -m cluster_runtime.describe FILE` writes it there, as JSON.
+
+To a file, since a project may print whatever it likes while it is imported.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from cluster_runtime.config import RuntimeConfig
@@ -23,22 +26,27 @@ def describe() -> dict[str, Any]:
         "sessions_app": apps.is_installed("django.contrib.sessions"),
         "session_middleware": any(name.endswith("SessionMiddleware") for name in settings.MIDDLEWARE),
         "database_engine": database.get("ENGINE", ""),
-        "database_name": os.path.abspath(str(database.get("NAME") or ""))
-        if "sqlite" in database.get("ENGINE", "")
-        else "",
+        "database_name": _sqlite_file(database),
         "wsgi_application": getattr(settings, "WSGI_APPLICATION", None),
         "asgi_application": getattr(settings, "ASGI_APPLICATION", None),
     }
 
 
+def _sqlite_file(database: dict[str, Any]) -> str:
+    """Return the absolute path of an sqlite database, which may stand as relative to the project's directory."""
+    if "sqlite" not in database.get("ENGINE", ""):
+        return ""
+    return str(Path(str(database.get("NAME") or "")).absolute())
+
+
 def main() -> int:
-    """Print the facts, and prove that the project's application imports."""
+    """Write the facts, and prove that the project's application imports."""
     from cluster_runtime.django_setup import load_application  # noqa: PLC0415 - imports the project
 
     config = RuntimeConfig.from_environment()
     prepare(config)
     load_application(config)
-    print(json.dumps(describe()))
+    Path(sys.argv[1]).write_text(json.dumps(describe()), encoding="utf-8")
     return 0
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks against peers; results are in docs/benchmarks/."""

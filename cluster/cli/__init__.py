@@ -1,0 +1,23 @@
+"""The `cluster` command."""
+
+from __future__ import annotations
+
+import sys
+
+from cluster.cli.app import app
+from cluster.cli.failures import explain
+
+
+def main() -> None:
+    """Run the command line; a failure is told in plain words, and the exit status is 1."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("interrupted; what served still serves, and the next `cluster up` goes on from here", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+    except Exception as error:
+        words = explain(error)
+        if words is None:
+            raise
+        print(words, file=sys.stderr)  # noqa: T201
+        sys.exit(1)

@@ -1,0 +1,152 @@
+"""The commands, each a few lines: what they do is elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.cli.context import DEFAULT_STACK, CommandError, check_lints, findings, open_stack, tell
+
+app = typer.Typer(
+    name="cluster",
+    help="A Django project as several instances behind nginx: no request lost by any change.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+StackName = Annotated[str, typer.Argument(metavar="[STACK]", help="The stack: stacks/Pulumi.STACK.yaml.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
+
+
+@app.command()
+def up(stack: StackName = DEFAULT_STACK) -> None:
+    """Make the cluster what its stack file says, losing no request."""
+    from cluster.cli.local import run_up  # noqa: PLC0415 - each command imports only what it needs
+
+    run_up(open_stack(stack))
+
+
+@app.command()
+def rollback(
+    stack: StackName = DEFAULT_STACK,
+    to: Annotated[str | None, typer.Option(help="A release that is still here; default: the one before.")] = None,
+) -> None:
+    """Let the release before serve again, by the same way as forward."""
+    from cluster.cli.local import run_rollback  # noqa: PLC0415
+
+    run_rollback(open_stack(stack), to)
+
+
+@app.command()
+def down(
+    stack: StackName = DEFAULT_STACK,
+    delete_data: Annotated[
+        bool, typer.Option("--delete-data", help="Delete the database, sessions and secrets too.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Stop everything, and keep the data."""
+    from cluster.cli.local import run_down  # noqa: PLC0415
+
+    run_down(open_stack(stack), delete_data=delete_data, yes=yes)
+
+
+@app.command()
+def status(stack: StackName = DEFAULT_STACK, as_json: AsJson = False) -> None:
+    """Show what runs; exit status 0 only if all is as the stack file says."""
+    from cluster.cli.local import run_status  # noqa: PLC0415
+
+    if not run_status(open_stack(stack), as_json=as_json):
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(stack: StackName = DEFAULT_STACK, as_json: AsJson = False) -> None:
+    """Send real requests: shares against weights, a session through every instance, nothing else listening."""
+    from cluster.cli.local import run_verify  # noqa: PLC0415
+
+    if not run_verify(open_stack(stack), as_json=as_json):
+        raise typer.Exit(1)
+
+
+@app.command()
+def logs(
+    stack: StackName = DEFAULT_STACK,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Instances, or nginx, access, memcached1; default: all.")
+    ] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Last lines of each.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
+) -> None:
+    """Print the last lines of the logs."""
+    from cluster.cli.local import run_logs  # noqa: PLC0415
+
+    run_logs(open_stack(stack), names or [], lines=lines, follow=follow)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def manage(context: typer.Context, stack: StackName = DEFAULT_STACK) -> None:
+    """Run a management command in the serving release: cluster manage local -- createsuperuser."""
+    from cluster.cli.local import run_manage  # noqa: PLC0415
+
+    raise typer.Exit(run_manage(open_stack(stack), context.args))
+
+
+@app.command()
+def lint(stack: StackName = DEFAULT_STACK, as_json: AsJson = False) -> None:
+    """Look for what is valid but unwise; exit status 1 where `up` would refuse."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    found = findings(open_stack(stack))
+    if as_json:
+        tell(json.dumps([asdict(finding) for finding in found], indent=2))
+    else:
+        for finding in found:
+            tell(f"{finding.severity}: {finding}")
+        if not found:
+            tell("nothing found")
+    if any(finding.severity == "error" for finding in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def render(
+    stack: StackName = DEFAULT_STACK,
+    diagram: Annotated[bool, typer.Option("--diagram", help="Draw the cluster as SVG instead.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Write the files into this directory.")] = None,
+) -> None:
+    """Print the nginx configuration that the stack file gives."""
+    from cluster.cli.rendering import run_render  # noqa: PLC0415
+
+    run_render(open_stack(stack), diagram=diagram, output=output)
+
+
+@app.command()
+def reference() -> None:
+    """Print the reference of all keys of a stack file, and of all lints, as Markdown."""
+    from cluster.config.reference import render_reference  # noqa: PLC0415
+
+    typer.echo(render_reference(), nl=False)
+
+
+@app.command()
+def init(
+    stack: Annotated[str, typer.Argument(help="The new stack's name.")],
+    project: Annotated[Path, typer.Option(help="The directory that holds manage.py.")],
+    settings: Annotated[str | None, typer.Option(help="The settings module; default: manage.py's.")] = None,
+    requirements: Annotated[
+        str | None, typer.Option(help="The requirements file, from the project's directory.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a stack file that is there.")] = False,
+) -> None:
+    """Look at a Django project, and write its stack file."""
+    from cluster.cli.initialise import run_init  # noqa: PLC0415
+
+    run_init(stack, project, settings=settings, requirements=requirements, force=force)
+
+
+__all__ = ["CommandError", "app", "check_lints"]

@@ -1,0 +1,134 @@
+"""What the commands share: the repository, the stack, the console."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.config import ClusterConfig, Platform, StackFileError, load_stack
+from cluster.config.load import STACKS
+from cluster.lint import Facts, Finding, Severity, lint
+
+if TYPE_CHECKING:
+    from cluster.local.cluster import LocalCluster
+    from cluster.local.places import Places
+
+DEFAULT_STACK = "local"
+
+
+class CommandError(Exception):
+    """A command can't do what it was asked; the text says why."""
+
+
+def find_root() -> Path:
+    """Return the repository: the nearest directory upwards that holds `stacks`."""
+    here = Path.cwd()
+    for directory in (here, *here.parents):
+        if (directory / STACKS).is_dir():
+            return directory
+    raise CommandError(f"no directory {STACKS} here or above: run this in the repository")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack, and its file read."""
+
+    root: Path
+    name: str
+    config: ClusterConfig
+
+    @property
+    def places(self) -> Places:
+        """Where the stack is on this machine."""
+        from cluster.local.places import Places  # noqa: PLC0415 - only for platform local
+
+        return Places(self.root, self.name)
+
+    def local(self) -> LocalCluster:
+        """Return the cluster on this machine; CommandError where the stack is for another platform."""
+        from cluster.local.cluster import LocalCluster  # noqa: PLC0415 - only for platform local
+
+        if self.config.platform is not Platform.LOCAL:
+            raise CommandError(
+                f"stacks/Pulumi.{self.name}.yaml is for platform {self.config.platform}; this command knows local only"
+            )
+        return LocalCluster(self.places, self.config, say)
+
+
+def open_stack(name: str) -> Stack:
+    """Read the stack file of `name`."""
+    root = find_root()
+    return Stack(root, name, load_stack(root, name))
+
+
+def say(line: str) -> None:
+    """Print a step as it is begun."""
+    print(f"  {line}", flush=True)  # noqa: T201
+
+
+def tell(line: str) -> None:
+    """Print a result."""
+    print(line, flush=True)  # noqa: T201
+
+
+def warn(line: str) -> None:
+    """Print what is not the result."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def findings(stack: Stack, project: dict[str, object] | None = None) -> list[Finding]:
+    """Return what the lints find in a stack, with what is known of this machine and the project."""
+    import os  # noqa: PLC0415
+
+    from cluster.local.nginx import NginxError, find_nginx  # noqa: PLC0415
+
+    local = stack.config.platform is Platform.LOCAL
+    version = None
+    if local:
+        try:
+            version = find_nginx()[1]
+        except NginxError:
+            version = None  # `up` says so
+    facts = Facts(
+        root=stack.root,
+        nginx=version,
+        secrets=_secret_names(stack) if local else None,
+        project=project,
+        other_listens=_other_listens(stack) if local else {},
+        privileged=os.geteuid() == 0 if local else None,
+    )
+    return lint(stack.config, facts)
+
+
+def _secret_names(stack: Stack) -> frozenset[str]:
+    directory = stack.places.secrets
+    return frozenset(path.name for path in directory.iterdir()) if directory.is_dir() else frozenset()
+
+
+def _other_listens(stack: Stack) -> dict[int, str]:
+    """Return the ports of other stacks on this machine."""
+    found = {}
+    for path in sorted((stack.root / STACKS).glob("Pulumi.*.yaml")):
+        name = path.name[7:-5]
+        if name == stack.name:
+            continue
+        try:
+            other = load_stack(stack.root, name)
+        except StackFileError:
+            continue  # its own commands say so
+        if other.platform is Platform.LOCAL:
+            found[other.site.listen] = name
+    return found
+
+
+def check_lints(stack: Stack, project: dict[str, object] | None = None) -> None:
+    """Print warnings; CommandError where a lint forbids the stack."""
+    found = findings(stack, project)
+    for finding in found:
+        if finding.severity is Severity.WARNING:
+            warn(f"warning: {finding}")
+    errors = [str(finding) for finding in found if finding.severity is Severity.ERROR]
+    if errors:
+        raise CommandError("\n".join(errors))

@@ -1,0 +1,27 @@
+"""Which failures are the user's to mend, and how they are told."""
+
+from __future__ import annotations
+
+import errno
+
+from cluster.config import StackFileError
+
+
+def explain(error: BaseException) -> str | None:
+    """Return what to tell the user of a failure; None for one that is this program's own mistake."""
+    from cluster.cli.context import CommandError  # noqa: PLC0415 - only where there is something to explain
+    from cluster.local.cluster import UpError  # noqa: PLC0415
+    from cluster.local.nginx import NginxError  # noqa: PLC0415
+    from cluster.local.places import PlaceError  # noqa: PLC0415
+    from cluster.local.secrets import SecretError  # noqa: PLC0415
+    from cluster.local.state import Busy  # noqa: PLC0415
+    from cluster.local.supervisor import SupervisorError  # noqa: PLC0415
+    from cluster.release import ReleaseError  # noqa: PLC0415
+
+    told = (StackFileError, CommandError, UpError, NginxError, PlaceError, SecretError, Busy, SupervisorError)
+    if isinstance(error, (*told, ReleaseError)):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        hint = "free some room and run it again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check its owner"
+        return f"{error.filename or 'the disk'}: {error.strerror}; {hint}. What served still serves."
+    return None

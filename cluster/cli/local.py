@@ -1,0 +1,300 @@
+"""The commands on platform local."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from cluster.cli.context import CommandError, Stack, check_lints, say, tell, warn
+from cluster.local.listeners import listening_ports, with_children
+from cluster.local.state import History, Observed, locked
+from cluster.topology import percent
+from cluster.verify import Check, Reach, verify
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cluster.local.builder import Release
+    from cluster.local.cluster import LocalCluster
+    from cluster.local.plan import Plan
+
+
+def python_version() -> str:
+    """Return the version of the interpreter that releases' environments are made from."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def site_address(stack: Stack) -> str:
+    """Return where the site answers on this machine."""
+    return f"http://127.0.0.1:{stack.config.site.listen}"
+
+
+def run_up(stack: Stack) -> None:
+    """Plan, say so, do it, and prove it."""
+    check_lints(stack)
+    cluster = stack.local()
+    if cluster.owner.warning:
+        warn(f"warning: {cluster.owner.warning}")
+    with locked(stack.places, f"up {stack.name}"):
+        began = time.monotonic()
+        spec = cluster.specify(python_version())
+        plan = cluster.plan(spec.digest, dict(spec.parts))
+        _print_plan(stack, plan)
+        if plan.is_empty:
+            return
+        facts: dict[str, object] = {}
+
+        def make() -> Release:
+            release = cluster.builder.make(spec, cluster.topology)
+            facts.update(release.facts())
+            check_lints(stack, facts)
+            return release
+
+        cluster.apply(plan, make)
+        seconds = time.monotonic() - began
+    tell(f"done in {seconds:.1f} s")
+    checks = verify(cluster.topology, reach(stack, cluster, spec.digest))
+    _fail_unverified(checks)
+    tell(f"verified: {sum(check.ok is True for check in checks)} checks; {url(stack)}")
+
+
+def url(stack: Stack) -> str:
+    """Return the address to open in a browser."""
+    name = stack.config.site.server_names[0]
+    host = "localhost" if name == "_" or name.startswith(("*", ".")) else name
+    port = stack.config.site.listen
+    return f"http://{host}/" if port == 80 else f"http://{host}:{port}/"  # noqa: PLR2004
+
+
+def _print_plan(stack: Stack, plan: Plan) -> None:
+    lines = plan.lines()
+    if plan.is_empty:
+        tell(f"stack {stack.name}: no changes; release {plan.release} serves at {url(stack)}")
+        return
+    tell(f"stack {stack.name}:")
+    for line in lines:
+        tell(f"  {line}")
+
+
+def run_rollback(stack: Stack, to: str | None) -> None:
+    """Let a former release serve."""
+    cluster = stack.local()
+    with locked(stack.places, f"rollback {stack.name}"):
+        history = History.load(stack.places)
+        digest = to or history.former()
+        if digest is None:
+            raise CommandError("there is no release before the one that serves")
+        release = cluster.builder.find(digest)
+        if release is None:
+            known = ", ".join(history.releases) or "none"
+            raise CommandError(f"release {digest} is not here; known: {known}")
+        plan = cluster.plan(digest, release.parts())
+        _print_plan(stack, plan)
+        if plan.is_empty:
+            return
+        cluster.apply(plan, lambda: release, rolled_back=True)
+    checks = verify(cluster.topology, reach(stack, cluster, digest))
+    _fail_unverified(checks)
+    tell(f"release {digest} serves. The next `cluster up` follows the stack file and the code again.")
+
+
+def _fail_unverified(checks: list[Check]) -> None:
+    failed = [f"{check.name}: expected {check.expected}, found {check.found}" for check in checks if check.ok is False]
+    if failed:
+        raise CommandError("the cluster is up, but did not pass verification:\n" + "\n".join(failed))
+
+
+def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
+    """Stop everything; with `delete_data` remove what the stack keeps."""
+    places = stack.places
+    if delete_data and not yes:
+        question = f"Delete the database, sessions, secrets and releases of stack {stack.name} ({places.state})?"
+        if not sys.stdin.isatty():
+            raise CommandError("--delete-data asks first; without a terminal say --yes as well")
+        typer.confirm(question, abort=True)
+    if not places.state.exists():
+        tell(f"stack {stack.name} was never up")
+        return
+    cluster = stack.local()
+    with locked(places, f"down {stack.name}"):
+        cluster.down()
+        if delete_data:
+            shutil.rmtree(places.run, ignore_errors=True)
+            shutil.rmtree(places.state)
+    tell(
+        f"stack {stack.name} is down; "
+        + ("its data is deleted" if delete_data else f"its data stays in {places.state}")
+    )
+
+
+# --- looking
+
+
+def run_status(stack: Stack, *, as_json: bool) -> bool:
+    """Print what runs; tell whether all is as it should be."""
+    cluster = stack.local()
+    observed = cluster.observe()
+    history = History.load(stack.places)
+    rows = [_instance_row(name, cluster, observed) for name in cluster.topology.names]
+    nginx_ok = observed.nginx == cluster.nginx_config().digest
+    healthy = nginx_ok and all(row["ok"] for row in rows) and history.current is not None
+    if as_json:
+        nginx = {"digest": observed.nginx, "current": nginx_ok, "version": ".".join(map(str, cluster.nginx.version))}
+        sessions = stack.config.sessions.engine.value
+        tell(
+            json.dumps(
+                {
+                    "stack": stack.name,
+                    "ok": healthy,
+                    "release": history.current,
+                    "releases": history.releases,
+                    "url": url(stack),
+                    "nginx": nginx,
+                    "sessions": sessions,
+                    "instances": rows,
+                },
+                indent=2,
+            )
+        )
+        return healthy
+    _print_status(stack, rows, observed, history, nginx_ok=nginx_ok)
+    return healthy
+
+
+def _instance_row(name: str, cluster: LocalCluster, observed: Observed) -> dict[str, Any]:
+    instance = cluster.topology.instance(name)
+    holder = observed.holders.get(name)
+    processes = [
+        {
+            "release": running.release,
+            "state": running.state,
+            "since": running.status["since"] if running.status else None,
+            "pid": running.process.pid,
+            "message": running.status["message"] if running.status else "",
+        }
+        for running in observed.of(name)
+    ]
+    serving = [process for process in processes if process["state"] == "serving"]
+    return {
+        "instance": name,
+        "share": round(float(instance.share), 6),
+        "release": holder,
+        "ok": len(serving) == 1 and serving[0]["release"] == holder,
+        "processes": processes,
+    }
+
+
+def _print_status(
+    stack: Stack, rows: list[dict[str, Any]], observed: Observed, history: History, *, nginx_ok: bool
+) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only where a table is drawn
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("instance", "share", "release", "state", "since", "pid"):
+        table.add_column(heading)
+    for row in rows:
+        share = percent(stack.local().topology.instance(row["instance"]).share)
+        if not row["processes"]:
+            table.add_row(row["instance"], share, "-", "not running", "", "")
+        for process in row["processes"]:
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(process["since"])) if process["since"] else ""
+            state = f"{process['state']}: {process['message']}" if process["message"] else process["state"]
+            table.add_row(row["instance"], share, process["release"], state, since, str(process["pid"]))
+    Console().print(table)
+    nginx = "not running" if observed.nginx is None else "current" if nginx_ok else "runs another configuration"
+    tell(
+        f"nginx: {nginx}; sessions: {stack.config.sessions.engine}; release: {history.current or 'none'}; {url(stack)}"
+    )
+
+
+def reach(stack: Stack, cluster: LocalCluster, release: str) -> Reach:
+    """Return how this machine's cluster is reached, for verify."""
+    from cluster_runtime.names import Name  # noqa: PLC0415
+
+    def intruders() -> list[str]:
+        processes = cluster.supervisor.processes()
+        nginx = with_children({processes["nginx"].pid}) if "nginx" in processes else set()
+        others = {process.pid for process in processes.values() if process.pid} - nginx
+        return [f"process {pid} on port {port}" for pid, port in listening_ports(others) if pid not in nginx]
+
+    return Reach(
+        internal=str(stack.places.nginx_socket),
+        instances={name: str(Name(stack.places.run, name).link) for name in cluster.topology.names},
+        address=site_address(stack),
+        release=release,
+        intruders=intruders,
+    )
+
+
+def run_verify(stack: Stack, *, as_json: bool) -> bool:
+    """Check with real requests, and print a table; tell whether all is well."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    cluster = stack.local()
+    current = History.load(stack.places).current
+    if current is None or cluster.nginx.live_digest() is None:
+        raise CommandError(f"stack {stack.name} is not up; `cluster up {stack.name}` starts it")
+    checks = verify(cluster.topology, reach(stack, cluster, current))
+    ok = all(check.ok is not False for check in checks)
+    if as_json:
+        tell(json.dumps({"ok": ok, "checks": [asdict(check) for check in checks]}, indent=2))
+        return ok
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "check", "expected", "found"):
+        table.add_column(heading)
+    words = {True: "[green]ok[/]", False: "[red]failed[/]", None: "-"}
+    for check in checks:
+        table.add_row(words[check.ok], check.name, check.expected, check.found)
+    Console().print(table)
+    return ok
+
+
+def run_logs(stack: Stack, names: list[str], *, lines: int, follow: bool) -> None:
+    """Print logs by tail(1)."""
+    found = sorted(stack.places.logs.glob("*.log")) if stack.places.logs.is_dir() else []
+    if names:
+        found = [path for path in found if any(_is_log_of(path, name) for name in names)]
+    if not found:
+        raise CommandError("no such log" if names else f"stack {stack.name} has no logs yet")
+    command = ["tail", f"--lines={lines}", *(["--follow=name", "--retry"] if follow else []), *map(str, found)]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
+def _is_log_of(path: Path, name: str) -> bool:
+    """Tell whether a log is called `name`, or is an instance's of that name; nginx's are error and access too."""
+    stem = path.stem
+    return stem == name or stem.rpartition("-")[0] == name or (name == "nginx" and stem in ("error", "access"))
+
+
+def run_manage(stack: Stack, arguments: list[str]) -> int:
+    """Run a management command in the serving release, as the instances' user; return its exit status."""
+    cluster = stack.local()
+    current = History.load(stack.places).current
+    release = cluster.builder.find(current) if current else None
+    if release is None:
+        raise CommandError(f"stack {stack.name} has no release yet; `cluster up {stack.name}` makes one")
+    environment = release.environment()
+    for name in ("TERM", "HOME", "COLUMNS", "LINES"):
+        if name in os.environ:
+            environment[name] = os.environ[name]
+    return subprocess.run(
+        [release.python, "-P", "-m", "cluster_runtime.manage", *arguments],
+        cwd=release.directory / "project",
+        env=environment,
+        check=False,
+        **cluster.owner.subprocess_options(),
+    ).returncode
+
+
+__all__ = ["run_down", "run_logs", "run_manage", "run_rollback", "run_status", "run_up", "run_verify", "say"]

@@ -1,0 +1,1 @@
+"""Platform local: the cluster on this machine, under Supervisor, without Docker, Pulumi or root."""

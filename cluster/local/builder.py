@@ -1,0 +1,290 @@
+"""Makes releases on this machine: the environment of packages, the copy of the code, static files, migrations."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uv
+
+from cluster.local.owner import base_python
+from cluster.local.secrets import write_secret
+from cluster.local.supervisor import clean_environment
+from cluster.release import RUNTIME, ReleaseError, ReleaseSpec, project_files, runtime_config, runtime_requirements
+from cluster.render.mime import COMPRESSED, MEDIA_TYPES
+from cluster.topology import Topology
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cluster.local.owner import Owner
+    from cluster.local.places import Places
+
+#: Files smaller than this are not worth a compressed copy, bytes.
+WORTH_COMPRESSING = 1024
+
+#: Lines of a failed program's output that a message repeats.
+LAST_LINES = 15
+
+#: Shorter values than this would mask ordinary words.
+SHORTEST_MASKED = 4
+
+#: Written last: a directory without it was left by an `up` that was killed.
+COMPLETE = "complete"
+MIGRATED = "migrated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A release that is on this machine."""
+
+    digest: str
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        """The file that tells the instances what they are."""
+        return self.directory / "config.json"
+
+    @property
+    def python(self) -> str:
+        """The interpreter of its environment."""
+        return str(self.directory / "environment" / "bin" / "python")
+
+    @property
+    def migrated(self) -> bool:
+        """Whether `migrate` has run in it."""
+        return (self.directory / MIGRATED).exists()
+
+    @property
+    def memcached_nodes(self) -> int:
+        """How many memcached nodes it keeps sessions in."""
+        found: dict[str, Any] = json.loads(self.config.read_text(encoding="utf-8"))
+        return len(found["sessions"]["memcached"])
+
+    def parts(self) -> dict[str, str]:
+        """Return the digests of the release's parts."""
+        found: dict[str, str] = json.loads((self.directory / "parts.json").read_text(encoding="utf-8"))
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """Return what `cluster_runtime.describe` said of the project."""
+        found: dict[str, Any] = json.loads((self.directory / "project.json").read_text(encoding="utf-8"))
+        return found
+
+    def secrets(self) -> dict[str, str]:
+        """Return the values of the release's secrets."""
+        return {path.name: path.read_text(encoding="utf-8") for path in (self.directory / "secrets").iterdir()}
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a program that runs in the release."""
+        return {
+            **clean_environment(),
+            "PYTHONPATH": str(self.directory / "runtime"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "CLUSTER_CONFIG": str(self.config),
+            "CLUSTER_RELEASE": self.digest,
+        }
+
+
+class Builder:
+    """Makes releases of one stack. `say` is told what it is doing."""
+
+    def __init__(self, places: Places, owner: Owner, say: Callable[[str], None]) -> None:
+        self.places = places
+        self.owner = owner
+        self.say = say
+
+    def find(self, digest: str) -> Release | None:
+        """Return the release where it is whole on this machine."""
+        directory = self.places.releases / digest
+        return Release(digest=digest, directory=directory) if (directory / COMPLETE).exists() else None
+
+    def make(self, spec: ReleaseSpec, topology: Topology) -> Release:
+        """Return the release of `spec`, made where it is not there yet; ReleaseError says what the project lacks."""
+        found = self.find(spec.digest)
+        if found is not None:
+            return found
+        environment = self._environment(spec, topology)
+        self.say(f"copying the code of release {spec.digest}")
+        directory = self.places.releases / spec.digest
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(mode=0o755, parents=True)
+        release = Release(digest=spec.digest, directory=directory)
+        copy_tree(spec.project, directory / "project")
+        copy_tree(RUNTIME, directory / "runtime" / RUNTIME.name)
+        (directory / "environment").symlink_to(os.path.relpath(environment, directory))
+        self._write_secrets(spec, directory)
+        places = self.places.runtime_places(spec.digest, topology.config.site.static_url, topology.memcached_nodes)
+        config = runtime_config(topology.config, places, spec.digest)
+        release.config.write_text(json.dumps(config, indent=1), encoding="utf-8")
+        (directory / "parts.json").write_text(json.dumps(dict(spec.parts)), encoding="utf-8")
+        (directory / "public").mkdir()
+        self.owner.own(directory)
+        self._describe(release)
+        if topology.config.app.collectstatic:
+            self._collect_static(release, topology)
+        (directory / COMPLETE).touch()
+        return release
+
+    # --- packages
+
+    def _environment(self, spec: ReleaseSpec, topology: Topology) -> Path:
+        """Return the environment of the release's packages, made where no other release has had the same."""
+        directory = self.places.environments / spec.environment_digest
+        if (directory / COMPLETE).exists():
+            return directory
+        self.say("making the environment of Python packages")
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        self._uv("venv", "--quiet", "--python", base_python(), str(directory))
+        python = str(directory / "bin" / "python")
+        install = ("pip", "install", "--quiet", "--python", python)
+        with tempfile.TemporaryDirectory() as temporary:
+            self._uv(*install, "-r", str(self._project_requirements(spec, Path(temporary))), cwd=spec.project)
+            # The runtime's own packages must fit to what the project has, never the other way round.
+            frozen = self._uv("pip", "freeze", "--quiet", "--python", python)
+            constraints = Path(temporary) / "constraints.txt"
+            pins = (line for line in frozen.splitlines() if re.fullmatch(r"[\w.\[\]-]+==\S+", line))
+            constraints.write_text("\n".join(pins), encoding="utf-8")
+            self._uv(*install, "-c", str(constraints), *runtime_requirements(topology.config))
+        (directory / COMPLETE).touch()
+        return directory
+
+    def _project_requirements(self, spec: ReleaseSpec, temporary: Path) -> Path:
+        lock = spec.requirements.with_name("uv.lock")
+        if spec.requirements.name != "pyproject.toml" or not lock.is_file():
+            return spec.requirements
+        exported = temporary / "requirements.txt"
+        options = ("--quiet", "--frozen", "--no-dev", "--no-emit-project", "--project", str(lock.parent))
+        self._uv("export", *options, "--output-file", str(exported))
+        return exported
+
+    def _uv(self, *arguments: str, cwd: Path | None = None) -> str:
+        environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+        # A full disk or a vanished index is told by uv itself, better than by anything we could add.
+        done = subprocess.run(
+            [uv.find_uv_bin(), "--no-config", *arguments],
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise ReleaseError(f"app.requirements: the packages can't be installed\n{_last(done.stderr)}")
+        return done.stdout
+
+    # --- the project
+
+    def _write_secrets(self, spec: ReleaseSpec, directory: Path) -> None:
+        secrets = directory / "secrets"
+        secrets.mkdir(mode=0o700)
+        for name, value in spec.secrets.items():
+            write_secret(secrets / name, value)
+            (secrets / name).chmod(0o400)
+
+    def _describe(self, release: Release) -> None:
+        self.say("importing the project")
+        # The file is made here and given away: what the project's code writes elsewhere is its own matter.
+        output = release.directory / "project.json"
+        output.touch()
+        self.owner.own(output)
+        done = self.run(release, "cluster_runtime.describe", str(output))
+        if done.returncode == 0:
+            return
+        missing = re.search(r"ModuleNotFoundError: No module named '([^']+)'", done.stderr)
+        hint = ""
+        if missing:
+            hint = f"\nIf {missing[1]} is a package, it is missing from the project's requirements."
+        raise ReleaseError(f"app.settings: the project does not import\n{self._shown(release, done.stderr)}{hint}")
+
+    def _collect_static(self, release: Release, topology: Topology) -> None:
+        facts = release.facts()
+        if not facts["static_app"] or topology.config.site.static_url is None:
+            return
+        self.say("collecting static files")
+        done = self.manage(release, "collectstatic", "--noinput", "-v", "0")
+        if done.returncode != 0:
+            raise ReleaseError(
+                f"app.collectstatic: collectstatic failed\n{self._shown(release, done.stderr or done.stdout)}"
+            )
+        compress(release.directory / "public")
+        self.owner.own(release.directory / "public")
+
+    def _shown(self, release: Release, text: str) -> str:
+        """Return the last lines of what a program of the project printed, without any secret's value."""
+        return _last(mask(text, release.secrets()))
+
+    def migrate(self, release: Release) -> None:
+        """Run the release's migrations, once; ReleaseError has the last lines of what migrate said."""
+        if release.migrated:
+            return
+        self.say("migrating the database")
+        done = self.manage(release, "migrate", "--noinput", "-v", "1")
+        if done.returncode != 0:
+            words = self._shown(release, done.stderr)
+            raise ReleaseError(f"app.migrate: migrate failed in release {release.digest}\n{words}")
+        (release.directory / MIGRATED).touch()
+
+    def manage(self, release: Release, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a management command in the release, as the instances' user, and return what it printed."""
+        return self.run(release, "cluster_runtime.manage", *arguments)
+
+    def run(self, release: Release, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a module of the runtime in the release, as the instances' user."""
+        return subprocess.run(
+            [release.python, "-P", "-m", module, *arguments],
+            cwd=release.directory / "project",
+            env=release.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            umask=0o027,
+            **self.owner.subprocess_options(),
+        )
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy what belongs to a release; links stay links."""
+    target.mkdir(parents=True)
+    for path in project_files(source):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copy, follow_symlinks=False)
+
+
+def compress(public: Path) -> None:
+    """Put a compressed copy beside each static file that is worth it, for nginx's gzip_static."""
+    endings = tuple(
+        f".{ending}" for media_type in (*COMPRESSED, "text/html") for ending in MEDIA_TYPES.get(media_type, ())
+    )
+    for path in list(public.rglob("*")):
+        if path.suffix in endings and path.is_file() and path.stat().st_size >= WORTH_COMPRESSING:
+            compressed = path.with_name(path.name + ".gz")
+            compressed.write_bytes(gzip.compress(path.read_bytes(), compresslevel=9, mtime=0))
+            shutil.copystat(path, compressed)
+
+
+def mask(text: str, secrets: dict[str, str]) -> str:
+    """Return `text` with the values of secrets, and of the variables in secret_environment, replaced by their names."""
+    values = {value: name for name, value in secrets.items()}
+    values |= {str(value): name for name, value in json.loads(secrets.get("secret_environment") or "{}").items()}
+    for value, name in sorted(values.items(), key=lambda item: -len(item[0])):
+        if len(value) >= SHORTEST_MASKED:
+            text = text.replace(value, f"[{name}]")
+    return text
+
+
+def _last(text: str) -> str:
+    return "\n".join(text.strip().splitlines()[-LAST_LINES:])

@@ -1,0 +1,343 @@
+"""The cluster of one stack on this machine: `up`, `rollback`, `down`."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
+from cluster_runtime.names import Name
+
+from cluster.config.models import dump
+from cluster.local.builder import Builder, Release, mask
+from cluster.local.nginx import SEARCH_PATH, Nginx, is_free
+from cluster.local.orphans import end_processes, orphaned_processes
+from cluster.local.owner import find_owner
+from cluster.local.plan import Plan, batches, make_plan
+from cluster.local.secrets import ensure_secrets
+from cluster.local.state import MEMCACHED, History, Observed, observe, program_name
+from cluster.local.supervisor import Supervisor
+from cluster.release import DRAIN_SECONDS, ReleaseSpec, specify
+from cluster.render.nginx import NginxConfig, render_nginx
+from cluster.render.supervisor import Program
+from cluster.topology import build_topology
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from cluster.config.models import ClusterConfig
+    from cluster.local.places import Places
+
+#: Releases that are kept, the serving one included.
+KEPT_RELEASES = 3
+
+#: Lines of an instance's log that a failed release is told with.
+LOG_LINES = 20
+
+#: Seconds beyond start_timeout that an instance may take to say that it is healthy.
+START_MARGIN = 10.0
+
+#: Seconds that nginx's old workers have, after a reload, to see the names of instances that are about to go.
+SETTLE_SECONDS = 1.0
+
+
+class UpError(Exception):
+    """`up` could not do all it said; what served still serves. The text says what to do."""
+
+
+class LocalCluster:
+    """One stack on this machine. `say` is told each step; `python` is the version for the release's digest."""
+
+    def __init__(self, places: Places, config: ClusterConfig, say: Callable[[str], None]) -> None:
+        self.places = places
+        self.config = config
+        self.topology = build_topology(config)
+        self.say = say
+        self.owner = find_owner(places.state)
+        self.supervisor = Supervisor(places)
+        self.nginx = Nginx(places, self.supervisor, self.owner)
+        self.builder = Builder(places, self.owner, say)
+
+    # --- planning
+
+    def specify(self, python: str) -> ReleaseSpec:
+        """Return the release that the stack file asks for."""
+        secrets = ensure_secrets(self.places.secrets)
+        return specify(self.config, self.places.root, secrets, python)
+
+    def nginx_config(self) -> NginxConfig:
+        """Return nginx's configuration for this machine."""
+        return render_nginx(self.topology, self.places.nginx_places(self.nginx.user), self.nginx.version)
+
+    def observe(self) -> Observed:
+        """Look at what runs."""
+        return observe(self.places, self.supervisor, self.nginx)
+
+    def plan(self, release: str, parts: dict[str, str]) -> Plan:
+        """Compare what is wanted with what runs."""
+        made = self.builder.find(release)
+        history = History.load(self.places)
+        former = self.builder.find(history.current) if history.current else None
+        nodes = self._memcached_programs(made)
+        return make_plan(
+            topology=self.topology,
+            release=release,
+            parts=parts,
+            former=history.current,
+            former_parts=former.parts() if former else {},
+            made=made is not None,
+            migrated=made is not None and made.migrated,
+            observed=self.observe(),
+            memcached={program.name: self.supervisor.is_current(program) for program in nodes},
+            nginx=self.nginx,
+            config=self.nginx_config(),
+        )
+
+    # --- changing
+
+    def apply(self, plan: Plan, make: Callable[[], Release], *, rolled_back: bool = False) -> None:
+        """Do what the plan says. On failure what served serves on, and what was started for nothing is removed."""
+        self._make_directories()
+        config = self.nginx_config()
+        self._check_ports(plan)
+        directory = self.nginx.write(config, dump(self.config))
+        release = make()
+        if not self.supervisor.is_running():
+            self.say("starting Supervisor")
+            self._end_orphans()
+            self.supervisor.start_daemon(self.owner)
+        self.supervisor.ensure(self._memcached_programs(release))
+        if self.config.app.migrate:
+            self.builder.migrate(release)
+        self._roll(plan, release)
+        history = History.load(self.places)
+        history.served(release.digest, rolled_back=rolled_back)
+        history.save(self.places)
+        if plan.nginx:
+            self.say("starting nginx" if plan.nginx == "start" else "reloading nginx")
+            self.nginx.put_in_place(directory, config.digest)
+        self._stop_stale(release, settle=plan.nginx == "reload")
+        self._forget_old(history, release)
+
+    def _make_directories(self) -> None:
+        places = self.places
+        places.make_run(self.owner.uid, self.owner.gid)
+        for path in (places.logs, places.data, places.static, places.nginx, places.temp, places.supervisor):
+            path.mkdir(parents=True, exist_ok=True)
+        (places.data / "sessions").mkdir(mode=0o700, exist_ok=True)
+        self.owner.own(places.data)
+
+    def _check_ports(self, plan: Plan) -> None:
+        """Refuse ports that another program listens on, before anything is changed."""
+        ours = set(re.findall(r"listen (?:127\.0\.0\.1:)?(\d+)", self.nginx.current_text("sites-available/cluster")))
+        running = plan.nginx != "start"
+        wanted = [("site.listen", "0.0.0.0", self.config.site.listen)]  # noqa: S104 - as nginx will listen
+        wanted += [("site.instance_ports", "127.0.0.1", i.port) for i in self.topology.instances if i.port is not None]
+        taken = [
+            f"{key}: port {port} is in use by another program; choose another, or stop that one"
+            for key, address, port in wanted
+            if not (running and str(port) in ours) and not is_free(address, port)
+        ]
+        if taken:
+            raise UpError("\n".join(taken))
+
+    def _program(self, instance: str, release: Release) -> Program:
+        app = self.config.app
+        name = program_name(instance, release.digest)
+        run = (release.python, "-P", "-m", "cluster_runtime.instance", "run", "--instance", instance)
+        return Program(
+            name=name,
+            command=(*run, "--config", str(release.config), "--sockets", str(self.places.run)),
+            directory=str(release.directory / "project"),
+            log=str(self.places.logs / f"{name}.log"),
+            priority=500,
+            user=self.owner.name if self.owner.changed else None,
+            environment={"PYTHONPATH": str(release.directory / "runtime"), "PYTHONDONTWRITEBYTECODE": "1"},
+            stop_seconds=DRAIN_SECONDS + app.graceful_timeout.seconds + 15,
+        )
+
+    def _memcached_programs(self, release: Release | None) -> list[Program]:
+        nodes = max(self.topology.memcached_nodes, release.memcached_nodes if release else 0)
+        megabytes = max(1, int(self.config.sessions.memcached.memory) // 1024**2)
+        path = find_memcached() if nodes else ""
+        # memcached refuses to be root unless told; elsewhere Supervisor has made it another user.
+        identity = ("-u", "root") if self.owner.uid == 0 else ()
+        return [
+            Program(
+                name=f"{MEMCACHED}{number}",
+                command=(
+                    *(path, *identity, "-s", str(self.places.memcached_socket(number))),
+                    *("-a", "0700", "-m", str(megabytes)),
+                ),
+                directory=str(self.places.state),
+                log=str(self.places.logs / f"{MEMCACHED}{number}.log"),
+                priority=100,
+                user=self.owner.name if self.owner.changed else None,
+            )
+            for number in range(1, nodes + 1)
+        ]
+
+    # --- releasing
+
+    def _roll(self, plan: Plan, release: Release) -> None:
+        """Bring the release into service, batch by batch; a batch that never gets healthy takes no name."""
+        names = tuple(name for name in self.topology.names if name in plan.start or name in plan.serve)
+        for batch in batches(names, self.config.app):
+            started: list[str] = []
+            try:
+                for group in (batch[:1], batch[1:]):
+                    new = [name for name in group if name in plan.start]
+                    started += new
+                    self._start(new, release)
+                    self._await_ready(group, release)
+            except UpError:
+                self._withdraw(started, release)
+                raise
+            self._serve_static(release)
+            for name in batch:
+                self._take_name(name, release)
+            if len(batch) < len(names):
+                self._stop_other_releases(batch, release)
+
+    def _start(self, names: Iterable[str], release: Release) -> None:
+        names = list(names)
+        if not names:
+            return
+        self.say(f"starting {', '.join(names)} of release {release.digest}")
+        self.supervisor.ensure([self._program(name, release) for name in names])
+
+    def _await_ready(self, names: Iterable[str], release: Release) -> None:
+        for name in names:
+            self._await_one(name, release)
+
+    def _await_one(self, name: str, release: Release) -> None:
+        program = program_name(name, release.digest)
+        deadline = time.monotonic() + self.config.app.health.start_timeout.seconds + START_MARGIN
+        first = self.supervisor.processes()[program].pid
+        while True:
+            status = Name(self.places.run, name).status(release.digest)
+            process = self.supervisor.processes()[program]
+            if status is not None and status["pid"] == process.pid and status["state"] in (READY, SERVING):
+                self.say(f"{name} is healthy")
+                return
+            if process.state not in ("RUNNING", "STARTING") or process.pid != first or time.monotonic() > deadline:
+                message = status["message"] if status is not None and status["pid"] == process.pid else ""
+                raise UpError(self._unhealthy(name, release, message))
+            time.sleep(0.05)
+
+    def _unhealthy(self, name: str, release: Release, message: str) -> str:
+        log = self.places.logs / f"{program_name(name, release.digest)}.log"
+        text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+        last = "\n".join(f"    {line}" for line in mask(text, release.secrets()).splitlines()[-LOG_LINES:])
+        why = f": {message}" if message else ""
+        return (
+            f"{name} of release {release.digest} did not get healthy{why}\n"
+            f"The last lines of {log.relative_to(self.places.root)}:\n{last}"
+        )
+
+    def _withdraw(self, names: list[str], release: Release) -> None:
+        """Remove what was started, but for processes that hold their name: those serve."""
+        gone = [name for name in names if Name(self.places.run, name).holder() != release.digest]
+        if gone:
+            self.say(f"removing {', '.join(gone)} of release {release.digest}")
+            self._remove([(name, release.digest) for name in gone])
+
+    def _serve_static(self, release: Release) -> None:
+        """Let nginx find the release's static files first, and the former release's after them."""
+        current, previous = self.places.static / "current", self.places.static / "previous"
+        target = f"../releases/{release.digest}/public"
+        former = str(current.readlink()) if current.is_symlink() else None
+        if former == target:
+            return
+        for link, where in ((previous, former), (current, target)):
+            if where is not None:
+                new = link.with_name(f"{link.name}.new")
+                new.unlink(missing_ok=True)
+                new.symlink_to(where)
+                new.rename(link)
+
+    def _take_name(self, name: str, release: Release) -> None:
+        try:
+            serve(self.places.run, name, release.digest)
+        except Unhealthy as error:
+            raise UpError(f"{error}; run `cluster up` again") from error
+        self.say(f"{name} serves release {release.digest}")
+
+    # --- stopping
+
+    def _stop_other_releases(self, names: Iterable[str], release: Release) -> None:
+        observed = self.observe()
+        old = [(r.instance, r.release) for name in names for r in observed.of(name) if r.release != release.digest]
+        if old:
+            self.say(f"draining {', '.join(program_name(*pair) for pair in old)}")
+            self._remove(old)
+
+    def _stop_stale(self, release: Release, *, settle: bool) -> None:
+        """Stop instances and memcached nodes that are no longer wanted."""
+        observed = self.observe()
+        old = [
+            (running.instance, running.release)
+            for running in observed.running
+            if running.instance not in self.topology.names or running.release != release.digest
+        ]
+        if old:
+            if settle:
+                time.sleep(SETTLE_SECONDS)
+            self.say(f"draining {', '.join(program_name(*pair) for pair in old)}")
+            self._remove(old)
+        nodes = {program.name for program in self._memcached_programs(release)}
+        unwanted = [name for name in observed.processes if name.startswith(MEMCACHED) and name not in nodes]
+        self.supervisor.remove([name for name in unwanted if "-" not in name])
+
+    def _remove(self, pairs: list[tuple[str, str]]) -> None:
+        self.supervisor.remove([program_name(*pair) for pair in pairs])
+        for instance, digest in pairs:
+            name = Name(self.places.run, instance)
+            for path in (name.socket(digest), name.status_file(digest), name.beat_socket(digest)):
+                path.unlink(missing_ok=True)
+            if instance not in self.topology.names and not name.link.is_symlink():
+                shutil.rmtree(name.directory, ignore_errors=True)
+
+    def _end_orphans(self) -> None:
+        """End what a Supervisor that was killed left behind: it can't be adopted by a new one."""
+        orphans = orphaned_processes(self.places)
+        if orphans:
+            self.say(f"ending {len(orphans)} processes that a killed Supervisor left")
+            end_processes(orphans)
+
+    def _forget_old(self, history: History, release: Release) -> None:
+        """Remove releases beyond the kept ones, environments that none of them uses, and nginx's old configurations."""
+        keep = {*history.releases[-KEPT_RELEASES:], release.digest, history.current, history.former()}
+        history.releases = [digest for digest in history.releases if digest in keep]
+        history.save(self.places)
+        linked = {link.readlink().parent.name for link in self.places.static.iterdir() if link.is_symlink()}
+        for directory in self.places.releases.iterdir():
+            if directory.name not in keep | linked:
+                shutil.rmtree(directory)
+        used = {(directory / "environment").resolve() for directory in self.places.releases.iterdir()}
+        for directory in self.places.environments.iterdir():
+            if directory.resolve() not in used:
+                shutil.rmtree(directory)
+        self.nginx.forget_others()
+
+    def down(self) -> None:
+        """Stop everything; data, releases and logs stay."""
+        if not self.supervisor.is_running():
+            self._end_orphans()
+            return
+        names = list(self.supervisor.processes())
+        self.say("stopping nginx")
+        self.supervisor.stop([name for name in names if name == "nginx"])
+        self.say("stopping the instances")
+        self.supervisor.stop([name for name in names if "-" in name])
+        self.supervisor.shutdown()
+
+
+def find_memcached() -> str:
+    """Return memcached's path; UpError where it is missing."""
+    path = shutil.which("memcached", path=SEARCH_PATH)
+    if path is None:
+        raise UpError("memcached is not installed: apt-get install --no-install-recommends memcached")
+    return path

@@ -1,0 +1,240 @@
+"""nginx on this machine: finding it, checking a configuration, putting it in place, reloading."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster_runtime.instance import UnixConnection
+
+from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE, NginxConfig, Version
+from cluster.render.supervisor import Program
+
+if TYPE_CHECKING:
+    from cluster.local.owner import Owner
+    from cluster.local.places import Places
+    from cluster.local.supervisor import Supervisor
+
+#: Debian keeps nginx where an ordinary user's PATH does not look.
+SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
+
+PROGRAM = "nginx"
+
+OLDEST: Version = (1, 22, 0)
+
+#: Seconds that an old nginx closes busy clients' connections politely, before a reload closes the idle ones.
+CLOSING_SECONDS = 2.0
+
+#: Seconds until a reloaded nginx must tell its new digest.
+RELOAD_SECONDS = 20.0
+
+
+class NginxError(Exception):
+    """nginx is missing or too old, or refuses a configuration; the text has its own words."""
+
+
+def find_nginx() -> tuple[str, Version]:
+    """Return nginx's path and version; NginxError where it is missing or too old."""
+    path = shutil.which("nginx", path=SEARCH_PATH)
+    if path is None:
+        raise NginxError("nginx is not installed: apt-get install --no-install-recommends nginx")
+    done = subprocess.run([path, "-v"], capture_output=True, text=True, check=False)
+    found = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", done.stderr)
+    if found is None:
+        raise NginxError(f"{path} -v does not tell a version: {done.stderr.strip()}")
+    version = (int(found[1]), int(found[2]), int(found[3]))
+    if version < OLDEST:
+        text = ".".join(map(str, version))
+        raise NginxError(f"nginx {text} is too old: {'.'.join(map(str, OLDEST))} or newer is needed")
+    return path, version
+
+
+class Nginx:
+    """This stack's nginx."""
+
+    def __init__(self, places: Places, supervisor: Supervisor, owner: Owner) -> None:
+        self.places = places
+        self.supervisor = supervisor
+        self.owner = owner
+        self.path, self.version = find_nginx()
+
+    @property
+    def user(self) -> str | None:
+        """nginx's `user` directive, which only root's nginx needs."""
+        return self.owner.name if os.geteuid() == 0 else None
+
+    def program(self) -> Program:
+        """Return what Supervisor runs."""
+        script = Path(__file__).with_name("start-nginx.sh")
+        conf = self.places.nginx / "current" / "nginx.conf"
+        log = self.places.logs / "error.log"
+        start = (self.path, "-p", str(self.places.state), "-e", str(log), "-c", str(conf), "-g", "daemon off;")
+        return Program(
+            name=PROGRAM,
+            command=("/bin/sh", str(script), str(self.places.nginx_socket), *start),
+            directory=str(self.places.state),
+            log=str(self.places.logs / "nginx.log"),
+            priority=900,
+            stop_signal="QUIT",
+            stop_seconds=60,
+        )
+
+    def live_digest(self) -> str | None:
+        """Return the digest of the configuration that nginx runs; None where it does not answer."""
+        connection = UnixConnection(str(self.places.nginx_socket), timeout=2.0)
+        try:
+            connection.request("GET", "/-/config", headers={"Host": "internal"})
+            return connection.getresponse().read().decode("ascii").strip()
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+
+    def is_in_place(self, digest: str) -> bool:
+        """Tell whether the configuration with this digest is the one that nginx would load."""
+        current = self._current()
+        return current is not None and current.name == digest[:12]
+
+    def current_text(self, path: str) -> str:
+        """Return the text of a file of the configuration in place; empty where there is none."""
+        try:
+            return (self.places.nginx / "current" / path).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
+
+    def current_stack(self) -> dict[str, object] | None:
+        """Return the stack's configuration that the one in place was rendered from."""
+        try:
+            found: dict[str, object] = json.loads(self.current_text("stack.json"))
+        except ValueError:
+            return None
+        return found
+
+    def write(self, config: NginxConfig, stack: dict[str, object]) -> Path:
+        """Write a configuration beside the one in place, and check it; NginxError has nginx's own words."""
+        self.places.temp.mkdir(parents=True, exist_ok=True)
+        directory = self.places.nginx / config.digest[:12]
+        if not directory.is_dir():
+            new = directory.with_suffix(".new")
+            shutil.rmtree(new, ignore_errors=True)
+            for path, text in {**config.files, "stack.json": json.dumps(stack)}.items():
+                (new / path).parent.mkdir(parents=True, exist_ok=True)
+                (new / path).write_text(text, encoding="utf-8")
+            for path, target in config.links.items():
+                (new / path).parent.mkdir(parents=True, exist_ok=True)
+                (new / path).symlink_to(target)
+            new.rename(directory)
+        try:
+            self._check(directory)
+        except NginxError:
+            if directory != self._current():
+                shutil.rmtree(directory)
+            raise
+        return directory
+
+    def _check(self, directory: Path) -> None:
+        command = [self.path, "-t", "-q", "-p", str(self.places.state), "-e", "stderr"]
+        # A check opens the sockets of the configuration, and removes them: the running nginx's must not be among them.
+        conf = directory / "nginx.conf"
+        done = subprocess.run([*command, "-c", str(conf)], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            words = done.stderr.replace(str(directory) + "/", "").strip()
+            raise NginxError(f"nginx -t refuses the configuration:\n{words}")
+
+    def _current(self) -> Path | None:
+        link = self.places.nginx / "current"
+        return self.places.nginx / link.readlink() if link.is_symlink() else None
+
+    def _point_at(self, directory: Path) -> None:
+        new = self.places.nginx / "current.new"
+        new.unlink(missing_ok=True)
+        new.symlink_to(directory.name)
+        new.rename(self.places.nginx / "current")
+
+    def put_in_place(self, directory: Path, digest: str) -> None:
+        """Make a checked configuration the current one, and let nginx run it; on failure the former one is put back."""
+        former = self._current()
+        self._point_at(directory)
+        try:
+            if self.live_digest() is None:
+                self._start(digest)
+            else:
+                self._reload(digest)
+        except NginxError:
+            if former is not None:
+                self._point_at(former)
+            else:
+                (self.places.nginx / "current").unlink()
+            raise
+
+    def _start(self, digest: str) -> None:
+        self.places.closing.unlink(missing_ok=True)
+        began = self._error_log_size()
+        self.supervisor.ensure([self.program()])
+        try:
+            self._wait_for(digest, began)
+        except NginxError:
+            self.supervisor.remove([PROGRAM])
+            raise
+
+    def _reload(self, digest: str) -> None:
+        polite = self.version < KEEPALIVE_MIN_TIMEOUT_SINCE
+        if polite:
+            self.places.closing.touch()
+            time.sleep(CLOSING_SECONDS)
+        began = self._error_log_size()
+        try:
+            self.supervisor.signal(PROGRAM, "HUP")
+            self._wait_for(digest, began)
+        finally:
+            self.places.closing.unlink(missing_ok=True)
+
+    def _wait_for(self, digest: str, log_offset: int) -> None:
+        deadline = time.monotonic() + RELOAD_SECONDS
+        while self.live_digest() != digest:
+            complaint = self._emergency_since(log_offset)
+            if complaint:
+                raise NginxError(f"nginx does not take the configuration:\n{complaint}")
+            if time.monotonic() > deadline:
+                raise NginxError(f"nginx did not take the configuration within {RELOAD_SECONDS:g} s; see its error.log")
+            time.sleep(0.05)
+
+    def _error_log_size(self) -> int:
+        log = self.places.logs / "error.log"
+        return log.stat().st_size if log.exists() else 0
+
+    def _emergency_since(self, offset: int) -> str:
+        log = self.places.logs / "error.log"
+        if not log.exists():
+            return ""
+        with log.open("rb") as file:
+            file.seek(offset)
+            lines = file.read().decode("utf-8", "replace").splitlines()
+        return "\n".join(line for line in lines if "[emerg]" in line)
+
+    def forget_others(self) -> None:
+        """Remove configurations that are not in place."""
+        current = self._current()
+        for directory in self.places.nginx.iterdir():
+            if directory.is_dir() and not directory.is_symlink() and directory != current:
+                shutil.rmtree(directory)
+
+
+def is_free(address: str, port: int) -> bool:
+    """Tell whether nginx could listen there. Without the right to (ports below 1024) that is not known: True."""
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((address, port))
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE
+    return True

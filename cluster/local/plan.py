@@ -1,0 +1,220 @@
+"""The difference between what a stack file asks for and what runs: what `up` will do, and how it says so first."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cluster.config import StackFileError, parse_config
+from cluster.config.models import App
+from cluster.local.state import MEMCACHED, Observed, program_name
+from cluster.render.nginx import SITE, NginxConfig
+from cluster.topology import Topology, percent, shares
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from fractions import Fraction
+
+    from cluster.local.nginx import Nginx
+    from cluster.render.supervisor import Program
+
+#: How each part of a release is called in a sentence.
+PARTS = {
+    "code": "code",
+    "runtime": "runtime",
+    "requirements": "requirements",
+    "settings": "settings of the app",
+    "secrets": "secrets",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be done; empty where nothing is.
+
+    start: instances whose process of the release is not there yet.
+    serve: instances whose name the release does not hold yet.
+    stop: Supervisor's names of processes that are no longer wanted.
+    memcached: nodes that are to be started (or, with another size, started again).
+    nginx_lines: the difference between the configuration in place and the new one, in nginx's own words.
+    traffic: each instance's share before and after, where it changes.
+    """
+
+    topology: Topology
+    release: str
+    former: str | None
+    changed_parts: tuple[str, ...]
+    make: bool
+    migrate: bool
+    start: tuple[str, ...]
+    serve: tuple[str, ...]
+    stop: tuple[str, ...]
+    memcached: tuple[str, ...]
+    static: bool
+    nginx: str | None
+    nginx_lines: tuple[str, ...]
+    traffic: tuple[tuple[str, Fraction | None, Fraction | None], ...]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything is as it should be."""
+        return not (
+            self.make
+            or self.migrate
+            or self.start
+            or self.serve
+            or self.stop
+            or self.memcached
+            or self.static
+            or self.nginx
+        )
+
+    def lines(self) -> list[str]:
+        """Return what will be done, for a person."""
+        if self.is_empty:
+            return ["no changes"]
+        return [*self._release_lines(), *self._process_lines(), *self._nginx_lines(), *self._traffic_lines()]
+
+    def _release_lines(self) -> list[str]:
+        if self.former == self.release:
+            return []
+        if self.former is None:
+            line = f"release {self.release}: the first one"
+        else:
+            why = ", ".join(PARTS[part] for part in self.changed_parts) or "by your choice"
+            line = f"release {self.former} -> {self.release} ({why})"
+        return [f"{line}; migrations run first" if self.migrate else line]
+
+    def _process_lines(self) -> list[str]:
+        lines = []
+        if self.memcached:
+            lines.append(f"+ {', '.join(self.memcached)}")
+        if self.start:
+            how = self._how()
+            lines.append(f"+ {', '.join(self.start)}: start release {self.release}{how}")
+        waiting = [name for name in self.serve if name not in self.start]
+        if waiting:
+            lines.append(f"~ {', '.join(waiting)}: release {self.release} takes the name")
+        if self.stop:
+            lines.append(f"- {', '.join(self.stop)}: stop, once no request needs it")
+        return lines
+
+    def _how(self) -> str:
+        if len(self.start) == 1:
+            return ""
+        batch = self.topology.config.app.rollout.batch
+        return f", {self.start[0]} first, then " + ("the others together" if batch == "all" else f"{batch} at a time")
+
+    def _nginx_lines(self) -> list[str]:
+        if self.nginx is None:
+            return []
+        words = {"start": "nginx: start", "reload": "nginx: one reload; no process of the app is touched by it"}
+        return [words[self.nginx], *(f"    {line}" for line in self.nginx_lines)]
+
+    def _traffic_lines(self) -> list[str]:
+        def shown(share: Fraction | None) -> str:
+            return "-" if share is None else percent(share)
+
+        changes = [f"{name} {shown(before)} -> {shown(after)}" for name, before, after in self.traffic]
+        return [f"traffic: {', '.join(changes)}"] if changes else []
+
+
+def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
+    *,
+    topology: Topology,
+    release: str,
+    parts: Mapping[str, str],
+    former: str | None,
+    former_parts: Mapping[str, str],
+    made: bool,
+    migrated: bool,
+    observed: Observed,
+    memcached: Mapping[str, bool],
+    nginx: Nginx,
+    config: NginxConfig,
+) -> Plan:
+    """Compare. `memcached` tells of each node that is wanted whether its program is as it should be."""
+    wanted = {program_name(name, release) for name in topology.names} | set(memcached)
+    there = {running.program for running in observed.running if running.process.state in ("RUNNING", "STARTING")}
+    start = tuple(name for name in topology.names if program_name(name, release) not in there)
+    serve = tuple(
+        name
+        for name in topology.names
+        if observed.holders.get(name) != release
+        or not any(running.release == release and running.state == "serving" for running in observed.of(name))
+    )
+    stale = tuple(
+        name
+        for name in sorted(observed.processes)
+        if name not in wanted and (name.startswith(MEMCACHED) or "-" in name)
+    )
+    action = _nginx_action(observed, nginx, config)
+    same = observed.static == release
+    return Plan(
+        topology=topology,
+        release=release,
+        former=former,
+        changed_parts=tuple(part for part in parts if former_parts.get(part) != parts[part]) if former_parts else (),
+        make=not made,
+        migrate=topology.config.app.migrate and not migrated,
+        start=start,
+        serve=serve,
+        stop=stale,
+        memcached=tuple(
+            name
+            for name, current in memcached.items()
+            if not current or name not in observed.processes or observed.processes[name].state != "RUNNING"
+        ),
+        static=not same,
+        nginx=action,
+        nginx_lines=tuple(_nginx_difference(nginx, config)) if action == "reload" else (),
+        traffic=tuple(_traffic(nginx, topology)) if action else (),
+    )
+
+
+def _nginx_action(observed: Observed, nginx: Nginx, config: NginxConfig) -> str | None:
+    """Compare with what nginx runs, and with what it would load if it were started again."""
+    if observed.nginx is None:
+        return "start"
+    return None if observed.nginx == config.digest and nginx.is_in_place(config.digest) else "reload"
+
+
+def _nginx_difference(nginx: Nginx, config: NginxConfig) -> list[str]:
+    lines = []
+    for path in ("nginx.conf", SITE):
+        before, after = nginx.current_text(path).splitlines(), config.files[path].splitlines()
+        for line in difflib.unified_diff(before, after, lineterm="", n=0):
+            text = line[1:].strip()
+            if line.startswith(("---", "+++", "@@")) or config.digest in text or text.startswith("return 200 "):
+                continue
+            lines.append(f"{line[0]} {text}")
+    return lines
+
+
+def _traffic(nginx: Nginx, topology: Topology) -> list[tuple[str, Fraction | None, Fraction | None]]:
+    former = nginx.current_stack()
+    before: dict[str, Fraction] = {}
+    if former is not None:
+        try:
+            before = shares(parse_config(former).upstream.servers)
+        except StackFileError:
+            before = {}  # written by another version of this tool
+    after = {instance.name: instance.share for instance in topology.instances}
+    return [
+        (name, before.get(name), after.get(name))
+        for name in dict.fromkeys((*after, *before))
+        if before.get(name) != after.get(name)
+    ]
+
+
+def batches(names: tuple[str, ...], app: App) -> list[tuple[str, ...]]:
+    """Return which instances are replaced together: the first alone, then `rollout.batch` at a time.
+
+    With `all` the first one's name is taken with the others', after it has been proven healthy alone.
+    """
+    size = app.rollout.batch
+    if not isinstance(size, int):
+        return [names] if names else []
+    rest = names[1:]
+    return [names[:1], *(rest[at : at + size] for at in range(0, len(rest), size))] if names else []

@@ -1,0 +1,74 @@
+"""The secrets of a stack on this machine: files that only their owner reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import stat
+from typing import TYPE_CHECKING
+
+from cluster.config.models import SECRET_KEYS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: Characters of a SECRET_KEY: as many as Django's own, from an alphabet that needs no quoting anywhere.
+KEY_LENGTH = 50
+ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-_=+"
+
+DIRECTORY_MODE, FILE_MODE = 0o700, 0o600
+
+
+class SecretError(Exception):
+    """A secret's file can't be used; the text names it, and never its content."""
+
+
+def ensure_secrets(directory: Path) -> dict[str, str]:
+    """Return the secrets in `directory` by their names; a missing secret_key is made."""
+    directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    key = directory / "secret_key"
+    if not key.exists():
+        write_secret(key, "".join(secrets.choice(ALPHABET) for _ in range(KEY_LENGTH)))
+    return read_secrets(directory)
+
+
+def read_secrets(directory: Path) -> dict[str, str]:
+    """Return the secrets that are there; SecretError where one can be read by others or is malformed."""
+    found = {}
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        if path.name not in SECRET_KEYS:
+            raise SecretError(f"{path}: not a secret's name; known are {', '.join(SECRET_KEYS)}")
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            raise SecretError(f"{path}: mode {mode:04o} lets others read it; chmod 600 it")
+        try:
+            found[path.name] = path.read_text(encoding="utf-8").rstrip("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SecretError(f"{path}: can't be read: {error}") from error
+        _check(path, found[path.name])
+    return found
+
+
+def write_secret(path: Path, value: str) -> None:
+    """Write a secret atomically, 0600 from the beginning."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(value)
+    new.rename(path)
+
+
+def _check(path: Path, value: str) -> None:
+    if path.name == "secret_key" and not value:
+        raise SecretError(f"{path}: empty; remove it, and a new one is made")
+    kinds = {"secret_environment": (dict, "a JSON object"), "secret_key_fallbacks": (list, "a JSON list")}
+    if path.name in kinds:
+        kind, words = kinds[path.name]
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = None
+        if not isinstance(parsed, kind):
+            raise SecretError(f"{path}: must be {words}")

@@ -1,0 +1,287 @@
+"""What a release is, and its digest: known before anything is built, and the same on every platform."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cluster_runtime
+
+from cluster.config.models import SECRET_KEYS, Platform
+from cluster.topology import uses_memcached
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from cluster.config.models import ClusterConfig
+
+#: Hexadecimal digits of a digest: enough to tell releases apart, short enough for the path of a socket.
+DIGEST_LENGTH = 12
+
+#: Directories and files that are no part of a project's code.
+IGNORED_DIRECTORIES = frozenset(
+    (".git", ".hg", ".svn", ".cluster", ".venv", "venv", "node_modules", "__pycache__", ".tox", ".nox")
+    + (".mypy_cache", ".pytest_cache", ".ruff_cache", ".idea", ".vscode")
+)
+IGNORED_SUFFIXES = (".pyc", ".pyo", ".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".sqlite3-journal")
+
+#: Where a project may list its packages, in the order looked for.
+REQUIREMENTS = ("requirements.txt", "pyproject.toml")
+
+#: What the runtime needs in the project's environment; it never changes a version that the project has.
+RUNTIME_REQUIREMENTS = ("gunicorn>=20.1",)
+MEMCACHED_REQUIREMENTS = ("pymemcache>=4",)
+ASGI_REQUIREMENTS = ("uvicorn>=0.30", "uvicorn-worker>=0.2", "websockets>=12")
+
+#: Seconds between giving a name up and stopping: twice the age of nginx's connections, and one more.
+DRAIN_SECONDS = 3.0
+
+RUNTIME = Path(cluster_runtime.__file__).resolve().parent
+
+
+class ReleaseError(Exception):
+    """A release can't be made of this project; the text says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseSpec:
+    """A release before it is made.
+
+    project: the directory that holds manage.py.
+    requirements: the file that lists its packages.
+    parts: a digest of each part (code, requirements, …), so that a change can be named.
+    secrets: the secrets' values by their names; never shown.
+    """
+
+    digest: str
+    parts: Mapping[str, str]
+    environment_digest: str
+    project: Path
+    requirements: Path
+    secrets: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"ReleaseSpec({self.digest})"
+
+
+def specify(config: ClusterConfig, root: Path, secrets: Mapping[str, str], python: str) -> ReleaseSpec:
+    """Return the release that `config` asks for; `python` is the interpreter's version, `root` the repository.
+
+    ReleaseError where the project or its requirements can't be found.
+    """
+    project = (root / config.app.project).resolve()
+    if not project.is_dir():
+        raise ReleaseError(f"app.project: {config.app.project}: no such directory")
+    if not (project / "manage.py").is_file():
+        raise ReleaseError(f"app.project: {config.app.project} has no manage.py: name the directory that holds it")
+    requirements = find_requirements(config, project)
+    parts = {
+        "code": tree_digest(project),
+        "runtime": tree_digest(RUNTIME),
+        "requirements": _requirements_digest(requirements),
+        "settings": _digest_of(_what_instances_run(config)),
+        "secrets": _digest_of(keyed_hashes(secrets)),
+    }
+    environment = {
+        "requirements": parts["requirements"],
+        "python": python,
+        "runtime": runtime_requirements(config),
+    }
+    return ReleaseSpec(
+        digest=_digest_of(parts)[:DIGEST_LENGTH],
+        parts=parts,
+        environment_digest=_digest_of(environment)[:DIGEST_LENGTH],
+        project=project,
+        requirements=requirements,
+        secrets=secrets,
+    )
+
+
+def find_requirements(config: ClusterConfig, project: Path) -> Path:
+    """Return the file that lists the project's packages."""
+    if config.app.requirements is not None:
+        path = project / config.app.requirements
+        if not path.is_file():
+            raise ReleaseError(f"app.requirements: {path}: no such file")
+        return path
+    for name in REQUIREMENTS:
+        if (project / name).is_file():
+            return project / name
+    raise ReleaseError(
+        f"app.requirements: {config.app.project} has neither {' nor '.join(REQUIREMENTS)}: name the file"
+    )
+
+
+def runtime_requirements(config: ClusterConfig) -> list[str]:
+    """Return what the runtime adds to the project's packages."""
+    wanted = list(RUNTIME_REQUIREMENTS)
+    if uses_memcached(config):
+        wanted += MEMCACHED_REQUIREMENTS
+    if config.app.interface == "asgi":
+        wanted += ASGI_REQUIREMENTS
+    return wanted
+
+
+def keyed_hashes(secrets: Mapping[str, str]) -> dict[str, str]:
+    """Return a hash of each secret, keyed with the SECRET_KEY: it tells a change, and nothing else."""
+    key = secrets.get("secret_key", "").encode()
+    return {
+        name: hmac.new(key, f"{name}\0{value}".encode(), hashlib.sha256).hexdigest()
+        for name, value in sorted(secrets.items())
+    }
+
+
+def project_files(project: Path) -> Iterator[Path]:
+    """Yield the files and links of a project that belong to a release, in a fixed order."""
+    for directory, directories, files in os.walk(project):
+        here = Path(directory)
+        linked = [name for name in directories if (here / name).is_symlink()]
+        directories[:] = sorted(name for name in directories if name not in IGNORED_DIRECTORIES and name not in linked)
+        for name in sorted([*files, *linked]):
+            path = here / name
+            if not name.endswith(IGNORED_SUFFIXES) and (path.is_symlink() or path.is_file()):
+                yield path
+
+
+def tree_digest(directory: Path) -> str:
+    """Return a digest of the names, contents and executable bits of a tree."""
+    digest = hashlib.sha256()
+    for path in project_files(directory):
+        name = path.relative_to(directory).as_posix()
+        if path.is_symlink():
+            entry = f"link\0{name}\0{path.readlink()}"
+        else:
+            kind = "program" if path.stat().st_mode & 0o100 else "file"
+            try:
+                with path.open("rb") as file:
+                    entry = f"{kind}\0{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}"
+            except OSError as error:
+                raise ReleaseError(f"app.project: {path} can't be read: {error.strerror}") from error
+        digest.update(f"{entry}\0\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) -> dict[str, Any]:
+    """Return the contents of the release's configuration file (cluster_runtime.config.RuntimeConfig)."""
+    app, health = config.app, config.app.health
+    database = None
+    if config.database is not None:
+        database = {"engine": config.database.engine.value}
+        if config.database.engine == "sqlite":
+            database["path"] = places.database
+    return {
+        "release": digest,
+        "project": places.project,
+        "settings": app.settings,
+        "secrets": places.secrets,
+        "application": app.application or "",
+        "interface": app.interface.value,
+        "workers": app.workers,
+        "threads": app.threads,
+        "health": {
+            "path": health.path,
+            "retries": health.retries,
+            "interval": health.interval.seconds,
+            "timeout": health.timeout.seconds,
+            "start_timeout": health.start_timeout.seconds,
+            "busy_timeout": health.busy_timeout.seconds,
+        },
+        "graceful_timeout": app.graceful_timeout.seconds,
+        "drain": DRAIN_SECONDS,
+        "environment": dict(app.environment),
+        "hosts": allowed_hosts(config),
+        "origins": trusted_origins(config),
+        "sessions": {
+            "engine": config.sessions.engine.value,
+            "memcached": list(places.memcached) if uses_memcached(config) else [],
+            "path": config.sessions.path or places.sessions,
+        },
+        "database": database,
+        "static_root": places.static_root,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimePlaces:
+    """Where a platform keeps what a release's configuration names; absolute paths as the instances see them."""
+
+    project: str
+    secrets: str
+    database: str
+    sessions: str
+    static_root: str
+    memcached: tuple[str, ...]
+
+
+def allowed_hosts(config: ClusterConfig) -> list[str]:
+    """Return Django's ALLOWED_HOSTS for nginx's server names; the first is the one that health checks use."""
+    hosts = ["*" if name == "_" else name.removeprefix("*") for name in config.site.server_names]
+    if config.site.instance_ports is not None:
+        hosts += [host for host in ("127.0.0.1", "localhost") if host not in hosts]
+    if hosts[0] == "*":
+        hosts.insert(0, "localhost")
+    return hosts
+
+
+def trusted_origins(config: ClusterConfig) -> list[str]:
+    """Return what is added to Django's CSRF_TRUSTED_ORIGINS."""
+    port = config.site.listen
+    origins = []
+    for name in config.site.server_names:
+        if name == "_":
+            continue
+        host = f"*{name}" if name.startswith(".") else name
+        origins += [f"http://{host}" if port == 80 else f"http://{host}:{port}", f"https://{host}"]  # noqa: PLR2004
+    return origins
+
+
+def _what_instances_run(config: ClusterConfig) -> dict[str, Any]:
+    """Return the part of the configuration that makes another release; weights and nginx's matters are not in it."""
+    nowhere = RuntimePlaces(project="", secrets="", database="", sessions="", static_root="", memcached=())
+    nodes = config.sessions.memcached.nodes if uses_memcached(config) else 0
+    limits = {"memory": str(config.app.memory), "processes": config.app.processes}
+    uses_limits = config.platform is not Platform.LOCAL
+    return {
+        **runtime_config(config, nowhere, ""),
+        "memcached_nodes": nodes,
+        "static_url": config.site.static_url,
+        "collectstatic": config.app.collectstatic,
+        **(limits if uses_limits else {}),
+    }
+
+
+def _requirements_digest(path: Path) -> str:
+    """Return a digest of a requirements file and those that it includes; for pyproject.toml of its lock as well."""
+    seen: dict[str, str] = {}
+    waiting = [path]
+    if path.name == "pyproject.toml" and path.with_name("uv.lock").is_file():
+        waiting.append(path.with_name("uv.lock"))
+    while waiting:
+        here = waiting.pop()
+        name = os.path.relpath(here, path.parent)
+        if name in seen:
+            continue
+        try:
+            text = here.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ReleaseError(f"app.requirements: {here}: {error.strerror}") from error
+        seen[name] = text
+        for line in text.splitlines() if here.suffix == ".txt" else ():
+            words = line.replace("=", " ", 1).split() if line.startswith("--") else line.split()
+            if len(words) > 1 and words[0] in ("-r", "--requirement", "-c", "--constraint"):
+                waiting.append(here.parent / words[1])
+    return _digest_of(seen)
+
+
+def _digest_of(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def known_secrets(values: Mapping[str, str]) -> dict[str, str]:
+    """Return the secrets among `values`, by the stack file's names."""
+    return {name: values[name] for name in SECRET_KEYS if values.get(name)}

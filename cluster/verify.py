@@ -1,0 +1,207 @@
+"""Proves with real requests that a cluster does what its stack file says. The same on every platform.
+
+What a platform must bring is in `Reach`: ways to nginx's internal socket, to each instance's own, and to the site.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from cluster.config.models import Method
+from cluster.topology import Topology, exact_shares, percent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+#: Requests to measure shares with: this many rounds of the sum of weights, within these bounds.
+ROUNDS, FEWEST, MOST = 2, 20, 3000
+
+#: How often the shares are measured again where other traffic may have come between.
+ATTEMPTS = 3
+
+#: What a share may differ from its weight's where nginx's method is not exact, in standard deviations.
+DEVIATIONS = 4
+
+TIMEOUT = 10.0
+
+SERVER_ERROR = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line of the result. `ok` None: could not be checked, and `found` says why."""
+
+    name: str
+    ok: bool | None
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """How a platform's cluster is reached.
+
+    internal: the socket on which nginx passes probes to the instances.
+    instances: each instance's own socket, by name.
+    address: where the site answers, as http://127.0.0.1:8080.
+    release: the release that should serve.
+    intruders: tells what listens though it must not (a line each).
+    """
+
+    internal: str
+    instances: Mapping[str, str]
+    address: str
+    release: str
+    intruders: Callable[[], list[str]]
+
+
+def verify(topology: Topology, reach: Reach) -> list[Check]:
+    """Check everything; the first failure does not stop the rest."""
+    checks: list[Check] = []
+    for part in (_site, _instances, _shares, _sessions, _closed):
+        try:
+            checks += part(topology, reach)
+        except httpx.HTTPError as error:
+            name = part.__name__.lstrip("_")
+            checks.append(Check(name=name, ok=False, expected="an answer", found=f"{type(error).__name__}: {error}"))
+    return checks
+
+
+def _client(socket: str) -> httpx.Client:
+    return httpx.Client(transport=httpx.HTTPTransport(uds=socket), timeout=TIMEOUT, trust_env=False)
+
+
+def _host(topology: Topology) -> str:
+    name = topology.config.site.server_names[0]
+    return "localhost" if name == "_" else name.removeprefix("*").lstrip(".")
+
+
+def _site(topology: Topology, reach: Reach) -> Iterator[Check]:
+    with httpx.Client(timeout=TIMEOUT, trust_env=False) as client:
+        answer = client.get(f"{reach.address}/", headers={"Host": _host(topology)})
+        ok = answer.status_code < SERVER_ERROR
+        yield Check(name="site", ok=ok, expected="an answer below 500", found=f"GET / {answer.status_code}")
+        denied = client.get(f"{reach.address}/-/health", headers={"Host": _host(topology)})
+        yield Check(
+            name="the runtime's pages are not public",
+            ok=denied.status_code == httpx.codes.NOT_FOUND,
+            expected="404",
+            found=f"GET /-/health {denied.status_code}",
+        )
+
+
+def _instances(topology: Topology, reach: Reach) -> Iterator[Check]:
+    for name in topology.names:
+        found = f"release {reach.release}"
+        try:
+            with _client(reach.instances[name]) as client:
+                answer = client.get("http://localhost/-/probe").raise_for_status().json()
+            ok = (answer["instance"], answer["release"]) == (name, reach.release)
+            found = f"{answer['instance']}, release {answer['release']}"
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            ok, found = False, f"{type(error).__name__}: {error}"
+        yield Check(name=f"{name} answers", ok=ok, expected=f"{name}, release {reach.release}", found=found)
+
+
+# --- shares
+
+
+def _shares(topology: Topology, reach: Reach) -> list[Check]:
+    method = topology.config.upstream.method
+    weights = sum(i.server.weight for i in topology.instances if i.share)
+    requests = min(max(ROUNDS * weights, -(-FEWEST // weights) * weights), MOST)
+    checks: list[Check] = []
+    for _attempt in range(ATTEMPTS):
+        counts = _count(reach, requests, method)
+        checks = [_share_check(topology, name, counts, requests) for name in topology.names]
+        if all(check.ok is not False for check in checks):
+            break
+    return checks
+
+
+def _count(reach: Reach, requests: int, method: Method) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    with _client(reach.internal) as client:
+        for number in range(requests):
+            headers = {"Host": "internal"}
+            url = "http://localhost/-/probe"
+            if method is Method.IP_HASH:
+                headers["X-Probe-Address"] = f"10.{number % 251}.{number % 241}.1"
+            if method is Method.HASH:
+                url += f"?{number}"
+            answer = client.get(url, headers=headers).raise_for_status().json()
+            counts[answer["instance"]] = counts.get(answer["instance"], 0) + 1
+    return counts
+
+
+def _share_check(topology: Topology, name: str, counts: dict[str, int], requests: int) -> Check:
+    """Compare one instance's share with its weight's. A hash follows its key and not the weights: only zeros are sure."""
+    share = topology.instance(name).share
+    count = counts.get(name, 0)
+    wanted = float(share) * requests
+    ok: bool | None
+    if exact_shares(topology.config) or not share:
+        ok = abs(count - wanted) <= (1 if share else 0)
+    elif topology.config.upstream.method is Method.RANDOM:
+        ok = None
+    elif topology.config.upstream.method in (Method.HASH, Method.IP_HASH):
+        ok = None if count == 0 else abs(count - wanted) <= DEVIATIONS * max(1.0, wanted)
+    else:
+        ok = abs(count - wanted) <= DEVIATIONS * max(1.0, (wanted * (1 - float(share))) ** 0.5)
+    return Check(
+        name=f"share of {name}",
+        ok=ok,
+        expected=f"{percent(share)} ({wanted:.0f} of {requests})",
+        found=f"{100 * count / requests:.3g} % ({count})",
+    )
+
+
+# --- sessions
+
+
+def _sessions(topology: Topology, reach: Reach) -> Iterator[Check]:
+    """Let one session be served by every instance in turn, and see that each finds what the one before it stored."""
+    names = topology.names
+    expected = f"counted by {len(names)} instances"
+    answer = _session(reach, names[0], "create=1")
+    if answer.get("status") == httpx.codes.NOT_IMPLEMENTED:
+        yield Check(
+            name="a session on every instance", ok=None, expected=expected, found="the project uses no sessions"
+        )
+        return
+    problem = ""
+    for number, name in enumerate(names, start=1):
+        if "session" not in answer:
+            problem = str(answer.get("error", answer))
+            break
+        answer = _session(reach, name, f"write={urllib.parse.quote(answer['session'], safe='')}")
+        if answer.get("counter") != number + 1:
+            problem = f"{name} found {answer.get('counter', answer.get('error'))}, not what was stored before"
+            break
+    if not problem:
+        _session(reach, names[-1], f"delete={urllib.parse.quote(answer['session'], safe='')}")
+    found = problem or f"counted by {len(names)} instances ({topology.config.sessions.engine})"
+    yield Check(name="a session on every instance", ok=not problem, expected=expected, found=found)
+
+
+def _session(reach: Reach, instance: str, query: str) -> dict[str, Any]:
+    with _client(reach.instances[instance]) as client:
+        response = client.get(f"http://localhost/-/probe/session?{query}", headers={"X-Forwarded-Proto": "https"})
+        if response.status_code >= SERVER_ERROR and response.status_code != httpx.codes.NOT_IMPLEMENTED:
+            return {"error": f"{instance} answered with {response.status_code}"}
+        answer: dict[str, Any] = response.json()
+        return {**answer, "status": response.status_code}
+
+
+def _closed(_topology: Topology, reach: Reach) -> Iterator[Check]:
+    found = reach.intruders()
+    yield Check(
+        name="nothing but nginx listens on a port",
+        ok=not found,
+        expected="no other listening socket",
+        found="; ".join(found) or "none",
+    )

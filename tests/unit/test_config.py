@@ -1,0 +1,517 @@
+"""The stack file: what it takes, and the one line that each mistake gets."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.config import Duration, Size, StackFileError, load_stack, parse_config
+from cluster.config.models import SECRET_KEYS, dump
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GOOD = """
+config:
+  other:key: {ours: no}
+  cluster:platform: docker
+  cluster:app:
+    project: ./example
+    settings: example.settings
+    application: example.wsgi:application
+    interface: wsgi
+    requirements: requirements.txt
+    workers: 1
+    threads: 4
+    environment: {DEBUG_LEVEL: 3, GREETING: hello}
+    health: {path: /-/health, interval: 1s, timeout: 2s, retries: 3, start_timeout: 60s}
+    graceful_timeout: 30s
+    rollout: {batch: all}
+    memory: 512m
+    processes: 256
+    migrate: true
+    collectstatic: true
+  cluster:upstream:
+    method: round_robin
+    keepalive: 32
+    servers:
+      - {name: app1, weight: 3}
+      - {name: app2, max_fails: 2, fail_timeout: 20s}
+      - {name: app3, down: true}
+      - {name: app4, backup: true}
+  cluster:sessions:
+    engine: cached_db
+    memcached: {nodes: 2, memory: 64m}
+    path: sessions
+    previous: db
+  cluster:database: {engine: postgres}
+  cluster:site:
+    server_names: [cluster, localhost]
+    listen: 8080
+    instance_ports: 8000
+    client_max_body_size: 10m
+    access_log: true
+  cluster:images: {base: debian:trixie-slim, nginx: "nginx:1.30"}
+  cluster:hosts:
+    - {name: web1, address: 10.0.0.11, user: deploy, host_key: ssh-ed25519 AAAA, roles: [app, nginx, sessions]}
+  cluster:secret_key: {secure: v1:abc}
+  cluster:secret_key_fallbacks: {secure: v1:abc}
+  cluster:database_url: {secure: v1:abc}
+  cluster:secret_environment: {secure: v1:abc}
+"""
+
+SMALL: dict[str, Any] = {
+    "platform": "local",
+    "app": {"project": "./example", "settings": "example.settings"},
+    "upstream": {"servers": [{"name": "app1"}, {"name": "app2"}]},
+    "site": {"server_names": ["cluster"]},
+}
+
+KNOWN_IN_APP = (
+    "project, settings, application, interface, requirements, workers, threads, environment, health, "
+    "graceful_timeout, rollout, memory, processes, migrate, collectstatic"
+)
+UNIT_OF_TIME = "must be written as nginx writes it, for example 30s, 1m or 500ms"
+UNIT_OF_SIZE = "must be written as nginx writes it, for example 512k, 10m or 1g"
+NAME = "(lower-case letters, digits, - and _, beginning with a letter, 32 at most)"
+
+
+MISTAKES: list[tuple[str, object, str]] = [
+    # unknown keys
+    ("sessoins", {}, "sessoins: unknown key; did you mean sessions?"),
+    ("app.workres", 3, "app.workres: unknown key; did you mean workers?"),
+    ("upstream.servers.1.wieght", 3, "upstream.servers[1].wieght: unknown key; did you mean weight?"),
+    ("app.health.intervall", "1s", "app.health.intervall: unknown key; did you mean interval?"),
+    ("app.zzz", 3, f"app.zzz: unknown key; known here: {KNOWN_IN_APP}"),
+    ("database", {"engine": "sqlite", "x": 1}, "database.x: unknown key; known here: engine"),
+    # keys that are no plain words
+    ("app", {**SMALL["app"], "a.b": 1}, f'app["a.b"]: unknown key; known here: {KNOWN_IN_APP}'),
+    ("app", {**SMALL["app"], "a\nb": 1}, f'app["a\\nb"]: unknown key; known here: {KNOWN_IN_APP}'),
+    ("app", {**SMALL["app"], 1: 1}, 'app["1"]: a key must be text; write it in quotes'),
+    ("app.environment", {True: "x"}, 'app.environment["true"]: a key must be text; write it in quotes'),
+    ("app.environment", {None: "x"}, 'app.environment["null"]: a key must be text; write it in quotes'),
+    (
+        "app.environment",
+        {"a b": "x"},
+        (
+            "app.environment[\"a b\"]: is not of the right form, got 'a b' "
+            "(a variable's name: letters, digits and _, not beginning with a digit)"
+        ),
+    ),
+    # missing
+    (
+        "app",
+        {"settings": "a"},
+        "app.project: required: The directory that holds manage.py, from the repository's root.",
+    ),
+    (
+        "upstream.servers",
+        [{"weight": 1}],
+        "upstream.servers[0].name: required: The instance's name; it outlives its releases.",
+    ),
+    ("upstream", {}, "upstream.servers: required: The instances; or just a number: 4 means app1 … app4."),
+    (
+        "database",
+        {},
+        "database.engine: required: sqlite, postgres (made by the platform), or external (database_url).",
+    ),
+    # ranges
+    (
+        "upstream.servers.1.weight",
+        0,
+        'upstream.servers[1].weight: must be at least 1, got 0 (to stop traffic use "down: true")',
+    ),
+    ("upstream.servers.1.weight", 65536, "upstream.servers[1].weight: must be at most 65535, got 65536"),
+    ("upstream.servers.0.max_fails", -1, "upstream.servers[0].max_fails: must be at least 0, got -1"),
+    ("upstream.servers", 0, "upstream.servers: must be a number from 1 to 1000, or a list, got 0"),
+    ("upstream.servers", 1001, "upstream.servers: must be a number from 1 to 1000, or a list, got 1001"),
+    ("upstream.servers", [], "upstream.servers: must have at least 1 entry, got []"),
+    ("app.workers", 65, "app.workers: must be at most 64, got 65"),
+    ("app.threads", 0, "app.threads: must be at least 1, got 0"),
+    ("app.processes", 7, "app.processes: must be at least 8, got 7"),
+    ("app.rollout.batch", 0, "app.rollout.batch: must be a number of instances from 1, or all, got 0"),
+    ("app.rollout.batch", "some", "app.rollout.batch: must be a number of instances from 1, or all, got 'some'"),
+    ("site.listen", 0, "site.listen: must be at least 1, got 0"),
+    ("site.instance_ports", 65536, "site.instance_ports: must be at most 65535, got 65536"),
+    ("site.server_names", [], "site.server_names: must have at least 1 entry, got []"),
+    ("sessions.memcached.nodes", 33, "sessions.memcached.nodes: must be at most 32, got 33"),
+    # kinds of values
+    ("app", 3, "app: must be a mapping, got 3"),
+    ("app.health", "/-/health", "app.health: must be a mapping, got '/-/health'"),
+    ("app.environment", ["A=b"], "app.environment: must be a mapping, got ['A=b']"),
+    ("app.workers", True, "app.workers: must be a whole number, got true"),
+    ("app.workers", "2", "app.workers: must be a whole number, got '2'"),
+    ("app.workers", 1.0, "app.workers: must be a whole number, got 1.0"),
+    ("app.migrate", "yes", "app.migrate: must be true or false, got 'yes'"),
+    ("app.project", None, "app.project: must be text, got null"),
+    ("app.project", "", "app.project: must not be empty, got ''"),
+    ("app.environment.LANG", False, "app.environment.LANG: must be text, got false"),
+    ("app.requirements", "\ud800", "app.requirements: must be text, got '\\ud800'"),
+    ("upstream.servers", "app1", "upstream.servers: must be a list, got 'app1'"),
+    ("upstream.servers.0", "app1", "upstream.servers[0]: must be a mapping, got 'app1'"),
+    ("site.server_names", "cluster", "site.server_names: must be a list, got 'cluster'"),
+    # choices
+    ("platform", "kubernetes", "platform: must be one of local, docker, remote, swarm, got 'kubernetes'"),
+    ("app.interface", "cgi", "app.interface: must be one of wsgi, asgi, got 'cgi'"),
+    (
+        "upstream.method",
+        "fair",
+        "upstream.method: must be one of round_robin, least_conn, ip_hash, hash, random, got 'fair'",
+    ),
+    (
+        "sessions.previous",
+        3,
+        "sessions.previous: must be one of db, cached_db, cache, file, signed_cookies, got 3",
+    ),
+    ("database.engine", "mysql", "database.engine: must be one of sqlite, postgres, external, got 'mysql'"),
+    # units
+    ("app.graceful_timeout", "30 seconds", f"app.graceful_timeout: {UNIT_OF_TIME}, got '30 seconds'"),
+    ("app.graceful_timeout", "-1s", f"app.graceful_timeout: {UNIT_OF_TIME}, got '-1s'"),
+    ("app.graceful_timeout", 1.5, f"app.graceful_timeout: {UNIT_OF_TIME}, got 1.5"),
+    ("app.graceful_timeout", "٣s", f"app.graceful_timeout: {UNIT_OF_TIME}, got '٣s'"),
+    ("app.graceful_timeout", "36501d", "app.graceful_timeout: must be at most 36500d, got '36501d'"),
+    ("app.memory", "512MB", f"app.memory: {UNIT_OF_SIZE}, got '512MB'"),
+    ("app.memory", "9" * 200, f"app.memory: {UNIT_OF_SIZE}, got '{'9' * 76}…"),
+    ("app.memory", 10**30, f"app.memory: must be at most 1048576g, got {10**30}"),
+    ("app.memory", 16**5000, "app.memory: must be at most 1048576g, got a number of thousands of digits"),
+    # forms
+    ("upstream.servers.0.name", "App1", f"upstream.servers[0].name: is not of the right form, got 'App1' {NAME}"),
+    ("upstream.servers.0.host", "-", f"upstream.servers[0].host: is not of the right form, got '-' {NAME}"),
+    (
+        "site.server_names",
+        ["ok", "a b"],
+        (
+            "site.server_names[1]: is not of the right form, got 'a b' "
+            "(a host name, *.example.com, .example.com, or _ for any)"
+        ),
+    ),
+    (
+        "app.application",
+        "example.wsgi",
+        (
+            "app.application: is not of the right form, got 'example.wsgi' "
+            "(module:callable, for example example.wsgi:application)"
+        ),
+    ),
+    (
+        "app.settings",
+        "settings.py/",
+        "app.settings: is not of the right form, got 'settings.py/' (a module, for example example.settings)",
+    ),
+    (
+        "app.health.path",
+        "health",
+        "app.health.path: is not of the right form, got 'health' (a path that begins with /)",
+    ),
+    (
+        "site.static_url",
+        "static",
+        (
+            "site.static_url: is not of the right form, got 'static' "
+            "(a path that begins and ends with /, for example /static/; null for none)"
+        ),
+    ),
+    (
+        "upstream.hash.key",
+        "a;b",
+        (
+            "upstream.hash.key: is not of the right form, got 'a;b' "
+            "(nginx's text and variables, for example $request_uri)"
+        ),
+    ),
+    ("sessions.path", "a\nb", "sessions.path: is not of the right form, got 'a\\nb'"),
+    (
+        "hosts",
+        [{"name": "w", "address": "w", "host_key": "AAAA", "roles": ["app"]}],
+        (
+            "hosts[0].host_key: is not of the right form, got 'AAAA' "
+            "(as ssh-keyscan prints it, for example ssh-ed25519 AAAA…)"
+        ),
+    ),
+    # secrets
+    ("secret_key", 12345, "secret_key: must be text"),
+    ("secret_environment", {"TOKEN": "hunter2"}, "secret_environment: must be text"),
+    (
+        "database",
+        "postgres://user:hunter2@db/name",
+        "database: must be a mapping, got 'postgres://…@db/name'",
+    ),
+]
+
+
+def changed(path: str, value: object) -> dict[str, Any]:
+    """Return SMALL with `value` at the dotted path; what is on the way is made."""
+    values = copy.deepcopy(SMALL)
+    here: Any = values
+    *way, last = path.split(".")
+    for step in way:
+        here = here[int(step)] if isinstance(here, list) else here.setdefault(step, {})
+    here[int(last) if isinstance(here, list) else last] = value
+    return values
+
+
+def problems_of(values: dict[str, Any]) -> list[str]:
+    with pytest.raises(StackFileError) as raised:
+        parse_config(values)
+    return [str(problem) for problem in raised.value.problems]
+
+
+def write(root: Path, text: str | bytes, stack: str = "dev") -> Path:
+    path = root / "stacks" / f"Pulumi.{stack}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return root
+
+
+def message_of(root: Path, text: str | bytes) -> str:
+    with pytest.raises(StackFileError) as raised:
+        load_stack(write(root, text), "dev")
+    return str(raised.value)
+
+
+def test_the_complete_example_of_the_design_is_read_with_every_value(tmp_path: Path) -> None:
+    config = load_stack(write(tmp_path, GOOD), "dev")
+    plain = dump(config)
+    asked = {
+        key.removeprefix("cluster:"): value
+        for key, value in yaml.safe_load(GOOD)["config"].items()
+        if key.startswith("cluster:") and key.removeprefix("cluster:") not in SECRET_KEYS
+    }
+    asked["app"]["environment"]["DEBUG_LEVEL"] = "3"
+    asked["app"]["health"]["start_timeout"] = "1m"  # as the shortest text
+    assert contains(plain, asked), f"{asked} is not all in {plain}"
+
+
+def contains(whole: object, part: object) -> bool:
+    if isinstance(whole, dict) and isinstance(part, dict):
+        return all(key in whole and contains(whole[key], value) for key, value in part.items())
+    if isinstance(whole, list) and isinstance(part, list):
+        return len(whole) == len(part) and all(map(contains, whole, part))
+    return whole == part
+
+
+def test_the_small_file_is_enough_and_the_rest_is_nginxs_and_djangos_default() -> None:
+    config = parse_config(SMALL)
+    server = config.upstream.servers[0]
+    assert (server.weight, server.max_fails, str(server.fail_timeout), server.max_conns) == (1, 1, "10s", 0)
+    assert (config.sessions.engine, config.upstream.method) == ("db", "round_robin")
+    assert str(config.site.client_max_body_size) == "1m"
+    assert config.database is None
+
+
+def test_a_number_of_servers_means_app1_and_so_on() -> None:
+    config = parse_config(changed("upstream.servers", 4))
+    assert [server.name for server in config.upstream.servers] == ["app1", "app2", "app3", "app4"]
+    assert config == parse_config(changed("upstream.servers", [{"name": f"app{number}"} for number in range(1, 5)]))
+
+
+@pytest.mark.parametrize(("path", "value", "message"), MISTAKES, ids=[message for _, _, message in MISTAKES])
+def test_a_mistake_gets_one_line_with_its_path_what_was_found_and_what_is_allowed(
+    path: str, value: object, message: str
+) -> None:
+    assert problems_of(changed(path, value)) == [message]
+
+
+def test_all_problems_are_said_at_once_in_the_order_of_the_keys() -> None:
+    values = {
+        "platform": "moon",
+        "app": {"project": "", "settings": "a b", "workers": 0},
+        "upstream": {"servers": [{"name": "app1", "weight": 0}, {"nam": "app2"}]},
+        "typo": 1,
+    }
+    assert [line.split(":")[0] for line in problems_of(values)] == [
+        "platform",
+        "app.project",
+        "app.settings",
+        "app.workers",
+        "upstream.servers[0].weight",
+        "upstream.servers[1].name",
+        "upstream.servers[1].nam",
+        "site",
+        "typo",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "config: required: the keys cluster:platform, cluster:app, …"),
+        ("- a", "config: required: the keys cluster:platform, cluster:app, …"),
+        ("config: 3", "config: required: the keys cluster:platform, cluster:app, …"),
+        ("other: {}", "config: required: the keys cluster:platform, cluster:app, …"),
+        ("config: [", "line 1, column 10: not valid YAML: expected the node content, but found '<stream end>'"),
+        ("config:\n\tx: 3", "line 2, column 1: not valid YAML: found character '\\t' that cannot start any token"),
+        ("config: {a: 1, a: 2}", "line 1, column 16: not valid YAML: the key 'a' stands twice"),
+        ("config:\n  ? [a]\n  : 1", "line 2, column 5: not valid YAML: found unhashable key"),
+        ("config:\n  a: \x00", "line 2, column 6: not valid YAML: the character '\\x00' is not allowed"),
+        ("config: 2020-13-45", "YAML: a value is not valid: month must be in 1..12; write it in quotes"),
+        ("[" * 5000, "YAML: nested too deeply"),
+        (b"\xff\xfe", "dev: can't be read: it is not UTF-8"),
+    ],
+)
+def test_what_is_no_stack_file_gets_one_line(tmp_path: Path, text: str | bytes, message: str) -> None:
+    assert message_of(tmp_path, text) == f"stacks/Pulumi.dev.yaml: {message}"
+
+
+def test_every_line_names_the_file(tmp_path: Path) -> None:
+    assert message_of(tmp_path, "config: {cluster:platform: local, cluster:upstream: {servers: 2}}").splitlines() == [
+        "stacks/Pulumi.dev.yaml: app: required: The Django project, and one instance of it.",
+        "stacks/Pulumi.dev.yaml: site: required: nginx's server.",
+    ]
+
+
+def test_a_missing_file_names_the_known_stacks(tmp_path: Path) -> None:
+    expected = "stacks/Pulumi.qa.yaml: qa: no such file; {there}; `cluster init qa --project DIR` makes one"
+    with pytest.raises(StackFileError, match=re.escape(expected.format(there="there is no stack yet"))):
+        load_stack(tmp_path, "qa")
+    write(tmp_path, GOOD, "local")
+    write(tmp_path, GOOD, "dev")
+    with pytest.raises(StackFileError, match=re.escape(expected.format(there="the stacks here are dev, local"))):
+        load_stack(tmp_path, "qa")
+
+
+def test_a_file_that_cannot_be_read_is_a_problem_without_the_machines_paths(tmp_path: Path) -> None:
+    (tmp_path / "stacks" / "Pulumi.dev.yaml").mkdir(parents=True)
+    with pytest.raises(StackFileError) as raised:
+        load_stack(tmp_path, "dev")
+    assert str(raised.value) == "stacks/Pulumi.dev.yaml: dev: can't be read: Is a directory"
+
+
+def test_merge_keys_and_anchors_of_yaml_work(tmp_path: Path) -> None:
+    text = GOOD.replace("{name: app1, weight: 3}", "&one {name: app1, weight: 3}").replace(
+        "{name: app3, down: true}", "{<<: *one, name: app3, down: true}"
+    )
+    assert load_stack(write(tmp_path, text), "dev").upstream.servers[2].weight == 3
+
+
+def test_encrypted_secrets_are_not_read_and_plain_ones_never_shown(tmp_path: Path) -> None:
+    config = load_stack(write(tmp_path, GOOD), "dev")
+    assert all(getattr(config, key) is None for key in SECRET_KEYS)
+    plain = parse_config({**SMALL, **dict.fromkeys(SECRET_KEYS, "hunter2")})
+    assert "hunter2" not in repr(plain)
+    assert "hunter2" not in str(dump(plain))
+    for wrong in ({"secure": "hunter2", "more": 1}, ["hunter2"], 2, {"hunter2": 1}):
+        for key in SECRET_KEYS:
+            assert problems_of({**SMALL, key: wrong}) == [f"{key}: must be text"]
+
+
+def test_a_bare_number_is_seconds_or_bytes_and_parts_add_up() -> None:
+    assert Duration.parse(30) == Duration.parse("30") == Duration.parse("30s") == 30_000
+    assert Duration.parse("1h30m").seconds == 5400
+    assert Duration.parse("1500ms").seconds == 1.5
+    assert Size.parse(1024) == Size.parse("1k") == Size.parse("1K") == 1024
+    assert (str(Duration.parse("90s")), str(Duration.parse("120s")), str(Size.parse("0"))) == ("90s", "2m", "0")
+
+
+@given(st.integers(0, Duration.parse(Duration.largest)))
+def test_a_duration_is_read_back_from_what_it_writes(milliseconds: int) -> None:
+    assert Duration.parse(str(Duration(milliseconds))) == milliseconds
+
+
+@given(st.integers(0, Size.parse(Size.largest)))
+def test_a_size_is_read_back_from_what_it_writes(size: int) -> None:
+    assert Size.parse(str(Size(size))) == size
+
+
+@given(st.text() | st.integers() | st.text(alphabet="0123456789smhdkg", max_size=8))
+def test_no_text_breaks_a_unit(value: str | int) -> None:
+    for kind in (Duration, Size):
+        try:
+            assert kind.parse(str(kind.parse(value))) == kind.parse(value)
+        except ValueError as error:
+            assert str(error).startswith("must be ")  # noqa: PT017 - not every value is refused
+
+
+FULL = {
+    key.removeprefix("cluster:"): value
+    for key, value in yaml.safe_load(GOOD)["config"].items()
+    if key.startswith("cluster:") and key.removeprefix("cluster:") not in SECRET_KEYS
+}
+KEYS = st.sampled_from(["name", "servers", "engine", "weight", "x", "int", "str", "a b", ""]) | st.text(max_size=5)
+ODD_KEYS = KEYS | st.integers() | st.booleans() | st.none()
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.dates()
+    | st.sampled_from(["local", "all", "10s", "1m", "app1", "db", "://a:b@c", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ODD_KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def places(value: object, way: tuple[int | str, ...] = ()) -> list[tuple[int | str, ...]]:
+    """Return the ways to all values within `value`."""
+    found = [way] if way else []
+    if isinstance(value, dict):
+        found += [place for key, inner in value.items() for place in places(inner, (*way, key))]
+    if isinstance(value, list):
+        found += [place for index, inner in enumerate(value) for place in places(inner, (*way, index))]
+    return found
+
+
+def steps(path: str) -> list[Any]:
+    """Read a problem's path."""
+    found = re.findall(r'\[(\d+)\]|\[("(?:[^"\\]|\\.)*")\]|([\w-]+)', path)
+    return [int(index) if index else json.loads(quoted) if quoted else plain for index, quoted, plain in found]
+
+
+def names_a_place(path: str, values: Any, *, missing: bool) -> bool:
+    here = values
+    way: list[Any] = steps(path)
+    for number, step in enumerate(way):
+        if isinstance(here, dict) and step not in here:
+            written = {key if isinstance(key, str) else json.dumps(key) for key in here}
+            return number == len(way) - 1 and (missing or step in written)
+        if not isinstance(here, dict) and not (isinstance(here, list) and isinstance(step, int)):
+            return False
+        here = here[step]
+    return True
+
+
+@settings(max_examples=6000, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(places(FULL)), VALUES), min_size=1, max_size=4), st.data())
+def test_whatever_stands_in_a_stack_file_is_taken_or_gets_problems_that_name_their_place(
+    changes: list[tuple[tuple[int | str, ...], object]], data: st.DataObject
+) -> None:
+    values: Any = copy.deepcopy(FULL)
+    for way, value in changes:
+        put(values, way, value, data.draw(st.none() | KEYS))
+    try:
+        parse_config(values)
+    except StackFileError as error:
+        problems = error.problems
+    else:
+        return
+    assert problems
+    for problem in problems:
+        assert "\n" not in str(problem)
+        assert str(problem).encode()
+        assert len(problem.message) < 350, problem
+        missing = problem.message.startswith("required: ")
+        assert names_a_place(problem.path, values, missing=missing), f"{problem.path} is nowhere in {values}"
+
+
+def put(values: Any, way: tuple[int | str, ...], value: object, new_key: str | None) -> None:
+    """Put `value` at `way`, or beside it under a new key; what an earlier change took away stays away."""
+    here = values
+    for step in way[:-1]:
+        try:
+            here = here[step]
+        except (KeyError, IndexError, TypeError):
+            return
+    if isinstance(here, dict) and new_key is not None:
+        here[new_key] = value
+    elif isinstance(here, dict):
+        here[way[-1]] = value
+    elif isinstance(here, list) and here:
+        here[0] = value

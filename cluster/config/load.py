@@ -170,31 +170,28 @@ def parse_config(values: dict[str, Any]) -> ClusterConfig:
 
 
 def _path(error: Any, values: dict[str, Any]) -> str:
-    """Return `upstream.servers[3].weight`; steps that pydantic adds are not keys of the file."""
+    """Return `upstream.servers[3].weight`; the last step is not a key of the file where the key itself is wrong."""
     text = ""
     here: Any = values
-    for step in _steps(error):
+    for step in error["loc"][:-1] if error["loc"][-1:] == (KEY,) else error["loc"]:
         if isinstance(step, int) and isinstance(here, list):
             text += f"[{step}]"
             here = here[step] if step < len(here) else None
             continue
-        plain = isinstance(step, str) and re.fullmatch(r"[\w-]+", step)
-        if plain:
-            text += f".{step}" if text else str(step)
+        key = _key(here, step)
+        if isinstance(key, str) and re.fullmatch(r"[\w-]+", key):
+            text += f".{key}" if text else key
         else:
-            text += f"[{json.dumps(step if isinstance(step, str) else _shown(step))}]"
-        here = here.get(step) if isinstance(here, dict) else None
+            text += f"[{json.dumps(key if isinstance(key, str) else _shown(key))}]"
+        here = here.get(key) if isinstance(here, dict) else None
     return text or "config"
 
 
-def _steps(error: Any) -> list[object]:
-    """Return the keys and indices that lead to what is wrong, as the file has them."""
-    *before, last = error["loc"] or ("",)
-    if last == KEY:  # the key itself is wrong: the step before is pydantic's text of it
-        return [*before[:-1], error["input"]]
-    if error["type"] == "invalid_key":
-        return [*before, error["input"]]
-    return list(error["loc"])
+def _key(mapping: object, step: int | str) -> object:
+    """Return the key of the file that pydantic calls `step`: it has only whole numbers and text."""
+    if not isinstance(mapping, dict) or (isinstance(step, str) and step in mapping):
+        return step
+    return next((key for key in mapping if key == step or str(key) == step), step)
 
 
 def _message(error: Any) -> str:
@@ -226,15 +223,16 @@ def _message(error: Any) -> str:
     secret = any(step in SECRET_KEYS for step in location)
     if not secret:
         message += f", got {_shown(given)}"
-    hint = _hint(location, kind)
-    return f"{message} ({hint})" if hint else message
+    form = hint(location, kind)
+    return f"{message} ({form})" if form else message
 
 
-def _hint(location: tuple[int | str, ...], kind: str) -> str | None:
+def hint(location: tuple[int | str, ...], kind: str) -> str | None:
+    """Return what more to say of an error of pydantic's `kind` at a key: most often the form that is asked for."""
     if location[-1] == KEY:  # whatever the key is
         location = (*location[:-2], KEY)
     dotted = "." + ".".join(step for step in location if isinstance(step, str))
-    return next((hint for (end, k), hint in HINTS.items() if k == kind and dotted.endswith(f".{end}")), None)
+    return next((text for (end, k), text in HINTS.items() if k == kind and dotted.endswith(f".{end}")), None)
 
 
 def _shown(value: Any) -> str:

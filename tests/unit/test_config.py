@@ -478,7 +478,7 @@ def names_a_place(path: str, values: Any, *, missing: bool) -> bool:
     return True
 
 
-@settings(max_examples=6000, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(places(FULL)), VALUES), min_size=1, max_size=4), st.data())
 def test_whatever_stands_in_a_stack_file_is_taken_or_gets_problems_that_name_their_place(
     changes: list[tuple[tuple[int | str, ...], object]], data: st.DataObject

@@ -1,0 +1,229 @@
+"""docs/stack-file.md, from the models: every key with its default, what is allowed, and what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, PlainValidator, SecretStr, TypeAdapter, ValidationError
+from pydantic_core import PydanticUndefined, to_jsonable_python
+
+from cluster.config.load import KEY, hint
+from cluster.config.models import ClusterConfig
+from cluster.config.units import Duration, Size
+from cluster.lint.rules import RULES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic.fields import FieldInfo
+
+#: A stack file with nothing but what is required.
+EXAMPLE = """\
+config:
+  cluster:platform: local
+  cluster:app:
+    project: ./example
+    settings: example.settings
+  cluster:upstream:
+    servers: 4
+  cluster:site:
+    server_names: [cluster, localhost]
+"""
+
+INTRODUCTION = f"""\
+# The stack file
+
+<!-- Generated from the models: `cluster reference > docs/stack-file.md`. -->
+
+`stacks/Pulumi.<stack>.yaml` says all about one environment. Its keys stand below `config:` and begin with `cluster:`;
+within a key the names are nginx's and Django's own. This is a complete stack:
+
+```yaml
+{EXAMPLE}```
+
+A default is nginx's or Django's own unless its meaning says otherwise; `null` is the same as leaving the key out.
+`[]` in a key stands for each entry of a list.
+
+A **duration** is a number with a unit, as nginx writes it: `500ms`, `30s`, `1m`, `1h30m`, `1d`; a bare number is
+seconds; at most `{Duration.largest}`. A **size** is `512k`, `10m` or `1g`; a bare number is bytes; at most
+`{Size.largest}`.
+
+A mistake in the file is said in one line, all mistakes at once: the key, what is allowed, and what was found.
+"""
+
+SECRETS = """\
+## Secrets
+
+Each is a key of its own and is stored encrypted; set it by `pulumi config set --secret cluster:<key>`, which reads
+the value from the terminal or from standard input. No message, preview or log shows a value.
+
+| Key | Meaning |
+|---|---|
+"""
+
+LINTS = """\
+## Lints
+
+A file that is valid may still be unwise. Errors stop `up`, warnings print, notes are for `cluster lint` alone.
+
+| Lint | Severity | What it finds |
+|---|---|---|
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """One key of the stack file: `default` is None where the key is required or has keys of its own."""
+
+    path: str
+    required: bool
+    default: str | None
+    allowed: str
+    meaning: str
+
+
+def render_reference() -> str:
+    """Return the whole of docs/stack-file.md."""
+    sections = [INTRODUCTION]
+    secrets = []
+    for name, field in ClusterConfig.model_fields.items():
+        if _is_secret(field):
+            secrets.append(f"| `{name}` | {_cell(field.description or '')} |\n")
+        else:
+            sections.append(_section(name, field))
+    sections.append(SECRETS + "".join(secrets))
+    rules: Sequence[Any] = RULES
+    if rules:
+        rows = (f"| `{rule.id}` | {rule.severity} | {_cell(rule.summary)} |\n" for rule in rules)
+        sections.append(LINTS + "".join(rows))
+    return "\n".join(sections)
+
+
+def all_keys() -> list[Key]:
+    """Return every key of the stack file but the secrets, in the order of the models."""
+    return [
+        key for name, field in ClusterConfig.model_fields.items() if not _is_secret(field) for key in _keys(name, field)
+    ]
+
+
+def _section(name: str, field: FieldInfo) -> str:
+    keys = list(_keys(name, field))
+    first = keys[0]
+    need = "Required." if first.required else "May be left out."
+    inner = [key for key in keys if key is not first] or keys
+    rows = "".join(_row(key) for key in inner)
+    meaning = f"{first.meaning} " if len(keys) > 1 else ""
+    return f"## {name}\n\n{meaning}{need}\n\n| Key | Default | Allowed | Meaning |\n|---|---|---|---|\n{rows}"
+
+
+def _row(key: Key) -> str:
+    default = "required" if key.required else f"`{key.default}`" if key.default is not None else ""
+    return f"| `{key.path}` | {_cell(default)} | {_cell(key.allowed)} | {_cell(key.meaning)} |\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return SecretStr in get_args(field.annotation) or field.annotation is SecretStr
+
+
+def _keys(path: str, field: FieldInfo) -> Iterator[Key]:
+    kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    inner, repeated = _model(kind)
+    required = field.is_required()
+    composed = inner is not None and (required or field.default is PydanticUndefined)
+    yield Key(
+        path=path,
+        required=required,
+        default=None if composed or required else _yaml(field.get_default(call_default_factory=True)),
+        allowed=_allowed(path, kind),
+        meaning=field.description or "",
+    )
+    if inner is not None:
+        for name, inner_field in inner.model_fields.items():
+            yield from _keys(f"{path}{'[]' if repeated else ''}.{name}", inner_field)
+
+
+def _model(kind: Any) -> tuple[type[BaseModel] | None, bool]:
+    """Return the model that a key holds, and whether it holds a list of it."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind, False
+    for argument in get_args(kind):
+        model, repeated = _model(argument)
+        if model is not None:
+            return model, repeated or get_origin(kind) is list
+    return None, False
+
+
+def _yaml(value: object) -> str:
+    plain = to_jsonable_python(value)
+    text: str = yaml.safe_dump(plain, default_flow_style=True, width=1000, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _allowed(path: str, kind: Any) -> str:
+    """Say in words what a type takes."""
+    base, limits = _unwrapped(kind)
+    if any(isinstance(limit, PlainValidator) for limit in limits):
+        return _own_words(kind)
+    match base:
+        case type() if issubclass(base, StrEnum):
+            return ", ".join(f"`{choice}`" for choice in base)
+        case type() if issubclass(base, BaseModel):
+            return "a mapping"
+        case _ if base is Duration:
+            return "a duration"
+        case _ if base is Size:
+            return "a size"
+        case _ if base is bool:
+            return "`true`, `false`"
+        case _ if base is int:
+            return _range(limits)
+        case _ if get_origin(base) is list:
+            return f"a list, each: {_allowed(path, get_args(base)[0])}"
+        case _ if get_origin(base) is dict:
+            names = hint((*_location(path), "", KEY), "string_pattern_mismatch")
+            return f"names ({names}) and their text"
+        case _:
+            return hint(_location(path), "string_pattern_mismatch") or "text"
+
+
+def _unwrapped(kind: Any) -> tuple[Any, list[Any]]:
+    """Return a type without None and annotations, and all its annotations."""
+    limits: list[Any] = []
+    while True:
+        if get_origin(kind) is Annotated:
+            limits += kind.__metadata__
+            kind = kind.__origin__
+        elif get_origin(kind) in (Union, UnionType) and NoneType in get_args(kind):
+            kind = next(choice for choice in get_args(kind) if choice is not NoneType)
+        else:
+            return kind, limits
+
+
+def _range(limits: list[Any]) -> str:
+    """Return the bounds; those of a type alias stand within pydantic's own annotation."""
+    flat = [inner for limit in limits for inner in getattr(limit, "metadata", [limit])]
+    lowest = next(limit.ge for limit in flat if hasattr(limit, "ge"))
+    largest = next(limit.le for limit in flat if hasattr(limit, "le"))
+    return f"{lowest} to {largest}"
+
+
+def _own_words(kind: Any) -> str:
+    """Return what a type with a validator of its own says of a value that it can't take."""
+    try:
+        TypeAdapter(kind).validate_python(object())
+    except ValidationError as error:
+        return error.errors()[0]["msg"].removeprefix("must be ")
+    return "anything"
+
+
+def _location(path: str) -> tuple[str, ...]:
+    return tuple(path.replace("[]", "").split("."))

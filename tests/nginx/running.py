@@ -1,0 +1,406 @@
+"""A running nginx with a rendered configuration, in front of instances that answer what they were sent.
+
+Everything lives in a short directory of its own below /tmp (a unix socket's path has at most 107 bytes) and listens on
+the loopback address alone. What is stopped is what was started here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import http.server
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import socketserver
+import subprocess
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from cluster.config import parse_config
+from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE, NginxConfig, NginxPlaces, render_nginx
+from cluster.topology import build_topology
+from tests.nginx_versions import CACHE, SUITES, Nginx, NginxUnavailable, fetch, installed_nginx, nginx_versions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+#: Seconds that any one answer, start or reload may take.
+PATIENCE = 15.0
+
+#: Seconds that `closing` exists before a reload, as where the cluster runs.
+CLOSING_SECONDS = 2.0
+
+#: A text that is worth compressing.
+TEXT = "cluster " * 1000
+
+Values = dict[str, Any]
+
+
+def versions() -> list[Any]:
+    """The parameters of a test for every nginx; one that can't be had here is a skip that says why."""
+    missing = [] if installed_nginx() else [("installed", "nginx is not installed")]
+    for suite in SUITES:
+        if not (CACHE / suite).is_dir():
+            missing.append((suite, f"the nginx of {suite} is not here; `python -m tests.nginx_versions` fetches it"))
+            continue
+        try:
+            fetch(suite)
+        except NginxUnavailable as error:
+            missing.append((suite, f"the nginx of {suite} does not run here: {error}"))
+    return [
+        *(pytest.param(nginx, id=".".join(map(str, nginx.version))) for nginx in nginx_versions()),
+        *(pytest.param(None, id=name, marks=pytest.mark.skip(reason=reason)) for name, reason in missing),
+    ]
+
+
+def stack(
+    servers: int | list[dict[str, Any]] = 2,
+    *,
+    upstream: Mapping[str, Any] | None = None,
+    **site: Any,
+) -> Values:
+    """A stack's values: the least there may be, and what is given."""
+    return {
+        "platform": "local",
+        "app": {"project": "./example", "settings": "example.settings"},
+        "upstream": {"servers": servers, **(upstream or {})},
+        "site": {"server_names": ["cluster", "localhost"], **site},
+    }
+
+
+def places_in(directory: Path) -> NginxPlaces:
+    return NginxPlaces(
+        user="root" if os.geteuid() == 0 else None,
+        sockets=str(directory / "s"),
+        static=str(directory / "static"),
+        logs=str(directory / "logs"),
+        temp=str(directory / "temp"),
+        pid=str(directory / "nginx.pid"),
+        internal=str(directory / "internal.sock"),
+        closing=str(directory / "closing"),
+        listen_address="127.0.0.1",
+    )
+
+
+def render(values: Values, places: NginxPlaces, version: tuple[int, int, int]) -> NginxConfig:
+    return render_nginx(build_topology(parse_config(values)), places, version)
+
+
+def write(config: NginxConfig, directory: Path) -> Path:
+    """Write a configuration's files and links; return the path of its nginx.conf."""
+    for path, text in config.files.items():
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).write_text(text, encoding="utf-8")
+    for path, target in config.links.items():
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).unlink(missing_ok=True)
+        (directory / path).symlink_to(target)
+    return directory / "nginx.conf"
+
+
+def free_ports(count: int = 1) -> int:
+    """The first of `count` ports in a row that nobody listens on, below those that the kernel gives to clients."""
+    for _ in range(200):
+        first = random.randrange(12_000, 32_000 - count)
+        with contextlib.ExitStack() as taken:
+            try:
+                for port in range(first, first + count):
+                    taken.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+    raise AssertionError(f"no {count} free ports in a row")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer that a client got."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+    kept: bool
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """What the instance says it was sent."""
+        found: dict[str, Any] = json.loads(self.body)
+        return found
+
+    def sent(self, name: str) -> list[str]:
+        """The values of a header that the instance was sent."""
+        return [value for key, value in self.seen["headers"] if key.lower() == name.lower()]
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=PATIENCE)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Backend
+    # One packet an answer.
+    wbufsize = 64 * 1024
+
+    def setup(self) -> None:
+        super().setup()
+        with self.server.lock:
+            self.server.connections += 1
+            self.number = self.server.connections
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            super().handle()
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+    def answer(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        path = self.requestline.split(" ")[1]  # as it came: self.path is tidied
+        self.server.requests.append((self.command, path))
+        url = urlsplit(self.path)
+        if self.headers.get("Upgrade", "").lower() == "websocket":
+            self.upgrade()
+            return
+        arguments = parse_qs(url.query)
+        if url.path == "/slow":
+            time.sleep(float(arguments["seconds"][0]))
+        if url.path == "/text":
+            self.reply(200, "text/plain", TEXT.encode())
+            return
+        seen = {
+            "instance": self.server.name,
+            "connection": self.number,
+            "method": self.command,
+            "path": path,
+            "headers": self.headers.items(),
+            "length": len(body),
+            "sha256": hashlib.sha256(body).hexdigest(),
+        }
+        self.reply(int(arguments.get("status", ["200"])[0]), "application/json", json.dumps(seen).encode())
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = answer  # noqa: N815 - http.server's names
+
+    def reply(self, status: int, media_type: str, body: bytes) -> None:
+        self.send_response_only(status)
+        self.send_header("Content-Type", media_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def upgrade(self) -> None:
+        """Send back whatever comes."""
+        self.send_response_only(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", self.headers.get("Connection", "").lower())
+        self.end_headers()
+        self.wfile.flush()
+        while data := self.connection.recv(4096):
+            self.connection.sendall(data)
+        self.close_connection = True
+
+
+class Backend(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """A stand-in for an instance: a socket, the name that leads to it, and what it was asked."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 256
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.name = name
+        self.requests: list[tuple[str, str]] = []
+        self.connections = 0
+        self.lock = threading.Lock()
+        directory.mkdir(parents=True, exist_ok=True)
+        self.link = directory / "http.sock"
+        super().__init__(str(directory / "r1.sock"), _Handler)
+        self.take_name()
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
+        self.thread.start()
+
+    def take_name(self) -> None:
+        self.link.symlink_to("r1.sock")
+
+    def give_name_up(self) -> None:
+        self.link.unlink()
+
+    def die(self) -> None:
+        """Stop listening, and leave the name leading to a socket on which nobody answers."""
+        self.shutdown()
+        self.server_close()
+        self.thread.join(PATIENCE)
+
+
+@dataclass
+class Running:
+    """nginx with the configuration of `values`, as a context manager.
+
+    `edit` changes the text of each file after rendering: what a test sabotages.
+    """
+
+    nginx: Nginx
+    values: Values
+    edit: Callable[[str], str] = lambda text: text
+    backends: dict[str, Backend] = field(default_factory=dict)
+
+    def __enter__(self) -> Running:
+        self.directory = Path(tempfile.mkdtemp(prefix="cl", dir="/tmp"))
+        self.directory.chmod(0o755)
+        self.places = places_in(self.directory)
+        for name in ("logs", "temp", "static", "conf"):
+            (self.directory / name).mkdir()
+        servers = build_topology(parse_config(self.values)).names
+        self.values["site"].setdefault("listen", free_ports())
+        self.port: int = self.values["site"]["listen"]
+        for name in servers:
+            self.backends[name] = Backend(self.directory / "s" / name, name)
+        self.config = self.put(self.values)
+        conf = str(self.directory / "conf" / "nginx.conf")
+        self.process = subprocess.Popen(
+            [*self.nginx.command, "-p", str(self.directory), "-e", "stderr", "-c", conf, "-g", "daemon off;"],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            self.wait_for_digest()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+        for backend in self.backends.values():
+            backend.die()
+        shutil.rmtree(self.directory)
+
+    @property
+    def requests(self) -> list[tuple[str, str]]:
+        """What all instances were asked, as they saw it."""
+        return [request for backend in self.backends.values() for request in backend.requests]
+
+    @property
+    def error_log(self) -> str:
+        return (self.directory / "logs" / "error.log").read_text()
+
+    def put(self, values: Values) -> NginxConfig:
+        config = render(values, self.places, self.nginx.version)
+        edited = {path: self.edit(text) for path, text in config.files.items()}
+        write(NginxConfig(files=edited, links=config.links, digest=config.digest), self.directory / "conf")
+        return config
+
+    def live_digest(self) -> str:
+        return self.internal("/-/config").body.decode()
+
+    def wait_for_digest(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            with contextlib.suppress(OSError):
+                if self.live_digest() == self.config.digest:
+                    return
+            if self.process.poll() is not None:
+                raise AssertionError(f"nginx ended: {self.process.communicate()[1]}")
+            assert time.monotonic() < deadline, f"nginx does not tell its digest: {self.error_log}"
+            time.sleep(0.01)
+
+    def reload(self, values: Values, *, politely: bool | None = None) -> None:
+        """Reload as the cluster does: before 1.27.4 clients' connections are closed first, response by response."""
+        if politely is None:
+            politely = self.nginx.version < KEEPALIVE_MIN_TIMEOUT_SINCE
+        self.values = values
+        self.config = self.put(values)
+        closing = Path(self.places.closing)
+        if politely:
+            closing.touch()
+            time.sleep(CLOSING_SECONDS)
+        try:
+            self.process.send_signal(signal.SIGHUP)
+            self.wait_for_digest()
+        finally:
+            closing.unlink(missing_ok=True)
+
+    def request(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+        host: str = "cluster",
+        port: int | None = None,
+        **headers: str,
+    ) -> Reply:
+        """One request on a connection of its own; `_` in a header's name stands for `-`."""
+        with contextlib.closing(self.connect(port)) as connection:
+            return ask(connection, path, method=method, body=body, host=host, **headers)
+
+    def internal(self, path: str, **headers: str) -> Reply:
+        with contextlib.closing(UnixConnection(self.places.internal)) as connection:
+            return ask(connection, path, host="internal", **headers)
+
+    def connect(self, port: int | None = None) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=PATIENCE)
+
+    def open(self, port: int | None = None) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", port or self.port), PATIENCE)
+
+    def raw(self, request: bytes, *, port: int | None = None) -> Reply | None:
+        """Send bytes as they are; None where nginx closed the connection without an answer."""
+        with self.open(port) as connection:
+            connection.sendall(request)
+            return read_reply(connection, method=request.split(b" ", 1)[0].decode("latin-1"))
+
+
+def read_reply(connection: socket.socket, method: str = "GET") -> Reply | None:
+    response = http.client.HTTPResponse(connection, method=method)
+    try:
+        response.begin()
+    except (http.client.RemoteDisconnected, ConnectionResetError):
+        return None
+    return Reply(response.status, response.headers, response.read(), kept=not response.will_close)
+
+
+def ask(
+    connection: http.client.HTTPConnection,
+    path: str,
+    *,
+    method: str = "GET",
+    body: bytes | None = None,
+    host: str = "cluster",
+    **headers: str,
+) -> Reply:
+    """One request on a connection that may be kept; `_` in a header's name stands for `-`."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, body, {"Host": host, **named})
+    response = connection.getresponse()
+    return Reply(response.status, response.headers, response.read(), kept=not response.will_close)

@@ -122,5 +122,3 @@ def cpu_seconds(parent: int) -> float:
         if parent in (pid, int(fields[1])):
             ticks += int(fields[11]) + int(fields[12])
     return ticks / TICKS
-
-

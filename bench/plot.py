@@ -32,9 +32,10 @@ def bar_chart(title: str, subtitle: str, unit: str, bars: list[Bar]) -> str:
     def x(value: float) -> float:
         return round(LEFT + (WIDTH - LEFT - RIGHT) * value / end, 1)
 
+    size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
+    look = f'font-family="system-ui, sans-serif" font-size="14" fill="{INK}"'
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        f'font-family="system-ui, sans-serif" font-size="14" fill="{INK}" role="img" aria-label="{escape(title)}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} {look} role="img" aria-label="{escape(title)}">',
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
         f'<text x="20" y="32" font-size="19" font-weight="600">{escape(title)}</text>',
         f'<text x="20" y="56" fill="#4b5563">{escape(subtitle)}</text>',
@@ -43,21 +44,19 @@ def bar_chart(title: str, subtitle: str, unit: str, bars: list[Bar]) -> str:
     for tick in range(round(end / step) + 1):
         at = x(tick * step)
         lines.append(f'<line x1="{at}" y1="{TOP - 6}" x2="{at}" y2="{bottom}" stroke="{GRID}"/>')
-        lines.append(
-            f'<text x="{at}" y="{bottom + 18}" font-size="12" text-anchor="middle">{escape(f"{tick * step:,.0f}")}</text>'
-        )
-    lines.append(
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{bottom + 38}" font-size="12" text-anchor="middle">{escape(unit)}</text>'
-    )
-    for number, bar in enumerate(bars):
-        top = TOP + ROW * number + (ROW - BAR) // 2
+        number = f"{tick * step:,.0f}"
+        lines.append(f'<text x="{at}" y="{bottom + 18}" font-size="12" text-anchor="middle">{number}</text>')
+    centre = (LEFT + WIDTH - RIGHT) / 2
+    lines.append(f'<text x="{centre}" y="{bottom + 38}" font-size="12" text-anchor="middle">{escape(unit)}</text>')
+    for row, bar in enumerate(bars):
+        top = TOP + ROW * row + (ROW - BAR) // 2
         middle = top + BAR / 2
         weight = ' font-weight="600"' if bar.kind == "ours" else ""
         colour = COLOURS[bar.kind]
         lines += [
             f'<text x="{LEFT - 10}" y="{middle + 5}" text-anchor="end"{weight}>{escape(bar.label)}</text>',
             f'<rect x="{LEFT}" y="{top}" width="{round(x(bar.value) - LEFT, 1)}" height="{BAR}" fill="{colour}"/>',
-            f'<line x1="{x(bar.least)}" y1="{middle}" x2="{x(bar.greatest)}" y2="{middle}" stroke="{INK}" stroke-width="2"/>',
+            f'<path d="M{x(bar.least)} {middle}H{x(bar.greatest)}" stroke="{INK}" stroke-width="2"/>',
             f'<text x="{x(bar.greatest) + 8}" y="{middle + 5}"{weight}>{escape(bar.note)}</text>',
         ]
     return "\n".join([*lines, "</svg>"]) + "\n"

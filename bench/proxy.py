@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
+import datetime as dt
 import http.client
 import json
 import os
@@ -108,7 +108,7 @@ global
     bind 127.0.0.1:{port}
     default_backend cluster
 backend cluster
-    balance {balance}
+    balance roundrobin
 {headers}{servers}"""
 
 #: The headers that the rendered config passes on.
@@ -166,7 +166,7 @@ Edit = tuple[str, str]
 
 
 def rendered(
-    nginx: Nginx, directory: Path, backend: Backend, port: int, edits: tuple[Edit, ...] = (), *, access_log: bool = True
+    nginx: Nginx, directory: Path, backend: Backend, port: int, edits: tuple[Edit, ...] = ()
 ) -> tuple[str, ...]:
     """Put this project's config of four instances into `directory`; returns the command that runs it.
 
@@ -177,7 +177,7 @@ def rendered(
             "platform": "local",
             "app": {"project": "./example", "settings": "example.settings"},
             "upstream": {"servers": INSTANCES},
-            "site": {"server_names": [HOST, "localhost"], "listen": port, "access_log": access_log},
+            "site": {"server_names": [HOST, "localhost"], "listen": port},
         }
     )
     for name in ("logs", "temp", "static", "sites-enabled", "sites-available"):
@@ -228,30 +228,31 @@ def tutorial(nginx: Nginx, directory: Path, backend: Backend, port: int, protoco
     return plain_nginx(nginx, directory, text)
 
 
-def haproxy(
-    directory: Path,
-    backend: Backend,
-    port: int,
-    *,
-    sockets: bool = True,
-    headers: bool = False,
-    log: bool = False,
-    threads: int | None = None,
-    balance: str = "roundrobin",
-) -> tuple[str, ...]:
+@dataclass(frozen=True, kw_only=True)
+class Haproxy:
+    """A set-up of haproxy; the best that was found is the plainest, with as many threads as there are cores."""
+
+    name: str
+    title: str
+    sockets: bool = True
+    headers: bool = False
+    log: bool = False
+    threads: int | None = None
+
+
+def haproxy(directory: Path, backend: Backend, port: int, setup: Haproxy) -> tuple[str, ...]:
     directory.mkdir()
     addresses = [
-        f"unix@{backend.socket(name).removeprefix('unix:')}" if sockets else f"127.0.0.1:{server}"
+        f"unix@{backend.socket(name).removeprefix('unix:')}" if setup.sockets else f"127.0.0.1:{server}"
         for name, server in zip(backend.names(), backend.ports, strict=True)
     ]
     text = HAPROXY.format(
-        threads=threads or os.cpu_count(),
+        threads=setup.threads or os.cpu_count(),
         # To the file that is its standard output: haproxy itself knows no files, and a syslog daemon would cost more.
-        global_log="    log stdout format raw local0\n" if log else "",
-        log="    log global\n    option httplog\n" if log else "",
+        global_log="    log stdout format raw local0\n" if setup.log else "",
+        log="    log global\n    option httplog\n" if setup.log else "",
         port=port,
-        balance=balance,
-        headers=HAPROXY_HEADERS if headers else "",
+        headers=HAPROXY_HEADERS if setup.headers else "",
         servers="".join(
             f"    server {name} {address}\n" for name, address in zip(backend.names(), addresses, strict=True)
         ),
@@ -320,34 +321,90 @@ def nginx_subjects(nginx: Nginx, base: Path, backend: Backend) -> list[Subject]:
 
 def haproxy_subjects(base: Path, backend: Backend, version: str) -> list[Subject]:
     """The best that haproxy can, and then what it costs to do the rendered config's work as well."""
-    variants: list[tuple[str, str, dict[str, Any]]] = [
-        ("unix", "reuse always, unix sockets, no headers, no log", {}),
-        ("unix one thread", "the same, one thread", {"threads": 1}),
-        ("tcp", "reuse always, TCP, no headers, no log", {"sockets": False}),
-        ("unix headers", "unix sockets, the same headers as ours, no log", {"headers": True}),
-        ("unix headers log", "unix sockets, the same headers as ours, log", {"headers": True, "log": True}),
+    setups = [
+        Haproxy(name="unix", title="reuse always, unix sockets, no headers, no log"),
+        Haproxy(name="unix one thread", title="the same, one thread", threads=1),
+        Haproxy(name="tcp", title="reuse always, TCP, no headers, no log", sockets=False),
+        Haproxy(name="unix headers", title="unix sockets, the same headers as ours, no log", headers=True),
+        Haproxy(name="unix headers log", title="unix sockets, the same headers as ours, log", headers=True, log=True),
     ]
     subjects = []
-    for (name, title, options), port in zip(variants, free_ports(len(variants)), strict=True):
-        directory = base / f"haproxy-{name.replace(' ', '-')}"
+    for setup, port in zip(setups, free_ports(len(setups)), strict=True):
+        directory = base / f"haproxy-{setup.name.replace(' ', '-')}"
         subjects.append(
             Subject(
-                name=f"haproxy {name}",
-                title=title,
+                name=f"haproxy {setup.name}",
+                title=setup.title,
                 tool=f"haproxy {version}",
                 group="haproxy",
                 port=port,
-                command=haproxy(directory, backend, port, **options),
+                command=haproxy(directory, backend, port, setup),
                 directory=directory,
-                logs=bool(options.get("log")),
+                logs=setup.log,
             )
         )
     return subjects
 
 
-#: What can be taken out of the rendered config or put into it, to see what it costs; those of one nginx may be absent
-#: in another.
-VARIANTS: dict[str, tuple[Edit, ...]] = {}
+_NO_CLOSING: Edit = (r" *error_page 418 = @closing;\n\s*if .*\{\n.*\n\s*\}\n", "")
+_NO_LOG: Edit = (r"access_log .*buffer.*;", "access_log off;")
+_NO_PORT_MAP: Edit = (r"\$host\$cluster_port", "$http_host")
+_NO_EMPTY_HEADERS: Edit = (r"^ *proxy_set_header \S+ ''?;\n", "")
+
+#: What is taken out of the rendered config or changed in it, to see what it costs. What a config hasn't got is skipped.
+VARIANTS: dict[str, tuple[Edit, ...]] = {
+    "as rendered": (),
+    "without `if (-f closing)`": (_NO_CLOSING,),
+    "without the access log": (_NO_LOG,),
+    "access log without upstream variables": ((r' \$request_time "\$upstream_addr".*;', "';"),),
+    "$http_host in place of the map of the port": (_NO_PORT_MAP,),
+    "without the map of the upgrade": (
+        (r"Connection \$cluster_connection", "Connection ''"),
+        (r"Upgrade \$http_upgrade", "Upgrade ''"),
+    ),
+    "without emptied headers": (_NO_EMPTY_HEADERS,),
+    "without any proxy_set_header but Connection": ((r"^ *proxy_set_header (?!Connection).*\n", ""),),
+    "request_pool_size 8k": ((r"tcp_nopush on;", "tcp_nopush on; request_pool_size 8k;"),),
+    "gzip off": ((r"gzip on;", "gzip off;"),),
+    "without charset": ((r"^ *charset utf-8;\n", ""),),
+    "without zone": ((r"^ *zone .*\n", ""),),
+    "proxy_buffering off": ((r"^proxy_http_version", "proxy_buffering off;\nproxy_http_version"),),
+    "worker_processes 1": ((r"worker_processes auto", "worker_processes 1"),),
+    "upstream keepalive 256": ((r"^( *)keepalive \d+;", r"\1keepalive 256;"),),
+    "all of the costly parts out": (
+        _NO_CLOSING,
+        _NO_LOG,
+        _NO_PORT_MAP,
+        (r"^ *proxy_set_header (?!Connection).*\n", ""),
+        (r"gzip on;", "gzip off;"),
+        (r"^ *charset utf-8;\n", ""),
+    ),
+}
+
+
+def variant_subjects(nginx: Nginx, base: Path, backend: Backend) -> list[Subject]:
+    subjects = []
+    for number, (name, edits) in enumerate(VARIANTS.items()):
+        directory = base / f"variant-{number}"
+        (port,) = free_ports(1)
+        try:
+            command = rendered(nginx, directory, backend, port, edits)
+        except BenchmarkError as error:
+            print(f"skipped: {name}: {error}", file=sys.stderr)
+            continue
+        subjects.append(
+            Subject(
+                name=name,
+                title=name,
+                tool=str(nginx),
+                group=str(nginx),
+                port=port,
+                command=command,
+                directory=directory,
+                logs=_NO_LOG not in edits,
+            )
+        )
+    return subjects
 
 
 def logs_of(subject: Subject) -> list[Path]:
@@ -422,10 +479,6 @@ def version_of(*command: str) -> str:
     done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     found = re.search(r"(?:version |debian/)(\d+(?:\.\d+)+)", done.stdout + done.stderr)
     return found[1] if found else "of an unknown version"
-
-
-def missing_tools() -> list[str]:
-    return [tool for tool in ("wrk", "haproxy") if shutil.which(tool) is None]
 
 
 def chosen_nginx() -> list[Nginx]:
@@ -539,3 +592,245 @@ def command_rendering(root: Path) -> list[float] | str:
         return timed(run, 3)
     except subprocess.CalledProcessError as error:
         return f"fails with exit status {error.returncode}"
+
+
+def spread(values: list[float], text: str = "{:,.0f}") -> str:
+    return f"{text.format(min(values))} to {text.format(max(values))}"
+
+
+def baseline(subjects: list[Subject]) -> Subject:
+    """The tutorial's config with the machine's nginx, to which all ratios are."""
+    return next(subject for subject in subjects if subject.name.startswith("tutorial"))
+
+
+def proxy_table(subjects: list[Subject], results: dict[str, Measured]) -> list[str]:
+    base = results[baseline(subjects).name].median
+    lines = [
+        "| | proxy | requests per CPU second, median | least to greatest | ratio | requests per second |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for subject in subjects:
+        result = results[subject.name]
+        per_second = statistics.median(
+            requests / seconds for requests, seconds in zip(result.requests, result.seconds, strict=True)
+        )
+        lines.append(
+            f"| {subject.tool} | {subject.title} | {result.median:,.0f} | {spread(result.per_cpu_second)} "
+            f"| {result.median / base:.2f} | {per_second:,.0f} |"
+        )
+    return lines
+
+
+def verdicts(subjects: list[Subject], results: dict[str, Measured]) -> list[str]:
+    """What was aimed at and whether it was reached, as ratios of medians."""
+    base = results[baseline(subjects).name].median
+    peers = [subject for subject in subjects if subject.group == "haproxy"]
+    lines = []
+    for subject in subjects:
+        if not subject.name.startswith("rendered"):
+            continue
+        own = results[subject.name].median
+        reached = "reached" if own >= TARGET_OVER_TUTORIAL * base else "missed"
+        lines.append(
+            f"- {subject.tool}: {own / base:.2f} times the tutorial; target {TARGET_OVER_TUTORIAL:g}: {reached}."
+        )
+        for which, group in (
+            ("the best haproxy", peers),
+            ("the best haproxy that logs", [peer for peer in peers if peer.logs]),
+        ):
+            if group:
+                best = max(group, key=lambda peer: results[peer.name].median)
+                ratio = own / results[best.name].median
+                state = "reached" if ratio > 1 else "missed"
+                lines.append(f"- {subject.tool}: {ratio:.2f} times {which} ({best.title}); target 1: {state}.")
+    return lines
+
+
+def rendering_table(taken: dict[str, dict[str, list[float] | str]]) -> list[str]:
+    steps = list(next(iter(taken.values())))
+    lines = [
+        "| | " + " | ".join(f"{int(size):,} instances" for size in taken) + " |",
+        "|---|" + "---:|" * len(taken),
+    ]
+    for step in steps:
+        cells = []
+        for size in taken:
+            values = taken[size][step]
+            cells.append(
+                values if isinstance(values, str) else f"{min(values):.3f} s ({statistics.median(values):.3f} s)"
+            )
+        lines.append(f"| {step} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def report(
+    subjects: list[Subject],
+    measured: dict[int, dict[str, Measured]],
+    taken: dict[str, dict[str, list[float] | str]],
+    facts: dict[str, Any],
+) -> str:
+    lines = [
+        "# The proxy's cost, and the renderer's",
+        "",
+        f"Made by `{facts['command']}` on {facts['date']}; do not edit. Raw numbers: [proxy.json](proxy.json).",
+        "",
+        f"{', '.join(facts['versions'])}; {facts['cores']} cores, which other programs may have been using too.",
+        *(["", *(f"Left out: {note}" for note in facts["left_out"])] if facts["left_out"] else []),
+        "",
+        "![Requests per CPU second of the proxy](proxy.svg)",
+        "",
+        "## How it is measured",
+        f"- Four servers answer {BODY} bytes from memory (an nginx with `return 200`, the same for all), each on a",
+        "  unix socket and a TCP port. This project's config is what `render_nginx` gives for four instances.",
+        "- wrk, one thread, keeps its connections over loopback. In every round each proxy is loaded in turn:",
+        f"  {facts['rounds']} rounds of {facts['seconds']} s each, after one to warm up. A failed request fails it all.",
+        "- The figure is requests over CPU seconds: user and system time of all the proxy's processes, from",
+        "  /proc/PID/stat before and after. wrk's and the servers' time is not in it. The median of the rounds counts.",
+        "- Before the measuring, each proxy was seen to answer from all four servers, and to write its log or none.",
+        f"- A ratio is to the tutorial's config on {baseline(subjects).tool}.",
+        "- wrk's requests carry no Accept-Encoding: nothing is compressed by anyone.",
+        "- haproxy logs to a file that is its standard output: one write a request, as it knows no buffered file.",
+        "- In front of a real Django page the proxy is a small part of the cost: pages get faster by far less.",
+        "",
+    ]
+    for connections, results in measured.items():
+        lines += [f"## {connections} client connections", *proxy_table(subjects, results), ""]
+        lines += [*verdicts(subjects, results), ""]
+    largest = str(RENDERED_SIZES[-1])
+    lines += [
+        "## Rendering",
+        "The least and, in parentheses, the median of five runs in a process that has everything imported, and of three",
+        "runs of the command. The targets are compared with the least: other load only ever makes a run longer.",
+        "",
+        *rendering_table(taken),
+        "",
+    ]
+    for step in ("values to nginx text", "the command `cluster render`"):
+        values = taken[largest][step]
+        if not isinstance(values, str):
+            state = "reached" if min(values) <= TARGET_RENDERING else "missed"
+            lines.append(
+                f"- {step}, {RENDERED_SIZES[-1]:,} instances: {min(values):.3f} s; "
+                f"target {TARGET_RENDERING:g} s: {state}."
+            )
+    return "\n".join(lines) + "\n"
+
+
+def chart(subjects: list[Subject], results: dict[str, Measured], connections: int) -> str:
+    base = results[baseline(subjects).name].median
+    labels = {"rendered": "this project", "tutorial": "tutorial", "plain": "plain, own defaults", "itself": "by itself"}
+    bars = []
+    for subject in subjects:
+        result = results[subject.name]
+        kind, _, rest = subject.name.partition(" ")
+        label = subject.name if kind == "haproxy" else f"{labels[kind]}, nginx {rest}"
+        colour = {"rendered": "ours", "itself": "ceiling"}.get(kind, "peer")
+        note = f"{result.median:,.0f}  ({result.median / base:.2f})"
+        bars.append(
+            Bar(label, result.median, min(result.per_cpu_second), max(result.per_cpu_second), colour, note),
+        )
+    return bar_chart(
+        "Requests per CPU second of the proxy",
+        f"{connections} client connections; in parentheses the ratio to the tutorial; black: least to greatest",
+        "requests per CPU second: more is better",
+        bars,
+    )
+
+
+def run_variants(rounds: int, seconds: float, connections: int) -> None:
+    for nginx in chosen_nginx():
+        with surroundings() as (base, backend):
+            subjects = variant_subjects(nginx, base, backend)
+            results = measure(subjects, rounds, seconds, connections)
+        own = results["as rendered"].per_cpu_second
+        print(f"\n{nginx}, {connections} connections: requests per CPU second: median, median of each round's ratio,")
+        print("ratio of the best rounds (other load only ever makes a round worse), least to greatest")
+        for name, result in results.items():
+            ratio = statistics.median(value / base for value, base in zip(result.per_cpu_second, own, strict=True))
+            best = max(result.per_cpu_second) / max(own)
+            print(f"{name:46} {result.median:9,.0f} {ratio:6.3f} {best:6.3f}   {spread(result.per_cpu_second)}")
+
+
+def run_all(rounds: int, seconds: float, loads: list[int]) -> None:
+    versions = [str(nginx) for nginx in chosen_nginx()]
+    left_out = []
+    with surroundings() as (base, backend):
+        subjects = [subject for nginx in chosen_nginx() for subject in nginx_subjects(nginx, base, backend)]
+        if shutil.which("haproxy"):
+            version = version_of("haproxy", "-v")
+            versions.append(f"haproxy {version}")
+            subjects += haproxy_subjects(base, backend, version)
+        else:
+            left_out.append("haproxy (apt-get install haproxy)")
+            print(f"left out: {left_out[-1]}", file=sys.stderr)
+        measured = {connections: measure(subjects, rounds, seconds, connections) for connections in loads}
+    taken = rendering()
+    facts = {
+        "command": COMMAND,
+        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
+        "versions": [*versions, f"wrk {version_of('wrk', '-v')}", f"Python {platform.python_version()}"],
+        "cores": os.cpu_count(),
+        "rounds": rounds,
+        "seconds": seconds,
+        "left_out": left_out,
+    }
+    text = report(subjects, measured, taken, facts)
+    raw = {
+        **facts,
+        "proxies": [
+            {
+                "name": subject.name,
+                "tool": subject.tool,
+                "title": subject.title,
+                "access_log": subject.logs,
+                "by_connections": {
+                    str(connections): {
+                        "requests": results[subject.name].requests,
+                        "cpu_seconds": [round(value, 2) for value in results[subject.name].cpu],
+                        "seconds": [round(value, 3) for value in results[subject.name].seconds],
+                    }
+                    for connections, results in measured.items()
+                },
+            }
+            for subject in subjects
+        ],
+        "rendering_seconds": {
+            size: {
+                step: values if isinstance(values, str) else [round(value, 4) for value in values]
+                for step, values in steps.items()
+            }
+            for size, steps in taken.items()
+        },
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "proxy.md").write_text(text)
+    (RESULTS / "proxy.json").write_text(json.dumps(raw, indent=1) + "\n")
+    (RESULTS / "proxy.svg").write_text(chart(subjects, measured[loads[0]], loads[0]))
+    print(text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=3, help="of load, for each proxy and round")
+    parser.add_argument(
+        "--connections", type=int, nargs="+", default=[32, 128], help="of the clients; several: one after another"
+    )
+    parser.add_argument("--variants", action="store_true", help="measure what each part of the rendered config costs")
+    options = parser.parse_args()
+    if shutil.which("wrk") is None:
+        print("wrk is missing: apt-get install wrk", file=sys.stderr)
+        return 1
+    try:
+        if options.variants:
+            run_variants(options.rounds, options.seconds, options.connections[0])
+        else:
+            run_all(options.rounds, options.seconds, options.connections)
+    except BenchmarkError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,9 @@
 """Counted load: clients that keep their connections and their sessions, and count every request.
 
 A request failed when it was not answered, or was answered with a status of 500 or more. Nothing is retried by the
-client. A session is lost when its cookie no longer yields the number of visits that was last stored.
+client. A session is lost when its cookie no longer yields the number of visits that was last stored. A visit is
+repeated when it was counted twice: nginx tried another instance after one had died with the request half done. A
+response is cut when it had begun and did not end: nothing can answer such a request again.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ class Counts:
     requests: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    repeated: int = 0
+    cut: int = 0
     by: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @property
@@ -37,9 +41,26 @@ class Counts:
     def failures(self, kind: str) -> int:
         return sum(line.startswith(kind + " ") for line in self.failed)
 
+    def since(self, before: Counts) -> Counts:
+        """Return what was counted after `before`."""
+        return Counts(
+            requests=self.requests - before.requests,
+            failed=self.failed[len(before.failed) :],
+            lost=self.lost[len(before.lost) :],
+            repeated=self.repeated - before.repeated,
+            cut=self.cut - before.cut,
+            by=self.by - before.by,
+        )
+
+    def copy(self) -> Counts:
+        return Counts(self.requests.copy(), [*self.failed], [*self.lost], self.repeated, self.cut, self.by.copy())
+
     def __str__(self) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.requests.items()))
-        return f"{len(self.failed)} of {self.total:,} requests failed ({kinds}), {len(self.lost)} sessions lost"
+        more = [f"{self.cut} responses cut after they had begun"] if self.cut else []
+        more += [f"{self.repeated} visits counted twice"] if self.repeated else []
+        failed = f"{len(self.failed)} of {self.total:,} requests failed ({kinds})"
+        return ", ".join([failed, f"{len(self.lost)} sessions lost", *more])
 
 
 class Client(threading.Thread):
@@ -71,9 +92,10 @@ class Client(threading.Thread):
             self.uncertain = True
             return
         found = answer["visits"]
-        wanted = {self.visits + 1} | ({self.visits + 2} if self.uncertain else set())
-        if found not in wanted:
+        if found <= self.visits:
             self.load.count_lost(f"{self.name}: {found} visits, expected {self.visits + 1}")
+        if found > self.visits + (2 if self.uncertain else 1):
+            self.load.count_repeated()
         self.visits, self.uncertain = found, False
 
     def post(self) -> None:
@@ -99,6 +121,11 @@ class Client(threading.Thread):
             self.connection.request(method, path, body, headers)
             response = self.connection.getresponse()
             text = response.read().decode("utf-8", "replace")
+        except http.client.IncompleteRead:
+            # The response had begun, and the instance died: nobody can answer it again.
+            self.connection = None
+            self.load.count(kind, None, cut=True)
+            return None
         except (OSError, http.client.HTTPException) as error:
             if self.connection is not None:
                 self.connection.close()
@@ -157,9 +184,10 @@ class Load:
             client.join(TIMEOUT + 10)
         assert not any(client.is_alive() for client in self.clients), "a client hangs"
 
-    def count(self, kind: str, failure: str | None) -> None:
+    def count(self, kind: str, failure: str | None, *, cut: bool = False) -> None:
         with self._lock:
             self.counts.requests[kind] += 1
+            self.counts.cut += cut
             if failure is not None:
                 self.counts.failed.append(f"{kind} {time.strftime('%H:%M:%S')} {failure}")
 
@@ -170,6 +198,14 @@ class Load:
     def count_lost(self, line: str) -> None:
         with self._lock:
             self.counts.lost.append(line)
+
+    def count_repeated(self) -> None:
+        with self._lock:
+            self.counts.repeated += 1
+
+    def snapshot(self) -> Counts:
+        with self._lock:
+            return self.counts.copy()
 
     def count_answer(self, answer: dict[str, Any]) -> None:
         with self._lock:

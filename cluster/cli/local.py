@@ -285,9 +285,10 @@ def run_manage(stack: Stack, arguments: list[str]) -> int:
     if release is None:
         raise CommandError(f"stack {stack.name} has no release yet; `cluster up {stack.name}` makes one")
     environment = release.environment()
-    for name in ("TERM", "HOME", "COLUMNS", "LINES"):
-        if name in os.environ:
-            environment[name] = os.environ[name]
+    passed = {"TERM", "HOME", "COLUMNS", "LINES"}
+    environment |= {
+        name: value for name, value in os.environ.items() if name in passed or name.startswith("DJANGO_SUPERUSER_")
+    }
     return subprocess.run(
         [release.python, "-P", "-m", "cluster_runtime.manage", *arguments],
         cwd=release.directory / "project",

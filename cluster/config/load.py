@@ -41,7 +41,7 @@ HINTS = {
     (
         "environment.[key]",
         "string_pattern_mismatch",
-    ): "a variable's name: letters, digits and _, not beginning with a digit",
+    ): "letters, digits and _, not beginning with a digit",
     (
         "static_url",
         "string_pattern_mismatch",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import NoneType, UnionType
@@ -18,7 +17,7 @@ from cluster.config.units import Duration, Size
 from cluster.lint.rules import RULES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pydantic.fields import FieldInfo
 
@@ -46,12 +45,12 @@ within a key the names are nginx's and Django's own. This is a complete stack:
 ```yaml
 {EXAMPLE}```
 
-A default is nginx's or Django's own unless its meaning says otherwise; `null` is the same as leaving the key out.
+A default is nginx's or Django's own unless its meaning says otherwise. What is not required may be left out.
 `[]` in a key stands for each entry of a list.
 
 A **duration** is a number with a unit, as nginx writes it: `500ms`, `30s`, `1m`, `1h30m`, `1d`; a bare number is
-seconds; at most `{Duration.largest}`. A **size** is `512k`, `10m` or `1g`; a bare number is bytes; at most
-`{Size.largest}`.
+seconds; `{Duration.largest}` at most. A **size** is `512k`, `10m` or `1g`; a bare number is bytes; `{Size.largest}`
+at most.
 
 A mistake in the file is said in one line, all mistakes at once: the key, what is allowed, and what was found.
 """
@@ -74,6 +73,13 @@ A file that is valid may still be unwise. Errors stop `up`, warnings print, note
 | Lint | Severity | What it finds |
 |---|---|---|
 """
+
+
+#: Types whose name says all.
+PLAIN: dict[type, str] = {Duration: "a duration", Size: "a size", bool: "`true`, `false`"}
+
+#: pydantic's error for text of another form.
+FORM = "string_pattern_mismatch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +169,7 @@ def _model(kind: Any) -> tuple[type[BaseModel] | None, bool]:
 
 
 def _yaml(value: object) -> str:
-    plain = to_jsonable_python(value)
+    plain = str(value) if isinstance(value, Duration | Size) else to_jsonable_python(value)
     text: str = yaml.safe_dump(plain, default_flow_style=True, width=1000, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
 
@@ -171,28 +177,25 @@ def _yaml(value: object) -> str:
 def _allowed(path: str, kind: Any) -> str:
     """Say in words what a type takes."""
     base, limits = _unwrapped(kind)
-    if any(isinstance(limit, PlainValidator) for limit in limits):
-        return _own_words(kind)
     match base:
+        case _ if any(isinstance(limit, PlainValidator) for limit in limits):
+            words = _own_words(kind)
         case type() if issubclass(base, StrEnum):
-            return ", ".join(f"`{choice}`" for choice in base)
+            words = ", ".join(f"`{choice}`" for choice in base)
         case type() if issubclass(base, BaseModel):
-            return "a mapping"
-        case _ if base is Duration:
-            return "a duration"
-        case _ if base is Size:
-            return "a size"
-        case _ if base is bool:
-            return "`true`, `false`"
-        case _ if base is int:
-            return _range(limits)
+            words = "a mapping"
+        case type() if base in PLAIN:
+            words = PLAIN[base]
+        case type() if issubclass(base, int):
+            words = _range(limits)
         case _ if get_origin(base) is list:
-            return f"a list, each: {_allowed(path, get_args(base)[0])}"
+            each = get_args(base)[0]
+            words = "a list" if _model(each)[0] else f"a list, each: {_allowed(path, each)}"
         case _ if get_origin(base) is dict:
-            names = hint((*_location(path), "", KEY), "string_pattern_mismatch")
-            return f"names ({names}) and their text"
+            words = f"names and their text; a name: {hint((*_location(path), '', KEY), FORM)}"
         case _:
-            return hint(_location(path), "string_pattern_mismatch") or "text"
+            words = hint(_location(path), FORM) or "text"
+    return words
 
 
 def _unwrapped(kind: Any) -> tuple[Any, list[Any]]:

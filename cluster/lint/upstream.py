@@ -6,7 +6,6 @@ Sources: https://nginx.org/en/docs/http/ngx_http_upstream_module.html, and `ngin
 from __future__ import annotations
 
 import re
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from cluster.config.models import Method
@@ -40,8 +39,8 @@ LOPSIDED = 0.9
 LONG_REQUEST = 60
 
 
-def duplicate_names(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """An instance's name is its directory of sockets."""
+def _duplicate_names(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # An instance's name is its directory of sockets.
     seen: dict[str, str] = {}
     for path, server in numbered_servers(config):
         if server.name in seen:
@@ -50,16 +49,18 @@ def duplicate_names(config: ClusterConfig, _facts: Facts) -> Remarks:
         seen.setdefault(server.name, path)
 
 
-def reserved_names(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """An instance's directory lies where the platform keeps files of its own."""
+def _reserved_names(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # An instance's directory lies where the platform keeps files of its own.
     for path, server in numbered_servers(config):
         if server.name in RESERVED_NAMES:
-            why = f"A file called {server.name} lies beside the instances' directories and says that nginx is reloading."
+            why = (
+                f"A file called {server.name} lies beside the instances' directories and says that nginx is reloading."
+            )
             yield Remark(f"{path}.name", why, "Choose another name for this server.")
 
 
-def backup_with_hash(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """NGINX: balancing method does not support parameter "backup"."""
+def _backup_with_hash(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # nginx: balancing method does not support parameter "backup".
     method = config.upstream.method
     for path, server in numbered_servers(config):
         if server.backup and method in WITHOUT_BACKUP:
@@ -68,47 +69,63 @@ def backup_with_hash(config: ClusterConfig, _facts: Facts) -> Remarks:
             yield Remark(f"{path}.backup", why, remedy)
 
 
-def all_backup(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """NGINX: no servers in upstream."""
+def _all_backup(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # nginx: no servers in upstream.
     if all(server.backup for server in config.upstream.servers):
         why = "Every server is a backup, and nginx refuses an upstream that has no other server."
         yield Remark("upstream.servers", why, "Remove `backup` from at least one server.")
 
 
-def all_down(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """NGINX takes it, and answers every request with 502."""
+def _all_down(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # nginx takes it, and answers every request with 502.
     if all(server.down for server in config.upstream.servers):
         why = "Every server is down, so nginx answers each request with 502."
         yield Remark("upstream.servers", why, "Remove `down` from at least one server.")
 
 
-def only_backups_serve(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """Valid, and works: but the backups are no longer a reserve."""
+def _only_backups_serve(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # Valid, and works: but the backups are no longer a reserve.
     if standby(config) and not serving(config) and not all(server.backup for server in config.upstream.servers):
         why = "All servers but the backups are down, so the backups take the traffic and nothing is in reserve."
         yield Remark("upstream.servers", why, "Remove `down` from a server, or `backup` from those that serve.")
 
 
-def one_instance(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """A release loses nothing even so; a crash does."""
+def _one_instance(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # A release loses nothing even so; a crash does.
     if len(config.upstream.servers) == 1 and serving(config):
         why = "With one instance, the site is away while it is started again after a crash."
         yield Remark("upstream.servers", why, "Add a second server.")
 
 
-def limits_of_lone_server(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """NGINX never passes a lone server over."""
+def _limits_of_lone_server(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # nginx never passes a lone server over.
     if len(config.upstream.servers) != 1:
         return
     server = config.upstream.servers[0]
     for key in ("max_fails", "fail_timeout"):
-        if key in server.model_fields_set:
+        if server.max_fails and key in server.model_fields_set:
             why = f"nginx ignores {key} where there is one server."
             yield Remark(f"upstream.servers[0].{key}", why, f"Remove `{key}`, or add a server.")
 
 
-def last_serving_server(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """With servers that are down beside it, nginx does not treat it as a lone one."""
+def _fail_timeout_alone(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # nginx's own max_fails is 1, ours is 0: to try an instance that is gone costs nothing here.
+    for path, server in numbered_servers(config):
+        if "fail_timeout" in server.model_fields_set and not server.max_fails:
+            why = "fail_timeout is the time in which max_fails are counted, and with max_fails 0 none are."
+            yield Remark(f"{path}.fail_timeout", why, "Set `max_fails`, for example to 3, or remove `fail_timeout`.")
+
+
+def _max_fails_everywhere(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # nginx: no live upstreams while connecting to upstream.
+    servers = [*serving(config), *standby(config)]
+    if len(servers) > 1 and all(server.max_fails for server in servers):
+        why = "Every server has max_fails, so after some resets nginx may pass over all of them and answer 502 itself."
+        yield Remark("upstream.servers", why, "Leave at least one server without `max_fails`.")
+
+
+def _last_serving_server(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # With servers that are down beside it, nginx does not treat it as a lone one.
     if len(config.upstream.servers) == 1 or len(serving(config)) != 1 or standby(config):
         return
     for path, server in numbered_servers(config):
@@ -120,28 +137,30 @@ def last_serving_server(config: ClusterConfig, _facts: Facts) -> Remarks:
             yield Remark(f"{path}.max_fails", why, "Set `max_fails: 0` while it is alone, or let another one serve.")
 
 
-def lopsided_shares(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """What is left of the cluster when the heavy one dies."""
+def _lopsided_shares(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # What is left of the cluster when the heavy one dies.
     if len(serving(config)) == 1:
         return
     share = shares(config.upstream.servers)
     for path, server in numbered_servers(config):
         if share[server.name] > LOPSIDED:
-            why = f"{server.name} takes {percent(share[server.name])} of the traffic; if it dies, the rest takes it all."
+            why = (
+                f"{server.name} takes {percent(share[server.name])} of the traffic; if it dies, the rest takes it all."
+            )
             yield Remark(f"{path}.weight", why, "Lower its weight, or raise the others'.")
 
 
-def ignored_by_down(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """A server that is down gets no traffic at all."""
+def _ignored_by_down(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # A server that is down gets no traffic at all.
     for path, server in numbered_servers(config):
-        for key in ("weight", "backup"):
-            if server.down and getattr(server, key) not in (1, False):
-                why = f"{server.name} is down, so its {key} has no effect."
-                yield Remark(f"{path}.{key}", why, f"Keep `{key}` if `down` is for a while, else remove it.")
+        without_effect = {"weight": server.weight != 1, "backup": server.backup}
+        for key in (key for key, said in without_effect.items() if said and server.down):
+            why = f"{server.name} is down, so its {key} has no effect."
+            yield Remark(f"{path}.{key}", why, f"Keep `{key}` if `down` is for a while, else remove it.")
 
 
-def weight_of_lone_backup(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """Weights of backups are shares among the backups."""
+def _weight_of_lone_backup(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # Weights of backups are shares among the backups.
     if len(standby(config)) != 1:
         return
     for path, server in numbered_servers(config):
@@ -150,17 +169,17 @@ def weight_of_lone_backup(config: ClusterConfig, _facts: Facts) -> Remarks:
             yield Remark(f"{path}.weight", why, "Remove `weight`.")
 
 
-def max_conns_everywhere(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """The queue that would hold what is too much is commercial."""
+def _max_conns_everywhere(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # The queue that would hold what is too much is commercial.
     servers = [*serving(config), *standby(config)]
     if servers and all(server.max_conns for server in servers):
         total = sum(server.max_conns for server in servers)
-        why = f"Every server has max_conns, so nginx answers 502 as soon as {total} requests are open, instead of waiting."
+        why = f"Every server has max_conns, so nginx answers 502 once {total} requests are open, instead of waiting."
         yield Remark("upstream.servers", why, "Leave one server without `max_conns`; instances queue by themselves.")
 
 
-def max_conns_below_threads(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """Threads that never get a request."""
+def _max_conns_below_threads(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # Threads that never get a request.
     if config.app.interface != "wsgi":
         return
     threads = config.app.workers * config.app.threads
@@ -170,28 +189,27 @@ def max_conns_below_threads(config: ClusterConfig, _facts: Facts) -> Remarks:
             yield Remark(f"{path}.max_conns", why, "Raise `max_conns`, or lower app.workers or app.threads.")
 
 
-def keepalive_below_instances(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """Measured: a small keepalive is nearly as slow as none."""
+def _keepalive_below_instances(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # Measured: a small keepalive is nearly as slow as none.
     count, keepalive = len(config.upstream.servers), config.upstream.keepalive
     if keepalive < count:
         why = f"nginx keeps {keepalive} idle connections to {count} instances, so most requests need a new one."
         yield Remark("upstream.keepalive", why, f"Raise it to {max(32, count)} or more.")
 
 
-def fail_timeout_milliseconds(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """NGINX reads fail_timeout as whole seconds: invalid parameter "fail_timeout=500ms"."""
+def _fail_timeout_milliseconds(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # nginx reads fail_timeout as whole seconds: invalid parameter "fail_timeout=500ms".
     for path, server in numbered_servers(config):
         if int(server.fail_timeout) % 1000:
             why = f"nginx counts fail_timeout in whole seconds and refuses {server.fail_timeout}."
             yield Remark(f"{path}.fail_timeout", why, "Write whole seconds, for example 1s.")
 
 
-def hash_key_invalid(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """NGINX: invalid variable name, unknown "x" variable, too long parameter."""
+def _hash_key_invalid(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # nginx: invalid variable name, unknown "x" variable, too long parameter.
     if config.upstream.method is not Method.HASH:
         return
     key = config.upstream.hash.key
-    remedy = "Use variables such as $request_uri, $remote_addr or $cookie_sessionid, $$-free and with ${} closed."
     remedy = "Use variables such as $request_uri, $remote_addr or $cookie_sessionid."
     if len(key.encode()) > LONGEST_WORD:
         yield Remark("upstream.hash.key", "nginx refuses a word of more than 4096 bytes.", "Write a shorter key.")
@@ -204,8 +222,8 @@ def hash_key_invalid(config: ClusterConfig, _facts: Facts) -> Remarks:
             yield Remark("upstream.hash.key", f"${name} is no variable of every nginx from 1.22 on.", remedy)
 
 
-def hash_key_constant(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """A key that is the same for all requests is one instance for all requests."""
+def _hash_key_constant(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # A key that is the same for all requests is one instance for all requests.
     if config.upstream.method is not Method.HASH:
         return
     names = variables_in(config.upstream.hash.key)
@@ -214,21 +232,21 @@ def hash_key_constant(config: ClusterConfig, _facts: Facts) -> Remarks:
         yield Remark("upstream.hash.key", why, "Use a variable that differs between requests, such as $request_uri.")
 
 
-def hash_ignored(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """A key that has no effect."""
+def _hash_ignored(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # A key that has no effect.
     if "hash" in config.upstream.model_fields_set and config.upstream.method is not Method.HASH:
         why = f"The method is {config.upstream.method}, which hashes nothing of this."
         yield Remark("upstream.hash", why, "Set upstream.method to hash, or remove upstream.hash.")
 
 
-def hash_weights_heavy(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """A reload gets slow."""
+def _hash_weights_heavy(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # A reload gets slow.
     if HEAVY_WEIGHTS < _hashed_weight(config) <= LARGEST_WEIGHTS:
         yield _weights(config, "slow to check and to reload")
 
 
-def hash_weights_too_large(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """NGINX takes minutes, or more memory than there is."""
+def _hash_weights_too_large(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # nginx takes minutes, or more memory than there is.
     if _hashed_weight(config) > LARGEST_WEIGHTS:
         yield _weights(config, "minutes of work, or refused for lack of memory,")
 
@@ -247,85 +265,83 @@ def _weights(config: ClusterConfig, how: str) -> Remark:
     return Remark("upstream.servers", why, "Divide all weights by the same number, or set `hash: {consistent: false}`.")
 
 
-def ip_hash_few_addresses(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """The key is the first three octets of an IPv4 address."""
+def _ip_hash_few_addresses(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # The key is the first three octets of an IPv4 address.
     if config.upstream.method is Method.IP_HASH:
         why = "ip_hash sends all clients of one IPv4 network (three octets), or behind one proxy, to the same instance."
         remedy = "Sessions are shared, so no method needs to be sticky: consider round_robin or least_conn."
         yield Remark("upstream.method", why, remedy)
 
 
-def long_requests_by_turn(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """Round robin does not see that an instance is busy; measured with one slow instance of four: 28 to 40 times."""
+def _long_requests_by_turn(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # Round robin does not see that an instance is busy; measured with one slow instance of four: 28 to 40 times.
     long = config.site.proxy_read_timeout.seconds > LONG_REQUEST
     if config.upstream.method is Method.ROUND_ROBIN and len(serving(config)) > 1 and long:
         why = "Where requests may take long, round robin gives a busy instance its turn even so."
         yield Remark("upstream.method", why, "Consider `method: least_conn`.")
 
 
-def host_names(config: ClusterConfig, _facts: Facts) -> Remarks:
-    """Two hosts of one name."""
-    counts = Counter(host.name for host in config.hosts)
-    for number, host in enumerate(config.hosts):
-        if counts[host.name] > 1 and host.name in {before.name for before in config.hosts[:number]}:
-            why = f"The name {host.name} stands twice, and a server's `host` could mean either."
-            yield Remark(f"hosts[{number}].name", why, "Give each host a name of its own.")
-
-
 UPSTREAM_RULES = (
-    Rule("duplicate-server", ERROR, "Two servers have the same name.", duplicate_names),
-    Rule("reserved-server-name", ERROR, "A server has the name of one of the platform's files.", reserved_names),
-    Rule("backup-with-hash", ERROR, "nginx refuses `backup` with ip_hash, hash and random.", backup_with_hash),
-    Rule("only-backups", ERROR, "nginx refuses an upstream in which every server is a backup.", all_backup),
-    Rule("all-down", ERROR, "With every server down each request is answered with 502.", all_down),
+    Rule("duplicate-server", ERROR, "Two servers have the same name.", _duplicate_names),
+    Rule("reserved-server-name", ERROR, "A server has the name of one of the platform's files.", _reserved_names),
+    Rule("backup-with-hash", ERROR, "nginx refuses `backup` with ip_hash, hash and random.", _backup_with_hash),
+    Rule("only-backups", ERROR, "nginx refuses an upstream in which every server is a backup.", _all_backup),
+    Rule("all-down", ERROR, "With every server down each request is answered with 502.", _all_down),
     Rule(
         "fail-timeout-milliseconds",
         ERROR,
         "nginx takes whole seconds only as fail_timeout.",
-        fail_timeout_milliseconds,
+        _fail_timeout_milliseconds,
     ),
-    Rule("hash-key-invalid", ERROR, "nginx refuses the hash key.", hash_key_invalid),
+    Rule("hash-key-invalid", ERROR, "nginx refuses the hash key.", _hash_key_invalid),
     Rule(
         "hash-weights-too-large",
         ERROR,
         "A consistent hash over such weights needs gigabytes.",
-        hash_weights_too_large,
+        _hash_weights_too_large,
     ),
-    Rule("backups-serve", WARNING, "Only backups are left to take the traffic.", only_backups_serve),
-    Rule("one-instance", WARNING, "With one instance a crash is an outage.", one_instance),
-    Rule("limits-ignored", WARNING, "nginx ignores max_fails and fail_timeout of a lone server.", limits_of_lone_server),
+    Rule("backups-serve", WARNING, "Only backups are left to take the traffic.", _only_backups_serve),
+    Rule("one-instance", WARNING, "With one instance a crash is an outage.", _one_instance),
+    Rule(
+        "limits-ignored", WARNING, "nginx ignores max_fails and fail_timeout of a lone server.", _limits_of_lone_server
+    ),
+    Rule("fail-timeout-alone", WARNING, "fail_timeout has no effect without max_fails.", _fail_timeout_alone),
     Rule(
         "last-server-fails",
         WARNING,
         "nginx passes over the last server that gets traffic, and answers 502 itself.",
-        last_serving_server,
+        _last_serving_server,
     ),
-    Rule("lopsided-shares", WARNING, "One of several servers takes more than 90 % of the traffic.", lopsided_shares),
+    Rule("lopsided-shares", WARNING, "One of several servers takes more than 90 % of the traffic.", _lopsided_shares),
     Rule(
         "max-conns-everywhere",
         WARNING,
         "With max_conns on every server overload becomes errors.",
-        max_conns_everywhere,
+        _max_conns_everywhere,
     ),
     Rule(
         "keepalive-small",
         WARNING,
         "nginx keeps fewer idle connections than there are instances.",
-        keepalive_below_instances,
+        _keepalive_below_instances,
     ),
-    Rule("hash-key-constant", WARNING, "The hash key sends every request to one instance.", hash_key_constant),
-    Rule("hash-ignored", WARNING, "upstream.hash is set though the method is another.", hash_ignored),
-    Rule("hash-weights-heavy", WARNING, "A consistent hash over such weights makes reloads slow.", hash_weights_heavy),
-    Rule("down-ignores", NOTE, "weight and backup have no effect on a server that is down.", ignored_by_down),
-    Rule("backup-weight", NOTE, "The weight of the only backup has no effect.", weight_of_lone_backup),
+    Rule("hash-key-constant", WARNING, "The hash key sends every request to one instance.", _hash_key_constant),
+    Rule("hash-ignored", WARNING, "upstream.hash is set though the method is another.", _hash_ignored),
+    Rule("hash-weights-heavy", WARNING, "A consistent hash over such weights makes reloads slow.", _hash_weights_heavy),
+    Rule("max-fails-everywhere", NOTE, "nginx may pass over all servers.", _max_fails_everywhere),
+    Rule("down-ignores", NOTE, "weight and backup have no effect on a server that is down.", _ignored_by_down),
+    Rule("backup-weight", NOTE, "The weight of the only backup has no effect.", _weight_of_lone_backup),
     Rule(
         "max-conns-below-threads",
         NOTE,
         "max_conns leaves threads of the instance idle.",
-        max_conns_below_threads,
+        _max_conns_below_threads,
     ),
-    Rule("ip-hash-few-addresses", NOTE, "ip_hash treats whole networks as one client.", ip_hash_few_addresses),
+    Rule("ip-hash-few-addresses", NOTE, "ip_hash treats whole networks as one client.", _ip_hash_few_addresses),
     Rule(
-        "least-conn-hint", NOTE, "Round robin gives busy instances their turn where requests are long.", long_requests_by_turn
+        "least-conn-hint",
+        NOTE,
+        "Round robin gives busy instances their turn where requests are long.",
+        _long_requests_by_turn,
     ),
 )

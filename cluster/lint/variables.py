@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 
-_NAMES = frozenset(
-    """
+_TEXT = """
     ancient_browser args binary_remote_addr body_bytes_sent bytes_sent connection connection_requests connection_time
     connections_active connections_reading connections_waiting connections_writing content_length content_type
     date_gmt date_local document_root document_uri gzip_ratio host hostname http2 https invalid_referer is_args
@@ -26,8 +25,9 @@ _NAMES = frozenset(
     upstream_bytes_received upstream_bytes_sent upstream_cache_status upstream_connect_time upstream_header_time
     upstream_response_length upstream_response_time upstream_status uri
     cluster_connection cluster_port cluster_static_cache
-    """.split()
-)
+"""
+
+_NAMES = frozenset(_TEXT.split())
 
 _PREFIXES = (
     *("arg_", "cookie_", "http_", "sent_http_", "sent_trailer_"),
@@ -47,7 +47,10 @@ def variables_in(text: str) -> list[str] | None:
         found = re.match(r"\{([A-Za-z0-9_]+)\}|([1-9])|([A-Za-z0-9_]+)", rest)
         if found is None:
             return None
-        names.append(found[1] or found[2] or found[3])
+        braced, capture, plain = found.groups()
+        if braced is not None and braced.isdigit():
+            return None  # a capture stands without braces
+        names.append(braced or capture or plain)
         rest = rest[found.end() :]
     return names
 

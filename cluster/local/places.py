@@ -128,7 +128,7 @@ class Places:
     @property
     def closing(self) -> Path:
         """While it exists, an old nginx closes clients' connections after each response."""
-        return self.run / "closing"
+        return self.run / "nginx.closing"
 
     def memcached_socket(self, number: int) -> Path:
         """Where memcached node `number` (from 1) listens."""

@@ -29,11 +29,15 @@ def settings_of(config: RuntimeConfig) -> dict[str, Any] | None:
     if config.database is None:
         return None
     if config.database["engine"] == "sqlite":
-        return sqlite(config.database["path"])
-    url = config.secret("database_url")
-    if not url:
-        raise ConfigError(f"{config.secrets}/database_url: missing or empty, but database.engine asks for it")
-    return from_url(url)
+        entry = sqlite(config.database["path"])
+    else:
+        url = config.secret("database_url")
+        if not url:
+            raise ConfigError(f"{config.secrets}/database_url: missing or empty, but database.engine asks for it")
+        entry = from_url(url)
+    if config.interface == "asgi":
+        entry["CONN_MAX_AGE"] = 0  # Django: persistent connections should be disabled under ASGI
+    return entry
 
 
 def sqlite(path: str) -> dict[str, Any]:

@@ -34,13 +34,17 @@ from cluster.topology import build_topology
 from tests.nginx_versions import CACHE, SUITES, Nginx, NginxUnavailable, fetch, installed_nginx, nginx_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 #: Seconds that any one answer, start or reload may take.
 PATIENCE = 15.0
 
 #: Seconds that `closing` exists before a reload, as where the cluster runs.
 CLOSING_SECONDS = 2.0
+
+#: Seconds that it stays after the new configuration answers. nginx starts the new workers and lets the old ones go only
+#: a tenth of a second later (ngx_master_process_cycle): until then they accept connections, and would keep them.
+SETTLING_SECONDS = 0.5
 
 #: A text that is worth compressing.
 TEXT = "cluster " * 1000
@@ -66,7 +70,7 @@ def versions() -> list[Any]:
 
 
 def stack(
-    servers: int | list[dict[str, Any]] = 2,
+    servers: int | Sequence[object] = 2,
     *,
     upstream: Mapping[str, Any] | None = None,
     **site: Any,
@@ -166,8 +170,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         with self.server.lock:
+            self.server.open.add(self.connection)
             self.server.connections += 1
             self.number = self.server.connections
+
+    def finish(self) -> None:
+        with self.server.lock:
+            self.server.open.discard(self.connection)
+        with contextlib.suppress(OSError):
+            super().finish()
 
     def handle(self) -> None:
         with contextlib.suppress(OSError):
@@ -235,6 +246,7 @@ class Backend(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.name = name
         self.requests: list[tuple[str, str]] = []
         self.connections = 0
+        self.open: set[socket.socket] = set()
         self.lock = threading.Lock()
         directory.mkdir(parents=True, exist_ok=True)
         self.link = directory / "http.sock"
@@ -250,10 +262,15 @@ class Backend(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.link.unlink()
 
     def die(self) -> None:
-        """Stop listening, and leave the name leading to a socket on which nobody answers."""
-        self.shutdown()
+        """End as a killed process does, and leave the name leading to a socket on which nobody answers."""
+        if self.thread.is_alive():
+            self.shutdown()
+            self.thread.join(PATIENCE)
         self.server_close()
-        self.thread.join(PATIENCE)
+        with self.lock:
+            for connection in self.open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 @dataclass
@@ -303,7 +320,7 @@ class Running:
             self.process.communicate()
         for backend in self.backends.values():
             backend.die()
-        shutil.rmtree(self.directory)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
     def requests(self) -> list[tuple[str, str]]:
@@ -334,7 +351,7 @@ class Running:
             assert time.monotonic() < deadline, f"nginx does not tell its digest: {self.error_log}"
             time.sleep(0.01)
 
-    def reload(self, values: Values, *, politely: bool | None = None) -> None:
+    def reload(self, values: Values, *, politely: bool | None = None, settling: float = SETTLING_SECONDS) -> None:
         """Reload as the cluster does: before 1.27.4 clients' connections are closed first, response by response."""
         if politely is None:
             politely = self.nginx.version < KEEPALIVE_MIN_TIMEOUT_SINCE
@@ -347,6 +364,8 @@ class Running:
         try:
             self.process.send_signal(signal.SIGHUP)
             self.wait_for_digest()
+            if politely:
+                time.sleep(settling)
         finally:
             closing.unlink(missing_ok=True)
 
@@ -364,9 +383,10 @@ class Running:
         with contextlib.closing(self.connect(port)) as connection:
             return ask(connection, path, method=method, body=body, host=host, **headers)
 
-    def internal(self, path: str, **headers: str) -> Reply:
+    def internal(self, path: str, *, host: str = "internal", **headers: str) -> Reply:
+        """One GET on the internal socket."""
         with contextlib.closing(UnixConnection(self.places.internal)) as connection:
-            return ask(connection, path, host="internal", **headers)
+            return ask(connection, path, method="GET", body=None, host=host, **headers)
 
     def connect(self, port: int | None = None) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=PATIENCE)

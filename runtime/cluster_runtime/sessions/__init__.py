@@ -38,8 +38,7 @@ def settings_for(sessions: Sessions, caches: dict[str, Any] | None) -> dict[str,
                 "OPTIONS": {
                     "connect_timeout": CONNECT_TIMEOUT,
                     "timeout": ANSWER_TIMEOUT,
-                    # With a database behind it a node that is away is a miss; without one it is an error, not silence.
-                    "ignore_exc": sessions.engine == "cached_db",
+                    "durable": sessions.engine == "cached_db",
                 },
             },
         }

@@ -1,0 +1,211 @@
+"""Lints of the app: the project's files, its environment and secrets, times and limits of an instance."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from cluster.config.models import Interface, Platform
+from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, has_secret
+from cluster.release import REQUIREMENTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cluster.config.models import ClusterConfig
+    from cluster.lint.finding import Facts
+    from cluster.lint.rule import Remarks
+
+#: Variables that the runtime sets itself.
+OWNED_VARIABLE = r"DJANGO_SETTINGS_MODULE|PYTHONPATH|CLUSTER_\w+"
+
+SECRET_WORD = r"(?:^|_)(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|KEY|CREDENTIALS?)(?:_?\d+)?$"  # noqa: S105 - a pattern
+PUBLIC_WORD = r"PUBLIC|PUBLISHABLE"
+PASSWORD_IN_URL = r"://[^/\s:@]*:[^/\s@]+@"  # noqa: S105 - a pattern
+
+#: What the runtime answers below /-/ with success.
+RUNTIME_CHECKS = ("/-/health", "/-/probe")
+RUNTIME_PREFIX = "/-/"
+
+#: Seconds that importing a Django project may well take.
+SHORT_START = 5
+
+#: Seconds after which one rather asks why a release hangs.
+LONG_GRACE = 600
+LONG_UNTIL_HUNG = 60
+
+#: What a Django worker needs at least, bytes; gunicorn's own parent is one more.
+WORKER_MEMORY = 64 * 1024**2
+
+
+def _project(config: ClusterConfig, facts: Facts) -> Path | None:
+    return None if facts.root is None else facts.root / config.app.project
+
+
+def _project_missing(config: ClusterConfig, facts: Facts) -> Remarks:
+    # What a release is made of.
+    project = _project(config, facts)
+    if project is None:
+        return
+    remedy = "Name the directory that holds manage.py, from the repository's root."
+    if not project.is_dir():
+        yield Remark("app.project", f"There is no directory {config.app.project} in the repository.", remedy)
+    elif not (project / "manage.py").is_file():
+        yield Remark("app.project", f"{config.app.project} has no manage.py.", remedy)
+
+
+def _requirements_missing(config: ClusterConfig, facts: Facts) -> Remarks:
+    # What its environment is made of.
+    project, named = _project(config, facts), config.app.requirements
+    if project is None or not project.is_dir():
+        return
+    if any((project / name).is_file() for name in ([named] if named else REQUIREMENTS)):
+        return
+    why = f"There is no {named or ' and no '.join(REQUIREMENTS)} in {config.app.project}."
+    yield Remark(
+        "app.requirements", why, "Name the file that lists the project's packages, from the project's directory."
+    )
+
+
+def _secret_key_missing(config: ClusterConfig, facts: Facts) -> Remarks:
+    # Platform local makes its own.
+    if config.platform is not Platform.LOCAL and has_secret(config, facts, "secret_key") is False:
+        why = "The stack has no secret_key, which all instances must share to read each other's sessions."
+        yield Remark("secret_key", why, "Set it: pulumi config set --secret cluster:secret_key.")
+
+
+def _owned_variables(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # The runtime finds its release by these.
+    for name in config.app.environment:
+        if re.fullmatch(OWNED_VARIABLE, name):
+            why = f"{name} is set by the cluster itself, and the instances would not start with another value."
+            remedy = "Remove it; the project's settings module is app.settings."
+            yield Remark(f"app.environment.{name}", why, remedy)
+
+
+def _plain_secrets(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # A stack file is committed, and shown in previews.
+    for name, value in config.app.environment.items():
+        looks_secret = re.search(SECRET_WORD, name.upper()) and not re.search(PUBLIC_WORD, name.upper())
+        if value and (looks_secret or re.search(PASSWORD_IN_URL, value)):
+            why = f"{name} looks like a secret, and this file is committed and shown in previews."
+            yield Remark(f"app.environment.{name}", why, "Move it to the secret secret_environment.")
+
+
+def _zero_times(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # A limit of nothing.
+    health = config.app.health
+    for path, value, why in (
+        ("app.health.timeout", health.timeout, "No check can be answered in no time: every instance would be killed."),
+        ("app.health.start_timeout", health.start_timeout, "No instance can become healthy in no time."),
+        ("app.health.busy_timeout", health.busy_timeout, "An instance would be killed as soon as it is busy."),
+        ("site.proxy_read_timeout", config.site.proxy_read_timeout, "nginx would answer 504 before an instance can."),
+    ):
+        if value == 0:
+            yield Remark(path, why, "Set a time, or remove the key for the default.")
+
+
+def _health_path_unknown(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # What the runtime answers with 404 is not healthy.
+    path = config.app.health.path
+    if path.startswith(RUNTIME_PREFIX) and path not in RUNTIME_CHECKS:
+        why = f"Paths below /-/ are the runtime's, and it answers {path} with 404: no instance would become healthy."
+        yield Remark("app.health.path", why, "Use /-/health, or a path of the project.")
+
+
+def _health_path_of_project(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # The running check should be shallow.
+    if not config.app.health.path.startswith(RUNTIME_PREFIX):
+        why = "The running check goes through the project: if that page needs the database, its outage restarts it all."
+        yield Remark("app.health.path", why, "Use /-/health; the first check of a process goes through Django anyway.")
+
+
+def _short_start(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # Importing takes its time.
+    timeout = config.app.health.start_timeout
+    if 0 < timeout.seconds < SHORT_START:
+        why = f"A Django project may need more than {timeout} to start, and no release would get healthy."
+        yield Remark("app.health.start_timeout", why, "Set it to 10s or more; a quick start waits no longer for it.")
+
+
+def _hung_for_long(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # Clients wait meanwhile.
+    health = config.app.health
+    seconds = health.retries * (health.interval.seconds + health.timeout.seconds)
+    if seconds > LONG_UNTIL_HUNG:
+        why = f"A hung instance is noticed after {seconds:g} s only (retries times interval and timeout)."
+        yield Remark("app.health", why, "Lower interval, timeout or retries.")
+
+
+def _busy_below_read_timeout(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # A long request is not a deadlock.
+    busy, read = config.app.health.busy_timeout, config.site.proxy_read_timeout
+    if 0 < busy < read:
+        why = f"Requests that clients wait for (proxy_read_timeout {read}) may be killed as deadlocked after {busy}."
+        yield Remark("app.health.busy_timeout", why, "Set it to site.proxy_read_timeout or more.")
+
+
+def _grace_below_read_timeout(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # A release ends what takes longer; the defaults of both are no choice of the stack's.
+    grace, read = config.app.graceful_timeout, config.site.proxy_read_timeout
+    chosen = "graceful_timeout" in config.app.model_fields_set or "proxy_read_timeout" in config.site.model_fields_set
+    if chosen and grace < read:
+        why = f"Requests may take {read} (site.proxy_read_timeout), and an instance that stops cuts them after {grace}."
+        yield Remark("app.graceful_timeout", why, "Set it to site.proxy_read_timeout or more.")
+
+
+def _long_grace(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # Waiting has no other end.
+    grace = config.app.graceful_timeout
+    if grace.seconds > LONG_GRACE:
+        why = f"One request that never ends holds up a release for {grace}."
+        yield Remark("app.graceful_timeout", why, "Set it to the longest that a request should take.")
+
+
+def _threads_ignored(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # A key that has no effect.
+    if config.app.interface is Interface.ASGI and "threads" in config.app.model_fields_set:
+        yield Remark("app.threads", "uvicorn's workers take no number of threads.", "Remove it, or raise app.workers.")
+
+
+def _little_memory(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # The kernel kills a worker at the limit.
+    processes = config.app.workers + 1
+    if config.platform is not Platform.LOCAL and 0 < config.app.memory < processes * WORKER_MEMORY:
+        why = f"{config.app.memory} for {processes} processes is less than a Django process needs (64 MB and more)."
+        yield Remark("app.memory", why, "Raise it, or lower app.workers.")
+
+
+def _few_processes(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # The limit counts threads as well.
+    app = config.app
+    threads = app.threads if app.interface is Interface.WSGI else 1
+    needed = app.workers * (threads + 2) + 2
+    if config.platform is not Platform.LOCAL and app.processes < needed:
+        why = f"The limit counts threads too, and {app.workers} workers with {threads} threads need {needed}."
+        yield Remark("app.processes", why, f"Raise it to {2 * needed}, or lower app.workers or app.threads.")
+
+
+APP_RULES = (
+    Rule("project-missing", ERROR, "app.project is no directory with a manage.py.", _project_missing),
+    Rule("requirements-missing", ERROR, "There is no file that lists the project's packages.", _requirements_missing),
+    Rule("secret-key-missing", ERROR, "All instances must share one secret_key.", _secret_key_missing),
+    Rule("environment-owned", ERROR, "A variable that the cluster sets itself.", _owned_variables),
+    Rule("time-zero", ERROR, "A time of zero that nothing can meet.", _zero_times),
+    Rule("health-path-unknown", ERROR, "The runtime does not answer this path.", _health_path_unknown),
+    Rule("environment-secret", WARNING, "A plain variable looks like a secret.", _plain_secrets),
+    Rule("start-timeout-short", WARNING, "Too little time for a project to start.", _short_start),
+    Rule(
+        "busy-timeout-short",
+        WARNING,
+        "Requests that clients still wait for may be killed.",
+        _busy_below_read_timeout,
+    ),
+    Rule("grace-short", WARNING, "A release cuts off requests that nginx still waits for.", _grace_below_read_timeout),
+    Rule("memory-small", WARNING, "Less memory than the workers need.", _little_memory),
+    Rule("processes-few", WARNING, "Fewer processes and threads allowed than asked for.", _few_processes),
+    Rule("grace-long", NOTE, "One endless request holds up a release.", _long_grace),
+    Rule("hung-for-long", NOTE, "A hung instance is noticed late.", _hung_for_long),
+    Rule("health-path-of-project", NOTE, "The running check goes through the project.", _health_path_of_project),
+    Rule("threads-ignored", NOTE, "app.threads has no effect with asgi.", _threads_ignored),
+)

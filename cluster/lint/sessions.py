@@ -1,0 +1,263 @@
+"""Lints of sessions and the database: what loses a session, and stores that instances don't share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.config.models import DatabaseEngine, Interface, Platform, SessionEngine
+from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, has_secret
+from cluster.topology import build_topology, uses_memcached
+
+if TYPE_CHECKING:
+    from cluster.config.models import ClusterConfig
+    from cluster.lint.finding import Facts
+    from cluster.lint.rule import Remarks
+
+IN_DATABASE = (SessionEngine.DB, SessionEngine.CACHED_DB)
+
+#: PostgreSQL's max_connections is 100, of which it keeps some for itself.
+POSTGRES_CONNECTIONS = 90
+
+#: What Django calls the lack of a database.
+NO_DATABASE = ("", "django.db.backends.dummy")
+
+
+def _app_hosts(config: ClusterConfig) -> set[str]:
+    """Return the hosts on which instances run; none where the platform is not remote."""
+    if config.platform is not Platform.REMOTE:
+        return set()
+    return {instance.host for instance in build_topology(config).instances if instance.host is not None}
+
+
+def _sqlite_path(config: ClusterConfig, facts: Facts) -> str | None:
+    """Return the key that makes the database sqlite; None where it is another, or not known."""
+    if config.database is not None:
+        return "database.engine" if config.database.engine is DatabaseEngine.SQLITE else None
+    return "database" if "sqlite" in str((facts.project or {}).get("database_engine", "")) else None
+
+
+def _sqlite_over_hosts(config: ClusterConfig, facts: Facts) -> Remarks:
+    # The file is on one of them.
+    path, hosts = _sqlite_path(config, facts), _app_hosts(config)
+    if path and len(hosts) > 1:
+        why = f"sqlite is a file on one machine, and instances run on {len(hosts)}: each would have data of its own."
+        yield Remark(path, why, "Set database.engine to postgres or external.")
+
+
+def _file_sessions_over_hosts(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # The default directory is on one of them.
+    hosts = _app_hosts(config)
+    if config.sessions.engine is SessionEngine.FILE and config.sessions.path is None and len(hosts) > 1:
+        why = f"Sessions in files are on one machine, and instances run on {len(hosts)}: sessions would come and go."
+        remedy = "Set sessions.engine to cached_db, or sessions.path to a directory that all hosts mount."
+        yield Remark("sessions.engine", why, remedy)
+
+
+def _files_on_swarm(config: ClusterConfig, facts: Facts) -> Remarks:
+    # Swarm puts an instance on any of its machines.
+    if config.platform is not Platform.SWARM:
+        return
+    why = "Swarm may run instances on several machines, and {} on one of them."
+    if path := _sqlite_path(config, facts):
+        yield Remark(path, why.format("sqlite's file is"), "Set database.engine to postgres or external.")
+    if config.sessions.engine is SessionEngine.FILE and config.sessions.path is None:
+        remedy = "Set sessions.engine to cached_db, or sessions.path to a directory that all machines mount."
+        yield Remark("sessions.engine", why.format("the sessions' files are"), remedy)
+
+
+def _database_inside_release(config: ClusterConfig, facts: Facts) -> Remarks:
+    # A release is a copy of the project; what its settings name beside themselves is a new file in each release.
+    if config.database is not None or facts.root is None or _sqlite_path(config, facts) is None:
+        return
+    name = str((facts.project or {}).get("database_name") or "")
+    if Path(name).name == ":memory:" or _is_in_a_release(Path(name), facts.root, config.app.project):
+        why = "The project's sqlite database lies in its own directory: each release would begin with an empty one."
+        remedy = "Set `database: {engine: sqlite}`, or let the project's DATABASES name a file elsewhere."
+        yield Remark("database", why, remedy)
+
+
+def _is_in_a_release(file: Path, root: Path, project: str) -> bool:
+    """Tell whether `file` is below the project, whose settings may have been read in a copy of it."""
+    root = root.resolve()
+    if file.is_relative_to(root / ".cluster"):
+        parts = file.relative_to(root / ".cluster").parts
+        return len(parts) > 1 and parts[1] == "releases"
+    return file.is_relative_to((root / project).resolve())
+
+
+def _postgres_on_local(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # Platform local needs nothing but Python, nginx and memcached.
+    if _makes_postgres(config) and config.platform is Platform.LOCAL:
+        why = "Platform local makes no PostgreSQL."
+        yield Remark("database.engine", why, "Set it to sqlite, or to external with the secret database_url.")
+
+
+def _makes_postgres(config: ClusterConfig) -> bool:
+    return config.database is not None and config.database.engine is DatabaseEngine.POSTGRES
+
+
+def _is_external(config: ClusterConfig) -> bool:
+    return config.database is not None and config.database.engine is DatabaseEngine.EXTERNAL
+
+
+def _external_without_url(config: ClusterConfig, facts: Facts) -> Remarks:
+    # Where it is, only the secret tells.
+    if _is_external(config) and has_secret(config, facts, "database_url") is False:
+        why = "database.engine is external, and the stack has no secret database_url that says where the database is."
+        yield Remark(
+            "database_url", why, "Set the secret database_url, for example postgres://user:password@host/name."
+        )
+
+
+def _url_ignored(config: ClusterConfig, facts: Facts) -> Remarks:
+    # A secret that nothing reads.
+    if has_secret(config, facts, "database_url") and not _is_external(config):
+        why = "The secret database_url is used with database.engine external only."
+        yield Remark("database_url", why, "Set `database: {engine: external}`, or remove the secret.")
+
+
+def _too_many_connections(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # Each thread keeps a connection, and during a release the old and the new process live side by side.
+    if not _makes_postgres(config):
+        return
+    count = len(config.upstream.servers)
+    batch = config.app.rollout.batch
+    beside = min(batch, count) if isinstance(batch, int) else count
+    threads = config.app.threads if config.app.interface is Interface.WSGI else 1
+    connections = (count + beside) * config.app.workers * threads
+    if connections > POSTGRES_CONNECTIONS:
+        why = f"During a release up to {connections} threads keep a connection each; PostgreSQL allows 100 by default."
+        remedy = "Lower app.workers, app.threads or app.rollout.batch, or raise max_connections."
+        yield Remark("database.engine", why, remedy)
+
+
+def _not_migrated(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # The platform's database is empty at first.
+    if config.database is not None and not _is_external(config) and not config.app.migrate:
+        why = "The platform makes an empty database, and nothing makes its tables."
+        yield Remark("app.migrate", why, "Set it to true, or run `cluster manage STACK -- migrate` yourself.")
+
+
+def _sessions_without_app(config: ClusterConfig, facts: Facts) -> Remarks:
+    # Django: Session doesn't declare an explicit app_label and isn't in an application in INSTALLED_APPS.
+    project = facts.project or {}
+    uses_sessions = project.get("session_middleware") is not False
+    if config.sessions.engine in IN_DATABASE and project.get("sessions_app") is False and uses_sessions:
+        why = f"The engine {config.sessions.engine} needs the table of django.contrib.sessions, which is not installed."
+        remedy = "Add django.contrib.sessions to INSTALLED_APPS, or set sessions.engine to cache or signed_cookies."
+        yield Remark("sessions.engine", why, remedy)
+
+
+def _sessions_without_database(config: ClusterConfig, facts: Facts) -> Remarks:
+    # A store that is not there at all.
+    project = facts.project or {}
+    missing = config.database is None and project.get("database_engine", "?") in NO_DATABASE
+    if missing and config.sessions.engine in IN_DATABASE and project.get("session_middleware") is not False:
+        why = f"The engine {config.sessions.engine} keeps sessions in the database, and the project has none."
+        yield Remark("sessions.engine", why, "Set `database`, or set sessions.engine to cache or signed_cookies.")
+
+
+def _one_memcached_node(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # There is nothing behind it.
+    if config.sessions.engine is SessionEngine.CACHE and config.sessions.memcached.nodes == 1:
+        why = "With one memcached node, its restart logs everybody out."
+        remedy = "Set sessions.engine to cached_db, which loses nothing, or raise nodes, which loses a part only."
+        yield Remark("sessions.memcached.nodes", why, remedy)
+
+
+def _signed_cookies_rotation(config: ClusterConfig, facts: Facts) -> Remarks:
+    # A change of the key is the end of every session.
+    if config.sessions.engine is SessionEngine.SIGNED_COOKIES and not has_secret(config, facts, "secret_key_fallbacks"):
+        why = "Cookies are signed with secret_key, and changing it alone logs everybody out."
+        remedy = "Plan for it: when you change secret_key, put the old one into the secret secret_key_fallbacks."
+        yield Remark("sessions.engine", why, remedy)
+
+
+def _relative_session_path(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # The working directory of an instance is its release.
+    path = config.sessions.path
+    if config.sessions.engine is SessionEngine.FILE and path is not None and not path.startswith("/"):
+        why = "A relative path lies inside the release: the next release would log everybody out."
+        yield Remark("sessions.path", why, "Write an absolute path, or remove it: the platform makes a directory.")
+
+
+def _session_path_ignored(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # A key that has no effect.
+    engines = (config.sessions.engine, config.sessions.previous)
+    if config.sessions.path is not None and SessionEngine.FILE not in engines:
+        why = f"The engine {config.sessions.engine} keeps no files."
+        yield Remark("sessions.path", why, "Remove it, or set sessions.engine to file.")
+
+
+def _memcached_ignored(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # A key that has no effect.
+    if "memcached" in config.sessions.model_fields_set and not uses_memcached(config):
+        why = f"The engine {config.sessions.engine} uses no memcached, and none is started."
+        yield Remark("sessions.memcached", why, "Remove it, or set sessions.engine to cached_db or cache.")
+
+
+def _previous_is_engine(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # A key that has no effect.
+    if config.sessions.previous is config.sessions.engine:
+        why = f"The engine is {config.sessions.engine} already, so there are no older sessions to keep valid."
+        yield Remark("sessions.previous", why, "Name the engine that you come from, or remove it.")
+
+
+def _previous_stays(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # It costs a second look-up for each visitor without a session.
+    if config.sessions.previous not in (None, config.sessions.engine):
+        why = f"Sessions of the engine {config.sessions.previous} stay valid as long as this stands here."
+        yield Remark("sessions.previous", why, "Remove it when SESSION_COOKIE_AGE (two weeks by default) is over.")
+
+
+SESSION_RULES = (
+    Rule("sqlite-over-hosts", ERROR, "sqlite is one machine's, and instances run on several.", _sqlite_over_hosts),
+    Rule(
+        "file-sessions-over-hosts",
+        ERROR,
+        "Sessions in files are one machine's, and instances run on several.",
+        _file_sessions_over_hosts,
+    ),
+    Rule(
+        "database-in-release",
+        ERROR,
+        "The project's sqlite database lies in its directory, so that each release has its own.",
+        _database_inside_release,
+    ),
+    Rule("postgres-on-local", ERROR, "Platform local makes no PostgreSQL.", _postgres_on_local),
+    Rule("database-url-missing", ERROR, "database.engine external needs database_url.", _external_without_url),
+    Rule(
+        "sessions-app-missing",
+        ERROR,
+        "Sessions in the database need django.contrib.sessions.",
+        _sessions_without_app,
+    ),
+    Rule(
+        "sessions-without-database",
+        ERROR,
+        "Sessions in the database need a database.",
+        _sessions_without_database,
+    ),
+    Rule(
+        "session-path-relative",
+        ERROR,
+        "A relative sessions.path lies inside the release.",
+        _relative_session_path,
+    ),
+    Rule("files-on-swarm", WARNING, "sqlite and sessions in files are one machine's.", _files_on_swarm),
+    Rule("one-memcached-node", WARNING, "A restart of the only node logs everybody out.", _one_memcached_node),
+    Rule("postgres-connections", WARNING, "More threads than PostgreSQL has connections.", _too_many_connections),
+    Rule("migrate-off", WARNING, "Nothing makes the tables of a database that the platform makes.", _not_migrated),
+    Rule("previous-is-engine", WARNING, "sessions.previous is the engine itself.", _previous_is_engine),
+    Rule("previous-stays", NOTE, "sessions.previous may go after SESSION_COOKIE_AGE.", _previous_stays),
+    Rule(
+        "signed-cookies-rotation",
+        NOTE,
+        "Changing secret_key without secret_key_fallbacks ends every session in a signed cookie.",
+        _signed_cookies_rotation,
+    ),
+    Rule("session-path-ignored", NOTE, "sessions.path is for the engine file.", _session_path_ignored),
+    Rule("memcached-ignored", NOTE, "sessions.memcached is for the engines cache and cached_db.", _memcached_ignored),
+    Rule("database-url-ignored", NOTE, "database_url is for database.engine external.", _url_ignored),
+)

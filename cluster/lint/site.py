@@ -1,0 +1,266 @@
+"""Lints of the site: names, ports, static files, and the version of nginx."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pydantic import TypeAdapter, ValidationError
+
+from cluster.config.models import PathPrefix, Platform
+from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule
+from cluster.lint.upstream import LONGEST_WORD
+from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE
+
+if TYPE_CHECKING:
+    from cluster.config.models import ClusterConfig
+    from cluster.lint.finding import Facts, Version
+    from cluster.lint.rule import Remarks
+
+LARGEST_PORT = 65535
+PRIVILEGED_PORTS = 1024
+HTTPS_PORT = 443
+
+#: keepalive_time of an upstream, without which nothing here works (nginx's changes).
+OLDEST_NGINX: Version = (1, 19, 10)
+OLDEST_TESTED_NGINX: Version = (1, 22, 0)
+
+#: A location of the runtime's, which nginx already has.
+RUNTIME_PREFIX = "/-/"
+
+
+def _instance_ports(config: ClusterConfig) -> range:
+    first = config.site.instance_ports
+    return range(0) if first is None else range(first, first + len(config.upstream.servers))
+
+
+def _instance_ports_beyond(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # nginx: invalid port.
+    ports = _instance_ports(config)
+    if ports and ports[-1] > LARGEST_PORT:
+        why = f"The last of {len(ports)} instances would have port {ports[-1]}, and ports end at {LARGEST_PORT}."
+        yield Remark("site.instance_ports", why, f"Choose {LARGEST_PORT + 1 - len(ports)} or less.")
+
+
+def _same_port(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # nginx takes it: on 127.0.0.1 the port is then an instance's, elsewhere the site's.
+    ports = _instance_ports(config)
+    if config.site.listen in ports:
+        name = config.upstream.servers[config.site.listen - ports[0]].name
+        why = f"Port {config.site.listen} would be the site's and, on 127.0.0.1, that of {name} alone."
+        yield Remark("site.listen", why, f"Choose a port outside {ports[0]} to {ports[-1]}, or other instance_ports.")
+
+
+def _port_of_other_stack(config: ClusterConfig, facts: Facts) -> Remarks:
+    # Both at a time can't be.
+    for path, ports in (
+        ("site.listen", range(config.site.listen, config.site.listen + 1)),
+        ("site.instance_ports", _instance_ports(config)),
+    ):
+        taken = {port: stack for port, stack in sorted(facts.other_listens.items()) if port in ports}
+        for port, stack in taken.items():
+            yield Remark(path, f"The stack {stack} listens on port {port} too.", "Choose another port in one of them.")
+
+
+def _privileged_port(config: ClusterConfig, facts: Facts) -> Remarks:
+    # nginx: bind() failed (13: Permission denied), unless the machine allows it.
+    for key in ("listen", "instance_ports"):
+        port = getattr(config.site, key)
+        if facts.privileged is False and port is not None and port < PRIVILEGED_PORTS:
+            why = f"Only root may listen on port {port}, unless this machine allows it to others."
+            yield Remark(f"site.{key}", why, "Choose a port from 1024, or run as root.")
+
+
+def _https_port(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # There is no TLS yet.
+    if config.site.listen == HTTPS_PORT:
+        why = "nginx speaks plain HTTP on this port, and browsers expect HTTPS on 443."
+        yield Remark("site.listen", why, "Choose another port, such as 80, behind something that ends TLS.")
+
+
+def _duplicate_server_names(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # nginx: conflicting server name ignored.
+    seen: dict[str, str] = {}
+    for number, name in enumerate(config.site.server_names):
+        for covered in _covered(name.lower()):
+            if covered in seen:
+                why = f"{seen[covered]} says {covered} already, and nginx ignores the second."
+                yield Remark(f"site.server_names[{number}]", why, "Remove one of them.")
+                break
+        seen.update({covered: seen.get(covered, name) for covered in _covered(name.lower())})
+
+
+def _covered(name: str) -> list[str]:
+    """Return nginx's own names for a name: `.example.com` is example.com and *.example.com."""
+    return [name[1:], f"*{name}"] if name.startswith(".") else [name]
+
+
+def _any_host(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # ALLOWED_HOSTS becomes '*'; on one's own machine that harms nobody.
+    if config.platform is Platform.LOCAL or "_" not in config.site.server_names:
+        return
+    number = config.site.server_names.index("_")
+    why = (
+        "With `_` Django believes any Host header (ALLOWED_HOSTS is '*'), for example in a mail that resets a password."
+    )
+    yield Remark(f"site.server_names[{number}]", why, "Name the site's hosts instead of `_`.")
+
+
+def _names_not_public(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # Names for one's own machine.
+    if config.platform not in (Platform.REMOTE, Platform.SWARM):
+        return
+    for number, name in enumerate(config.site.server_names):
+        if name.lower() == "localhost" or _is_address(name):
+            why = f"{name} is no name by which users of another machine should reach the site."
+            yield Remark(f"site.server_names[{number}]", why, "Name the site's public hosts.")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _unlimited_bodies(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # One request may fill the disk.
+    if config.site.client_max_body_size == 0:
+        why = "With 0 nginx takes request bodies of any size, each into a file first: one client can fill the disk."
+        yield Remark("site.client_max_body_size", why, "Set the largest size that the project needs, for example 1g.")
+
+
+def _static_url_reserved(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # nginx: duplicate location "/-/".
+    if config.site.static_url == RUNTIME_PREFIX:
+        why = "The path /-/ is the runtime's, and nginx refuses a second location of that name."
+        yield Remark("site.static_url", why, "Choose another path, and set the project's STATIC_URL to it.")
+
+
+def _static_url_dots(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # It would also lead collectstatic out of the release.
+    url = config.site.static_url
+    if url is not None and {".", ".."} & set(url.split("/")):
+        why = "nginx resolves . and .. before it looks for a location, so this one never matches a request."
+        yield Remark("site.static_url", why, "Write the path without . and .. in it.")
+
+
+def _static_url_long(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # nginx: too long parameter.
+    if config.site.static_url is not None and len(config.site.static_url) > LONGEST_WORD:
+        yield Remark("site.static_url", "nginx refuses a word of more than 4096 bytes.", "Write a shorter path.")
+
+
+def _project_static_url(facts: Facts) -> str | None:
+    """Return the project's STATIC_URL as Django completes it; None where it is not known, or nothing uses it."""
+    project = facts.project or {}
+    url = project.get("static_url")
+    if not isinstance(url, str) or not url or project.get("static_app") is False:
+        return None
+    return url if url.startswith(("/", "http://", "https://")) else f"/{url}"
+
+
+def _static_url_differs(config: ClusterConfig, facts: Facts) -> Remarks:
+    # The pages ask for files where nginx has none.
+    url = _project_static_url(facts)
+    if url is None or not url.startswith("/") or url.startswith("//"):
+        return
+    if config.site.static_url in (None, url):
+        return
+    why = f"The project's STATIC_URL is {url}, and nginx serves static files below {config.site.static_url}."
+    yield Remark("site.static_url", why, f"Set it to {url if _can_be_set(url) else 'null'}.")
+
+
+def _can_be_set(url: str) -> bool:
+    try:
+        TypeAdapter(PathPrefix).validate_python(url)
+    except ValidationError:
+        return False
+    return True
+
+
+def _static_elsewhere(config: ClusterConfig, facts: Facts) -> Remarks:
+    # Another server serves them.
+    url = _project_static_url(facts)
+    if config.site.static_url is not None and url is not None and urlsplit(url).netloc:
+        why = f"The project's STATIC_URL is {url}: its pages ask another server for static files, not this nginx."
+        yield Remark("site.static_url", why, "Set it to null, or set STATIC_URL to a path.")
+
+
+def _static_not_collected(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # nginx serves what collectstatic collected.
+    if config.site.static_url is not None and not config.app.collectstatic:
+        why = f"nginx answers 404 below {config.site.static_url}, as nothing collects the static files."
+        yield Remark("app.collectstatic", why, "Set it to true, or set site.static_url to null.")
+
+
+def _static_app_missing(config: ClusterConfig, facts: Facts) -> Remarks:
+    # There is nothing to collect.
+    if config.site.static_url is not None and (facts.project or {}).get("static_app") is False:
+        why = "The project does not use django.contrib.staticfiles, so nginx answers 404 below this path."
+        yield Remark("site.static_url", why, "Set it to null, or add the app to INSTALLED_APPS.")
+
+
+def _nginx_too_old(_config: ClusterConfig, facts: Facts) -> Remarks:
+    # nginx: unknown directive "keepalive_time".
+    if facts.nginx is not None and facts.nginx < OLDEST_NGINX:
+        why = f"nginx {_shown(facts.nginx)} does not know keepalive_time, by which a release loses no request."
+        yield Remark("platform", why, "Install nginx 1.22 or newer.")
+
+
+def _nginx_untested(_config: ClusterConfig, facts: Facts) -> Remarks:
+    # It may do.
+    if facts.nginx is not None and OLDEST_NGINX <= facts.nginx < OLDEST_TESTED_NGINX:
+        why = f"The configuration is tested with nginx from 1.22 on, and this one is {_shown(facts.nginx)}."
+        yield Remark("platform", why, "Install nginx 1.22 or newer.")
+
+
+def _reload_closes_connections(_config: ClusterConfig, facts: Facts) -> Remarks:
+    # What the renderer can work around for clients that are busy.
+    if facts.nginx is not None and OLDEST_NGINX <= facts.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE:
+        why = (
+            f"A reload of nginx {_shown(facts.nginx)} closes clients' idle connections; those of busy ones are ended "
+            "in time, but a client that wakes up at that very moment sees a reset."
+        )
+        yield Remark("platform", why, "Install nginx 1.27.4 or newer, which has keepalive_min_timeout.")
+
+
+def _shown(version: Version) -> str:
+    return ".".join(map(str, version))
+
+
+SITE_RULES = (
+    Rule("instance-ports-beyond", ERROR, "The instances' ports go beyond 65535.", _instance_ports_beyond),
+    Rule("same-port", ERROR, "The site's port is also an instance's.", _same_port),
+    Rule("static-url-reserved", ERROR, "The path /-/ is the runtime's.", _static_url_reserved),
+    Rule("static-url-dots", ERROR, "A static_url with . or .. in it never matches.", _static_url_dots),
+    Rule("static-url-long", ERROR, "nginx refuses words of more than 4096 bytes.", _static_url_long),
+    Rule("static-url-differs", ERROR, "site.static_url is not the project's STATIC_URL.", _static_url_differs),
+    Rule("nginx-too-old", ERROR, "nginx is older than 1.19.10 and refuses the configuration.", _nginx_too_old),
+    Rule("port-of-other-stack", WARNING, "Another stack listens on the same port.", _port_of_other_stack),
+    Rule("privileged-port", WARNING, "Only root may listen on ports below 1024.", _privileged_port),
+    Rule("https-port", WARNING, "Port 443 without TLS.", _https_port),
+    Rule("duplicate-server-name", WARNING, "nginx ignores a server name that stands twice.", _duplicate_server_names),
+    Rule("any-host", WARNING, "With `_` Django believes any Host header.", _any_host),
+    Rule("unlimited-bodies", WARNING, "nginx takes request bodies of any size.", _unlimited_bodies),
+    Rule("static-elsewhere", WARNING, "STATIC_URL is on another server.", _static_elsewhere),
+    Rule(
+        "static-not-collected",
+        WARNING,
+        "Nothing collects the static files that nginx is to serve.",
+        _static_not_collected,
+    ),
+    Rule(
+        "nginx-untested", WARNING, "nginx is older than those that the configuration is tested with.", _nginx_untested
+    ),
+    Rule("static-app-missing", NOTE, "The project has no static files to collect.", _static_app_missing),
+    Rule("names-not-public", NOTE, "localhost or an address as a name of a public site.", _names_not_public),
+    Rule(
+        "reload-closes-connections",
+        NOTE,
+        "A reload of an nginx before 1.27.4 closes idle connections of clients.",
+        _reload_closes_connections,
+    ),
+)

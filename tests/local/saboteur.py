@@ -1,0 +1,70 @@
+"""`python -m tests.local.saboteur HOW COMMAND…`: the `cluster` command with a part of the protocol switched off."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from cluster.cli import main
+from cluster.local import cluster as local
+from cluster.local import state
+from cluster.local.cluster import LocalCluster
+from cluster.render import nginx
+from cluster_runtime.names import Name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def no_health_gate() -> None:
+    """Names are taken as soon as the processes were started."""
+
+    def take(places: Any, instance: str, release: str) -> None:
+        Name(places, instance).take(release)
+
+    LocalCluster._await_one = lambda *_arguments: None  # type: ignore[method-assign]
+    local.serve = take
+
+
+def no_drain() -> None:
+    """The old release is killed before the new one has the names."""
+    original = LocalCluster._roll
+
+    def roll(self: LocalCluster, plan: Any, release: Any) -> None:
+        self._stop_other_releases(self.topology.names, release)
+        original(self, plan, release)
+
+    LocalCluster._roll = roll  # type: ignore[method-assign]
+
+
+def no_retry() -> None:
+    """nginx tries no other instance."""
+    original = nginx._proxy_defaults
+
+    def defaults(topology: Any) -> list[Any]:
+        return [d if d["directive"] != "proxy_next_upstream" else {**d, "args": ["off"]} for d in original(topology)]
+
+    nginx._proxy_defaults = defaults
+
+
+def broken_rendering() -> None:
+    """The renderer writes what nginx does not know."""
+    original = nginx._maps
+    nginx._maps = lambda: [*original(), {"directive": "no_such_directive", "args": []}]
+
+
+def no_lock() -> None:
+    """Nothing keeps two `up`s apart."""
+
+    @contextmanager
+    def locked(*_arguments: object) -> Iterator[None]:
+        yield
+
+    state.locked = locked
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
+    del sys.argv[1]
+    main()

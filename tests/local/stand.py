@@ -1,0 +1,214 @@
+"""A stack of the example project in a repository of its own, on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from cluster.local.listeners import with_children
+from cluster.local.places import Places
+from cluster.local.supervisor import Supervisor
+from cluster_runtime.names import Name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    output: str
+
+
+def free_port(*, consecutive: int = 1) -> int:
+    """Return a port that is free, and the next ones too."""
+    for port in range(20000 + os.getpid() % 1000 * 10, 60000, 7):
+        free = True
+        for number in range(port, port + consecutive):
+            with socket.socket() as trial:
+                try:
+                    trial.bind(("127.0.0.1", number))
+                except OSError:
+                    free = False
+        if free:
+            return port
+    raise AssertionError("no free port")
+
+
+class Stand:
+    """A repository with one stack, and the `cluster` command run in it."""
+
+    name = "t"
+
+    def __init__(self, stack: dict[str, Any] | None = None, *, path: Path | None = None) -> None:
+        # Reachable for the unprivileged user that root's instances run as, unlike pytest's own directories.
+        self.root = Path(tempfile.mkdtemp(prefix="cl")) if path is None else path
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.chmod(0o755)
+        (self.root / "stacks").mkdir()
+        shutil.copytree(ROOT / "example", self.root / "example", ignore=shutil.ignore_patterns("__pycache__"))
+        self.port = free_port()
+        self.address = ("127.0.0.1", self.port)
+        self.launcher: tuple[str, ...] = ("cluster",)
+        self.stack: dict[str, Any] = stack or {
+            "platform": "local",
+            "app": {"project": "./example", "settings": "example.settings", "requirements": "requirements.txt"},
+            "upstream": {"servers": [{"name": f"app{n}", "weight": w} for n, w in ((1, 3), (2, 1), (3, 1), (4, 1))]},
+            "sessions": {"engine": "cached_db"},
+            "database": {"engine": "sqlite"},
+            "site": {"server_names": ["cluster", "localhost", "127.0.0.1"]},
+        }
+        self.stack["site"].setdefault("listen", self.port)
+        self.write()
+
+    @property
+    def places(self) -> Places:
+        return Places(self.root, self.name)
+
+    @property
+    def file(self) -> Path:
+        return self.root / "stacks" / f"Pulumi.{self.name}.yaml"
+
+    def write(self) -> None:
+        document = {"config": {f"cluster:{key}": value for key, value in self.stack.items()}}
+        self.file.write_text(yaml.safe_dump(document, sort_keys=False))
+
+    def edit_stack(self, change: Callable[[dict[str, Any]], None]) -> None:
+        change(self.stack)
+        self.write()
+
+    def edit_code(self, path: str, text: str) -> None:
+        """Add `text` to a file of the project as it is in the repository; a model or migration is replaced."""
+        original = ROOT / "example" / path
+        whole = not original.exists() or path.endswith("models.py")
+        (self.root / "example" / path).write_text(text if whole else original.read_text() + text)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", *self.launcher, *arguments]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
+
+    def run(self, *arguments: str, timeout: float = 300, **environment: str) -> Result:
+        done = subprocess.run(
+            self.command(*arguments),
+            cwd=self.root,
+            env={**self.environment(), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout)
+
+    def up(self) -> Result:
+        return self.run("up", self.name)
+
+    def rollback(self) -> Result:
+        return self.run("rollback", self.name)
+
+    def verify(self) -> Result:
+        return self.run("verify", self.name)
+
+    def down(self) -> Result:
+        return self.run("down", self.name)
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.run("status", self.name, "--json").output)
+        return found
+
+    def release(self) -> str:
+        return str(self.status()["release"])
+
+    def supervisor(self) -> Supervisor:
+        return Supervisor(self.places)
+
+    def processes(self, instance: str) -> dict[str, int]:
+        """Return the ids of an instance's processes: the instance process, gunicorn, and its workers."""
+        found = {}
+        for process in self.supervisor().processes().values():
+            if process.name.rpartition("-")[0] != instance or not process.pid:
+                continue
+            release = process.name.rpartition("-")[2]
+            status = Name(self.places.run, instance).status(release) or {}
+            found[process.name] = process.pid
+            others = sorted(with_children({process.pid}) - {process.pid, status.get("gunicorn")})
+            found[f"{process.name} gunicorn"] = status.get("gunicorn") or 0
+            found |= {f"{process.name} worker {number}": pid for number, pid in enumerate(others)}
+        return found
+
+    def kill(self, instance: str, sent: signal.Signals) -> None:
+        """Send a signal to every process of an instance."""
+        for pid in self.processes(instance).values():
+            try:
+                os.kill(pid, sent)
+            except ProcessLookupError:
+                continue
+
+    def stop_worker(self, instance: str) -> int:
+        pid = next(pid for name, pid in self.processes(instance).items() if name.endswith("worker 0"))
+        os.kill(pid, signal.SIGSTOP)
+        return pid
+
+    def restart(self, instance: str) -> None:
+        program = next(iter(self.processes(instance)))
+        conf = str(self.supervisor().conf)
+        control = [sys.executable, "-m", "supervisor.supervisorctl", "-c", conf, "restart", program]
+        subprocess.run(control, check=True, timeout=120, capture_output=True)
+
+    def wait_healthy(self) -> None:
+        deadline = time.monotonic() + 60
+        while not (status := self.status())["ok"]:
+            assert time.monotonic() < deadline, status
+            time.sleep(0.2)
+
+    def nginx_workers(self) -> set[int]:
+        pid = self.supervisor().processes()["nginx"].pid
+        return with_children({pid})
+
+    @contextmanager
+    def sabotaged(self, how: str) -> Iterator[None]:
+        self.launcher = ("tests.local.saboteur", how)
+        try:
+            yield
+        finally:
+            self.launcher = ("cluster",)
+
+    def close(self) -> None:
+        """Stop everything, and remove it."""
+        if self.places.state.exists():
+            result = self.run("down", self.name)
+            if result.status != 0 and self.supervisor().is_running():
+                self.supervisor().shutdown()
+        shutil.rmtree(self.places.run, ignore_errors=True)
+        shutil.rmtree(self.root)
+
+
+def kill_at_line(process: subprocess.Popen[str], pattern: str) -> list[str]:
+    """Kill -9 a command as soon as it prints a line that matches; return what it had printed."""
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line.rstrip())
+        if re.search(pattern, line):
+            process.kill()
+            process.wait()
+            return seen
+    raise AssertionError(f"no line matched {pattern!r}: {seen}")

@@ -1,0 +1,44 @@
+"""The conformance suite on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import conformance
+from tests.local.stand import Stand
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conformance import ClusterUnderTest
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Stand]:
+    with contextlib.closing(Stand()) as stand:
+        result = stand.up()
+        assert result.status == 0, result.output
+        yield stand
+
+
+class TestAnswers(conformance.Answers):
+    def make_superuser(self, cluster: ClusterUnderTest) -> None:
+        assert isinstance(cluster, Stand)
+        create = ("createsuperuser", "--noinput", "--username", "admin", "--email", "a@example.com")
+        result = cluster.run("manage", "t", "--", *create, DJANGO_SUPERUSER_PASSWORD="a long enough one")
+        assert result.status == 0, result.output
+
+
+class TestChanges(conformance.Changes):
+    pass
+
+
+class TestFaults(conformance.Faults):
+    pass
+
+
+class TestSaboteurs(conformance.Saboteurs):
+    pass

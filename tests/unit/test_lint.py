@@ -1,0 +1,744 @@
+"""Every lint has a case in which it fires, with its paths, and one in which it does not."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.config import load_stack, parse_config
+from cluster.lint import RULES, Facts, Finding, Severity, lint
+from cluster.lint.variables import is_variable, variables_in
+
+ROOT = Path(__file__).resolve().parents[2]
+
+EXAMPLE: dict[str, Any] = {
+    "platform": "local",
+    "app": {"project": "./example", "settings": "example.settings"},
+    "upstream": {
+        "servers": [
+            {"name": "app1", "weight": 3},
+            {"name": "app2", "max_fails": 2, "fail_timeout": "20s"},
+            {"name": "app3"},
+            {"name": "app4", "backup": True},
+        ]
+    },
+    "sessions": {"engine": "cached_db"},
+    "database": {"engine": "sqlite"},
+    "site": {"server_names": ["cluster", "localhost"], "listen": 8080, "instance_ports": 8000},
+}
+
+SQLITE = {"database_engine": "django.db.backends.sqlite3", "database_name": "/srv/data/db.sqlite3"}
+NO_DATABASE = {"database_engine": "django.db.backends.dummy", "database_name": ""}
+
+
+def a_server(name: str = "app1", **keys: Any) -> dict[str, Any]:
+    return {"name": name, **keys}
+
+
+def two_servers(**keys_of_the_second: Any) -> list[dict[str, Any]]:
+    return [a_server(), a_server("app2", **keys_of_the_second)]
+
+
+def a_host(name: str, *roles: str) -> dict[str, Any]:
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5"
+    return {"name": name, "address": "10.0.0.11", "host_key": key, "roles": list(roles)}
+
+
+REMOTE = {"platform": "remote", "hosts": [a_host("web1", "app", "nginx"), a_host("web2", "app")]}
+ONE_HOST = {"platform": "remote", "hosts": [a_host("web1", "app", "nginx")]}
+
+
+def stack(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the example with some keys changed, each by its dotted path; None removes a key."""
+    values = copy.deepcopy(EXAMPLE)
+    for path, value in changes.items():
+        *parents, key = path.split(".")
+        here = values
+        for parent in parents:
+            here = here.setdefault(parent, {})
+        if value is None and key != "static_url":
+            here.pop(key, None)
+        else:
+            here[key] = value
+    return values
+
+
+def findings(changes: dict[str, Any], facts: Facts | None = None) -> list[Finding]:
+    return lint(parse_config(stack(changes)), facts or Facts())
+
+
+def paths(rule: str, changes: dict[str, Any], facts: Facts) -> list[str]:
+    return [finding.path for finding in findings(changes, facts) if finding.id == rule]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Changes to the example, what is known beside it, and at which paths the rule is to fire."""
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
+    at: tuple[str, ...] = ()
+
+
+def case(changes: dict[str, Any] | None = None, *at: str, **facts: Any) -> Stack:
+    return Stack(changes or {}, Facts(**facts), at)
+
+
+def project(**keys: Any) -> dict[str, Any]:
+    return {"project": keys}
+
+
+#: For each rule: stacks in which it fires, and stacks in which it does not.
+CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
+    "project-missing": (
+        [
+            case({"app.project": "./nowhere"}, "app.project", root=ROOT),
+            case({"app.project": "./tests"}, "app.project", root=ROOT),
+        ],
+        [case(root=ROOT), case({"app.project": "./nowhere"})],
+    ),
+    "requirements-missing": (
+        [case({"app.requirements": "none.txt"}, "app.requirements", root=ROOT)],
+        [case(root=ROOT), case({"app.requirements": "none.txt"})],
+    ),
+    "secret-key-missing": (
+        [case({"platform": "docker"}, "secret_key", secrets=frozenset())],
+        [
+            case(secrets=frozenset()),
+            case({"platform": "docker"}),
+            case({"platform": "docker"}, secrets=frozenset({"secret_key"})),
+            case({"platform": "docker", "secret_key": "k" * 50}, secrets=frozenset()),
+        ],
+    ),
+    "environment-owned": (
+        [
+            case(
+                {"app.environment": {"DJANGO_SETTINGS_MODULE": "a", "CLUSTER_CONFIG": "b", "PYTHONPATH": "c"}},
+                "app.environment.DJANGO_SETTINGS_MODULE",
+                "app.environment.CLUSTER_CONFIG",
+                "app.environment.PYTHONPATH",
+            )
+        ],
+        [case({"app.environment": {"DJANGO_DEBUG": "0", "MY_CLUSTER": "b"}})],
+    ),
+    "environment-secret": (
+        [
+            case({"app.environment": {"EMAIL_PASSWORD": "x"}}, "app.environment.EMAIL_PASSWORD"),
+            case({"app.environment": {"STRIPE_SECRET_KEY": "x"}}, "app.environment.STRIPE_SECRET_KEY"),
+            case({"app.environment": {"CELERY_BROKER": "redis://:pass@host"}}, "app.environment.CELERY_BROKER"),
+        ],
+        [
+            case({"app.environment": {"STRIPE_PUBLIC_KEY": "x", "KEYBOARD": "x", "TOKENS_PER_DAY": "5"}}),
+            case({"app.environment": {"URL": "redis://host:6379/0", "API_TOKEN": ""}}),
+        ],
+    ),
+    "time-zero": (
+        [
+            case(
+                {
+                    "app.health": {"timeout": 0, "start_timeout": "0s", "busy_timeout": 0},
+                    "site.proxy_read_timeout": 0,
+                },
+                "app.health.timeout",
+                "app.health.start_timeout",
+                "app.health.busy_timeout",
+                "site.proxy_read_timeout",
+            )
+        ],
+        [case({"app.health": {"timeout": "1ms"}, "app.graceful_timeout": 0})],
+    ),
+    "health-path-unknown": (
+        [case({"app.health": {"path": "/-/healthz"}}, "app.health.path")],
+        [case({"app.health": {"path": "/-/probe"}}), case({"app.health": {"path": "/up"}})],
+    ),
+    "health-path-of-project": (
+        [case({"app.health": {"path": "/up"}}, "app.health.path")],
+        [case({"app.health": {"path": "/-/health"}})],
+    ),
+    "start-timeout-short": (
+        [case({"app.health": {"start_timeout": "2s"}}, "app.health.start_timeout")],
+        [case({"app.health": {"start_timeout": "5s"}})],
+    ),
+    "hung-for-long": (
+        [case({"app.health": {"interval": "30s", "retries": 3}}, "app.health")],
+        [case({"app.health": {"interval": "10s", "retries": 3}})],
+    ),
+    "busy-timeout-short": (
+        [
+            case({"site.proxy_read_timeout": "5m"}, "app.health.busy_timeout"),
+            case({"app.health": {"busy_timeout": "30s"}}, "app.health.busy_timeout"),
+        ],
+        [case({"site.proxy_read_timeout": "5m", "app.health": {"busy_timeout": "5m"}})],
+    ),
+    "grace-short": (
+        [
+            case({"site.proxy_read_timeout": "31s"}, "app.graceful_timeout"),
+            case({"app.graceful_timeout": "10s"}, "app.graceful_timeout"),
+        ],
+        [case(), case({"app.graceful_timeout": "60s"}), case({"site.proxy_read_timeout": "30s"})],
+    ),
+    "grace-long": (
+        [case({"app.graceful_timeout": "1h"}, "app.graceful_timeout")],
+        [case({"app.graceful_timeout": "10m"})],
+    ),
+    "threads-ignored": (
+        [case({"app.interface": "asgi", "app.threads": 8}, "app.threads")],
+        [case({"app.interface": "asgi"}), case({"app.threads": 8})],
+    ),
+    "memory-small": (
+        [case({"platform": "docker", "app.workers": 8}, "app.memory")],
+        [
+            case({"app.workers": 8}),
+            case({"platform": "docker", "app.workers": 7}),
+            case({"platform": "docker", "app.workers": 8, "app.memory": "1g"}),
+        ],
+    ),
+    "processes-few": (
+        [case({"platform": "docker", "app.workers": 4, "app.threads": 64}, "app.processes")],
+        [
+            case({"app.workers": 4, "app.threads": 64}),
+            case({"platform": "docker", "app.workers": 4, "app.threads": 32}),
+            case({"platform": "docker", "app.interface": "asgi", "app.workers": 4, "app.threads": 64}),
+        ],
+    ),
+    "duplicate-server": (
+        [case({"upstream.servers": [a_server(), a_server("app2"), a_server()]}, "upstream.servers[2].name")],
+        [case({"upstream.servers": 40})],
+    ),
+    "reserved-server-name": (
+        [case({"upstream.servers": [a_server(), a_server("closing")]}, "upstream.servers[1].name")],
+        [case({"upstream.servers": [a_server(), a_server("closing2")]})],
+    ),
+    "backup-with-hash": (
+        [case({"upstream.method": method}, "upstream.servers[3].backup") for method in ("ip_hash", "hash", "random")],
+        [
+            case({"upstream.method": "least_conn"}),
+            case({"upstream.method": "hash", "upstream.servers": 4}),
+        ],
+    ),
+    "only-backups": (
+        [
+            case({"upstream.servers": [a_server(backup=True)]}, "upstream.servers"),
+            case(
+                {"upstream.servers": [a_server(backup=True), a_server("app2", backup=True, down=True)]},
+                "upstream.servers",
+            ),
+        ],
+        [case({"upstream.servers": [a_server(down=True), a_server("app2", backup=True)]})],
+    ),
+    "all-down": (
+        [case({"upstream.servers": [a_server(down=True), a_server("app2", down=True)]}, "upstream.servers")],
+        [
+            case({"upstream.servers": two_servers(down=True)}),
+            case({"upstream.servers": [a_server(down=True), a_server("app2", backup=True)]}),
+        ],
+    ),
+    "backups-serve": (
+        [case({"upstream.servers": [a_server(down=True), a_server("app2", backup=True)]}, "upstream.servers")],
+        [case(), case({"upstream.servers": [a_server(backup=True)]})],
+    ),
+    "one-instance": (
+        [case({"upstream.servers": 1}, "upstream.servers")],
+        [case({"upstream.servers": 2}), case({"upstream.servers": two_servers(backup=True)})],
+    ),
+    "limits-ignored": (
+        [
+            case(
+                {"upstream.servers": [a_server(max_fails=3, fail_timeout="5s")]},
+                "upstream.servers[0].max_fails",
+                "upstream.servers[0].fail_timeout",
+            )
+        ],
+        [case({"upstream.servers": 1}), case({"upstream.servers": two_servers(max_fails=3)})],
+    ),
+    "fail-timeout-alone": (
+        [case({"upstream.servers": two_servers(fail_timeout="20s")}, "upstream.servers[1].fail_timeout")],
+        [case(), case({"upstream.servers": two_servers(max_fails=0)})],
+    ),
+    "max-fails-everywhere": (
+        [case({"upstream.servers": [a_server(max_fails=1), a_server("app2", max_fails=2)]}, "upstream.servers")],
+        [case(), case({"upstream.servers": [a_server(max_fails=1)]})],
+    ),
+    "last-server-fails": (
+        [
+            case(
+                {"upstream.servers": [a_server(max_fails=1), a_server("app2", down=True)]},
+                "upstream.servers[0].max_fails",
+            )
+        ],
+        [
+            case({"upstream.servers": 1}),
+            case({"upstream.servers": [a_server(max_fails=0), a_server("app2", down=True)]}),
+            case({"upstream.servers": [*two_servers(down=True), a_server("app3", backup=True)]}),
+        ],
+    ),
+    "lopsided-shares": (
+        [case({"upstream.servers": two_servers(weight=10)}, "upstream.servers[1].weight")],
+        [
+            case({"upstream.servers": two_servers(weight=9)}),
+            case({"upstream.servers": 1}),
+            case({"upstream.servers": [a_server(weight=99), a_server("app2", backup=True)]}),
+        ],
+    ),
+    "max-conns-everywhere": (
+        [
+            case(
+                {"upstream.servers": [a_server(max_conns=8), a_server("app2", max_conns=8, backup=True)]},
+                "upstream.servers",
+            )
+        ],
+        [case({"upstream.servers": two_servers(max_conns=8)})],
+    ),
+    "max-conns-below-threads": (
+        [case({"upstream.servers": two_servers(max_conns=3)}, "upstream.servers[1].max_conns")],
+        [
+            case({"upstream.servers": two_servers(max_conns=4)}),
+            case({"upstream.servers": two_servers(max_conns=3), "app.interface": "asgi"}),
+        ],
+    ),
+    "keepalive-small": (
+        [case({"upstream.keepalive": 3}, "upstream.keepalive")],
+        [case({"upstream.keepalive": 4})],
+    ),
+    "fail-timeout-milliseconds": (
+        [
+            case({"upstream.servers": two_servers(fail_timeout="500ms")}, "upstream.servers[1].fail_timeout"),
+            case({"upstream.servers": two_servers(fail_timeout="1s1ms")}, "upstream.servers[1].fail_timeout"),
+        ],
+        [case({"upstream.servers": two_servers(fail_timeout="2000ms")})],
+    ),
+    "hash-key-invalid": (
+        [
+            case(
+                {"upstream.servers": 2, "upstream.method": "hash", "upstream.hash": {"key": key}},
+                "upstream.hash.key",
+            )
+            for key in ("$", "a$ b", "${uri", "$nosuch", "$ä", "${1}", "$0", "x" * 4097)
+        ],
+        [
+            case({"upstream.servers": 2, "upstream.method": "hash", "upstream.hash": {"key": key}})
+            for key in ("$uri", "$cookie_a-$remote_addr", "${args}b", "x{}")
+        ]
+        + [case({"upstream.hash": {"key": "$nosuch"}})],
+    ),
+    "hash-key-constant": (
+        [
+            case(
+                {"upstream.servers": 2, "upstream.method": "hash", "upstream.hash": {"key": key}},
+                "upstream.hash.key",
+            )
+            for key in ("all", "$1", "$scheme-$server_name")
+        ],
+        [case({"upstream.servers": 2, "upstream.method": "hash", "upstream.hash": {"key": "a$uri"}})],
+    ),
+    "hash-ignored": (
+        [case({"upstream.hash": {"key": "$uri"}}, "upstream.hash")],
+        [case(), case({"upstream.servers": 2, "upstream.method": "hash", "upstream.hash": {"key": "$uri"}})],
+    ),
+    "hash-weights-heavy": (
+        [case({"upstream.servers": two_servers(weight=10_000), "upstream.method": "hash"}, "upstream.servers")],
+        [
+            case({"upstream.servers": two_servers(weight=9999), "upstream.method": "hash"}),
+            case({"upstream.servers": two_servers(weight=10_000)}),
+        ],
+    ),
+    "hash-weights-too-large": (
+        [
+            case(
+                {
+                    "upstream.servers": [a_server(f"app{number}", weight=65_535) for number in range(16)],
+                    "upstream.method": "hash",
+                },
+                "upstream.servers",
+            )
+        ],
+        [
+            case(
+                {
+                    "upstream.servers": [a_server(f"app{number}", weight=65_535) for number in range(16)],
+                    "upstream.method": "hash",
+                    "upstream.hash": {"consistent": False},
+                }
+            )
+        ],
+    ),
+    "down-ignores": (
+        [
+            case(
+                {"upstream.servers": two_servers(weight=2, backup=True, down=True)},
+                "upstream.servers[1].weight",
+                "upstream.servers[1].backup",
+            )
+        ],
+        [case({"upstream.servers": two_servers(down=True)})],
+    ),
+    "backup-weight": (
+        [case({"upstream.servers": two_servers(weight=2, backup=True)}, "upstream.servers[1].weight")],
+        [
+            case(),
+            case({"upstream.servers": [*two_servers(weight=2, backup=True), a_server("app3", backup=True)]}),
+        ],
+    ),
+    "ip-hash-few-addresses": (
+        [case({"upstream.servers": 2, "upstream.method": "ip_hash"}, "upstream.method")],
+        [case({"upstream.servers": 2, "upstream.method": "hash"})],
+    ),
+    "least-conn-hint": (
+        [case({"site.proxy_read_timeout": "5m"}, "upstream.method")],
+        [case(), case({"site.proxy_read_timeout": "5m", "upstream.method": "least_conn"})],
+    ),
+    "sqlite-over-hosts": (
+        [
+            case(REMOTE, "database.engine"),
+            case({**REMOTE, "database": None}, "database", **project(**SQLITE)),
+        ],
+        [
+            case(ONE_HOST),
+            case({**REMOTE, "database.engine": "postgres"}),
+            case({**REMOTE, "upstream.servers": [a_server(host="web1"), a_server("app2", host="web1")]}),
+        ],
+    ),
+    "file-sessions-over-hosts": (
+        [case({**REMOTE, "sessions.engine": "file"}, "sessions.engine")],
+        [
+            case({**ONE_HOST, "sessions.engine": "file"}),
+            case({**REMOTE, "sessions": {"engine": "file", "path": "/mnt/sessions"}}),
+        ],
+    ),
+    "files-on-swarm": (
+        [case({"platform": "swarm", "sessions.engine": "file"}, "database.engine", "sessions.engine")],
+        [case({"sessions.engine": "file"}), case({"platform": "swarm", "database.engine": "postgres"})],
+    ),
+    "database-in-release": (
+        [
+            case(
+                {"database": None},
+                "database",
+                root=ROOT,
+                project={**SQLITE, "database_name": str(ROOT / name)},
+            )
+            for name in ("example/db.sqlite3", ".cluster/local/releases/0123456789ab/project/db.sqlite3", ":memory:")
+        ],
+        [
+            case(root=ROOT, project={**SQLITE, "database_name": str(ROOT / "example/db.sqlite3")}),
+            case({"database": None}, root=ROOT, project=SQLITE),
+            case(
+                {"database": None},
+                root=ROOT,
+                project={**SQLITE, "database_name": str(ROOT / ".cluster/local/data/db.sqlite3")},
+            ),
+        ],
+    ),
+    "postgres-on-local": (
+        [case({"database.engine": "postgres"}, "database.engine")],
+        [case(), case({"platform": "docker", "database.engine": "postgres"})],
+    ),
+    "database-url-missing": (
+        [case({"database.engine": "external"}, "database_url", secrets=frozenset())],
+        [
+            case({"database.engine": "external"}),
+            case({"database.engine": "external"}, secrets=frozenset({"database_url"})),
+            case(secrets=frozenset()),
+        ],
+    ),
+    "database-url-ignored": (
+        [case({}, "database_url", secrets=frozenset({"database_url"}))],
+        [case({"database.engine": "external"}, secrets=frozenset({"database_url"})), case()],
+    ),
+    "postgres-connections": (
+        [
+            case({"platform": "docker", "database.engine": "postgres", "app.workers": 3}, "database.engine"),
+        ],
+        [
+            case({"platform": "docker", "database.engine": "postgres", "app.workers": 2}),
+            case({"platform": "docker", "database.engine": "postgres", "app.workers": 3, "app.rollout": {"batch": 1}}),
+            case({"platform": "docker", "database.engine": "sqlite", "app.workers": 3}),
+            case({"platform": "docker", "database.engine": "postgres", "app.workers": 3, "app.interface": "asgi"}),
+        ],
+    ),
+    "migrate-off": (
+        [case({"app.migrate": False}, "app.migrate")],
+        [case({"app.migrate": False, "database": None}), case({"app.migrate": False, "database.engine": "external"})],
+    ),
+    "sessions-app-missing": (
+        [case({}, "sessions.engine", **project(sessions_app=False))],
+        [
+            case({}, **project(sessions_app=True)),
+            case({}, **project(sessions_app=False, session_middleware=False)),
+            case({"sessions.engine": "cache"}, **project(sessions_app=False)),
+        ],
+    ),
+    "sessions-without-database": (
+        [case({"database": None}, "sessions.engine", project=NO_DATABASE)],
+        [
+            case({}, project=NO_DATABASE),
+            case({"database": None}, project=SQLITE),
+            case({"database": None, "sessions.engine": "cache"}, project=NO_DATABASE),
+            case({"database": None}, project={}),
+        ],
+    ),
+    "one-memcached-node": (
+        [case({"sessions": {"engine": "cache", "memcached": {"nodes": 1}}}, "sessions.memcached.nodes")],
+        [
+            case({"sessions": {"engine": "cache"}}),
+            case({"sessions": {"engine": "cached_db", "memcached": {"nodes": 1}}}),
+        ],
+    ),
+    "signed-cookies-rotation": (
+        [case({"sessions.engine": "signed_cookies"}, "sessions.engine")],
+        [
+            case(),
+            case({"sessions.engine": "signed_cookies"}, secrets=frozenset({"secret_key_fallbacks"})),
+        ],
+    ),
+    "session-path-relative": (
+        [case({"sessions": {"engine": "file", "path": "sessions"}}, "sessions.path")],
+        [case({"sessions": {"engine": "file", "path": "/srv/sessions"}}), case({"sessions.engine": "file"})],
+    ),
+    "session-path-ignored": (
+        [case({"sessions.path": "/srv/sessions"}, "sessions.path")],
+        [
+            case({"sessions": {"engine": "file", "path": "/srv/sessions"}}),
+            case({"sessions": {"engine": "db", "previous": "file", "path": "/srv/sessions"}}),
+        ],
+    ),
+    "memcached-ignored": (
+        [case({"sessions": {"engine": "db", "memcached": {"nodes": 3}}}, "sessions.memcached")],
+        [
+            case({"sessions": {"engine": "db"}}),
+            case({"sessions": {"engine": "db", "previous": "cache", "memcached": {"nodes": 3}}}),
+        ],
+    ),
+    "previous-is-engine": (
+        [case({"sessions.previous": "cached_db"}, "sessions.previous")],
+        [case(), case({"sessions.previous": "db"})],
+    ),
+    "previous-stays": (
+        [case({"sessions.previous": "db"}, "sessions.previous")],
+        [case(), case({"sessions.previous": "cached_db"})],
+    ),
+    "instance-ports-beyond": (
+        [case({"site.instance_ports": 65_533}, "site.instance_ports")],
+        [case({"site.instance_ports": 65_532})],
+    ),
+    "same-port": (
+        [case({"site.listen": 8003}, "site.listen")],
+        [case({"site.listen": 8004}), case({"site.listen": 8000, "site.instance_ports": None})],
+    ),
+    "port-of-other-stack": (
+        [
+            case(
+                {},
+                "site.listen",
+                "site.instance_ports",
+                other_listens={8080: "dev", 8002: "staging"},
+            )
+        ],
+        [case({}, other_listens={8081: "dev", 8004: "staging"})],
+    ),
+    "privileged-port": (
+        [
+            case(
+                {"site.listen": 80, "site.instance_ports": 1000}, "site.listen", "site.instance_ports", privileged=False
+            )
+        ],
+        [case({"site.listen": 80}, privileged=True), case({"site.listen": 80}), case({}, privileged=False)],
+    ),
+    "https-port": ([case({"site.listen": 443}, "site.listen")], [case({"site.listen": 80})]),
+    "duplicate-server-name": (
+        [
+            case({"site.server_names": ["a.b", "c", "A.b"]}, "site.server_names[2]"),
+            case({"site.server_names": [".a.b", "*.a.b", "a.b"]}, "site.server_names[1]", "site.server_names[2]"),
+            case({"site.server_names": ["*.a.b", ".a.b"]}, "site.server_names[1]"),
+        ],
+        [case({"site.server_names": ["a.b", "*.a.b", "c.a.b", ".d.a.b"]})],
+    ),
+    "any-host": (
+        [case({"platform": "docker", "site.server_names": ["a", "_"]}, "site.server_names[1]")],
+        [case({"site.server_names": ["_"]}), case({"platform": "docker"})],
+    ),
+    "names-not-public": (
+        [
+            case(
+                {**REMOTE, "site.server_names": ["a.com", "localhost", "10.0.0.1"]},
+                "site.server_names[1]",
+                "site.server_names[2]",
+            )
+        ],
+        [case(), case({**REMOTE, "site.server_names": ["a.com", "*.a.com"]})],
+    ),
+    "unlimited-bodies": (
+        [case({"site.client_max_body_size": 0}, "site.client_max_body_size")],
+        [case({"site.client_max_body_size": "1g"})],
+    ),
+    "static-url-reserved": (
+        [case({"site.static_url": "/-/"}, "site.static_url")],
+        [case({"site.static_url": "/-/static/"})],
+    ),
+    "static-url-dots": (
+        [case({"site.static_url": url}, "site.static_url") for url in ("/../", "/static/./", "/a/../static/")],
+        [case({"site.static_url": "/.static/v1..2/"})],
+    ),
+    "static-url-long": (
+        [case({"site.static_url": f"/{'x' * 5000}/"}, "site.static_url")],
+        [case({"site.static_url": f"/{'x' * 3000}/"})],
+    ),
+    "static-url-differs": (
+        [
+            case({}, "site.static_url", **project(static_url="assets/")),
+            case({}, "site.static_url", **project(static_url="/")),
+        ],
+        [
+            case({}, **project(static_url="static/")),
+            case({"site.static_url": None}, **project(static_url="/assets/")),
+            case({}, **project(static_url="/assets/", static_app=False)),
+            case({}, **project(static_url="https://cdn.example.com/")),
+            case({}, **project(static_url=None)),
+        ],
+    ),
+    "static-elsewhere": (
+        [case({}, "site.static_url", **project(static_url="https://cdn.example.com/"))],
+        [
+            case({"site.static_url": None}, **project(static_url="https://cdn.example.com/")),
+            case({}, **project(static_url="static/")),
+        ],
+    ),
+    "static-not-collected": (
+        [case({"app.collectstatic": False}, "app.collectstatic")],
+        [case({"app.collectstatic": False, "site.static_url": None})],
+    ),
+    "static-app-missing": (
+        [case({}, "site.static_url", **project(static_app=False))],
+        [case({}, **project(static_app=True)), case({"site.static_url": None}, **project(static_app=False))],
+    ),
+    "nginx-too-old": (
+        [case({}, "platform", nginx=(1, 18, 0))],
+        [case({}, nginx=(1, 19, 10)), case()],
+    ),
+    "nginx-untested": (
+        [case({}, "platform", nginx=(1, 20, 1))],
+        [case({}, nginx=(1, 22, 0)), case({}, nginx=(1, 18, 0))],
+    ),
+    "reload-closes-connections": (
+        [case({}, "platform", nginx=(1, 27, 3))],
+        [case({}, nginx=(1, 27, 4)), case()],
+    ),
+    "role-missing": (
+        [
+            case({"platform": "remote"}, "hosts", "hosts"),
+            case({"platform": "remote", "hosts": [a_host("web1", "app")]}, "hosts"),
+        ],
+        [case(ONE_HOST), case()],
+    ),
+    "host-unknown": (
+        [
+            case(
+                {
+                    "platform": "remote",
+                    "hosts": [a_host("web1", "app"), a_host("proxy", "nginx")],
+                    "upstream.servers": [a_server(host="web9"), a_server("app2", host="proxy")],
+                },
+                "upstream.servers[0].host",
+                "upstream.servers[1].host",
+            )
+        ],
+        [case({**REMOTE, "upstream.servers": [a_server(host="web1"), a_server("app2")]})],
+    ),
+    "duplicate-host": (
+        [case({"platform": "remote", "hosts": [a_host("web1", "app"), a_host("web1", "nginx")]}, "hosts[1].name")],
+        [case(REMOTE)],
+    ),
+    "hosts-ignored": (
+        [
+            case(
+                {"hosts": [a_host("web1", "app")], "upstream.servers": two_servers(host="web1")},
+                "hosts",
+                "upstream.servers[1].host",
+            )
+        ],
+        [case(REMOTE)],
+    ),
+    "images-ignored": (
+        [case({"images": {"nginx": "nginx:1.30"}}, "images")],
+        [case(), case({"platform": "docker", "images": {"nginx": "nginx:1.30"}})],
+    ),
+}
+
+
+def test_every_rule_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+    assert set(CASES) == {rule.id for rule in RULES}
+    for rule, (firing, silent) in CASES.items():
+        assert firing, rule
+        assert silent, rule
+        assert all(stack.at for stack in firing), f"{rule}: a case must say at which path it fires"
+
+
+def test_every_rule_has_an_id_of_its_own_and_a_sentence() -> None:
+    assert len({rule.id for rule in RULES}) == len(RULES)
+    for rule in RULES:
+        assert rule.id == rule.id.lower().replace("_", "-")
+        assert rule.summary.endswith(".")
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_a_rule_fires_at_the_key_that_is_to_be_changed(rule: str) -> None:
+    for stack in CASES[rule][0]:
+        assert paths(rule, stack.changes, stack.facts) == list(stack.at)
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_a_rule_is_silent_where_it_has_nothing_to_say(rule: str) -> None:
+    for stack in CASES[rule][1]:
+        assert paths(rule, stack.changes, stack.facts) == []
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_what_a_rule_says_is_a_sentence_why_and_a_sentence_how_to_mend(rule: str) -> None:
+    for stack in CASES[rule][0]:
+        for finding in findings(stack.changes, stack.facts):
+            assert finding.why.endswith("."), finding
+            assert finding.remedy.endswith("."), finding
+            assert finding.path
+
+
+def test_errors_come_first_then_warnings_then_notes() -> None:
+    found = findings({"upstream.servers": 1, "sessions.path": "x", "site.static_url": "/-/", "images": {}})
+    severities = [finding.severity for finding in found]
+    assert severities == sorted(severities, key=list(Severity).index)
+    assert set(severities) == set(Severity)
+
+
+def test_the_example_has_neither_errors_nor_warnings() -> None:
+    described = {
+        "static_url": "/static/",
+        "static_app": True,
+        "sessions_app": True,
+        "session_middleware": True,
+        "database_engine": "django.db.backends.sqlite3",
+        "database_name": str(ROOT / "example" / "db.sqlite3"),
+    }
+    facts = Facts(root=ROOT, nginx=(1, 22, 1), secrets=frozenset({"secret_key"}), project=described, privileged=False)
+    assert [str(found) for found in findings({}, facts) if found.severity is not Severity.NOTE] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "stacks").glob("Pulumi.*.yaml")), ids=lambda path: path.name)
+def test_the_stacks_of_the_repository_have_neither_errors_nor_warnings(path: Path) -> None:
+    config = load_stack(ROOT, path.name[7:-5])
+    assert [str(found) for found in lint(config, Facts(root=ROOT)) if found.severity is not Severity.NOTE] == []
+
+
+def test_no_message_repeats_the_value_of_a_variable_that_looks_secret() -> None:
+    found = findings({"app.environment": {"API_TOKEN": "hunter2", "BROKER": "redis://me:hunter2@host"}})
+    assert found
+    assert "hunter2" not in " ".join(map(str, found))
+
+
+def test_the_names_in_a_hash_key_are_read_as_nginx_reads_them() -> None:
+    assert variables_in("$uri$1x${args}-$arg_a.b") == ["uri", "1", "args", "arg_a"]
+    assert variables_in("no variable {}") == []
+    assert is_variable("REQUEST_URI")
+    assert not is_variable("request_uris")

@@ -63,8 +63,8 @@ def bar_chart(title: str, subtitle: str, unit: str, bars: list[Bar]) -> str:
 
 
 def _step(greatest: float) -> float:
-    """A round distance of the grid's lines, four to ten of them."""
+    """A round distance of the grid's lines, at most nine of them."""
     step = 1.0
-    while greatest / step > 10:
+    while greatest / step > 8:
         step *= 2.5 if str(step).startswith("2") else 2
     return step

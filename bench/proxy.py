@@ -683,7 +683,7 @@ def report(
         f"- Four servers answer {BODY} bytes from memory (an nginx with `return 200`, the same for all), each on a",
         "  unix socket and a TCP port. This project's config is what `render_nginx` gives for four instances.",
         "- wrk, one thread, keeps its connections over loopback. In every round each proxy is loaded in turn:",
-        f"  {facts['rounds']} rounds of {facts['seconds']} s each, after one to warm up. A failed request fails it all.",
+        f"  {facts['rounds']} rounds of {facts['seconds']} s each, after one to warm up. A failed request fails all.",
         "- The figure is requests over CPU seconds: user and system time of all the proxy's processes, from",
         "  /proc/PID/stat before and after. wrk's and the servers' time is not in it. The median of the rounds counts.",
         "- Before the measuring, each proxy was seen to answer from all four servers, and to write its log or none.",
@@ -699,7 +699,7 @@ def report(
     largest = str(RENDERED_SIZES[-1])
     lines += [
         "## Rendering",
-        "The least and, in parentheses, the median of five runs in a process that has everything imported, and of three",
+        "The least and, in parentheses, the median of five runs in a process that has imported everything, and of three",
         "runs of the command. The targets are compared with the least: other load only ever makes a run longer.",
         "",
         *rendering_table(taken),

@@ -123,6 +123,9 @@ def changed(values: Values, version: tuple[int, int, int], tmp_path: Path) -> tu
 
 
 SERVER = "upstream cluster > server unix:/DIR/s/app{}/http.sock{}"
+
+#: What a server has by default: nginx's own default of 1 would take it out of service for a single reset.
+BY_DEFAULT = " max_fails=0"
 SITE = "server[127.0.0.1:8080 cluster localhost]"
 
 
@@ -131,22 +134,22 @@ def first_server(**parameters: Any) -> Values:
 
 
 def server_case(parameter: str, **parameters: Any) -> tuple[Values, list[str], list[str]]:
-    return first_server(**parameters), [SERVER.format(1, "")], [SERVER.format(1, f" {parameter}")]
+    return first_server(**parameters), [SERVER.format(1, BY_DEFAULT)], [SERVER.format(1, parameter)]
 
 
 #: What each option takes out of the plain tree, and what it puts in.
 OPTIONS: dict[str, tuple[Values, list[str], list[str]]] = {
-    "weight": server_case("weight=3", weight=3),
-    "largest weight": server_case("weight=65535", weight=65535),
-    "max_fails": server_case("max_fails=2", max_fails=2),
-    "no max_fails": server_case("max_fails=0", max_fails=0),
-    "fail_timeout": server_case("fail_timeout=20s", fail_timeout="20s"),
-    "fail_timeout in minutes": server_case("fail_timeout=2m", fail_timeout="120s"),
-    "max_conns": server_case("max_conns=8", max_conns=8),
-    "backup": server_case("backup", backup=True),
-    "down": server_case("down", down=True),
+    "weight": server_case(" weight=3 max_fails=0", weight=3),
+    "largest weight": server_case(" weight=65535 max_fails=0", weight=65535),
+    "max_fails": server_case(" max_fails=2", max_fails=2),
+    "nginx's own max_fails": server_case("", max_fails=1),
+    "fail_timeout": server_case(" max_fails=0 fail_timeout=20s", fail_timeout="20s"),
+    "fail_timeout in minutes": server_case(" max_fails=0 fail_timeout=2m", fail_timeout="120s"),
+    "max_conns": server_case(" max_conns=8 max_fails=0", max_conns=8),
+    "backup": server_case(" max_fails=0 backup", backup=True),
+    "down": server_case(" max_fails=0 down", down=True),
     "all of a server": server_case(
-        "weight=5 max_conns=7 max_fails=3 fail_timeout=1s backup",
+        " weight=5 max_conns=7 max_fails=3 fail_timeout=1s backup",
         weight=5,
         max_conns=7,
         max_fails=3,
@@ -156,7 +159,7 @@ OPTIONS: dict[str, tuple[Values, list[str], list[str]]] = {
     "one server more": (
         stack(3),
         ["upstream cluster > zone cluster 132k"],
-        ["upstream cluster > zone cluster 134k", SERVER.format(3, "")],
+        ["upstream cluster > zone cluster 134k", SERVER.format(3, BY_DEFAULT)],
     ),
     "least_conn": (stack(upstream={"method": "least_conn"}), [], ["upstream cluster > least_conn"]),
     "ip_hash": (stack(upstream={"method": "ip_hash"}), [], ["upstream cluster > ip_hash"]),
@@ -202,7 +205,7 @@ OPTIONS: dict[str, tuple[Values, list[str], list[str]]] = {
 NO_CHANGE: dict[str, Values] = {
     "servers by name": stack([{"name": "app1"}, {"name": "app2"}]),
     "a server's defaults": first_server(
-        weight=1, max_fails=1, fail_timeout="10s", max_conns=0, backup=False, down=False
+        weight=1, max_fails=0, fail_timeout="10s", max_conns=0, backup=False, down=False
     ),
     "a bare number of seconds": first_server(fail_timeout=10),
     "milliseconds": first_server(fail_timeout="10000ms"),
@@ -862,7 +865,7 @@ def three_of_four_dead(running: Running) -> None:
 
 
 def test_dead_instances_cost_no_request(nginx: Nginx) -> None:
-    with Running(nginx, stack([{"name": f"app{n}", "max_fails": 0} for n in range(1, 5)])) as running:
+    with Running(nginx, stack(4)) as running:
         three_of_four_dead(running)
         failed = failures(running, 100)
         print(f"{nginx}: {failed} of 100 requests failed with three of four instances dead")
@@ -874,15 +877,25 @@ def test_dead_instances_would_cost_requests_without_a_next_one_to_try(nginx: Ngi
     def sabotage(text: str) -> str:
         return text.replace("proxy_next_upstream error timeout;", "proxy_next_upstream off;")
 
-    with Running(nginx, stack([{"name": f"app{n}", "max_fails": 0} for n in range(1, 5)]), edit=sabotage) as running:
+    with Running(nginx, stack(4), edit=sabotage) as running:
         three_of_four_dead(running)
         failed = failures(running, 100)
         print(f"{nginx}: {failed} of 100 requests failed without proxy_next_upstream")
         assert failed == 75
 
 
+def test_a_site_of_which_nothing_was_left_is_back_at_once(nginx: Nginx) -> None:
+    with Running(nginx, stack(2)) as running:
+        for backend in running.backends.values():
+            backend.give_name_up()
+        assert failures(running, 10) == 10
+        for backend in running.backends.values():
+            backend.take_name()
+        assert failures(running, 10) == 0
+
+
 def test_a_name_that_comes_back_is_served_again(nginx: Nginx) -> None:
-    with Running(nginx, stack([{"name": "app1", "fail_timeout": "1s"}, {"name": "app2"}])) as running:
+    with Running(nginx, stack([{"name": "app1", "max_fails": 1, "fail_timeout": "1s"}, {"name": "app2"}])) as running:
         running.backends["app1"].give_name_up()
         assert failures(running, 10) == 0
         running.backends["app1"].take_name()

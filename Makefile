@@ -1,0 +1,45 @@
+# make up [STACK=local]   set everything up, and bring the cluster up
+# make down [STACK=local] stop it, and keep its data
+# make test               set the tests up, and run them
+# make lock               renew the locks
+
+STACK ?= local
+# The system's own Python, so that instances can run as another user than the one who has, say, a pyenv at home.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+VENV := .venv
+
+.PHONY: up down test check lock setup setup-tests
+
+up: setup
+	@$(VENV)/bin/cluster up $(STACK)
+
+down: setup
+	@$(VENV)/bin/cluster down $(STACK)
+
+setup: $(VENV)/installed
+	@./scripts/require nginx memcached
+
+# The stamp lasts until a lock changes.
+$(VENV)/installed: requirements.lock pyproject.toml scripts/make-venv
+	@./scripts/make-venv $(PYTHON) $(VENV) requirements.lock
+	@touch $@
+
+setup-tests: setup $(VENV)/tests-installed
+	@./scripts/require shellcheck
+
+$(VENV)/tests-installed: $(VENV)/installed requirements-dev.lock
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements-dev.lock
+	@touch $@
+
+check: setup-tests
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	shellcheck scripts/* cluster/local/*.sh .ci/run
+
+test: check
+	-$(VENV)/bin/python -m tests.nginx_versions
+	$(VENV)/bin/python -m pytest
+
+lock: $(VENV)/installed
+	./scripts/lock

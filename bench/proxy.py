@@ -699,7 +699,7 @@ def report(
     largest = str(RENDERED_SIZES[-1])
     lines += [
         "## Rendering",
-        "The least and, in parentheses, the median of five runs in a process that has imported everything, and of three",
+        "The least and, in parentheses, the median of five runs in a process that has all imported, and of three",
         "runs of the command. The targets are compared with the least: other load only ever makes a run longer.",
         "",
         *rendering_table(taken),

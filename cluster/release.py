@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cluster_runtime
-
 from cluster.config.models import SECRET_KEYS, Platform
 from cluster.topology import uses_memcached
 
@@ -25,8 +24,10 @@ DIGEST_LENGTH = 12
 
 #: Directories and files that are no part of a project's code.
 IGNORED_DIRECTORIES = frozenset(
-    (".git", ".hg", ".svn", ".cluster", ".venv", "venv", "node_modules", "__pycache__", ".tox", ".nox")
-    + (".mypy_cache", ".pytest_cache", ".ruff_cache", ".idea", ".vscode")
+    (
+        *(".git", ".hg", ".svn", ".cluster", ".venv", "venv", "node_modules", "__pycache__", ".tox", ".nox"),
+        *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".idea", ".vscode"),
+    )
 )
 IGNORED_SUFFIXES = (".pyc", ".pyo", ".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".sqlite3-journal")
 

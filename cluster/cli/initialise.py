@@ -37,9 +37,7 @@ class Project:
     environment: set[str] = field(default_factory=set)
 
 
-def run_init(  # noqa: D417 - the options are the command's
-    stack: str, directory: Path, *, settings: str | None, requirements: str | None, force: bool
-) -> None:
+def run_init(stack: str, directory: Path, *, settings: str | None, requirements: str | None, force: bool) -> None:
     """Write stacks/Pulumi.<stack>.yaml for the project in `directory`; CommandError says what can't be found."""
     if not STACK_NAME.fullmatch(stack):
         raise CommandError(f"{stack}: a stack's name has letters, digits, - _ and . only")
@@ -129,8 +127,8 @@ def _read_settings(path: Path, project: Project) -> None:
                 project.values[node.targets[0].id] = ast.literal_eval(node.value)
             except ValueError:
                 project.values[node.targets[0].id] = ast.unparse(node.value)
-    for node in ast.walk(tree):
-        name = _environment_variable(node)
+    for inner in ast.walk(tree):
+        name = _environment_variable(inner)
         if name:
             project.environment.add(name)
 
@@ -179,7 +177,7 @@ config:
     project: {quoted(where)}
     settings: {quoted(project.settings)}
     requirements: {quoted(project.requirements)}
-    environment: {{}}                # plain values for the project; secret ones: .cluster/{stack}/secrets/secret_environment
+    environment: {{}}                # plain values; secret ones: .cluster/{stack}/secrets/secret_environment
 
   cluster:upstream:
     servers: 4                     # or a list: - {{name: app1, weight: 3, max_fails: 2, backup: true, down: true}}

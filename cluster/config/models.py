@@ -95,7 +95,7 @@ def _numbered_servers(value: object) -> object:
 
 def _batch(value: object) -> int | str:
     if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return value  # type: ignore[return-value]
+        return value
     raise PydanticCustomError("batch", "must be a number of instances from 1, or all")
 
 
@@ -156,8 +156,8 @@ class Health(_Model):
     )
     busy_timeout: Duration = Field(
         Duration.parse("60s"),
-        description="How long all threads may be in requests of which none moves, until the instance counts as deadlocked. "
-        "The default is nginx's proxy_read_timeout: by then no client waits any more.",
+        description="How long all threads may be in requests of which none moves, until the instance counts as "
+        "deadlocked. The default is nginx's proxy_read_timeout: by then no client waits any more.",
     )
 
 
@@ -183,7 +183,8 @@ class App(_Model):
     )
     requirements: PathText | None = Field(
         None,
-        description="From the project's directory; default: requirements.txt, else pyproject.toml (with uv.lock or without).",
+        description="From the project's directory; default: requirements.txt, else pyproject.toml "
+        "(with uv.lock or without).",
     )
     workers: int = Field(1, ge=1, le=64, description="gunicorn's workers of one instance.")
     threads: int = Field(4, ge=1, le=256, description="gunicorn's threads of one worker (wsgi).")
@@ -217,9 +218,9 @@ class Server(_Model):
     weight: Weight = Field(1, description="Its share of the traffic is its weight over the sum of weights.")
     max_fails: Count = Field(
         0,
-        description="Failed attempts within fail_timeout until nginx passes it over; 0: never. nginx's own default of 1 takes "
-        "an instance out for ten seconds after a single reset, and the whole site if each has had one; to try an instance "
-        "that is gone costs nothing here.",
+        description="Failed attempts within fail_timeout until nginx passes it over; 0: never. nginx's own default of 1 "
+        "takes an instance out for ten seconds after a single reset, and the whole site if each has had one; to try an "
+        "instance that is gone costs nothing here.",
     )
     fail_timeout: Duration = Field(
         Duration.parse("10s"), description="The time for max_fails, and how long it is passed over."
@@ -238,7 +239,7 @@ class Upstream(_Model):
     method: Annotated[Method, _text_enum(Method)] = Field(Method.ROUND_ROBIN, description="nginx's balancing method.")
     hash: Hash = Field(default_factory=Hash, description="Used by the method hash.")
     keepalive: int = Field(
-        32, ge=1, le=65535, description="Idle connections that each nginx worker keeps to the instances."
+        256, ge=1, le=65535, description="Idle connections that each nginx worker keeps to the instances, for a second."
     )
     servers: Annotated[
         list[Server], BeforeValidator(_numbered_servers), Field(min_length=1, max_length=LARGEST_CLUSTER)
@@ -285,7 +286,7 @@ class Site(_Model):
     listen: Port = Field(8080, description="The port.")
     instance_ports: Port | None = Field(
         None,
-        description="The first instance alone answers on 127.0.0.1 at this port, the second on the next one, and so on.",
+        description="The first instance alone answers on 127.0.0.1 at this port, the second on the next, and so on.",
     )
     client_max_body_size: Size = Field(Size.parse("1m"), description="nginx's own default; 0: no limit.")
     proxy_read_timeout: Duration = Field(

@@ -20,13 +20,13 @@ from cluster.local.secrets import write_secret
 from cluster.local.supervisor import clean_environment
 from cluster.release import RUNTIME, ReleaseError, ReleaseSpec, project_files, runtime_config, runtime_requirements
 from cluster.render.mime import COMPRESSED, MEDIA_TYPES
-from cluster.topology import Topology
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cluster.local.owner import Owner
     from cluster.local.places import Places
+    from cluster.topology import Topology
 
 #: Files smaller than this are not worth a compressed copy, bytes.
 WORTH_COMPRESSING = 1024

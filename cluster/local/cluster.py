@@ -7,9 +7,6 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
-from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
-from cluster_runtime.names import Name
-
 from cluster.config.models import dump
 from cluster.local.builder import Builder, Release, mask
 from cluster.local.nginx import SEARCH_PATH, Nginx, is_free
@@ -23,6 +20,8 @@ from cluster.release import DRAIN_SECONDS, ReleaseSpec, specify
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.supervisor import Program
 from cluster.topology import build_topology
+from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
+from cluster_runtime.names import Name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

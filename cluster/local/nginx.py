@@ -14,10 +14,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster_runtime.instance import UnixConnection
-
 from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE, NginxConfig, Version
 from cluster.render.supervisor import Program
+from cluster_runtime.instance import UnixConnection
 
 if TYPE_CHECKING:
     from cluster.local.owner import Owner

@@ -18,7 +18,7 @@ PATIENCE = 40.0
 
 
 def orphaned_processes(places: Places) -> list[int]:
-    """Return the ids of the stack's instances, memcached nodes and nginx masters, found by what they were started with."""
+    """Return the ids of the stack's instances, memcached nodes and nginx masters, by what they were started with."""
     marks = (f"--sockets {places.run} ", f"-s {places.run}/memcached", f"-p {places.state} ")
     found = []
     for directory in Path("/proc").iterdir():

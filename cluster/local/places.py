@@ -8,10 +8,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster_runtime.names import LONGEST_SOCKET_PATH
-
 from cluster.release import DIGEST_LENGTH, RuntimePlaces
 from cluster.render.nginx import NginxPlaces
+from cluster_runtime.names import LONGEST_SOCKET_PATH
 
 STATE = ".cluster"
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.config import StackFileError, parse_config
-from cluster.config.models import App
 from cluster.local.state import MEMCACHED, Observed, program_name
 from cluster.render.nginx import SITE, NginxConfig
 from cluster.topology import Topology, percent, shares
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from fractions import Fraction
 
+    from cluster.config.models import App
     from cluster.local.nginx import Nginx
-    from cluster.render.supervisor import Program
 
 #: How each part of a release is called in a sentence.
 PARTS = {

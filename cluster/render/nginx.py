@@ -1,4 +1,4 @@
-"""nginx's configuration, from a topology. Directives by their documented names: https://nginx.org/en/docs/dirindex.html
+"""nginx's configuration, from a topology. Directives: https://nginx.org/en/docs/dirindex.html .
 
 The text comes from a tree (crossplane builds it, with the quoting in one place). The same topology gives the same tree
 on every platform but for the paths in `NginxPlaces`.
@@ -111,6 +111,8 @@ def _main(topology: Topology, places: NginxPlaces, version: Version) -> list[Dir
         _d("keepalive_timeout", "75s"),
         _d("reset_timedout_connection", "on"),
         _d("server_names_hash_bucket_size", 512),
+        _d("map_hash_bucket_size", 512),
+        _d("map_hash_max_size", 8192),
         _d("gzip", "on"),
         _d("gzip_vary", "on"),
         _d("gzip_proxied", "any"),
@@ -147,7 +149,7 @@ def _access_log(topology: Topology, places: NginxPlaces) -> list[Directive]:
 def _site(topology: Topology, places: NginxPlaces, version: Version) -> list[Directive]:
     ports = [instance for instance in topology.instances if instance.port is not None]
     return [
-        *_maps(),
+        *_maps(topology),
         *_proxy_defaults(topology),
         _upstream(topology, places),
         *(_instance_upstream(instance, places) for instance in ports),
@@ -157,18 +159,25 @@ def _site(topology: Topology, places: NginxPlaces, version: Version) -> list[Dir
     ]
 
 
-def _maps() -> list[Directive]:
+def _port_entries(topology: Topology) -> list[Directive]:
+    """Return the entries of $cluster_port: the site's own names are looked up, only others matched by the pattern."""
+    site = topology.config.site
+    plain = dict.fromkeys(name.lower() for name in site.server_names if name[0] not in "_.*")
+    return [
+        _d("default", ""),
+        *(_d(name, "") for name in plain),
+        *(_d(f"{name}:{site.listen}", f":{site.listen}") for name in plain),
+        _d(r"~:(?<cluster_port_number>[0-9]+)$", ":$cluster_port_number"),
+    ]
+
+
+def _maps(topology: Topology) -> list[Directive]:
     return [
         # WebSocket: pass an upgrade on; without one keep the connection to the instance ("" removes the header).
         _block("map", "$http_upgrade", "$cluster_connection", of=[_d("default", "upgrade"), _d("", "")]),
         # The port as the client wrote it. The host itself is nginx's $host, which the choice of the server checked:
         # a client that sends another Host header than the address in its request line can't pass it on.
-        _block(
-            "map",
-            "$http_host",
-            "$cluster_port",
-            of=[_d("default", ""), _d(r"~:(?<cluster_port_number>[0-9]+)$", ":$cluster_port_number")],
-        ),
+        _block("map", "$http_host", "$cluster_port", of=_port_entries(topology)),
         # Names with a hash (ManifestStaticFilesStorage) never change their content.
         _block(
             "map",
@@ -375,7 +384,7 @@ def _instance_server(instance: Instance, topology: Topology, places: NginxPlaces
 
 
 def _internal_server(places: NginxPlaces) -> Directive:
-    """The socket for the one who runs the cluster: the digest of this config, and probes to the instances."""
+    """Return the server for whoever runs the cluster: the digest of this config, and probes to the instances."""
     return _block(
         "server",
         of=[

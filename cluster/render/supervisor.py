@@ -52,7 +52,9 @@ def render_program(program: Program) -> str:
     return _ini({f"program:{program.name}": values})
 
 
-def render_supervisord(*, socket: str, pid: str, log: str, directory: str, programs: str, user: str | None) -> str:
+def render_supervisord(  # noqa: PLR0913 - the file's own settings
+    *, socket: str, pid: str, log: str, directory: str, programs: str, user: str | None
+) -> str:
     """Return supervisord.conf; `programs` is a glob of the programs' files, `user` whom supervisord itself runs as."""
     daemon = {"pidfile": pid, "logfile": log, "logfile_maxbytes": LOG_BYTES, "directory": directory, "umask": "027"}
     if user:

@@ -7,6 +7,7 @@ moved. No beat means that the process is stopped, or that something holds the in
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -77,10 +78,9 @@ class Activity:
                     "threads": self.threads,
                     "progress": self.progress,
                 }
-                try:
+                # The instance process is gone or behind: gunicorn notices the first, the next beat mends the second.
+                with contextlib.suppress(OSError):
                     sender.sendto(json.dumps(beat).encode(), path)
-                except OSError:
-                    pass  # the instance process is gone or behind; gunicorn notices the first, the next beat the second
                 time.sleep(BEAT_INTERVAL)
 
 

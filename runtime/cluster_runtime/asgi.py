@@ -27,6 +27,7 @@ class Application:
         self.activity = activity
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one connection."""
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
             return

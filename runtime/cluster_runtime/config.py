@@ -49,7 +49,7 @@ class RuntimeConfig:
     application: `module:callable`; empty means the project's WSGI_APPLICATION (ASGI_APPLICATION).
     hosts: Django's ALLOWED_HOSTS; the first is the Host header of health checks.
     origins: added to Django's CSRF_TRUSTED_ORIGINS.
-    database: {"engine": "sqlite", "path": …}, {"engine": "external"} (its URL is a secret), or None for the project's own.
+    database: {"engine": "sqlite", "path": …}, {"engine": "external"} (its URL is a secret), or None: the project's.
     secrets: a directory of files: secret_key, secret_key_fallbacks (JSON list), database_url,
         secret_environment (JSON object); all but the first may be missing.
     drain: seconds between giving the name up and stopping; nginx's connections wear out in two.

@@ -41,7 +41,7 @@ def settings_of(config: RuntimeConfig) -> dict[str, Any] | None:
 
 
 def sqlite(path: str) -> dict[str, Any]:
-    """sqlite as several processes need it: readers beside a writer, and no read-then-write that fails when it writes."""
+    """Return sqlite as several processes need it: readers beside a writer, and no read-then-write that fails."""
     return {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": path,
@@ -55,7 +55,7 @@ def sqlite(path: str) -> dict[str, Any]:
 
 
 def from_url(url: str) -> dict[str, Any]:
-    """Read `postgres://user:password@host:port/name?option=value`. The error does not repeat the URL: it is a secret."""
+    """Read `postgres://user:password@host:port/name?option=value`. An error does not repeat the URL: it is a secret."""
     parts = urlsplit(url)
     if parts.scheme not in ENGINES:
         raise ConfigError(f"database_url: the scheme must be one of {', '.join(sorted(ENGINES))}")

@@ -8,6 +8,7 @@ Supervisor, in a container and under systemd: when it ends by itself, whoever st
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import fcntl
 import http.client
@@ -43,7 +44,7 @@ STOP_MARGIN = 5.0
 PR_SET_PDEATHSIG = 1
 
 
-class Unhealthy(Exception):
+class Unhealthy(Exception):  # noqa: N818 - a state, not a mistake
     """A health check failed; the text says how."""
 
 
@@ -55,6 +56,7 @@ class UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
+        """Connect to the socket."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
@@ -183,7 +185,7 @@ class Instance:
             "CLUSTER_INSTANCE": self.instance,
             "CLUSTER_RELEASE": self.release,
         }
-        self.gunicorn = subprocess.Popen(  # noqa: PLW1509 - no threads here, and the parent's death can't be had otherwise
+        self.gunicorn = subprocess.Popen(
             [
                 *(sys.executable, "-m", "gunicorn", "-c", "python:cluster_runtime.gunicorn_conf"),
                 f"cluster_runtime.{self.config.interface}:application",
@@ -191,7 +193,7 @@ class Instance:
             env=environment,
             cwd=self.config.project,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads here; nothing else ends a child with its parent
         )
 
     def _become_healthy(self) -> None:
@@ -326,10 +328,8 @@ class Instance:
         """Kill gunicorn and every process of its session that is left."""
         if self.gunicorn is None:
             return
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.gunicorn.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         if self.gunicorn.returncode is None:
             self.gunicorn.wait()
 

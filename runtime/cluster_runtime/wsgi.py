@@ -24,6 +24,7 @@ class Application:
         self.activity = activity
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Serve one request."""
         path = environ.get("PATH_INFO", "")
         if health.is_internal(path, lambda name: environ.get("HTTP_" + name.upper().replace("-", "_"))):
             return self._answer(path, environ.get("QUERY_STRING", ""), start_response)
@@ -39,7 +40,8 @@ class Application:
         if file_wrapper is not None and isinstance(response, file_wrapper):
             # The server sends files by sendfile(2) if it gets its own wrapper back.
             self.activity.end()
-            return response
+            whole: Iterable[bytes] = response
+            return whole
         return _Counted(response, self.activity)
 
     def _answer(self, path: str, query: str, start_response: Callable[..., Any]) -> Iterable[bytes]:

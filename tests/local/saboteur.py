@@ -6,9 +6,9 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from cluster.cli import local as local_commands
 from cluster.cli import main
 from cluster.local import cluster as local
-from cluster.local import state
 from cluster.local.cluster import LocalCluster
 from cluster.render import nginx
 from cluster_runtime.names import Name
@@ -24,7 +24,7 @@ def no_health_gate() -> None:
         Name(places, instance).take(release)
 
     LocalCluster._await_one = lambda *_arguments: None  # type: ignore[method-assign]
-    local.serve = take
+    local.serve = take  # type: ignore[attr-defined,assignment]
 
 
 def no_drain() -> None:
@@ -51,7 +51,7 @@ def no_retry() -> None:
 def broken_rendering() -> None:
     """The renderer writes what nginx does not know."""
     original = nginx._maps
-    nginx._maps = lambda: [*original(), {"directive": "no_such_directive", "args": []}]
+    nginx._maps = lambda topology: [*original(topology), {"directive": "no_such_directive", "args": []}]
 
 
 def no_lock() -> None:
@@ -61,7 +61,7 @@ def no_lock() -> None:
     def locked(*_arguments: object) -> Iterator[None]:
         yield
 
-    state.locked = locked
+    local_commands.locked = locked  # type: ignore[attr-defined,assignment]
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+
 from cluster.local.listeners import with_children
 from cluster.local.places import Places
 from cluster.local.supervisor import Supervisor

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from cluster_runtime.instance import serve
 from cluster_runtime.names import Name
-
 from tests.load import Load
 
 if TYPE_CHECKING:
@@ -154,7 +154,9 @@ def test_stopping_in_place_without_giving_the_name_up_does_lose_requests(pair: P
         load.wait_for(500)
         assert load.counts.failed == []
         for instance in ("app1", "app2"):
-            gunicorn = Name(pair.run, instance).status("one")["gunicorn"]
+            status = Name(pair.run, instance).status("one")
+            assert status is not None
+            gunicorn = status["gunicorn"]
             os.kill(gunicorn, signal.SIGTERM)
             pair.processes.pop((instance, "one")).wait(60)
             pair.start(instance, "one")

@@ -172,7 +172,7 @@ OPTIONS: dict[str, tuple[Values, list[str], list[str]]] = {
     ),
     "keepalive": (
         stack(upstream={"keepalive": 8}),
-        ["upstream cluster > keepalive 32"],
+        ["upstream cluster > keepalive 256"],
         ["upstream cluster > keepalive 8"],
     ),
     "client_max_body_size": (
@@ -209,7 +209,7 @@ NO_CHANGE: dict[str, Values] = {
     ),
     "a bare number of seconds": first_server(fail_timeout=10),
     "milliseconds": first_server(fail_timeout="10000ms"),
-    "the upstream's defaults": stack(upstream={"method": "round_robin", "keepalive": 32}),
+    "the upstream's defaults": stack(upstream={"method": "round_robin", "keepalive": 256}),
     "the key of a method that is not used": stack(upstream={"hash": {"key": "$host", "consistent": False}}),
     "the site's defaults": stack(
         client_max_body_size="1m", proxy_read_timeout="1m", access_log=True, static_url="/static/", listen=8080

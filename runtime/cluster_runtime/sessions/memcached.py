@@ -74,7 +74,7 @@ class Node:
     def generation(self) -> int:
         """Return the number that is part of every key of this node."""
         try:
-            return os.stat(self._generation_file).st_mtime_ns
+            return os.stat(self._generation_file).st_mtime_ns  # noqa: PTH116 - on every access: a Path costs more
         except FileNotFoundError:
             return 0
 

@@ -218,9 +218,9 @@ class Server(_Model):
     weight: Weight = Field(1, description="Its share of the traffic is its weight over the sum of weights.")
     max_fails: Count = Field(
         0,
-        description="Failed attempts within fail_timeout until nginx passes it over; 0: never. nginx's own default of 1 "
-        "takes an instance out for ten seconds after a single reset, and the whole site if each has had one; to try an "
-        "instance that is gone costs nothing here.",
+        description="Failed attempts within fail_timeout until nginx passes it over; 0: never. nginx's own default "
+        "of 1 takes an instance out for ten seconds after a single reset, and the whole site if each has had one; to "
+        "try an instance that is gone costs nothing here.",
     )
     fail_timeout: Duration = Field(
         Duration.parse("10s"), description="The time for max_fails, and how long it is passed over."

@@ -33,6 +33,9 @@ OLDEST: Version = (1, 22, 0)
 #: Seconds that an old nginx closes busy clients' connections politely, before a reload closes the idle ones.
 CLOSING_SECONDS = 2.0
 
+#: Seconds that an old nginx's old workers may take, after the new ones serve, to close the connections they keep.
+SETTLING_SECONDS = 1.0
+
 #: Seconds until a reloaded nginx must tell its new digest.
 RELOAD_SECONDS = 20.0
 
@@ -194,6 +197,8 @@ class Nginx:
         try:
             self.supervisor.signal(PROGRAM, "HUP")
             self._wait_for(digest, began)
+            if polite:
+                time.sleep(SETTLING_SECONDS)
         finally:
             self.places.closing.unlink(missing_ok=True)
 

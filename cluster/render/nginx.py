@@ -154,7 +154,7 @@ def _site(topology: Topology, places: NginxPlaces, version: Version) -> list[Dir
         _upstream(topology, places),
         *(_instance_upstream(instance, places) for instance in ports),
         *_servers(topology, places, version),
-        *(_instance_server(instance, topology, places) for instance in ports),
+        *(_instance_server(instance, topology, places, version) for instance in ports),
         _internal_server(places),
     ]
 
@@ -178,6 +178,11 @@ def _maps(topology: Topology) -> list[Directive]:
         # The port as the client wrote it. The host itself is nginx's $host, which the choice of the server checked:
         # a client that sends another Host header than the address in its request line can't pass it on.
         _block("map", "$http_host", "$cluster_port", of=_port_entries(topology)),
+        # What leads below /-/ as the client wrote it: nginx passes the path on unchanged, so its own reading of
+        # /-/../probe (as /probe) is not enough.
+        _block(
+            "map", "$request_uri", "$cluster_internal", of=[_d("default", ""), _d("~*^(/|%2f)+(-|%2d)(/|%2f)", "1")]
+        ),
         # Names with a hash (ManifestStaticFilesStorage) never change their content.
         _block(
             "map",
@@ -280,7 +285,7 @@ def _servers(topology: Topology, places: NginxPlaces, version: Version) -> list[
                 _d("listen", address, *(["default_server"] if anybody else [])),
                 _d("server_name", *site.server_names),
                 _d("client_max_body_size", str(site.client_max_body_size)),
-                *_locations(topology, places, version),
+                *_locations(topology, places, version, "cluster"),
             ],
         )
     )
@@ -317,12 +322,13 @@ def _proxy_defaults(topology: Topology) -> list[Directive]:
     ]
 
 
-def _locations(topology: Topology, places: NginxPlaces, version: Version) -> list[Directive]:
+def _locations(topology: Topology, places: NginxPlaces, version: Version, upstream: str) -> list[Directive]:
     site = topology.config.site
-    proxy = [_d("proxy_pass", "http://cluster")]
+    proxy = [_d("proxy_pass", f"http://{upstream}")]
     closes = version < KEEPALIVE_MIN_TIMEOUT_SINCE
     locations = [
-        # What the runtime answers is not the public's.
+        # What the runtime answers is not the public's, by nginx's reading of the path and by the client's.
+        _block("if", "$cluster_internal", of=[_d("return", 404)]),
         _block("location", "^~", "/-/", of=[_d("return", 404)]),
         _block("location", "/", of=[*_closing(places, "@closing", closes=closes), *proxy]),
     ]
@@ -367,18 +373,14 @@ def _static(places: NginxPlaces) -> list[Directive]:
     ]
 
 
-def _instance_server(instance: Instance, topology: Topology, places: NginxPlaces) -> Directive:
-    site = topology.config.site
-    static = [_block("location", "^~", site.static_url, of=_static(places))] if site.static_url is not None else []
+def _instance_server(instance: Instance, topology: Topology, places: NginxPlaces, version: Version) -> Directive:
     return _block(
         "server",
         of=[
             _d("listen", f"127.0.0.1:{instance.port}"),
             _d("server_name", "127.0.0.1", "localhost"),
-            _d("client_max_body_size", str(site.client_max_body_size)),
-            _block("location", "^~", "/-/", of=[_d("return", 404)]),
-            _block("location", "/", of=[_d("proxy_pass", f"http://cluster_{instance.name}")]),
-            *static,
+            _d("client_max_body_size", str(topology.config.site.client_max_body_size)),
+            *_locations(topology, places, version, f"cluster_{instance.name}"),
         ],
     )
 
@@ -407,7 +409,7 @@ def _internal_server(places: NginxPlaces) -> Directive:
                 of=[
                     _d("proxy_pass", "http://cluster"),
                     _d("proxy_set_header", "Connection", ""),
-                    _d("proxy_set_header", "Host", "$http_host"),
+                    _d("proxy_set_header", "Host", "$host"),
                     _d("proxy_set_header", "X-Forwarded-Proto", "https"),
                 ],
             ),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.cli import local as local_commands
 from cluster.cli import main
 from cluster.local import cluster as local
+from cluster.local import nginx as local_nginx
 from cluster.local.cluster import LocalCluster
 from cluster.render import nginx
 from cluster_runtime.names import Name
@@ -62,6 +63,16 @@ def no_lock() -> None:
         yield
 
     local_commands.locked = locked  # type: ignore[attr-defined,assignment]
+
+
+def no_nginx() -> None:
+    """nginx is not installed, wherever one looks."""
+    local_nginx.SEARCH_PATH = "/nonexistent"
+
+
+def no_memcached() -> None:
+    """memcached is not installed, wherever one looks."""
+    local.SEARCH_PATH = "/nonexistent"  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

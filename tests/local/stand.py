@@ -22,6 +22,7 @@ import yaml
 from cluster.local.listeners import with_children
 from cluster.local.places import Places
 from cluster.local.supervisor import Supervisor
+from cluster_runtime.instance import UnixConnection
 from cluster_runtime.names import Name
 
 if TYPE_CHECKING:
@@ -68,7 +69,12 @@ class Stand:
         self.launcher: tuple[str, ...] = ("cluster",)
         self.stack: dict[str, Any] = stack or {
             "platform": "local",
-            "app": {"project": "./example", "settings": "example.settings", "requirements": "requirements.txt"},
+            "app": {
+                "project": "./example",
+                "settings": "example.settings",
+                "requirements": "requirements.txt",
+                "health": {"start_timeout": "25s"},
+            },
             "upstream": {"servers": [{"name": f"app{n}", "weight": w} for n, w in ((1, 3), (2, 1), (3, 1), (4, 1))]},
             "sessions": {"engine": "cached_db"},
             "database": {"engine": "sqlite"},
@@ -118,6 +124,18 @@ class Stand:
             check=False,
         )
         return Result(done.returncode, done.stdout)
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a command, and return it with its output to be read line by line."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.root,
+            env={**self.environment(), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def up(self) -> Result:
         return self.run("up", self.name)
@@ -183,6 +201,31 @@ class Stand:
     def nginx_workers(self) -> set[int]:
         pid = self.supervisor().processes()["nginx"].pid
         return with_children({pid})
+
+    def nginx_digest(self) -> str | None:
+        """Return the digest of the configuration that nginx runs; None where it does not answer."""
+        connection = UnixConnection(str(self.places.nginx_socket), timeout=5.0)
+        try:
+            connection.request("GET", "/-/config", headers={"Host": "internal"})
+            return connection.getresponse().read().decode().strip()
+        except OSError:
+            return None
+        finally:
+            connection.close()
+
+    def serving(self) -> dict[str, Any]:
+        """Return all that a user's requests meet: processes, who holds which name, static files, nginx's workers."""
+        processes = {process.name: process.pid for process in self.supervisor().processes().values()}
+        names = [server["name"] for server in self.stack["upstream"]["servers"]]
+        return {
+            "programs": processes,
+            "instances": {name: self.processes(name) for name in names},
+            "holders": {name: Name(self.places.run, name).holder() for name in names},
+            "static": str((self.places.static / "current").readlink()),
+            "nginx": self.nginx_digest(),
+            "nginx workers": self.nginx_workers(),
+            "history": self.places.history.read_text(),
+        }
 
     @contextmanager
     def sabotaged(self, how: str) -> Iterator[None]:

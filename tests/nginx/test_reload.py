@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.nginx_versions import Nginx
 
 CLIENTS = 12
-RELOADS = 10
+RELOADS = 7
 
 #: Without the care that a reload takes, so many must be enough to see what the care is for.
 RELOADS_WITHOUT_CARE = 40

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from cluster.config import ClusterConfig, Platform, StackFileError, load_stack
 from cluster.config.load import STACKS
-from cluster.lint import Facts, Finding, Severity, lint
 
 if TYPE_CHECKING:
+    from cluster.lint import Finding
     from cluster.local.cluster import LocalCluster
     from cluster.local.places import Places
 
@@ -80,8 +80,9 @@ def warn(line: str) -> None:
 
 def findings(stack: Stack, project: dict[str, object] | None = None) -> list[Finding]:
     """Return what the lints find in a stack, with what is known of this machine and the project."""
-    import os  # noqa: PLC0415
+    import os  # noqa: PLC0415 - as the next ones: most commands need none of it
 
+    from cluster.lint import Facts, lint  # noqa: PLC0415
     from cluster.local.nginx import NginxError, find_nginx  # noqa: PLC0415
 
     local = stack.config.platform is Platform.LOCAL
@@ -125,6 +126,8 @@ def _other_listens(stack: Stack) -> dict[int, str]:
 
 def check_lints(stack: Stack, project: dict[str, object] | None = None) -> None:
     """Print warnings; CommandError where a lint forbids the stack."""
+    from cluster.lint import Severity  # noqa: PLC0415
+
     found = findings(stack, project)
     for finding in found:
         if finding.severity is Severity.WARNING:

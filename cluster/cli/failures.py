@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 
 from cluster.config import StackFileError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+FREE_ROOM = "free some room and run it again"
 
 
 def explain(error: BaseException) -> str | None:
@@ -20,8 +24,11 @@ def explain(error: BaseException) -> str | None:
 
     told = (StackFileError, CommandError, UpError, NginxError, PlaceError, SecretError, Busy, SupervisorError)
     if isinstance(error, (*told, ReleaseError)):
-        return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-        hint = "free some room and run it again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check its owner"
+        text = str(error)
+        # Said by a program that was run: uv, or the project's own code.
+        full = any(os.strerror(code).lower() in text.lower() for code in NO_ROOM)
+        return f"{text}\nThe disk is full; {FREE_ROOM}. What served still serves." if full else text
+    if isinstance(error, OSError) and error.errno in (*NO_ROOM, errno.EACCES, errno.EROFS):
+        hint = FREE_ROOM if error.errno in NO_ROOM else "check its owner"
         return f"{error.filename or 'the disk'}: {error.strerror}; {hint}. What served still serves."
     return None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import gzip
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uv
+from cluster_runtime.instance import PR_SET_PDEATHSIG
 
 from cluster.local.owner import base_python
 from cluster.local.secrets import write_secret
@@ -129,7 +132,7 @@ class Builder:
         (directory / "parts.json").write_text(json.dumps(dict(spec.parts)), encoding="utf-8")
         (directory / "public").mkdir()
         self.owner.own(directory)
-        self._describe(release)
+        self._describe(release, spec.requirements)
         if topology.config.app.collectstatic:
             self._collect_static(release, topology)
         (directory / COMPLETE).touch()
@@ -178,6 +181,7 @@ class Builder:
             capture_output=True,
             text=True,
             check=False,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - there are no threads here
         )
         if done.returncode != 0:
             raise ReleaseError(f"app.requirements: the packages can't be installed\n{_last(done.stderr)}")
@@ -192,7 +196,7 @@ class Builder:
             write_secret(secrets / name, value)
             (secrets / name).chmod(0o400)
 
-    def _describe(self, release: Release) -> None:
+    def _describe(self, release: Release, requirements: Path) -> None:
         self.say("importing the project")
         # The file is made here and given away: what the project's code writes elsewhere is its own matter.
         output = release.directory / "project.json"
@@ -204,7 +208,7 @@ class Builder:
         missing = re.search(r"ModuleNotFoundError: No module named '([^']+)'", done.stderr)
         hint = ""
         if missing:
-            hint = f"\nIf {missing[1]} is a package, it is missing from the project's requirements."
+            hint = f"\nIf {missing[1]} is a package, add it to {requirements.name}."
         raise ReleaseError(f"app.settings: the project does not import\n{self._shown(release, done.stderr)}{hint}")
 
     def _collect_static(self, release: Release, topology: Topology) -> None:
@@ -251,8 +255,14 @@ class Builder:
             errors="replace",
             check=False,
             umask=0o027,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - there are no threads here
             **self.owner.subprocess_options(),
         )
+
+
+def _die_with_parent() -> None:
+    """Let the kernel end this process when `up` is killed: the next one must not find it still writing."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def copy_tree(source: Path, target: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from cluster.config.models import dump
@@ -215,21 +216,25 @@ class LocalCluster:
         program = program_name(name, release.digest)
         deadline = time.monotonic() + self.config.app.health.start_timeout.seconds + START_MARGIN
         first = self.supervisor.processes()[program].pid
+        message = ""
         while True:
             status = Name(self.places.run, name).status(release.digest)
             process = self.supervisor.processes()[program]
             if status is not None and status["pid"] == process.pid and status["state"] in (READY, SERVING):
                 self.say(f"{name} is healthy")
                 return
+            if status is not None and status["pid"] == first:
+                message = status["message"]
             if process.state not in ("RUNNING", "STARTING") or process.pid != first or time.monotonic() > deadline:
-                message = status["message"] if status is not None and status["pid"] == process.pid else ""
                 raise UpError(self._unhealthy(name, release, message))
             time.sleep(0.05)
 
     def _unhealthy(self, name: str, release: Release, message: str) -> str:
         log = self.places.logs / f"{program_name(name, release.digest)}.log"
         text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-        last = "\n".join(f"    {line}" for line in mask(text, release.secrets()).splitlines()[-LOG_LINES:])
+        # What a check says again and again would leave no room for why.
+        lines = [line for line, _same in groupby(mask(text, release.secrets()).splitlines())]
+        last = "\n".join(f"    {line}" for line in lines[-LOG_LINES:])
         why = f": {message}" if message else ""
         return (
             f"{name} of release {release.digest} did not get healthy{why}\n"

@@ -56,7 +56,7 @@ def find_nginx() -> tuple[str, Version]:
     version = (int(found[1]), int(found[2]), int(found[3]))
     if version < OLDEST:
         text = ".".join(map(str, version))
-        raise NginxError(f"nginx {text} is too old: {'.'.join(map(str, OLDEST))} or newer is needed")
+        raise NginxError(f"nginx {text} ({path}) is too old: {'.'.join(map(str, OLDEST))} or newer is needed")
     return path, version
 
 

@@ -34,6 +34,8 @@ OUR_FRAME = re.compile(r'File ".*/cluster/(cli|config|lint|local|render)/')
 def two_instances() -> Stand:
     stand = Stand()
     stand.edit_stack(lambda stack: stack["upstream"].update(servers=stack["upstream"]["servers"][:2]))
+    # A release that never gets healthy is waited for this long.
+    stand.edit_stack(lambda stack: stack["app"].update(health={"start_timeout": "10s"}))
     return stand
 
 
@@ -102,7 +104,7 @@ STACK_FILES: dict[str, tuple[Callable[[dict[str, Any]], object], tuple[str, ...]
         ),
         (
             f"{FILE}: app.threads: must be a whole number, got 'many'",
-            f"{FILE}: upstream.servers[0].weight: must be at least 1, got 0 (to stop traffic use \"down: true\")",
+            f'{FILE}: upstream.servers[0].weight: must be at least 1, got 0 (to stop traffic use "down: true")',
             f"{FILE}: sessions.engine: ",
             f"{FILE}: site.client_max_body_size: ",
         ),
@@ -245,10 +247,10 @@ def test_a_release_whose_database_does_not_answer_takes_no_name(stand: Stand) ->
         url.write_text("sqlite:////nonexistent/db.sqlite3")
         url.chmod(0o600)
         stand.stack["database"] = {"engine": "external"}
-        stand.edit_stack(lambda stack: stack["app"].update(migrate=False, health={"start_timeout": "5s"}))
+        stand.edit_stack(lambda stack: stack["app"].update(migrate=False))
         result = refused(
             stand,
-            "did not get healthy: not healthy within 5 s",
+            "did not get healthy: not healthy within 10 s",
             "database: OperationalError: unable to open database file",
             "removing app1 of release",
         )
@@ -286,9 +288,7 @@ def test_a_secret_that_can_not_be_used_is_named_and_not_shown(stand: Stand, what
 def test_a_port_of_another_program_is_refused_for_the_site(stand: Stand) -> None:
     with taken_back(stand), listener("0.0.0.0") as port:
         stand.edit_stack(lambda stack: stack["site"].update(listen=port))
-        refused(
-            stand, f"site.listen: port {port} is in use by another program; choose another, or stop that one"
-        )
+        refused(stand, f"site.listen: port {port} is in use by another program; choose another, or stop that one")
 
 
 def test_a_port_of_another_program_is_refused_for_an_instance(stand: Stand) -> None:

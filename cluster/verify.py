@@ -5,8 +5,9 @@ What a platform must bring is in `Reach`: ways to nginx's internal socket, to ea
 
 from __future__ import annotations
 
+import hashlib
 import urllib.parse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 #: Requests to measure shares with: this many rounds of the sum of weights, within these bounds.
-ROUNDS, FEWEST, MOST = 2, 20, 3000
+ROUNDS, FEWEST, FEWEST_BY_CHANCE, MOST = 2, 20, 200, 3000
 
 #: How often the shares are measured again where other traffic may have come between.
 ATTEMPTS = 3
@@ -113,17 +114,29 @@ def _instances(topology: Topology, reach: Reach) -> Iterator[Check]:
 def _shares(topology: Topology, reach: Reach) -> list[Check]:
     method = topology.config.upstream.method
     weights = sum(i.server.weight for i in topology.instances if i.share)
-    requests = min(max(ROUNDS * weights, -(-FEWEST // weights) * weights), MOST)
+    fewest = FEWEST if exact_shares(topology.config) else FEWEST_BY_CHANCE
+    requests = min(max(ROUNDS * weights, -(-fewest // weights) * weights), MOST)
     checks: list[Check] = []
     for _attempt in range(ATTEMPTS):
+        # With others' requests between ours only chance decides, and it takes more of them to tell.
         before = _requests_so_far(reach)
         counts = _count(reach, requests, method)
         # The look before is counted as well. More than that, and others' requests have come between ours.
         alone = _requests_so_far(reach) - before == requests + 1
         checks = [_share_check(topology, name, counts, requests, alone=alone) for name in topology.names]
-        if all(check.ok is not False for check in checks):
+        if alone and all(check.ok is not False for check in checks):
             break
-    return checks
+        requests = max(requests, FEWEST_BY_CHANCE)
+    return checks if all(check.ok is not False for check in checks) else _excused(topology, checks)
+
+
+def _excused(topology: Topology, checks: list[Check]) -> list[Check]:
+    """Judge no share where nginx may be passing a server over: after `max_fails` failures, for `fail_timeout`."""
+    passing = [i.name for i in topology.instances if i.share and i.server.max_fails]
+    if not passing:
+        return checks
+    why = f"; nginx passes {' or '.join(passing)} over for a while after failures (max_fails)"
+    return [replace(check, ok=None, found=check.found + why) if check.ok is False else check for check in checks]
 
 
 def _count(reach: Reach, requests: int, method: Method) -> dict[str, int]:
@@ -133,12 +146,18 @@ def _count(reach: Reach, requests: int, method: Method) -> dict[str, int]:
             headers = {"Host": "internal"}
             url = "http://localhost/-/probe"
             if method is Method.IP_HASH:
-                headers["X-Probe-Address"] = f"10.{number % 251}.{number % 241}.1"
+                headers["X-Probe-Address"] = _address(number)
             if method is Method.HASH:
                 url += f"?{number}"
             answer = client.get(url, headers=headers).raise_for_status().json()
             counts[answer["instance"]] = counts.get(answer["instance"], 0) + 1
     return counts
+
+
+def _address(number: int) -> str:
+    """Return one of many client addresses, with nothing regular in it that nginx's hash could make something of."""
+    network = hashlib.sha256(str(number).encode()).digest()
+    return f"10.{network[0]}.{network[1]}.1"
 
 
 def _requests_so_far(reach: Reach) -> int:
@@ -151,7 +170,7 @@ def _requests_so_far(reach: Reach) -> int:
 def _share_check(topology: Topology, name: str, counts: dict[str, int], requests: int, *, alone: bool) -> Check:
     """Compare one instance's share with its weight's: exactly where nobody else used the site meanwhile.
 
-    A hash follows its key and not the weights: only zeros are sure.
+    Elsewhere within what chance allows. A hash follows its keys, and random its luck: they promise no share.
     """
     share = topology.instance(name).share
     count = counts.get(name, 0)
@@ -161,8 +180,8 @@ def _share_check(topology: Topology, name: str, counts: dict[str, int], requests
         ok = abs(count - wanted) <= (1 if share else 0)
     elif topology.config.upstream.method is Method.RANDOM:
         ok = None
-    elif topology.config.upstream.method in (Method.HASH, Method.IP_HASH):
-        ok = None if count == 0 else abs(count - wanted) <= DEVIATIONS * max(1.0, wanted)
+    elif topology.config.upstream.method is Method.HASH:
+        ok = count > 0 or None  # how evenly the keys fall is not ours to promise
     else:
         ok = abs(count - wanted) <= DEVIATIONS * max(1.0, (wanted * (1 - float(share))) ** 0.5)
     return Check(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.context import DEFAULT_STACK, CommandError, check_lints, findings, open_stack, tell
+from cluster.cli.context import DEFAULT_STACK, CommandError, check_lints, findings, open_stack, stack_or_word, tell
 
 app = typer.Typer(
     name="cluster",
@@ -85,7 +85,8 @@ def logs(
     """Print the last lines of the logs."""
     from cluster.cli.local import run_logs  # noqa: PLC0415
 
-    run_logs(open_stack(stack), names or [], lines=lines, follow=follow)
+    stack, first = stack_or_word(stack)
+    run_logs(open_stack(stack), [*first, *(names or [])], lines=lines, follow=follow)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -93,7 +94,8 @@ def manage(context: typer.Context, stack: StackName = DEFAULT_STACK) -> None:
     """Run a management command in the serving release: cluster manage local -- createsuperuser."""
     from cluster.cli.local import run_manage  # noqa: PLC0415
 
-    raise typer.Exit(run_manage(open_stack(stack), context.args))
+    stack, first = stack_or_word(stack)
+    raise typer.Exit(run_manage(open_stack(stack), [*first, *context.args]))
 
 
 @app.command()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.config import ClusterConfig, Platform, StackFileError, load_stack
-from cluster.config.load import STACKS
+from cluster.config.load import STACKS, stack_path
 
 if TYPE_CHECKING:
     from cluster.lint import Finding
@@ -57,6 +58,13 @@ class Stack:
         return LocalCluster(self.places, self.config, say)
 
 
+def stack_or_word(name: str) -> tuple[str, list[str]]:
+    """Return the stack that a command line's first word names; one that names none is a word for the default stack."""
+    if stack_path(find_root(), name).exists():
+        return name, []
+    return DEFAULT_STACK, [name]
+
+
 def open_stack(name: str) -> Stack:
     """Read the stack file of `name`."""
     root = find_root()
@@ -65,12 +73,15 @@ def open_stack(name: str) -> Stack:
 
 def say(line: str) -> None:
     """Print a step as it is begun."""
-    print(f"  {line}", flush=True)  # noqa: T201
+    tell(f"  {line}")
 
 
 def tell(line: str) -> None:
-    """Print a result."""
-    print(line, flush=True)  # noqa: T201
+    """Print a result. Nobody reading it any more (`cluster up | head`) does not end what is being done."""
+    try:
+        print(line, flush=True)  # noqa: T201
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def warn(line: str) -> None:
@@ -80,9 +91,7 @@ def warn(line: str) -> None:
 
 def findings(stack: Stack, project: dict[str, object] | None = None) -> list[Finding]:
     """Return what the lints find in a stack, with what is known of this machine and the project."""
-    import os  # noqa: PLC0415 - as the next ones: most commands need none of it
-
-    from cluster.lint import Facts, lint  # noqa: PLC0415
+    from cluster.lint import Facts, lint  # noqa: PLC0415 - most commands need none of it
     from cluster.local.nginx import NginxError, find_nginx  # noqa: PLC0415
 
     local = stack.config.platform is Platform.LOCAL

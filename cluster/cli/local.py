@@ -44,6 +44,7 @@ def run_up(stack: Stack) -> None:
         warn(f"warning: {cluster.owner.warning}")
     with locked(stack.places, f"up {stack.name}"):
         began = time.monotonic()
+        cluster.recover()
         spec = cluster.specify(python_version())
         plan = cluster.plan(spec.digest, dict(spec.parts))
         _print_plan(stack, plan)
@@ -87,6 +88,7 @@ def run_rollback(stack: Stack, to: str | None) -> None:
     """Let a former release serve."""
     cluster = stack.local()
     with locked(stack.places, f"rollback {stack.name}"):
+        cluster.recover()
         history = History.load(stack.places)
         digest = to or history.former()
         if digest is None:
@@ -142,7 +144,7 @@ def run_status(stack: Stack, *, as_json: bool) -> bool:
     cluster = stack.local()
     observed = cluster.observe()
     history = History.load(stack.places)
-    rows = [_instance_row(name, cluster, observed) for name in cluster.topology.names]
+    rows = [_instance_row(name, cluster, observed, history.current) for name in cluster.topology.names]
     nginx_ok = observed.nginx == cluster.nginx_config().digest
     healthy = nginx_ok and all(row["ok"] for row in rows) and history.current is not None
     if as_json:
@@ -168,7 +170,7 @@ def run_status(stack: Stack, *, as_json: bool) -> bool:
     return healthy
 
 
-def _instance_row(name: str, cluster: LocalCluster, observed: Observed) -> dict[str, Any]:
+def _instance_row(name: str, cluster: LocalCluster, observed: Observed, current: str | None) -> dict[str, Any]:
     instance = cluster.topology.instance(name)
     holder = observed.holders.get(name)
     processes = [
@@ -186,7 +188,7 @@ def _instance_row(name: str, cluster: LocalCluster, observed: Observed) -> dict[
         "instance": name,
         "share": round(float(instance.share), 6),
         "release": holder,
-        "ok": len(serving) == 1 and serving[0]["release"] == holder,
+        "ok": len(serving) == 1 and serving[0]["release"] == holder == current,
         "processes": processes,
     }
 

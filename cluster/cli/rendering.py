@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.cli.context import Stack, tell
-from cluster.render.nginx import render_nginx
+from cluster.cli.context import CommandError, Stack, tell
+from cluster.render.nginx import NginxConfig, Version, render_nginx
 from cluster.topology import build_topology
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from cluster.topology import Topology
+
+
+#: What is rendered for where the nginx that will run it is not known.
+NEW_NGINX: Version = (1, 30, 0)
 
 
 def run_render(stack: Stack, *, diagram: bool, output: Path | None) -> None:
@@ -25,16 +31,20 @@ def run_render(stack: Stack, *, diagram: bool, output: Path | None) -> None:
             output.mkdir(parents=True, exist_ok=True)
             (output / "cluster.svg").write_text(text, encoding="utf-8")
         return
-    from cluster.local.nginx import NginxError, find_nginx  # noqa: PLC0415
-
-    try:
-        version = find_nginx()[1]
-    except NginxError:
-        version = (1, 30, 0)  # what the configuration is like on a new one
-    config = render_nginx(topology, stack.places.nginx_places(None), version)
+    config = _config(stack, topology)
     for path, text in config.files.items():
         if output is None:
             tell(f"# {path}\n{text}")
         else:
             (output / path).parent.mkdir(parents=True, exist_ok=True)
             (output / path).write_text(text, encoding="utf-8")
+
+
+def _config(stack: Stack, topology: Topology) -> NginxConfig:
+    """Return the configuration as `up` would put it in place; for a new nginx where there is none here."""
+    from cluster.local.nginx import NginxError  # noqa: PLC0415 - only here
+
+    try:
+        return stack.local().nginx_config()
+    except (NginxError, CommandError):
+        return render_nginx(topology, stack.places.nginx_places(None), NEW_NGINX)

@@ -204,11 +204,14 @@ def _previous_is_engine(config: ClusterConfig, _facts: Facts) -> Remarks:
         yield Remark("sessions.previous", why, "Name the engine that you come from, or remove it.")
 
 
-def _previous_stays(config: ClusterConfig, _facts: Facts) -> Remarks:
-    # It costs a second look-up for each visitor without a session.
-    if config.sessions.previous not in (None, config.sessions.engine):
-        why = f"Sessions of the engine {config.sessions.previous} stay valid as long as this stands here."
-        yield Remark("sessions.previous", why, "Remove it when SESSION_COOKIE_AGE (two weeks by default) is over.")
+def _previous_not_read(config: ClusterConfig, _facts: Facts) -> Remarks:
+    previous, engine = config.sessions.previous, config.sessions.engine
+    if previous is not None and previous is not engine:
+        yield Remark(
+            "sessions.previous",
+            f"The instances do not read the sessions of a former engine yet: those in {previous} would be lost.",
+            "Remove it; a change of the engine logs everybody out once.",
+        )
 
 
 SESSION_RULES = (
@@ -250,7 +253,7 @@ SESSION_RULES = (
     Rule("postgres-connections", WARNING, "More threads than PostgreSQL has connections.", _too_many_connections),
     Rule("migrate-off", WARNING, "Nothing makes the tables of a database that the platform makes.", _not_migrated),
     Rule("previous-is-engine", WARNING, "sessions.previous is the engine itself.", _previous_is_engine),
-    Rule("previous-stays", NOTE, "sessions.previous may go after SESSION_COOKIE_AGE.", _previous_stays),
+    Rule("previous-not-read", ERROR, "Sessions of a former engine are not read yet.", _previous_not_read),
     Rule(
         "signed-cookies-rotation",
         NOTE,

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uv
-from cluster_runtime.instance import PR_SET_PDEATHSIG
 
 from cluster.local.owner import base_python
 from cluster.local.secrets import write_secret
 from cluster.local.supervisor import clean_environment
 from cluster.release import RUNTIME, ReleaseError, ReleaseSpec, project_files, runtime_config, runtime_requirements
 from cluster.render.mime import COMPRESSED, MEDIA_TYPES
+from cluster_runtime.instance import PR_SET_PDEATHSIG
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +181,7 @@ class Builder:
             capture_output=True,
             text=True,
             check=False,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - there are no threads here
+            preexec_fn=_die_with_parent,
         )
         if done.returncode != 0:
             raise ReleaseError(f"app.requirements: the packages can't be installed\n{_last(done.stderr)}")
@@ -255,7 +255,7 @@ class Builder:
             errors="replace",
             check=False,
             umask=0o027,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - there are no threads here
+            preexec_fn=_die_with_parent,
             **self.owner.subprocess_options(),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import time
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from cluster.config.models import dump
 from cluster.local.builder import Builder, Release, mask
 from cluster.local.nginx import SEARCH_PATH, Nginx, is_free
-from cluster.local.orphans import end_processes, orphaned_processes
+from cluster.local.orphans import end_processes, orphaned_nginx, orphaned_processes
 from cluster.local.owner import find_owner
 from cluster.local.plan import Plan, batches, make_plan
 from cluster.local.secrets import ensure_secrets
@@ -81,6 +82,7 @@ class LocalCluster:
         history = History.load(self.places)
         former = self.builder.find(history.current) if history.current else None
         nodes = self._memcached_programs(made)
+        observed = self.observe()
         return make_plan(
             topology=self.topology,
             release=release,
@@ -89,13 +91,18 @@ class LocalCluster:
             former_parts=former.parts() if former else {},
             made=made is not None,
             migrated=made is not None and made.migrated,
-            observed=self.observe(),
+            observed=observed,
             memcached={program.name: self.supervisor.is_current(program) for program in nodes},
+            orphans=0 if observed.supervisor else len(orphaned_processes(self.places)),
             nginx=self.nginx,
             config=self.nginx_config(),
         )
 
     # --- changing
+
+    def recover(self) -> None:
+        """Undo what a killed `up` may have left in force: clients' connections that end after each response."""
+        self.places.closing.unlink(missing_ok=True)
 
     def apply(self, plan: Plan, make: Callable[[], Release], *, rolled_back: bool = False) -> None:
         """Do what the plan says. On failure what served serves on, and what was started for nothing is removed."""
@@ -117,6 +124,8 @@ class LocalCluster:
         history.save(self.places)
         if plan.nginx:
             self.say("starting nginx" if plan.nginx == "start" else "reloading nginx")
+            if plan.nginx == "start":
+                end_processes(orphaned_nginx(self.places), signal.SIGQUIT)
             self.nginx.put_in_place(directory, config.digest)
         self._stop_stale(release, settle=plan.nginx == "reload")
         self._forget_old(history, release)
@@ -132,7 +141,7 @@ class LocalCluster:
     def _check_ports(self, plan: Plan) -> None:
         """Refuse ports that another program listens on, before anything is changed."""
         ours = set(re.findall(r"listen (?:127\.0\.0\.1:)?(\d+)", self.nginx.current_text("sites-available/cluster")))
-        running = plan.nginx != "start"
+        running = plan.nginx != "start" or bool(orphaned_nginx(self.places))
         wanted = [("site.listen", "0.0.0.0", self.config.site.listen)]  # noqa: S104 - as nginx will listen
         wanted += [("site.instance_ports", "127.0.0.1", i.port) for i in self.topology.instances if i.port is not None]
         taken = [
@@ -184,6 +193,7 @@ class LocalCluster:
     def _roll(self, plan: Plan, release: Release) -> None:
         """Bring the release into service, batch by batch; a batch that never gets healthy takes no name."""
         names = tuple(name for name in self.topology.names if name in plan.start or name in plan.serve)
+        done: list[str] = []
         for batch in batches(names, self.config.app):
             started: list[str] = []
             try:
@@ -192,12 +202,18 @@ class LocalCluster:
                     started += new
                     self._start(new, release)
                     self._await_ready(group, release)
-            except UpError:
+            except UpError as error:
                 self._withdraw(started, release)
+                if done and plan.former:
+                    back = f"`cluster rollback {self.places.stack} --to {plan.former}` takes them back"
+                    raise UpError(
+                        f"{error}\n{', '.join(done)} serve release {release.digest} already; {back}"
+                    ) from error
                 raise
             self._serve_static(release)
             for name in batch:
                 self._take_name(name, release)
+            done += batch
             if len(batch) < len(names):
                 self._stop_other_releases(batch, release)
 
@@ -292,8 +308,13 @@ class LocalCluster:
             self.say(f"draining {', '.join(program_name(*pair) for pair in old)}")
             self._remove(old)
         nodes = {program.name for program in self._memcached_programs(release)}
-        unwanted = [name for name in observed.processes if name.startswith(MEMCACHED) and name not in nodes]
-        self.supervisor.remove([name for name in unwanted if "-" not in name])
+        unwanted = [
+            name for name in observed.processes if name.startswith(MEMCACHED) and name not in nodes and "-" not in name
+        ]
+        self.supervisor.remove(unwanted)
+        for name in unwanted:
+            for path in self.places.run.glob(f"{name}.sock*"):
+                path.unlink()
 
     def _remove(self, pairs: list[tuple[str, str]]) -> None:
         self.supervisor.remove([program_name(*pair) for pair in pairs])
@@ -324,6 +345,10 @@ class LocalCluster:
         for directory in self.places.environments.iterdir():
             if directory.resolve() not in used:
                 shutil.rmtree(directory)
+        for log in self.places.logs.glob("*-*.log*"):
+            instance, _, digest = log.name.partition(".log")[0].rpartition("-")
+            if digest not in keep or instance not in self.topology.names:
+                log.unlink()
         self.nginx.forget_others()
 
     def down(self) -> None:

@@ -101,10 +101,10 @@ class Nginx:
         finally:
             connection.close()
 
-    def is_in_place(self, digest: str) -> bool:
-        """Tell whether the configuration with this digest is the one that nginx would load."""
+    def is_in_place(self, config: NginxConfig) -> bool:
+        """Tell whether this configuration is the one that nginx would load; one edited by hand is not."""
         current = self._current()
-        return current is not None and current.name == digest[:12]
+        return current is not None and current.name == config.digest[:12] and _holds(current, config)
 
     def current_text(self, path: str) -> str:
         """Return the text of a file of the configuration in place; empty where there is none."""
@@ -125,7 +125,8 @@ class Nginx:
         """Write a configuration beside the one in place, and check it; NginxError has nginx's own words."""
         self.places.temp.mkdir(parents=True, exist_ok=True)
         directory = self.places.nginx / config.digest[:12]
-        if not directory.is_dir():
+        if not _holds(directory, config):
+            shutil.rmtree(directory, ignore_errors=True)
             new = directory.with_suffix(".new")
             shutil.rmtree(new, ignore_errors=True)
             for path, text in {**config.files, "stack.json": json.dumps(stack)}.items():
@@ -231,6 +232,14 @@ class Nginx:
         for directory in self.places.nginx.iterdir():
             if directory.is_dir() and not directory.is_symlink() and directory != current:
                 shutil.rmtree(directory)
+
+
+def _holds(directory: Path, config: NginxConfig) -> bool:
+    """Tell whether the files of a configuration are in `directory` as they were rendered."""
+    return all(
+        (directory / path).is_file() and (directory / path).read_text(encoding="utf-8", errors="replace") == text
+        for path, text in config.files.items()
+    )
 
 
 def is_free(address: str, port: int) -> bool:

@@ -33,10 +33,29 @@ def orphaned_processes(places: Places) -> list[int]:
     return found
 
 
-def end_processes(pids: Iterable[int]) -> None:
+def orphaned_nginx(places: Places) -> list[int]:
+    """Return the ids of the stack's nginx workers whose master was killed: they serve on, and keep its ports."""
+    found = []
+    for directory in Path("/proc").iterdir():
+        if not directory.name.isdigit():
+            continue
+        try:
+            command = (directory / "cmdline").read_bytes()
+            if not command.startswith(b"nginx: worker") or (directory / "cwd").readlink() != places.state.resolve():
+                continue
+            parent = (directory / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[1]
+            master = Path(f"/proc/{parent}/cmdline").read_bytes()
+        except OSError:
+            continue  # it has ended, or is not ours to read
+        if not master.startswith(b"nginx: master"):
+            found.append(int(directory.name))
+    return found
+
+
+def end_processes(pids: Iterable[int], ask: signal.Signals = signal.SIGTERM) -> None:
     """Ask the processes to end, and kill those that have not after a while."""
     waiting = set(pids)
-    for sent, patience in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, 5.0)):
+    for sent, patience in ((ask, PATIENCE), (signal.SIGKILL, 5.0)):
         for pid in waiting:
             try:
                 os.kill(pid, sent)

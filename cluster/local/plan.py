@@ -36,6 +36,8 @@ class Plan:
     serve: instances whose name the release does not hold yet.
     stop: Supervisor's names of processes that are no longer wanted.
     memcached: nodes that are to be started (or, with another size, started again).
+    emptied: those of them that run, and lose what they hold.
+    orphans: processes that a killed Supervisor left; they are ended before anything is started.
     nginx_lines: the difference between the configuration in place and the new one, in nginx's own words.
     traffic: each instance's share before and after, where it changes.
     """
@@ -50,6 +52,8 @@ class Plan:
     serve: tuple[str, ...]
     stop: tuple[str, ...]
     memcached: tuple[str, ...]
+    emptied: tuple[str, ...]
+    orphans: int
     static: bool
     nginx: str | None
     nginx_lines: tuple[str, ...]
@@ -87,8 +91,15 @@ class Plan:
 
     def _process_lines(self) -> list[str]:
         lines = []
-        if self.memcached:
-            lines.append(f"+ {', '.join(self.memcached)}")
+        if self.orphans:
+            lines.append(
+                f"- {self.orphans} processes whose Supervisor was killed; the site is away until all is started again"
+            )
+        new = [name for name in self.memcached if name not in self.emptied]
+        if new:
+            lines.append(f"+ {', '.join(new)}")
+        if self.emptied:
+            lines.append(f"~ {', '.join(self.emptied)}: started again; what it holds is lost")
         if self.start:
             how = self._how()
             lines.append(f"+ {', '.join(self.start)}: start release {self.release}{how}")
@@ -108,7 +119,8 @@ class Plan:
     def _nginx_lines(self) -> list[str]:
         if self.nginx is None:
             return []
-        words = {"start": "nginx: start", "reload": "nginx: one reload; no process of the app is touched by it"}
+        untouched = "" if self.start or self.stop else "; no process of the app is touched by it"
+        words = {"start": "nginx: start", "reload": f"nginx: one reload{untouched}"}
         return [words[self.nginx], *(f"    {line}" for line in self.nginx_lines)]
 
     def _traffic_lines(self) -> list[str]:
@@ -130,6 +142,7 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
     migrated: bool,
     observed: Observed,
     memcached: Mapping[str, bool],
+    orphans: int,
     nginx: Nginx,
     config: NginxConfig,
 ) -> Plan:
@@ -165,6 +178,8 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
             for name, current in memcached.items()
             if not current or name not in observed.processes or observed.processes[name].state != "RUNNING"
         ),
+        emptied=tuple(name for name, current in memcached.items() if not current and name in observed.processes),
+        orphans=orphans,
         static=not same,
         nginx=action,
         nginx_lines=tuple(_nginx_difference(nginx, config)) if action == "reload" else (),
@@ -176,7 +191,7 @@ def _nginx_action(observed: Observed, nginx: Nginx, config: NginxConfig) -> str 
     """Compare with what nginx runs, and with what it would load if it were started again."""
     if observed.nginx is None:
         return "start"
-    return None if observed.nginx == config.digest and nginx.is_in_place(config.digest) else "reload"
+    return None if observed.nginx == config.digest and nginx.is_in_place(config) else "reload"
 
 
 def _nginx_difference(nginx: Nginx, config: NginxConfig) -> list[str]:

@@ -43,6 +43,7 @@ class Activity:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self.requests = 0
+        self.files = 0
         self.progress = time.monotonic()
         self._lock = threading.Lock()
 
@@ -62,6 +63,16 @@ class Activity:
             self.requests -= 1
             self.progress = time.monotonic()
 
+    def begin_file(self) -> None:
+        """Note that the server sends a file by itself: nobody sees its parts, so it counts as moving until it ends."""
+        with self._lock:
+            self.files += 1
+
+    def end_file(self) -> None:
+        """Note that a file was sent, or given up."""
+        with self._lock:
+            self.files -= 1
+
     def start_beating(self) -> None:
         """Send beats from now on, where the environment names a socket to send them to."""
         path = os.environ.get(BEAT_VARIABLE)
@@ -76,7 +87,7 @@ class Activity:
                     "pid": os.getpid(),
                     "requests": self.requests,
                     "threads": self.threads,
-                    "progress": self.progress,
+                    "progress": time.monotonic() if self.files else self.progress,
                 }
                 # The instance process is gone or behind: gunicorn notices the first, the next beat mends the second.
                 with contextlib.suppress(OSError):

@@ -6,7 +6,6 @@ import json
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 #: The environment variable that holds the path of the release's configuration file.
 CONFIG_VARIABLE = "CLUSTER_CONFIG"
@@ -77,20 +76,25 @@ class RuntimeConfig:
     def load(cls, path: str | Path) -> RuntimeConfig:
         """Read the file at `path`; a ConfigError names the file and what is wrong with it."""
         try:
-            data: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: {error}") from error
+        if not isinstance(data, dict):
+            raise ConfigError(f"{path}: must be a JSON object")
         try:
             data["health"] = Health(**data.get("health", {}))
             sessions = dict(data.get("sessions", {}))
             sessions["memcached"] = tuple(sessions.get("memcached", ()))
             data["sessions"] = Sessions(**sessions)
-            for name in ("hosts", "origins"):
-                data[name] = tuple(data.get(name, ()))
-            return cls(**data)
+            for name in data.keys() & {"hosts", "origins"}:
+                data[name] = tuple(data[name])
+            config = cls(**data)
         except TypeError as error:
             known = ", ".join(f.name for f in fields(cls))
             raise ConfigError(f"{path}: {error} (known keys: {known})") from error
+        if not config.hosts:
+            raise ConfigError(f"{path}: hosts: must name at least one, the Host header of health checks")
+        return config
 
     @classmethod
     def from_environment(cls) -> RuntimeConfig:

@@ -8,6 +8,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from cluster_runtime.config import ConfigError
 
 if TYPE_CHECKING:
+    from urllib.parse import SplitResult
+
     from cluster_runtime.config import RuntimeConfig
 
 #: Django's engines by the scheme of a database URL.
@@ -22,6 +24,9 @@ ENGINES = {
 
 #: Seconds that a connection is kept: reconnecting for each request costs three quarters of the throughput.
 CONNECTION_AGE = 600
+
+
+UNREADABLE = "not a URL; in a user's name or password, characters such as / # ? @ must be percent-encoded"
 
 
 def settings_of(config: RuntimeConfig) -> dict[str, Any] | None:
@@ -56,7 +61,13 @@ def sqlite(path: str) -> dict[str, Any]:
 
 def from_url(url: str) -> dict[str, Any]:
     """Read `postgres://user:password@host:port/name?option=value`. An error does not repeat the URL: it is a secret."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # its text holds parts of the URL
+        raise ConfigError(f"database_url: {UNREADABLE}") from None
+    if parts.fragment:
+        raise ConfigError(f"database_url: {UNREADABLE}")
     if parts.scheme not in ENGINES:
         raise ConfigError(f"database_url: the scheme must be one of {', '.join(sorted(ENGINES))}")
     if parts.scheme == "sqlite":
@@ -66,8 +77,8 @@ def from_url(url: str) -> dict[str, Any]:
         "NAME": unquote(parts.path.removeprefix("/")),
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
-        "HOST": unquote(parts.hostname or ""),
-        "PORT": str(parts.port or ""),
+        "HOST": _host(parts),
+        "PORT": str(port or ""),
         "CONN_MAX_AGE": CONNECTION_AGE,
         "CONN_HEALTH_CHECKS": True,
     }
@@ -77,3 +88,11 @@ def from_url(url: str) -> dict[str, Any]:
     if options:
         entry["OPTIONS"] = options
     return entry
+
+
+def _host(parts: SplitResult) -> str:
+    """Return the host; a directory of sockets (%2Frun%2FPostgres) keeps its case, which a host name loses."""
+    host = parts.hostname or ""
+    if host.startswith("%2f"):
+        host = parts.netloc.rpartition("@")[2].partition(":")[0]
+    return unquote(host)

@@ -18,7 +18,9 @@ def describe() -> dict[str, Any]:
     """Return the facts; django.setup() has run, so a project that does not import fails here."""
     from django.apps import apps  # noqa: PLC0415 - after the settings
     from django.conf import settings  # noqa: PLC0415
+    from django.urls import get_resolver  # noqa: PLC0415
 
+    get_resolver().url_patterns  # noqa: B018 - imports the URLs, which Django does only at the first request
     database = settings.DATABASES.get("default", {})
     return {
         "static_url": settings.STATIC_URL,

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 
+from typing import Any
+
 from cluster_runtime.config import RuntimeConfig
+from cluster_runtime.instance import die_with_parent
 
 _config = RuntimeConfig.from_environment()
 
@@ -29,3 +32,8 @@ accesslog = None
 errorlog = "-"
 loglevel = "warning"
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a heartbeat, not on a disk
+
+
+def post_fork(_server: Any, _worker: Any) -> None:
+    """Let no worker outlive gunicorn: a stopped or stuck one would never notice that its parent is gone."""
+    die_with_parent()

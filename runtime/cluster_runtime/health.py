@@ -68,15 +68,17 @@ def identity() -> dict[str, Any]:
 
 
 def _deep(through_project: Callable[[], int]) -> Answer:
+    def project() -> None:
+        status = through_project()
+        if status >= SERVER_ERROR:
+            raise RuntimeError(f"a request through Django was answered with {status}")
+
     problems = []
-    for what, check in (("database", _database_answers), ("sessions", _sessions_answer)):
+    for what, check in (("database", _database_answers), ("sessions", _sessions_answer), ("project", project)):
         try:
             check()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what the check is there to report
             problems.append(f"{what}: {type(error).__name__}: {error}")
-    status = through_project()
-    if status >= SERVER_ERROR:
-        problems.append(f"project: a request through Django was answered with {status}")
     return Answer(503 if problems else 200, {**identity(), "problems": problems})
 
 

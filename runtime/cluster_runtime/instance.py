@@ -84,7 +84,8 @@ def _problems(body: str) -> str:
         return body[:500]
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Let the kernel kill this process when the one that started it ends, whatever state both are in."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
@@ -113,6 +114,7 @@ class Instance:
                 f"{self.socket}: longer than the {LONGEST_SOCKET_PATH} bytes of a unix socket",
                 file=sys.stderr,
             )
+            time.sleep(RESTART_PAUSE)
             return 2
         self.name.directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         lock = self._lock()
@@ -193,7 +195,7 @@ class Instance:
             env=environment,
             cwd=self.config.project,
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads here; nothing else ends a child with its parent
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - no threads here; nothing else ends a child with its parent
         )
 
     def _become_healthy(self) -> None:
@@ -306,7 +308,8 @@ class Instance:
 
     def _drain(self) -> int:
         """Give the name up, wait until nginx's connections are worn out, then let gunicorn end its requests."""
-        if self.name.give_up(self.release):
+        # Where another took the name just before the stop, nobody has looked since: the state still says so.
+        if self.name.give_up(self.release) or self.state == SERVING:
             self.lost_name_at = time.monotonic()
         self._set_state(DRAINING)
         while time.monotonic() < self.lost_name_at + self.config.drain:
@@ -401,6 +404,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if found is not None and found["state"] in (READY, SERVING) else 1
     except (ConfigError, Unhealthy) as error:
         print(error, file=sys.stderr)
+        if options.command == "run":
+            time.sleep(RESTART_PAUSE)
         return 1
 
 

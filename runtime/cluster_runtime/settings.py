@@ -40,7 +40,10 @@ if _config.static_root:
 
 _database = settings_of(_config)
 if _database is not None:
-    DATABASES = {**_of_project("DATABASES", {}), "default": _database}
+    _databases = _of_project("DATABASES", {})
+    # Where the database is, the stack file says; whether a request is one transaction stays the project's.
+    _database["ATOMIC_REQUESTS"] = _databases.get("default", {}).get("ATOMIC_REQUESTS", False)
+    DATABASES = {**_databases, "default": _database}
 
 for _name, _value in settings_for(_config.sessions, _of_project("CACHES", None)).items():
     globals()[_name] = _value

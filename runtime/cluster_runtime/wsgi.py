@@ -39,9 +39,7 @@ class Application:
         file_wrapper = environ.get("wsgi.file_wrapper")
         if file_wrapper is not None and isinstance(response, file_wrapper):
             # The server sends files by sendfile(2) if it gets its own wrapper back.
-            self.activity.end()
-            whole: Iterable[bytes] = response
-            return whole
+            return _counted_file(response, self.activity)
         return _Counted(response, self.activity)
 
     def _answer(self, path: str, query: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -76,6 +74,24 @@ class _Counted:
                 close()
         finally:
             self._activity.end()
+
+
+def _counted_file(response: Any, activity: Activity) -> Iterable[bytes]:
+    """Return the server's own file wrapper, with its end counted."""
+    close = getattr(response, "close", None)
+
+    def close_and_count() -> None:
+        try:
+            if close is not None:
+                close()
+        finally:
+            activity.end_file()
+            activity.end()
+
+    activity.begin_file()
+    response.close = close_and_count
+    whole: Iterable[bytes] = response
+    return whole
 
 
 def _load() -> Application:

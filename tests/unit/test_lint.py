@@ -517,7 +517,7 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         [case({"sessions.previous": "cached_db"}, "sessions.previous")],
         [case(), case({"sessions.previous": "db"})],
     ),
-    "previous-stays": (
+    "previous-not-read": (
         [case({"sessions.previous": "db"}, "sessions.previous")],
         [case(), case({"sessions.previous": "cached_db"})],
     ),

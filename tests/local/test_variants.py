@@ -1,0 +1,87 @@
+"""Every session engine, interface and balancing method on this machine: changed by the stack file, under load."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conformance import assert_nothing_lost, assert_up
+from tests.load import Load
+from tests.local.stand import Stand
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def stand() -> Iterator[Stand]:
+    with contextlib.closing(Stand()) as found:
+        assert_up(found)
+        yield found
+
+
+@pytest.mark.parametrize("engine", ["db", "cached_db", "cache", "file", "signed_cookies"])
+def test_sessions_of_each_engine_hold_on_every_instance_and_over_a_release(stand: Stand, engine: str) -> None:
+    stand.edit_stack(lambda stack: stack.update(sessions={"engine": engine}))
+    assert_up(stand)
+    result = stand.verify()
+    assert (result.status, f"({engine})" in result.output) == (0, True), result.output
+    with Load(stand.address, slow=0) as load:
+        load.wait_for(200)
+        stand.edit_code("visits/apps.py", f"# {engine}\n")
+        assert_up(stand)
+        load.wait_for(200)
+    instances = {instance for instance, _release in load.counts.by}
+    print(f"{engine}: {load.counts}, by {len(instances)} instances")
+    assert_nothing_lost(load.counts)
+    assert len(instances) == 4
+
+
+def test_asgi_instances_serve_and_are_released_without_a_loss(stand: Stand) -> None:
+    stand.edit_stack(lambda stack: (stack["app"].update(interface="asgi"), stack.update(sessions={"engine": "db"})))
+    assert_up(stand)
+    assert stand.verify().status == 0
+    with Load(stand.address) as load:
+        load.wait_for(200)
+        stand.edit_code("visits/apps.py", "# asgi\n")
+        assert_up(stand)
+        load.wait_for(200)
+    print(f"asgi: {load.counts}")
+    assert_nothing_lost(load.counts)
+    stand.edit_stack(lambda stack: stack["app"].pop("interface"))
+    assert_up(stand)
+
+
+@pytest.mark.parametrize("method", ["least_conn", "ip_hash", "hash", "random", "round_robin"])
+def test_each_balancing_method_is_verified(stand: Stand, method: str) -> None:
+    stand.edit_stack(lambda stack: stack["upstream"].update(method=method))
+    assert_up(stand)
+    result = stand.verify()
+    assert result.status == 0, result.output
+
+
+def test_the_instances_own_ports_lead_to_one_instance_each(stand: Stand) -> None:
+    import httpx  # noqa: PLC0415
+
+    from tests.local.stand import free_port  # noqa: PLC0415
+
+    port = free_port(consecutive=4)
+    stand.edit_stack(lambda stack: stack["site"].update(instance_ports=port))
+    assert_up(stand)
+    with httpx.Client(trust_env=False) as client:
+        for number in range(4):
+            answers = {client.get(f"http://127.0.0.1:{port + number}/whoami").json()["instance"] for _ in range(5)}
+            assert answers == {f"app{number + 1}"}
+            assert client.get(f"http://127.0.0.1:{port + number}/-/probe").status_code == 404
+
+
+def test_least_conn_leaves_a_busy_instance_alone(stand: Stand) -> None:
+    stand.edit_stack(lambda stack: stack["upstream"].update(method="least_conn"))
+    assert_up(stand)
+    with Load(stand.address, clients=6, slow=2, slow_seconds=3.0) as load:
+        time.sleep(4)
+    print(f"least_conn: {load.counts}")
+    assert_nothing_lost(load.counts)

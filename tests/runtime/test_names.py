@@ -1,0 +1,287 @@
+"""Names are links that move by one rename(2)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster_runtime.instance import Unhealthy, main, serve
+from cluster_runtime.names import LONGEST_SOCKET_PATH, Name
+from tests.runtime.standing import PATIENCE, ROOT, Stand
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TAKE = """
+import sys
+from cluster_runtime.names import Name
+name = Name(sys.argv[1], "app1")
+sys.stdin.readline()
+print(sys.argv[2] if name.take_if_free(sys.argv[2]) else "")
+"""
+
+
+@pytest.fixture
+def name() -> Iterator[Name]:
+    root = Path(tempfile.mkdtemp(prefix="rt"))
+    found = Name(root, "app1")
+    found.directory.mkdir()
+    yield found
+    shutil.rmtree(root)
+
+
+@contextmanager
+def listening(name: Name, release: str) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(name.socket(release)))
+        listener.listen(64)
+        yield listener
+    name.socket(release).unlink()
+
+
+def test_a_name_that_nobody_took_has_no_holder(name: Name) -> None:
+    assert name.holder() is None
+    assert not name.give_up("one")
+
+
+def test_the_link_is_relative_so_that_the_directory_can_be_mounted_elsewhere(name: Name) -> None:
+    name.take("one")
+    assert name.link.readlink() == Path("one.sock")
+
+
+def test_take_says_who_held_the_name_before(name: Name) -> None:
+    assert name.take("one") is None
+    assert name.take("two") == "one"
+    assert name.holder() == "two"
+
+
+def test_a_release_may_have_dots_in_its_name(name: Name) -> None:
+    name.take("v1.2.sock.3")
+    assert name.holder() == "v1.2.sock.3"
+    with listening(name, "v1.2.sock.3"):
+        assert not name.take_if_free("two")
+
+
+def test_a_reader_never_finds_the_name_missing_while_it_is_taken_over(name: Name) -> None:
+    ends = threading.Event()
+    seen: dict[str | None, int] = {"one": 0, "two": 0}
+    refused = []
+
+    def read() -> None:
+        while not ends.is_set():
+            holder = name.holder()
+            seen[holder] = seen.get(holder, 0) + 1
+            with socket.socket(socket.AF_UNIX) as client:
+                try:
+                    client.connect(str(name.link))
+                except OSError as error:
+                    refused.append(error)
+
+    def accept(listener: socket.socket) -> None:
+        while not ends.is_set():
+            try:
+                listener.accept()[0].close()
+            except OSError:
+                return
+
+    with listening(name, "one") as one, listening(name, "two") as two:
+        name.take("one")
+        threads = [threading.Thread(target=read), *(threading.Thread(target=accept, args=(s,)) for s in (one, two))]
+        for thread in threads:
+            thread.start()
+        for _number in range(1000):
+            name.take("two")
+            name.take("one")
+        ends.set()
+        threads[0].join(PATIENCE)
+        for listener in (one, two):
+            listener.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join(PATIENCE)
+    assert refused == []
+    assert set(seen) == {"one", "two"}
+    assert sum(seen.values()) > 100
+
+
+def test_a_link_that_is_removed_before_it_is_made_again_is_found_missing(name: Name) -> None:
+    """The saboteur of the test before: the same reader notices a name that is not renamed."""
+    ends = threading.Event()
+    missing = []
+
+    def read() -> None:
+        while not ends.is_set():
+            if name.holder() is None:
+                missing.append(1)
+
+    name.take("one")
+    reader = threading.Thread(target=read)
+    reader.start()
+    for release in ["two", "one"] * 5000:
+        name.link.unlink()
+        name.link.symlink_to(f"{release}.sock")
+        if missing:
+            break
+    ends.set()
+    reader.join(PATIENCE)
+    assert missing
+
+
+def test_a_name_that_a_living_process_holds_is_not_free(name: Name) -> None:
+    with listening(name, "one"):
+        name.take("one")
+        assert not name.take_if_free("two")
+        assert name.holder() == "one"
+
+
+def test_a_name_is_free_for_the_one_who_holds_it_already(name: Name) -> None:
+    name.take("one")
+    assert name.take_if_free("one")
+
+
+def test_a_busy_holder_whose_backlog_is_full_is_alive(name: Name) -> None:
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(name.socket("one")))
+        listener.listen(0)
+        for _number in range(4):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            try:
+                client.connect(str(name.socket("one")))
+            except BlockingIOError:
+                break
+        else:
+            pytest.fail("the backlog never filled")
+        name.take("one")
+        assert not name.take_if_free("two")
+
+
+@pytest.mark.parametrize("leftover", ["a dead socket", "nothing", "a plain file"])
+def test_a_name_that_leads_nowhere_is_free(name: Name, leftover: str) -> None:
+    name.take("one")
+    if leftover == "a dead socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(name.socket("one")))
+        assert name.socket("one").exists()
+    elif leftover == "a plain file":
+        name.socket("one").touch()
+    assert name.take_if_free("two")
+    assert name.holder() == "two"
+
+
+def test_what_a_killed_take_left_behind_is_in_nobodys_way(name: Name) -> None:
+    (name.directory / "http.sock.new").symlink_to("half.sock")
+    name.take("one")
+    assert name.holder() == "one"
+    assert not os.path.lexists(name.directory / "http.sock.new")
+
+
+def test_only_the_holder_gives_the_name_up(name: Name) -> None:
+    name.take("one")
+    assert not name.give_up("two")
+    assert name.holder() == "one"
+    assert name.give_up("one")
+    assert name.holder() is None
+
+
+def test_of_many_threads_that_take_a_free_name_one_holds_it(name: Name) -> None:
+    releases = [f"r{number}" for number in range(8)]
+    won: list[str] = []
+    for _round in range(20):
+        won.clear()
+        barrier = threading.Barrier(len(releases))
+
+        def take(release: str, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait(PATIENCE)
+            if name.take_if_free(release):
+                won.append(release)
+
+        with ExitStack() as stack:
+            for release in releases:
+                stack.enter_context(listening(name, release))
+            threads = [threading.Thread(target=take, args=(release,)) for release in releases]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE)
+            assert [name.holder()] == won
+        assert name.give_up(won[0])
+
+
+def test_of_many_processes_that_take_a_free_name_one_holds_it(name: Name) -> None:
+    releases = [f"r{number}" for number in range(6)]
+    with ExitStack() as stack:
+        for release in releases:
+            stack.enter_context(listening(name, release))
+        takers = [
+            subprocess.Popen(
+                [sys.executable, "-c", TAKE, str(name.directory.parent), release],
+                env={"PYTHONPATH": str(ROOT / "runtime")},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for release in releases
+        ]
+        for taker in takers:
+            assert taker.stdin is not None
+            taker.stdin.write("go\n")
+            taker.stdin.flush()
+        won = [answer for taker in takers if (answer := taker.communicate(timeout=PATIENCE)[0].strip())]
+    assert [name.holder()] == won
+
+
+def test_a_status_is_read_whole_or_not_at_all(name: Name) -> None:
+    assert name.status("one") is None
+    ends = threading.Event()
+    seen = []
+
+    def read() -> None:
+        while not ends.is_set():
+            status = name.status("one")
+            if status is not None:
+                seen.append(len(status["message"]))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _number in range(500):
+        for length in (10, 100_000):
+            name.write_status("one", {"message": "x" * length})
+        if len(seen) > 200:
+            break
+    ends.set()
+    reader.join(PATIENCE)
+    assert seen
+    assert set(seen) <= {10, 100_000}
+
+
+@pytest.mark.parametrize("state", [None, "starting", "draining", "serving"])
+def test_serve_refuses_what_is_not_proven_healthy(name: Name, state: str | None) -> None:
+    name.take("one")
+    if state is not None:
+        name.write_status("two", {"state": state})
+    with pytest.raises(Unhealthy):
+        serve(name.directory.parent, "app1", "two")
+    assert name.holder() == "one"
+
+
+def test_a_path_too_long_for_a_socket_is_said_before_anything_starts(
+    stand: Stand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = stand.config()
+    instance = "a" * (LONGEST_SOCKET_PATH - len(str(stand.sockets / "one.sock")))
+    arguments = ["run", "--config", str(config), "--sockets", str(stand.sockets), "--instance"]
+    assert main([*arguments, instance]) == 2
+    error = capsys.readouterr().err
+    assert f"{stand.sockets / instance / 'one.sock'}: longer than the 107 bytes of a unix socket" in error
+    assert not (stand.sockets / instance).exists()

@@ -1,0 +1,452 @@
+"""Sessions on every engine, over several processes, with a real memcached that dies, hangs and lies."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.conf import settings
+from django.test import override_settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from cluster_runtime.config import Sessions
+from cluster_runtime.sessions import ENGINES, settings_for
+from tests.runtime.standing import SECRET_KEY, Stand, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from cluster_runtime.sessions.memcached import SessionCache
+
+MEMCACHED = shutil.which("memcached", path=f"{os.environ.get('PATH', '')}:/usr/bin:/usr/sbin")
+needs_memcached = pytest.mark.skipif(MEMCACHED is None, reason="memcached is not installed")
+
+SESSIONS = """
+SECRET_KEY = "the-project's-own"
+INSTALLED_APPS = ["django.contrib.sessions"]
+MIDDLEWARE = ["django.contrib.sessions.middleware.SessionMiddleware"]
+"""
+
+#: A serializer of a project's own, for values that JSON has no word for.
+SERIALIZER = """
+import json
+from datetime import date
+class Serializer:
+    def dumps(self, value):
+        return json.dumps(value, default=lambda day: {"day": day.isoformat()}).encode()
+    def loads(self, data):
+        return json.loads(data, object_hook=lambda o: o["day"] + "!" if "day" in o else o)
+"""
+
+
+class Memcached:
+    """One node."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.start()
+
+    def start(self) -> None:
+        assert MEMCACHED is not None
+        self.path.unlink(missing_ok=True)
+        as_root = ("-u", "root") if os.geteuid() == 0 else ()
+        self.process = subprocess.Popen([MEMCACHED, "-s", str(self.path), "-a", "0700", "-m", "8", *as_root])
+        wait_until(self.path.exists, "listening")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+
+class Client:
+    """A process that keeps sessions: `tests.runtime.session_client`."""
+
+    def __init__(self, stand: Stand, config: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.runtime.session_client"],
+            env=stand.environment(config),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def answer(self, what: str, key: str | None = None, **values: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps({"what": what, "key": key, **values}), file=self.process.stdin, flush=True)
+        found: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return found
+
+    def __call__(self, what: str, key: str | None = None, **values: Any) -> Any:
+        answer = self.answer(what, key, **values)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+class Store:
+    """A stand whose sessions some processes keep in one engine."""
+
+    def __init__(self, stand: Stand, stack: ExitStack) -> None:
+        self.stand = stand
+        self.stack = stack
+        self.nodes: list[Memcached] = []
+        stand.write({"mini/settings.py": SESSIONS, "mini/serializer.py": SERIALIZER})
+
+    def clients(self, engine: str, count: int = 2, *, nodes: int = 2) -> list[Client]:
+        if engine in ("cache", "cached_db") and not self.nodes:
+            if MEMCACHED is None:
+                pytest.skip("memcached is not installed")
+            for number in range(nodes):
+                node = Memcached(self.stand.root / f"m{number}")
+                self.stack.callback(node.kill)
+                self.nodes.append(node)
+        files = self.stand.root / "sessions"
+        files.mkdir(exist_ok=True)
+        paths = [str(node.path) for node in self.nodes]
+        config = self.stand.config(
+            sessions={"engine": engine, "memcached": paths, "path": str(files)},
+            database={"engine": "sqlite", "path": str(self.stand.root / "db.sqlite3")},
+        )
+        clients = [Client(self.stand, config) for _number in range(count)]
+        for client in clients:
+            self.stack.callback(client.close)
+        if engine.endswith("db"):
+            clients[0]("migrate")
+        return clients
+
+
+@pytest.fixture
+def store(stand: Stand) -> Iterator[Store]:
+    with ExitStack() as stack:
+        yield Store(stand, stack)
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_a_session_is_the_same_in_every_process(store: Store, engine: str) -> None:
+    one, two = store.clients(engine)
+    key = one("create", colour="blue")
+    assert two("read", key) == {"colour": "blue"}
+    key = two("write", key, colour="red", size=1)
+    assert one("read", key) == {"colour": "red", "size": 1}
+    if engine != "signed_cookies":
+        two("delete", key)
+        assert one("read", key) == {}
+    key = one("age", one("create", colour="green"), seconds=1)
+    assert two("read", key)["colour"] == "green"
+    time.sleep(1.5 if engine != "cache" else 2.2)  # memcached counts whole seconds
+    assert "colour" not in two("read", key)
+
+
+def test_a_node_that_dies_is_a_miss_that_the_database_answers_quickly(store: Store) -> None:
+    one, two = store.clients("cached_db")
+    keys = [one("create", number=number) for number in range(20)]
+    for key in keys:
+        two("read", key)
+    store.nodes[0].kill()
+    answers = [two.answer("read", key) for key in keys]
+    assert [answer.get("result") for answer in answers] == [{"number": number} for number in range(20)]
+    assert sorted(answer["seconds"] for answer in answers)[10] < 0.1
+    assert max(answer["seconds"] for answer in answers) < 1.0
+    for number, key in enumerate(keys):
+        one("write", key, number=number + 100)
+    store.nodes[0].start()
+    assert [two("read", key)["number"] for key in keys] == list(range(100, 120))
+
+
+def test_a_node_that_hangs_costs_one_wait_and_not_one_for_each_request(store: Store) -> None:
+    (client,) = store.clients("cached_db", 1, nodes=1)
+    key = client("create", colour="blue")
+    store.nodes[0].stop()
+    answers = [client.answer("read", key) for _number in range(10)]
+    assert all(answer.get("result") == {"colour": "blue"} for answer in answers)
+    slow = [answer["seconds"] for answer in answers if answer["seconds"] > 0.4]
+    assert len(slow) <= 2
+    store.nodes[0].go_on()
+    time.sleep(1.1)
+    assert client("read", key) == {"colour": "blue"}
+
+
+def stale_reads(store: Store, *, sabotaged: bool) -> list[Any]:
+    """Write sessions while their node is stopped, let it go on, and return what another process reads that is old."""
+    one, two = store.clients("cached_db", nodes=1)
+    if sabotaged:
+        one("sabotage")
+        two("sabotage")
+    keys = [one("create", version=0) for _number in range(3)]
+    gone = one("create", version=0)
+    for key in [*keys, gone]:
+        assert two("read", key) == {"version": 0}
+    store.nodes[0].stop()
+    for key in keys:
+        one("write", key, version=1)
+    one("delete", gone)
+    # What was sent to the stopped node is lost with its connections: it is as if it had never been sent.
+    store.nodes[0].go_on()
+    time.sleep(1.1)
+    found = [two("read", key) for key in keys]
+    stale = [session for session in found if session != {"version": 1}]
+    if two("read", gone) != {}:
+        stale.append("a deleted session")
+    return stale
+
+
+def test_no_session_is_stale_after_its_node_hung_while_it_was_written(store: Store) -> None:
+    assert stale_reads(store, sabotaged=False) == []
+
+
+def test_without_a_new_generation_a_session_is_stale_after_its_node_hung(store: Store) -> None:
+    """The saboteur of the test before."""
+    assert stale_reads(store, sabotaged=True)
+
+
+def test_a_failed_write_to_the_only_store_is_an_error_and_not_a_lost_session(store: Store) -> None:
+    one, two = store.clients("cache", nodes=1)
+    key = one("create", colour="blue")
+    assert two("read", key) == {"colour": "blue"}
+    store.nodes[0].kill()
+    for client in (one, two):
+        assert "error" in client.answer("write", key, colour="red")
+        assert "error" in client.answer("create", colour="red")
+
+
+def test_sessions_may_hold_what_the_projects_serializer_can_store(store: Store) -> None:
+    """With plain JSON the write to memcached would fail after the one to the database, and leave a stale session."""
+    text = SESSIONS + 'SESSION_SERIALIZER = "mini.serializer.Serializer"\n'
+    store.stand.write({"mini/settings.py": text})
+    one, two = store.clients("cached_db", nodes=1)
+    key = one("create", when={"day": "today"})
+    assert two("read", key) == {"when": "today!"}
+
+
+def test_threads_of_one_process_do_not_read_each_others_sessions(cache: SessionCache) -> None:
+    from cluster_runtime.sessions.memcached import SessionCache  # noqa: PLC0415 - after the settings
+
+    barrier = threading.Barrier(6)
+    paths = [f"unix:{node.path}" for node in cache._nodes]
+
+    def work(number: int) -> int:
+        mine = SessionCache(paths, {"OPTIONS": OPTIONS})
+        barrier.wait(30)
+        wrong = 0
+        for count in range(100):
+            mine.set(f"key-{number}", [number, count])
+            wrong += mine.get(f"key-{number}") != [number, count]
+        return wrong
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(work, range(6))) == 0
+
+
+# --- the cache by itself: what it answers when memcached holds what it did not write
+
+OPTIONS = {"connect_timeout": 1.0, "timeout": 5.0, "durable": True}
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Memcached]:
+    if MEMCACHED is None:
+        pytest.skip("memcached is not installed")
+    stand = Stand()
+    node = Memcached(stand.root / "m")
+    yield node
+    node.kill()
+    stand.close()
+
+
+@pytest.fixture(scope="module")
+def cache(node: Memcached) -> Iterator[SessionCache]:
+    if not settings.configured:
+        settings.configure()
+    with override_settings(SECRET_KEY=SECRET_KEY, SECRET_KEY_FALLBACKS=[]):
+        from cluster_runtime.sessions.memcached import SessionCache  # noqa: PLC0415 - after the settings
+
+        yield SessionCache(f"unix:{node.path}", {"OPTIONS": OPTIONS})
+
+
+def put(cache: SessionCache, key: str, value: bytes) -> None:
+    """Store bytes as they are, as somebody would who reaches the node's socket."""
+    from pymemcache.client.base import Client as Raw  # noqa: PLC0415
+
+    node, place = cache._place(key, None)
+    with contextlib.closing(Raw(node.path)) as client:
+        client.set(place, value, noreply=False)
+
+
+def raw(cache: SessionCache, key: str) -> bytes:
+    """Return the stored bytes."""
+    from pymemcache.client.base import Client as Raw  # noqa: PLC0415
+
+    node, place = cache._place(key, None)
+    with contextlib.closing(Raw(node.path)) as client:
+        found = client.get(place)
+    assert isinstance(found, bytes)
+    return found
+
+
+class Exploit:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.abort, ())
+
+
+@needs_memcached
+def test_pickled_bytes_are_a_miss_and_do_not_run(cache: SessionCache) -> None:
+    for value in (pickle.dumps({"user": 1}), pickle.dumps(Exploit())):
+        put(cache, "a", value)
+        assert cache.get("a") is None
+
+
+@needs_memcached
+def test_another_sessions_value_in_its_place_is_a_miss(cache: SessionCache) -> None:
+    cache.set("mine", {"user": "admin"})
+    put(cache, "yours", raw(cache, "mine"))
+    assert cache.get("mine") == {"user": "admin"}
+    assert cache.get("yours") is None
+
+
+@needs_memcached
+@given(st.data())
+@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+def test_damaged_values_are_misses_and_never_errors(cache: SessionCache, data: st.DataObject) -> None:
+    cache.set("victim", {"user": 1, "name": "x" * 40})
+    good = raw(cache, "victim")
+    kind = data.draw(st.sampled_from(["flip", "cut", "noise", "insert"]))
+    place = data.draw(st.integers(0, len(good) - 1))
+    if kind == "flip":
+        bad = good[:place] + bytes([good[place] ^ data.draw(st.integers(1, 255))]) + good[place + 1 :]
+    elif kind == "cut":
+        bad = good[:place]
+    elif kind == "insert":
+        bad = good[:place] + data.draw(st.binary(min_size=1, max_size=20)) + good[place:]
+    else:
+        bad = data.draw(st.binary(max_size=200))
+    put(cache, "victim", bad)
+    # The last digit of base 64 may hold bits that mean nothing: what verifies must be what was signed.
+    assert cache.get("victim") in (None, {"user": 1, "name": "x" * 40})
+    if kind in ("cut", "noise"):
+        assert cache.get("victim") is None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(), children, max_size=4),
+    max_leaves=8,
+)
+
+
+@needs_memcached
+@given(
+    key=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300),
+    value=st.dictionaries(st.text(), JSON, max_size=4),
+)
+@hypothesis_settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_key_and_any_json_come_back(cache: SessionCache, key: str, value: dict[str, Any]) -> None:
+    cache.set(key, value)
+    assert cache.get(key) == value
+    assert cache.delete(key)
+    assert cache.get(key) is None
+
+
+@needs_memcached
+@pytest.mark.parametrize(
+    ("one", "other"), [("k" * 300, "k" * 299 + "l"), ("a b", "a_b"), ("é", "e"), ("a\r\nget b", "a"), ("a\0", "a")]
+)
+def test_odd_keys_are_told_apart(cache: SessionCache, one: str, other: str) -> None:
+    cache.set(one, "one")
+    cache.set(other, "other")
+    assert (cache.get(one), cache.get(other)) == ("one", "other")
+
+
+@needs_memcached
+def test_add_touch_and_expiry_are_as_django_has_them(cache: SessionCache) -> None:
+    cache.delete("a")
+    assert cache.add("a", 1)
+    assert not cache.add("a", 2)
+    assert cache.get("a") == 1
+    assert cache.touch("a", 3600)
+    cache.set("a", 2, timeout=0)
+    assert cache.get("a", "gone") == "gone"
+    assert not cache.touch("a", 3600)
+    assert not cache.delete("a")
+    cache.set("a", 3, timeout=90 * 24 * 3600)  # beyond memcached's relative expiry
+    assert cache.get("a") == 3
+    cache.set("a", 4, timeout=None)
+    assert cache.get("a") == 4
+    cache.clear()
+    assert cache.get("a") is None
+
+
+@needs_memcached
+def test_a_rotated_secret_key_keeps_sessions_while_the_old_one_is_a_fallback(cache: SessionCache) -> None:
+    with override_settings(SECRET_KEY="old" * 20):
+        cache.set("a", {"user": 1})
+    with override_settings(SECRET_KEY="new" * 20, SECRET_KEY_FALLBACKS=["old" * 20]):
+        assert cache.get("a") == {"user": 1}
+    with override_settings(SECRET_KEY="new" * 20, SECRET_KEY_FALLBACKS=[]):
+        assert cache.get("a") is None
+
+
+@needs_memcached
+def test_a_session_too_large_for_memcached_is_a_miss_and_not_the_former_one(cache: SessionCache) -> None:
+    cache.set("a", {"size": "small"})
+    cache.set("a", {"size": "x" * 2_000_000})
+    time.sleep(1.1)
+    assert cache.get("a") is None
+
+
+def test_each_failure_begins_a_new_generation_for_everybody(node: Memcached, cache: SessionCache) -> None:
+    from cluster_runtime.sessions.memcached import Node  # noqa: PLC0415 - after the settings
+
+    one, two = (Node(str(node.path), connect_timeout=1, timeout=1) for _number in range(2))
+    seen = [one.generation()]
+    for number in range(50):
+        (one if number % 2 else two).distrust()
+        seen.append(one.generation())
+        assert one.generation() == two.generation()
+    assert seen == sorted(set(seen))
+
+
+def test_a_clock_that_went_back_does_not_bring_an_old_generation_back(node: Memcached, cache: SessionCache) -> None:
+    from cluster_runtime.sessions.memcached import Node  # noqa: PLC0415 - after the settings
+
+    one = Node(str(node.path), connect_timeout=1, timeout=1)
+    future = time.time_ns() + 10**12
+    one.distrust()
+    os.utime(one._generation_file, ns=(future, future))
+    one.distrust()
+    assert one.generation() > future
+
+
+def test_the_projects_own_caches_stay_the_projects() -> None:
+    own = {"default": {"BACKEND": "mine"}, "other": {"BACKEND": "theirs"}}
+    found = settings_for(Sessions(engine="cached_db", memcached=("/m",)), own)
+    assert {name: found["CACHES"][name] for name in own} == own
+    assert set(found["CACHES"]) == {"default", "other", "cluster_sessions"}
+    assert "CACHES" not in settings_for(Sessions(engine="db"), own)

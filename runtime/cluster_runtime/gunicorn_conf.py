@@ -6,7 +6,6 @@ A setting that the project's version of gunicorn does not know yet is passed ove
 from __future__ import annotations
 
 import os
-
 from typing import Any
 
 from cluster_runtime.config import RuntimeConfig

@@ -95,7 +95,7 @@ class Stand:
         document = {"config": {f"cluster:{key}": value for key, value in self.stack.items()}}
         self.file.write_text(yaml.safe_dump(document, sort_keys=False))
 
-    def edit_stack(self, change: Callable[[dict[str, Any]], None]) -> None:
+    def edit_stack(self, change: Callable[[dict[str, Any]], object]) -> None:
         change(self.stack)
         self.write()
 

@@ -196,7 +196,7 @@ PROJECTS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     ),
     "urls that are no Python": (
         {"example/urls.py": "\nurlpatterns += path(\n"},
-        ("app.migrate: migrate failed in release", "example/urls.py", "SyntaxError: '(' was never closed"),
+        ("app.settings: the project does not import", "example/urls.py", "SyntaxError: '(' was never closed"),
     ),
     "urls that fail in an instance only": (
         {"example/urls.py": "import os\nassert 'CLUSTER_INSTANCE' not in os.environ, 'no instance wanted'\n"},

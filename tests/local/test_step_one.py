@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_runtime.instance import serve
+from cluster_runtime.instance import UnixConnection, serve
 from cluster_runtime.names import Name
 from tests.load import Load
 
@@ -70,8 +71,9 @@ class Pair:
             "CLUSTER_CONFIG": str(self.run / f"{release}-config.json"),
         }
 
-    def prepare(self, release: str) -> None:
+    def prepare(self, release: str, **more: object) -> None:
         config = {
+            **more,
             "release": release,
             "project": str(ROOT / "example"),
             "settings": "example.settings",
@@ -165,3 +167,30 @@ def test_stopping_in_place_without_giving_the_name_up_does_lose_requests(pair: P
         load.wait_for(500)
     print(load.counts)
     assert load.counts.failed, "the protocol was switched off, and the test did not notice"
+
+
+@pytest.mark.parametrize(("drain", "answered"), [(3.0, True), (0.0, False)], ids=["with the wait", "without it"])
+def test_only_the_wait_lets_a_request_over_a_connection_that_nginx_still_holds_be_answered(
+    pair: Pair, drain: float, answered: bool
+) -> None:
+    pair.prepare("three", interface="asgi", drain=drain)
+    pair.start("app1", "three")
+    pair.wait("app1", "three", "ready")
+    serve(pair.run, "app1", "three")
+    pair.wait("app1", "three", "serving")
+    connection = UnixConnection(str(Name(pair.run, "app1").socket("three")), timeout=10)
+    assert whoami(connection)
+    pair.processes["app1", "three"].send_signal(signal.SIGTERM)
+    time.sleep(0.7)
+    assert whoami(connection) is answered
+
+
+def whoami(connection: UnixConnection) -> bool:
+    """Ask over a kept connection, as nginx does; tell whether it was answered."""
+    try:
+        connection.request("GET", "/whoami", headers={"Host": "cluster", "X-Forwarded-For": "127.0.0.1"})
+        response = connection.getresponse()
+        response.read()
+    except (OSError, http.client.HTTPException):
+        return False
+    return response.status == 200

@@ -31,7 +31,7 @@ def main() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def do(store: Any, what: str, key: str | None = None, **values: Any) -> Any:
+def do(store: Any, what: str, key: str | None = None, **values: Any) -> Any:  # noqa: PLR0911 - one for each command
     """Do one command on the session `key`."""
     if what == "create":
         session = store()
@@ -55,7 +55,7 @@ def do(store: Any, what: str, key: str | None = None, **values: Any) -> Any:
     if what == "sabotage":
         from cluster_runtime.sessions.memcached import Node  # noqa: PLC0415
 
-        Node.distrust = lambda _self: None  # type: ignore[method-assign]
+        Node.distrust = lambda _self: None  # type: ignore[assignment,method-assign]
         return None
     if what == "migrate":
         from django.core.management import call_command  # noqa: PLC0415

@@ -47,7 +47,12 @@ from django.urls import path
 
 
 def home(request):
-    return JsonResponse({"pid": os.getpid(), "address": request.META.get("REMOTE_ADDR"), "secure": request.is_secure()})
+    return JsonResponse({
+        "pid": os.getpid(),
+        "host": request.get_host(),
+        "address": request.META.get("REMOTE_ADDR"),
+        "secure": request.is_secure(),
+    })
 
 
 def sleep(request):
@@ -222,6 +227,15 @@ class Running:
         arbiter = self.gunicorn
         return {pid for pid, parent, _session in processes() if parent == arbiter}
 
+    def wait_for_message(self, text: str) -> None:
+        """Wait until the status says why it is not healthy yet."""
+
+        def told() -> bool:
+            status = self.name.status(self.release)
+            return status is not None and text in status["message"]
+
+        wait_until(told, f"told: {text}", self)
+
     def wait_for(self, state: str) -> None:
         wait_until(lambda: self.state == state or self.process.poll() is not None, f"{state}", self)
         assert self.state == state, f"ended with {self.process.returncode}:\n{self.log}"
@@ -230,9 +244,9 @@ class Running:
         """Wait for the end; return the exit status."""
         return self.process.wait(PATIENCE)
 
-    def get(self, url: str, *, timeout: float = PATIENCE, **headers: str) -> tuple[int, str]:
+    def get(self, url: str, **headers: str) -> tuple[int, str]:
         """GET over the release's own socket; a header's `_` is a `-`."""
-        connection = UnixConnection(str(self.name.socket(self.release)), timeout)
+        connection = UnixConnection(str(self.name.socket(self.release)), PATIENCE)
         try:
             connection.request("GET", url, headers={name.replace("_", "-"): value for name, value in headers.items()})
             response = connection.getresponse()

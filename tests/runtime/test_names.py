@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,13 @@ def listening(name: Name, release: str) -> Iterator[socket.socket]:
     name.socket(release).unlink()
 
 
+def accept_all(listener: socket.socket) -> None:
+    """Accept connections until the listener is shut down."""
+    with suppress(OSError):
+        while True:
+            listener.accept()[0].close()
+
+
 def test_a_name_that_nobody_took_has_no_holder(name: Name) -> None:
     assert name.holder() is None
     assert not name.give_up("one")
@@ -74,29 +82,24 @@ def test_a_release_may_have_dots_in_its_name(name: Name) -> None:
 
 def test_a_reader_never_finds_the_name_missing_while_it_is_taken_over(name: Name) -> None:
     ends = threading.Event()
-    seen: dict[str | None, int] = {"one": 0, "two": 0}
+    seen: Counter[str | None] = Counter()
     refused = []
 
     def read() -> None:
         while not ends.is_set():
-            holder = name.holder()
-            seen[holder] = seen.get(holder, 0) + 1
+            seen[name.holder()] += 1
             with socket.socket(socket.AF_UNIX) as client:
                 try:
                     client.connect(str(name.link))
                 except OSError as error:
                     refused.append(error)
 
-    def accept(listener: socket.socket) -> None:
-        while not ends.is_set():
-            try:
-                listener.accept()[0].close()
-            except OSError:
-                return
-
     with listening(name, "one") as one, listening(name, "two") as two:
         name.take("one")
-        threads = [threading.Thread(target=read), *(threading.Thread(target=accept, args=(s,)) for s in (one, two))]
+        threads = [
+            threading.Thread(target=read),
+            *(threading.Thread(target=accept_all, args=(listener,)) for listener in (one, two)),
+        ]
         for thread in threads:
             thread.start()
         for _number in range(1000):
@@ -110,7 +113,7 @@ def test_a_reader_never_finds_the_name_missing_while_it_is_taken_over(name: Name
             thread.join(PATIENCE)
     assert refused == []
     assert set(seen) == {"one", "two"}
-    assert sum(seen.values()) > 100
+    assert seen.total() > 100
 
 
 def test_a_link_that_is_removed_before_it_is_made_again_is_found_missing(name: Name) -> None:

@@ -35,7 +35,7 @@ check: setup-tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	shellcheck scripts/* cluster/local/*.sh .ci/run
+	shellcheck scripts/* bench/bare-machine cluster/local/*.sh .ci/run
 
 test: check
 	-$(VENV)/bin/python -m tests.nginx_versions

@@ -85,6 +85,7 @@ class Client(threading.Thread):
             self.visit()
             if self.load.posts:
                 self.post()
+            time.sleep(self.load.pause)
 
     def visit(self) -> None:
         answer = self.request("GET", "GET", "/whoami")
@@ -151,7 +152,11 @@ class Client(threading.Thread):
 
 
 class Load:
-    """A number of clients against one address, as a context manager; `counts` is final after it."""
+    """A number of clients against one address, as a context manager; `counts` is final after it.
+
+    pause: seconds that a client waits after a GET and a POST. Without it the load takes all the processor time, and
+    what is tested spends its own waiting for some.
+    """
 
     def __init__(
         self,
@@ -162,10 +167,12 @@ class Load:
         slow: int = 3,
         slow_seconds: float = 1.0,
         posts: bool = True,
+        pause: float = 0.01,
     ) -> None:
         self.address = address
         self.host = host
         self.posts = posts
+        self.pause = pause
         self.slow_seconds = slow_seconds
         self.slow_clients = set(range(slow))
         self.counts = Counts()

@@ -168,27 +168,31 @@ def _requests_so_far(reach: Reach) -> int:
 
 
 def _share_check(topology: Topology, name: str, counts: dict[str, int], requests: int, *, alone: bool) -> Check:
-    """Compare one instance's share with its weight's: exactly where nobody else used the site meanwhile.
+    """Compare one instance's share with its weight's.
 
-    Elsewhere within what chance allows. A hash follows its keys, and random its luck: they promise no share.
+    Round robin is exact while nobody else uses the site. Others' requests between ours come in a rhythm of their own,
+    and what is left for ours promises no share; nor does a hash, which follows its keys, nor random.
     """
     share = topology.instance(name).share
+    method = topology.config.upstream.method
     count = counts.get(name, 0)
     wanted = float(share) * requests
+    within_chance = abs(count - wanted) <= DEVIATIONS * max(1.0, (wanted * (1 - float(share))) ** 0.5)
     ok: bool | None
-    if not share or (alone and exact_shares(topology.config)):
-        ok = abs(count - wanted) <= (1 if share else 0)
-    elif topology.config.upstream.method is Method.RANDOM:
-        ok = None
-    elif topology.config.upstream.method is Method.HASH:
-        ok = count > 0 or None  # how evenly the keys fall is not ours to promise
+    if not share:
+        ok = count == 0
+    elif method in (Method.HASH, Method.RANDOM) or not (alone or method is Method.IP_HASH):
+        ok = count > 0 or None
+    elif exact_shares(topology.config):
+        ok = abs(count - wanted) <= 1
     else:
-        ok = abs(count - wanted) <= DEVIATIONS * max(1.0, (wanted * (1 - float(share))) ** 0.5)
+        ok = within_chance
+    others = "" if alone else ", others used the site meanwhile"
     return Check(
         name=f"share of {name}",
         ok=ok,
         expected=f"{percent(share)} ({wanted:.0f} of {requests})",
-        found=f"{100 * count / requests:.3g} % ({count})",
+        found=f"{100 * count / requests:.3g} % ({count}{others})",
     )
 
 

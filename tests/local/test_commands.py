@@ -189,7 +189,7 @@ def test_every_command_explains_itself(stand: Stand, command: str) -> None:
 
 
 def test_an_unknown_stack_is_told_which_there_are(stand: Stand) -> None:
-    for command in ("up", "status", "down", "verify", "rollback", "logs", "lint", "render"):
+    for command in ("up", "status", "down", "verify", "rollback", "lint", "render"):
         assert_refused(
             stand.run(command, "nowhere"),
             "stacks/Pulumi.nowhere.yaml: nowhere: no such file; the stacks here are t; "

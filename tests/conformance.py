@@ -59,7 +59,8 @@ def servers(stack: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {server["name"]: server for server in stack["upstream"]["servers"]}
 
 
-BROKEN_WSGI = "raise RuntimeError('this release can not start')\n"
+#: It imports while the release is made, and fails where an instance serves it: only the health gate sees that.
+BROKEN_URLS = "import os\nif os.environ.get('CLUSTER_INSTANCE'):\n    raise RuntimeError('this release is broken')\n"
 
 MIGRATION = """
 from django.db import migrations, models
@@ -151,9 +152,7 @@ class Changes:
     def failed_release(self, cluster: ClusterUnderTest) -> None:
         before = {name: cluster.processes(name) for name in servers(cluster.stack)}
         serving = cluster.release()
-        # It imports while the release is made, and fails where an instance starts it: only the health gate sees that.
-        broken = "import os\nif os.environ.get('CLUSTER_INSTANCE'):\n    raise RuntimeError('this release is broken')\n"
-        cluster.edit_code("example/urls.py", broken)
+        cluster.edit_code("example/urls.py", BROKEN_URLS)
         result = cluster.up()
         assert result.status != 0
         assert "this release is broken" in result.output
@@ -210,17 +209,24 @@ class Changes:
 class Saboteurs:
     """With a part of the protocol switched off the same load loses requests: the zeros above mean something."""
 
-    @pytest.mark.parametrize("how", ["no_health_gate", "no_drain"])
-    def test_a_release_without_it_loses_requests(self, cluster: ClusterUnderTest, how: str) -> None:
+    @pytest.mark.parametrize(
+        ("how", "path", "text"),
+        [("no_health_gate", "example/urls.py", BROKEN_URLS), ("no_drain", "visits/apps.py", "# no drain\n")],
+        ids=["no_health_gate", "no_drain"],
+    )
+    def test_a_release_without_it_loses_requests(
+        self, cluster: ClusterUnderTest, how: str, path: str, text: str
+    ) -> None:
         with Load(cluster.address) as load:
             load.wait_for(AROUND)
             assert load.counts.failed == []
             with cluster.sabotaged(how):
-                cluster.edit_code("visits/apps.py", f"# {how}\n")
+                cluster.edit_code(path, text)
                 cluster.up()
             time.sleep(3)
         print(f"{how}: {load.counts}")
         assert load.counts.failed, f"{how} was not noticed"
+        cluster.edit_code(path, "")
         assert_up(cluster)
 
     def test_killed_instances_without_the_retry_rule_fail_gets(self, cluster: ClusterUnderTest) -> None:

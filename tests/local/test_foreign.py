@@ -98,7 +98,9 @@ def download(project: Project, directory: Path) -> Path:
     """Return the source distribution, from whatever index pip is set up for; its content is checked by its hash."""
     requirements = directory / "requirements.txt"
     requirements.write_text(f"{project.requirement} --hash=sha256:{project.sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+    # Only the project itself as source: what pip needs to read its metadata comes as wheels.
+    name = project.requirement.partition("==")[0]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", name]
     done = subprocess.run(
         [*command, "--require-hashes", "-r", str(requirements), "-d", str(directory)],
         capture_output=True,

@@ -39,7 +39,7 @@ check: setup-tests
 
 test: check
 	-$(VENV)/bin/python -m tests.nginx_versions
-	$(VENV)/bin/python -m pytest
+	./scripts/run-tests $(VENV)/bin/python
 
 lock: $(VENV)/installed
 	./scripts/lock

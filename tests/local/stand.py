@@ -39,7 +39,7 @@ class Result:
 
 def free_port(*, consecutive: int = 1) -> int:
     """Return a port that is free, and the next ones too."""
-    for port in range(20000 + os.getpid() % 1000 * 10, 60000, 7):
+    for port in range(20000 + os.getpid() % 300 * 40, 60000, 7):
         free = True
         for number in range(port, port + consecutive):
             with socket.socket() as trial:

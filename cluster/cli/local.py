@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cluster.local.builder import Release
     from cluster.local.cluster import LocalCluster
     from cluster.local.plan import Plan
+    from cluster.topology import Topology
 
 
 def python_version() -> str:
@@ -166,7 +167,7 @@ def run_status(stack: Stack, *, as_json: bool) -> bool:
             )
         )
         return healthy
-    _print_status(stack, rows, observed, history, nginx_ok=nginx_ok)
+    _print_status(stack, cluster.topology, rows, observed, history, nginx_ok=nginx_ok)
     return healthy
 
 
@@ -193,8 +194,14 @@ def _instance_row(name: str, cluster: LocalCluster, observed: Observed, current:
     }
 
 
-def _print_status(
-    stack: Stack, rows: list[dict[str, Any]], observed: Observed, history: History, *, nginx_ok: bool
+def _print_status(  # noqa: PLR0913 - what is shown
+    stack: Stack,
+    topology: Topology,
+    rows: list[dict[str, Any]],
+    observed: Observed,
+    history: History,
+    *,
+    nginx_ok: bool,
 ) -> None:
     from rich.console import Console  # noqa: PLC0415 - only where a table is drawn
     from rich.table import Table  # noqa: PLC0415
@@ -203,7 +210,7 @@ def _print_status(
     for heading in ("instance", "share", "release", "state", "since", "pid"):
         table.add_column(heading)
     for row in rows:
-        share = percent(stack.local().topology.instance(row["instance"]).share)
+        share = percent(topology.instance(row["instance"]).share)
         if not row["processes"]:
             table.add_row(row["instance"], share, "-", "not running", "", "")
         for process in row["processes"]:

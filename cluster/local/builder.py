@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import gzip
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from cluster.local.secrets import write_secret
 from cluster.local.supervisor import clean_environment
 from cluster.release import RUNTIME, ReleaseError, ReleaseSpec, project_files, runtime_config, runtime_requirements
 from cluster.render.mime import COMPRESSED, MEDIA_TYPES
-from cluster_runtime.instance import PR_SET_PDEATHSIG
+from cluster_runtime.instance import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +179,7 @@ class Builder:
             capture_output=True,
             text=True,
             check=False,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,  # killed with `up`: the next one must not find it still writing
         )
         if done.returncode != 0:
             raise ReleaseError(f"app.requirements: the packages can't be installed\n{_last(done.stderr)}")
@@ -255,14 +253,9 @@ class Builder:
             errors="replace",
             check=False,
             umask=0o027,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,  # killed with `up`: the next one must not find it still writing
             **self.owner.subprocess_options(),
         )
-
-
-def _die_with_parent() -> None:
-    """Let the kernel end this process when `up` is killed: the next one must not find it still writing."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def copy_tree(source: Path, target: Path) -> None:

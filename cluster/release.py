@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cluster_runtime
-from cluster.config.models import SECRET_KEYS, Platform
+from cluster.config.models import SECRET_KEYS, DatabaseEngine, Platform
 from cluster.topology import uses_memcached
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ REQUIREMENTS = ("requirements.txt", "pyproject.toml")
 #: What the runtime needs in the project's environment; it never changes a version that the project has.
 RUNTIME_REQUIREMENTS = ("gunicorn>=20.1",)
 MEMCACHED_REQUIREMENTS = ("pymemcache>=4",)
+POSTGRES_REQUIREMENTS = ("psycopg[binary]>=3.1.18",)
 ASGI_REQUIREMENTS = ("uvicorn>=0.30", "uvicorn-worker>=0.2", "websockets>=12")
 
 #: Seconds between giving a name up and stopping: twice the age of nginx's connections, and one more.
@@ -70,8 +71,13 @@ class ReleaseSpec:
         return f"ReleaseSpec({self.digest})"
 
 
-def specify(config: ClusterConfig, root: Path, secrets: Mapping[str, str], python: str) -> ReleaseSpec:
+def specify(
+    config: ClusterConfig, root: Path, secrets: Mapping[str, str], python: str, platform: str | None = None
+) -> ReleaseSpec:
     """Return the release that `config` asks for; `python` is the interpreter's version, `root` the repository.
+
+    `platform` stands for what else of the platform an instance is made of (its base image, say): with another one it
+    is another release.
 
     ReleaseError where the project or its requirements can't be found.
     """
@@ -87,6 +93,7 @@ def specify(config: ClusterConfig, root: Path, secrets: Mapping[str, str], pytho
         "requirements": _requirements_digest(requirements),
         "settings": _digest_of(_what_instances_run(config)),
         "secrets": _digest_of(keyed_hashes(secrets)),
+        **({} if platform is None else {"platform": platform}),
     }
     environment = {
         "requirements": parts["requirements"],
@@ -123,6 +130,8 @@ def runtime_requirements(config: ClusterConfig) -> list[str]:
     wanted = list(RUNTIME_REQUIREMENTS)
     if uses_memcached(config):
         wanted += MEMCACHED_REQUIREMENTS
+    if config.database is not None and config.database.engine is DatabaseEngine.POSTGRES:
+        wanted += POSTGRES_REQUIREMENTS
     if config.app.interface == "asgi":
         wanted += ASGI_REQUIREMENTS
     return wanted
@@ -258,6 +267,11 @@ def _what_instances_run(config: ClusterConfig) -> dict[str, Any]:
 
 def _requirements_digest(path: Path) -> str:
     """Return a digest of a requirements file and those that it includes; for pyproject.toml of its lock as well."""
+    return _digest_of(requirements_files(path))
+
+
+def requirements_files(path: Path) -> dict[str, str]:
+    """Return the text of a requirements file, and of those that it includes, by their paths from its directory."""
     seen: dict[str, str] = {}
     waiting = [path]
     if path.name == "pyproject.toml" and path.with_name("uv.lock").is_file():
@@ -276,7 +290,7 @@ def _requirements_digest(path: Path) -> str:
             words = line.replace("=", " ", 1).split() if line.startswith("--") else line.split()
             if len(words) > 1 and words[0] in ("-r", "--requirement", "-c", "--constraint"):
                 waiting.append(here.parent / words[1])
-    return _digest_of(seen)
+    return seen
 
 
 def _digest_of(value: object) -> str:

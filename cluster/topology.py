@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cluster.config.models import Method, SessionEngine
 
 if TYPE_CHECKING:
-    from cluster.config.models import ClusterConfig, Server
+    from cluster.config.models import App, ClusterConfig, Server
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,26 @@ def exact_shares(config: ClusterConfig) -> bool:
     return config.upstream.method is Method.ROUND_ROBIN
 
 
+def site_url(config: ClusterConfig) -> str:
+    """Return the address to open in a browser."""
+    name = config.site.server_names[0]
+    host = "localhost" if name == "_" or name.startswith(("*", ".")) else name
+    port = config.site.listen
+    return f"http://{host}/" if port == 80 else f"http://{host}:{port}/"  # noqa: PLR2004
+
+
 def percent(share: Fraction) -> str:
     """Return a share as a person reads it."""
     return f"{float(share) * 100:.3g} %"
+
+
+def batches(names: tuple[str, ...], app: App) -> list[tuple[str, ...]]:
+    """Return which instances are replaced together: the first alone, then `rollout.batch` at a time.
+
+    With `all` the first one's name is taken with the others', after it has been proven healthy alone.
+    """
+    size = app.rollout.batch
+    if not isinstance(size, int):
+        return [names] if names else []
+    rest = names[1:]
+    return [names[:1], *(rest[at : at + size] for at in range(0, len(rest), size))] if names else []

@@ -15,7 +15,7 @@ import typer
 from cluster.cli.context import CommandError, Stack, check_lints, say, tell, warn
 from cluster.local.listeners import listening_ports, with_children
 from cluster.local.state import History, Observed, locked
-from cluster.topology import percent
+from cluster.topology import percent, site_url
 from cluster.verify import Check, Reach, verify
 
 if TYPE_CHECKING:
@@ -69,10 +69,7 @@ def run_up(stack: Stack) -> None:
 
 def url(stack: Stack) -> str:
     """Return the address to open in a browser."""
-    name = stack.config.site.server_names[0]
-    host = "localhost" if name == "_" or name.startswith(("*", ".")) else name
-    port = stack.config.site.listen
-    return f"http://{host}/" if port == 80 else f"http://{host}:{port}/"  # noqa: PLR2004
+    return site_url(stack.config)
 
 
 def _print_plan(stack: Stack, plan: Plan) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
@@ -13,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import uv
-
 from cluster.local.owner import base_python
 from cluster.local.secrets import write_secret
 from cluster.local.supervisor import clean_environment
+from cluster.packages import project_requirements, run_uv
 from cluster.release import RUNTIME, ReleaseError, ReleaseSpec, project_files, runtime_config, runtime_requirements
-from cluster.render.mime import COMPRESSED, MEDIA_TYPES
+from cluster.render.mime import compressed_endings
 from cluster_runtime.instance import die_with_parent
+from cluster_runtime.prepare import compress, mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,14 +28,8 @@ if TYPE_CHECKING:
     from cluster.local.places import Places
     from cluster.topology import Topology
 
-#: Files smaller than this are not worth a compressed copy, bytes.
-WORTH_COMPRESSING = 1024
-
 #: Lines of a failed program's output that a message repeats.
 LAST_LINES = 15
-
-#: Shorter values than this would mask ordinary words.
-SHORTEST_MASKED = 4
 
 #: Written last: a directory without it was left by an `up` that was killed.
 COMPLETE = "complete"
@@ -146,44 +139,19 @@ class Builder:
         self.say("making the environment of Python packages")
         shutil.rmtree(directory, ignore_errors=True)
         directory.parent.mkdir(parents=True, exist_ok=True)
-        self._uv("venv", "--quiet", "--python", base_python(), str(directory))
+        run_uv("venv", "--quiet", "--python", base_python(), str(directory))
         python = str(directory / "bin" / "python")
         install = ("pip", "install", "--quiet", "--python", python)
         with tempfile.TemporaryDirectory() as temporary:
-            self._uv(*install, "-r", str(self._project_requirements(spec, Path(temporary))), cwd=spec.project)
+            run_uv(*install, "-r", str(project_requirements(spec.requirements, Path(temporary))), cwd=spec.project)
             # The runtime's own packages must fit to what the project has, never the other way round.
-            frozen = self._uv("pip", "freeze", "--quiet", "--python", python)
+            frozen = run_uv("pip", "freeze", "--quiet", "--python", python)
             constraints = Path(temporary) / "constraints.txt"
             pins = (line for line in frozen.splitlines() if re.fullmatch(r"[\w.\[\]-]+==\S+", line))
             constraints.write_text("\n".join(pins), encoding="utf-8")
-            self._uv(*install, "-c", str(constraints), *runtime_requirements(topology.config))
+            run_uv(*install, "-c", str(constraints), *runtime_requirements(topology.config))
         (directory / COMPLETE).touch()
         return directory
-
-    def _project_requirements(self, spec: ReleaseSpec, temporary: Path) -> Path:
-        lock = spec.requirements.with_name("uv.lock")
-        if spec.requirements.name != "pyproject.toml" or not lock.is_file():
-            return spec.requirements
-        exported = temporary / "requirements.txt"
-        options = ("--quiet", "--frozen", "--no-dev", "--no-emit-project", "--project", str(lock.parent))
-        self._uv("export", *options, "--output-file", str(exported))
-        return exported
-
-    def _uv(self, *arguments: str, cwd: Path | None = None) -> str:
-        environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
-        # A full disk or a vanished index is told by uv itself, better than by anything we could add.
-        done = subprocess.run(
-            [uv.find_uv_bin(), "--no-config", *arguments],
-            cwd=cwd,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            preexec_fn=die_with_parent,  # killed with `up`: the next one must not find it still writing
-        )
-        if done.returncode != 0:
-            raise ReleaseError(f"app.requirements: the packages can't be installed\n{_last(done.stderr)}")
-        return done.stdout
 
     # --- the project
 
@@ -219,7 +187,7 @@ class Builder:
             raise ReleaseError(
                 f"app.collectstatic: collectstatic failed\n{self._shown(release, done.stderr or done.stdout)}"
             )
-        compress(release.directory / "public")
+        compress(release.directory / "public", compressed_endings())
         self.owner.own(release.directory / "public")
 
     def _shown(self, release: Release, text: str) -> str:
@@ -265,28 +233,6 @@ def copy_tree(source: Path, target: Path) -> None:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, copy, follow_symlinks=False)
-
-
-def compress(public: Path) -> None:
-    """Put a compressed copy beside each static file that is worth it, for nginx's gzip_static."""
-    endings = tuple(
-        f".{ending}" for media_type in (*COMPRESSED, "text/html") for ending in MEDIA_TYPES.get(media_type, ())
-    )
-    for path in list(public.rglob("*")):
-        if path.suffix in endings and path.is_file() and path.stat().st_size >= WORTH_COMPRESSING:
-            compressed = path.with_name(path.name + ".gz")
-            compressed.write_bytes(gzip.compress(path.read_bytes(), compresslevel=9, mtime=0))
-            shutil.copystat(path, compressed)
-
-
-def mask(text: str, secrets: dict[str, str]) -> str:
-    """Return `text` with the values of secrets, and of the variables in secret_environment, replaced by their names."""
-    values = {value: name for name, value in secrets.items()}
-    values |= {str(value): name for name, value in json.loads(secrets.get("secret_environment") or "{}").items()}
-    for value, name in sorted(values.items(), key=lambda item: -len(item[0])):
-        if len(value) >= SHORTEST_MASKED:
-            text = text.replace(value, f"[{name}]")
-    return text
 
 
 def _last(text: str) -> str:

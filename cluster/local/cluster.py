@@ -10,20 +10,21 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from cluster.config.models import dump
-from cluster.local.builder import Builder, Release, mask
+from cluster.local.builder import Builder, Release
 from cluster.local.nginx import SEARCH_PATH, Nginx, is_free
 from cluster.local.orphans import end_processes, orphaned_nginx, orphaned_processes
 from cluster.local.owner import find_owner
-from cluster.local.plan import Plan, batches, make_plan
+from cluster.local.plan import Plan, make_plan
 from cluster.local.secrets import ensure_secrets
 from cluster.local.state import MEMCACHED, History, Observed, observe, program_name
 from cluster.local.supervisor import Supervisor
 from cluster.release import DRAIN_SECONDS, ReleaseSpec, specify
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.supervisor import Program
-from cluster.topology import build_topology
+from cluster.topology import batches, build_topology
 from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
 from cluster_runtime.names import Name
+from cluster_runtime.prepare import mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE, NginxConfig, Version
+from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE, OLDEST, NginxConfig, Version
 from cluster.render.supervisor import Program
 from cluster_runtime.instance import UnixConnection
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
 
 PROGRAM = "nginx"
-
-OLDEST: Version = (1, 22, 0)
 
 #: Seconds that an old nginx closes busy clients' connections politely, before a reload closes the idle ones.
 CLOSING_SECONDS = 2.0

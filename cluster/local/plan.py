@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from fractions import Fraction
 
-    from cluster.config.models import App
     from cluster.local.nginx import Nginx
 
 #: How each part of a release is called in a sentence.
@@ -220,15 +219,3 @@ def _traffic(nginx: Nginx, topology: Topology) -> list[tuple[str, Fraction | Non
         for name in dict.fromkeys((*after, *before))
         if before.get(name) != after.get(name)
     ]
-
-
-def batches(names: tuple[str, ...], app: App) -> list[tuple[str, ...]]:
-    """Return which instances are replaced together: the first alone, then `rollout.batch` at a time.
-
-    With `all` the first one's name is taken with the others', after it has been proven healthy alone.
-    """
-    size = app.rollout.batch
-    if not isinstance(size, int):
-        return [names] if names else []
-    rest = names[1:]
-    return [names[:1], *(rest[at : at + size] for at in range(0, len(rest), size))] if names else []

@@ -60,3 +60,8 @@ COMPRESSED = (
     "text/vtt",
     "text/xml",
 )
+
+
+def compressed_endings() -> tuple[str, ...]:
+    """Return the endings of files of which nginx serves a compressed copy."""
+    return tuple(f".{ending}" for kind in (*COMPRESSED, "text/html") for ending in MEDIA_TYPES.get(kind, ()))

@@ -7,6 +7,7 @@ on every platform but for the paths in `NginxPlaces`.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,17 @@ Directive = dict[str, Any]
 
 #: From here on nginx leaves a client's idle connection a moment after a reload, so that no request meets a reset.
 KEEPALIVE_MIN_TIMEOUT_SINCE: Version = (1, 27, 4)
+
+OLDEST: Version = (1, 22, 0)
+
+#: nginx of distributions, by the word in an image's name that says which release it is.
+DISTRIBUTIONS: dict[str, Version] = {
+    "bookworm": (1, 22, 1),
+    "trixie": (1, 26, 3),
+    "forky": (1, 30, 0),
+    "jammy": (1, 18, 0),
+    "noble": (1, 24, 0),
+}
 
 #: How long nginx's connections to an instance live. After twice this, a process that lost its name holds none.
 UPSTREAM_CONNECTION_AGE = "1s"
@@ -46,6 +58,8 @@ class NginxPlaces:
     static: a directory in which `current` and `previous` lead to the files of the two last releases.
     closing: while this file exists, an nginx before 1.27.4 closes clients' connections after each response.
     internal: the socket on which nginx tells its config's digest and passes probes to the instances.
+    instance_address: where instances' own ports listen; in a container everywhere, since the engine publishes them to
+        the loopback address alone.
     """
 
     user: str | None
@@ -57,6 +71,7 @@ class NginxPlaces:
     internal: str
     closing: str
     listen_address: str = ""
+    instance_address: str = "127.0.0.1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -377,7 +392,10 @@ def _instance_server(instance: Instance, topology: Topology, places: NginxPlaces
     return _block(
         "server",
         of=[
-            _d("listen", f"127.0.0.1:{instance.port}"),
+            _d(
+                "listen",
+                f"{places.instance_address}:{instance.port}" if places.instance_address else str(instance.port),
+            ),
             _d("server_name", "127.0.0.1", "localhost"),
             _d("client_max_body_size", str(topology.config.site.client_max_body_size)),
             *_locations(topology, places, version, f"cluster_{instance.name}"),
@@ -416,3 +434,19 @@ def _internal_server(places: NginxPlaces) -> Directive:
             _block("location", "/", of=[_d("return", 404)]),
         ],
     )
+
+
+def version_in_image(image: str) -> Version:
+    """Return the version of nginx in an image of that name, or the oldest that it could be.
+
+    Known before anything is built, so that a preview shows the configuration that will run. nginx's own images say it
+    in their tag; Debian's and Ubuntu's releases have one each (https://packages.debian.org/nginx).
+    """
+    name, _, tag = image.rpartition("/")[2].partition(":")
+    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", tag)
+    if name == "nginx" and found:
+        return (int(found[1]), int(found[2]), int(found[3] or 0))
+    for release, version in DISTRIBUTIONS.items():
+        if release in re.split(r"[^a-z0-9.]", f"{name}-{tag}"):
+            return version
+    return OLDEST

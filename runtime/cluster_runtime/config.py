@@ -10,6 +10,9 @@ from pathlib import Path
 #: The environment variable that holds the path of the release's configuration file.
 CONFIG_VARIABLE = "CLUSTER_CONFIG"
 
+#: The names that the files of secrets may have.
+SECRET_NAMES = ("secret_key", "secret_key_fallbacks", "database_url", "secret_environment")
+
 
 class ConfigError(Exception):
     """The release's configuration file can't be read, or lacks something."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import fcntl
 import http.client
 import json
 import os
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_runtime.activity import BEAT_INTERVAL, BEAT_VARIABLE, Beat, read_beat
 from cluster_runtime.config import CONFIG_VARIABLE, ConfigError, RuntimeConfig
-from cluster_runtime.names import LONGEST_SOCKET_PATH, Name
+from cluster_runtime.names import LONGEST_SOCKET_PATH, Name, process_of
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -92,13 +91,18 @@ def die_with_parent() -> None:
 class Instance:
     """One life of one instance process."""
 
-    def __init__(self, instance: str, config_path: Path, sockets: Path) -> None:
+    def __init__(
+        self, instance: str, config_path: Path, sockets: Path, *, container: bool = False, prove: bool = False
+    ) -> None:
         self.config_path = config_path
         self.config = RuntimeConfig.load(config_path)
         self.instance = instance
         self.name = Name(sockets, instance)
         self.release = self.config.release
-        self.socket = self.name.socket(self.release)
+        self.process = process_of(self.release, container=container)
+        self.container = container
+        self.prove = prove
+        self.socket = self.name.socket(self.process)
         self.state = STARTING
         self.since = time.time()
         self.message = ""
@@ -117,7 +121,9 @@ class Instance:
             time.sleep(RESTART_PAUSE)
             return 2
         self.name.directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-        lock = self._lock()
+        if self.container:
+            self.name.sweep()
+        lock = self.name.open_lock(self.process)
         if lock is None:
             print(f"{self.instance}: release {self.release} runs already", file=sys.stderr)
             time.sleep(RESTART_PAUSE)
@@ -128,12 +134,12 @@ class Instance:
         try:
             return self._live()
         finally:
-            self.name.give_up(self.release)
+            self.name.give_up(self.process)
             self._kill_gunicorn()
             for path in (
                 self.socket,
-                self.name.status_file(self.release),
-                self.name.beat_socket(self.release),
+                self.name.status_file(self.process),
+                self.name.beat_socket(self.process),
             ):
                 path.unlink(missing_ok=True)
             os.close(lock)
@@ -146,13 +152,15 @@ class Instance:
                 if self.stopping:
                     return self._stop_gunicorn()
                 self._set_state(READY)
-                if self.name.take_if_free(self.release):
+                if self.prove:
+                    return self._stop_gunicorn()
+                if self.name.take_if_free(self.process):
                     self._set_state(SERVING)
                 self._watch(beats)
             except Unhealthy as error:
                 self._log(str(error))
                 self._set_state(self.state, str(error))
-                self.name.give_up(self.release)
+                self.name.give_up(self.process)
                 self._kill_gunicorn()
                 self._wait(RESTART_PAUSE)
                 return 0 if self.stopping else 1
@@ -160,17 +168,8 @@ class Instance:
 
     # --- starting
 
-    def _lock(self) -> int | None:
-        descriptor = os.open(self.socket.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        return descriptor
-
     def _open_beats(self) -> socket.socket:
-        path = self.name.beat_socket(self.release)
+        path = self.name.beat_socket(self.process)
         path.unlink(missing_ok=True)
         receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         receiver.setblocking(False)
@@ -182,7 +181,7 @@ class Instance:
             **os.environ,
             **self.config.environment,
             CONFIG_VARIABLE: str(self.config_path),
-            BEAT_VARIABLE: str(self.name.beat_socket(self.release)),
+            BEAT_VARIABLE: str(self.name.beat_socket(self.process)),
             "CLUSTER_SOCKET": str(self.socket),
             "CLUSTER_INSTANCE": self.instance,
             "CLUSTER_RELEASE": self.release,
@@ -233,7 +232,7 @@ class Instance:
             self._wait(TICK)
 
     def _look_at_name(self) -> None:
-        holds = self.name.holder() == self.release
+        holds = self.name.holder() == self.process
         if holds and self.state != SERVING:
             self._set_state(SERVING)
         elif not holds and self.state == SERVING:
@@ -309,7 +308,7 @@ class Instance:
     def _drain(self) -> int:
         """Give the name up, wait until nginx's connections are worn out, then let gunicorn end its requests."""
         # Where another took the name just before the stop, nobody has looked since: the state still says so.
-        if self.name.give_up(self.release) or self.state == SERVING:
+        if self.name.give_up(self.process) or self.state == SERVING:
             self.lost_name_at = time.monotonic()
         self._set_state(DRAINING)
         while time.monotonic() < self.lost_name_at + self.config.drain:
@@ -361,7 +360,7 @@ class Instance:
             "gunicorn": self.gunicorn.pid if self.gunicorn else None,
             "message": self.message,
         }
-        self.name.write_status(self.release, status)
+        self.name.write_status(self.process, status)
 
     def _log(self, message: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -387,19 +386,26 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--config", type=Path, required=True)
     take = commands.add_parser("serve", help="let a healthy release take the instance's name")
     take.add_argument("--release", required=True)
+    take.add_argument("--turn", type=int, help="written down where the name was given")
     status = commands.add_parser("status", help="print the status of a release; exit 0 if it is ready or serving")
     status.add_argument("--release", required=True)
+    run.add_argument("--prove", action="store_true", help="end with 0 as soon as it is healthy; take no name")
     for command in (run, take, status):
         command.add_argument("--sockets", type=Path, required=True)
         command.add_argument("--instance", required=True)
+        command.add_argument("--container", action="store_true", help="name its files by the host's name too")
     options = parser.parse_args(arguments)
     try:
         if options.command == "run":
-            return Instance(options.instance, options.config.absolute(), options.sockets.absolute()).run()
+            sockets, config = options.sockets.absolute(), options.config.absolute()
+            return Instance(options.instance, config, sockets, container=options.container, prove=options.prove).run()
+        process = process_of(options.release, container=options.container)
         if options.command == "serve":
-            serve(options.sockets, options.instance, options.release)
+            serve(options.sockets, options.instance, process)
+            if options.turn is not None:
+                Name(options.sockets, options.instance).write_turn(options.turn)
             return 0
-        found = Name(options.sockets, options.instance).status(options.release)
+        found = Name(options.sockets, options.instance).status(process)
         print(json.dumps(found))
         return 0 if found is not None and found["state"] in (READY, SERVING) else 1
     except (ConfigError, Unhealthy) as error:

@@ -2,6 +2,9 @@
 
 `<sockets>/app1/<release>.sock` is where one process listens, `<sockets>/app1/http.sock` is a symbolic link to it: the
 instance's name, the only thing that nginx knows. Who holds the name changes by one rename(2), which is atomic.
+
+Where an instance can have several processes of one release for a while (containers, of which one was orphaned), each
+has a socket of its own, `<release>.<host name>.sock`; `process_of` gives what stands for the release then.
 """
 
 from __future__ import annotations
@@ -21,6 +24,17 @@ if TYPE_CHECKING:
 LONGEST_SOCKET_PATH = 107
 
 NAME = "http.sock"
+
+#: Counts how often the name was given by `serve`; whoever releases reads it to tell its own work from another's.
+TURN = "turn"
+
+#: Endings of the files of one process, its lock last.
+ENDINGS = (".sock", ".json", ".json.new", ".beat", ".lock")
+
+
+def process_of(release: str, *, container: bool) -> str:
+    """Return what a process of `release` calls its files: in a container the host's name tells it from others."""
+    return f"{release}.{socket.gethostname()}" if container else release
 
 
 class Name:
@@ -102,6 +116,39 @@ class Name:
         new.write_text(json.dumps(status), encoding="utf-8")
         new.rename(path)
 
+    def turn(self) -> int:
+        """Return how often the name was given by `serve`; 0 where it never was."""
+        try:
+            return int((self.directory / TURN).read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def write_turn(self, turn: int) -> None:
+        """Say that the name was given for the `turn`th time."""
+        new = self.directory / f"{TURN}.new"
+        new.write_text(str(turn), encoding="ascii")
+        new.rename(self.directory / TURN)
+
+    def sweep(self) -> None:
+        """Remove the files of processes that have ended without doing so; whoever lives holds its lock."""
+        with self._locked():
+            for path in self.directory.glob("*.lock"):
+                if path.name != "name.lock" and not _is_held(path):
+                    for ending in ENDINGS:
+                        path.with_name(path.name.removesuffix(".lock") + ending).unlink(missing_ok=True)
+
+    def open_lock(self, release: str) -> int | None:
+        """Return the lock that a process of `release` holds while it lives; None where another holds it."""
+        with self._locked():
+            path = self.directory / f"{release}.lock"
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                return None
+            return descriptor
+
     def _point_at(self, release: str) -> None:
         new = self.directory / f"{NAME}.new"
         new.unlink(missing_ok=True)
@@ -116,3 +163,15 @@ class Name:
             yield
         finally:
             os.close(descriptor)
+
+
+def _is_held(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)

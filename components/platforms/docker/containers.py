@@ -1,0 +1,168 @@
+"""How containers are made here: hardened, autonamed, beside the one that they replace.
+
+Sources: https://www.pulumi.com/registry/packages/docker/api-docs/container/ . What is left unset there and filled in by
+the engine would show as a change for ever, so it is set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+import pulumi
+import pulumi_docker as docker
+
+from components.platforms.docker.engine import ROLE_LABEL, STACK_LABEL
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+#: The users of the containers, each another; all in one group, which is what lets them reach each other's sockets.
+APP_USER, NGINX_USER, POSTGRES_USER, MEMCACHED_USER, GROUP = 10001, 10002, 10003, 10004, 10001
+
+#: json-file's own options: the disk is not filled by a log.
+LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}
+
+#: Open files of a container, soft and hard: what nginx asks for as worker_rlimit_nofile.
+OPEN_FILES = 16384
+
+MEGABYTE = 1024**2
+
+#: The least that the engine takes as a limit, megabytes.
+LEAST_MEMORY = 6
+
+
+def go_duration(seconds: int) -> str:
+    """Return a duration as the engine tells it back (Go's Duration.String), which must not differ: 60 is 1m0s."""
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes}m{rest}s"
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mount:
+    """A volume in a container."""
+
+    volume: pulumi.Input[str]
+    path: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """A container's health check; it must cost next to nothing, since it runs for ever. Seconds."""
+
+    test: tuple[str, ...]
+    interval: int
+    start_period: int
+    retries: int = 3
+    timeout: int = 5
+
+    def args(self) -> docker.ContainerHealthcheckArgs:
+        """Return what the provider takes."""
+        return docker.ContainerHealthcheckArgs(
+            tests=list(self.test),
+            interval=go_duration(self.interval),
+            timeout=go_duration(self.timeout),
+            start_period=go_duration(self.start_period),
+            retries=self.retries,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """A port that the engine publishes: the same inside; `ip` empty for every address."""
+
+    port: int
+    ip: str = "0.0.0.0"  # noqa: S104 - the site is for everybody
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What is peculiar to one container.
+
+    memory: limit in bytes. processes: limit of all processes of its user. grace: seconds between SIGTERM and SIGKILL.
+    network: the network's name; None for no network at all.
+    """
+
+    role: str
+    user: int
+    command: tuple[str, ...]
+    memory: int
+    processes: int
+    grace: int
+    health: Health | None = None
+    stop_signal: str = "SIGTERM"
+    start_seconds: int = 60
+    shared_memory: int = 64
+    ports: tuple[Ports, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        """Return a digest of all of it: the provider alone would not notice another health check."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def make_container(  # noqa: PLR0913 - what every container needs
+    name: str,
+    spec: Spec,
+    *,
+    stack: str,
+    image: pulumi.Input[str],
+    mounts: Sequence[Mount],
+    network: pulumi.Input[str] | None,
+    opts: pulumi.ResourceOptions,
+    replace_first: bool = False,
+) -> docker.Container:
+    """Register a container. `replace_first`: the old one goes before the new one comes (a port, a data directory)."""
+    memory = max(LEAST_MEMORY, spec.memory // MEGABYTE)
+    labels = {STACK_LABEL: stack, ROLE_LABEL: spec.role, "django-cluster.spec": spec.fingerprint(), **spec.labels}
+    options = pulumi.ResourceOptions(
+        delete_before_replace=replace_first,
+        # The engine tells these back in a form of its own, or changes them while a container runs.
+        ignore_changes=["networkDatas"],
+    )
+    return docker.Container(
+        name,
+        image=image,
+        command=list(spec.command),
+        user=f"{spec.user}:{GROUP}",
+        read_only=True,
+        tmpfs={"/tmp": "rw,nosuid,nodev,size=256m"},  # noqa: S108 - the container's own
+        capabilities=docker.ContainerCapabilitiesArgs(drops=["ALL"]),
+        security_opts=["no-new-privileges:true"],
+        memory=memory,
+        memory_swap=memory,  # no swap beyond it
+        shm_size=spec.shared_memory,
+        ulimits=[
+            docker.ContainerUlimitArgs(name="nofile", soft=OPEN_FILES, hard=OPEN_FILES),
+            docker.ContainerUlimitArgs(name="nproc", soft=spec.processes, hard=spec.processes),
+        ],
+        ipc_mode="private",
+        network_mode="none" if network is None else "bridge",
+        networks_advanced=[] if network is None else [docker.ContainerNetworksAdvancedArgs(name=network)],
+        ports=[
+            docker.ContainerPortArgs(internal=port.port, external=port.port, ip=port.ip, protocol="tcp")
+            for port in spec.ports
+        ],
+        volumes=[
+            docker.ContainerVolumeArgs(volume_name=mount.volume, container_path=mount.path, read_only=mount.read_only)
+            for mount in mounts
+        ],
+        log_driver="json-file",
+        log_opts=LOG_OPTIONS,
+        restart="unless-stopped",
+        must_run=True,
+        wait=spec.health is not None,
+        wait_timeout=spec.start_seconds + 30,
+        healthcheck=None if spec.health is None else spec.health.args(),
+        stop_signal=spec.stop_signal,
+        stop_timeout=spec.grace,
+        destroy_grace_seconds=spec.grace,
+        labels=[docker.ContainerLabelArgs(label=label, value=value) for label, value in sorted(labels.items())],
+        opts=pulumi.ResourceOptions.merge(opts, options),
+    )

@@ -1,0 +1,145 @@
+"""What images are built of: a Dockerfile a service, and the context of a release's image."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.packages import project_requirements
+from cluster.release import (
+    RUNTIME,
+    ReleaseError,
+    RuntimePlaces,
+    project_files,
+    requirements_files,
+    runtime_config,
+    runtime_requirements,
+)
+
+if TYPE_CHECKING:
+    from cluster.config.models import ClusterConfig
+    from cluster.release import ReleaseSpec
+    from cluster.topology import Topology
+
+FILES = Path(__file__).resolve().parent
+
+#: Where things are in the containers of instances.
+RUN, SESSIONS, DATABASE = "/run/cluster", "/run/sessions", "/run/database"
+DATA, STATIC, SECRETS, DATABASE_SECRETS = "/srv/data", "/srv/static", "/srv/secrets", "/srv/database"
+
+DIRECTORY_MODE, FILE_MODE, PROGRAM_MODE = 0o755, 0o644, 0o755
+
+
+def base_image(config: ClusterConfig, service: str) -> str:
+    """Return the image that a service's image is built on."""
+    return getattr(config.images, service) or config.images.base
+
+
+def platform_digest(config: ClusterConfig, container: str) -> str:
+    """Return what else an instance is made of on this platform: `container` stands for how its container is made."""
+    digest = hashlib.sha256(f"{base_image(config, 'app')}\0{container}\0".encode())
+    for path in sorted((FILES / "app").iterdir()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def memcached_socket(number: int) -> str:
+    """Return where memcached node `number` (from 1) listens."""
+    return f"{SESSIONS}/memcached{number}.sock"
+
+
+def runtime_places(topology: Topology, digest: str) -> RuntimePlaces:
+    """Return what a release's configuration names, as its instances see it."""
+    static_url = topology.config.site.static_url or "/static/"
+    return RuntimePlaces(
+        project="/srv/project",
+        secrets=f"{SECRETS}/{digest}",
+        database=f"{DATA}/db.sqlite3",
+        sessions=f"{DATA}/sessions",
+        static_root=f"{STATIC}/{digest}{static_url.rstrip('/')}",
+        memcached=tuple(memcached_socket(number + 1) for number in range(topology.memcached_nodes)),
+    )
+
+
+def write_context(directory: Path, topology: Topology, spec: ReleaseSpec) -> None:
+    """Write the build context of a release's image where it is not there yet, whole or not at all."""
+    if directory.exists():
+        return
+    import json  # noqa: PLC0415 - only where a release is new
+
+    new = directory.with_name(f".{directory.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    for path in sorted((FILES / "app").iterdir()):
+        _copy(path, new / path.name)
+    for source, target in ((spec.project, new / "project"), (RUNTIME, new / "runtime" / RUNTIME.name)):
+        for path in project_files(source):
+            _copy(path, target / path.relative_to(source))
+    _write_requirements(new / "requirements", topology.config, spec)
+    config = runtime_config(topology.config, runtime_places(topology, spec.digest), spec.digest)
+    _write(new / "config.json", json.dumps(config, indent=1))
+    # Docker would leave out what a project's own .dockerignore names; here the project is not the context's root.
+    new.rename(directory)
+
+
+def _write_requirements(directory: Path, config: ClusterConfig, spec: ReleaseSpec) -> None:
+    """Write what packages are installed from: a change of code must not change it."""
+    tree = directory / "tree"
+    tree.mkdir(parents=True)
+    exported = project_requirements(spec.requirements, tree)
+    if exported != spec.requirements:
+        main = Path(exported.name)
+    elif _needs_source(spec.requirements):
+        for path in project_files(spec.requirements.parent):
+            _copy(path, tree / path.relative_to(spec.requirements.parent))
+        main = Path(spec.requirements.name)
+    else:
+        files = {
+            (spec.requirements.parent / name).resolve(): text
+            for name, text in requirements_files(spec.requirements).items()
+        }
+        top = Path(os.path.commonpath([path.parent for path in files]))
+        for path, text in files.items():
+            _write(tree / path.relative_to(top), text)
+        main = spec.requirements.resolve().relative_to(top)
+    _write(directory / "main", main.as_posix())
+    _write(directory / "runtime", "\n".join([*runtime_requirements(config), ""]))
+
+
+def _needs_source(requirements: Path) -> bool:
+    """Tell whether a pyproject.toml lets its build backend say what it depends on."""
+    if requirements.name != "pyproject.toml":
+        return False
+    try:
+        project = tomllib.loads(requirements.read_text(encoding="utf-8")).get("project", {})
+    except tomllib.TOMLDecodeError as error:
+        raise ReleaseError(f"app.requirements: {requirements}: {error}") from error
+    return "dependencies" in project.get("dynamic", ())
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file with a mode that is the same wherever the repository was cloned; links stay links."""
+    target.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    shutil.copy2(source, target, follow_symlinks=False)
+    if not target.is_symlink():
+        target.chmod(PROGRAM_MODE if source.stat().st_mode & 0o100 else FILE_MODE)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(FILE_MODE)
+
+
+def uv_version() -> str:
+    """Return the version of uv that installs packages on every platform: the tool's own."""
+    import importlib.metadata  # noqa: PLC0415 - only where an image is built
+
+    return importlib.metadata.version("uv")
+
+
+__all__ = ["uv_version", "write_context"]

@@ -1,0 +1,566 @@
+"""The five operations on Docker: `store`, `database`, `migrate`, `instances`, `site`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pulumi
+import pulumi_docker as docker
+from pulumi_command import local
+
+from cluster.config.models import DatabaseEngine, SessionEngine
+from cluster.release import DRAIN_SECONDS
+from cluster.render.mime import compressed_endings
+from cluster.render.nginx import (
+    KEEPALIVE_MIN_TIMEOUT_SINCE,
+    NginxConfig,
+    NginxPlaces,
+    render_nginx,
+    version_in_image,
+)
+from cluster.topology import batches
+from components.platforms.docker.containers import (
+    APP_USER,
+    MEGABYTE,
+    MEMCACHED_USER,
+    NGINX_USER,
+    POSTGRES_USER,
+    Health,
+    Mount,
+    Ports,
+    Spec,
+    make_container,
+)
+from components.platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL
+from components.platforms.docker.images import (
+    DATA,
+    DATABASE,
+    DATABASE_SECRETS,
+    FILES,
+    RUN,
+    SECRETS,
+    SESSIONS,
+    STATIC,
+    base_image,
+    memcached_socket,
+    uv_version,
+    write_context,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from cluster.config.models import ClusterConfig
+    from cluster.release import ReleaseSpec
+    from cluster.topology import Topology
+    from components.platforms.docker.engine import Engine, Live
+
+#: nginx's directory in its container: configurations, temporary files, the internal socket.
+NGINX_HOME = "/var/lib/cluster"
+
+NGINX_PLACES = NginxPlaces(
+    user=None,
+    sockets=RUN,
+    static=STATIC,
+    logs="/var/log/cluster",
+    temp=f"{NGINX_HOME}/temp",
+    pid="/tmp/nginx.pid",  # noqa: S108 - the container's own
+    internal=f"{NGINX_HOME}/internal.sock",
+    closing=f"{NGINX_HOME}/closing",
+    instance_address="",
+)
+
+#: Seconds between two looks at a container's health. Each is a process that the engine starts.
+HEALTH_SECONDS = 2
+
+#: Seconds beyond drain and graceful_timeout until the engine kills an instance.
+GRACE_MARGIN = 15
+
+#: Limits of what is not an instance: memory in bytes, processes.
+NGINX_MEMORY, NGINX_PROCESSES = 512 * MEGABYTE, 256
+POSTGRES_MEMORY, POSTGRES_PROCESSES = 1024 * MEGABYTE, 512
+MEMCACHED_OVERHEAD, MEMCACHED_PROCESSES = 64 * MEGABYTE, 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """What keeps sessions: the nodes' sockets, what an instance mounts for it, and what must be there first."""
+
+    nodes: tuple[str, ...]
+    mounts: tuple[Mount, ...]
+    ready: tuple[pulumi.Resource, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeDatabase:
+    """The database that the platform made; `secret_links` are the secrets that it made for it, by their paths."""
+
+    mounts: tuple[Mount, ...]
+    secret_links: Mapping[str, str]
+    ready: tuple[pulumi.Resource, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A release that is built and whose database is migrated: its image, and what its containers are given."""
+
+    image: pulumi.Output[str]
+    mounts: tuple[Mount, ...]
+    static: pulumi.Output[str]
+    network: pulumi.Output[str]
+    ready: tuple[pulumi.Resource, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instances:
+    """Instances that hold their names: the release, and the volumes that nginx needs of them."""
+
+    release: pulumi.Output[str]
+    sockets: pulumi.Output[str]
+    static: pulumi.Output[str]
+    ready: tuple[pulumi.Resource, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """nginx; `digest` is known once it runs the configuration."""
+
+    digest: pulumi.Output[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Docker:
+    """One stack on one engine.
+
+    stack: the value of the label that all its containers have.
+    work: where build contexts are written, from the program's directory.
+    secrets: the stack's secrets, a JSON object; a secret output.
+    live: what runs, as found when the program began.
+    """
+
+    stack: str
+    work: Path
+    engine: Engine
+    live: Live
+    secrets: pulumi.Output[str]
+
+    # --- store
+
+    def store(self, topology: Topology, opts: pulumi.ResourceOptions) -> Store:
+        """Make what keeps sessions: memcached nodes without any network, and their sockets' volume."""
+        if not topology.memcached_nodes:
+            return Store(nodes=(), mounts=(), ready=())
+        sockets = docker.Volume("sessions", opts=opts)
+        image = self._service_image("memcached", topology.config, opts)
+        mount = Mount(volume=sockets.name, path=SESSIONS)
+        size = int(topology.config.sessions.memcached.memory)
+        nodes = tuple(memcached_socket(number) for number in range(1, topology.memcached_nodes + 1))
+        containers = []
+        for number, path in enumerate(nodes, start=1):
+            spec = Spec(
+                role=f"memcached{number}",
+                user=MEMCACHED_USER,
+                command=("memcached", "-s", path, "-a", "0770", "-m", str(max(1, size // MEGABYTE))),
+                memory=size + MEMCACHED_OVERHEAD,
+                processes=MEMCACHED_PROCESSES,
+                grace=10,
+                health=Health(test=("CMD", "test", "-S", path), interval=HEALTH_SECONDS, start_period=30),
+            )
+            # Two nodes on one socket would each hold sessions that the other does not know of.
+            containers.append(
+                self._container(
+                    f"memcached{number}", spec, image=image, mounts=(mount,), network=None, opts=opts, alone=True
+                )
+            )
+        return Store(nodes=nodes, mounts=(mount,), ready=tuple(containers))
+
+    # --- database
+
+    def database(self, topology: Topology, opts: pulumi.ResourceOptions) -> MadeDatabase:
+        """Make the database: PostgreSQL without any network, or the volume of an sqlite file."""
+        config = topology.config
+        engine = None if config.database is None else config.database.engine
+        if engine is DatabaseEngine.POSTGRES:
+            return self._postgres(config, opts)
+        files = config.sessions.engine is SessionEngine.FILE
+        if engine is DatabaseEngine.SQLITE or files:
+            kept = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(protect=True))
+            data = docker.Volume("data", opts=kept)
+            return MadeDatabase(mounts=(Mount(volume=data.name, path=DATA),), secret_links={}, ready=())
+        return MadeDatabase(mounts=(), secret_links={}, ready=())
+
+    def _postgres(self, config: ClusterConfig, opts: pulumi.ResourceOptions) -> MadeDatabase:
+        image = self._service_image("postgres", config, opts)
+        kept = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(protect=True))
+        data = docker.Volume("database", opts=kept)
+        sockets = docker.Volume("database-sockets", opts=opts)
+        secrets = docker.Volume("database-secrets", opts=opts)
+        password = self._command(
+            "database-password",
+            self._script("database-password.sh"),
+            environment={"IMAGE": image, "SECRETS": secrets.name},
+            opts=opts,
+        )
+        spec = Spec(
+            role="postgres",
+            user=POSTGRES_USER,
+            command=("/usr/local/lib/cluster/start",),
+            memory=POSTGRES_MEMORY,
+            processes=POSTGRES_PROCESSES,
+            grace=60,
+            stop_signal="SIGINT",
+            start_seconds=120,
+            shared_memory=256,
+            health=Health(test=("CMD", "pg_isready", "-q", "-h", DATABASE), interval=HEALTH_SECONDS, start_period=120),
+        )
+        read = Mount(volume=secrets.name, path=DATABASE_SECRETS, read_only=True)
+        sockets_mount = Mount(volume=sockets.name, path=DATABASE)
+        container = self._container(
+            "postgres",
+            spec,
+            image=image,
+            mounts=(Mount(volume=data.name, path="/var/lib/cluster"), sockets_mount, read),
+            network=None,
+            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[password])),
+            alone=True,
+        )
+        return MadeDatabase(
+            mounts=(sockets_mount, read),
+            secret_links={"database_url": f"{DATABASE_SECRETS}/url"},
+            ready=(container,),
+        )
+
+    # --- migrate
+
+    def migrate(
+        self, topology: Topology, spec: ReleaseSpec, store: Store, made: MadeDatabase, opts: pulumi.ResourceOptions
+    ) -> Prepared:
+        """Build the release, put its secrets in place, collect its static files and migrate the database."""
+        app = topology.config.app
+        image = self._release_image(topology, spec, opts)
+        network = docker.Network(
+            "outgoing",
+            driver="bridge",
+            # Nobody on it reaches anybody else on it: it is for going out.
+            options={"com.docker.network.bridge.enable_icc": "false"},
+            opts=opts,
+        )
+        secrets, static = docker.Volume("secrets", opts=opts), docker.Volume("static", opts=opts)
+        mounts = (*store.mounts, *made.mounts, Mount(volume=secrets.name, path=SECRETS, read_only=True))
+        written = self._write_secrets(spec, made, image, secrets.name, opts)
+        volumes = (*mounts, Mount(volume=static.name, path=STATIC))
+
+        def task(name: str, arguments: Sequence[str], after: Sequence[pulumi.Resource]) -> local.Command:
+            words = self._script("task.sh", "--lock", f"{STATIC}/lock", *arguments)
+            environment: dict[str, pulumi.Input[str]] = {
+                "IMAGE": image,
+                "NETWORK": network.name,
+                "MEMORY": str(int(app.memory)),
+                "VOLUMES": _volume_words(volumes),
+            }
+            return self._command(name, words, environment=environment, opts=opts, after=after)
+
+        collect = () if app.collectstatic and topology.config.site.static_url else ("--no-collect",)
+        endings = ",".join(compressed_endings())
+        last = task("static-files", ("static", "--compress", endings, *collect), (written, *store.ready, *made.ready))
+        if app.migrate:
+            last = task("migrate", ("migrate",), (last,))
+        proven = task("prove", ("prove", "--instance", topology.names[0]), (last,))
+        # A project's static storage may read its own manifest there.
+        seen = (*mounts, Mount(volume=static.name, path=STATIC, read_only=True))
+        return Prepared(image=image, mounts=seen, static=static.name, network=network.name, ready=(proven,))
+
+    def _write_secrets(
+        self,
+        spec: ReleaseSpec,
+        made: MadeDatabase,
+        image: pulumi.Output[str],
+        volume: pulumi.Output[str],
+        opts: pulumi.ResourceOptions,
+    ) -> local.Command:
+        links = [word for name, path in made.secret_links.items() for word in ("--link", f"{name}={path}")]
+        return local.Command(
+            "secrets",
+            create=self._script("secrets.sh", *links),
+            delete=self._script("secrets.sh", "remove"),
+            stdin=self.secrets,
+            environment=self._environment({"IMAGE": image, "SECRETS": volume, "RELEASE": spec.digest}),
+            triggers=[spec.digest],  # each release has its own: the former one is still read by who serves
+            logging=local.Logging.NONE,
+            add_previous_output_in_env=False,
+            opts=opts,
+        )
+
+    # --- instances
+
+    def instances(
+        self, topology: Topology, spec: ReleaseSpec, prepared: Prepared, opts: pulumi.ResourceOptions
+    ) -> Instances:
+        """Start the release's instances beside those that serve; once a batch is healthy it takes its names."""
+        sockets = docker.Volume("sockets", opts=opts)
+        mounts = (*prepared.mounts, Mount(volume=sockets.name, path=RUN))
+        alone = isinstance(topology.config.app.rollout.batch, int)
+        before: tuple[pulumi.Resource, ...] = prepared.ready
+        shown: local.Command | None = None
+        served: list[local.Command] = []
+        for batch in batches(topology.names, topology.config.app):
+            containers = {
+                name: self._container(
+                    name,
+                    instance_spec(topology, spec.digest, name),
+                    image=prepared.image,
+                    mounts=mounts,
+                    network=prepared.network,
+                    opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=list(before))),
+                )
+                for name in batch
+            }
+            healthy = tuple(containers.values())
+            if shown is None:
+                shown = self._show_static(topology, prepared, opts, healthy)
+            taken = [
+                self._serve(topology, spec.digest, name, container, opts, (*healthy, shown), alone=alone)
+                for name, container in containers.items()
+            ]
+            served += taken
+            before = (*prepared.ready, *taken) if alone else prepared.ready
+        return Instances(
+            release=pulumi.Output.all(*(command.stdout for command in served)).apply(lambda _: spec.digest),
+            sockets=sockets.name,
+            static=prepared.static,
+            ready=tuple(served),
+        )
+
+    def _show_static(
+        self,
+        topology: Topology,
+        prepared: Prepared,
+        opts: pulumi.ResourceOptions,
+        after: Sequence[pulumi.Resource],
+    ) -> local.Command:
+        return self._command(
+            "static-current",
+            self._script("task.sh", "--lock", f"{STATIC}/lock", "show", "--static", STATIC),
+            environment={
+                "IMAGE": prepared.image,
+                "NETWORK": "none",
+                "MEMORY": str(int(topology.config.app.memory)),
+                "VOLUMES": _volume_words(
+                    (
+                        *(mount for mount in prepared.mounts if mount.path != STATIC),
+                        Mount(volume=prepared.static, path=STATIC),
+                    )
+                ),
+            },
+            opts=opts,
+            after=after,
+        )
+
+    def _serve(  # noqa: PLR0913, PLR0917 - what it needs
+        self,
+        topology: Topology,
+        release: str,
+        name: str,
+        container: docker.Container,
+        opts: pulumi.ResourceOptions,
+        after: Sequence[pulumi.Resource],
+        *,
+        alone: bool,
+    ) -> local.Command:
+        turn = container.id.apply(lambda found: str(self.live.next_turn(name, f"{release}.{found[:12]}")))
+        environment: dict[str, pulumi.Input[str]] = {
+            "CONTAINER": container.id,
+            "INSTANCE": name,
+            "RELEASE": release,
+            "TURN": turn,
+            "ALONE": "yes" if alone else "no",
+            "GRACE": str(instance_grace(topology)),
+        }
+        return self._command(f"{name}-serve", self._script("serve.sh"), environment=environment, opts=opts, after=after)
+
+    # --- site
+
+    def site(self, topology: Topology, instances: Instances, opts: pulumi.ResourceOptions) -> Site:
+        """Put nginx before the instances; its configuration is checked, swapped and reloaded once."""
+        config = topology.config
+        network = docker.Network("site", driver="bridge", opts=opts)
+        home = docker.Volume("nginx", opts=opts)
+        image = self._service_image("nginx", config, opts)
+        own = [Ports(port=i.port, ip="127.0.0.1") for i in topology.instances if i.port is not None]
+        spec = Spec(
+            role="nginx",
+            user=NGINX_USER,
+            command=("/usr/local/lib/cluster/start",),
+            memory=NGINX_MEMORY,
+            processes=NGINX_PROCESSES,
+            grace=60,
+            stop_signal="SIGQUIT",
+            ports=(Ports(port=config.site.listen), *own),
+        )
+        nginx = self._container(
+            "nginx",
+            spec,
+            image=image,
+            mounts=(
+                Mount(volume=instances.sockets, path=RUN, read_only=True),
+                Mount(volume=instances.static, path=STATIC, read_only=True),
+                Mount(volume=home.name, path=NGINX_HOME),
+            ),
+            network=network.name,
+            opts=opts,
+            alone=True,
+        )
+        version = version_in_image(base_image(config, "nginx"))
+        rendered = render_nginx(topology, NGINX_PLACES, version)
+        delivered = self._command(
+            "nginx-config",
+            self._script("deliver.sh"),
+            stdin=delivery(rendered),
+            environment={
+                "NGINX": nginx.id,
+                "DIGEST": rendered.digest,
+                "POLITE": "no" if version >= KEEPALIVE_MIN_TIMEOUT_SINCE else "yes",
+                "TURN": str(self.live.next_nginx_turn(rendered.digest)),
+            },
+            opts=opts,
+            after=instances.ready,
+        )
+        return Site(digest=delivered.stdout.apply(lambda _: rendered.digest))
+
+    # --- parts
+
+    def _service_image(self, service: str, config: ClusterConfig, opts: pulumi.ResourceOptions) -> pulumi.Output[str]:
+        base = base_image(config, service)
+        tag = hashlib.sha256(base.encode())
+        for path in sorted((FILES / service).iterdir()):
+            tag.update(path.read_bytes())
+        return self._image(service, FILES / service, tag.hexdigest()[:12], {"BASE": base}, opts)
+
+    def _release_image(self, topology: Topology, spec: ReleaseSpec, opts: pulumi.ResourceOptions) -> pulumi.Output[str]:
+        context = self.work / spec.digest
+        write_context(context, topology, spec)
+        arguments = {"BASE": base_image(topology.config, "app"), "UV_VERSION": uv_version()}
+        return self._image("app", context, spec.digest, arguments, opts)
+
+    def _image(
+        self, service: str, context: Path, tag: str, arguments: dict[str, str], opts: pulumi.ResourceOptions
+    ) -> pulumi.Output[str]:
+        where = os.path.relpath(context)
+        image = docker.Image(
+            f"{service}-image",
+            image_name=f"django-cluster/{self.stack.lower().replace('/', '-')}/{service}:{tag}",
+            build=docker.DockerBuildArgs(
+                context=where,
+                dockerfile=f"{where}/Dockerfile",
+                args=arguments,
+                builder_version=docker.BuilderVersion.BUILDER_BUILD_KIT,
+            ),
+            skip_push=True,
+            opts=opts,
+        )
+        return image.repo_digest
+
+    def _container(  # noqa: PLR0913 - what every container needs
+        self,
+        name: str,
+        spec: Spec,
+        *,
+        image: pulumi.Input[str],
+        mounts: Sequence[Mount],
+        network: pulumi.Input[str] | None,
+        opts: pulumi.ResourceOptions,
+        alone: bool = False,
+    ) -> docker.Container:
+        return make_container(
+            name,
+            spec,
+            stack=self.stack,
+            image=image,
+            mounts=mounts,
+            network=network,
+            opts=opts,
+            replace_first=alone,
+        )
+
+    def _command(  # noqa: PLR0913 - what every command needs
+        self,
+        name: str,
+        create: str,
+        *,
+        environment: Mapping[str, pulumi.Input[str]],
+        opts: pulumi.ResourceOptions,
+        after: Sequence[pulumi.Resource] = (),
+        stdin: str | None = None,
+    ) -> local.Command:
+        return local.Command(
+            name,
+            create=create,
+            stdin=stdin,
+            environment=self._environment(environment),
+            add_previous_output_in_env=False,
+            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=list(after))),
+        )
+
+    def _environment(self, values: Mapping[str, pulumi.Input[str]]) -> dict[str, pulumi.Input[str]]:
+        return {**self.engine.environment(), "STACK": self.stack, **values}
+
+    @staticmethod
+    def _script(name: str, *arguments: str) -> str:
+        return shlex.join(["sh", os.path.relpath(FILES / "host" / name), *arguments])
+
+
+def instance_grace(topology: Topology) -> int:
+    """Return the seconds that an instance has to drain and to end its requests."""
+    return int(DRAIN_SECONDS + topology.config.app.graceful_timeout.seconds + GRACE_MARGIN)
+
+
+def instance_spec(topology: Topology, release: str, name: str) -> Spec:
+    """Return what is peculiar to the container of an instance."""
+    app = topology.config.app
+    run = ("python", "-P", "-m", "cluster_runtime.instance", "run", "--container", "--instance", name)
+    status = f"{RUN}/{name}/{release}.$HOSTNAME.json"
+    start = int(app.health.start_timeout.seconds)
+    return Spec(
+        role="instance",
+        user=APP_USER,
+        command=(*run, "--config", "/srv/config.json", "--sockets", RUN),
+        memory=int(app.memory),
+        # The kernel counts a user's processes in all containers together: those of old and new release.
+        processes=app.processes * 2 * len(topology.names),
+        grace=instance_grace(topology),
+        health=Health(
+            test=("CMD-SHELL", f"""grep -qE '"state": "(ready|serving|draining)"' {status}"""),
+            interval=HEALTH_SECONDS,
+            start_period=start,
+        ),
+        start_seconds=start,
+        labels={INSTANCE_LABEL: name, RELEASE_LABEL: release},
+    )
+
+
+def container_digest(topology: Topology) -> str:
+    """Return a digest of how the instances' containers are made: another way makes another release."""
+    specs = [instance_spec(topology, "", name).fingerprint() for name in topology.names[:1]]
+    return hashlib.sha256(json.dumps(specs).encode()).hexdigest()
+
+
+def delivery(config: NginxConfig) -> str:
+    """Return a configuration as `nginx/deliver` reads it: each file after a line with its name, then the links."""
+    files = "".join(f"# file {path}\n{text}" for path, text in sorted(config.files.items()))
+    return files + "".join(f"# link {path} {target}\n" for path, target in sorted(config.links.items()))
+
+
+def _volume_words(mounts: Sequence[Mount]) -> pulumi.Output[str]:
+    """Return volumes as words for `docker run --volume`."""
+    modes = [(mount.path, ":ro" if mount.read_only else "") for mount in mounts]
+
+    def words(names: Sequence[str]) -> str:
+        return " ".join(f"{name}:{path}{mode}" for name, (path, mode) in zip(names, modes, strict=True))
+
+    return pulumi.Output.all(*(mount.volume for mount in mounts)).apply(words)

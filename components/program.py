@@ -1,0 +1,91 @@
+"""What a Pulumi program knows of its stack: the stack file, its secrets, the platform and the release."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pulumi
+
+from cluster.config import Platform, StackFileError, load_stack
+from cluster.config.models import SECRET_KEYS
+from cluster.lint import Facts, Severity, lint
+from cluster.release import ReleaseError, specify
+from cluster.render.nginx import version_in_image
+from components.platforms.docker import Docker, Engine
+from components.platforms.docker.engine import EngineError
+from components.platforms.docker.images import base_image, platform_digest
+from components.platforms.docker.platform import container_digest
+
+if TYPE_CHECKING:
+    from cluster.config import ClusterConfig
+    from cluster.release import ReleaseSpec
+    from cluster.topology import Topology
+
+
+@dataclass(frozen=True)
+class Program:
+    """One stack, from the repository's directory."""
+
+    root: Path
+    stack: str
+    config: ClusterConfig
+    secrets: dict[str, str]
+
+    def platform(self, _topology: Topology) -> Docker:
+        """Return the platform, with what runs on it now; RunError where its engine is away."""
+        engine = Engine(pulumi.Config("docker").get("host") or "")
+        name = stack_label(self.stack)
+        try:
+            live = engine.live(name)
+        except EngineError as error:
+            raise pulumi.RunError(str(error)) from None
+        secrets = pulumi.Output.secret(json.dumps(self.secrets, sort_keys=True))
+        work = self.root / ".cluster" / self.stack / "images"
+        return Docker(stack=name, work=work, engine=engine, live=live, secrets=secrets)
+
+    def release(self, topology: Topology) -> ReleaseSpec:
+        """Return the release that the stack file and the code ask for; RunError where it can't be made."""
+        own = platform_digest(self.config, container_digest(topology))
+        try:
+            return specify(self.config, self.root, self.secrets, "image", own)
+        except ReleaseError as error:
+            raise pulumi.RunError(str(error)) from None
+
+
+def stack_label(stack: str) -> str:
+    """Return what marks everything of a stack on an engine."""
+    return f"{pulumi.get_project()}/{stack}"
+
+
+def open_program() -> Program:
+    """Read the stack's file and secrets, and judge them; RunError has a line for each problem."""
+    root, stack = Path.cwd(), pulumi.get_stack()
+    try:
+        config = load_stack(root, stack)
+    except StackFileError as error:
+        raise pulumi.RunError(str(error)) from None
+    if config.platform is Platform.LOCAL:
+        raise pulumi.RunError(f"stack {stack} is for this machine alone: say `cluster up {stack}`")
+    if config.platform is not Platform.DOCKER:
+        raise pulumi.RunError(f"platform: {config.platform} is not there yet; local and docker are")
+    secrets = _secrets()
+    facts = Facts(
+        root=root, nginx=version_in_image(base_image(config, "nginx")), secrets=frozenset(secrets), privileged=True
+    )
+    findings = lint(config, facts)
+    errors = [str(finding) for finding in findings if finding.severity is Severity.ERROR]
+    if errors:
+        raise pulumi.RunError("\n".join(errors))
+    for finding in findings:
+        if finding.severity is Severity.WARNING:
+            pulumi.log.warn(str(finding))
+    return Program(root, stack, config, secrets)
+
+
+def _secrets() -> dict[str, str]:
+    """Return the values of the stack's secrets: in plain, since the release's digest is made of them too."""
+    found = {name: pulumi.runtime.get_config(f"cluster:{name}") for name in SECRET_KEYS}
+    return {name: value for name, value in found.items() if value}

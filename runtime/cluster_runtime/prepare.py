@@ -1,0 +1,181 @@
+"""What is done once for a release before its instances start: `python -m cluster_runtime.prepare WHAT`.
+
+- `static`: imports the project and its URLs, then collects its static files, with a compressed copy beside each that is
+  worth it.
+- `migrate`: runs the migrations.
+- `prove`: starts one instance that takes no name, and ends as soon as it is healthy.
+- `show`: lets the collected static files be the ones that nginx looks in first.
+
+A failure is told by the last lines of what the program printed, without the value of any secret.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster_runtime.config import SECRET_NAMES, ConfigError, RuntimeConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Files smaller than this are not worth a compressed copy, bytes.
+WORTH_COMPRESSING = 1024
+
+#: Lines of a failed program's output that a message repeats.
+LAST_LINES = 20
+
+#: Shorter values than this would mask ordinary words.
+SHORTEST_MASKED = 4
+
+#: nginx looks here first, and then in the former release's files.
+CURRENT, PREVIOUS = "current", "previous"
+
+
+class TaskError(Exception):
+    """A task failed; the text says how."""
+
+
+def mask(text: str, secrets: dict[str, str]) -> str:
+    """Return `text` with the values of secrets, and of the variables in secret_environment, replaced by their names."""
+    values = {value: name for name, value in secrets.items()}
+    values |= {str(value): name for name, value in json.loads(secrets.get("secret_environment") or "{}").items()}
+    values |= dict.fromkeys(json.loads(secrets.get("secret_key_fallbacks") or "[]"), "secret_key_fallbacks")
+    for value, name in sorted(values.items(), key=lambda item: -len(item[0])):
+        if len(value) >= SHORTEST_MASKED:
+            text = text.replace(value, f"[{name}]")
+    return text
+
+
+def compress(public: Path, endings: tuple[str, ...]) -> None:
+    """Put a compressed copy beside each file below `public` with one of the endings, for nginx's gzip_static."""
+    for path in list(public.rglob("*")):
+        if path.suffix in endings and path.is_file() and path.stat().st_size >= WORTH_COMPRESSING:
+            compressed = path.with_name(path.name + ".gz")
+            compressed.write_bytes(gzip.compress(path.read_bytes(), compresslevel=9, mtime=0))
+            shutil.copystat(path, compressed)
+
+
+def show(static: Path, release: str) -> None:
+    """Let `current` in `static` lead to the release's files and `previous` to the former one's; forget all others."""
+    current, previous = static / CURRENT, static / PREVIOUS
+    former = str(current.readlink()) if current.is_symlink() else None
+    if former != release:
+        for link, where in ((previous, former), (current, release)):
+            if where is not None:
+                new = link.with_name(f"{link.name}.new")
+                new.unlink(missing_ok=True)
+                new.symlink_to(where)
+                new.rename(link)
+    kept = {str(link.readlink()) for link in (current, previous) if link.is_symlink()}
+    for directory in static.iterdir():
+        if directory.is_dir() and not directory.is_symlink() and directory.name not in kept:
+            shutil.rmtree(directory)
+
+
+class Tasks:
+    """The tasks of the release that CLUSTER_CONFIG names."""
+
+    def __init__(self) -> None:
+        self.config = RuntimeConfig.from_environment()
+        found = {name: self.config.secret(name) for name in SECRET_NAMES}
+        self.secrets = {name: value for name, value in found.items() if value}
+
+    def static(self, endings: tuple[str, ...], *, collect: bool) -> None:
+        """Prove that the project imports, and collect its static files."""
+        with tempfile.TemporaryDirectory() as temporary:
+            facts_file = Path(temporary) / "project.json"
+            self._run("app.settings: the project does not import", "cluster_runtime.describe", str(facts_file))
+            facts = json.loads(facts_file.read_text(encoding="utf-8"))
+        if not self.config.static_root:
+            return
+        public = Path(self.config.static_root)
+        public.mkdir(parents=True, exist_ok=True)
+        if collect and facts["static_app"]:
+            manage = ("cluster_runtime.manage", "collectstatic", "--noinput", "-v", "0")
+            self._run("app.collectstatic: collectstatic failed", *manage)
+            compress(public, endings)
+
+    def migrate(self) -> None:
+        """Run the migrations."""
+        release = self.config.release
+        manage = ("cluster_runtime.manage", "migrate", "--noinput", "-v", "1")
+        self._run(f"app.migrate: migrate failed in release {release}", *manage)
+
+    def prove(self, instance: str) -> None:
+        """Start an instance on sockets of its own, and end it as soon as it is healthy."""
+        with tempfile.TemporaryDirectory() as sockets:
+            run = ("cluster_runtime.instance", "run", "--prove", "--instance", instance, "--sockets", sockets)
+            words = f"{instance} of release {self.config.release} did not get healthy"
+            self._run(words, *run, "--config", os.environ["CLUSTER_CONFIG"])
+
+    def _run(self, problem: str, module: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode != 0:
+            # What a check says again and again would leave no room for why.
+            lines = [line for line, _same in groupby(mask(done.stdout, self.secrets).strip().splitlines())]
+            raise TaskError("\n".join([problem, *(f"    {line}" for line in lines[-LAST_LINES:])]))
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock: the task of an `up` that was killed may still be running."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says; return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m cluster_runtime.prepare", description=__doc__)
+    parser.add_argument("--lock", type=Path, required=True, help="tasks that name the same file run one by one")
+    commands = parser.add_subparsers(dest="command", required=True)
+    static = commands.add_parser("static")
+    static.add_argument("--compress", default="", help="endings of files that are worth it: .css,.js")
+    static.add_argument("--no-collect", action="store_true", help="only import the project")
+    commands.add_parser("migrate")
+    commands.add_parser("prove").add_argument("--instance", required=True)
+    shown = commands.add_parser("show")
+    shown.add_argument("--static", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    try:
+        with _alone(options.lock):
+            tasks = Tasks()
+            if options.command == "static":
+                tasks.static(tuple(options.compress.split(",")), collect=not options.no_collect)
+            elif options.command == "migrate":
+                tasks.migrate()
+            elif options.command == "prove":
+                tasks.prove(options.instance)
+            else:
+                show(options.static, tasks.config.release)
+    except (TaskError, ConfigError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

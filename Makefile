@@ -1,14 +1,18 @@
 # make up [STACK=local]   set everything up, and bring the cluster up
 # make down [STACK=local] stop it, and keep its data
-# make test               set the tests up, and run them
+# make test               set the tests up, and run them; those on Docker where Pulumi and an engine are
+# make e2e                run the tests on Docker, and keep their results in docs/
 # make lock               renew the locks
 
 STACK ?= local
 # The system's own Python, so that instances can run as another user than the one who has, say, a pyenv at home.
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV := .venv
+DOCKER := components/platforms/docker
+DOCKER_SCRIPTS := $(DOCKER)/host/*.sh $(addprefix $(DOCKER)/, app/install-python app/install-packages nginx/start \
+	nginx/deliver postgres/start)
 
-.PHONY: up down test check lock setup setup-tests
+.PHONY: up down test e2e check lock setup setup-tests
 
 up: setup
 	@$(VENV)/bin/cluster up $(STACK)
@@ -16,8 +20,9 @@ up: setup
 down: setup
 	@$(VENV)/bin/cluster down $(STACK)
 
+# Only a cluster on this machine needs these two here.
 setup: $(VENV)/installed
-	@./scripts/require nginx memcached
+	@! grep -qs 'cluster:platform: local' stacks/Pulumi.$(STACK).yaml || ./scripts/require nginx memcached
 
 # The stamp lasts until a lock changes.
 $(VENV)/installed: requirements.lock pyproject.toml scripts/make-venv
@@ -35,11 +40,15 @@ check: setup-tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	shellcheck scripts/* bench/bare-machine cluster/local/*.sh .ci/run
+	shellcheck scripts/* bench/bare-machine cluster/local/*.sh tests/e2e/*.sh .ci/run $(DOCKER_SCRIPTS)
 
 test: check
 	-$(VENV)/bin/python -m tests.nginx_versions
 	./scripts/run-tests $(VENV)/bin/python
+	@$(VENV)/bin/python -m tests.e2e.results
+
+e2e: setup-tests
+	$(VENV)/bin/python -m pytest tests/e2e --write-results
 
 lock: $(VENV)/installed
 	./scripts/lock

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,18 +12,23 @@ import pulumi
 
 from cluster.config import Platform, StackFileError, load_stack
 from cluster.config.models import SECRET_KEYS
+from cluster.docker.engine import EngineError
+from cluster.docker.places import base_image
 from cluster.lint import Facts, Severity, lint
 from cluster.release import ReleaseError, specify
 from cluster.render.nginx import version_in_image
 from components.platforms.docker import Docker, Engine
-from components.platforms.docker.engine import EngineError
-from components.platforms.docker.images import base_image, platform_digest
+from components.platforms.docker.images import platform_digest
 from components.platforms.docker.platform import container_digest
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
     from cluster.release import ReleaseSpec
     from cluster.topology import Topology
+
+
+#: Names a former release that is to serve again (`cluster rollback`), instead of the one that the code asks for.
+RELEASE_VARIABLE = "CLUSTER_RELEASE"
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,11 @@ class Program:
     config: ClusterConfig
     secrets: dict[str, str]
 
+    @property
+    def work(self) -> Path:
+        """Where the build contexts of releases are kept."""
+        return self.root / ".cluster" / self.stack / "images"
+
     def platform(self, _topology: Topology) -> Docker:
         """Return the platform, with what runs on it now; RunError where its engine is away."""
         engine = Engine(pulumi.Config("docker").get("host") or "")
@@ -43,16 +54,21 @@ class Program:
         except EngineError as error:
             raise pulumi.RunError(str(error)) from None
         secrets = pulumi.Output.secret(json.dumps(self.secrets, sort_keys=True))
-        work = self.root / ".cluster" / self.stack / "images"
-        return Docker(stack=name, work=work, engine=engine, live=live, secrets=secrets)
+        return Docker(stack=name, work=self.work, engine=engine, live=live, secrets=secrets)
 
     def release(self, topology: Topology) -> ReleaseSpec:
         """Return the release that the stack file and the code ask for; RunError where it can't be made."""
         own = platform_digest(self.config, container_digest(topology))
         try:
-            return specify(self.config, self.root, self.secrets, "image", own)
+            spec = specify(self.config, self.root, self.secrets, "image", own)
         except ReleaseError as error:
             raise pulumi.RunError(str(error)) from None
+        former = os.environ.get(RELEASE_VARIABLE)
+        if not former:
+            return spec
+        if not (self.work / former).is_dir():
+            raise pulumi.RunError(f"{RELEASE_VARIABLE}: release {former} is not here: its build context is gone")
+        return replace(spec, digest=former)
 
 
 def stack_label(stack: str) -> str:

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.context import DEFAULT_STACK, CommandError, check_lints, findings, open_stack, stack_or_word, tell
+from cluster.cli.context import (
+    DEFAULT_STACK,
+    CommandError,
+    check_lints,
+    commands,
+    findings,
+    open_stack,
+    stack_or_word,
+    tell,
+)
 
 app = typer.Typer(
     name="cluster",
@@ -25,9 +34,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program."
 @app.command()
 def up(stack: StackName = DEFAULT_STACK) -> None:
     """Make the cluster what its stack file says, losing no request."""
-    from cluster.cli.local import run_up  # noqa: PLC0415 - each command imports only what it needs
-
-    run_up(open_stack(stack))
+    opened = open_stack(stack)
+    commands(opened).run_up(opened)
 
 
 @app.command()
@@ -36,9 +44,8 @@ def rollback(
     to: Annotated[str | None, typer.Option(help="A release that is still here; default: the one before.")] = None,
 ) -> None:
     """Let the release before serve again, by the same way as forward."""
-    from cluster.cli.local import run_rollback  # noqa: PLC0415
-
-    run_rollback(open_stack(stack), to)
+    opened = open_stack(stack)
+    commands(opened).run_rollback(opened, to)
 
 
 @app.command()
@@ -50,26 +57,23 @@ def down(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Stop everything, and keep the data."""
-    from cluster.cli.local import run_down  # noqa: PLC0415
-
-    run_down(open_stack(stack), delete_data=delete_data, yes=yes)
+    opened = open_stack(stack)
+    commands(opened).run_down(opened, delete_data=delete_data, yes=yes)
 
 
 @app.command()
 def status(stack: StackName = DEFAULT_STACK, as_json: AsJson = False) -> None:
     """Show what runs; exit status 0 only if all is as the stack file says."""
-    from cluster.cli.local import run_status  # noqa: PLC0415
-
-    if not run_status(open_stack(stack), as_json=as_json):
+    opened = open_stack(stack)
+    if not commands(opened).run_status(opened, as_json=as_json):
         raise typer.Exit(1)
 
 
 @app.command()
 def verify(stack: StackName = DEFAULT_STACK, as_json: AsJson = False) -> None:
     """Send real requests: shares against weights, a session through every instance, nothing else listening."""
-    from cluster.cli.local import run_verify  # noqa: PLC0415
-
-    if not run_verify(open_stack(stack), as_json=as_json):
+    opened = open_stack(stack)
+    if not commands(opened).run_verify(opened, as_json=as_json):
         raise typer.Exit(1)
 
 
@@ -83,19 +87,17 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
 ) -> None:
     """Print the last lines of the logs."""
-    from cluster.cli.local import run_logs  # noqa: PLC0415
-
     stack, first = stack_or_word(stack)
-    run_logs(open_stack(stack), [*first, *(names or [])], lines=lines, follow=follow)
+    opened = open_stack(stack)
+    commands(opened).run_logs(opened, [*first, *(names or [])], lines=lines, follow=follow)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def manage(context: typer.Context, stack: StackName = DEFAULT_STACK) -> None:
     """Run a management command in the serving release: cluster manage local -- createsuperuser."""
-    from cluster.cli.local import run_manage  # noqa: PLC0415
-
     stack, first = stack_or_word(stack)
-    raise typer.Exit(run_manage(open_stack(stack), [*first, *context.args]))
+    opened = open_stack(stack)
+    raise typer.Exit(commands(opened).run_manage(opened, [*first, *context.args]))
 
 
 @app.command()
@@ -136,19 +138,28 @@ def reference() -> None:
 
 
 @app.command()
-def init(
-    stack: Annotated[str, typer.Argument(help="The new stack's name.")],
-    project: Annotated[Path, typer.Option(help="The directory that holds manage.py.")],
+def init(  # noqa: PLR0913, PLR0917 - a command's options
+    stack: Annotated[str, typer.Argument(help="The stack's name.")],
+    project: Annotated[Path | None, typer.Option(help="The directory that holds manage.py.")] = None,
+    platform: Annotated[str, typer.Option(help="local or docker.")] = "local",
     settings: Annotated[str | None, typer.Option(help="The settings module; default: manage.py's.")] = None,
     requirements: Annotated[
         str | None, typer.Option(help="The requirements file, from the project's directory.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a stack file that is there.")] = False,
 ) -> None:
-    """Look at a Django project, and write its stack file."""
-    from cluster.cli.initialise import run_init  # noqa: PLC0415
+    """Look at a Django project and write its stack file; without --project, set up a stack whose file is there."""
+    if project is not None:
+        from cluster.cli.initialise import run_init  # noqa: PLC0415 - each command imports only what it needs
 
-    run_init(stack, project, settings=settings, requirements=requirements, force=force)
+        run_init(stack, project, platform=platform, settings=settings, requirements=requirements, force=force)
+        return
+    opened = open_stack(stack)
+    if opened.config.platform == "local":
+        raise CommandError(f"stacks/Pulumi.{stack}.yaml is there already; next: cluster up {stack}")
+    from cluster.cli.docker import run_init as set_up  # noqa: PLC0415
+
+    set_up(opened)
 
 
 __all__ = ["CommandError", "app", "check_lints"]

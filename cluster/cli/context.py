@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cluster.config import ClusterConfig, Platform, StackFileError, load_stack
 from cluster.config.load import STACKS, stack_path
@@ -48,14 +48,55 @@ class Stack:
         return Places(self.root, self.name)
 
     def local(self) -> LocalCluster:
-        """Return the cluster on this machine; CommandError where the stack is for another platform."""
+        """Return the cluster on this machine."""
         from cluster.local.cluster import LocalCluster  # noqa: PLC0415 - only for platform local
 
-        if self.config.platform is not Platform.LOCAL:
-            raise CommandError(
-                f"stacks/Pulumi.{self.name}.yaml is for platform {self.config.platform}; this command knows local only"
-            )
         return LocalCluster(self.places, self.config, say)
+
+
+class Commands(Protocol):
+    """What each platform's module of commands has."""
+
+    def run_up(self, stack: Stack) -> None:
+        """Make the cluster what its stack file says."""
+        ...
+
+    def run_rollback(self, stack: Stack, to: str | None) -> None:
+        """Let a former release serve."""
+        ...
+
+    def run_down(self, stack: Stack, *, delete_data: bool, yes: bool) -> None:
+        """Stop everything."""
+        ...
+
+    def run_status(self, stack: Stack, *, as_json: bool) -> bool:
+        """Print what runs; tell whether all is as it should be."""
+        ...
+
+    def run_verify(self, stack: Stack, *, as_json: bool) -> bool:
+        """Check with real requests; tell whether all is well."""
+        ...
+
+    def run_logs(self, stack: Stack, names: list[str], *, lines: int, follow: bool) -> None:
+        """Print logs."""
+        ...
+
+    def run_manage(self, stack: Stack, arguments: list[str]) -> int:
+        """Run a management command; return its exit status."""
+        ...
+
+
+def commands(stack: Stack) -> Commands:
+    """Return the commands of the stack's platform; CommandError where there are none yet."""
+    if stack.config.platform is Platform.LOCAL:
+        from cluster.cli import local  # noqa: PLC0415 - each command imports only what it needs
+
+        return local
+    if stack.config.platform is Platform.DOCKER:
+        from cluster.cli import docker  # noqa: PLC0415
+
+        return docker
+    raise CommandError(f"platform: {stack.config.platform} is not there yet; local and docker are")
 
 
 def stack_or_word(name: str) -> tuple[str, list[str]]:
@@ -93,9 +134,10 @@ def findings(stack: Stack, project: dict[str, object] | None = None) -> list[Fin
     """Return what the lints find in a stack, with what is known of this machine and the project."""
     from cluster.lint import Facts, lint  # noqa: PLC0415 - most commands need none of it
     from cluster.local.nginx import NginxError, find_nginx  # noqa: PLC0415
+    from cluster.render.nginx import version_in_image  # noqa: PLC0415
 
     local = stack.config.platform is Platform.LOCAL
-    version = None
+    version = version_in_image(stack.config.images.nginx or stack.config.images.base) if not local else None
     if local:
         try:
             version = find_nginx()[1]

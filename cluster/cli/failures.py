@@ -14,6 +14,7 @@ FREE_ROOM = "free some room and run it again"
 def explain(error: BaseException) -> str | None:
     """Return what to tell the user of a failure; None for one that is this program's own mistake."""
     from cluster.cli.context import CommandError  # noqa: PLC0415 - only where there is something to explain
+    from cluster.docker.engine import EngineError  # noqa: PLC0415
     from cluster.local.cluster import UpError  # noqa: PLC0415
     from cluster.local.nginx import NginxError  # noqa: PLC0415
     from cluster.local.places import PlaceError  # noqa: PLC0415
@@ -22,7 +23,17 @@ def explain(error: BaseException) -> str | None:
     from cluster.local.supervisor import SupervisorError  # noqa: PLC0415
     from cluster.release import ReleaseError  # noqa: PLC0415
 
-    told = (StackFileError, CommandError, UpError, NginxError, PlaceError, SecretError, Busy, SupervisorError)
+    told = (
+        StackFileError,
+        CommandError,
+        EngineError,
+        UpError,
+        NginxError,
+        PlaceError,
+        SecretError,
+        Busy,
+        SupervisorError,
+    )
     if isinstance(error, (*told, ReleaseError)):
         text = str(error)
         # Said by a program that was run: uv, or the project's own code.

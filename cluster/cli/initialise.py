@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 #: Where new stacks begin to look for a port.
 FIRST_PORT = 8080
 
+#: Where secret variables of the project go, by platform.
+SECRET_PLACES = {
+    "local": "into .cluster/{stack}/secrets/secret_environment (a JSON object, mode 0600)",
+    "docker": "by pulumi config set --secret cluster:secret_environment -s {stack} (a JSON object)",
+}
+
+#: Platforms that a stack file can be written for.
+PLATFORMS = ("local", "docker")
+
 STACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -37,16 +46,22 @@ class Project:
     environment: set[str] = field(default_factory=set)
 
 
-def run_init(stack: str, directory: Path, *, settings: str | None, requirements: str | None, force: bool) -> None:
+def run_init(  # noqa: PLR0913 - the command's options
+    stack: str, directory: Path, *, platform: str, settings: str | None, requirements: str | None, force: bool
+) -> None:
     """Write stacks/Pulumi.<stack>.yaml for the project in `directory`; CommandError says what can't be found."""
     if not STACK_NAME.fullmatch(stack):
         raise CommandError(f"{stack}: a stack's name has letters, digits, - _ and . only")
+    if platform not in PLATFORMS:
+        raise CommandError(f"--platform: must be one of {', '.join(PLATFORMS)}, got {platform}")
     root = find_root()
     path = stack_path(root, stack)
     if path.exists() and not force:
         raise CommandError(f"{STACKS}/{path.name} is there already; --force overwrites it")
     project = inspect(directory.resolve(), settings, requirements)
-    text = render_stack_file(project, os.path.relpath(project.directory, root), _free_port(root, stack), stack)
+    text = render_stack_file(
+        project, os.path.relpath(project.directory, root), _free_port(root, stack), stack, platform
+    )
     path.write_text(text, encoding="utf-8")
     load_stack(root, stack)  # what was written is read back: a mistake here is ours
     tell(f"wrote {STACKS}/{path.name}: {project.directory.name} with {project.settings}, {project.requirements}")
@@ -54,7 +69,7 @@ def run_init(stack: str, directory: Path, *, settings: str | None, requirements:
         names = ", ".join(sorted(project.environment))
         tell(f"The settings read these environment variables: {names}")
         tell("  plain values go to app.environment in the stack file;")
-        tell(f"  secret ones into .cluster/{stack}/secrets/secret_environment (a JSON object, mode 0600)")
+        tell(f"  secret ones {SECRET_PLACES[platform].format(stack=stack)}")
     tell(f"next: cluster up {stack}")
 
 
@@ -153,7 +168,7 @@ def _free_port(root: Path, stack: str) -> int:
     return next(port for port in range(FIRST_PORT, 65536) if port not in taken and is_free("0.0.0.0", port))  # noqa: S104
 
 
-def render_stack_file(project: Project, directory: str, port: int, stack: str) -> str:
+def render_stack_file(project: Project, directory: str, port: int, stack: str, platform: str = "local") -> str:
     """Return the text of a commented stack file."""
 
     def quoted(value: str) -> str:
@@ -167,17 +182,20 @@ def render_stack_file(project: Project, directory: str, port: int, stack: str) -
         if _uses_sqlite(project.values.get("DATABASES"))
         else "  # cluster:database: {engine: sqlite}   # left out: the project's own DATABASES\n"
     )
+    secret_place = ".cluster/" + stack + "/secrets/secret_environment" if platform == "local" else "secret_environment"
+    if platform == "docker" and _uses_sqlite(project.values.get("DATABASES")):
+        database = "  cluster:database: {engine: postgres}   # made here; or sqlite, or external (database_url)\n"
     where = directory if directory.startswith((".", "/")) else f"./{directory}"
     return f"""\
 # Stack {stack}: all keys, with defaults and ranges, are in docs/stack-file.md. `cluster up {stack}` applies this file.
 config:
-  cluster:platform: local
+  cluster:platform: {platform}
 
   cluster:app:
     project: {quoted(where)}
     settings: {quoted(project.settings)}
     requirements: {quoted(project.requirements)}
-    environment: {{}}                # plain values; secret ones: .cluster/{stack}/secrets/secret_environment
+    environment: {{}}                # plain values; secret ones: {secret_place}
 
   cluster:upstream:
     servers: 4                     # or a list: - {{name: app1, weight: 3, max_fails: 2, backup: true, down: true}}

@@ -63,7 +63,7 @@ def run_up(stack: Stack) -> None:
         seconds = time.monotonic() - began
     tell(f"done in {seconds:.1f} s")
     checks = verify(cluster.topology, reach(stack, cluster, spec.digest))
-    _fail_unverified(checks)
+    fail_unverified(checks)
     tell(f"verified: {sum(check.ok is True for check in checks)} checks; {url(stack)}")
 
 
@@ -101,11 +101,12 @@ def run_rollback(stack: Stack, to: str | None) -> None:
             return
         cluster.apply(plan, lambda: release, rolled_back=True)
     checks = verify(cluster.topology, reach(stack, cluster, digest))
-    _fail_unverified(checks)
+    fail_unverified(checks)
     tell(f"release {digest} serves. The next `cluster up` follows the stack file and the code again.")
 
 
-def _fail_unverified(checks: list[Check]) -> None:
+def fail_unverified(checks: list[Check]) -> None:
+    """Raise CommandError where a check failed."""
     failed = [f"{check.name}: expected {check.expected}, found {check.found}" for check in checks if check.ok is False]
     if failed:
         raise CommandError("the cluster is up, but did not pass verification:\n" + "\n".join(failed))
@@ -242,13 +243,17 @@ def reach(stack: Stack, cluster: LocalCluster, release: str) -> Reach:
 
 def run_verify(stack: Stack, *, as_json: bool) -> bool:
     """Check with real requests, and print a table; tell whether all is well."""
-    from dataclasses import asdict  # noqa: PLC0415
-
     cluster = stack.local()
     current = History.load(stack.places).current
     if current is None or cluster.nginx.live_digest() is None:
         raise CommandError(f"stack {stack.name} is not up; `cluster up {stack.name}` starts it")
-    checks = verify(cluster.topology, reach(stack, cluster, current))
+    return print_checks(verify(cluster.topology, reach(stack, cluster, current)), as_json=as_json)
+
+
+def print_checks(checks: list[Check], *, as_json: bool) -> bool:
+    """Print the result of verify; tell whether all is well."""
+    from dataclasses import asdict  # noqa: PLC0415
+
     ok = all(check.ok is not False for check in checks)
     if as_json:
         tell(json.dumps({"ok": ok, "checks": [asdict(check) for check in checks]}, indent=2))

@@ -55,7 +55,7 @@ def free_port(*, consecutive: int = 1) -> int:
 class Stand:
     """A repository with one stack, and the `cluster` command run in it."""
 
-    name = "t"
+    name: str = "t"
 
     def __init__(self, stack: dict[str, Any] | None = None, *, path: Path | None = None) -> None:
         # Reachable for the unprivileged user that root's instances run as, unlike pytest's own directories.

@@ -9,11 +9,11 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.docker.places import base_image, runtime_places
 from cluster.packages import project_requirements
 from cluster.release import (
     RUNTIME,
     ReleaseError,
-    RuntimePlaces,
     project_files,
     requirements_files,
     runtime_config,
@@ -27,16 +27,7 @@ if TYPE_CHECKING:
 
 FILES = Path(__file__).resolve().parent
 
-#: Where things are in the containers of instances.
-RUN, SESSIONS, DATABASE = "/run/cluster", "/run/sessions", "/run/database"
-DATA, STATIC, SECRETS, DATABASE_SECRETS = "/srv/data", "/srv/static", "/srv/secrets", "/srv/database"
-
 DIRECTORY_MODE, FILE_MODE, PROGRAM_MODE = 0o755, 0o644, 0o755
-
-
-def base_image(config: ClusterConfig, service: str) -> str:
-    """Return the image that a service's image is built on."""
-    return getattr(config.images, service) or config.images.base
 
 
 def platform_digest(config: ClusterConfig, container: str) -> str:
@@ -45,24 +36,6 @@ def platform_digest(config: ClusterConfig, container: str) -> str:
     for path in sorted((FILES / "app").iterdir()):
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def memcached_socket(number: int) -> str:
-    """Return where memcached node `number` (from 1) listens."""
-    return f"{SESSIONS}/memcached{number}.sock"
-
-
-def runtime_places(topology: Topology, digest: str) -> RuntimePlaces:
-    """Return what a release's configuration names, as its instances see it."""
-    static_url = topology.config.site.static_url or "/static/"
-    return RuntimePlaces(
-        project="/srv/project",
-        secrets=f"{SECRETS}/{digest}",
-        database=f"{DATA}/db.sqlite3",
-        sessions=f"{DATA}/sessions",
-        static_root=f"{STATIC}/{digest}{static_url.rstrip('/')}",
-        memcached=tuple(memcached_socket(number + 1) for number in range(topology.memcached_nodes)),
-    )
 
 
 def write_context(directory: Path, topology: Topology, spec: ReleaseSpec) -> None:

@@ -14,13 +14,25 @@ import pulumi_docker as docker
 from pulumi_command import local
 
 from cluster.config.models import DatabaseEngine, SessionEngine
+from cluster.docker.engine import INSTANCE_LABEL, RELEASE_LABEL
+from cluster.docker.places import (
+    DATA,
+    DATABASE,
+    DATABASE_SECRETS,
+    NGINX_HOME,
+    RUN,
+    SECRETS,
+    SESSIONS,
+    STATIC,
+    base_image,
+    memcached_socket,
+    nginx_config,
+)
 from cluster.release import DRAIN_SECONDS
 from cluster.render.mime import compressed_endings
 from cluster.render.nginx import (
     KEEPALIVE_MIN_TIMEOUT_SINCE,
     NginxConfig,
-    NginxPlaces,
-    render_nginx,
     version_in_image,
 )
 from cluster.topology import batches
@@ -36,45 +48,16 @@ from components.platforms.docker.containers import (
     Spec,
     make_container,
 )
-from components.platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL
-from components.platforms.docker.images import (
-    DATA,
-    DATABASE,
-    DATABASE_SECRETS,
-    FILES,
-    RUN,
-    SECRETS,
-    SESSIONS,
-    STATIC,
-    base_image,
-    memcached_socket,
-    uv_version,
-    write_context,
-)
+from components.platforms.docker.images import FILES, uv_version, write_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from cluster.config.models import ClusterConfig
+    from cluster.docker.engine import Engine, Live
     from cluster.release import ReleaseSpec
     from cluster.topology import Topology
-    from components.platforms.docker.engine import Engine, Live
-
-#: nginx's directory in its container: configurations, temporary files, the internal socket.
-NGINX_HOME = "/var/lib/cluster"
-
-NGINX_PLACES = NginxPlaces(
-    user=None,
-    sockets=RUN,
-    static=STATIC,
-    logs="/var/log/cluster",
-    temp=f"{NGINX_HOME}/temp",
-    pid="/tmp/nginx.pid",  # noqa: S108 - the container's own
-    internal=f"{NGINX_HOME}/internal.sock",
-    closing=f"{NGINX_HOME}/closing",
-    instance_address="",
-)
 
 #: Seconds between two looks at a container's health. Each is a process that the engine starts.
 HEALTH_SECONDS = 2
@@ -217,7 +200,11 @@ class Docker:
             stop_signal="SIGINT",
             start_seconds=120,
             shared_memory=256,
-            health=Health(test=("CMD", "pg_isready", "-q", "-h", DATABASE), interval=HEALTH_SECONDS, start_period=120),
+            health=Health(
+                test=("CMD", "pg_isready", "-q", "-h", DATABASE, "-U", "cluster", "-d", "cluster"),
+                interval=HEALTH_SECONDS,
+                start_period=120,
+            ),
         )
         read = Mount(volume=secrets.name, path=DATABASE_SECRETS, read_only=True)
         sockets_mount = Mount(volume=sockets.name, path=DATABASE)
@@ -417,7 +404,7 @@ class Docker:
             alone=True,
         )
         version = version_in_image(base_image(config, "nginx"))
-        rendered = render_nginx(topology, NGINX_PLACES, version)
+        rendered = nginx_config(topology)
         delivered = self._command(
             "nginx-config",
             self._script("deliver.sh"),

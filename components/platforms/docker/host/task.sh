@@ -2,12 +2,12 @@
 # Runs a task of a release in a container of its own, which is removed with it: the arguments are
 # cluster_runtime.prepare's. IMAGE, STACK, NETWORK, MEMORY, and VOLUMES, as `docker run --volume` takes them.
 set -eu
-volumes=
+mounts=
 for volume in $VOLUMES; do
-    volumes="$volumes --volume $volume"
+    mounts="$mounts --volume $volume"
 done
 # shellcheck disable=SC2086 # a list of words
 exec docker run --rm --network "$NETWORK" --read-only --tmpfs /tmp --cap-drop ALL \
     --security-opt no-new-privileges:true --memory "$MEMORY" --log-driver none --attach stdout --attach stderr \
     --label "django-cluster.stack=$STACK" --label django-cluster.role=task \
-    $volumes "$IMAGE" python -P -m cluster_runtime.prepare "$@"
+    $mounts "$IMAGE" python -P -m cluster_runtime.prepare "$@"

@@ -1,0 +1,441 @@
+"""The commands on platform docker."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import typer
+import yaml
+
+from cluster.cli.context import CommandError, Stack, check_lints, tell
+from cluster.cli.local import fail_unverified, print_checks
+from cluster.cli.pulumi import Event, Pulumi, PulumiError, name_of
+from cluster.config.load import stack_path
+from cluster.docker.engine import RELEASE_LABEL, Engine, EngineError
+from cluster.docker.observe import Observed, observe
+from cluster.docker.reach import reach
+from cluster.local.state import History
+from cluster.topology import Topology, build_topology, percent, site_url
+from cluster.verify import verify
+
+if TYPE_CHECKING:
+    from cluster.cli.pulumi import Changes
+
+#: Lines of an unhealthy container's log that a failed `up` repeats.
+LOG_LINES = 20
+
+#: Releases whose images are kept, the serving one included.
+KEPT_RELEASES = 3
+
+CONTAINER, COMMAND, IMAGE = "Container", "Command", "Image"
+
+#: What a command of the program does, in words.
+COMMANDS = {
+    "database-password": "giving the database its password",
+    "secrets": "writing the secrets of the release",
+    "static-files": "importing the project and collecting its static files",
+    "migrate": "migrating the database",
+    "prove": "proving one instance of the release healthy",
+    "static-current": "letting nginx serve the release's static files",
+    "nginx-config": "nginx: checking its configuration, one reload",
+}
+
+
+class DockerStack:
+    """A stack on its engine."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.topology: Topology = build_topology(stack.config)
+        self.engine = Engine(engine_host(stack))
+        self.label = f"{project_name(stack)}/{stack.name}"
+
+    def observe(self) -> Observed:
+        """Look at what runs; EngineError where the engine is away."""
+        return observe(self.engine, self.label, self.topology)
+
+    def instance_container(self, name: str) -> str:
+        """Return the container that holds an instance's name; CommandError where none does."""
+        holder = self.observe().live.holders.get(name)
+        if holder is None:
+            raise CommandError(f"{name} does not serve; `cluster status {self.stack.name}` says what runs")
+        return holder.rpartition(".")[2]
+
+
+def engine_host(stack: Stack) -> str:
+    """Return the stack's docker:host; empty for the engine of the environment."""
+    document = yaml.safe_load(stack_path(stack.root, stack.name).read_text(encoding="utf-8"))
+    return str((document.get("config") or {}).get("docker:host") or "")
+
+
+def project_name(stack: Stack) -> str:
+    """Return the Pulumi project's name."""
+    path = stack.root / "Pulumi.yaml"
+    if not path.is_file():
+        raise CommandError(f"{path} is missing: platform {stack.config.platform} is a Pulumi program")
+    return str(yaml.safe_load(path.read_text(encoding="utf-8"))["name"])
+
+
+# --- changing
+
+
+def run_init(stack: Stack) -> None:
+    """Set Pulumi and the stack up."""
+    DockerStack(stack)
+    Pulumi(stack.root, stack.name).set_up()
+    tell(f"stack {stack.name} is set up; next: cluster up {stack.name}")
+
+
+def run_up(stack: Stack) -> None:
+    """Set up what is missing, let Pulumi do it, and prove it."""
+    _up(stack, None)
+
+
+def run_rollback(stack: Stack, to: str | None) -> None:
+    """Let a former release serve, by the same way as forward."""
+    history = History.load(stack.places)
+    digest = to or history.former()
+    if digest is None:
+        raise CommandError("there is no release before the one that serves")
+    if not (stack.root / ".cluster" / stack.name / "images" / digest).is_dir():
+        known = ", ".join(history.releases) or "none"
+        raise CommandError(f"release {digest} is not here; known: {known}")
+    _up(stack, digest)
+    tell(f"release {digest} serves. The next `cluster up` follows the stack file and the code again.")
+
+
+def _up(stack: Stack, rollback: str | None) -> None:
+    began = time.monotonic()
+    docker = DockerStack(stack)
+    docker.engine.run("version")
+    pulumi = Pulumi(stack.root, stack.name)
+    pulumi.set_up()
+    check_lints(stack)
+    refresh = bool(_lost(docker, pulumi.export()))
+    if refresh:
+        tell("containers are missing or stopped: looking at what is there first")
+    progress = Progress(docker.topology)
+    environment = {"CLUSTER_RELEASE": rollback} if rollback else {}
+    try:
+        changes = pulumi.up(progress.take, refresh=refresh, **environment)
+    except PulumiError as error:
+        raise CommandError(_explain(docker, error)) from error
+    orphans = _remove_orphans(docker, pulumi)
+    release = str(pulumi.outputs()["release"])
+    if changes.none and not orphans:
+        tell(f"stack {stack.name}: no changes; release {release} serves at {site_url(stack.config)}")
+        return
+    _remember(docker, release, rolled_back=rollback is not None)
+    tell(f"done in {time.monotonic() - began:.1f} s")
+    with reach(docker.engine, docker.label, docker.topology, release) as ways:
+        checks = verify(docker.topology, ways)
+    fail_unverified(checks)
+    tell(f"verified: {sum(check.ok is True for check in checks)} checks; {site_url(stack.config)}")
+
+
+def _lost(docker: DockerStack, resources: list[dict[str, Any]]) -> list[str]:
+    """Return the names of containers that Pulumi believes to run and that do not: it would not notice."""
+    running = set(docker.engine.containers(docker.label))
+    wanted = {
+        resource["id"]: name_of(resource["urn"])[1]
+        for resource in resources
+        if name_of(resource["urn"])[0] == CONTAINER and resource.get("id") and not resource.get("delete")
+    }
+    return sorted(name for found, name in wanted.items() if found not in running)
+
+
+def _remove_orphans(docker: DockerStack, pulumi: Pulumi) -> list[str]:
+    """Remove containers of this stack that a killed run left and no state knows; return their names."""
+    resources = pulumi.export()
+    known = {resource.get("id") for resource in resources}
+    volumes = {resource.get("id") for resource in resources if name_of(resource["urn"])[0] == "Volume"}
+    names = []
+    for container in docker.engine.inspect(docker.engine.containers(docker.label, stopped=True)):
+        # Another checkout's stack of the same name has other volumes.
+        ours = {mount.get("Name") for mount in container["Mounts"]} & volumes
+        task = container["Config"]["Labels"].get("django-cluster.role") == "task"
+        if container["Id"] in known or not ours or (task and container["State"]["Running"]):
+            continue
+        name = container["Name"].lstrip("/")
+        tell(f"  removing {name}: a killed run left it")
+        docker.engine.run("stop", "--time", "60", container["Id"], timeout=90)
+        docker.engine.run("rm", "--force", container["Id"])
+        names.append(name)
+    return names
+
+
+def _remember(docker: DockerStack, release: str, *, rolled_back: bool) -> None:
+    """Write down which release serves, and forget what is older than the kept ones."""
+    places = docker.stack.places
+    history = History.load(places)
+    history.served(release, rolled_back=rolled_back)
+    keep = {*history.releases[-KEPT_RELEASES:], release, history.former()}
+    history.releases = [digest for digest in history.releases if digest in keep]
+    places.state.mkdir(parents=True, exist_ok=True)
+    history.save(places)
+    contexts = places.state / "images"
+    for context in contexts.iterdir() if contexts.is_dir() else ():
+        if context.name not in keep:
+            shutil.rmtree(context)
+    repository = f"django-cluster/{docker.label.lower().replace('/', '-')}/app"
+    for line in docker.engine.run("images", "--format", "{{.Repository}}:{{.Tag}}", repository).splitlines():
+        if line.rpartition(":")[2] not in keep:
+            with contextlib.suppress(EngineError):  # a container of it is still ending
+                docker.engine.run("rmi", line)
+
+
+def _explain(docker: DockerStack, error: PulumiError) -> str:
+    """Return what went wrong, with the last lines of the log of a container that did not get healthy."""
+    words = [str(error)]
+    if "port is already allocated" in str(error) or "address already in use" in str(error):
+        port = docker.stack.config.site.listen
+        words = [f"site.listen: port {port} is in use by another program; choose another, or stop that one"]
+    for urn in error.failed:
+        kind, name = name_of(urn)
+        if kind == CONTAINER:
+            words += _last_log(docker, name)
+    if "no space left on device" in str(error).lower():
+        words.append("The disk is full; free some room and run it again (docker system df says what takes it).")
+    words.append("What served still serves; the next `cluster up` goes on from here.")
+    return "\n".join(words)
+
+
+def _last_log(docker: DockerStack, name: str) -> list[str]:
+    for container in docker.observe().containers:
+        called = container["Name"].lstrip("/").rpartition("-")[0]
+        if called == name:
+            # The newest is the first.
+            done = docker.engine.output("logs", "--tail", str(LOG_LINES), container["Id"])
+            return [f"The last lines of {name}'s log:", *(f"    {line}" for line in done.splitlines())]
+    return []
+
+
+class Progress:
+    """Says what the engine does, in words, as it is begun (and for a name taken, once it is done)."""
+
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        self.told: set[str] = set()
+
+    def take(self, event: Event) -> None:
+        """Take one event of the engine's."""
+        before, after = event.get("resourcePreEvent"), event.get("resOutputsEvent")
+        for line in begun(before["metadata"]) if before else ended(after["metadata"]) if after else ():
+            if line not in self.told:
+                self.told.add(line)
+                tell(f"  {line}")
+
+
+def begun(step: dict[str, Any]) -> list[str]:
+    """Return what to say when the engine begins a step."""
+    kind, name = name_of(step["urn"])
+    operation = step["op"]
+    if operation in ("same", "read", "refresh", "replace"):
+        return []
+    if operation in ("delete", "delete-replaced"):
+        return [_removed(name, former=operation != "delete")] if kind == CONTAINER else []
+    if kind == IMAGE:
+        return [f"building the image of {'the release' if name == 'app-image' else name.removesuffix('-image')}"]
+    if kind == CONTAINER:
+        return [f"changing {name} in place" if operation == "update" else f"starting {name}"]
+    if kind == COMMAND and name in COMMANDS:
+        lines = [f"    {line}" for line in _nginx_lines(step)] if name == "nginx-config" else []
+        return [COMMANDS[name], *lines]
+    return []
+
+
+def _removed(name: str, *, former: bool) -> str:
+    if not former:
+        return f"draining and removing {name}"
+    if name == "nginx":
+        return "replacing nginx: connections are refused until the new one listens"
+    return f"draining and removing the former {name}"
+
+
+def ended(step: dict[str, Any]) -> list[str]:
+    """Return what to say when the engine has ended a step."""
+    kind, name = name_of(step["urn"])
+    if step["op"] in ("same", "delete", "delete-replaced") or kind != COMMAND or not name.endswith("-serve"):
+        return []
+    environment = ((step.get("new") or {}).get("inputs") or {}).get("environment") or {}
+    return [f"{environment.get('INSTANCE', name)} serves release {environment.get('RELEASE', '')}"]
+
+
+def _nginx_lines(step: dict[str, Any]) -> list[str]:
+    """Return the lines of nginx's configuration that change, in its own words."""
+
+    def text(state: Any) -> list[str]:
+        found = ((state or {}).get("inputs") or {}).get("stdin")
+        return found.splitlines() if isinstance(found, str) else []
+
+    old, new = text(step.get("old")), text(step.get("new"))
+    if not old:
+        return []
+    lines = [
+        f"{line[0]} {line[1:].strip()}"
+        for line in difflib.unified_diff(old, new, lineterm="", n=0)
+        if not line.startswith(("---", "+++", "@@"))
+    ]
+    return [line for line in lines if not line[2:].startswith("return 200 ")]
+
+
+def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
+    """Remove everything but the data; with `delete_data` the data too."""
+    if delete_data and not yes:
+        if not sys.stdin.isatty():
+            raise CommandError("--delete-data asks first; without a terminal say --yes as well")
+        typer.confirm(f"Delete the database, sessions and secrets of stack {stack.name}?", abort=True)
+    docker = DockerStack(stack)
+    docker.engine.run("version")
+    pulumi = Pulumi(stack.root, stack.name)
+    try:
+        resources = pulumi.export()
+    except CommandError as error:
+        if "no stack named" not in str(error):
+            raise
+        tell(f"stack {stack.name} was never up")
+        return
+    if not resources:
+        tell(f"stack {stack.name} was never up")
+        return
+    _remove_orphans(docker, pulumi)
+    try:
+        _changes: Changes = pulumi.destroy(Progress(docker.topology).take, protected=delete_data)
+    except PulumiError as error:
+        raise CommandError(_explain(docker, error)) from error
+    tell(f"stack {stack.name} is down; its data " + ("are deleted" if delete_data else "stay in their volume"))
+
+
+# --- looking
+
+
+def run_status(stack: Stack, *, as_json: bool) -> bool:
+    """Print what runs; tell whether all is as it should be."""
+    docker = DockerStack(stack)
+    observed = docker.observe()
+    rows, services = observed.rows(), observed.services()
+    ok = observed.nginx_current and observed.release is not None and all(row["ok"] for row in [*rows, *services])
+    history = History.load(stack.places)
+    if as_json:
+        document = {
+            "stack": stack.name,
+            "ok": ok,
+            "release": observed.release,
+            "releases": history.releases,
+            "url": site_url(stack.config),
+            "nginx": {"digest": observed.live.nginx, "current": observed.nginx_current},
+            "sessions": stack.config.sessions.engine.value,
+            "instances": rows,
+            "services": services,
+        }
+        tell(json.dumps(document, indent=2))
+        return ok
+    _print_status(docker, observed, rows, services)
+    return ok
+
+
+def _print_status(
+    docker: DockerStack, observed: Observed, rows: list[dict[str, Any]], services: list[dict[str, Any]]
+) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only where a table is drawn
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("instance", "share", "release", "state", "since", "container"):
+        table.add_column(heading)
+    for row in rows:
+        share = percent(docker.topology.instance(row["instance"]).share)
+        if not row["processes"]:
+            table.add_row(row["instance"], share, "-", "not running", "", "")
+        for process in row["processes"]:
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(process["since"])) if process["since"] else ""
+            state = f"{process['state']}: {process['message']}" if process["message"] else process["state"]
+            table.add_row(row["instance"], share, process["release"], state, since, process["container"])
+    for service in services:
+        table.add_row(service["service"], "", "", service["state"], "", "")
+    Console().print(table)
+    live = observed.live.nginx
+    nginx = "not running" if live is None else "current" if observed.nginx_current else "runs another configuration"
+    config = docker.stack.config
+    release = observed.release or "none, or not the same everywhere"
+    tell(f"nginx: {nginx}; sessions: {config.sessions.engine}; release: {release}; {site_url(config)}")
+
+
+def run_verify(stack: Stack, *, as_json: bool) -> bool:
+    """Check with real requests, and print a table; tell whether all is well."""
+    docker = DockerStack(stack)
+    observed = docker.observe()
+    if observed.live.nginx is None:
+        raise CommandError(f"stack {stack.name} is not up; `cluster up {stack.name}` starts it")
+    release = observed.release or next(iter(filter(None, observed.live.holders.values())), "none").partition(".")[0]
+    with reach(docker.engine, docker.label, docker.topology, release) as ways:
+        checks = verify(docker.topology, ways)
+    return print_checks(checks, as_json=as_json)
+
+
+def run_logs(stack: Stack, names: list[str], *, lines: int, follow: bool) -> None:
+    """Print the containers' logs, each line after the name of whose it is."""
+    docker = DockerStack(stack)
+    found = {}
+    for container in docker.observe().containers:
+        labels = container["Config"]["Labels"]
+        role, release = labels["django-cluster.role"], labels.get(RELEASE_LABEL)
+        name = f"{labels['django-cluster.instance']}-{release}" if release else role
+        if role != "task" and (not names or name in names or name.rpartition("-")[0] in names):
+            found[container["Id"]] = name
+    if not found:
+        raise CommandError("no such log" if names else f"stack {stack.name} has no logs yet")
+    width = max(len(name) for name in found.values())
+    threads = [
+        threading.Thread(target=_print_log, args=(docker, one, name.ljust(width), lines, follow), daemon=True)
+        for one, name in found.items()
+    ]
+    for thread in threads:
+        thread.start()
+        if not follow:
+            thread.join()
+    for thread in threads:
+        thread.join()
+
+
+def _print_log(docker: DockerStack, container: str, name: str, lines: int, follow: bool) -> None:
+    process = subprocess.Popen(
+        ["docker", "logs", "--tail", str(lines), *(["--follow"] if follow else []), container],
+        env={**os.environ, **docker.engine.environment()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    for line in process.stdout or ():
+        tell(f"{name} | {line.rstrip()}")
+    process.wait()
+
+
+def run_manage(stack: Stack, arguments: list[str]) -> int:
+    """Run a management command in the serving release; return its exit status."""
+    docker = DockerStack(stack)
+    container = docker.instance_container(docker.topology.names[0])
+    passed = [name for name in os.environ if name == "TERM" or name.startswith("DJANGO_SUPERUSER_")]
+    terminal = ["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else []
+    variables = [word for name in passed for word in ("--env", name)]
+    return subprocess.run(
+        [
+            *("docker", "exec", "--interactive", *terminal, *variables, container),
+            *("python", "-P", "-m", "cluster_runtime.manage", *arguments),
+        ],
+        env={**os.environ, **docker.engine.environment()},
+        check=False,
+    ).returncode
+
+
+__all__ = ["run_down", "run_init", "run_logs", "run_manage", "run_rollback", "run_status", "run_up", "run_verify"]

@@ -1,0 +1,339 @@
+"""Drives Pulumi: finds it, sets a stack up, runs `up` and `destroy`, passes its events on, repairs a broken run."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.cli.context import CommandError, say
+from cluster.local.secrets import ALPHABET, KEY_LENGTH, write_secret
+from cluster.local.state import Busy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+#: Where Pulumi's installer puts it.
+HOME = Path("~/.pulumi")
+
+#: The version that is installed where there is none; any newer one will do.
+VERSION = "3.272.0"
+
+INSTALL = "curl -fsSL https://get.pulumi.com | sh"
+
+#: Key of the stack file that every stack needs and `cluster init` makes.
+SECRET_KEY = "cluster:secret_key"  # noqa: S105 - a name
+
+#: Seconds between two looks at what the engine says.
+TICK = 0.1
+
+#: Seconds that Pulumi has to end by itself after an interrupt.
+INTERRUPT_SECONDS = 60.0
+
+LOCKED = re.compile(r"created by \S+@(?P<host>\S+) \(pid (?P<pid>\d+)\)")
+
+PR_SET_PDEATHSIG = 1
+
+
+class PulumiError(Exception):
+    """Pulumi failed; the text is what it said, without its frame. `failed` are the resources that did, by URN."""
+
+    def __init__(self, text: str, failed: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.failed = failed
+
+
+@dataclass(kw_only=True)
+class Changes:
+    """What a run did: counts by Pulumi's names of operations (same, create, update, …)."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def none(self) -> bool:
+        """Whether nothing was done."""
+        return not {name: count for name, count in self.counts.items() if name != "same" and count}
+
+
+Event = dict[str, Any]
+
+
+def find_pulumi(say_so: Callable[[str], None] = say) -> str:
+    """Return the pulumi command; installed by the SDK's own installer where it is missing. CommandError says how."""
+    own = HOME.expanduser() / "bin"
+    found = shutil.which("pulumi", path=f"{os.environ.get('PATH', '')}:{own}")
+    if found is not None:
+        return found
+    say_so(f"installing Pulumi {VERSION}")
+    from pulumi.automation import PulumiCommand  # noqa: PLC0415 - takes a while to import
+    from semver import VersionInfo  # noqa: PLC0415
+
+    try:
+        return PulumiCommand.install(root=str(own.parent), version=VersionInfo.parse(VERSION)).command
+    except Exception as error:
+        raise CommandError(
+            f"Pulumi is missing, and its installer can't be reached from here. Install it ({INSTALL}), "
+            f"or put `pulumi` and `pulumi-language-python` into {own}"
+        ) from error
+
+
+class Pulumi:
+    """One stack of the repository at `root`."""
+
+    def __init__(self, root: Path, stack: str) -> None:
+        self.root = root
+        self.stack = stack
+        self.command = find_pulumi()
+        self.passphrase = root / ".cluster" / stack / "passphrase"
+
+    # --- running it
+
+    def environment(self) -> dict[str, str]:
+        """Return what Pulumi and the program need."""
+        given = dict(os.environ)
+        environment = {
+            **given,
+            "PATH": f"{given.get('PATH', '')}:{Path(self.command).parent}",
+            "PULUMI_SKIP_UPDATE_CHECK": "true",
+            "PULUMI_DEBUG_COMMANDS": "true",  # --event-log is one
+        }
+        known = given.keys() & {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"}
+        if not known and self.passphrase.exists():
+            environment["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(self.passphrase)
+        return environment
+
+    def run(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run a short command of Pulumi's and return what it printed; PulumiError has its words."""
+        done = subprocess.run(
+            [self.command, "--non-interactive", *arguments],
+            cwd=self.root,
+            env=self.environment(),
+            input=stdin if stdin is not None else "",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise PulumiError(plain(done.stderr or done.stdout))
+        return done.stdout
+
+    # --- setting up
+
+    def set_up(self) -> None:
+        """See that there is a backend, the stack, and its secret_key; what was made is said."""
+        self._log_in()
+        try:
+            configured = self.configured()
+        except PulumiError as error:
+            if "no stack named" not in str(error):
+                raise CommandError(self._explain(str(error))) from error
+            self._make_stack()
+            configured = self.configured()
+        if SECRET_KEY not in configured:
+            say("making secret_key")
+            key = "".join(secrets.choice(ALPHABET) for _ in range(KEY_LENGTH))
+            self._explained("config", "set", "--secret", SECRET_KEY, "--stack", self.stack, stdin=key)
+
+    def configured(self) -> set[str]:
+        """Return the stack's configuration keys, as `namespace:name`."""
+        found: dict[str, Any] = json.loads(self.run("config", "--json", "--stack", self.stack))
+        return set(found)
+
+    def _log_in(self) -> None:
+        if os.environ.get("PULUMI_BACKEND_URL"):
+            return
+        credentials = HOME.expanduser() / "credentials.json"
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(credentials.read_text(encoding="utf-8")).get("current"):
+                return
+        if os.environ.get("PULUMI_ACCESS_TOKEN"):
+            return
+        say("keeping Pulumi's state on this machine (pulumi login --local); for a team: pulumi login URL")
+        self._explained("login", "--local")
+
+    def _make_stack(self) -> None:
+        say(f"making stack {self.stack}")
+        passphrases = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
+        if not any(name in os.environ for name in passphrases) and not self.passphrase.exists():
+            self.passphrase.parent.mkdir(parents=True, exist_ok=True)
+            write_secret(self.passphrase, secrets.token_urlsafe(32))
+            where = self.passphrase.relative_to(self.root)
+            say(f"the passphrase of its secrets is in {where}: keep a copy of it elsewhere")
+            say(f"for `pulumi` itself: export PULUMI_CONFIG_PASSPHRASE_FILE={where}")
+        self._explained("stack", "init", self.stack, "--no-select")
+
+    def _explained(self, *arguments: str, stdin: str | None = None) -> str:
+        try:
+            return self.run(*arguments, stdin=stdin)
+        except PulumiError as error:
+            raise CommandError(self._explain(str(error))) from error
+
+    def _explain(self, words: str) -> str:
+        if "incorrect passphrase" in words or "passphrase must be set" in words:
+            where = self.passphrase.relative_to(self.root)
+            return (
+                f"the passphrase of stack {self.stack} is wrong or missing: set PULUMI_CONFIG_PASSPHRASE (or …_FILE) "
+                f"to the one with which its secrets were made, or put it into {where}"
+            )
+        return f"pulumi: {words}"
+
+    # --- changing
+
+    def up(self, tell_step: Callable[[Event], None], *, refresh: bool = False, **environment: str) -> Changes:
+        """Run `pulumi up`; a lock that a killed run left is removed first. PulumiError says what failed."""
+        options = ["--refresh"] if refresh else []
+        return self._repaired(["up", "--yes", "--skip-preview", *options], tell_step, environment)
+
+    def destroy(self, tell_step: Callable[[Event], None], *, protected: bool) -> Changes:
+        """Run `pulumi destroy`; `protected` drops the data too."""
+        if protected:
+            self._explained("state", "unprotect", "--all", "--yes", "--stack", self.stack)
+        options = [] if protected else ["--exclude-protected"]
+        return self._repaired(["destroy", "--yes", "--skip-preview", *options], tell_step, {})
+
+    def export(self) -> list[dict[str, Any]]:
+        """Return the resources in the stack's state."""
+        document = json.loads(self._explained("stack", "export", "--stack", self.stack))
+        return list((document.get("deployment") or {}).get("resources") or [])
+
+    def outputs(self) -> dict[str, Any]:
+        """Return the stack's outputs."""
+        found: dict[str, Any] = json.loads(self._explained("stack", "output", "--json", "--stack", self.stack))
+        return found
+
+    def _repaired(self, arguments: list[str], tell_step: Callable[[Event], None], more: Mapping[str, str]) -> Changes:
+        try:
+            return self._changing(arguments, tell_step, more)
+        except PulumiError as error:
+            if "currently locked" not in str(error):
+                raise PulumiError(self._explained_or_same(str(error)), error.failed) from error
+            self._unlock(str(error))
+        return self._changing(arguments, tell_step, more)
+
+    def _explained_or_same(self, words: str) -> str:
+        return self._explain(words) if "passphrase" in words else words
+
+    def _unlock(self, words: str) -> None:
+        """Remove a lock whose holder is gone; Busy where it may live."""
+        found = LOCKED.search(words)
+        who = found[0].removeprefix("created by ") if found else "somebody"
+        here = found is not None and found["host"] == socket.gethostname()
+        if not here or found is None or Path(f"/proc/{found['pid']}").exists():
+            raise Busy(f"{who} is changing this stack; wait until it has ended, or say `pulumi cancel {self.stack}`")
+        say(f"removing the lock that a killed run left: {who}")
+        self._explained("cancel", "--yes", "--stack", self.stack)
+
+    def _changing(self, arguments: list[str], tell_step: Callable[[Event], None], more: Mapping[str, str]) -> Changes:
+        with tempfile.TemporaryDirectory() as temporary:
+            log, output = Path(temporary) / "events", Path(temporary) / "output"
+            log.touch()
+            with output.open("wb") as sink:
+                process = subprocess.Popen(
+                    [self.command, "--non-interactive", *arguments, "--stack", self.stack, "--event-log", str(log)],
+                    cwd=self.root,
+                    env={**self.environment(), **more},
+                    stdin=subprocess.DEVNULL,
+                    stdout=sink,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # an interrupt is passed on once: a second one would leave its lock
+                    preexec_fn=_end_with_parent,  # noqa: PLW1509 - no threads here
+                )
+            seen = _Seen(tell_step)
+            try:
+                for event in _events(log, process):
+                    seen.take(event)
+            except KeyboardInterrupt:
+                _interrupt(process)
+                raise
+            if process.wait() != 0:
+                text = seen.problem() or plain(output.read_text(encoding="utf-8", errors="replace"))
+                raise PulumiError(text, tuple(seen.failed))
+            return Changes(counts=seen.counts)
+
+
+def _end_with_parent() -> None:
+    """Let the kernel interrupt Pulumi when the one that started it is killed: it ends cleanly, and unlocks."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
+
+
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
+    say("interrupted: Pulumi ends what it is doing")
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(INTERRUPT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _events(log: Path, process: subprocess.Popen[bytes]) -> Iterator[Event]:
+    """Yield the engine's events as they are written, until Pulumi has ended."""
+    rest = ""
+    with log.open(encoding="utf-8") as file:
+        while True:
+            ended = process.poll() is not None
+            rest += file.read()
+            *lines, rest = rest.split("\n")
+            for line in lines:
+                if line:
+                    yield json.loads(line)
+            if ended:
+                return
+            time.sleep(TICK)
+
+
+class _Seen:
+    """What the engine said: steps are passed on, problems and counts kept."""
+
+    def __init__(self, tell_step: Callable[[Event], None]) -> None:
+        self.tell_step = tell_step
+        self.counts: dict[str, int] = {}
+        self.problems: list[tuple[str, str]] = []
+        self.failed: list[str] = []
+
+    def take(self, event: Event) -> None:
+        if "summaryEvent" in event:
+            self.counts = event["summaryEvent"].get("resourceChanges") or {}
+        elif "resOpFailedEvent" in event:
+            self.failed.append(event["resOpFailedEvent"]["metadata"]["urn"])
+        elif "diagnosticEvent" in event:
+            diagnostic = event["diagnosticEvent"]
+            if diagnostic["severity"] == "error":
+                self.problems.append((diagnostic.get("urn", ""), plain(diagnostic["message"])))
+        self.tell_step(event)
+
+    def problem(self) -> str:
+        """Return what went wrong, each thing once; that the update failed is the least of it."""
+        words = [text for _urn, text in self.problems if text not in ("update failed", "preview failed", "")]
+        unique = list(dict.fromkeys(words))
+        return "\n".join(text for text in unique if not any(text != other and text in other for other in unique))
+
+
+def plain(text: str) -> str:
+    """Return Pulumi's words without colours, addresses of source files and its own frame around them."""
+    text = re.sub(r"<\{%[^%]*%\}>|\x1b\[[0-9;]*m", "", text)
+    text = re.sub(r"^\s*sdk-v2/\S+: sdk\.\S+: ", "", text)
+    text = re.sub(r"^\s*(error|warning): ", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\d+ errors? occurred:\s*", "", text)
+    text = re.sub(r"\* (?:creating|updating|deleting) urn:\S+?::(\w[\w-]*): ", r"\1: ", text)
+    text = re.sub(r'exit status \d+: running "[^\n]*?":?\s*\n', "", text)
+    text = re.sub(r"^\s*\* ", "", text, flags=re.MULTILINE)
+    return text.strip()
+
+
+def name_of(urn: str) -> tuple[str, str]:
+    """Return the type (its last word) and the name of a resource: ("Container", "app1")."""
+    kind, _, name = urn.rpartition("::")
+    return kind.rpartition(":")[2], name

@@ -1,0 +1,180 @@
+"""The Docker engine, and what of a stack runs on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+#: Labels of everything that belongs to a stack.
+STACK_LABEL, ROLE_LABEL = "django-cluster.stack", "django-cluster.role"
+INSTANCE_LABEL, RELEASE_LABEL = "django-cluster.instance", "django-cluster.release"
+
+#: Seconds that the engine may take to say what runs.
+LOOK_SECONDS = 20.0
+
+
+class EngineError(Exception):
+    """The engine is away or refuses; the text says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """What a stack's nginx and instances really run, whatever Pulumi's state believes.
+
+    nginx: the digest of the configuration that nginx runs; None where it does not answer.
+    nginx_turn: how often a configuration was delivered; None where that can't be read.
+    holders: the process that holds each instance's name, as `release.container`.
+    turns: how often each name was given.
+    statuses: what each instance's processes last said of themselves, by instance and process.
+    static: the release whose static files are served first.
+    """
+
+    nginx: str | None = None
+    nginx_turn: int | None = 0
+    holders: Mapping[str, str | None] = field(default_factory=dict)
+    turns: Mapping[str, int] = field(default_factory=dict)
+    statuses: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    static: str | None = None
+
+    def next_nginx_turn(self, digest: str) -> int:
+        """Return the turn of a delivery of `digest`: the last one where nginx runs it already, else another.
+
+        The turn is an input of the delivery, so that it is done again wherever nginx runs something else, even if the
+        state believes that it was done.
+        """
+        return self._turn(self.nginx_turn, same=self.nginx == digest)
+
+    def next_turn(self, instance: str, process: str) -> int:
+        """Return the turn in which `process` gets the name of `instance`: the last one where it holds it."""
+        turn = self.turns.get(instance, 0) if self.nginx_turn is not None else None
+        return self._turn(turn, same=self.holders.get(instance) == process)
+
+    @staticmethod
+    def _turn(turn: int | None, *, same: bool) -> int:
+        if turn is None:
+            return int(time.time())  # nobody can say which was the last
+        return turn if same else turn + 1
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A Docker engine: `host` as in docker:host (unix://, ssh://, tcp://), empty for the one of the environment."""
+
+    host: str = ""
+
+    def environment(self) -> dict[str, str]:
+        """Return what a `docker` command needs to reach this engine."""
+        return {"DOCKER_HOST": self.host} if self.host else {}
+
+    def address(self) -> str:
+        """Return the host on which the engine publishes ports."""
+        scheme, _, rest = self.host.partition("://")
+        if scheme in ("ssh", "tcp"):
+            return rest.rpartition("@")[2].partition("/")[0].rpartition(":")[0] or rest.rpartition("@")[2].strip("/")
+        return "127.0.0.1"
+
+    def run(self, *arguments: str, timeout: float = LOOK_SECONDS) -> str:
+        """Run a `docker` command and return what it printed; EngineError has its words."""
+        done = self._run(arguments, timeout)
+        if done.returncode != 0:
+            raise EngineError(self._explain(done.stderr.strip()))
+        return done.stdout
+
+    def output(self, *arguments: str, timeout: float = LOOK_SECONDS) -> str:
+        """Run a `docker` command and return all that it printed, whatever its status: a container's log, say."""
+        done = self._run(arguments, timeout)
+        return done.stdout + done.stderr
+
+    def _run(self, arguments: tuple[str, ...], timeout: float) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(
+                ["docker", *arguments],
+                env={**os.environ, **self.environment()},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+                check=False,
+            )
+        except FileNotFoundError as error:
+            raise EngineError(
+                "docker is not installed: apt-get install docker.io, or docs.docker.com/engine"
+            ) from error
+        except subprocess.TimeoutExpired as error:
+            raise EngineError(
+                f"the Docker engine {self.host or 'here'} does not answer within {timeout:g} s"
+            ) from error
+
+    def _explain(self, words: str) -> str:
+        where = self.host or "here"
+        if "permission denied" in words.lower():
+            return (
+                f"no right to use the Docker engine {where}: add yourself to the group docker "
+                "(sudo usermod -aG docker $USER, then log in again)"
+            )
+        if "cannot connect" in words.lower() or "error during connect" in words.lower():
+            return (
+                f"the Docker engine {where} does not answer: start it (sudo systemctl start docker), or set docker:host"
+            )
+        return f"docker: {words}"
+
+    def inspect(self, containers: Sequence[str]) -> list[dict[str, Any]]:
+        """Return what the engine says of containers; one that has gone meanwhile is left out."""
+        if not containers:
+            return []
+        try:
+            found: list[dict[str, Any]] = json.loads(self.run("inspect", *containers))
+        except EngineError:
+            if len(containers) == 1:
+                return []
+            return [one for container in containers for one in self.inspect([container])]
+        return found
+
+    def containers(self, stack: str, role: str | None = None, *, stopped: bool = False) -> list[str]:
+        """Return the ids of a stack's containers, the newest first."""
+        filters = ["--filter", f"label={STACK_LABEL}={stack}"]
+        if role is not None:
+            filters += ["--filter", f"label={ROLE_LABEL}={role}"]
+        return self.run("ps", "--quiet", "--no-trunc", *(["--all"] if stopped else []), *filters).split()
+
+    def live(self, stack: str) -> Live:
+        """Look at what runs; EngineError where the engine is away."""
+        running = self.containers(stack, "nginx")
+        if not running:
+            return Live(nginx_turn=None if self.containers(stack, "nginx", stopped=True) else 0)
+        try:
+            return read_live(self.run("exec", running[0], "/usr/local/lib/cluster/live"))
+        except EngineError:
+            return Live(nginx_turn=None)
+
+
+def read_live(text: str) -> Live:
+    """Read what nginx's `live` printed."""
+    nginx, turn, static = None, 0, None
+    holders: dict[str, str | None] = {}
+    turns = {}
+    statuses = {}
+    for line in text.splitlines():
+        what, *words = line.split(" ", 3)
+        if what == "nginx":
+            nginx, turn = _or_none(words[0]), int(words[1])
+        elif what == "static":
+            static = _or_none(words[0])
+        elif what == "instance":
+            holders[words[0]] = _or_none(words[1])
+            turns[words[0]] = int(words[2])
+        elif what == "status":
+            statuses[words[0], words[1]] = json.loads(words[2])
+    return Live(nginx=nginx, nginx_turn=turn, holders=holders, turns=turns, statuses=statuses, static=static)
+
+
+def _or_none(word: str) -> str | None:
+    return None if word == "-" else word

@@ -1,0 +1,42 @@
+"""End-to-end tests run where their tools are found, and say in one line that they did not where they are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e import results
+from tests.e2e.tools import missing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HERE = Path(__file__).parent
+
+_reports: dict[str, results.Row] = {}
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    ours = [item for item in items if item.path.is_relative_to(HERE)]
+    why = missing() if ours else ""
+    if why:
+        for item in ours:
+            item.add_marker(pytest.mark.skip(reason=f"end-to-end tests did not run: {why}"))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if "e2e" not in report.nodeid or (report.when != "call" and report.outcome == "passed"):
+        return
+    _reports[report.nodeid] = results.row(report.nodeid, report.outcome, report.duration, report.capstdout)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    whole = {item.nodeid for item in session.items if item.path.is_relative_to(HERE)} == set(_reports)
+    if session.config.getoption("--write-results") and whole:
+        results.write(list(_reports.values()))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-results", action="store_true", help="keep the results of a whole run in docs/")

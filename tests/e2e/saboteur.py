@@ -1,0 +1,81 @@
+"""The program with a part of the protocol switched off; imported by a stand's program before the real one runs."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.render import nginx
+from components.platforms.docker import platform
+from components.platforms.docker.platform import Docker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HERE = Path(__file__).parent
+
+
+def _other_script(name: str, mine: str) -> None:
+    original: Callable[..., str] = Docker._script
+
+    def script(called: str, *arguments: str) -> str:
+        return shlex.join(["sh", str(HERE / mine)]) if called == name else original(called, *arguments)
+
+    Docker._script = staticmethod(script)  # type: ignore[assignment]
+
+
+def no_health_gate() -> None:
+    """Names are taken as soon as the containers were started."""
+    spec = platform.instance_spec
+
+    def without_gate(*arguments: Any) -> Any:
+        found = spec(*arguments)
+        return replace(found, health=None)
+
+    platform.instance_spec = without_gate  # type: ignore[assignment]
+    original: Callable[..., str] = Docker._script
+
+    def script(called: str, *arguments: str) -> str:
+        if called == "serve.sh":
+            return shlex.join(["sh", str(HERE / "serve-without-gate.sh")])
+        return "true" if "prove" in arguments else original(called, *arguments)
+
+    Docker._script = staticmethod(script)  # type: ignore[assignment]
+
+
+def no_drain() -> None:
+    """The old release is killed before the new one has the names."""
+    _other_script("serve.sh", "serve-without-drain.sh")
+
+
+def no_retry() -> None:
+    """nginx tries no other instance."""
+    original = nginx._proxy_defaults
+
+    def defaults(topology: Any) -> list[Any]:
+        return [d if d["directive"] != "proxy_next_upstream" else {**d, "args": ["off"]} for d in original(topology)]
+
+    nginx._proxy_defaults = defaults
+
+
+def broken_rendering() -> None:
+    """The renderer writes what nginx does not know."""
+    original = nginx._maps
+    nginx._maps = lambda topology: [*original(topology), {"directive": "no_such_directive", "args": []}]
+
+
+def no_turn() -> None:
+    """Nobody looks at what nginx and the instances really run."""
+    platform.Docker.live = property(lambda _self: _Blind(), lambda _self, _value: None)  # type: ignore[assignment]
+
+
+class _Blind:
+    @staticmethod
+    def next_nginx_turn(_digest: str) -> int:
+        return 1
+
+    @staticmethod
+    def next_turn(_instance: str, _process: str) -> int:
+        return 1

@@ -265,6 +265,7 @@ class Pulumi:
 
 def _end_with_parent() -> None:
     """Let the kernel interrupt Pulumi when the one that started it is killed: it ends cleanly, and unlocks."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs ignore
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cluster.cli.context import CommandError, Stack, tell
+from cluster.config import Platform
 from cluster.render.nginx import NginxConfig, Version, render_nginx
 from cluster.topology import build_topology
 
@@ -44,6 +45,10 @@ def _config(stack: Stack, topology: Topology) -> NginxConfig:
     """Return the configuration as `up` would put it in place; for a new nginx where there is none here."""
     from cluster.local.nginx import NginxError  # noqa: PLC0415 - only here
 
+    if stack.config.platform is Platform.DOCKER:
+        from cluster.docker.places import nginx_config  # noqa: PLC0415 - only here
+
+        return nginx_config(topology)
     try:
         return stack.local().nginx_config()
     except (NginxError, CommandError):

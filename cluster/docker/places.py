@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 #: Directories of sockets: the instances', the memcached nodes', PostgreSQL's.
 RUN, SESSIONS, DATABASE = "/run/cluster", "/run/sessions", "/run/database"
-DATA, STATIC, SECRETS, DATABASE_SECRETS = "/srv/data", "/srv/static", "/srv/secrets", "/srv/database"
+DATA, SESSION_FILES, STATIC = "/srv/data", "/srv/sessions", "/srv/static"
+SECRETS, DATABASE_SECRETS = "/srv/secrets", "/srv/database"
 
 #: nginx's directory in its container: configurations, temporary files, the internal socket.
 NGINX_HOME = "/var/lib/cluster"
@@ -53,7 +54,7 @@ def runtime_places(topology: Topology, digest: str) -> RuntimePlaces:
         project="/srv/project",
         secrets=f"{SECRETS}/{digest}",
         database=f"{DATA}/db.sqlite3",
-        sessions=f"{DATA}/sessions",
+        sessions=SESSION_FILES,
         static_root=f"{STATIC}/{digest}{static_url.rstrip('/')}",
         memcached=tuple(memcached_socket(number + 1) for number in range(topology.memcached_nodes)),
     )

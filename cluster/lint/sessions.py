@@ -22,6 +22,9 @@ POSTGRES_CONNECTIONS = 90
 #: What Django calls the lack of a database.
 NO_DATABASE = ("", "django.db.backends.dummy")
 
+#: Platforms whose instances have a file system of their own.
+WITH_CONTAINERS = (Platform.DOCKER, Platform.SWARM)
+
 
 def _app_hosts(config: ClusterConfig) -> set[str]:
     """Return the hosts on which instances run; none where the platform is not remote."""
@@ -182,6 +185,14 @@ def _relative_session_path(config: ClusterConfig, _facts: Facts) -> Remarks:
         yield Remark("sessions.path", why, "Write an absolute path, or remove it: the platform makes a directory.")
 
 
+def _session_path_in_container(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # The instances have a file system of their own.
+    path = config.sessions.path
+    if config.sessions.engine is SessionEngine.FILE and path is not None and config.platform in WITH_CONTAINERS:
+        why = "An instance in a container sees no directory of the machine's."
+        yield Remark("sessions.path", why, "Remove it: the platform makes a volume that all instances share.")
+
+
 def _session_path_ignored(config: ClusterConfig, _facts: Facts) -> Remarks:
     # A key that has no effect.
     engines = (config.sessions.engine, config.sessions.previous)
@@ -247,6 +258,12 @@ SESSION_RULES = (
         ERROR,
         "A relative sessions.path lies inside the release.",
         _relative_session_path,
+    ),
+    Rule(
+        "session-path-in-container",
+        ERROR,
+        "sessions.path is a directory that instances in containers do not see.",
+        _session_path_in_container,
     ),
     Rule("files-on-swarm", WARNING, "sqlite and sessions in files are one machine's.", _files_on_swarm),
     Rule("one-memcached-node", WARNING, "A restart of the only node logs everybody out.", _one_memcached_node),

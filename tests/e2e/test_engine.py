@@ -203,7 +203,7 @@ def test_containers_removed_by_hand_come_back(stand: DockerStand) -> None:
 
 
 def test_destroy_refuses_to_drop_the_database_unless_told(stand: DockerStand) -> None:
-    done = stand.pulumi("destroy", "--yes", "--skip-preview")
+    done = stand.pulumi("destroy", "--yes")
     assert done.returncode != 0
     assert "protected" in done.stdout
     assert stand.status()["ok"], "a refused destroy removed something"

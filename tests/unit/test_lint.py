@@ -499,6 +499,13 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         [case({"sessions": {"engine": "file", "path": "sessions"}}, "sessions.path")],
         [case({"sessions": {"engine": "file", "path": "/srv/sessions"}}), case({"sessions.engine": "file"})],
     ),
+    "session-path-in-container": (
+        [case({"platform": "docker", "sessions": {"engine": "file", "path": "/srv/sessions"}}, "sessions.path")],
+        [
+            case({"sessions": {"engine": "file", "path": "/srv/sessions"}}),
+            case({"platform": "docker", "sessions": {"engine": "file"}}),
+        ],
+    ),
     "session-path-ignored": (
         [case({"sessions.path": "/srv/sessions"}, "sessions.path")],
         [

@@ -22,13 +22,14 @@ from cluster.docker.places import (
     NGINX_HOME,
     RUN,
     SECRETS,
+    SESSION_FILES,
     SESSIONS,
     STATIC,
     base_image,
     memcached_socket,
     nginx_config,
 )
-from cluster.release import DRAIN_SECONDS
+from cluster.release import DRAIN_SECONDS, ReleaseError
 from cluster.render.mime import compressed_endings
 from cluster.render.nginx import (
     KEEPALIVE_MIN_TIMEOUT_SINCE,
@@ -96,6 +97,7 @@ class Prepared:
     image: pulumi.Output[str]
     mounts: tuple[Mount, ...]
     static: pulumi.Output[str]
+    sockets: pulumi.Output[str]
     network: pulumi.Output[str]
     ready: tuple[pulumi.Resource, ...]
 
@@ -136,7 +138,10 @@ class Docker:
     # --- store
 
     def store(self, topology: Topology, opts: pulumi.ResourceOptions) -> Store:
-        """Make what keeps sessions: memcached nodes without any network, and their sockets' volume."""
+        """Make what keeps sessions: memcached nodes without any network and their sockets' volume, or one of files."""
+        if topology.config.sessions.engine is SessionEngine.FILE:
+            files = docker.Volume("session-files", opts=opts)
+            return Store(nodes=(), mounts=(Mount(volume=files.name, path=SESSION_FILES),), ready=())
         if not topology.memcached_nodes:
             return Store(nodes=(), mounts=(), ready=())
         sockets = docker.Volume("sessions", opts=opts)
@@ -171,8 +176,7 @@ class Docker:
         engine = None if config.database is None else config.database.engine
         if engine is DatabaseEngine.POSTGRES:
             return self._postgres(config, opts)
-        files = config.sessions.engine is SessionEngine.FILE
-        if engine is DatabaseEngine.SQLITE or files:
+        if engine is DatabaseEngine.SQLITE:
             kept = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(protect=True))
             data = docker.Volume("data", opts=kept)
             return MadeDatabase(mounts=(Mount(volume=data.name, path=DATA),), secret_links={}, ready=())
@@ -240,7 +244,8 @@ class Docker:
         )
         secrets, static = docker.Volume("secrets", opts=opts), docker.Volume("static", opts=opts)
         mounts = (*store.mounts, *made.mounts, Mount(volume=secrets.name, path=SECRETS, read_only=True))
-        written = self._write_secrets(spec, made, image, secrets.name, opts)
+        sockets = docker.Volume("sockets", opts=opts)
+        written = self._write_secrets(spec, made, image, secrets.name, sockets.name, opts)
         volumes = (*mounts, Mount(volume=static.name, path=STATIC))
 
         def task(name: str, arguments: Sequence[str], after: Sequence[pulumi.Resource]) -> local.Command:
@@ -261,24 +266,32 @@ class Docker:
         proven = task("prove", ("prove", "--instance", topology.names[0]), (last,))
         # A project's static storage may read its own manifest there.
         seen = (*mounts, Mount(volume=static.name, path=STATIC, read_only=True))
-        return Prepared(image=image, mounts=seen, static=static.name, network=network.name, ready=(proven,))
+        return Prepared(
+            image=image,
+            mounts=seen,
+            static=static.name,
+            sockets=sockets.name,
+            network=network.name,
+            ready=(proven,),
+        )
 
-    def _write_secrets(
+    def _write_secrets(  # noqa: PLR0913, PLR0917 - what they are written with
         self,
         spec: ReleaseSpec,
         made: MadeDatabase,
         image: pulumi.Output[str],
         volume: pulumi.Output[str],
+        sockets: pulumi.Output[str],
         opts: pulumi.ResourceOptions,
     ) -> local.Command:
         links = [word for name, path in made.secret_links.items() for word in ("--link", f"{name}={path}")]
         return local.Command(
             "secrets",
             create=self._script("secrets.sh", *links),
-            delete=self._script("secrets.sh", "remove"),
             stdin=self.secrets,
-            environment=self._environment({"IMAGE": image, "SECRETS": volume, "RELEASE": spec.digest}),
-            triggers=[spec.digest],  # each release has its own: the former one is still read by who serves
+            environment=self._environment(
+                {"IMAGE": image, "SECRETS": volume, "SOCKETS": sockets, "RELEASE": spec.digest}
+            ),
             logging=local.Logging.NONE,
             add_previous_output_in_env=False,
             opts=opts,
@@ -290,8 +303,7 @@ class Docker:
         self, topology: Topology, spec: ReleaseSpec, prepared: Prepared, opts: pulumi.ResourceOptions
     ) -> Instances:
         """Start the release's instances beside those that serve; once a batch is healthy it takes its names."""
-        sockets = docker.Volume("sockets", opts=opts)
-        mounts = (*prepared.mounts, Mount(volume=sockets.name, path=RUN))
+        mounts = (*prepared.mounts, Mount(volume=prepared.sockets, path=RUN))
         alone = isinstance(topology.config.app.rollout.batch, int)
         before: tuple[pulumi.Resource, ...] = prepared.ready
         shown: local.Command | None = None
@@ -319,7 +331,7 @@ class Docker:
             before = (*prepared.ready, *taken) if alone else prepared.ready
         return Instances(
             release=pulumi.Output.all(*(command.stdout for command in served)).apply(lambda _: spec.digest),
-            sockets=sockets.name,
+            sockets=prepared.sockets,
             static=prepared.static,
             ready=tuple(served),
         )
@@ -431,7 +443,12 @@ class Docker:
 
     def _release_image(self, topology: Topology, spec: ReleaseSpec, opts: pulumi.ResourceOptions) -> pulumi.Output[str]:
         context = self.work / spec.digest
-        write_context(context, topology, spec)
+        try:
+            write_context(context, topology, spec)
+        except ReleaseError as error:
+            raise pulumi.RunError(str(error)) from error
+        except OSError as error:
+            raise pulumi.RunError(f"{error.filename or context}: {error.strerror}; free some room") from error
         arguments = {"BASE": base_image(topology.config, "app"), "UV_VERSION": uv_version()}
         return self._image("app", context, spec.digest, arguments, opts)
 

@@ -1,15 +1,11 @@
 #!/bin/sh
 # Writes the secrets of a release (standard input: a JSON object) as files 0400 of the instances' user into a volume:
-# IMAGE, SECRETS, RELEASE, STACK. `secrets.sh remove` removes them; other arguments are cluster_runtime.secret_files'.
+# IMAGE, SECRETS, SOCKETS, RELEASE, STACK. Each release has its own, since the former one is still read by who serves;
+# the arguments are cluster_runtime.secret_files'.
 set -eu
-run() {
-    docker run --rm --interactive --network none --read-only --cap-drop ALL --cap-add CHOWN --cap-add DAC_OVERRIDE \
-        --cap-add FOWNER --security-opt no-new-privileges:true --user 0:0 --log-driver none \
-        --attach stdin --attach stdout --attach stderr --label "django-cluster.stack=$STACK" \
-        --label django-cluster.role=task --volume "$SECRETS:/srv/secrets" "$@"
-}
-if [ "${1:-}" = remove ]; then
-    run "$IMAGE" rm -rf "/srv/secrets/$RELEASE" </dev/null
-else
-    run "$IMAGE" python -P -m cluster_runtime.secret_files "/srv/secrets/$RELEASE" --owner 10001 "$@"
-fi
+exec docker run --rm --interactive --network none --read-only --cap-drop ALL --cap-add CHOWN --cap-add DAC_OVERRIDE \
+    --cap-add FOWNER --security-opt no-new-privileges:true --user 0:0 --log-driver none \
+    --attach stdin --attach stdout --attach stderr --label "django-cluster.stack=$STACK" \
+    --label django-cluster.role=task --volume "$SECRETS:/srv/secrets" --volume "$SOCKETS:/run/cluster:ro" \
+    "$IMAGE" python -P -m cluster_runtime.secret_files "/srv/secrets/$RELEASE" --owner 10001 \
+    --sockets /run/cluster "$@"

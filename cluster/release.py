@@ -254,7 +254,11 @@ def _what_instances_run(config: ClusterConfig) -> dict[str, Any]:
     """Return the part of the configuration that makes another release; weights and nginx's matters are not in it."""
     nowhere = RuntimePlaces(project="", secrets="", database="", sessions="", static_root="", memcached=())
     nodes = config.sessions.memcached.nodes if uses_memcached(config) else 0
-    limits = {"memory": str(config.app.memory), "processes": config.app.processes}
+    limits = {
+        "memory": str(config.app.memory),
+        "processes": config.app.processes,
+        "read_only": config.app.read_only,
+    }
     uses_limits = config.platform is not Platform.LOCAL
     return {
         **runtime_config(config, nowhere, ""),

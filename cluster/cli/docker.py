@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from cluster.cli.pulumi import Event, Pulumi, PulumiError, name_of
 from cluster.config.load import stack_path
 from cluster.docker.engine import RELEASE_LABEL, Engine, EngineError
 from cluster.docker.observe import Observed, observe
+from cluster.docker.places import base_image
 from cluster.docker.reach import reach
 from cluster.local.state import History
 from cluster.topology import Topology, build_topology, percent, site_url
@@ -37,6 +39,9 @@ LOG_LINES = 20
 KEPT_RELEASES = 3
 
 CONTAINER, COMMAND, IMAGE = "Container", "Command", "Image"
+
+#: What an engine says of an image that it can't get.
+UNREACHABLE = re.compile(r"failed to do request|pull access denied|failed to resolve|manifest unknown|not found: not f")
 
 #: What a command of the program does, in words.
 COMMANDS = {
@@ -203,6 +208,13 @@ def _explain(docker: DockerStack, error: PulumiError) -> str:
         kind, name = name_of(urn)
         if kind == CONTAINER:
             words += _last_log(docker, name)
+        if kind == IMAGE:
+            service = name.removesuffix("-image")
+            base = base_image(docker.stack.config, service)
+            if UNREACHABLE.search(str(error)):
+                words.insert(0, f"images: {base}, the base of {service}, can't be had: name another in cluster:images")
+            else:
+                words.insert(0, f"the image of {'the release' if service == 'app' else service} can't be built:")
     if "no space left on device" in str(error).lower():
         words.append("The disk is full; free some room and run it again (docker system df says what takes it).")
     words.append("What served still serves; the next `cluster up` goes on from here.")

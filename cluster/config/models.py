@@ -200,6 +200,11 @@ class App(_Model):
     rollout: Rollout = Field(default_factory=Rollout, description="How a release replaces instances.")
     memory: Size = Field(Size.parse("512m"), description="Limit of one instance, where the platform can set it.")
     processes: int = Field(256, ge=8, le=65536, description="Limit of one instance, where the platform can set it.")
+    read_only: bool = Field(
+        True,
+        description="The project can't write into its own directory, where the platform can see to it; false: each "
+        "instance has a copy of its own, as long as it lives.",
+    )
     migrate: bool = Field(True, description="Run migrate once per release, in the new release, before it gets traffic.")
     collectstatic: bool = Field(True, description="Run collectstatic once per release; nginx serves the result.")
 

@@ -105,9 +105,7 @@ class Engine:
                 check=False,
             )
         except FileNotFoundError as error:
-            raise EngineError(
-                "docker is not installed: apt-get install docker.io, or docs.docker.com/engine"
-            ) from error
+            raise EngineError("the docker command is missing: apt-get install docker.io") from error
         except subprocess.TimeoutExpired as error:
             raise EngineError(
                 f"the Docker engine {self.host or 'here'} does not answer within {timeout:g} s"

@@ -16,6 +16,8 @@ RUN, SESSIONS, DATABASE = "/run/cluster", "/run/sessions", "/run/database"
 DATA, SESSION_FILES, STATIC = "/srv/data", "/srv/sessions", "/srv/static"
 SECRETS, DATABASE_SECRETS = "/srv/secrets", "/srv/database"
 
+PROJECT = "/srv/project"
+
 #: nginx's directory in its container: configurations, temporary files, the internal socket.
 NGINX_HOME = "/var/lib/cluster"
 
@@ -51,7 +53,7 @@ def runtime_places(topology: Topology, digest: str) -> RuntimePlaces:
     """Return what a release's configuration names, as its instances see it."""
     static_url = topology.config.site.static_url or "/static/"
     return RuntimePlaces(
-        project="/srv/project",
+        project=PROJECT,
         secrets=f"{SECRETS}/{digest}",
         database=f"{DATA}/db.sqlite3",
         sessions=SESSION_FILES,

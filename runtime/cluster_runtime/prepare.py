@@ -12,6 +12,7 @@ A failure is told by the last lines of what the program printed, without the val
 from __future__ import annotations
 
 import argparse
+import errno
 import fcntl
 import gzip
 import json
@@ -38,6 +39,8 @@ LAST_LINES = 20
 
 #: Shorter values than this would mask ordinary words.
 SHORTEST_MASKED = 4
+
+READ_ONLY_HINT = "The project writes into its own directory: set app.read_only to false, and each instance may."
 
 #: nginx looks here first, and then in the former release's files.
 CURRENT, PREVIOUS = "current", "previous"
@@ -133,7 +136,8 @@ class Tasks:
         if done.returncode != 0:
             # What a check says again and again would leave no room for why.
             lines = [line for line, _same in groupby(mask(done.stdout, self.secrets).strip().splitlines())]
-            raise TaskError("\n".join([problem, *(f"    {line}" for line in lines[-LAST_LINES:])]))
+            hints = [READ_ONLY_HINT] if os.strerror(errno.EROFS) in done.stdout else []
+            raise TaskError("\n".join([problem, *(f"    {line}" for line in lines[-LAST_LINES:]), *hints]))
 
 
 @contextmanager

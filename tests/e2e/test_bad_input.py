@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import socket
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.load import Load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.local.stand import Result
 
@@ -66,27 +68,39 @@ def harmless(stand: DockerStand, act: Callable[[], Result], *words: str) -> str:
     return result.output
 
 
+@contextlib.contextmanager
+def changed(path: Path, text: str) -> Iterator[None]:
+    """Let a file of the project be another for a while."""
+    former = path.read_text() if path.exists() else None
+    path.write_text(text)
+    try:
+        yield
+    finally:
+        if former is None:
+            path.unlink()
+        else:
+            path.write_text(former)
+
+
 def test_a_base_image_that_cannot_be_had(stand: DockerStand) -> None:
-    stand.edit_stack(lambda stack: stack.update(images={"app": "registry.invalid/no-such-image:1"}))
-    harmless(stand, stand.up, "registry.invalid/no-such-image:1")
-    stand.edit_stack(lambda stack: stack.pop("images"))
+    document = yaml.safe_load(stand.file.read_text())
+    document["config"]["cluster:images"] = {"app": "registry.invalid/no-such-image:1"}
+    with changed(stand.file, yaml.safe_dump(document)):
+        harmless(stand, stand.up, "images: registry.invalid/no-such-image:1, the base of app, can't be had")
     assert "no changes" in stand.up().output
 
 
 def test_a_build_that_fails(stand: DockerStand) -> None:
     requirements = stand.root / "example" / "requirements.txt"
-    good = requirements.read_text()
-    requirements.write_text(good + "no-such-package-of-anybody==1.0\n")
-    harmless(stand, stand.up, "no-such-package-of-anybody")
-    requirements.write_text(good)
+    with changed(requirements, requirements.read_text() + "no-such-package-of-anybody==1.0\n"):
+        harmless(stand, stand.up, "the image of the release can't be built", "no-such-package-of-anybody")
     assert "no changes" in stand.up().output
 
 
 def test_a_migration_that_fails(stand: DockerStand) -> None:
-    migration = stand.root / "example" / "visits" / "migrations" / "0002_fails.py"
-    migration.write_text(BROKEN_MIGRATION)
-    harmless(stand, stand.up, "app.migrate: migrate failed", "this migration fails")
-    migration.unlink()
+    migrations = stand.root / "example" / "visits" / "migrations"
+    with changed(migrations / "0002_fails.py", BROKEN_MIGRATION):
+        harmless(stand, stand.up, "app.migrate: migrate failed", "this migration fails")
     assert stand.up().status == 0
 
 
@@ -99,10 +113,9 @@ def test_a_wrong_passphrase(stand: DockerStand, monkeypatch: pytest.MonkeyPatch)
 
 def test_an_engine_that_is_away(stand: DockerStand) -> None:
     document = yaml.safe_load(stand.file.read_text())
-    stand.file.write_text(yaml.safe_dump({**document, "config": {**document["config"], **AWAY}}))
-    output = harmless(stand, stand.up, "the Docker engine unix:///nonexistent/docker.sock does not answer")
+    with changed(stand.file, yaml.safe_dump({**document, "config": {**document["config"], **AWAY}})):
+        output = harmless(stand, stand.up, "the Docker engine unix:///nonexistent/docker.sock does not answer")
     assert len(output.splitlines()) == 1, output
-    stand.file.write_text(yaml.safe_dump(document))
 
 
 AWAY: dict[str, Any] = {"docker:host": "unix:///nonexistent/docker.sock"}
@@ -130,12 +143,26 @@ def test_a_configuration_without_secret_key(stand: DockerStand) -> None:
     """`cluster up` makes one; `pulumi up` alone says what is missing."""
     document = yaml.safe_load(stand.file.read_text())
     without = {key: value for key, value in document["config"].items() if key != "cluster:secret_key"}
-    stand.file.write_text(yaml.safe_dump({**document, "config": without}))
-    done = stand.pulumi("up", "--yes", "--skip-preview")
-    stand.file.write_text(yaml.safe_dump(document))
+    with changed(stand.file, yaml.safe_dump({**document, "config": without})):
+        done = stand.pulumi("up", "--yes", "--skip-preview")
     assert done.returncode != 0
     assert "secret_key" in done.stdout
     assert "Traceback" not in done.stdout
+    assert "no changes" in stand.up().output
+
+
+def test_a_full_disk(stand: DockerStand) -> None:
+    images = stand.root / ".cluster" / stand.name / "images"
+    size = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(images)]
+    mounted = subprocess.run(size, capture_output=True, text=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"a small disk can't be made here: {mounted.stderr.strip()}")
+    code = stand.root / "example" / "visits" / "apps.py"
+    try:
+        with changed(code, code.read_text() + "# no room for it\n"):
+            harmless(stand, stand.up, "No space left on device", "free some room")
+    finally:
+        subprocess.run(["umount", str(images)], check=True)
     assert "no changes" in stand.up().output
 
 
@@ -155,8 +182,8 @@ def test_a_port_in_use_and_then_a_free_one() -> None:
 def test_an_instance_that_never_gets_healthy_in_its_container_takes_no_name(stand: DockerStand) -> None:
     """What the proof can't see: it fails only in the container that is to serve."""
     before = stand.release()
-    stand.edit_code("example/urls.py", BROKEN_IN_ITS_CONTAINER)
-    with Load(stand.address) as load:
+    urls = stand.root / "example" / "example" / "urls.py"
+    with changed(urls, urls.read_text() + BROKEN_IN_ITS_CONTAINER), Load(stand.address) as load:
         load.wait_for(200)
         result = stand.up()
         load.wait_for(200)
@@ -165,6 +192,5 @@ def test_an_instance_that_never_gets_healthy_in_its_container_takes_no_name(stan
     assert stand.release() == before
     assert load.counts.failed == []
     print(f"unhealthy only in its container: {load.counts}")
-    stand.edit_code("example/urls.py", "")
     assert stand.up().status == 0
     assert len(stand.containers("instance", stopped=True)) == 4

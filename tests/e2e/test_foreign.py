@@ -41,6 +41,13 @@ def test_a_public_project_comes_up_unmodified_on_docker(name: str, tmp_path: Pat
                 text=True,
                 check=True,
             )
+        if project.writes:
+            result = stand.up()
+            assert result.status != 0
+            assert "set app.read_only to false" in result.output, result.output
+            document = yaml.safe_load(stand.file.read_text())
+            document["config"]["cluster:app"]["read_only"] = False
+            stand.file.write_text(yaml.safe_dump(document))
         port = yaml.safe_load(stand.file.read_text())["config"]["cluster:site"]["listen"]
         result = stand.up()
         assert result.status == 0, result.output

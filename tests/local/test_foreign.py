@@ -28,6 +28,7 @@ class Project:
     directory: the one that holds manage.py, in the distribution.
     secrets: what its settings insist on reading from the environment.
     pages: paths and the status each is answered with.
+    writes: into its own directory, which it can't where that is read-only.
     """
 
     requirement: str
@@ -36,6 +37,7 @@ class Project:
     options: tuple[str, ...] = ()
     secrets: dict[str, str] = field(default_factory=dict)
     pages: dict[str, int]
+    writes: bool = False
 
 
 PROJECTS = {
@@ -53,6 +55,7 @@ PROJECTS = {
         sha256="3c1372fc6e9ddfe242e9440172c90fe0a35172e61b677085255819bd9f183e40",
         directory=".",
         options=("--settings", "findmydevice_project.settings.prod"),
+        writes=True,
         pages={"/": 302, "/admin/login/": 200, "/api/v1/version": 200, "/static/fmd_externals/favicon.ico": 200},
     ),
     # Logins with social accounts and a second factor: a user model of its own, tuples where others write lists.

@@ -76,7 +76,7 @@ SMALL: dict[str, Any] = {
 
 KNOWN_IN_APP = (
     "project, settings, application, interface, requirements, workers, threads, environment, health, "
-    "graceful_timeout, rollout, memory, processes, migrate, collectstatic"
+    "graceful_timeout, rollout, memory, processes, read_only, migrate, collectstatic"
 )
 UNIT_OF_TIME = "must be written as nginx writes it, for example 30s, 1m or 500ms"
 UNIT_OF_SIZE = "must be written as nginx writes it, for example 512k, 10m or 1g"

@@ -45,9 +45,9 @@ def go_duration(seconds: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Mount:
-    """A volume in a container."""
+    """A volume in a container; None: one of its own, with what the image has there, gone with the container."""
 
-    volume: pulumi.Input[str]
+    volume: pulumi.Input[str] | None
     path: str
     read_only: bool = False
 

@@ -20,6 +20,7 @@ from cluster.docker.places import (
     DATABASE,
     DATABASE_SECRETS,
     NGINX_HOME,
+    PROJECT,
     RUN,
     SECRETS,
     SESSION_FILES,
@@ -243,7 +244,8 @@ class Docker:
             opts=opts,
         )
         secrets, static = docker.Volume("secrets", opts=opts), docker.Volume("static", opts=opts)
-        mounts = (*store.mounts, *made.mounts, Mount(volume=secrets.name, path=SECRETS, read_only=True))
+        project = () if app.read_only else (Mount(volume=None, path=PROJECT),)
+        mounts = (*store.mounts, *made.mounts, Mount(volume=secrets.name, path=SECRETS, read_only=True), *project)
         sockets = docker.Volume("sockets", opts=opts)
         written = self._write_secrets(spec, made, image, secrets.name, sockets.name, opts)
         volumes = (*mounts, Mount(volume=static.name, path=STATIC))
@@ -449,7 +451,8 @@ class Docker:
             raise pulumi.RunError(str(error)) from error
         except OSError as error:
             raise pulumi.RunError(f"{error.filename or context}: {error.strerror}; free some room") from error
-        arguments = {"BASE": base_image(topology.config, "app"), "UV_VERSION": uv_version()}
+        writable = {} if topology.config.app.read_only else {"WRITABLE": "yes"}
+        arguments = {"BASE": base_image(topology.config, "app"), "UV_VERSION": uv_version(), **writable}
         return self._image("app", context, spec.digest, arguments, opts)
 
     def _image(
@@ -565,6 +568,7 @@ def _volume_words(mounts: Sequence[Mount]) -> pulumi.Output[str]:
     modes = [(mount.path, ":ro" if mount.read_only else "") for mount in mounts]
 
     def words(names: Sequence[str]) -> str:
-        return " ".join(f"{name}:{path}{mode}" for name, (path, mode) in zip(names, modes, strict=True))
+        pairs = zip(names, modes, strict=True)
+        return " ".join(f"{name}:{path}{mode}" if name else path for name, (path, mode) in pairs)
 
-    return pulumi.Output.all(*(mount.volume for mount in mounts)).apply(words)
+    return pulumi.Output.all(*(mount.volume or "" for mount in mounts)).apply(words)

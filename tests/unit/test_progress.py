@@ -1,0 +1,86 @@
+"""What `cluster up` says of the engine's events, and of its failures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster.cli.docker import begun, ended
+from cluster.cli.pulumi import LOCKED, Changes, name_of, plain
+
+URN = "urn:pulumi:dev::django-cluster::cluster:index:AppHosts$"
+
+
+def step(kind: str, name: str, operation: str, **states: Any) -> dict[str, Any]:
+    return {"urn": f"{URN}{kind}::{name}", "op": operation, **states}
+
+
+IMAGE, CONTAINER, COMMAND = (
+    "docker:index/image:Image",
+    "docker:index/container:Container",
+    "command:local:Command",
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "operation", "said"),
+    [
+        (IMAGE, "app-image", "update", ["building the image of the release"]),
+        (IMAGE, "postgres-image", "create", ["building the image of postgres"]),
+        (IMAGE, "app-image", "delete", []),
+        (CONTAINER, "app1", "create-replacement", ["starting app1"]),
+        (CONTAINER, "app1", "update", ["changing app1 in place"]),
+        (CONTAINER, "app1", "delete-replaced", ["draining and removing the former app1"]),
+        (CONTAINER, "app5", "delete", ["draining and removing app5"]),
+        (CONTAINER, "app1", "same", []),
+        (CONTAINER, "nginx", "delete-replaced", ["replacing nginx: connections are refused until the new one listens"]),
+        (COMMAND, "migrate", "update", ["migrating the database"]),
+        (COMMAND, "app1-serve", "update", []),
+        ("docker:index/volume:Volume", "sockets", "create", []),
+    ],
+)
+def test_each_step_is_told_in_words_as_it_is_begun(kind: str, name: str, operation: str, said: list[str]) -> None:
+    assert begun(step(kind, name, operation)) == said
+
+
+def test_a_change_of_nginx_is_told_in_its_own_words_without_its_digest() -> None:
+    old = {"inputs": {"stdin": "a 1;\n  server unix:x weight=3;\n  return 200 aaaa;\n"}}
+    new = {"inputs": {"stdin": "a 1;\n  server unix:x weight=5;\n  return 200 bbbb;\n"}}
+    assert begun(step(COMMAND, "nginx-config", "update", old=old, new=new)) == [
+        "nginx: checking its configuration, one reload",
+        "    - server unix:x weight=3;",
+        "    + server unix:x weight=5;",
+    ]
+
+
+def test_a_name_is_told_as_served_only_when_it_is() -> None:
+    new = {"inputs": {"environment": {"INSTANCE": "app1", "RELEASE": "abc"}}}
+    assert ended(step(COMMAND, "app1-serve", "update", new=new)) == ["app1 serves release abc"]
+    assert ended(step(COMMAND, "app1-serve", "same", new=new)) == []
+    assert ended(step(COMMAND, "app1-serve", "delete", new=None)) == []
+
+
+def test_a_failed_command_is_told_by_what_it_printed_alone() -> None:
+    words = (
+        "<{%reset%}>1 error occurred:\n\t* updating urn:pulumi:dev::p::cluster:index:AppHosts$command:local:Command"
+        '::migrate: exit status 1: running "sh host/task.sh --lock /srv/static/lock migrate":\n'
+        "app.migrate: migrate failed in release abc\n    RuntimeError: no\n<{%reset%}>"
+    )
+    assert plain(words) == "migrate: app.migrate: migrate failed in release abc\n    RuntimeError: no"
+
+
+def test_a_lock_tells_who_holds_it() -> None:
+    found = LOCKED.search("  file:///x/lock.json: created by root@host-1 (pid 123) at 2026-11-24T10:00:00Z")
+    assert found is not None
+    assert (found["host"], found["pid"]) == ("host-1", "123")
+
+
+def test_only_what_is_not_the_same_counts_as_a_change() -> None:
+    assert Changes(counts={"same": 12}).none
+    assert Changes(counts={"same": 12, "update": 0}).none
+    assert not Changes(counts={"same": 12, "update": 1}).none
+
+
+def test_a_resource_is_known_by_the_last_word_of_its_type_and_its_name() -> None:
+    assert name_of(f"{URN}{CONTAINER}::app1") == ("Container", "app1")

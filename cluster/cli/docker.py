@@ -30,6 +30,8 @@ from cluster.topology import Topology, build_topology, percent, site_url
 from cluster.verify import verify
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cluster.cli.pulumi import Changes
 
 #: Lines of an unhealthy container's log that a failed `up` repeats.
@@ -42,6 +44,11 @@ CONTAINER, COMMAND, IMAGE = "Container", "Command", "Image"
 
 #: What an engine says of an image that it can't get.
 UNREACHABLE = re.compile(r"failed to do request|pull access denied|failed to resolve|manifest unknown|not found: not f")
+
+#: What BuildKit and the provider say of a build that is none of its output.
+BUILD_FRAME = re.compile(
+    r"digest: |\[|Building your image|To ensure you are|Starting Docker build|error: executor|\s*$"
+)
 
 #: What a command of the program does, in words.
 COMMANDS = {
@@ -214,11 +221,18 @@ def _explain(docker: DockerStack, error: PulumiError) -> str:
             if UNREACHABLE.search(str(error)):
                 words.insert(0, f"images: {base}, the base of {service}, can't be had: name another in cluster:images")
             else:
-                words.insert(0, f"the image of {'the release' if service == 'app' else service} can't be built:")
+                what = "the release" if service == "app" else service
+                words = [f"the image of {what} can't be built:", *_build_output(error.remarks.get(urn, ())), *words]
     if "no space left on device" in str(error).lower():
         words.append("The disk is full; free some room and run it again (docker system df says what takes it).")
     words.append("What served still serves; the next `cluster up` goes on from here.")
     return "\n".join(words)
+
+
+def _build_output(remarks: Iterable[str]) -> list[str]:
+    """Return the last lines of what a build's programs printed; BuildKit's own frame around them is left out."""
+    lines = [line for remark in remarks for line in remark.splitlines() if not BUILD_FRAME.match(line)]
+    return [f"    {line}" for line in lines[-LOG_LINES:]]
 
 
 def _last_log(docker: DockerStack, name: str) -> list[str]:

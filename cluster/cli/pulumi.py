@@ -16,6 +16,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cluster.cli.context import CommandError, say
@@ -48,11 +49,17 @@ PR_SET_PDEATHSIG = 1
 
 
 class PulumiError(Exception):
-    """Pulumi failed; the text is what it said, without its frame. `failed` are the resources that did, by URN."""
+    """Pulumi failed; the text is what it said, without its frame.
 
-    def __init__(self, text: str, failed: tuple[str, ...] = ()) -> None:
+    failed: the resources that did, by URN. remarks: what else was said of resources, in order (a build's output).
+    """
+
+    def __init__(
+        self, text: str, failed: tuple[str, ...] = (), remarks: Mapping[str, list[str]] = MappingProxyType({})
+    ) -> None:
         super().__init__(text)
         self.failed = failed
+        self.remarks = remarks
 
 
 @dataclass(kw_only=True)
@@ -218,7 +225,7 @@ class Pulumi:
             return self._changing(arguments, tell_step, more)
         except PulumiError as error:
             if "currently locked" not in str(error):
-                raise PulumiError(self._explained_or_same(str(error)), error.failed) from error
+                raise PulumiError(self._explained_or_same(str(error)), error.failed, error.remarks) from error
             self._unlock(str(error))
         return self._changing(arguments, tell_step, more)
 
@@ -259,7 +266,7 @@ class Pulumi:
                 raise
             if process.wait() != 0:
                 text = seen.problem() or plain(output.read_text(encoding="utf-8", errors="replace"))
-                raise PulumiError(text, tuple(seen.failed))
+                raise PulumiError(text, tuple(seen.failed), seen.remarks)
             return Changes(counts=seen.counts)
 
 
@@ -302,6 +309,7 @@ class _Seen:
         self.tell_step = tell_step
         self.counts: dict[str, int] = {}
         self.problems: list[tuple[str, str]] = []
+        self.remarks: dict[str, list[str]] = {}
         self.failed: list[str] = []
 
     def take(self, event: Event) -> None:
@@ -313,6 +321,8 @@ class _Seen:
             diagnostic = event["diagnosticEvent"]
             if diagnostic["severity"] == "error":
                 self.problems.append((diagnostic.get("urn", ""), plain(diagnostic["message"])))
+            else:
+                self.remarks.setdefault(diagnostic.get("urn", ""), []).append(plain(diagnostic["message"]))
         self.tell_step(event)
 
     def problem(self) -> str:

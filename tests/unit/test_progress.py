@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.cli.docker import begun, ended
+from cluster.cli.docker import _build_output, begun, ended
 from cluster.cli.pulumi import LOCKED, Changes, name_of, plain
 
 URN = "urn:pulumi:dev::django-cluster::cluster:index:AppHosts$"
@@ -84,3 +84,16 @@ def test_only_what_is_not_the_same_counts_as_a_change() -> None:
 
 def test_a_resource_is_known_by_the_last_word_of_its_type_and_its_name() -> None:
     assert name_of(f"{URN}{CONTAINER}::app1") == ("Container", "app1")
+
+
+def test_of_a_failed_build_only_what_its_programs_printed_is_told() -> None:
+    remarks = [
+        "Building your image for linux/amd64 architecture.\nTo ensure you are building for the right one",
+        "digest: sha256:32ba\n[packages 7/7] RUN install-packages",
+        "error: No solution found when resolving dependencies\n  cause: no-such-package was not found",
+        "digest: sha256:34c5\n[packages 7/7] RUN\nerror: executor failed running [/bin/sh]",
+    ]
+    assert _build_output(remarks) == [
+        "    error: No solution found when resolving dependencies",
+        "      cause: no-such-package was not found",
+    ]

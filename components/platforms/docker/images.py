@@ -63,7 +63,7 @@ def _write_requirements(directory: Path, config: ClusterConfig, spec: ReleaseSpe
     """Write what packages are installed from: a change of code must not change it."""
     tree = directory / "tree"
     tree.mkdir(parents=True)
-    exported = project_requirements(spec.requirements, tree)
+    exported = project_requirements(spec.requirements, tree, outlives=True)
     if exported != spec.requirements:
         main = Path(exported.name)
     elif _needs_source(spec.requirements):

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.render import nginx
 from components.platforms.docker import platform
 from components.platforms.docker.platform import Docker
+from tests.local.saboteur import broken_rendering, no_retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,22 +50,6 @@ def no_drain() -> None:
     _other_script("serve.sh", "serve-without-drain.sh")
 
 
-def no_retry() -> None:
-    """nginx tries no other instance."""
-    original = nginx._proxy_defaults
-
-    def defaults(topology: Any) -> list[Any]:
-        return [d if d["directive"] != "proxy_next_upstream" else {**d, "args": ["off"]} for d in original(topology)]
-
-    nginx._proxy_defaults = defaults
-
-
-def broken_rendering() -> None:
-    """The renderer writes what nginx does not know."""
-    original = nginx._maps
-    nginx._maps = lambda topology: [*original(topology), {"directive": "no_such_directive", "args": []}]
-
-
 def no_turn() -> None:
     """Nobody looks at what nginx and the instances really run."""
     platform.Docker.live = property(lambda _self: _Blind(), lambda _self, _value: None)  # type: ignore[assignment]
@@ -79,3 +63,6 @@ class _Blind:
     @staticmethod
     def next_turn(_instance: str, _process: str) -> int:
         return 1
+
+
+__all__ = ["broken_rendering", "no_drain", "no_health_gate", "no_retry", "no_turn"]

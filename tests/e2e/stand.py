@@ -104,19 +104,6 @@ class DockerStand(Stand):
             check=False,
         )
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """Start a command that an interrupt reaches, also where the tests themselves run in the background."""
-        return subprocess.Popen(
-            self.command(*arguments),
-            cwd=self.root,
-            env={**self.environment(), **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - nothing else is done
-        )
-
     def start_pulumi(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             ["pulumi", "--non-interactive", *arguments, "--stack", self.name],

@@ -126,7 +126,10 @@ class Stand:
         return Result(done.returncode, done.stdout)
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """Start a command, and return it with its output to be read line by line."""
+        """Start a command, and return it with its output to be read line by line; an interrupt reaches it.
+
+        Where the tests run as a shell's background job, it would inherit that interrupts are ignored.
+        """
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self.root,
@@ -135,6 +138,7 @@ class Stand:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - nothing else is done
         )
 
     def up(self) -> Result:

@@ -1,0 +1,139 @@
+"""What is said of a Docker engine that can't be used, and how its address and a stack's rows are found."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cluster.config import parse_config
+from cluster.docker.engine import Engine, EngineError, Live
+from cluster.docker.observe import Observed
+from cluster.docker.places import nginx_config
+from cluster.topology import build_topology
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def with_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    program = tmp_path / "docker"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+
+GROUP = "(sudo usermod -aG docker $USER, then log in again)"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "permission denied while trying to connect to the Docker daemon socket",
+            f"no right to use the Docker engine here: add yourself to the group docker {GROUP}",
+        ),
+        (
+            "Cannot connect to the Docker daemon at unix:///var/run/docker.sock.",
+            "the Docker engine here does not answer: start it (sudo systemctl start docker), or set docker:host",
+        ),
+        ("something else", "docker: something else"),
+    ],
+)
+def test_an_engine_that_refuses_is_told_in_one_line(
+    words: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_docker(tmp_path, monkeypatch, f"echo '{words}' >&2; exit 1")
+    with pytest.raises(EngineError) as caught:
+        Engine().run("version")
+    assert str(caught.value) == said
+
+
+def test_an_engine_that_hangs_is_told_within_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_docker(tmp_path, monkeypatch, "exec sleep 5")
+    with pytest.raises(EngineError, match=r"ssh://a@b does not answer within 0\.2 s"):
+        Engine("ssh://a@b").run("version", timeout=0.2)
+
+
+def test_without_the_docker_command_one_line_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EngineError, match=r"^the docker command is missing: apt-get install docker\.io$"):
+        Engine().run("version")
+
+
+def test_another_engine_is_asked_by_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_docker(tmp_path, monkeypatch, 'echo "$DOCKER_HOST $*"')
+    assert Engine("ssh://deploy@10.0.0.5").run("ps", "-q") == "ssh://deploy@10.0.0.5 ps -q\n"
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("", "127.0.0.1"),
+        ("unix:///var/run/docker.sock", "127.0.0.1"),
+        ("ssh://deploy@10.0.0.5", "10.0.0.5"),
+        ("ssh://deploy@docker.example.com:2222", "docker.example.com"),
+        ("tcp://10.0.0.5:2376", "10.0.0.5"),
+    ],
+)
+def test_the_site_is_where_the_engine_publishes_its_port(host: str, address: str) -> None:
+    assert Engine(host).address() == address
+
+
+def test_nginx_that_is_there_and_can_t_be_asked_is_no_nginx_that_was_never_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_docker(tmp_path, monkeypatch, 'case "$*" in *--all*) echo abc ;; esac')
+    assert Engine().live("p/s").nginx_turn is None
+    with_docker(tmp_path, monkeypatch, "true")
+    assert Engine().live("p/s").nginx_turn == 0
+
+
+STACK: dict[str, Any] = {
+    "platform": "docker",
+    "app": {"project": "./example", "settings": "example.settings"},
+    "upstream": {"servers": 2},
+    "site": {"server_names": ["cluster"]},
+}
+
+
+def container(name: str, identity: str, release: str = "r1", *, running: bool = True) -> dict[str, Any]:
+    labels = {
+        "django-cluster.role": "instance",
+        "django-cluster.instance": name,
+        "django-cluster.release": release,
+    }
+    state = {"Running": running, "Status": "running" if running else "exited", "Pid": 7}
+    return {"Id": identity.ljust(64, "0"), "Config": {"Labels": labels}, "State": state}
+
+
+def observed(**changes: Any) -> Observed:
+    topology = build_topology(parse_config(copy.deepcopy(STACK)))
+    ids = {"app1": "a" * 12, "app2": "b" * 12}
+    status = {"state": "serving", "since": 1.0, "message": ""}
+    live: dict[str, Any] = {
+        "nginx": nginx_config(topology).digest,
+        "holders": {name: f"r1.{found}" for name, found in ids.items()},
+        "statuses": {(name, f"r1.{found}"): status for name, found in ids.items()},
+    }
+    containers = [container(name, found) for name, found in ids.items()]
+    more = changes.pop("more", [])
+    return Observed(live=Live(**{**live, **changes}), containers=(*containers, *more), topology=topology)
+
+
+def test_all_is_well_where_each_name_is_held_by_its_one_container() -> None:
+    found = observed()
+    assert (found.nginx_current, found.release) == (True, "r1")
+    assert all(row["ok"] for row in found.rows())
+
+
+def test_a_second_container_a_lost_name_or_another_release_is_not_well() -> None:
+    orphan = observed(more=[container("app1", "c" * 12, running=False)])
+    assert [row["ok"] for row in orphan.rows()] == [False, True]
+    lost = observed(holders={"app1": f"r1.{'a' * 12}", "app2": None})
+    assert [row["ok"] for row in lost.rows()] == [True, False]
+    assert lost.release is None
+    assert observed(nginx="0" * 64).nginx_current is False

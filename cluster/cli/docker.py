@@ -130,9 +130,9 @@ def _up(stack: Stack, rollback: str | None) -> None:
     docker = DockerStack(stack)
     docker.engine.run("version")
     pulumi = Pulumi(stack.root, stack.name)
-    pulumi.set_up()
+    resources = pulumi.set_up()
     check_lints(stack)
-    refresh = bool(_lost(docker, pulumi.export()))
+    refresh = bool(_lost(docker, resources))
     if refresh:
         tell("containers are missing or stopped: looking at what is there first")
     progress = Progress(docker.topology)
@@ -141,8 +141,9 @@ def _up(stack: Stack, rollback: str | None) -> None:
         changes = pulumi.up(progress.take, refresh=refresh, **environment)
     except PulumiError as error:
         raise CommandError(_explain(docker, error)) from error
-    orphans = _remove_orphans(docker, pulumi)
-    release = str(pulumi.outputs()["release"])
+    resources = pulumi.export()
+    orphans = _remove_orphans(docker, resources)
+    release = _release_of(resources)
     if changes.none and not orphans:
         tell(f"stack {stack.name}: no changes; release {release} serves at {site_url(stack.config)}")
         return
@@ -165,9 +166,14 @@ def _lost(docker: DockerStack, resources: list[dict[str, Any]]) -> list[str]:
     return sorted(name for found, name in wanted.items() if found not in running)
 
 
-def _remove_orphans(docker: DockerStack, pulumi: Pulumi) -> list[str]:
+def _release_of(resources: list[dict[str, Any]]) -> str:
+    """Return the stack's output `release`."""
+    (stack,) = [resource for resource in resources if resource["type"] == "pulumi:pulumi:Stack"]
+    return str(stack["outputs"]["release"])
+
+
+def _remove_orphans(docker: DockerStack, resources: list[dict[str, Any]]) -> list[str]:
     """Remove containers of this stack that a killed run left and no state knows; return their names."""
-    resources = pulumi.export()
     known = {resource.get("id") for resource in resources}
     volumes = {resource.get("id") for resource in resources if name_of(resource["urn"])[0] == "Volume"}
     names = []
@@ -333,7 +339,7 @@ def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
     if not resources:
         tell(f"stack {stack.name} was never up")
         return
-    _remove_orphans(docker, pulumi)
+    _remove_orphans(docker, resources)
     try:
         _changes: Changes = pulumi.destroy(Progress(docker.topology).take, protected=delete_data)
     except PulumiError as error:

@@ -19,7 +19,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from cluster.cli.context import CommandError, say
+from cluster.config import stack_path
 from cluster.local.secrets import ALPHABET, KEY_LENGTH, write_secret
 from cluster.local.state import Busy
 
@@ -138,25 +141,25 @@ class Pulumi:
 
     # --- setting up
 
-    def set_up(self) -> None:
-        """See that there is a backend, the stack, and its secret_key; what was made is said."""
+    def set_up(self) -> list[dict[str, Any]]:
+        """See that there is a backend, the stack, and its secret_key; what was made is said.
+
+        Return the resources in the stack's state.
+        """
         self._log_in()
+        resources = []
         try:
-            configured = self.configured()
-        except PulumiError as error:
+            resources = self.export()
+        except CommandError as error:
             if "no stack named" not in str(error):
-                raise CommandError(self._explain(str(error))) from error
+                raise
             self._make_stack()
-            configured = self.configured()
-        if SECRET_KEY not in configured:
+        document = yaml.safe_load(stack_path(self.root, self.stack).read_text(encoding="utf-8"))
+        if SECRET_KEY not in document["config"]:
             say("making secret_key")
             key = "".join(secrets.choice(ALPHABET) for _ in range(KEY_LENGTH))
             self._explained("config", "set", "--secret", SECRET_KEY, "--stack", self.stack, stdin=key)
-
-    def configured(self) -> set[str]:
-        """Return the stack's configuration keys, as `namespace:name`."""
-        found: dict[str, Any] = json.loads(self.run("config", "--json", "--stack", self.stack))
-        return set(found)
+        return resources
 
     def _log_in(self) -> None:
         if os.environ.get("PULUMI_BACKEND_URL"):
@@ -214,11 +217,6 @@ class Pulumi:
         """Return the resources in the stack's state."""
         document = json.loads(self._explained("stack", "export", "--stack", self.stack))
         return list((document.get("deployment") or {}).get("resources") or [])
-
-    def outputs(self) -> dict[str, Any]:
-        """Return the stack's outputs."""
-        found: dict[str, Any] = json.loads(self._explained("stack", "output", "--json", "--stack", self.stack))
-        return found
 
     def _repaired(self, arguments: list[str], tell_step: Callable[[Event], None], more: Mapping[str, str]) -> Changes:
         try:

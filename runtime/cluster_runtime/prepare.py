@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster_runtime.config import SECRET_NAMES, ConfigError, RuntimeConfig
+from cluster_runtime.describe import COLLECT, NOT_COLLECTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 #: Files smaller than this are not worth a compressed copy, bytes.
 WORTH_COMPRESSING = 1024
@@ -97,33 +98,33 @@ class Tasks:
 
     def static(self, endings: tuple[str, ...], *, collect: bool) -> None:
         """Prove that the project imports, and collect its static files."""
-        with tempfile.TemporaryDirectory() as temporary:
-            facts_file = Path(temporary) / "project.json"
-            self._run("app.settings: the project does not import", "cluster_runtime.describe", str(facts_file))
-            facts = json.loads(facts_file.read_text(encoding="utf-8"))
-        if not self.config.static_root:
-            return
-        public = Path(self.config.static_root)
+        public = Path(self.config.static_root or tempfile.gettempdir())
         public.mkdir(parents=True, exist_ok=True)
-        if collect and facts["static_app"]:
-            manage = ("cluster_runtime.manage", "collectstatic", "--noinput", "-v", "0")
-            self._run("app.collectstatic: collectstatic failed", *manage)
+        problems = {
+            NOT_COLLECTED: "app.collectstatic: collectstatic failed",
+            None: "app.settings: the project does not import",
+        }
+        with tempfile.TemporaryDirectory() as temporary:
+            describe = ("cluster_runtime.describe", str(Path(temporary) / "project.json"))
+            self._run(problems, *describe, *([COLLECT] if collect and self.config.static_root else []))
+        if collect and self.config.static_root:
             compress(public, endings)
 
     def migrate(self) -> None:
         """Run the migrations."""
         release = self.config.release
         manage = ("cluster_runtime.manage", "migrate", "--noinput", "-v", "1")
-        self._run(f"app.migrate: migrate failed in release {release}", *manage)
+        self._run({None: f"app.migrate: migrate failed in release {release}"}, *manage)
 
     def prove(self, instance: str) -> None:
         """Start an instance on sockets of its own, and end it as soon as it is healthy."""
         with tempfile.TemporaryDirectory() as sockets:
             run = ("cluster_runtime.instance", "run", "--prove", "--instance", instance, "--sockets", sockets)
             words = f"{instance} of release {self.config.release} did not get healthy"
-            self._run(words, *run, "--config", os.environ["CLUSTER_CONFIG"])
+            self._run({None: words}, *run, "--config", os.environ["CLUSTER_CONFIG"])
 
-    def _run(self, problem: str, module: str, *arguments: str) -> None:
+    def _run(self, problems: Mapping[int | None, str], module: str, *arguments: str) -> None:
+        """Run a module; TaskError with the problem of its exit status (None: of any other than 0)."""
         done = subprocess.run(
             [sys.executable, "-P", "-m", module, *arguments],
             stdin=subprocess.DEVNULL,
@@ -137,6 +138,7 @@ class Tasks:
             # What a check says again and again would leave no room for why.
             lines = [line for line, _same in groupby(mask(done.stdout, self.secrets).strip().splitlines())]
             hints = [READ_ONLY_HINT] if os.strerror(errno.EROFS) in done.stdout else []
+            problem = problems.get(done.returncode, problems[None])
             raise TaskError("\n".join([problem, *(f"    {line}" for line in lines[-LAST_LINES:]), *hints]))
 
 

@@ -312,8 +312,8 @@ def test_all_instances_are_healthy_before_any_takes_its_name_and_nginx_comes_las
         assert "prove" in record.named(name, CONTAINER).dependencies
     assert {f"{name}-serve" for name in NAMES} <= record.named("nginx-config").dependencies
     assert "migrate" in record.named("prove").dependencies
-    assert "static-files" in record.named("migrate").dependencies
-    assert {"postgres", "memcached1", "memcached2", "secrets"} <= record.named("static-files").dependencies
+    assert {"prove", "static-files"} <= record.named("app1", CONTAINER).dependencies
+    assert {"postgres", "memcached1", "memcached2", "secrets"} <= record.named("migrate").dependencies
     assert "database-password" in record.named("postgres", CONTAINER).dependencies
 
 
@@ -327,7 +327,7 @@ def test_one_at_a_time_each_instance_waits_for_the_one_before_to_serve(tmp_path:
 def test_without_migrate_nothing_migrates(tmp_path: Path) -> None:
     record = record_of(stack(app={"migrate": False}), tmp_path)
     assert not record.has("migrate")
-    assert "static-files" in record.named("prove").dependencies
+    assert {"postgres", "secrets"} <= record.named("prove").dependencies
 
 
 def test_instances_are_made_beside_the_old_ones_and_what_holds_a_port_or_data_is_replaced(record: Record) -> None:

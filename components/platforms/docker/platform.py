@@ -251,7 +251,7 @@ class Docker:
         volumes = (*mounts, Mount(volume=static.name, path=STATIC))
 
         def task(name: str, arguments: Sequence[str], after: Sequence[pulumi.Resource]) -> local.Command:
-            words = self._script("task.sh", "--lock", f"{STATIC}/lock", *arguments)
+            words = self._script("task.sh", "--lock", f"{STATIC}/lock-{name}", *arguments)
             environment: dict[str, pulumi.Input[str]] = {
                 "IMAGE": image,
                 "NETWORK": network.name,
@@ -262,10 +262,11 @@ class Docker:
 
         collect = () if app.collectstatic and topology.config.site.static_url else ("--no-collect",)
         endings = ",".join(compressed_endings())
-        last = task("static-files", ("static", "--compress", endings, *collect), (written, *store.ready, *made.ready))
+        files = task("static-files", ("static", "--compress", endings, *collect), (written,))
+        there: tuple[pulumi.Resource, ...] = (written, *store.ready, *made.ready)
         if app.migrate:
-            last = task("migrate", ("migrate",), (last,))
-        proven = task("prove", ("prove", "--instance", topology.names[0]), (last,))
+            there = (*there, task("migrate", ("migrate",), there))
+        proven = task("prove", ("prove", "--instance", topology.names[0]), there)
         # A project's static storage may read its own manifest there.
         seen = (*mounts, Mount(volume=static.name, path=STATIC, read_only=True))
         return Prepared(
@@ -274,7 +275,7 @@ class Docker:
             static=static.name,
             sockets=sockets.name,
             network=network.name,
-            ready=(proven,),
+            ready=(proven, files),
         )
 
     def _write_secrets(  # noqa: PLR0913, PLR0917 - what they are written with
@@ -347,7 +348,7 @@ class Docker:
     ) -> local.Command:
         return self._command(
             "static-current",
-            self._script("task.sh", "--lock", f"{STATIC}/lock", "show", "--static", STATIC),
+            self._script("task.sh", "--lock", f"{STATIC}/lock-static-files", "show", "--static", STATIC),
             environment={
                 "IMAGE": prepared.image,
                 "NETWORK": "none",

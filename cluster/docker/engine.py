@@ -33,7 +33,7 @@ class Live:
     holders: the process that holds each instance's name, as `release.container`.
     turns: how often each name was given.
     statuses: what each instance's processes last said of themselves, by instance and process.
-    static: the release whose static files are served first.
+    static: the release whose static files are served first. static_turn: how often that was said.
     """
 
     nginx: str | None = None
@@ -42,6 +42,12 @@ class Live:
     turns: Mapping[str, int] = field(default_factory=dict)
     statuses: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     static: str | None = None
+    static_turn: int = 0
+
+    def next_static_turn(self, release: str) -> int:
+        """Return the turn in which the static files of `release` are served first."""
+        turn = self.static_turn if self.nginx_turn is not None else None
+        return self._turn(turn, same=self.static == release)
 
     def next_nginx_turn(self, digest: str) -> int:
         """Return the turn of a delivery of `digest`: the last one where nginx runs it already, else another.
@@ -156,7 +162,9 @@ class Engine:
 
 def read_live(text: str) -> Live:
     """Read what nginx's `live` printed."""
-    nginx, turn, static = None, 0, None
+    nginx: str | None = None
+    turn: int | None = 0
+    static, static_turn = None, 0
     holders: dict[str, str | None] = {}
     turns = {}
     statuses = {}
@@ -164,14 +172,24 @@ def read_live(text: str) -> Live:
         what, *words = line.split(" ", 3)
         if what == "nginx":
             nginx, turn = _or_none(words[0]), int(words[1])
+            if nginx is not None and turn == 0:
+                turn = None  # it runs something, and nobody can say which time that was
         elif what == "static":
-            static = _or_none(words[0])
+            static, static_turn = _or_none(words[0]), int(words[1])
         elif what == "instance":
             holders[words[0]] = _or_none(words[1])
             turns[words[0]] = int(words[2])
         elif what == "status":
             statuses[words[0], words[1]] = json.loads(words[2])
-    return Live(nginx=nginx, nginx_turn=turn, holders=holders, turns=turns, statuses=statuses, static=static)
+    return Live(
+        nginx=nginx,
+        nginx_turn=turn,
+        holders=holders,
+        turns=turns,
+        statuses=statuses,
+        static=static,
+        static_turn=static_turn,
+    )
 
 
 def _or_none(word: str) -> str | None:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from cluster_runtime.config import SECRET_NAMES, ConfigError, RuntimeConfig
 from cluster_runtime.describe import COLLECT, NOT_COLLECTED
+from cluster_runtime.names import TURN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -71,8 +72,11 @@ def compress(public: Path, endings: tuple[str, ...]) -> None:
             shutil.copystat(path, compressed)
 
 
-def show(static: Path, release: str) -> None:
-    """Let `current` in `static` lead to the release's files and `previous` to the former one's; forget all others."""
+def show(static: Path, release: str, turn: int) -> None:
+    """Let `current` in `static` lead to the release's files and `previous` to the former one's; forget all others.
+
+    `turn` is written down: whoever releases tells by it whether this was the last time that it was said.
+    """
     current, previous = static / CURRENT, static / PREVIOUS
     former = str(current.readlink()) if current.is_symlink() else None
     if former != release:
@@ -82,6 +86,9 @@ def show(static: Path, release: str) -> None:
                 new.unlink(missing_ok=True)
                 new.symlink_to(where)
                 new.rename(link)
+    new = static / f"{TURN}.new"
+    new.write_text(str(turn), encoding="ascii")
+    new.rename(static / TURN)
     kept = {str(link.readlink()) for link in (current, previous) if link.is_symlink()}
     for directory in static.iterdir():
         if directory.is_dir() and not directory.is_symlink() and directory.name not in kept:
@@ -165,6 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("prove").add_argument("--instance", required=True)
     shown = commands.add_parser("show")
     shown.add_argument("--static", type=Path, required=True)
+    shown.add_argument("--turn", type=int, required=True)
     options = parser.parse_args(arguments)
     try:
         with _alone(options.lock):
@@ -176,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
             elif options.command == "prove":
                 tasks.prove(options.instance)
             else:
-                show(options.static, tasks.config.release)
+                show(options.static, tasks.config.release, options.turn)
     except (TaskError, ConfigError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -111,8 +111,8 @@ class Record:
     def children(self, parent: Registration) -> set[str]:
         return {one.name for one in self.registrations if one.parent == parent.urn}
 
-    def first(self, one: Registration) -> set[str]:
-        """Return the names of all that is done before `one` begins, however many steps before."""
+    def before(self, one: Registration) -> list[Registration]:
+        """Return all that is done before `one` begins, however many steps before."""
         by_urn = {other.urn: other for other in self.registrations}
         found: set[str] = set()
         waiting = [one.urn]
@@ -120,7 +120,7 @@ class Record:
             new = by_urn[waiting.pop()].dependencies - found
             found |= new
             waiting += new
-        return {by_urn[urn].name for urn in found}
+        return [by_urn[urn] for urn in sorted(found)]
 
     def inputs(self) -> dict[str, str]:
         """Return each resource's inputs as text, by the last word of its type and its name."""
@@ -209,24 +209,24 @@ def record(
     Whatever the program raises, an `apply` of it included, is raised here.
     """
 
-    def run() -> Record:
-        monitor = _Monitor(preview)
-        loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(loop)
-        try:
-            pulumi.runtime.set_mocks(monitor.mocks, project=PROJECT, stack=STACK, preview=preview, monitor=monitor)
-            settings.SETTINGS.outputs = set()
-            settings.set_root_resource(None)  # type: ignore[arg-type]
-            keys = {f"cluster:{name}": value for name, value in secrets.items()}
-            set_all_config({**(config or {}), **keys}, list(keys))
-            loop.run_until_complete(stack.run_in_stack(lambda: _without_result(program)))
-        finally:
-            loop.run_until_complete(loop.shutdown_default_executor())
-            loop.close()
-            asyncio.set_event_loop(None)
-        return monitor.record()
+    monitor = _Monitor(preview)
 
-    return contextvars.copy_context().run(run)
+    async def run() -> None:
+        pulumi.runtime.set_mocks(monitor.mocks, project=PROJECT, stack=STACK, preview=preview, monitor=monitor)
+        settings.SETTINGS.outputs = set()
+        settings.set_root_resource(None)  # type: ignore[arg-type]
+        keys = {f"cluster:{name}": value for name, value in secrets.items()}
+        set_all_config({**(config or {}), **keys}, list(keys))
+        await stack.run_in_stack(lambda: _without_result(program))
+
+    loop = asyncio.new_event_loop()
+    try:
+        # What Pulumi keeps as its settings is of this context alone, and the loop is nobody else's.
+        contextvars.copy_context().run(loop.run_until_complete, run())
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+    return monitor.record()
 
 
 def _without_result(program: Callable[[], object]) -> None:

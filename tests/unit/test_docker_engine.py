@@ -50,25 +50,6 @@ def test_an_engine_that_refuses_is_told_in_one_line(
     assert str(caught.value) == said
 
 
-def test_an_engine_that_hangs_is_told_within_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_docker(tmp_path, monkeypatch, "exec sleep 5")
-    with pytest.raises(EngineError, match=r"ssh://a@b does not answer within 0\.2 s"):
-        Engine("ssh://a@b").run("version", timeout=0.2)
-
-
-def test_without_the_docker_command_one_line_says_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EngineError, match=r"^the docker command is missing: apt-get install docker\.io$"):
-        Engine().run("version")
-
-
-def test_another_engine_is_asked_by_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_docker(tmp_path, monkeypatch, 'echo "$DOCKER_HOST $*"')
-    assert Engine("ssh://deploy@10.0.0.5").run("ps", "-q") == "ssh://deploy@10.0.0.5 ps -q\n"
-
-
 @pytest.mark.parametrize(
     ("host", "address"),
     [
@@ -81,15 +62,6 @@ def test_another_engine_is_asked_by_its_host(tmp_path: Path, monkeypatch: pytest
 )
 def test_the_site_is_where_the_engine_publishes_its_port(host: str, address: str) -> None:
     assert Engine(host).address() == address
-
-
-def test_nginx_that_is_there_and_can_t_be_asked_is_no_nginx_that_was_never_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with_docker(tmp_path, monkeypatch, 'case "$*" in *--all*) echo abc ;; esac')
-    assert Engine().live("p/s").nginx_turn is None
-    with_docker(tmp_path, monkeypatch, "true")
-    assert Engine().live("p/s").nginx_turn == 0
 
 
 STACK: dict[str, Any] = {

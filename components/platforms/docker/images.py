@@ -55,6 +55,9 @@ def write_context(directory: Path, topology: Topology, spec: ReleaseSpec) -> Non
     _write_requirements(new / "requirements", topology.config, spec)
     config = runtime_config(topology.config, runtime_places(topology, spec.digest), spec.digest)
     _write(new / "config.json", json.dumps(config, indent=1))
+    for path in (new, *new.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(DIRECTORY_MODE)  # whatever the umask: the engine copies modes too
     # Docker would leave out what a project's own .dockerignore names; here the project is not the context's root.
     new.rename(directory)
 

@@ -67,6 +67,9 @@ HEALTH_SECONDS = 2
 #: Seconds beyond drain and graceful_timeout until the engine kills an instance.
 GRACE_MARGIN = 15
 
+#: Instances, of two releases, for which the limit of processes is made at least.
+LEAST_TOGETHER = 32
+
 #: Limits of what is not an instance: memory in bytes, processes.
 NGINX_MEMORY, NGINX_PROCESSES = 512 * MEGABYTE, 256
 POSTGRES_MEMORY, POSTGRES_PROCESSES = 1024 * MEGABYTE, 512
@@ -262,11 +265,11 @@ class Docker:
 
         collect = () if app.collectstatic and topology.config.site.static_url else ("--no-collect",)
         endings = ",".join(compressed_endings())
-        files = task("static-files", ("static", "--compress", endings, *collect), (written,))
-        there: tuple[pulumi.Resource, ...] = (written, *store.ready, *made.ready)
+        # One after another: a release that can't even be imported or collected must not touch the database.
+        last = task("static-files", ("static", "--compress", endings, *collect), (written, *store.ready, *made.ready))
         if app.migrate:
-            there = (*there, task("migrate", ("migrate",), there))
-        proven = task("prove", ("prove", "--instance", topology.names[0]), there)
+            last = task("migrate", ("migrate",), (last,))
+        proven = task("prove", ("prove", "--instance", topology.names[0]), (last,))
         # A project's static storage may read its own manifest there.
         seen = (*mounts, Mount(volume=static.name, path=STATIC, read_only=True))
         return Prepared(
@@ -275,7 +278,7 @@ class Docker:
             static=static.name,
             sockets=sockets.name,
             network=network.name,
-            ready=(proven, files),
+            ready=(proven,),
         )
 
     def _write_secrets(  # noqa: PLR0913, PLR0917 - what they are written with
@@ -325,7 +328,7 @@ class Docker:
             }
             healthy = tuple(containers.values())
             if shown is None:
-                shown = self._show_static(topology, prepared, opts, healthy)
+                shown = self._show_static(topology, spec.digest, prepared, opts, healthy)
             taken = [
                 self._serve(topology, spec.digest, name, container, opts, (*healthy, shown), alone=alone)
                 for name, container in containers.items()
@@ -342,15 +345,18 @@ class Docker:
     def _show_static(
         self,
         topology: Topology,
+        release: str,
         prepared: Prepared,
         opts: pulumi.ResourceOptions,
         after: Sequence[pulumi.Resource],
     ) -> local.Command:
+        words = self._script("task.sh", "--lock", f"{STATIC}/lock-static-files", "show", "--static", STATIC)
         return self._command(
             "static-current",
-            self._script("task.sh", "--lock", f"{STATIC}/lock-static-files", "show", "--static", STATIC),
+            f'{words} --turn "$TURN"',
             environment={
                 "IMAGE": prepared.image,
+                "TURN": str(self.live.next_static_turn(release)),
                 "NETWORK": "none",
                 "MEMORY": str(int(topology.config.app.memory)),
                 "VOLUMES": _volume_words(
@@ -539,8 +545,7 @@ def instance_spec(topology: Topology, release: str, name: str) -> Spec:
         user=APP_USER,
         command=(*run, "--config", "/srv/config.json", "--sockets", RUN),
         memory=int(app.memory),
-        # The kernel counts a user's processes in all containers together: those of old and new release.
-        processes=app.processes * 2 * len(topology.names),
+        processes=app.processes * _together(len(topology.names)),
         grace=instance_grace(topology),
         health=Health(
             test=("CMD-SHELL", f"""grep -qE '"state": "(ready|serving|draining)"' {status}"""),
@@ -550,6 +555,15 @@ def instance_spec(topology: Topology, release: str, name: str) -> Spec:
         start_seconds=start,
         labels={INSTANCE_LABEL: name, RELEASE_LABEL: release},
     )
+
+
+def _together(instances: int) -> int:
+    """Return for how many instances a limit of processes must be enough.
+
+    The kernel counts a user's processes in all containers together, those of two releases. A power of two, so that one
+    instance more does not make all others anew.
+    """
+    return max(LEAST_TOGETHER, 1 << (2 * instances - 1).bit_length())
 
 
 def container_digest(topology: Topology) -> str:

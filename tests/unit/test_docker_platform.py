@@ -1,0 +1,818 @@
+"""Platform docker beneath its components: what really runs, the same topology as on this machine, build contexts."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import stat
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import crossplane
+import pulumi
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.config import parse_config
+from cluster.docker.engine import Engine, EngineError, Live, read_live
+from cluster.docker.places import NGINX_PLACES, base_image, nginx_config, runtime_places
+from cluster.local.places import Places
+from cluster.release import ReleaseError, ReleaseSpec, RuntimePlaces, runtime_config, specify
+from cluster.render.nginx import NginxPlaces, render_nginx, version_in_image
+from cluster.topology import Topology, build_topology
+from components.platforms.docker import images
+from components.platforms.docker.containers import Health, Mount, Ports, Spec, go_duration, make_container
+from components.platforms.docker.images import write_context
+from components.platforms.docker.platform import container_digest, instance_spec
+from tests.unit.pulumi_mocks import (
+    CANARIES,
+    COMMAND,
+    CONTAINER,
+    SECRETS,
+    Record,
+    program,
+    record,
+    run_main,
+    stack_values,
+    write_stack,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+VALUES = stack_values(site={"instance_ports": 8100})
+NAMES = ("app1", "app2", "app3", "app4")
+SERVES = {f"Command {name}-serve" for name in NAMES}
+STACK_LABEL = "django-cluster/dev"
+
+
+# --- what runs, and what is done about it
+
+
+def running(after: Record) -> str:
+    """Return what nginx's `live` prints where everything runs that an `up` registered."""
+    config, shown = after.named("nginx-config").environment, after.named("static-current").environment
+    serves = {name: after.named(f"{name}-serve").environment for name in NAMES}
+    lines = [f"nginx {config['DIGEST']} {config['TURN']}"]
+    lines.append(f"static {serves['app1']['RELEASE']} {shown.get('TURN', 1)}")
+    lines += [f"instance {n} {e['RELEASE']}.{e['CONTAINER'][:12]} {e['TURN']}" for n, e in serves.items()]
+    return "\n".join([*lines, ""])
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """A stack after its first `up`: what was registered then, and what runs since."""
+
+    root: Path
+    record: Record
+    text: str
+
+    def changes(self, text: str, **changes: Any) -> set[str]:
+        """Return what another `up` does where `text` is what runs."""
+        return self.record.changes(run_main(self.root, {**VALUES, **changes}, live=read_live(text)))
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    root = tmp_path_factory.mktemp("repository")
+    first = run_main(root, VALUES, live=Live())
+    return Told(root, first, running(first))
+
+
+def test_what_live_prints_is_read() -> None:
+    digest = "0123456789abcdef" * 4
+    live = read_live(
+        f"nginx {digest} 7\n"
+        "static 0123456789ab 3\n"
+        "instance app1 0123456789ab.ba9876543210 3\n"
+        'status app1 0123456789ab.ba9876543210 {"state": "serving", "message": "as it should be", "since": 1.5}\n'
+        'status app1 ba9876543210.0123456789ab {"state": "draining", "message": "", "since": 2}\n'
+        "instance app2 - 0\n"
+    )
+    assert (live.nginx, live.nginx_turn, live.static) == (digest, 7, "0123456789ab")
+    assert live.holders == {"app1": "0123456789ab.ba9876543210", "app2": None}
+    assert live.turns == {"app1": 3, "app2": 0}
+    assert {process: status["state"] for (_, process), status in live.statuses.items()} == {
+        "0123456789ab.ba9876543210": "serving",
+        "ba9876543210.0123456789ab": "draining",
+    }
+    assert live.statuses["app1", "0123456789ab.ba9876543210"]["message"] == "as it should be"
+
+
+def test_an_nginx_that_answers_nothing_runs_nothing() -> None:
+    live = read_live("nginx - 0\nstatic - 0\n")
+    assert (live.nginx, live.nginx_turn, live.static, live.holders) == (None, 0, None, {})
+
+
+@given(st.integers(0, 2**31), st.sampled_from(["same", "other", None]))
+def test_a_delivery_has_the_last_turn_if_nginx_runs_it_and_else_one_that_was_never_there(
+    turn: int, runs: str | None
+) -> None:
+    found = Live(nginx=runs, nginx_turn=turn).next_nginx_turn("same")
+    assert found == turn if runs == "same" else found > turn
+
+
+@given(st.integers(0, 2**31), st.sampled_from(["r.mine", "r.another", None]))
+def test_a_name_is_given_in_the_last_turn_if_it_is_held_and_else_in_another(turn: int, holder: str | None) -> None:
+    found = Live(holders={"app1": holder}, turns={"app1": turn}).next_turn("app1", "r.mine")
+    assert found == turn if holder == "r.mine" else found > turn
+
+
+def test_where_nobody_can_say_what_runs_each_turn_is_one_that_no_state_can_hold() -> None:
+    live = Live(nginx="same", nginx_turn=None, holders={"app1": "r.mine"}, turns={"app1": 3})
+    now = int(time.time())
+    assert live.next_nginx_turn("other") >= now
+    assert live.next_turn("app1", "r.another") >= now
+
+
+def test_a_second_up_changes_nothing(told: Told) -> None:
+    assert told.changes(told.text) == set()
+
+
+def test_the_trap_an_nginx_that_runs_what_the_state_never_heard_of_gets_its_configuration_again(told: Told) -> None:
+    """Killed after nginx's reload and before the state was written; then the stack file goes back to what it was."""
+    servers = [{"name": name, "weight": 7 if name == "app2" else 1} for name in NAMES]
+    other = {"upstream": {"servers": servers}}
+    killed = run_main(told.root, {**VALUES, **other}, live=read_live(told.text))
+    assert told.record.changes(killed) == {"Command nginx-config"}
+    environment = killed.named("nginx-config").environment
+    left = re.sub(r"^nginx .*", f"nginx {environment['DIGEST']} {environment['TURN']}", told.text)
+    assert left != told.text
+    assert told.changes(left) == {"Command nginx-config"}, "nginx would run the other configuration for ever"
+
+
+@pytest.mark.parametrize("turn", [1, 9])
+def test_the_trap_does_not_close_whatever_the_last_turn_was(turn: int, told: Told) -> None:
+    text = re.sub(r"^nginx .*", f"nginx {'f' * 64} {turn}", told.text)
+    assert told.changes(text) == {"Command nginx-config"}
+
+
+def test_a_name_that_another_process_holds_is_given_again_and_no_other(told: Told) -> None:
+    text = re.sub(r"^instance app2 \S+", "instance app2 ba9876543210.0123456789ab", told.text, flags=re.MULTILINE)
+    assert text != told.text
+    assert told.changes(text) == {"Command app2-serve"}
+
+
+def test_a_name_that_nobody_holds_is_given_again(told: Told) -> None:
+    text = re.sub(r"^instance app3 \S+", "instance app3 -", told.text, flags=re.MULTILINE)
+    assert told.changes(text) == {"Command app3-serve"}
+
+
+def test_the_static_files_of_a_release_that_does_not_serve_are_replaced(told: Told) -> None:
+    """Killed after another release's files were shown and before the state was written; then the code goes back."""
+    text = re.sub(r"^static \S+ (\S+)", "static ba9876543210 2", told.text, flags=re.MULTILINE)
+    assert text != told.text
+    why = "pages of this release would get the style sheets of the other one for ever"
+    assert told.changes(text) == {"Command static-current"}, why
+
+
+def test_an_nginx_that_says_nothing_gets_everything_again(told: Told) -> None:
+    live = Live(nginx_turn=None)
+    changes = told.record.changes(run_main(told.root, VALUES, live=live))
+    assert changes - {"Command static-current"} == {"Command nginx-config", *SERVES}
+
+
+# --- the engine, as a program called docker that says what it is told to
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Put a program `docker` on PATH, of shell; it keeps its arguments, a line a call."""
+
+    def put(text: str) -> Path:
+        calls = tmp_path / "calls"
+        path = tmp_path / "bin" / "docker"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f'#!/bin/sh\necho "$*" >>{calls}\n{text}\n')
+        path.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{path.parent}:/usr/bin:/bin")
+        return calls
+
+    return put
+
+
+REFUSALS = {
+    "stopped": (
+        "echo 'Cannot connect to the Docker daemon at unix:///var/run/docker.sock.' >&2; exit 1",
+        "the Docker engine here does not answer: start it",
+    ),
+    "no right": (
+        "echo 'permission denied while trying to connect to the Docker daemon socket' >&2; exit 1",
+        "no right to use the Docker engine here: add yourself to the group docker",
+    ),
+    "other": ("echo 'no such thing' >&2; exit 125", "docker: no such thing"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_an_engine_that_is_away_ends_the_program_with_one_line_that_says_what_to_do(
+    name: str, docker: Callable[[str], Path], tmp_path: Path
+) -> None:
+    text, words = REFUSALS[name]
+    docker(text)
+    root = write_stack(tmp_path / "repository", VALUES)
+    with contextlib.chdir(root), pytest.raises(pulumi.RunError, match=f"^{re.escape(words)}") as refused:
+        record(program)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_missing_docker_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EngineError, match=r"^the docker command is missing: apt-get install"):
+        Engine().live(STACK_LABEL)
+
+
+def test_an_engine_that_hangs_is_not_waited_for(docker: Callable[[str], Path]) -> None:
+    docker("exec sleep 5")
+    with pytest.raises(EngineError, match=r"ssh://far does not answer within 0\.1 s"):
+        Engine("ssh://far").run("ps", timeout=0.1)
+
+
+def test_the_program_asks_the_running_nginx_what_runs(docker: Callable[[str], Path], told: Told) -> None:
+    (told.root / "live").write_text(told.text)
+    calls = docker(f"case $1 in ps) echo 0123abcd;; exec) cat {told.root}/live;; esac")
+    with contextlib.chdir(write_stack(told.root, VALUES)):
+        assert told.record.changes(record(program)) == set()
+    asked, looked = calls.read_text().splitlines()
+    assert "label=django-cluster.stack=django-cluster/dev" in asked
+    assert "label=django-cluster.role=nginx" in asked
+    assert looked == "exec 0123abcd /usr/local/lib/cluster/live"
+
+
+@pytest.mark.parametrize(
+    ("text", "turn"),
+    [
+        ("exit 0", 0),
+        ('case "$*" in *--all*) echo 0123abcd;; esac', None),
+        ("case $1 in ps) echo 0123abcd;; exec) echo 'is restarting' >&2; exit 1;; esac", None),
+    ],
+    ids=["no nginx", "stopped", "restarting"],
+)
+def test_without_an_answer_of_nginx_s_only_a_stack_that_was_never_there_begins_at_the_first_turn(
+    text: str, turn: int | None, docker: Callable[[str], Path]
+) -> None:
+    docker(text)
+    assert Engine().live(STACK_LABEL) == Live(nginx_turn=turn)
+
+
+def test_an_engine_elsewhere_is_asked_there_and_its_commands_go_there_too(
+    docker: Callable[[str], Path], tmp_path: Path
+) -> None:
+    hosts = tmp_path / "hosts"
+    docker(f'echo "$DOCKER_HOST" >>{hosts}')
+    root = write_stack(tmp_path / "repository", VALUES)
+    with contextlib.chdir(root):
+        found = record(program, config={"docker:host": "ssh://deploy@10.0.0.5"})
+    assert set(hosts.read_text().split()) == {"ssh://deploy@10.0.0.5"}
+    elsewhere = {one.environment.get("DOCKER_HOST") for one in found.of(COMMAND)}
+    assert elsewhere == {"ssh://deploy@10.0.0.5"}, "a command would reach another engine than the containers are on"
+
+
+def test_an_engine_of_one_s_own_is_left_to_the_docker_command_to_find(told: Told) -> None:
+    assert not any("DOCKER_HOST" in one.environment for one in told.record.of(COMMAND))
+
+
+# --- the same topology as on this machine
+
+
+STACKS: dict[str, dict[str, Any]] = {
+    "dev": stack_values(),
+    "instance ports": VALUES,
+    "weights and backups": stack_values(
+        upstream={
+            "servers": [
+                {"name": "a", "weight": 5, "max_fails": 3, "fail_timeout": "20s", "max_conns": 9},
+                {"name": "b", "down": True},
+                {"name": "c", "backup": True},
+            ]
+        }
+    ),
+    "hash, cookies": stack_values(upstream={"method": "hash", "servers": 3}, sessions={"engine": "signed_cookies"}),
+    "ip_hash, sqlite, files": stack_values(
+        upstream={"method": "ip_hash", "servers": 2}, sessions={"engine": "file"}, database={"engine": "sqlite"}
+    ),
+    "least_conn, one, cache": stack_values(
+        upstream={"method": "least_conn", "servers": 1}, sessions={"engine": "cache"}, site={"access_log": False}
+    ),
+    "random, db, no static files": stack_values(
+        upstream={"method": "random", "servers": 5}, sessions={"engine": "db"}, site={"static_url": None}
+    ),
+    "a newer nginx, asgi": stack_values(
+        images={"nginx": "nginx:1.30"},
+        app={"interface": "asgi", "environment": {"MODE": "x"}},
+        site={"server_names": ["_"], "listen": 80},
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=STACKS)
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Both:
+    values = STACKS[request.param]
+    return Both(values, run_main(tmp_path_factory.mktemp("repository"), values), tmp_path_factory.mktemp("local"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Both:
+    """One stack on Docker, as its program registered it, and on this machine."""
+
+    values: dict[str, Any]
+    docker: Record
+    directory: Path
+
+    @property
+    def local(self) -> Topology:
+        return build_topology(parse_config({**self.values, "platform": "local"}))
+
+    @property
+    def places(self) -> Places:
+        return Places(self.directory, "local")
+
+
+def delivered(text: str, directory: Path) -> set[str]:
+    """Put a delivery's files and links below a directory, as nginx/deliver reads it; return their paths."""
+    found: dict[str, list[str]] = {}
+    links: dict[str, str] = {}
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("# file "):
+            lines = found.setdefault(line.removeprefix("# file "), [])
+        elif line.startswith("# link "):
+            path, target = line.removeprefix("# link ").split(" ")
+            links[path] = target
+        else:
+            lines.append(line)
+    put({path: "\n".join([*texts, ""]) for path, texts in found.items()}, links, directory)
+    return {*found, *links}
+
+
+def put(files: dict[str, str], links: dict[str, str], directory: Path) -> None:
+    for path in (*files, *links):
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+    for path, text in files.items():
+        (directory / path).write_text(text)
+    for path, target in links.items():
+        (directory / path).symlink_to(target)
+
+
+def tree(directory: Path, places: NginxPlaces, digest: str) -> list[str]:
+    """Return a configuration as nginx reads it, a line a directive; a path is named by what it is for."""
+    parsed = crossplane.parse(str(directory / "nginx.conf"), combine=True, check_ctx=False, check_args=False)
+    assert parsed["status"] == "ok", parsed["errors"]
+    named = {getattr(places, f.name): f.name for f in dataclasses.fields(places) if f.name not in NO_PATHS}
+    words = {**named, digest: "digest"}
+    return [line for line in flat(parsed["config"][0]["parsed"], words, "") if not line.startswith("user ")]
+
+
+#: Fields of NginxPlaces that are no paths.
+NO_PATHS = ("user", "listen_address", "instance_address")
+
+
+def flat(block: list[dict[str, Any]], words: dict[str, str], inside: str) -> Iterator[str]:
+    for directive in block:
+        args = list(directive["args"])
+        if directive["directive"] == "listen":
+            args[0] = args[0].removeprefix("127.0.0.1:")
+        line = " ".join([directive["directive"], *args])
+        for path in sorted(words, key=len, reverse=True):
+            line = line.replace(path, f"<{words[path]}>")
+        yield f"{inside}{line}"
+        yield from flat(directive.get("block", []), words, f"{inside}{line} > ")
+
+
+def test_nginx_s_configuration_is_that_of_this_machine_paths_aside(both: Both, tmp_path: Path) -> None:
+    text = both.docker.named("nginx-config").inputs["stdin"]
+    paths = delivered(text, tmp_path / "docker")
+    places = both.places.nginx_places("nobody")
+    version = version_in_image(base_image(parse_config(both.values), "nginx"))
+    here = render_nginx(both.local, places, version)
+    put(here.files, here.links, tmp_path / "local")
+    assert paths == {*here.files, *here.links}
+
+    digest = both.docker.named("nginx-config").environment["DIGEST"]
+    there_tree = tree(tmp_path / "docker", NGINX_PLACES, digest)
+    here_tree = tree(tmp_path / "local", places, here.digest)
+    assert there_tree == here_tree, "the same stack file would be another site on Docker"
+
+    servers = [line for line in here_tree if re.match(r"http > upstream cluster > server unix:<sockets>/", line)]
+    assert len(servers) == len(both.local.names), "the trees were not those of a site"
+    assert any(line.endswith("return 200 <digest>") for line in here_tree)
+    assert not any(str(both.directory) in line for line in here_tree), "a path is compared as it is"
+
+
+def test_the_digest_that_nginx_will_tell_is_in_what_is_delivered(both: Both) -> None:
+    command = both.docker.named("nginx-config")
+    digest = command.environment["DIGEST"]
+    assert command.inputs["stdin"].count(digest) == 1
+    assert digest == nginx_config(build_topology(parse_config(both.values))).digest
+    assert command.environment["POLITE"] == ("no" if "nginx" in both.values["images"] else "yes")
+
+
+def test_an_instance_is_configured_as_on_this_machine_paths_aside(both: Both) -> None:
+    release = Path(both.docker.named("app-image").inputs["build"]["context"]).name
+    config = parse_config(both.values)
+    topology = build_topology(config)
+    there_places = runtime_places(topology, release)
+    nodes = topology.memcached_nodes
+    here_places = both.places.runtime_places(release, config.site.static_url, nodes)
+    there = named_places(runtime_config(config, there_places, release), there_places)
+    here = named_places(runtime_config(both.local.config, here_places, release), here_places)
+    assert there == here
+    assert "/srv/" not in json.dumps(there), "a path is compared as it is"
+
+
+def named_places(config: dict[str, Any], places: RuntimePlaces) -> Any:
+    """Return a configuration in which each place is named by what it is for."""
+    words: dict[str, str] = {}
+    for field in dataclasses.fields(places):
+        value = getattr(places, field.name)
+        found = dict(enumerate(value)) if isinstance(value, tuple) else {"": value}
+        words |= {path: f"<{field.name}{number}>" for number, path in found.items()}
+
+    def name(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: name(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [name(one) for one in value]
+        return words.get(value, value) if isinstance(value, str) else value
+
+    return name(config)
+
+
+def test_the_release_s_configuration_is_in_its_image(told: Told) -> None:
+    context = Path(told.record.named("app-image").inputs["build"]["context"])
+    config = parse_config(VALUES)
+    written = json.loads((told.root / context / "config.json").read_text())
+    assert written == runtime_config(config, runtime_places(build_topology(config), context.name), context.name)
+    assert written["release"] == told.record.exports["release"]
+    assert written["sessions"]["memcached"] == ["/run/sessions/memcached1.sock", "/run/sessions/memcached2.sock"]
+
+
+# --- the build context of a release
+
+
+def specified(root: Path, values: dict[str, Any] | None = None) -> tuple[Topology, ReleaseSpec]:
+    config = parse_config(VALUES if values is None else values)
+    return build_topology(config), specify(config, root, SECRETS, "image", "platform")
+
+
+def repository(root: Path, **files: str) -> Path:
+    """Make a repository with a small project in site/; `files` are more files, by their paths from the repository."""
+    texts = {"site/manage.py": "print()\n", "site/requirements.txt": "django\n", "site/pkg/__init__.py": "", **files}
+    for path, text in texts.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    return root
+
+
+def site_values(requirements: str | None = None) -> dict[str, Any]:
+    return {**VALUES, "app": {"project": "./site", "settings": "pkg.settings", "requirements": requirements}}
+
+
+def listing(directory: Path) -> dict[str, tuple[str, bytes]]:
+    """Return all that is in a directory: the mode and content of each entry."""
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_symlink():
+            found[str(path.relative_to(directory))] = ("link", os.fsencode(path.readlink()))
+        else:
+            mode = stat.filemode(path.stat().st_mode)
+            found[str(path.relative_to(directory))] = (mode, path.read_bytes() if path.is_file() else b"")
+    return found
+
+
+@contextlib.contextmanager
+def umask(mask: int) -> Iterator[None]:
+    former = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(former)
+
+
+IGNORED = (
+    *("site/.git/config", "site/db.sqlite3", "site/db.sqlite3-wal", "site/pkg/__pycache__/a.pyc", "site/.venv/x.py"),
+    *("site/node_modules/x.js", "site/.cluster/local/secrets/secret_key"),
+)
+
+
+def test_a_context_holds_the_project_the_runtime_and_nothing_that_is_ignored(tmp_path: Path) -> None:
+    root = repository(tmp_path / "repository", **dict.fromkeys(IGNORED, "x"), **{"site/pkg/code.py": "y = 1\n"})
+    write_context(tmp_path / "context", *specified(root, site_values()))
+    held = listing(tmp_path / "context")
+    project = {path for path, (mode, _) in held.items() if path.startswith("project/") and mode[0] == "-"}
+    assert project == {
+        *("project/manage.py", "project/requirements.txt", "project/pkg/__init__.py", "project/pkg/code.py")
+    }
+    assert {"Dockerfile", "install-packages", "install-python", "config.json"} <= held.keys()
+    assert "runtime/cluster_runtime/instance.py" in held
+
+
+def test_no_file_that_the_program_writes_holds_a_secret(told: Told) -> None:
+    held = listing(told.root / ".cluster")
+    assert any(path.endswith("project/manage.py") for path in held), "nothing was looked at"
+    found = {path for path, (_, data) in held.items() if any(word.encode() in data for word in CANARIES)}
+    assert found == set(), "whoever has the image has the secret"
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o022, 0o077], ids=oct)
+def test_the_same_code_makes_the_same_context_wherever_and_however_it_was_cloned(mask: int, tmp_path: Path) -> None:
+    write_context(tmp_path / "first", *specified(repository(tmp_path / "a"), site_values()))
+    with umask(mask):
+        root = repository(tmp_path / "elsewhere" / "b")
+        (root / "site" / "requirements.txt").touch()
+        os.utime(root / "site" / "manage.py", (1, 1))
+        write_context(tmp_path / "second", *specified(root, site_values()))
+    first, second = listing(tmp_path / "first"), listing(tmp_path / "second")
+    assert first.keys() == second.keys()
+    different = {path: (first[path][0], second[path][0]) for path in first if first[path] != second[path]}
+    assert different == {}, "another image of the same release; with 0700 the instances can't read it at all"
+
+
+def test_a_context_has_three_modes_and_no_other(tmp_path: Path) -> None:
+    root = repository(tmp_path / "repository")
+    (root / "site" / "manage.py").chmod(0o700)
+    (root / "site" / "requirements.txt").chmod(0o600)
+    (root / "site" / "pkg" / "link.py").symlink_to("__init__.py")
+    write_context(tmp_path / "context", *specified(root, site_values()))
+    held = listing(tmp_path / "context")
+    assert held["project/manage.py"][0] == "-rwxr-xr-x"
+    assert held["project/requirements.txt"][0] == "-rw-r--r--"
+    assert held["project/pkg/link.py"] == ("link", b"__init__.py")
+    assert {mode for mode, _ in held.values()} == {"-rwxr-xr-x", "-rw-r--r--", "drwxr-xr-x", "link"}
+
+
+def test_a_context_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    made = specified(repository(tmp_path / "repository"), site_values())
+    context = tmp_path / "work" / "context"
+    full = OSError(28, "No space left on device")
+    with (
+        patch.object(images, "_write_requirements", side_effect=full),
+        pytest.raises(OSError, match="No space left"),
+    ):
+        write_context(context, *made)
+    assert not context.exists(), "the next run would build half a release"
+    assert any(context.parent.iterdir()), "the failure came too early to tell anything"
+    write_context(context, *made)
+    assert {path.name for path in context.parent.iterdir()} == {"context"}, "what a failed run left is still there"
+    assert (context / "config.json").is_file()
+
+
+def test_a_context_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
+    root = repository(tmp_path / "repository")
+    made = specified(root, site_values())
+    write_context(tmp_path / "context", *made)
+    (root / "site" / "manage.py").write_text("edited since\n")
+    write_context(tmp_path / "context", *made)
+    assert (tmp_path / "context" / "project" / "manage.py").read_text() == "print()\n"
+
+
+def test_a_full_disk_ends_the_program_with_one_line(tmp_path: Path) -> None:
+    full = OSError(28, "No space left on device", "/srv/full")
+    with (
+        patch("components.platforms.docker.platform.write_context", side_effect=full),
+        pytest.raises(pulumi.RunError, match=r"^/srv/full: No space left on device; free some room$"),
+    ):
+        run_main(tmp_path, VALUES)
+
+
+DYNAMIC = '[project]\nname = "site"\nversion = "1"\ndynamic = ["dependencies"]\n'
+
+#: Files of a repository, the stack file's `requirements`, the file to install from, and all that is held beside it.
+REQUIREMENTS: dict[str, tuple[dict[str, str], str | None, str, set[str]]] = {
+    "one file": ({}, None, "requirements.txt", {"requirements.txt"}),
+    "an include above": (
+        {
+            "site/requirements.txt": "-r ../other.txt\n",
+            "other.txt": "-c limits/all.txt\ndjango\n",
+            "limits/all.txt": "",
+        },
+        None,
+        "site/requirements.txt",
+        {"site/requirements.txt", "other.txt", "limits/all.txt"},
+    ),
+    "an include written long": (
+        {"site/requirements.txt": "--requirement=more.txt\n", "site/more.txt": "django\n"},
+        None,
+        "requirements.txt",
+        {"requirements.txt", "more.txt"},
+    ),
+    "pyproject.toml": (
+        {"site/pyproject.toml": '[project]\nname = "site"\nversion = "1"\ndependencies = ["django"]\n'},
+        "pyproject.toml",
+        "pyproject.toml",
+        {"pyproject.toml"},
+    ),
+    "pyproject.toml with dynamic dependencies": (
+        {"site/pyproject.toml": DYNAMIC, "site/setup.py": "x\n", "site/db.sqlite3": "x"},
+        "pyproject.toml",
+        "pyproject.toml",
+        {"pyproject.toml", "setup.py", "manage.py", "requirements.txt", "pkg/__init__.py"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REQUIREMENTS)
+def test_a_context_holds_all_that_packages_are_installed_from_and_no_more(name: str, tmp_path: Path) -> None:
+    files, requirements, main, held = REQUIREMENTS[name]
+    root = repository(tmp_path / "repository", **files)
+    write_context(tmp_path / "context", *specified(root, site_values(requirements)))
+    directory = tmp_path / "context" / "requirements"
+    assert (directory / "main").read_text() == main
+    tree_held = {path for path, (mode, _) in listing(directory / "tree").items() if mode[0] == "-"}
+    assert tree_held == held, "more: a change of code would install all packages again"
+    assert (directory / "tree" / main).read_bytes() == (
+        root / "site" / (requirements or "requirements.txt")
+    ).read_bytes()
+
+
+def test_of_a_lock_file_its_export_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exported(*arguments: str, **_options: Any) -> str:
+        Path(arguments[arguments.index("--output-file") + 1]).write_text("django==5.2.1\n")
+        return ""
+
+    monkeypatch.setattr("cluster.packages.run_uv", exported)
+    project = '[project]\nname = "site"\nversion = "1"\ndependencies = ["django"]\n'
+    root = repository(tmp_path / "repository", **{"site/pyproject.toml": project, "site/uv.lock": "version = 1\n"})
+    write_context(tmp_path / "context", *specified(root, site_values("pyproject.toml")))
+    directory = tmp_path / "context" / "requirements"
+    assert (directory / "tree" / (directory / "main").read_text()).read_text() == "django==5.2.1\n"
+    assert {path.name for path in (directory / "tree").iterdir()} == {"requirements.txt"}
+
+
+def test_a_change_of_the_code_changes_nothing_that_packages_are_installed_from(tmp_path: Path) -> None:
+    root = repository(tmp_path / "repository")
+    write_context(tmp_path / "before", *specified(root, site_values()))
+    (root / "site" / "pkg" / "new.py").write_text("x = 1\n")
+    write_context(tmp_path / "after", *specified(root, site_values()))
+    before, after = (listing(tmp_path / name / "requirements") for name in ("before", "after"))
+    assert before == after
+    assert listing(tmp_path / "before" / "project") != listing(tmp_path / "after" / "project")
+
+
+def test_a_pyproject_that_is_not_toml_is_named_and_leaves_no_context(tmp_path: Path) -> None:
+    root = repository(tmp_path / "repository", **{"site/pyproject.toml": "[project\n"})
+    with pytest.raises(ReleaseError, match=r"app\.requirements: .*pyproject\.toml"):
+        write_context(tmp_path / "context", *specified(root, site_values("pyproject.toml")))
+    assert not (tmp_path / "context").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"gunicorn", "pymemcache", "psycopg[binary]"}),
+        ({"sessions": {"engine": "db"}, "database": {"engine": "sqlite"}}, {"gunicorn"}),
+        ({"sessions": {"engine": "cache"}, "database": {"engine": "sqlite"}}, {"gunicorn", "pymemcache"}),
+    ],
+    ids=["dev", "nothing", "memcached"],
+)
+def test_the_runtime_installs_what_the_stack_needs_and_no_more(
+    changes: dict[str, Any], expected: set[str], tmp_path: Path
+) -> None:
+    root = repository(tmp_path / "repository")
+    write_context(tmp_path / "context", *specified(root, {**site_values(), **changes}))
+    lines = (tmp_path / "context" / "requirements" / "runtime").read_text().splitlines()
+    assert {line.partition(">=")[0] for line in lines} == expected
+
+
+# --- durations and fingerprints
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *((0, "0s"), (1, "1s"), (59, "59s"), (60, "1m0s"), (61, "1m1s"), (120, "2m0s"), (3599, "59m59s")),
+        *((3600, "1h0m0s"), (3661, "1h1m1s"), (7200, "2h0m0s"), (90000, "25h0m0s")),
+    ],
+)
+def test_a_duration_is_written_as_go_writes_it(seconds: int, text: str) -> None:
+    assert go_duration(seconds) == text, "the engine tells back another text, and every `up` shows a change"
+
+
+@given(st.integers(0, 10**7))
+def test_a_duration_says_how_long_it_is(seconds: int) -> None:
+    found = re.fullmatch(r"(?:(?:([1-9]\d*)h)?([0-9]+)m)?([0-9]+)s", go_duration(seconds))
+    assert found is not None
+    hours, minutes, rest = (int(group or 0) for group in found.groups())
+    assert (minutes < 60, rest < 60) == (True, True)
+    assert 3600 * hours + 60 * minutes + rest == seconds
+
+
+HEALTH = Health(test=("CMD", "true"), interval=2, start_period=30)
+SPEC = Spec(role="r", user=10001, command=("run",), memory=64 * 1024**2, processes=8, grace=10, health=HEALTH)
+
+#: Another value for each field of a container's spec, and of its health check.
+OTHER_SPEC: dict[str, Any] = {
+    "role": "s",
+    "user": 10002,
+    "command": ("walk",),
+    "memory": 65 * 1024**2,
+    "processes": 9,
+    "grace": 11,
+    "health": None,
+    "stop_signal": "SIGQUIT",
+    "start_seconds": 61,
+    "shared_memory": 65,
+    "ports": (Ports(port=80),),
+    "labels": {"a": "b"},
+}
+OTHER_HEALTH: dict[str, Any] = {"test": ("CMD", "false"), "interval": 3, "start_period": 31, "retries": 4, "timeout": 6}
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Spec)])
+def test_a_fingerprint_tells_every_field_of_a_container(field: str) -> None:
+    assert dataclasses.replace(SPEC, **{field: OTHER_SPEC[field]}).fingerprint() != SPEC.fingerprint()
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Health)])
+def test_a_fingerprint_tells_every_field_of_a_health_check(field: str) -> None:
+    other = dataclasses.replace(SPEC, health=dataclasses.replace(HEALTH, **{field: OTHER_HEALTH[field]}))
+    assert other.fingerprint() != SPEC.fingerprint(), "the provider alone does not see it"
+
+
+def test_a_fingerprint_is_the_same_for_the_same_container_whatever_the_order_of_its_labels() -> None:
+    one, other = ({"a": "1", "b": "2"}, {"b": "2", "a": "1"})
+    specs = [dataclasses.replace(SPEC, labels=labels) for labels in (one, other)]
+    assert specs[0].fingerprint() == specs[1].fingerprint()
+    assert re.fullmatch(r"[0-9a-f]{12}", SPEC.fingerprint())
+
+
+def test_a_container_carries_its_fingerprint_and_its_health_check(tmp_path: Path) -> None:
+    other = dataclasses.replace(SPEC, health=dataclasses.replace(HEALTH, start_period=90))
+
+    def both_specs() -> None:
+        mounts = [Mount(volume="v", path="/v")]
+        for name, spec in {"one": SPEC, "other": other}.items():
+            opts = pulumi.ResourceOptions()
+            make_container(name, spec, stack="s", image="i", mounts=mounts, network=None, opts=opts)
+
+    found = record(both_specs)
+    one, changed = found.named("one", CONTAINER), found.named("other", CONTAINER)
+    assert (one.labels["django-cluster.spec"], changed.labels["django-cluster.spec"]) == (
+        SPEC.fingerprint(),
+        other.fingerprint(),
+    )
+    assert (one.inputs["healthcheck"]["startPeriod"], changed.inputs["healthcheck"]["startPeriod"]) == ("30s", "1m30s")
+
+
+def test_how_containers_are_made_is_part_of_the_release_and_weights_are_not() -> None:
+    def digest(**changes: Any) -> str:
+        return container_digest(build_topology(parse_config({**VALUES, **changes})))
+
+    servers = [{"name": name, "weight": 9, "backup": name == "app2"} for name in NAMES]
+    assert digest() == digest(upstream={"servers": servers})
+    assert digest() != digest(app={**VALUES["app"], "graceful_timeout": "31s"})
+    spec = instance_spec(build_topology(parse_config(VALUES)), "r", "app3")
+    assert spec.labels == {"django-cluster.instance": "app3", "django-cluster.release": "r"}
+
+
+def test_the_layer_of_packages_does_not_see_the_code() -> None:
+    dockerfile = (ROOT / "components" / "platforms" / "docker" / "app" / "Dockerfile").read_text()
+    packages, _from, final = dockerfile.partition("\nFROM ${BASE}\n")
+    assert re.findall(r"^COPY (\S+)", packages, re.MULTILINE) == ["install-python", "install-packages", "requirements"]
+    order = re.findall(r"^COPY (?:--\S+ )?(\S+)", final, re.MULTILINE)
+    assert order == ["install-python", "/opt/environment", "runtime", "project", "config.json"]
+
+
+@pytest.mark.parametrize(
+    ("image", "version"),
+    [
+        ("nginx:1.30", (1, 30, 0)),
+        ("docker.io/library/nginx:1.27.4-bookworm", (1, 27, 4)),
+        ("debian:trixie-slim", (1, 26, 3)),
+        ("debian:bookworm", (1, 22, 1)),
+        ("registry.example:5000/team/base:7", (1, 22, 0)),
+        ("nginx:latest", (1, 22, 0)),
+    ],
+)
+def test_what_nginx_can_do_is_read_from_the_name_of_its_image(image: str, version: tuple[int, int, int]) -> None:
+    assert version_in_image(image) == version
+
+
+@pytest.mark.parametrize(("former", "later", "same"), [(4, 5, True), (4, 16, True), (16, 17, False), (1, 2, True)])
+def test_one_instance_more_makes_no_other_anew_but_where_the_limit_of_all_is_doubled(
+    former: int, later: int, same: bool
+) -> None:
+    fingerprints = [
+        instance_spec(
+            build_topology(
+                parse_config(
+                    {
+                        "platform": "docker",
+                        "app": {"project": "./example", "settings": "example.settings"},
+                        "upstream": {"servers": count},
+                        "site": {"server_names": ["cluster"]},
+                    }
+                )
+            ),
+            "r",
+            "app1",
+        ).fingerprint()
+        for count in (former, later)
+    ]
+    assert (fingerprints[0] == fingerprints[1]) is same

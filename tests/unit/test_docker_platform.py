@@ -772,7 +772,7 @@ def test_how_containers_are_made_is_part_of_the_release_and_weights_are_not() ->
 
 
 def test_the_layer_of_packages_does_not_see_the_code() -> None:
-    dockerfile = (ROOT / "components" / "platforms" / "docker" / "app" / "Dockerfile").read_text()
+    dockerfile = (images.FILES / "app" / "Dockerfile").read_text()
     packages, _from, final = dockerfile.partition("\nFROM ${BASE}\n")
     assert re.findall(r"^COPY (\S+)", packages, re.MULTILINE) == ["install-python", "install-packages", "requirements"]
     order = re.findall(r"^COPY (?:--\S+ )?(\S+)", final, re.MULTILINE)

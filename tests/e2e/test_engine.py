@@ -195,6 +195,18 @@ def test_a_name_that_another_process_took_is_given_back_by_plain_up(stand: Docke
     assert stand.status()["ok"]
 
 
+def test_static_files_of_another_release_are_not_served_after_plain_up(stand: DockerStand) -> None:
+    (found,) = json.loads(docker("inspect", stand.container("app1")))
+    (volume,) = [mount["Name"] for mount in found["Mounts"] if mount["Destination"] == "/srv/static"]
+    script = "cd /srv/static && ln -sfn 0123456789ab current"
+    docker("run", "--rm", "--volume", f"{volume}:/srv/static", found["Image"], "sh", "-c", script)
+    done = stand.pulumi("up", "--yes", "--skip-preview")
+    assert done.returncode == 0, done.stdout
+    (nginx,) = stand.containers("nginx")
+    assert docker("exec", nginx, "readlink", "/srv/static/current") == stand.release()
+    assert changes(stand) == {}
+
+
 def test_containers_removed_by_hand_come_back(stand: DockerStand) -> None:
     docker("rm", "--force", stand.container("app3"))
     result = stand.up()

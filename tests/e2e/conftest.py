@@ -38,5 +38,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         results.write(list(_reports.values()))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--write-results", default=False) and config.getoption("capture") == "no":
+        raise pytest.UsageError("--write-results keeps what the tests print: run it without -s")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-results", action="store_true", help="keep the results of a whole run in docs/")

@@ -23,6 +23,9 @@ PARTS = ("components", "runtime", "cluster")
 
 COUNTED = re.compile(r"(\d+) of ([\d,]+) requests failed")
 
+#: How a line begins that sums up others; its requests are not counted twice.
+SUM = "all changes:"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -86,7 +89,7 @@ def page(document: dict[str, object]) -> str:
         "its denominator, and each zero has a test beside it in which the protection is switched off.",
         "",
         f"{document['date']}, components {document['components']}; {what}.",
-        f"{passed}; {document['requests']:,} requests in all counted lines.",
+        f"{passed}; {document['requests']:,} requests counted.",
     ]
     for one in tests:
         lines += ["", f"**{one.test}**: {one.outcome} in {one.seconds:.0f} s"]

@@ -230,7 +230,7 @@ def measure_previews(stand: DockerStand) -> dict[str, list[float]]:
     exported = json.loads(stand.pulumi("stack", "export", "--show-secrets").stdout)
     with tempfile.TemporaryDirectory() as temporary:
         plain = Path(temporary)
-        for name in ("Pulumi.yaml", "state"):
+        for name in ("Pulumi.yaml", "state", ".cluster"):
             source = stand.root / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, plain / name)
         (plain / "stacks").mkdir()

@@ -61,6 +61,10 @@ class _Blind:
         return 1
 
     @staticmethod
+    def next_static_turn(_release: str) -> int:
+        return 1
+
+    @staticmethod
     def next_turn(_instance: str, _process: str) -> int:
         return 1
 

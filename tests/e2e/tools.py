@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -72,3 +73,8 @@ def _missing_base() -> str:
         subprocess.run(["tar", "-C", str(root), "-cf", str(archive), "."], check=True)
         docker("import", "--change", 'CMD ["bash"]', str(archive), BASE)
     return ""
+
+
+if __name__ == "__main__":
+    print(missing())
+    sys.exit(1 if missing() else 0)

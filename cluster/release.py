@@ -40,8 +40,8 @@ MEMCACHED_REQUIREMENTS = ("pymemcache>=4",)
 POSTGRES_REQUIREMENTS = ("psycopg[binary]>=3.1.18",)
 ASGI_REQUIREMENTS = ("uvicorn>=0.30", "uvicorn-worker>=0.2", "websockets>=12")
 
-#: Seconds between giving a name up and stopping: twice the age of nginx's connections, and one more.
-DRAIN_SECONDS = 3.0
+#: Seconds between giving a name up and stopping: twice the age of nginx's connections, and a bit.
+DRAIN_SECONDS = 1.25
 
 RUNTIME = Path(cluster_runtime.__file__).resolve().parent
 

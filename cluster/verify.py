@@ -124,8 +124,8 @@ def _shares(topology: Topology, reach: Reach) -> list[Check]:
         # The look before is counted as well. More than that, and others' requests have come between ours.
         alone = _requests_so_far(reach) - before == requests + 1
         checks = [_share_check(topology, name, counts, requests, alone=alone) for name in topology.names]
-        if alone and all(check.ok is not False for check in checks):
-            break
+        if all(check.ok is not False for check in checks) and (alone or requests >= FEWEST_BY_CHANCE):
+            break  # among others' requests the same number again would tell no more
         requests = max(requests, FEWEST_BY_CHANCE)
     return checks if all(check.ok is not False for check in checks) else _excused(topology, checks)
 

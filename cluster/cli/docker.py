@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -30,9 +31,10 @@ from cluster.topology import Topology, build_topology, percent, site_url
 from cluster.verify import verify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from cluster.cli.pulumi import Changes
+    from cluster.verify import Check
 
 #: Lines of an unhealthy container's log that a failed `up` repeats.
 LOG_LINES = 20
@@ -53,10 +55,7 @@ BUILD_FRAME = re.compile(
 #: What a command of the program does, in words.
 COMMANDS = {
     "database-password": "giving the database its password",
-    "secrets": "writing the secrets of the release",
-    "static-files": "importing the project and collecting its static files",
-    "migrate": "migrating the database",
-    "prove": "proving one instance of the release healthy",
+    "prepare": "the release: static files, migrations, and one instance that proves it healthy",
     "static-current": "letting nginx serve the release's static files",
     "nginx-config": "nginx: checking its configuration, one reload",
 }
@@ -135,8 +134,9 @@ def _up(stack: Stack, rollback: str | None) -> None:
     refresh = bool(_lost(docker, resources))
     if refresh:
         tell("containers are missing or stopped: looking at what is there first")
-    progress = Progress(docker.topology)
     environment = {"CLUSTER_RELEASE": rollback} if rollback else {}
+    proof = Proof(docker)
+    progress = Progress(docker.topology, proof.begin)
     try:
         changes = pulumi.up(progress.take, refresh=refresh, **environment)
     except PulumiError as error:
@@ -149,8 +149,7 @@ def _up(stack: Stack, rollback: str | None) -> None:
         return
     _remember(docker, release, rolled_back=rollback is not None)
     tell(f"done in {time.monotonic() - began:.1f} s")
-    with reach(docker.engine, docker.label, docker.topology, release) as ways:
-        checks = verify(docker.topology, ways)
+    checks = proof.of(release)
     fail_unverified(checks)
     tell(f"verified: {sum(check.ok is True for check in checks)} checks; {site_url(stack.config)}")
 
@@ -251,20 +250,65 @@ def _last_log(docker: DockerStack, name: str) -> list[str]:
     return []
 
 
-class Progress:
-    """Says what the engine does, in words, as it is begun (and for a name taken, once it is done)."""
+class Proof:
+    """The checks of what `up` made. They may begin while former instances drain: these get no new request."""
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, docker: DockerStack) -> None:
+        self.docker = docker
+        self._executor = ThreadPoolExecutor(max_workers=1)
+        self._begun: tuple[str, Future[list[Check]]] | None = None
+
+    def begin(self, release: str) -> None:
+        """Begin to check that `release` serves, as well as everything else."""
+        self._begun = release, self._executor.submit(self._verify, release)
+
+    def of(self, release: str) -> list[Check]:
+        """Return the checks."""
+        if self._begun is None or self._begun[0] != release:
+            self.begin(release)
+        assert self._begun is not None  # noqa: S101 - for mypy
+        with self._executor:
+            return self._begun[1].result()
+
+    def _verify(self, release: str) -> list[Check]:
+        docker = self.docker
+        with reach(docker.engine, docker.label, docker.topology, release) as ways:
+            return verify(docker.topology, ways)
+
+
+class Progress:
+    """Says what the engine does, in words, as it is begun (and for a name taken, once it is done).
+
+    served: called with the release once all of it serves, when only removals are left.
+    """
+
+    def __init__(self, topology: Topology, served: Callable[[str], None] | None = None) -> None:
         self.topology = topology
         self.told: set[str] = set()
+        self._served = served
+        self._taken: dict[str, str] = {}
 
     def take(self, event: Event) -> None:
         """Take one event of the engine's."""
         before, after = event.get("resourcePreEvent"), event.get("resOutputsEvent")
+        self._look_for_the_end(before, after)
         for line in begun(before["metadata"]) if before else ended(after["metadata"]) if after else ():
             if line not in self.told:
                 self.told.add(line)
                 tell(f"  {line}")
+
+    def _look_for_the_end(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
+        """Pulumi removes what was replaced when all else is done."""
+        if after:
+            taken = name_taken(after["metadata"])
+            self._taken |= {taken[0]: taken[1]} if taken else {}
+        names, releases = set(self.topology.names), set(self._taken.values())
+        if not before or not self._served or len(releases) != 1 or self._taken.keys() != names:
+            return
+        kind, name = name_of(before["metadata"]["urn"])
+        if (kind, before["metadata"]["op"]) == (CONTAINER, "delete-replaced") and name in names:
+            self._served(releases.pop())
+            self._served = None
 
 
 def begun(step: dict[str, Any]) -> list[str]:
@@ -295,11 +339,17 @@ def _removed(name: str, *, former: bool) -> str:
 
 def ended(step: dict[str, Any]) -> list[str]:
     """Return what to say when the engine has ended a step."""
+    taken = name_taken(step)
+    return [f"{taken[0]} serves release {taken[1]}"] if taken else []
+
+
+def name_taken(step: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the instance and the release where a step has let one take its name."""
     kind, name = name_of(step["urn"])
     if step["op"] in ("same", "delete", "delete-replaced") or kind != COMMAND or not name.endswith("-serve"):
-        return []
+        return None
     environment = ((step.get("new") or {}).get("inputs") or {}).get("environment") or {}
-    return [f"{environment.get('INSTANCE', name)} serves release {environment.get('RELEASE', '')}"]
+    return environment.get("INSTANCE", name), environment.get("RELEASE", "")
 
 
 def _nginx_lines(step: dict[str, Any]) -> list[str]:

@@ -37,7 +37,7 @@ DISTRIBUTIONS: dict[str, Version] = {
 }
 
 #: How long nginx's connections to an instance live. After twice this, a process that lost its name holds none.
-UPSTREAM_CONNECTION_AGE = "1s"
+UPSTREAM_CONNECTION_AGE = "500ms"
 
 #: Shared memory of the upstream, in kilobytes: what nginx needs for itself, and for each server.
 ZONE_BASE, ZONE_PER_SERVER = 128, 2

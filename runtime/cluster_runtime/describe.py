@@ -1,7 +1,8 @@
 """Says what only a project's settings tell of it: `python -m cluster_runtime.describe FILE` writes it there, as JSON.
 
 To a file, since a project may print whatever it likes while it is imported. With `--collect` it collects the project's
-static files as well, which spares another start of Django; where that fails the exit status is NOT_COLLECTED.
+static files as well, and with `--migrate` it then runs the migrations, which spares other starts of Django; where these
+fail the exit status is NOT_COLLECTED or NOT_MIGRATED.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from cluster_runtime.django_setup import prepare
 
 COLLECT = "--collect"
 NOT_COLLECTED = 3
+
+MIGRATE = "--migrate"
+NOT_MIGRATED = 4
 
 
 def describe() -> dict[str, Any]:
@@ -55,16 +59,24 @@ def main() -> int:
     load_application(config)
     facts = describe()
     Path(sys.argv[1]).write_text(json.dumps(facts), encoding="utf-8")
-    if COLLECT not in sys.argv[2:] or not facts["static_app"]:
-        return 0
-    from django.core.management import call_command  # noqa: PLC0415
+    wanted = sys.argv[2:]
+    if COLLECT in wanted and facts["static_app"] and not _succeeds("collectstatic", verbosity=0):
+        return NOT_COLLECTED
+    if MIGRATE in wanted and not _succeeds("migrate", verbosity=1, skip_checks=False):
+        return NOT_MIGRATED
+    return 0
+
+
+def _succeeds(command: str, **options: Any) -> bool:
+    """Run a management command without asking anybody; print why it failed where it does."""
+    from django.core.management import call_command  # noqa: PLC0415 - after the settings
 
     try:
-        call_command("collectstatic", interactive=False, verbosity=0)
-    except Exception:  # noqa: BLE001 - whatever it is: the project's storage may raise anything
+        call_command(command, interactive=False, **options)
+    except (Exception, SystemExit):  # noqa: BLE001 - whatever it is: the project's own code may raise anything
         traceback.print_exc()
-        return NOT_COLLECTED
-    return 0
+        return False
+    return True
 
 
 if __name__ == "__main__":

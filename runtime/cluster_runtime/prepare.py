@@ -1,9 +1,8 @@
 """What is done once for a release before its instances start: `python -m cluster_runtime.prepare WHAT`.
 
-- `static`: imports the project and its URLs, then collects its static files, with a compressed copy beside each that is
-  worth it.
-- `migrate`: runs the migrations.
-- `prove`: starts one instance that takes no name, and ends as soon as it is healthy.
+- `release`: writes its secrets (standard input: a JSON object), imports the project and its URLs, collects its static
+  files, with a compressed copy beside each that is worth it, runs the migrations, and starts one instance that takes no
+  name and ends as soon as it is healthy. Whatever fails, nothing after it is done.
 - `show`: lets the collected static files be the ones that nginx looks in first.
 
 A failure is told by the last lines of what the program printed, without the value of any secret.
@@ -27,8 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster_runtime.config import SECRET_NAMES, ConfigError, RuntimeConfig
-from cluster_runtime.describe import COLLECT, NOT_COLLECTED
+from cluster_runtime.describe import COLLECT, MIGRATE, NOT_COLLECTED, NOT_MIGRATED
 from cluster_runtime.names import TURN
+from cluster_runtime.secret_files import forget_old, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -98,30 +98,27 @@ def show(static: Path, release: str, turn: int) -> None:
 class Tasks:
     """The tasks of the release that CLUSTER_CONFIG names."""
 
-    def __init__(self) -> None:
-        self.config = RuntimeConfig.from_environment()
+    def __init__(self, config: RuntimeConfig) -> None:
+        self.config = config
         found = {name: self.config.secret(name) for name in SECRET_NAMES}
         self.secrets = {name: value for name, value in found.items() if value}
 
-    def static(self, endings: tuple[str, ...], *, collect: bool) -> None:
-        """Prove that the project imports, and collect its static files."""
+    def build(self, endings: tuple[str, ...], *, collect: bool, migrate: bool) -> None:
+        """Prove that the project imports, collect its static files and run its migrations, in this order."""
         public = Path(self.config.static_root or tempfile.gettempdir())
         public.mkdir(parents=True, exist_ok=True)
+        collect = collect and bool(self.config.static_root)
         problems = {
             NOT_COLLECTED: "app.collectstatic: collectstatic failed",
+            NOT_MIGRATED: f"app.migrate: migrate failed in release {self.config.release}",
             None: "app.settings: the project does not import",
         }
+        # In one process: each start of Django costs as much as all that it does here.
         with tempfile.TemporaryDirectory() as temporary:
-            describe = ("cluster_runtime.describe", str(Path(temporary) / "project.json"))
-            self._run(problems, *describe, *([COLLECT] if collect and self.config.static_root else []))
-        if collect and self.config.static_root:
+            wanted = [*([COLLECT] if collect else []), *([MIGRATE] if migrate else [])]
+            self._run(problems, "cluster_runtime.describe", str(Path(temporary) / "project.json"), *wanted)
+        if collect:
             compress(public, endings)
-
-    def migrate(self) -> None:
-        """Run the migrations."""
-        release = self.config.release
-        manage = ("cluster_runtime.manage", "migrate", "--noinput", "-v", "1")
-        self._run({None: f"app.migrate: migrate failed in release {release}"}, *manage)
 
     def prove(self, instance: str) -> None:
         """Start an instance on sockets of its own, and end it as soon as it is healthy."""
@@ -165,30 +162,41 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m cluster_runtime.prepare", description=__doc__)
     parser.add_argument("--lock", type=Path, required=True, help="tasks that name the same file run one by one")
     commands = parser.add_subparsers(dest="command", required=True)
-    static = commands.add_parser("static")
-    static.add_argument("--compress", default="", help="endings of files that are worth it: .css,.js")
-    static.add_argument("--no-collect", action="store_true", help="only import the project")
-    commands.add_parser("migrate")
-    commands.add_parser("prove").add_argument("--instance", required=True)
+    release = commands.add_parser("release")
+    release.add_argument("--compress", default="", help="endings of files that are worth it: .css,.js")
+    release.add_argument("--no-collect", action="store_true", help="collect no static files")
+    release.add_argument("--no-migrate", action="store_true", help="run no migrations")
+    release.add_argument("--instance", required=True, help="the one that is started to prove the release")
+    release.add_argument("--sockets", type=Path, help="forget old releases' secrets, but for those that serve by these")
+    release.add_argument(
+        "--link", action="append", default=[], metavar="NAME=PATH", help="a secret that lies elsewhere"
+    )
     shown = commands.add_parser("show")
     shown.add_argument("--static", type=Path, required=True)
     shown.add_argument("--turn", type=int, required=True)
     options = parser.parse_args(arguments)
     try:
+        config = RuntimeConfig.from_environment()
         with _alone(options.lock):
-            tasks = Tasks()
-            if options.command == "static":
-                tasks.static(tuple(options.compress.split(",")), collect=not options.no_collect)
-            elif options.command == "migrate":
-                tasks.migrate()
-            elif options.command == "prove":
-                tasks.prove(options.instance)
+            if options.command == "show":
+                show(options.static, config.release, options.turn)
             else:
-                show(options.static, tasks.config.release, options.turn)
+                _prepare(config, options)
     except (TaskError, ConfigError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _prepare(config: RuntimeConfig, options: argparse.Namespace) -> None:
+    directory = Path(config.secrets)
+    write_all(directory, json.load(sys.stdin), dict(link.split("=", 1) for link in options.link))
+    if options.sockets is not None:
+        forget_old(directory.parent, options.sockets)
+    tasks = Tasks(config)
+    collect, migrate = not options.no_collect, not options.no_migrate
+    tasks.build(tuple(options.compress.split(",")), collect=collect, migrate=migrate)
+    tasks.prove(options.instance)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ def no_health_gate() -> None:
     def script(called: str, *arguments: str) -> str:
         if called == "serve.sh":
             return shlex.join(["sh", str(HERE / "serve-without-gate.sh")])
-        return "true" if "prove" in arguments else original(called, *arguments)
+        words = original(called, *arguments)
+        return f"{words} || true" if "release" in arguments else words
 
     Docker._script = staticmethod(script)  # type: ignore[assignment]
 

@@ -86,7 +86,7 @@ def kill_when(process: subprocess.Popen[str], pattern: str) -> None:
 #: Moments of a release, by what Pulumi prints.
 MOMENTS = {
     "building": r"app-image (creating|updating|replacing)",
-    "migrating": r"Command migrate updating",
+    "preparing the release": r"Command prepare updating",
     "creating the containers": r"Container app\d (creating|replacing)",
     "taking the names": r"Command app\d-serve (updating|updated)",
     "removing the old ones": r"Container app\d (deleting|deleted) original",
@@ -127,7 +127,7 @@ def test_an_up_that_is_interrupted_ends_cleanly(stand: DockerStand) -> None:
         process = stand.start("up", stand.name)
         assert process.stdout is not None
         for line in process.stdout:
-            if "migrating" in line:
+            if "migrations" in line:
                 process.send_signal(signal.SIGINT)
                 break
         rest = process.stdout.read()

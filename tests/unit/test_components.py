@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import re
+import shlex
 import typing
 from dataclasses import dataclass
 from itertools import pairwise
@@ -136,7 +137,7 @@ TABLE = (
         args=components.AppHostsArgs,
         children=frozenset(
             (
-                *("app-image", "outgoing", "secrets", "static", "sockets", "static-files", "migrate", "prove"),
+                *("app-image", "outgoing", "secrets", "static", "sockets", "prepare"),
                 *("static-current", *NAMES, *SERVES),
             )
         ),
@@ -460,7 +461,7 @@ def test_another_health_check_shows_in_a_label_since_the_provider_alone_would_no
 def test_everything_that_runs_can_be_found_by_its_labels(whole: Record) -> None:
     roles = {name: one.labels["django-cluster.role"] for name, one in containers(whole).items()}
     assert roles == {**dict.fromkeys(NAMES, "instance"), **{name: name for name in (*SERVICES, "nginx")}}
-    release = whole.named("secrets", COMMAND).environment["RELEASE"]
+    release = whole.named("app1-serve", COMMAND).environment["RELEASE"]
     for name, one in containers(whole).items():
         assert one.labels["django-cluster.stack"] == LABEL
         assert re.fullmatch(r"[0-9a-f]{12}", one.labels["django-cluster.spec"])
@@ -538,11 +539,14 @@ def test_every_path_shows_the_volume_that_belongs_there(recorded: Recorded) -> N
 def test_tasks_see_what_an_instance_sees_and_only_they_write_static_files(recorded: Recorded) -> None:
     found = recorded(VALUES)
     instance = {f"{volume}:{path}" for path, (volume, _) in found.named("app1", CONTAINER).mounts.items()}
-    for name in ("static-files", "migrate", "prove", "static-current"):
+    for name in ("prepare", "static-current"):
         words = found.named(name).environment["VOLUMES"].split()
         assert {word.removesuffix(":ro") for word in words} <= instance, f"{name} sees more than an instance"
         assert "static-a1b2c3d:/srv/static" in words, f"{name} can't write static files"
-        assert "secrets-a1b2c3d:/srv/secrets:ro" in words, f"{name} could change the secrets"
+    written, shown = (found.named(name).environment["VOLUMES"].split() for name in ("prepare", "static-current"))
+    assert "secrets-a1b2c3d:/srv/secrets" in written, "the secrets can't be written"
+    assert "secrets-a1b2c3d:/srv/secrets:ro" in shown, "the secrets could be changed"
+    assert "sockets-a1b2c3d:/run/cluster:ro" in written, "names could be taken before anything is proven"
     assert found.named("static-current").environment["NETWORK"] == "none"
 
 
@@ -562,7 +566,7 @@ def test_a_project_that_writes_into_its_directory_gets_a_copy_of_its_own(recorde
     assert one.mounts["/srv/project"] == ("", False), "an unnamed volume, that goes with the container"
     assert one.inputs["readOnly"] is True
     assert found.named("app-image").inputs["build"]["args"]["WRITABLE"] == "yes"
-    assert "/srv/project" in found.named("prove").environment["VOLUMES"].split()
+    assert "/srv/project" in found.named("prepare").environment["VOLUMES"].split()
 
 
 # --- images
@@ -614,7 +618,7 @@ def test_no_plain_input_or_output_holds_a_secret(name: str, preview: bool, recor
     values, secrets = SECRET_STACKS[name]
     found = recorded(values, preview=preview, secrets=secrets)
     assert leaks(everything(found)) == set(), "it would lie in the state and show in previews"
-    written = found.named("secrets", COMMAND).inputs["stdin"]
+    written = found.named("prepare").inputs["stdin"]
     assert is_secret(written), "the secrets would lie in the state in plain"
     assert json.loads(written["value"]) == secrets, "the instances would run with other secrets"
 
@@ -628,7 +632,7 @@ def test_the_search_for_secrets_finds_those_that_are_not_marked(tmp_path: Path) 
 
 
 def test_the_command_that_writes_the_secrets_says_nothing_into_any_log_or_state(whole: Record) -> None:
-    written = whole.named("secrets", COMMAND)
+    written = whole.named("prepare")
     assert written.inputs["logging"] == "none", "an error would show what it was given"
     assert written.inputs["addPreviousOutputInEnv"] is False
     assert not written.environment.keys() & {name.upper() for name in SECRETS}
@@ -636,7 +640,7 @@ def test_the_command_that_writes_the_secrets_says_nothing_into_any_log_or_state(
 
 def test_no_other_resource_is_made_of_the_secrets(whole: Record) -> None:
     marked = {one.name for one in whole.registrations if any(is_secret(value) for value in one.inputs.values())}
-    assert marked == {"secrets"}, "a secret anywhere hides the whole input in previews"
+    assert marked == {"prepare"}, "a secret anywhere hides the whole input in previews"
 
 
 # --- order
@@ -652,14 +656,12 @@ def order_of(found: Record, name: str) -> set[str]:
     return {other.name for other in found.before(one) if other.type in (CONTAINER, COMMAND)}
 
 
-PREPARED = {"memcached1", "memcached2", "database-password", "postgres", "secrets", "static-files", "migrate", "prove"}
+PREPARED = {"memcached1", "memcached2", "database-password", "postgres", "prepare"}
 
 #: Containers and commands that must be done before a container or command begins.
 ORDER: dict[str, set[str]] = {
     "postgres": {"database-password"},
-    "static-files": {"secrets"},
-    "migrate": {"memcached1", "memcached2", "postgres", "secrets"},
-    "prove": {"memcached1", "memcached2", "postgres", "secrets", "migrate"},
+    "prepare": {"memcached1", "memcached2", "postgres"},
     **dict.fromkeys(NAMES, PREPARED),
     "static-current": {*PREPARED, *NAMES},
     **{key: {*PREPARED, *NAMES, "static-current"} for key in SERVES},
@@ -673,7 +675,7 @@ def test_nothing_begins_before_what_it_needs_is_done(name: str, whole: Record) -
     assert missing == set(), f"{name} would begin while these are not done"
 
 
-@pytest.mark.parametrize("name", ["memcached1", "memcached2", "secrets", "database-password", "nginx"])
+@pytest.mark.parametrize("name", ["memcached1", "memcached2", "database-password", "nginx"])
 def test_what_needs_nothing_waits_for_nothing(name: str, whole: Record) -> None:
     assert order_of(whole, name) == set(), "`up` would take longer than it must"
 
@@ -713,9 +715,10 @@ def test_in_batches_the_next_instances_start_when_the_former_ones_serve(
 
 def test_without_migrate_nothing_is_migrated_and_the_release_is_proven_all_the_same(recorded: Recorded) -> None:
     found = recorded(stack_values(app={"migrate": False}))
-    assert "migrate" not in found.names()
-    assert {"memcached1", "memcached2", "postgres", "secrets"} <= order_of(found, "prove")
-    assert PREPARED - {"migrate"} <= order_of(found, "app1")
+    words = shlex.split(found.named("prepare").inputs["create"])
+    assert "--no-migrate" in words
+    assert words[words.index("--instance") + 1] == "app1"
+    assert "--no-migrate" not in shlex.split(recorded(VALUES).named("prepare").inputs["create"])
 
 
 def test_instances_are_made_beside_the_old_ones_and_what_holds_a_port_or_data_after_them(whole: Record) -> None:
@@ -740,7 +743,7 @@ def test_the_volume_of_the_data_is_protected_and_nothing_else(
 
 
 APP = {
-    *("Image app-image", "Command secrets", "Command static-files", "Command migrate", "Command prove"),
+    *("Image app-image", "Command prepare"),
     *("Command static-current", *(f"Container {name}" for name in NAMES), *(f"Command {name}" for name in SERVES)),
 }
 CONFIG = {"Command nginx-config"}

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
-from cluster.cli.docker import _build_output, begun, ended
+from cluster.cli.docker import COMMANDS, Progress, _build_output, begun, ended
 from cluster.cli.pulumi import LOCKED, Changes, name_of, plain
+from cluster.config import parse_config
+from cluster.topology import build_topology
+from tests.unit.pulumi_mocks import stack_values
 
 URN = "urn:pulumi:dev::django-cluster::cluster:index:AppHosts$"
 
@@ -35,7 +38,7 @@ IMAGE, CONTAINER, COMMAND = (
         (CONTAINER, "app5", "delete", ["draining and removing app5"]),
         (CONTAINER, "app1", "same", []),
         (CONTAINER, "nginx", "delete-replaced", ["replacing nginx: connections are refused until the new one listens"]),
-        (COMMAND, "migrate", "update", ["migrating the database"]),
+        (COMMAND, "prepare", "update", [COMMANDS["prepare"]]),
         (COMMAND, "app1-serve", "update", []),
         ("docker:index/volume:Volume", "sockets", "create", []),
     ],
@@ -59,6 +62,40 @@ def test_a_name_is_told_as_served_only_when_it_is() -> None:
     assert ended(step(COMMAND, "app1-serve", "update", new=new)) == ["app1 serves release abc"]
     assert ended(step(COMMAND, "app1-serve", "same", new=new)) == []
     assert ended(step(COMMAND, "app1-serve", "delete", new=None)) == []
+
+
+SERVERS = [{"name": "app1"}, {"name": "app2"}]
+
+
+def taken(name: str, release: str = "abc") -> dict[str, Any]:
+    new = {"inputs": {"environment": {"INSTANCE": name, "RELEASE": release}}}
+    return {"resOutputsEvent": {"metadata": step(COMMAND, f"{name}-serve", "update", new=new)}}
+
+
+def removed(name: str) -> dict[str, Any]:
+    return {"resourcePreEvent": {"metadata": step(CONTAINER, name, "delete-replaced")}}
+
+
+@pytest.mark.parametrize(
+    ("events", "served"),
+    [
+        ([taken("app1"), taken("app2"), removed("app1"), removed("app2")], ["abc"]),
+        ([taken("app1"), taken("app2")], []),
+        ([taken("app1"), removed("app1")], []),
+        ([removed("nginx"), taken("app1"), taken("app2"), removed("nginx")], []),
+        ([taken("app1", "abc"), taken("app2", "abd"), removed("app1")], []),
+    ],
+    ids=["a release", "not the end", "not all names", "nginx replaced", "two releases"],
+)
+def test_a_release_serves_when_all_have_their_names_and_only_removals_are_left(
+    events: list[dict[str, Any]], served: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: list[str] = []
+    progress = Progress(build_topology(parse_config(stack_values(upstream={"servers": SERVERS}))), found.append)
+    for event in events:
+        progress.take(event)
+    assert found == served
+    assert capsys.readouterr().out
 
 
 def test_a_failed_command_is_told_by_what_it_printed_alone() -> None:

@@ -64,6 +64,13 @@ if TYPE_CHECKING:
 #: Seconds between two looks at a container's health. Each is a process that the engine starts.
 HEALTH_SECONDS = 2
 
+#: Seconds for which a look at an instance waits: for the first time that it is healthy, and then for the next look. So
+#: nobody waits for an instance that has got ready, and there are fewer looks at one that is.
+WATCH_SECONDS = 4
+
+#: Only one task of a stack runs at a time: that of an `up` that was killed may still be at it.
+TASK_LOCK = f"{STATIC}/lock"
+
 #: Seconds beyond drain and graceful_timeout until the engine kills an instance.
 GRACE_MARGIN = 15
 
@@ -250,26 +257,34 @@ class Docker:
         project = () if app.read_only else (Mount(volume=None, path=PROJECT),)
         mounts = (*store.mounts, *made.mounts, Mount(volume=secrets.name, path=SECRETS, read_only=True), *project)
         sockets = docker.Volume("sockets", opts=opts)
-        written = self._write_secrets(spec, made, image, secrets.name, sockets.name, opts)
-        volumes = (*mounts, Mount(volume=static.name, path=STATIC))
-
-        def task(name: str, arguments: Sequence[str], after: Sequence[pulumi.Resource]) -> local.Command:
-            words = self._script("task.sh", "--lock", f"{STATIC}/lock-{name}", *arguments)
-            environment: dict[str, pulumi.Input[str]] = {
+        # Only here are secrets written: whoever serves reads them.
+        volumes = (
+            *(mount for mount in mounts if mount.path != SECRETS),
+            Mount(volume=secrets.name, path=SECRETS),
+            Mount(volume=static.name, path=STATIC),
+            Mount(volume=sockets.name, path=RUN, read_only=True),
+        )
+        words = [
+            *("--lock", TASK_LOCK, "release", "--instance", topology.names[0], "--sockets", RUN),
+            *("--compress", ",".join(compressed_endings())),
+            *([] if app.collectstatic and topology.config.site.static_url else ["--no-collect"]),
+            *([] if app.migrate else ["--no-migrate"]),
+            *(word for name, path in made.secret_links.items() for word in ("--link", f"{name}={path}")),
+        ]
+        prepared = self._command(
+            "prepare",
+            self._script("task.sh", *words),
+            stdin=self.secrets,
+            environment={
                 "IMAGE": image,
                 "NETWORK": network.name,
                 "MEMORY": str(int(app.memory)),
                 "VOLUMES": _volume_words(volumes),
-            }
-            return self._command(name, words, environment=environment, opts=opts, after=after)
-
-        collect = () if app.collectstatic and topology.config.site.static_url else ("--no-collect",)
-        endings = ",".join(compressed_endings())
-        # One after another: a release that can't even be imported or collected must not touch the database.
-        last = task("static-files", ("static", "--compress", endings, *collect), (written, *store.ready, *made.ready))
-        if app.migrate:
-            last = task("migrate", ("migrate",), (last,))
-        proven = task("prove", ("prove", "--instance", topology.names[0]), (last,))
+            },
+            opts=opts,
+            after=(*store.ready, *made.ready),
+            logging=local.Logging.NONE,
+        )
         # A project's static storage may read its own manifest there.
         seen = (*mounts, Mount(volume=static.name, path=STATIC, read_only=True))
         return Prepared(
@@ -278,29 +293,7 @@ class Docker:
             static=static.name,
             sockets=sockets.name,
             network=network.name,
-            ready=(proven,),
-        )
-
-    def _write_secrets(  # noqa: PLR0913, PLR0917 - what they are written with
-        self,
-        spec: ReleaseSpec,
-        made: MadeDatabase,
-        image: pulumi.Output[str],
-        volume: pulumi.Output[str],
-        sockets: pulumi.Output[str],
-        opts: pulumi.ResourceOptions,
-    ) -> local.Command:
-        links = [word for name, path in made.secret_links.items() for word in ("--link", f"{name}={path}")]
-        return local.Command(
-            "secrets",
-            create=self._script("secrets.sh", *links),
-            stdin=self.secrets,
-            environment=self._environment(
-                {"IMAGE": image, "SECRETS": volume, "SOCKETS": sockets, "RELEASE": spec.digest}
-            ),
-            logging=local.Logging.NONE,
-            add_previous_output_in_env=False,
-            opts=opts,
+            ready=(prepared,),
         )
 
     # --- instances
@@ -350,7 +343,7 @@ class Docker:
         opts: pulumi.ResourceOptions,
         after: Sequence[pulumi.Resource],
     ) -> local.Command:
-        words = self._script("task.sh", "--lock", f"{STATIC}/lock-static-files", "show", "--static", STATIC)
+        words = self._script("task.sh", "--lock", TASK_LOCK, "show", "--static", STATIC)
         return self._command(
             "static-current",
             f'{words} --turn "$TURN"',
@@ -510,13 +503,15 @@ class Docker:
         environment: Mapping[str, pulumi.Input[str]],
         opts: pulumi.ResourceOptions,
         after: Sequence[pulumi.Resource] = (),
-        stdin: str | None = None,
+        stdin: pulumi.Input[str] | None = None,
+        logging: local.Logging | None = None,
     ) -> local.Command:
         return local.Command(
             name,
             create=create,
             stdin=stdin,
             environment=self._environment(environment),
+            logging=logging,
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=list(after))),
         )
@@ -547,13 +542,20 @@ def instance_spec(topology: Topology, release: str, name: str) -> Spec:
         memory=int(app.memory),
         processes=app.processes * _together(len(topology.names)),
         grace=instance_grace(topology),
-        health=Health(
-            test=("CMD-SHELL", f"""grep -qE '"state": "(ready|serving|draining)"' {status}"""),
-            interval=HEALTH_SECONDS,
-            start_period=start,
-        ),
+        health=Health(test=("CMD-SHELL", watch(status)), interval=1, start_period=start, timeout=WATCH_SECONDS + 5),
         start_seconds=start,
         labels={INSTANCE_LABEL: name, RELEASE_LABEL: release},
+    )
+
+
+def watch(status: str) -> str:
+    """Return the shell's words that look at an instance by its status file, which costs no start of Python."""
+    ready = f"""grep -qsE '"state": "(ready|serving|draining)"' {status}"""
+    seen = "/tmp/healthy"  # noqa: S108 - the container's own
+    tries = WATCH_SECONDS * 10
+    return (
+        f"if [ -e {seen} ]; then sleep {WATCH_SECONDS}; {ready}; exit; fi; tries={tries}; "
+        f"until {ready}; do tries=$((tries - 1)); [ $tries -gt 0 ] || exit 1; sleep 0.1; done; : >{seen}"
     )
 
 

@@ -37,8 +37,11 @@ def docker_port() -> int:
 class DockerStand(Stand):
     """The same as the stand on this machine, in containers."""
 
-    def __init__(self, stack: dict[str, Any] | None = None, name: str = "t") -> None:
+    def __init__(self, stack: dict[str, Any] | None = None, name: str = "t", host: str = "", path: str = "") -> None:
+        """Make the repository. host: docker:host. path: where its commands are looked for before all others."""
         self.name = f"{name}{os.getpid()}"
+        self.host = host
+        self.path = f"{path}:" if path else ""
         super().__init__(
             stack
             or {
@@ -79,13 +82,14 @@ class DockerStand(Stand):
             kept["config"] = {key: value for key, value in former["config"].items() if isinstance(value, dict)}
             kept["config"] = {key: value for key, value in kept["config"].items() if set(value) == {"secure"}}
         config = {f"cluster:{key}": value for key, value in self.stack.items()}
+        config |= {"docker:host": self.host} if self.host else {}
         document = {**kept, "config": {**config, **kept.get("config", {})}}
         self.file.write_text(yaml.safe_dump(document, sort_keys=False))
 
     def environment(self) -> dict[str, str]:
         return {
             **super().environment(),
-            "PATH": f"{os.environ['PATH']}:{PULUMI_HOME / 'bin'}",
+            "PATH": f"{self.path}{os.environ['PATH']}:{PULUMI_HOME / 'bin'}",
             "PULUMI_BACKEND_URL": f"file://{self.root / 'state'}",
             "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE,
             "PULUMI_SKIP_UPDATE_CHECK": "true",

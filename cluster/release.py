@@ -210,6 +210,7 @@ def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) ->
             "engine": config.sessions.engine.value,
             "memcached": list(places.memcached) if uses_memcached(config) else [],
             "path": config.sessions.path or places.sessions,
+            "previous": former_engine(config),
         },
         "database": database,
         "static_root": places.static_root,
@@ -226,6 +227,12 @@ class RuntimePlaces:
     sessions: str
     static_root: str
     memcached: tuple[str, ...]
+
+
+def former_engine(config: ClusterConfig) -> str:
+    """Return the engine whose sessions stay valid; empty where there is none but the engine itself."""
+    previous = config.sessions.previous
+    return "" if previous is None or previous is config.sessions.engine else previous.value
 
 
 def allowed_hosts(config: ClusterConfig) -> list[str]:

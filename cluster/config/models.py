@@ -270,7 +270,7 @@ class Sessions(_Model):
         description="For file: a directory that all instances share; default: one that the platform makes.",
     )
     previous: Annotated[SessionEngine, _text_enum(SessionEngine)] | None = Field(
-        None, description="While changing the engine: sessions of the old one stay valid. Coming; refused until then."
+        None, description="While changing the engine: sessions of the old one stay valid."
     )
 
 

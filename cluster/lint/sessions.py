@@ -26,6 +26,10 @@ NO_DATABASE = ("", "django.db.backends.dummy")
 WITH_CONTAINERS = (Platform.DOCKER, Platform.SWARM)
 
 
+def _engines(config: ClusterConfig) -> tuple[SessionEngine | None, ...]:
+    return config.sessions.engine, config.sessions.previous
+
+
 def _app_hosts(config: ClusterConfig) -> set[str]:
     """Return the hosts on which instances run; none where the platform is not remote."""
     if config.platform is not Platform.REMOTE:
@@ -51,7 +55,7 @@ def _sqlite_over_hosts(config: ClusterConfig, facts: Facts) -> Remarks:
 def _file_sessions_over_hosts(config: ClusterConfig, _facts: Facts) -> Remarks:
     # The default directory is on one of them.
     hosts = _app_hosts(config)
-    if config.sessions.engine is SessionEngine.FILE and config.sessions.path is None and len(hosts) > 1:
+    if SessionEngine.FILE in _engines(config) and config.sessions.path is None and len(hosts) > 1:
         why = f"Sessions in files are on one machine, and instances run on {len(hosts)}: sessions would come and go."
         remedy = "Set sessions.engine to cached_db, or sessions.path to a directory that all hosts mount."
         yield Remark("sessions.engine", why, remedy)
@@ -64,7 +68,7 @@ def _files_on_swarm(config: ClusterConfig, facts: Facts) -> Remarks:
     why = "Swarm may run instances on several machines, and {} on one of them."
     if path := _sqlite_path(config, facts):
         yield Remark(path, why.format("sqlite's file is"), "Set database.engine to postgres or external.")
-    if config.sessions.engine is SessionEngine.FILE and config.sessions.path is None:
+    if SessionEngine.FILE in _engines(config) and config.sessions.path is None:
         remedy = "Set sessions.engine to cached_db, or sessions.path to a directory that all machines mount."
         yield Remark("sessions.engine", why.format("the sessions' files are"), remedy)
 
@@ -180,7 +184,7 @@ def _signed_cookies_rotation(config: ClusterConfig, facts: Facts) -> Remarks:
 def _relative_session_path(config: ClusterConfig, _facts: Facts) -> Remarks:
     # The working directory of an instance is its release.
     path = config.sessions.path
-    if config.sessions.engine is SessionEngine.FILE and path is not None and not path.startswith("/"):
+    if SessionEngine.FILE in _engines(config) and path is not None and not path.startswith("/"):
         why = "A relative path lies inside the release: the next release would log everybody out."
         yield Remark("sessions.path", why, "Write an absolute path, or remove it: the platform makes a directory.")
 
@@ -188,15 +192,14 @@ def _relative_session_path(config: ClusterConfig, _facts: Facts) -> Remarks:
 def _session_path_in_container(config: ClusterConfig, _facts: Facts) -> Remarks:
     # The instances have a file system of their own.
     path = config.sessions.path
-    if config.sessions.engine is SessionEngine.FILE and path is not None and config.platform in WITH_CONTAINERS:
+    if SessionEngine.FILE in _engines(config) and path is not None and config.platform in WITH_CONTAINERS:
         why = "An instance in a container sees no directory of the machine's."
         yield Remark("sessions.path", why, "Remove it: the platform makes a volume that all instances share.")
 
 
 def _session_path_ignored(config: ClusterConfig, _facts: Facts) -> Remarks:
     # A key that has no effect.
-    engines = (config.sessions.engine, config.sessions.previous)
-    if config.sessions.path is not None and SessionEngine.FILE not in engines:
+    if config.sessions.path is not None and SessionEngine.FILE not in _engines(config):
         why = f"The engine {config.sessions.engine} keeps no files."
         yield Remark("sessions.path", why, "Remove it, or set sessions.engine to file.")
 
@@ -213,16 +216,6 @@ def _previous_is_engine(config: ClusterConfig, _facts: Facts) -> Remarks:
     if config.sessions.previous is config.sessions.engine:
         why = f"The engine is {config.sessions.engine} already, so there are no older sessions to keep valid."
         yield Remark("sessions.previous", why, "Name the engine that you come from, or remove it.")
-
-
-def _previous_not_read(config: ClusterConfig, _facts: Facts) -> Remarks:
-    previous, engine = config.sessions.previous, config.sessions.engine
-    if previous is not None and previous is not engine:
-        yield Remark(
-            "sessions.previous",
-            f"The instances do not read the sessions of a former engine yet: those in {previous} would be lost.",
-            "Remove it; a change of the engine logs everybody out once.",
-        )
 
 
 SESSION_RULES = (
@@ -270,7 +263,6 @@ SESSION_RULES = (
     Rule("postgres-connections", WARNING, "More threads than PostgreSQL has connections.", _too_many_connections),
     Rule("migrate-off", WARNING, "Nothing makes the tables of a database that the platform makes.", _not_migrated),
     Rule("previous-is-engine", WARNING, "sessions.previous is the engine itself.", _previous_is_engine),
-    Rule("previous-not-read", ERROR, "Sessions of a former engine are not read yet.", _previous_not_read),
     Rule(
         "signed-cookies-rotation",
         NOTE,

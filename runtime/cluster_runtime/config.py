@@ -34,12 +34,14 @@ class Health:
 class Sessions:
     """Where sessions are kept.
 
-    `memcached` lists the nodes' sockets, `path` is the directory of the engine `file`.
+    `memcached` lists the nodes' sockets, `path` is the directory of the engine `file`, `previous` the engine whose
+    sessions stay valid while the engine is changed.
     """
 
     engine: str = "db"
     memcached: tuple[str, ...] = ()
     path: str = ""
+    previous: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

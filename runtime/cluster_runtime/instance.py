@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_runtime.activity import BEAT_INTERVAL, BEAT_VARIABLE, Beat, read_beat
 from cluster_runtime.config import CONFIG_VARIABLE, ConfigError, RuntimeConfig
 from cluster_runtime.names import LONGEST_SOCKET_PATH, Name, process_of
+from cluster_runtime.sessions.stage import STAGE_VARIABLE, Stages
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -33,6 +34,9 @@ STARTING, READY, SERVING, DRAINING = "starting", "ready", "serving", "draining"
 
 #: Seconds between two looks at the child, the name and the beats.
 TICK = 0.1
+
+#: Seconds between two looks at how far the others are with a change of the session engine.
+STAGE_INTERVAL = 0.5
 
 #: Seconds that a process waits before it ends because its gunicorn did, so that restarts don't spin.
 RESTART_PAUSE = 1.0
@@ -110,6 +114,9 @@ class Instance:
         self.beats: dict[int, tuple[float, Beat]] = {}
         self.stopping = False
         self.lost_name_at = time.monotonic()
+        sessions = self.config.sessions
+        self.stages = Stages(self.name, self.process, sessions.engine, sessions.previous) if sessions.previous else None
+        self.next_stage_look = 0.0
 
     def run(self) -> int:
         """Live until told to stop (0) or until gunicorn can't be kept up (1)."""
@@ -140,12 +147,14 @@ class Instance:
                 self.socket,
                 self.name.status_file(self.process),
                 self.name.beat_socket(self.process),
+                self.name.stage_file(self.process),
             ):
                 path.unlink(missing_ok=True)
             os.close(lock)
 
     def _live(self) -> int:
         with self._open_beats() as beats:
+            self._look_at_stage()
             self._start_gunicorn()
             try:
                 self._become_healthy()
@@ -185,6 +194,7 @@ class Instance:
             "CLUSTER_SOCKET": str(self.socket),
             "CLUSTER_INSTANCE": self.instance,
             "CLUSTER_RELEASE": self.release,
+            **({STAGE_VARIABLE: str(self.stages.path)} if self.stages else {}),
         }
         self.gunicorn = subprocess.Popen(
             [
@@ -203,6 +213,7 @@ class Instance:
         deadline = time.monotonic() + health.start_timeout
         while not self.stopping:
             self._check_child()
+            self._look_at_stage()
             try:
                 self._check("/-/health?deep", timeout=max(health.timeout, 10.0))
                 self._check(health.path, timeout=max(health.timeout, 10.0))
@@ -225,6 +236,7 @@ class Instance:
             self._check_child()
             self._read_beats(beats)
             self._look_at_name()
+            self._look_at_stage()
             self._kill_silent_workers()
             if time.monotonic() >= next_check:
                 failures = self._running_check(failures)
@@ -238,6 +250,15 @@ class Instance:
         elif not holds and self.state == SERVING:
             self.lost_name_at = time.monotonic()
             self._set_state(READY)
+
+    def _look_at_stage(self) -> None:
+        """Go on with a change of the session engine as far as all others can follow."""
+        if self.stages is None or time.monotonic() < self.next_stage_look:
+            return
+        self.next_stage_look = time.monotonic() + STAGE_INTERVAL
+        if self.stages.look():
+            self._log(f"sessions: {self.stages.declared} ({self.stages.previous} to {self.stages.engine})")
+            self._write_status()
 
     def _running_check(self, failures: int) -> int:
         """Do the shallow check; return how many have failed in a row. A busy instance is not asked."""
@@ -314,6 +335,7 @@ class Instance:
         while time.monotonic() < self.lost_name_at + self.config.drain:
             if self.gunicorn is None or self.gunicorn.poll() is not None:
                 break
+            self._look_at_stage()
             time.sleep(TICK)
         return self._stop_gunicorn()
 
@@ -359,6 +381,11 @@ class Instance:
             "pid": os.getpid(),
             "gunicorn": self.gunicorn.pid if self.gunicorn else None,
             "message": self.message,
+            "sessions": {
+                "engine": self.config.sessions.engine,
+                "previous": self.config.sessions.previous,
+                "stage": self.stages.declared if self.stages else "",
+            },
         }
         self.name.write_status(self.process, status)
 

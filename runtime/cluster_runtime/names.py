@@ -29,7 +29,7 @@ NAME = "http.sock"
 TURN = "turn"
 
 #: Endings of the files of one process, its lock last.
-ENDINGS = (".sock", ".json", ".json.new", ".beat", ".lock")
+ENDINGS = (".sock", ".json", ".json.new", ".beat", ".stage", ".stage.new", ".lock")
 
 
 def process_of(release: str, *, container: bool) -> str:
@@ -55,6 +55,10 @@ class Name:
     def beat_socket(self, release: str) -> Path:
         """Where the workers of `release` tell the instance process that they live."""
         return self.directory / f"{release}.beat"
+
+    def stage_file(self, release: str) -> Path:
+        """Where the workers of `release` read how far a change of the session engine is."""
+        return self.directory / f"{release}.stage"
 
     def holder(self) -> str | None:
         """Return the release that holds the name, alive or not; None where nothing does."""
@@ -129,13 +133,17 @@ class Name:
         new.write_text(str(turn), encoding="ascii")
         new.rename(self.directory / TURN)
 
+    def living(self) -> list[str]:
+        """Return what the processes call themselves that live, whatever they are doing."""
+        with self._locked():
+            return [process for process, lives in self._processes() if lives]
+
     def sweep(self) -> None:
         """Remove the files of processes that have ended without doing so; whoever lives holds its lock."""
         with self._locked():
-            for path in self.directory.glob("*.lock"):
-                if path.name != "name.lock" and not _is_held(path):
-                    for ending in ENDINGS:
-                        path.with_name(path.name.removesuffix(".lock") + ending).unlink(missing_ok=True)
+            for process, lives in self._processes():
+                for ending in () if lives else ENDINGS:
+                    (self.directory / (process + ending)).unlink(missing_ok=True)
 
     def open_lock(self, release: str) -> int | None:
         """Return the lock that a process of `release` holds while it lives; None where another holds it."""
@@ -148,6 +156,11 @@ class Name:
                 os.close(descriptor)
                 return None
             return descriptor
+
+    def _processes(self) -> list[tuple[str, bool]]:
+        """Return the processes that have files here, and whether each lives; to be asked with the name locked."""
+        locks = [path for path in self.directory.glob("*.lock") if path.name != "name.lock"]
+        return [(path.name.removesuffix(".lock"), _is_held(path)) for path in locks]
 
     def _point_at(self, release: str) -> None:
         new = self.directory / f"{NAME}.new"

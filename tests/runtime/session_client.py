@@ -57,6 +57,13 @@ def do(store: Any, what: str, key: str | None = None, **values: Any) -> Any:  # 
 
         Node.distrust = lambda _self: None  # type: ignore[assignment,method-assign]
         return None
+    if what == "clear":
+        return store.clear_expired()
+    if what == "one copy":
+        from cluster_runtime.sessions import memcached  # noqa: PLC0415
+
+        memcached.COPIES = 1
+        return None
     if what == "migrate":
         from django.core.management import call_command  # noqa: PLC0415
 

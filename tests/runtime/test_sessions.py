@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pickle
@@ -53,10 +54,10 @@ class Serializer:
 class Client:
     """A process that keeps sessions: `tests.runtime.session_client`."""
 
-    def __init__(self, stand: Stand, config: Path) -> None:
+    def __init__(self, stand: Stand, config: Path, environment: dict[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.runtime.session_client"],
-            env=stand.environment(config),
+            env={**stand.environment(config), **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -87,10 +88,19 @@ class Store:
         self.stand = stand
         self.stack = stack
         self.nodes: list[Memcached] = []
+        self.configs = 0
         stand.write({"mini/settings.py": SESSIONS, "mini/serializer.py": SERIALIZER})
 
-    def clients(self, engine: str, count: int = 2, *, nodes: int = 2) -> list[Client]:
-        if engine in ("cache", "cached_db") and not self.nodes:
+    def clients(
+        self,
+        engine: str,
+        count: int = 2,
+        *,
+        nodes: int = 2,
+        previous: str = "",
+        environment: dict[str, str] | None = None,
+    ) -> list[Client]:
+        if {engine, previous} & {"cache", "cached_db"} and not self.nodes:
             for number in range(nodes):
                 node = Memcached(self.stand.root / f"m{number}")
                 self.stack.callback(node.kill)
@@ -98,14 +108,16 @@ class Store:
         files = self.stand.root / "sessions"
         files.mkdir(exist_ok=True)
         paths = [str(node.path) for node in self.nodes]
+        self.configs += 1
         config = self.stand.config(
-            sessions={"engine": engine, "memcached": paths, "path": str(files)},
+            f"r{self.configs}",
+            sessions={"engine": engine, "previous": previous, "memcached": paths, "path": str(files)},
             database={"engine": "sqlite", "path": str(self.stand.root / "db.sqlite3")},
         )
-        clients = [Client(self.stand, config) for _number in range(count)]
+        clients = [Client(self.stand, config, environment) for _number in range(count)]
         for client in clients:
             self.stack.callback(client.close)
-        if engine.endswith("db"):
+        if {engine, previous} & {"db", "cached_db"}:
             clients[0]("migrate")
         return clients
 
@@ -198,6 +210,150 @@ def test_without_a_new_generation_a_session_is_stale_after_its_node_hung(store: 
     assert stale_reads(store, sabotaged=True)
 
 
+def lost_with_a_node(store: Store, *, sabotaged: bool) -> list[Any]:
+    """Kill one of two nodes, use all sessions, let it come back empty, kill the other; return what is not as stored."""
+    one, two = store.clients("cache")
+    for client in (one, two) if sabotaged else ():
+        client("one copy")
+    keys = [one("create", n=number) for number in range(20)]
+    first, second = store.nodes
+    first.kill()
+    lost = [number for number, key in enumerate(keys) if two.answer("read", key).get("result") != {"n": number}]
+    for number, key in enumerate(keys[:10]):
+        two.answer("write", key, n=number + 100)
+    expected = [number + 100 if number < 10 else number for number in range(20)]
+    first.start()
+    time.sleep(1.1)  # nobody asks it before
+    for client in (one, two):
+        found = [client.answer("read", key).get("result") for key in keys]
+        lost += [number for number, one in enumerate(found) if one != {"n": expected[number]}]
+    time.sleep(0.5)  # by now the first one has them again
+    second.kill()
+    for client in (two, one):
+        found = [client.answer("read", key).get("result") for key in keys]
+        lost += [number for number, one in enumerate(found) if one != {"n": expected[number]}]
+    return lost
+
+
+def test_with_two_nodes_the_death_of_each_in_turn_loses_no_session(store: Store) -> None:
+    assert lost_with_a_node(store, sabotaged=False) == []
+
+
+def test_with_one_copy_of_each_session_the_death_of_a_node_loses_some(store: Store) -> None:
+    """The saboteur of the test before."""
+    assert lost_with_a_node(store, sabotaged=True)
+
+
+def test_of_two_nodes_one_that_hangs_costs_one_wait_and_leaves_nothing_old(store: Store) -> None:
+    one, two = store.clients("cache")
+    keys = [one("create", n=0) for _number in range(20)]
+    store.nodes[0].stop()
+    answers = [one.answer("write", key, n=1) for key in keys] + [two.answer("read", key) for key in keys]
+    assert all("error" not in answer for answer in answers)
+    assert sum(answer["seconds"] > 0.09 for answer in answers) <= 4
+    store.nodes[0].go_on()
+    time.sleep(1.1)
+    assert [two("read", key) for key in keys] == [{"n": 1}] * 20
+    one("delete", keys[0])
+    assert two("read", keys[0]) == {}
+
+
+def test_a_node_that_dies_is_said_once(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    from cluster_runtime.sessions.memcached import Node  # noqa: PLC0415 - after the settings
+
+    store.clients("cache", 0)
+    node = Node(str(store.nodes[0].path), connect_timeout=1, timeout=1)
+    node.read("get", "a")
+    store.nodes[0].kill()
+    for _number in range(5):
+        with contextlib.suppress(OSError):
+            node.read("get", "a")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    store.nodes[0].start()
+    time.sleep(1.1)
+    node.read("get", "a")
+    assert "answers again" in caplog.text
+
+
+def test_while_no_node_answers_a_session_is_not_taken_for_none(store: Store) -> None:
+    """Django's own engine would answer with an empty session, and the middleware would log the user out."""
+    (client,) = store.clients("cache", 1)
+    key = client("create", colour="blue")
+    for node in store.nodes:
+        node.kill()
+    assert "error" in client.answer("read", key)
+
+
+def test_a_session_in_a_file_is_its_users_alone_and_whole(store: Store) -> None:
+    one, two = store.clients("file")
+    key = one("create", colour="blue")
+    directory = store.stand.root / "sessions"
+    (file,) = directory.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    for size in (10, 100_000, 1):
+        two("write", key, colour="x" * size)
+        assert one("read", key) == {"colour": "x" * size}
+    assert [path.name for path in directory.iterdir()] == [file.name], "an unfinished file is left"
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("key", ["../../etc/passwd", "a/b", "", "x" * 300, "a\x00b", "é"])
+def test_a_key_that_is_no_key_is_no_session(store: Store, key: str) -> None:
+    for engine in ("file", "cache", "db"):
+        (client,) = store.clients(engine, 1)
+        assert client("read", key) == {}
+
+
+def test_sessions_in_files_that_are_over_are_cleared_and_no_other(store: Store) -> None:
+    one, two = store.clients("file")
+    stays = one("create", colour="blue")
+    gone = [one("age", one("create", colour="red"), seconds=1) for _number in range(3)]
+    directory = store.stand.root / "sessions"
+    old = directory / ".new-killed"
+    old.write_text("half")
+    os.utime(old, (1, 1))
+    (directory / ".new-now").write_text("half")
+    time.sleep(1.1)
+    assert [two("read", key) for key in gone] == [{}] * 3
+    two("clear")
+    assert sorted(path.name for path in directory.iterdir()) == [".new-now", f"sessionid{stays}"]
+
+
+def test_a_session_too_large_for_a_cookie_is_an_error_that_says_so(store: Store) -> None:
+    (client,) = store.clients("signed_cookies", 1)
+    noise = "".join(hashlib.sha256(str(number).encode()).hexdigest() for number in range(200))
+    error = client.answer("create", noise=noise)["error"]
+    assert "browsers drop those of more than 4093" in error
+    assert client("read", client("create", noise=noise[:2000])) == {"noise": noise[:2000]}
+
+
+def test_a_session_too_large_for_memcached_alone_is_an_error_and_not_the_former_one(store: Store) -> None:
+    one, two = store.clients("cache")
+    key = one("create", size="small")
+    assert "too large" in one.answer("write", key, size="x" * 2_000_000)["error"]
+    assert two("read", key) == {}
+
+
+def test_what_was_read_from_the_database_does_not_replace_what_is_newer(cache: SessionCache) -> None:
+    cache.delete("a")
+
+    def slow(meanwhile: Any) -> Any:
+        def load() -> tuple[str, int]:
+            meanwhile()
+            return "old", 100
+
+        return load
+
+    assert cache.fill("a", slow(lambda: cache.set("a", "new"))) == "old"
+    assert cache.get("a") == "new"
+    cache.delete("a")
+    assert cache.fill("a", slow(lambda: cache.delete("a"))) == "old"
+    assert cache.get("a") is None, "a session that was logged out would be back"
+    assert cache.fill("a", slow(lambda: None)) == "old"
+    assert cache.get("a") == "old"
+    assert cache.fill("b", lambda: None) is None
+
+
 def test_a_failed_write_to_the_only_store_is_an_error_and_not_a_lost_session(store: Store) -> None:
     one, two = store.clients("cache", nodes=1)
     key = one("create", colour="blue")
@@ -264,7 +420,7 @@ def put(cache: SessionCache, key: str, value: bytes) -> None:
     """Store bytes as they are, as somebody would who reaches the node's socket."""
     from pymemcache.client.base import Client as Raw  # noqa: PLC0415
 
-    node, place = cache._place(key, None)
+    ((node, place),) = cache._places(key, None)
     with contextlib.closing(Raw(node.path)) as client:
         client.set(place, value, noreply=False)
 
@@ -273,7 +429,7 @@ def raw(cache: SessionCache, key: str) -> bytes:
     """Return the stored bytes."""
     from pymemcache.client.base import Client as Raw  # noqa: PLC0415
 
-    node, place = cache._place(key, None)
+    ((node, place),) = cache._places(key, None)
     with contextlib.closing(Raw(node.path)) as client:
         found = client.get(place)
     assert isinstance(found, bytes)

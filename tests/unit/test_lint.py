@@ -524,10 +524,6 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         [case({"sessions.previous": "cached_db"}, "sessions.previous")],
         [case(), case({"sessions.previous": "db"})],
     ),
-    "previous-not-read": (
-        [case({"sessions.previous": "db"}, "sessions.previous")],
-        [case(), case({"sessions.previous": "cached_db"})],
-    ),
     "instance-ports-beyond": (
         [case({"site.instance_ports": 65_533}, "site.instance_ports")],
         [case({"site.instance_ports": 65_532})],

@@ -150,11 +150,13 @@ class Docker:
 
     def store(self, topology: Topology, opts: pulumi.ResourceOptions) -> Store:
         """Make what keeps sessions: memcached nodes without any network and their sockets' volume, or one of files."""
-        if topology.config.sessions.engine is SessionEngine.FILE:
+        sessions = topology.config.sessions
+        kept: tuple[Mount, ...] = ()
+        if SessionEngine.FILE in (sessions.engine, sessions.previous):
             files = docker.Volume("session-files", opts=opts)
-            return Store(nodes=(), mounts=(Mount(volume=files.name, path=SESSION_FILES),), ready=())
+            kept = (Mount(volume=files.name, path=SESSION_FILES),)
         if not topology.memcached_nodes:
-            return Store(nodes=(), mounts=(), ready=())
+            return Store(nodes=(), mounts=kept, ready=())
         sockets = docker.Volume("sessions", opts=opts)
         image = self._service_image("memcached", topology.config, opts)
         mount = Mount(volume=sockets.name, path=SESSIONS)
@@ -177,7 +179,7 @@ class Docker:
                     f"memcached{number}", spec, image=image, mounts=(mount,), network=None, opts=opts, alone=True
                 )
             )
-        return Store(nodes=nodes, mounts=(mount,), ready=tuple(containers))
+        return Store(nodes=nodes, mounts=(*kept, mount), ready=tuple(containers))
 
     # --- database
 

@@ -7,39 +7,54 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cluster_runtime.config import Sessions
 
-#: The cache alias that sessions use; the project's own aliases stay the project's.
-CACHE_ALIAS = "cluster_sessions"
+#: The cache aliases that sessions use, with a database behind it and without; the project's own stay the project's.
+CACHE_ALIAS, ONLY_CACHE_ALIAS = "cluster_sessions", "cluster_sessions_only"
 
 ENGINES = {
     "db": "django.contrib.sessions.backends.db",
-    "cached_db": "django.contrib.sessions.backends.cached_db",
-    "cache": "django.contrib.sessions.backends.cache",
-    "file": "django.contrib.sessions.backends.file",
-    "signed_cookies": "django.contrib.sessions.backends.signed_cookies",
+    "cached_db": "cluster_runtime.sessions.cached_db",
+    "cache": "cluster_runtime.sessions.cache",
+    "file": "cluster_runtime.sessions.file",
+    "signed_cookies": "cluster_runtime.sessions.signed_cookies",
 }
 
-#: Seconds until a memcached node counts as dead, to connect and to answer: it is a socket of this machine.
-CONNECT_TIMEOUT = 0.1
-ANSWER_TIMEOUT = 0.5
+#: What reads a former engine's sessions too.
+BRIDGE = "cluster_runtime.sessions.bridge"
+
+#: The engine's cache alias.
+ALIASES = {"cached_db": CACHE_ALIAS, "cache": ONLY_CACHE_ALIAS}
+
+#: Seconds until a memcached node counts as dead, to connect, to read and to write: it is a socket of this machine.
+CONNECT_TIMEOUT, READ_TIMEOUT, WRITE_TIMEOUT = 0.1, 0.1, 0.5
 
 
 def settings_for(sessions: Sessions, caches: dict[str, Any] | None) -> dict[str, Any]:
     """Return the settings that make Django keep sessions as `sessions` says; `caches` are the project's own CACHES."""
-    settings: dict[str, Any] = {"SESSION_ENGINE": ENGINES[sessions.engine]}
-    if sessions.engine == "file":
+    engines = [engine for engine in (sessions.engine, sessions.previous) if engine]
+    settings: dict[str, Any] = {
+        "SESSION_ENGINE": BRIDGE if sessions.previous else ENGINES[sessions.engine],
+        "CLUSTER_SESSION_ENGINES": tuple(engines),
+    }
+    if "file" in engines:
         settings["SESSION_FILE_PATH"] = sessions.path
-    if sessions.engine in ("cache", "cached_db"):
-        settings["SESSION_CACHE_ALIAS"] = CACHE_ALIAS
+    aliases = {ALIASES[engine]: engine == "cached_db" for engine in engines if engine in ALIASES}
+    if aliases:
+        settings["SESSION_CACHE_ALIAS"] = next(iter(aliases))
         settings["CACHES"] = {
             **(caches or {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}),
-            CACHE_ALIAS: {
-                "BACKEND": "cluster_runtime.sessions.memcached.SessionCache",
-                "LOCATION": [f"unix:{path}" for path in sessions.memcached],
-                "OPTIONS": {
-                    "connect_timeout": CONNECT_TIMEOUT,
-                    "timeout": ANSWER_TIMEOUT,
-                    "durable": sessions.engine == "cached_db",
-                },
-            },
+            **{alias: _cache(sessions, durable=durable) for alias, durable in aliases.items()},
         }
     return settings
+
+
+def _cache(sessions: Sessions, *, durable: bool) -> dict[str, Any]:
+    return {
+        "BACKEND": "cluster_runtime.sessions.memcached.SessionCache",
+        "LOCATION": [f"unix:{path}" for path in sessions.memcached],
+        "OPTIONS": {
+            "connect_timeout": CONNECT_TIMEOUT,
+            "timeout": READ_TIMEOUT,
+            "write_timeout": WRITE_TIMEOUT,
+            "durable": durable,
+        },
+    }

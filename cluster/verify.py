@@ -72,6 +72,16 @@ def verify(topology: Topology, reach: Reach) -> list[Check]:
     return checks
 
 
+def sessions_report(internal: str) -> dict[str, Any] | None:
+    """Return what an instance says of the session store (cluster_runtime.sessions.report); None where none says it."""
+    try:
+        with _client(internal) as client:
+            answer = client.get("http://localhost/-/probe/sessions", headers={"Host": "internal"})
+    except httpx.HTTPError:
+        return None
+    return answer.json() if answer.status_code == httpx.codes.OK else None
+
+
 def _client(socket: str) -> httpx.Client:
     return httpx.Client(transport=httpx.HTTPTransport(uds=socket), timeout=TIMEOUT, trust_env=False)
 

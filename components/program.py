@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pulumi
 
@@ -17,6 +17,7 @@ from cluster.docker.places import base_image
 from cluster.lint import Facts, Severity, lint
 from cluster.release import ReleaseError, specify
 from cluster.render.nginx import version_in_image
+from cluster.sessions import refusal, refused_rollback
 from components.platforms.docker import Docker, Engine
 from components.platforms.docker.images import platform_digest
 from components.platforms.docker.platform import container_digest
@@ -53,6 +54,11 @@ class Program:
             live = engine.live(name)
         except EngineError as error:
             raise pulumi.RunError(str(error)) from None
+        served = [live.sessions(name) for name in live.holders]
+        rollback = self._former()
+        refused = refused_rollback(*rollback, served) if rollback else refusal(self.config, served)
+        if refused:
+            raise pulumi.RunError(refused)
         secrets = pulumi.Output.secret(json.dumps(self.secrets, sort_keys=True))
         return Docker(stack=name, work=self.work, engine=engine, live=live, secrets=secrets)
 
@@ -63,12 +69,20 @@ class Program:
             spec = specify(self.config, self.root, self.secrets, "image", own)
         except ReleaseError as error:
             raise pulumi.RunError(str(error)) from None
+        former = self._former()
+        return replace(spec, digest=former[0]) if former else spec
+
+    def _former(self) -> tuple[str, dict[str, Any]] | None:
+        """Return the former release that is to serve again and its configuration file; RunError where it is gone."""
         former = os.environ.get(RELEASE_VARIABLE)
         if not former:
-            return spec
-        if not (self.work / former).is_dir():
-            raise pulumi.RunError(f"{RELEASE_VARIABLE}: release {former} is not here: its build context is gone")
-        return replace(spec, digest=former)
+            return None
+        try:
+            config = json.loads((self.work / former / "config.json").read_text(encoding="utf-8"))
+        except OSError as error:
+            words = f"{RELEASE_VARIABLE}: release {former} is not here: its build context is gone"
+            raise pulumi.RunError(words) from error
+        return former, config
 
 
 def stack_label(stack: str) -> str:

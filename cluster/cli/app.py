@@ -62,6 +62,15 @@ def down(
 
 
 @app.command()
+def rotate_key(stack: StackName = DEFAULT_STACK) -> None:
+    """Change SECRET_KEY, logging nobody out: say it again when told, and the old key goes."""
+    from cluster.cli.rotating import run_rotate_key  # noqa: PLC0415 - each command imports only what it needs
+
+    opened = open_stack(stack)
+    run_rotate_key(opened, commands(opened))
+
+
+@app.command()
 def status(stack: StackName = DEFAULT_STACK, as_json: AsJson = False) -> None:
     """Show what runs; exit status 0 only if all is as the stack file says."""
     opened = open_stack(stack)

@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cluster.config import ClusterConfig, Platform, StackFileError, load_stack
 from cluster.config.load import STACKS, stack_path
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cluster.lint import Finding
     from cluster.local.cluster import LocalCluster
     from cluster.local.places import Places
+    from cluster.rotation import Keys
 
 DEFAULT_STACK = "local"
 
@@ -63,6 +64,14 @@ class Commands(Protocol):
 
     def run_rollback(self, stack: Stack, to: str | None) -> None:
         """Let a former release serve."""
+        ...
+
+    def keys(self, stack: Stack) -> Keys:
+        """Return where the stack's keys are."""
+        ...
+
+    def sessions(self, stack: Stack) -> dict[str, Any] | None:
+        """Return what an instance says of the session store; None where none says it."""
         ...
 
     def run_down(self, stack: Stack, *, delete_data: bool, yes: bool) -> None:

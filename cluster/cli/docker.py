@@ -27,6 +27,7 @@ from cluster.docker.observe import Observed, observe
 from cluster.docker.places import base_image
 from cluster.docker.reach import reach
 from cluster.local.state import History
+from cluster.sessions import lines
 from cluster.topology import Topology, build_topology, percent, site_url
 from cluster.verify import verify
 
@@ -73,6 +74,17 @@ class DockerStack:
     def observe(self) -> Observed:
         """Look at what runs; EngineError where the engine is away."""
         return observe(self.engine, self.label, self.topology)
+
+    def sessions_report(self) -> dict[str, Any] | None:
+        """Return what an instance says of the session store; None where none says it."""
+        nginx = self.engine.containers(self.label, "nginx")
+        if not nginx:
+            return None
+        with contextlib.suppress(EngineError):
+            text = self.engine.run("exec", nginx[0], "/usr/local/lib/cluster/ask", "/-/probe/sessions")
+            found: dict[str, Any] = json.loads(text)
+            return found
+        return None
 
     def instance_container(self, name: str) -> str:
         """Return the container that holds an instance's name; CommandError where none does."""
@@ -370,6 +382,35 @@ def _nginx_lines(step: dict[str, Any]) -> list[str]:
     return [line for line in lines if not line[2:].startswith("return 200 ")]
 
 
+class PulumiKeys:
+    """A stack's keys, encrypted in its file."""
+
+    def __init__(self, pulumi: Pulumi) -> None:
+        self.pulumi = pulumi
+
+    def read(self) -> tuple[str, list[str]]:
+        """Return secret_key and secret_key_fallbacks."""
+        return self.pulumi.secret("secret_key") or "", json.loads(self.pulumi.secret("secret_key_fallbacks") or "[]")
+
+    def write_key(self, key: str) -> None:
+        """Replace secret_key."""
+        self.pulumi.set_secret("secret_key", key)
+
+    def write_fallbacks(self, keys: list[str]) -> None:
+        """Replace secret_key_fallbacks."""
+        self.pulumi.set_secret("secret_key_fallbacks", json.dumps(keys))
+
+
+def keys(stack: Stack) -> PulumiKeys:
+    """Return where the stack's keys are."""
+    return PulumiKeys(Pulumi(stack.root, stack.name))
+
+
+def sessions(stack: Stack) -> dict[str, Any] | None:
+    """Return what an instance says of the session store; None where none says it."""
+    return DockerStack(stack).sessions_report()
+
+
 def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
     """Remove everything but the data; with `delete_data` the data too."""
     if delete_data and not yes:
@@ -407,6 +448,7 @@ def run_status(stack: Stack, *, as_json: bool) -> bool:
     rows, services = observed.rows(), observed.services()
     ok = observed.nginx_current and observed.release is not None and all(row["ok"] for row in [*rows, *services])
     history = History.load(stack.places)
+    report = docker.sessions_report()
     if as_json:
         document = {
             "stack": stack.name,
@@ -416,12 +458,15 @@ def run_status(stack: Stack, *, as_json: bool) -> bool:
             "url": site_url(stack.config),
             "nginx": {"digest": observed.live.nginx, "current": observed.nginx_current},
             "sessions": stack.config.sessions.engine.value,
+            "store": report,
             "instances": rows,
             "services": services,
         }
         tell(json.dumps(document, indent=2))
         return ok
     _print_status(docker, observed, rows, services)
+    for line in lines(report, stack.config) if report else ():
+        tell(line)
     return ok
 
 
@@ -520,4 +565,15 @@ def run_manage(stack: Stack, arguments: list[str]) -> int:
     ).returncode
 
 
-__all__ = ["run_down", "run_init", "run_logs", "run_manage", "run_rollback", "run_status", "run_up", "run_verify"]
+__all__ = [
+    "keys",
+    "run_down",
+    "run_init",
+    "run_logs",
+    "run_manage",
+    "run_rollback",
+    "run_status",
+    "run_up",
+    "run_verify",
+    "sessions",
+]

@@ -14,9 +14,11 @@ import typer
 
 from cluster.cli.context import CommandError, Stack, check_lints, say, tell, warn
 from cluster.local.listeners import listening_ports, with_children
+from cluster.local.secrets import ensure_secrets, write_secret
 from cluster.local.state import History, Observed, locked
+from cluster.sessions import lines, refusal, refused_rollback
 from cluster.topology import percent, site_url
-from cluster.verify import Check, Reach, verify
+from cluster.verify import Check, Reach, sessions_report, verify
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +48,9 @@ def run_up(stack: Stack) -> None:
     with locked(stack.places, f"up {stack.name}"):
         began = time.monotonic()
         cluster.recover()
+        refused = refusal(stack.config, cluster.said_of_sessions())
+        if refused:
+            raise CommandError(refused)
         spec = cluster.specify(python_version())
         plan = cluster.plan(spec.digest, dict(spec.parts))
         _print_plan(stack, plan)
@@ -95,6 +100,10 @@ def run_rollback(stack: Stack, to: str | None) -> None:
         if release is None:
             known = ", ".join(history.releases) or "none"
             raise CommandError(f"release {digest} is not here; known: {known}")
+        runtime = json.loads(release.config.read_text(encoding="utf-8"))
+        refused = refused_rollback(digest, runtime, cluster.said_of_sessions())
+        if refused:
+            raise CommandError(refused)
         plan = cluster.plan(digest, release.parts())
         _print_plan(stack, plan)
         if plan.is_empty:
@@ -110,6 +119,36 @@ def fail_unverified(checks: list[Check]) -> None:
     failed = [f"{check.name}: expected {check.expected}, found {check.found}" for check in checks if check.ok is False]
     if failed:
         raise CommandError("the cluster is up, but did not pass verification:\n" + "\n".join(failed))
+
+
+class LocalKeys:
+    """A stack's keys, in files that only their owner reads."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def read(self) -> tuple[str, list[str]]:
+        """Return secret_key and secret_key_fallbacks."""
+        found = ensure_secrets(self.directory)
+        return found["secret_key"], json.loads(found.get("secret_key_fallbacks") or "[]")
+
+    def write_key(self, key: str) -> None:
+        """Replace secret_key."""
+        write_secret(self.directory / "secret_key", key)
+
+    def write_fallbacks(self, keys: list[str]) -> None:
+        """Replace secret_key_fallbacks."""
+        write_secret(self.directory / "secret_key_fallbacks", json.dumps(keys))
+
+
+def keys(stack: Stack) -> LocalKeys:
+    """Return where the stack's keys are."""
+    return LocalKeys(stack.places.secrets)
+
+
+def sessions(stack: Stack) -> dict[str, Any] | None:
+    """Return what an instance says of the session store; None where none says it."""
+    return sessions_report(str(stack.places.nginx_socket))
 
 
 def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
@@ -146,9 +185,10 @@ def run_status(stack: Stack, *, as_json: bool) -> bool:
     rows = [_instance_row(name, cluster, observed, history.current) for name in cluster.topology.names]
     nginx_ok = observed.nginx == cluster.nginx_config().digest
     healthy = nginx_ok and all(row["ok"] for row in rows) and history.current is not None
+    report = sessions(stack) if observed.nginx else None
     if as_json:
         nginx = {"digest": observed.nginx, "current": nginx_ok, "version": ".".join(map(str, cluster.nginx.version))}
-        sessions = stack.config.sessions.engine.value
+        engine = stack.config.sessions.engine.value
         tell(
             json.dumps(
                 {
@@ -158,7 +198,8 @@ def run_status(stack: Stack, *, as_json: bool) -> bool:
                     "releases": history.releases,
                     "url": url(stack),
                     "nginx": nginx,
-                    "sessions": sessions,
+                    "sessions": engine,
+                    "store": report,
                     "instances": rows,
                 },
                 indent=2,
@@ -166,6 +207,8 @@ def run_status(stack: Stack, *, as_json: bool) -> bool:
         )
         return healthy
     _print_status(stack, cluster.topology, rows, observed, history, nginx_ok=nginx_ok)
+    for line in lines(report, stack.config) if report else ():
+        tell(line)
     return healthy
 
 
@@ -179,6 +222,7 @@ def _instance_row(name: str, cluster: LocalCluster, observed: Observed, current:
             "since": running.status["since"] if running.status else None,
             "pid": running.process.pid,
             "message": running.status["message"] if running.status else "",
+            "sessions": running.status.get("sessions") if running.status else None,
         }
         for running in observed.of(name)
     ]
@@ -309,4 +353,15 @@ def run_manage(stack: Stack, arguments: list[str]) -> int:
     ).returncode
 
 
-__all__ = ["run_down", "run_logs", "run_manage", "run_rollback", "run_status", "run_up", "run_verify", "say"]
+__all__ = [
+    "keys",
+    "run_down",
+    "run_logs",
+    "run_manage",
+    "run_rollback",
+    "run_status",
+    "run_up",
+    "run_verify",
+    "say",
+    "sessions",
+]

@@ -158,8 +158,19 @@ class Pulumi:
         if SECRET_KEY not in document["config"]:
             say("making secret_key")
             key = "".join(secrets.choice(ALPHABET) for _ in range(KEY_LENGTH))
-            self._explained("config", "set", "--secret", SECRET_KEY, "--stack", self.stack, stdin=key)
+            self.set_secret("secret_key", key)
         return resources
+
+    def set_secret(self, name: str, value: str) -> None:
+        """Put a secret into the stack file."""
+        self._explained("config", "set", "--secret", f"cluster:{name}", "--stack", self.stack, stdin=value)
+
+    def secret(self, name: str) -> str | None:
+        """Return a secret of the stack file; None where it has none of that name."""
+        document = yaml.safe_load(stack_path(self.root, self.stack).read_text(encoding="utf-8"))
+        if f"cluster:{name}" not in document["config"]:
+            return None
+        return self._explained("config", "get", f"cluster:{name}", "--stack", self.stack).rstrip("\n")
 
     def _log_in(self) -> None:
         if os.environ.get("PULUMI_BACKEND_URL"):

@@ -272,6 +272,9 @@ class Sessions(_Model):
     previous: Annotated[SessionEngine, _text_enum(SessionEngine)] | None = Field(
         None, description="While changing the engine: sessions of the old one stay valid."
     )
+    discard: bool = Field(
+        False, description="Let a change of the engine without `previous` end all sessions: everybody is logged out."
+    )
 
 
 class Database(_Model):

@@ -44,6 +44,12 @@ class Live:
     static: str | None = None
     static_turn: int = 0
 
+    def sessions(self, instance: str) -> Mapping[str, str] | None:
+        """Return what the process that holds an instance's name says of its sessions; None where it says nothing."""
+        status = self.statuses.get((instance, self.holders.get(instance) or ""), {})
+        found: Mapping[str, str] | None = status.get("sessions")
+        return found
+
     def next_static_turn(self, release: str) -> int:
         """Return the turn in which the static files of `release` are served first."""
         turn = self.static_turn if self.nginx_turn is not None else None

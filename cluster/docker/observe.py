@@ -60,6 +60,7 @@ class Observed:
                     "container": short,
                     "pid": container["State"]["Pid"],
                     "message": status["message"] if status else "",
+                    "sessions": status.get("sessions") if status else None,
                 }
             )
         serving = [f"{p['release']}.{p['container']}" for p in processes if p["state"] == "serving"]

@@ -77,6 +77,15 @@ class LocalCluster:
         """Look at what runs."""
         return observe(self.places, self.supervisor, self.nginx)
 
+    def said_of_sessions(self) -> list[dict[str, str] | None]:
+        """Return what the processes that hold names say of their sessions; None where one says nothing."""
+        observed = self.observe()
+        return [
+            running.status.get("sessions") if running.status else None
+            for running in observed.running
+            if observed.holders.get(running.instance) == running.release
+        ]
+
     def plan(self, release: str, parts: dict[str, str]) -> Plan:
         """Compare what is wanted with what runs."""
         made = self.builder.find(release)
@@ -321,7 +330,8 @@ class LocalCluster:
         self.supervisor.remove([program_name(*pair) for pair in pairs])
         for instance, digest in pairs:
             name = Name(self.places.run, instance)
-            for path in (name.socket(digest), name.status_file(digest), name.beat_socket(digest)):
+            files = (name.socket, name.status_file, name.beat_socket, name.stage_file)
+            for path in (file(digest) for file in files):
                 path.unlink(missing_ok=True)
             if instance not in self.topology.names and not name.link.is_symlink():
                 shutil.rmtree(name.directory, ignore_errors=True)

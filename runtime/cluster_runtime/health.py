@@ -3,6 +3,7 @@
 - `/-/health`: the process works. Answered before Django, so that a database that is away restarts nothing.
 - `/-/health?deep`: a whole request through the project, and database and session store answer.
 - `/-/probe`: which instance and release this is.
+- `/-/probe/sessions`: how many there are, and what room they take.
 - `/-/probe/session?create`, `?read=KEY`, `?write=KEY`, `?delete=KEY`: a session in the project's own store.
 
 nginx denies `/-/` to the public, and marks every request that it passes on with X-Forwarded-For; a request that has the
@@ -51,6 +52,8 @@ def answer(path: str, query: str, through_project: Callable[[], int]) -> Answer:
         return Answer(200, identity())
     if path == "/-/probe/session":
         return _session(arguments)
+    if path == "/-/probe/sessions":
+        return _report()
     if path != "/-/health":
         return Answer(404, {"error": "the runtime answers /-/health, /-/probe and /-/probe/session"})
     if "deep" not in arguments:
@@ -140,6 +143,14 @@ def _session(arguments: dict[str, str]) -> Answer:
             session.delete()
             return Answer(200, {**identity(), "session": key, "counter": counter})
     return Answer(200, {**identity(), "session": session.session_key, "counter": session[COUNTER]})
+
+
+def _report() -> Answer:
+    if not _uses_sessions():
+        return Answer(501, {**identity(), "error": "the project uses no sessions"})
+    from cluster_runtime.sessions.report import report  # noqa: PLC0415 - imports Django
+
+    return Answer(200, report())
 
 
 def wsgi_request(host: str) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import fcntl
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,6 +39,12 @@ TICK = 0.1
 
 #: Seconds between two looks at how far the others are with a change of the session engine.
 STAGE_INTERVAL = 0.5
+
+#: Seconds between two looks at whether sessions that are over are to be removed, and between two removals.
+CLEAR_LOOK, CLEAR_INTERVAL = 60.0, 24 * 3600.0
+
+#: What tells, by when it was changed, when that was done last; beside the instances' directories.
+CLEARED = "cleared-sessions"
 
 #: Seconds that a process waits before it ends because its gunicorn did, so that restarts don't spin.
 RESTART_PAUSE = 1.0
@@ -117,6 +125,8 @@ class Instance:
         sessions = self.config.sessions
         self.stages = Stages(self.name, self.process, sessions.engine, sessions.previous) if sessions.previous else None
         self.next_stage_look = 0.0
+        self.next_clear_look = 0.0
+        self.clearing: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
         """Live until told to stop (0) or until gunicorn can't be kept up (1)."""
@@ -237,6 +247,7 @@ class Instance:
             self._read_beats(beats)
             self._look_at_name()
             self._look_at_stage()
+            self._clear_sessions()
             self._kill_silent_workers()
             if time.monotonic() >= next_check:
                 failures = self._running_check(failures)
@@ -259,6 +270,44 @@ class Instance:
         if self.stages.look():
             self._log(f"sessions: {self.stages.declared} ({self.stages.previous} to {self.stages.engine})")
             self._write_status()
+
+    def _clear_sessions(self) -> None:
+        """Let one serving instance a day remove the sessions that are over, in a process of its own."""
+        if self.clearing is not None and self.clearing.poll() is not None:
+            self._log(f"clearsessions ended with status {self.clearing.returncode}")
+            self.clearing = None
+        if self.clearing is not None or self.state != SERVING or time.monotonic() < self.next_clear_look:
+            return
+        self.next_clear_look = time.monotonic() + CLEAR_LOOK
+        if not self._is_turn_to_clear():
+            return
+        command = [sys.executable, "-P", "-m", "cluster_runtime.manage", "clearsessions"]
+        environment = {**os.environ, CONFIG_VARIABLE: str(self.config_path)}
+        self.clearing = subprocess.Popen(
+            ["nice", *command] if shutil.which("nice") else command,
+            env=environment,
+            cwd=self.config.project,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - as above
+        )
+
+    def _is_turn_to_clear(self) -> bool:
+        """Tell whether a day has gone by; whoever is told so is the only one."""
+        path = self.name.directory.parent / CLEARED
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            status = os.fstat(descriptor)
+            if not status.st_size:
+                os.write(descriptor, b"cluster_runtime\n")  # the first time: in a day
+                return False
+            if time.time() < status.st_mtime + CLEAR_INTERVAL:
+                return False
+            os.utime(descriptor)
+            return True
+        finally:
+            os.close(descriptor)
 
     def _running_check(self, failures: int) -> int:
         """Do the shallow check; return how many have failed in a row. A busy instance is not asked."""

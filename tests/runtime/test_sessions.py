@@ -377,7 +377,7 @@ def test_threads_of_one_process_do_not_read_each_others_sessions(cache: SessionC
     from cluster_runtime.sessions.memcached import SessionCache  # noqa: PLC0415 - after the settings
 
     barrier = threading.Barrier(6)
-    paths = [f"unix:{node.path}" for node in cache._nodes]
+    paths = [f"unix:{node.path}" for node in cache.nodes]
 
     def work(number: int) -> int:
         mine = SessionCache(paths, {"OPTIONS": OPTIONS})

@@ -266,12 +266,12 @@ class SessionCache(BaseCache):
             name: options[name] for name in ("connect_timeout", "timeout", "write_timeout") if name in options
         }
         self._durable = bool(options["durable"])
-        self._nodes = [Node(path.removeprefix("unix:"), **timeouts) for path in servers]
-        self._copies = 1 if self._durable else min(COPIES, len(self._nodes))
+        self.nodes = [Node(path.removeprefix("unix:"), **timeouts) for path in servers]
+        self._copies = 1 if self._durable else min(COPIES, len(self.nodes))
         # With one copy and nothing behind it there is nothing to distrust it for: a failed write is raised.
         self._generations = self._durable or self._copies > 1
         if self._copies > 1:
-            for node in self._nodes:
+            for node in self.nodes:
                 node.came_back = lambda node=node: self._restore(node.path)  # type: ignore[misc]
 
     def _restore(self, path: str) -> None:
@@ -283,7 +283,7 @@ class SessionCache(BaseCache):
         descriptor = os.open(f"{path}.restore", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            nodes = {node.path: Node(node.path, **self._timeouts) for node in self._nodes}
+            nodes = {node.path: Node(node.path, **self._timeouts) for node in self.nodes}
             mine, count = nodes.pop(path), 0
             life = mine.life()
             if os.pread(descriptor, len(life), 0) == life:
@@ -310,7 +310,7 @@ class SessionCache(BaseCache):
 
     def _ranked(self, key: str) -> list[str]:
         """Return the paths of the nodes that hold a key, the first first."""
-        paths = [node.path for node in self._nodes]
+        paths = [node.path for node in self.nodes]
         paths.sort(key=lambda path: hashlib.blake2b(f"{path}\0{key}".encode()).digest(), reverse=True)
         return paths[: self._copies]
 
@@ -323,7 +323,7 @@ class SessionCache(BaseCache):
         full = self.make_key(key, version)
         if len(full.encode()) > LONGEST_KEY or not full.isascii() or not full.isprintable() or " " in full:
             full = hashlib.sha256(full.encode()).hexdigest()
-        nodes = {node.path: node for node in self._nodes}
+        nodes = {node.path: node for node in self.nodes}
         return [(nodes[path], self._on(nodes[path], full)) for path in self._ranked(full)]
 
     def _expiry(self, timeout: Any) -> tuple[int, int | None]:
@@ -445,7 +445,7 @@ class SessionCache(BaseCache):
 
     def clear(self) -> None:
         """Remove all values of all nodes."""
-        for node in self._nodes:
+        for node in self.nodes:
             node.write("flush_all")
 
     def close(self, **_kwargs: object) -> None:

@@ -1,0 +1,133 @@
+"""A change of SECRET_KEY in three steps, each a release that loses nothing; interrupted anywhere it goes on.
+
+1. `accept`: the new key is a fallback everywhere, so that whoever still signs with the old one verifies the new one.
+2. `sign`: the new key signs, the old one is a fallback.
+3. `drop`: the old key goes, once everything that it signed is over.
+
+Between any two steps instances of both releases run side by side, and each verifies what the other one signs. No order
+of writes loses a key: what is not yet proven to be everywhere stays a fallback.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from cluster.local.secrets import ALPHABET, KEY_LENGTH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+ACCEPT, SIGN, DROP = "accept", "sign", "drop"
+
+
+class Keys(Protocol):
+    """Where a platform keeps a stack's keys."""
+
+    def read(self) -> tuple[str, list[str]]:
+        """Return secret_key and secret_key_fallbacks."""
+        ...
+
+    def write_key(self, key: str) -> None:
+        """Replace secret_key."""
+        ...
+
+    def write_fallbacks(self, keys: list[str]) -> None:
+        """Replace secret_key_fallbacks."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotation:
+    """How far a rotation is. new: what stands for the new key, never the key. since: when it began to sign."""
+
+    step: str
+    new: str
+    since: float | None = None
+
+
+def load(path: Path) -> Rotation | None:
+    """Return the rotation that was begun, None where none was."""
+    try:
+        return Rotation(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+
+
+def _save(path: Path, rotation: Rotation) -> Rotation:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(json.dumps(asdict(rotation)), encoding="utf-8")
+    new.rename(path)
+    return rotation
+
+
+def mark(key: str) -> str:
+    """Return what stands for a key where anybody may read it."""
+    return hashlib.sha256(f"cluster rotate-key {key}".encode()).hexdigest()[:16]
+
+
+def rotate(  # noqa: PLR0913 - what it needs
+    path: Path,
+    keys: Keys,
+    *,
+    release: Callable[[], None],
+    say: Callable[[str], None],
+    now: float,
+    age: float,
+) -> Rotation | None:
+    """Go on with a rotation as far as it may; return what is left of it, None where it is done.
+
+    path: where its state is kept. release: makes the cluster what its keys say. age: seconds for which something that
+    was signed is valid.
+    """
+    rotation = load(path)
+    if rotation is None:
+        rotation = _save(path, Rotation(step=ACCEPT, new=""))
+    if rotation.step == ACCEPT:
+        say("step 1 of 3: every instance accepts the new key")
+        rotation = _accept(path, rotation, keys)
+        release()
+        rotation = _save(path, Rotation(step=SIGN, new=rotation.new))
+    if rotation.step == SIGN:
+        say("step 2 of 3: the new key signs, the old one is still accepted")
+        _sign(rotation, keys)
+        release()
+        rotation = _save(path, Rotation(step=DROP, new=rotation.new, since=now))
+    if rotation.since is None or now < rotation.since + age:
+        return rotation
+    say("step 3 of 3: the old key goes")
+    keys.write_fallbacks([])
+    release()
+    path.unlink()
+    return None
+
+
+def _accept(path: Path, rotation: Rotation, keys: Keys) -> Rotation:
+    key, fallbacks = keys.read()
+    if rotation.new in map(mark, [key, *fallbacks]):
+        return rotation
+    new = "".join(secrets.choice(ALPHABET) for _ in range(KEY_LENGTH))
+    rotation = _save(path, Rotation(step=ACCEPT, new=mark(new)))
+    keys.write_fallbacks([new, *fallbacks])
+    return rotation
+
+
+def _sign(rotation: Rotation, keys: Keys) -> None:
+    key, fallbacks = keys.read()
+    if mark(key) != rotation.new:
+        new = next(one for one in fallbacks if mark(one) == rotation.new)
+        if key not in fallbacks:
+            fallbacks = [*fallbacks, key]
+            keys.write_fallbacks(fallbacks)
+        keys.write_key(new)
+    rest = [one for one in fallbacks if mark(one) != rotation.new]
+    if rest != fallbacks:
+        keys.write_fallbacks(rest)
+
+
+__all__ = ["Keys", "Rotation", "load", "rotate"]

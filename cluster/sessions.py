@@ -1,0 +1,128 @@
+"""What becomes of sessions: which change would end them, and what a person is told of the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cluster.config.models import SessionEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from cluster.config.models import ClusterConfig
+
+#: Both keep sessions in the same rows.
+ONE_TABLE = {"db", "cached_db"}
+
+#: From this part of a node's memory on `status` says that it gets full.
+NEARLY = 0.8
+
+#: From this part of a node's connections on `status` says so.
+NEARLY_CONNECTED = 0.8
+
+
+def ended_by(engine: str, previous: str, said: Iterable[Mapping[str, str] | None]) -> str | None:
+    """Return the engine whose sessions would be ended by instances that know `engine` and `previous`; None: none.
+
+    said: what the processes that serve say of their sessions ({"engine", "previous", "stage"}); None where one says
+    nothing.
+    """
+    known = {engine, previous}
+    if known & ONE_TABLE:
+        known |= ONE_TABLE
+    for one in said:
+        if one is None:
+            continue
+        # Until all can follow it keeps them where its former release did.
+        keeps = one["previous"] if one["stage"] == "follow" else one["engine"]
+        if keeps not in known:
+            return keeps
+    return None
+
+
+def refusal(config: ClusterConfig, said: Iterable[Mapping[str, str] | None]) -> str | None:
+    """Return why a stack must not come up as it is written: it would log everybody out; None where it would not."""
+    sessions = config.sessions
+    if sessions.discard:
+        return None
+    ended = ended_by(sessions.engine.value, sessions.previous.value if sessions.previous else "", said)
+    if ended is None:
+        return None
+    return (
+        f"sessions.previous: sessions are in {ended} now, and with sessions.engine {sessions.engine} alone everybody "
+        f"would be logged out; set `previous: {ended}` (or `discard: true`, if they shall end)"
+    )
+
+
+def refused_rollback(release: str, runtime: Mapping[str, Any], said: Iterable[Mapping[str, str] | None]) -> str | None:
+    """Return why a former release must not serve again; `runtime` is its configuration file."""
+    sessions = runtime["sessions"]
+    ended = ended_by(sessions["engine"], sessions.get("previous", ""), said)
+    if ended is None:
+        return None
+    return (
+        f"release {release} does not read the sessions that are in {ended} now: everybody would be logged out. "
+        f"Set `engine: {sessions['engine']}` and `previous: {ended}` in the stack file instead, and say `cluster up`"
+    )
+
+
+def lines(report: Mapping[str, Any], config: ClusterConfig) -> list[str]:
+    """Return what a person is told of what `cluster_runtime.sessions.report` found."""
+    engine, previous = report["engine"], report["previous"]
+    found = [f"sessions in {engine}: {_amount(report[engine])}"]
+    if previous:
+        found.append(_former(previous, report[previous]))
+    for node in {node["node"]: node for name in (engine, previous) if name for node in _nodes(report, name)}.values():
+        found += _node(node, alone=engine == SessionEngine.CACHE, memory=str(config.sessions.memcached.memory))
+    return found
+
+
+def _nodes(report: Mapping[str, Any], engine: str) -> list[dict[str, Any]]:
+    nodes: list[dict[str, Any]] = report[engine].get("nodes", [])
+    return nodes
+
+
+def _amount(found: Mapping[str, Any]) -> str:
+    if found["count"] is None:
+        return "nobody can count them"
+    over = f", and {found['over']:,} that are over" if found.get("over") else ""
+    return f"{found['count']:,}, {_size(found['bytes'])}{over}"
+
+
+def _former(previous: str, found: Mapping[str, Any]) -> str:
+    if found["count"] == 0:
+        return f"still in {previous}: none; sessions.previous may go"
+    if found["count"] is None:
+        return (
+            f"still in {previous}: nobody can count them; sessions.previous may go SESSION_COOKIE_AGE after the change"
+        )
+    return f"still in {previous}: {_amount(found)}; until they are used or over, sessions.previous must stay"
+
+
+def _node(node: Mapping[str, Any], *, alone: bool, memory: str) -> list[str]:
+    name = node["node"]
+    if "error" in node:
+        return [f"{name}: {node['error']}"]
+    used = node["bytes"] / node["limit"]
+    room = f"{_size(node['bytes'])} of {_size(node['limit'])} ({used:.0%})"
+    connections = f"{node['connections']} of {node['most_connections']} connections"
+    found = [f"{name}: {room}, {connections}, {node['evicted']:,} evicted"]
+    if node["evicted"] and alone:
+        found.append(f"{name}: sessions were dropped for want of room: raise sessions.memcached.memory above {memory}")
+    elif used >= NEARLY and alone:
+        found.append(f"{name} gets full, and will drop sessions: raise sessions.memcached.memory above {memory}")
+    if node["refused"] or node["connections"] >= NEARLY_CONNECTED * node["most_connections"]:
+        found.append(f"{name} runs out of connections: lower app.workers or app.threads")
+    return found
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("bytes", "KiB", "MiB"):
+        if value < 1024:  # noqa: PLR2004 - what a unit is
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+__all__ = ["ended_by", "lines", "refusal", "refused_rollback"]

@@ -1,0 +1,126 @@
+"""Sessions on this machine: every engine through releases, faults and changes of the engine and the key, under load."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.local.stand import Stand
+from tests.sessions import CYCLE, Matrix, load_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: The example's settings with sessions that are over soon, so that the last step of a rotation need not be waited for.
+SHORT = "\nSESSION_COOKIE_AGE = PASSWORD_RESET_TIMEOUT = 25\n"
+
+
+@pytest.fixture
+def stand() -> Iterator[Stand]:
+    with contextlib.closing(Stand()) as found:
+        assert found.up().status == 0
+        yield found
+
+
+def kill_memcached(stand: Stand, *names: str) -> None:
+    """Kill nodes; Supervisor starts them again, with nothing in them."""
+    processes = stand.supervisor().processes()
+    for name in names:
+        os.kill(processes[name].pid, signal.SIGKILL)
+    time.sleep(2.5)
+
+
+def test_no_session_is_lost_by_faults_and_by_changes_from_each_engine_to_the_next(stand: Stand) -> None:
+    with load_of(stand) as load:
+        matrix = Matrix(stand, load)
+        for number, engine in enumerate(CYCLE[1:]):
+            matrix.event("weight change", lambda number=number: matrix.weight(2 + number))  # type: ignore[misc]
+            if matrix.engine in ("cached_db", "cache"):
+                matrix.event("a memcached node killed", lambda: kill_memcached(stand, "memcached1"))
+            if matrix.engine == "cached_db":
+                matrix.event("all of memcached killed", lambda: kill_memcached(stand, "memcached1", "memcached2"))
+            matrix.change(engine)
+    # What is killed under load may cost requests that it had; here only memcached is.
+    assert matrix.whole() == []
+
+
+def test_a_change_of_the_engine_that_is_taken_back_loses_nothing(stand: Stand) -> None:
+    with load_of(stand) as load:
+        matrix = Matrix(stand, load)
+        stand.edit_stack(lambda stack: stack["sessions"].update(engine="file"))
+        refused = stand.up()
+        assert refused.status == 1
+        assert "sessions are in cached_db now" in refused.output
+        stand.edit_stack(lambda stack: stack["sessions"].update(engine="cached_db"))
+        matrix.take_back("file")
+        rollback = stand.rollback()
+        assert rollback.status == 0, rollback.output
+    assert matrix.whole() == []
+
+
+def test_without_the_bridge_a_change_of_the_engine_logs_everybody_out(stand: Stand) -> None:
+    """The saboteur: the same change, with the sessions of the former engine given up."""
+    with load_of(stand) as load:
+        matrix = Matrix(stand, load)
+        row = matrix.event("to file, discarding", lambda: matrix.set(engine="file", discard=True))
+    assert len(row.lost) > len(matrix.idle.cookies), row
+
+
+def test_a_rotated_key_logs_nobody_out_and_the_old_one_is_gone_in_the_end(stand: Stand) -> None:
+    secrets = stand.places.secrets
+    old = (secrets / "secret_key").read_text()
+    stand.edit_code("example/settings.py", SHORT)
+    with load_of(stand) as load:
+        matrix = Matrix(stand, load)
+        matrix.event("a release", matrix.up)
+
+        def rotate() -> str:
+            result = stand.run("rotate-key", stand.name)
+            assert result.status == 0, result.output
+            return result.output
+
+        matrix.event("key rotated, steps 1 and 2", rotate)
+        assert (secrets / "secret_key").read_text() != old
+        assert old in (secrets / "secret_key_fallbacks").read_text()
+        assert "the old one may go after" in rotate()
+        for _number in range(6):
+            matrix.event("time goes by", lambda: time.sleep(4))
+        matrix.event("key rotated, step 3", rotate)
+    assert matrix.whole() == []
+    assert (secrets / "secret_key_fallbacks").read_text() == "[]"
+    assert not (secrets.parent / "rotation.json").exists()
+
+
+def test_a_key_that_is_just_replaced_logs_everybody_out(stand: Stand) -> None:
+    """The saboteur of the test before."""
+    with load_of(stand) as load:
+        matrix = Matrix(stand, load)
+        key = stand.places.secrets / "secret_key"
+        key.write_text("x" * 50)
+        row = matrix.event("another key", matrix.up)
+    assert len(row.lost) >= len(matrix.idle.cookies), row
+
+
+def test_status_tells_how_many_sessions_there_are_and_when_previous_may_go(stand: Stand) -> None:
+    with load_of(stand) as load:
+        matrix = Matrix(stand, load)
+        load.wait_for(50)
+    store = stand.status()["store"]
+    assert store["engine"] == "cached_db"
+    assert store["cached_db"]["count"] >= len(matrix.idle.cookies)
+    assert [node["node"] for node in store["cached_db"]["nodes"]] == ["memcached1", "memcached2"]
+    matrix.set(engine="file", previous="cached_db")
+    matrix.await_stage("move")
+    told = stand.run("status", stand.name).output
+    assert "still in cached_db: " in told
+    assert "sessions.previous must stay" in told
+    left = stand.status()["store"]["cached_db"]["count"]
+    matrix.idle.come_back()
+    found = stand.status()["store"]
+    assert found["cached_db"]["count"] <= left - len(matrix.idle.cookies)
+    assert found["file"]["count"] >= len(matrix.idle.cookies)

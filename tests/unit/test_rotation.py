@@ -1,0 +1,132 @@
+"""The three steps of a change of SECRET_KEY, interrupted at every write and every release."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster.rotation import DROP, load, mark, rotate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+AGE = 1000.0
+
+
+class Killed(Exception):  # noqa: N818 - what it is
+    """The command was killed."""
+
+
+class Site:
+    """Keys where a platform keeps them, and the instances that were released with them."""
+
+    def __init__(self, *, killed_at: int | None = None) -> None:
+        self.key, self.fallbacks = "old", ["older"]
+        self.running = (self.key, list(self.fallbacks))
+        self.moments = 0
+        self.killed_at = killed_at
+        self.releases: list[tuple[str, list[str]]] = []
+
+    def _moment(self) -> None:
+        self.moments += 1
+        if self.moments == self.killed_at:
+            raise Killed
+
+    def read(self) -> tuple[str, list[str]]:
+        return self.key, list(self.fallbacks)
+
+    def write_key(self, key: str) -> None:
+        self._moment()
+        self.key = key
+        self._moment()
+
+    def write_fallbacks(self, keys: list[str]) -> None:
+        self._moment()
+        self.fallbacks = list(keys)
+        self._moment()
+
+    def release(self) -> None:
+        """Run a former and a new instance beside each other: each must verify what the other one signs."""
+        self._moment()
+        (former, accepted), (key, fallbacks) = self.running, self.read()
+        assert key in {former, *accepted}, "an instance that runs would refuse what the new one signs"
+        assert former in {key, *fallbacks}, "the new instance would refuse what was signed a moment ago"
+        self.running = (key, fallbacks)
+        self.releases.append(self.running)
+        self._moment()
+
+
+def go_on(path: Path, site: Site, now: float) -> object:
+    return rotate(path, site, release=site.release, say=lambda _line: None, now=now, age=AGE)
+
+
+def until_done(path: Path, site: Site) -> None:
+    """Say it again until it is done, whenever it was killed."""
+    now = 0.0
+    for _time in range(4):
+        try:
+            if go_on(path, site, now) is None:
+                return
+        except Killed:
+            continue
+        now += AGE
+    pytest.fail("it never ends")
+
+
+def test_three_releases_change_the_key(tmp_path: Path) -> None:
+    site, path = Site(), tmp_path / "rotation.json"
+    left = go_on(path, site, 0.0)
+    assert left == load(path)
+    assert load(path) is not None
+    (first, second) = site.releases
+    new = second[0]
+    assert first == ("old", [new, "older"])
+    assert second == (new, ["older", "old"])
+    assert new not in path.read_text(), "the key itself would lie in a plain file"
+    assert mark(new) in path.read_text()
+    go_on(path, site, AGE - 1)
+    assert len(site.releases) == 2, "sessions that the old key has signed are still valid"
+    assert go_on(path, site, AGE) is None
+    assert site.running == (new, [])
+    assert load(path) is None
+
+
+MOMENTS = 16
+
+
+@pytest.mark.parametrize("moment", range(1, MOMENTS + 1))
+def test_killed_at_any_moment_it_goes_on_and_no_key_is_refused_or_lost(tmp_path: Path, moment: int) -> None:
+    site, path = Site(killed_at=moment), tmp_path / "rotation.json"
+    until_done(path, site)
+    assert site.moments >= moment, "it was never killed"
+    key, fallbacks = site.running
+    assert key not in ("old", "older")
+    assert fallbacks == []
+    assert len({one[0] for one in site.releases}) <= 2, "a second new key was made"
+
+
+def test_all_moments_of_a_rotation_are_tried(tmp_path: Path) -> None:
+    site = Site()
+    until_done(tmp_path / "rotation.json", site)
+    assert site.moments == MOMENTS
+
+
+def test_a_failed_release_leaves_the_rotation_where_it_was(tmp_path: Path) -> None:
+    site, path = Site(), tmp_path / "rotation.json"
+
+    def fails() -> None:
+        raise RuntimeError("not healthy")
+
+    def run(release: Callable[[], None]) -> object:
+        return rotate(path, site, release=release, say=lambda _line: None, now=0.0, age=AGE)
+
+    for _time in range(3):
+        with pytest.raises(RuntimeError):
+            run(fails)
+    assert len(site.fallbacks) == 2, "each try would add a key"
+    left = run(site.release)
+    assert left is not None
+    assert load(path) is not None
+    assert getattr(left, "step", "") == DROP

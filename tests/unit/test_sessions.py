@@ -1,0 +1,98 @@
+"""Which change of the stack file would end sessions, and what a person is told of their store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster.config import parse_config
+from cluster.sessions import lines, refusal, refused_rollback
+from tests.unit.pulumi_mocks import stack_values
+
+
+def said(engine: str, previous: str = "", stage: str = "") -> dict[str, str]:
+    return {"engine": engine, "previous": previous, "stage": stage}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "serving", "ended"),
+    [
+        ({"engine": "cache"}, said("db"), "db"),
+        ({"engine": "cache", "previous": "db"}, said("db"), None),
+        ({"engine": "db"}, said("db"), None),
+        ({"engine": "cached_db"}, said("db"), None),
+        ({"engine": "file", "previous": "cached_db"}, said("db"), None),
+        ({"engine": "db"}, said("cache", "db", "follow"), None),
+        ({"engine": "db"}, said("cache", "db", "move"), "cache"),
+        ({"engine": "db", "previous": "cache"}, said("cache", "db", "move"), None),
+        ({"engine": "cache"}, said("cache", "db", "move"), None),
+        ({"engine": "file", "previous": "db"}, said("cache", "db", "both"), "cache"),
+        ({"engine": "file", "discard": True}, said("db"), None),
+        ({"engine": "file"}, None, None),
+    ],
+)
+def test_a_change_that_would_log_everybody_out_is_refused(
+    wanted: dict[str, Any], serving: dict[str, str] | None, ended: str | None
+) -> None:
+    config = parse_config(stack_values(sessions={"memcached": None, **wanted} | {"memcached": {"nodes": 2}}))
+    found = refusal(config, [serving, serving])
+    if ended is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.startswith("sessions.previous: ")
+        assert f"set `previous: {ended}`" in found
+
+
+def test_a_release_that_does_not_read_todays_sessions_is_no_way_back() -> None:
+    runtime = {"sessions": {"engine": "db", "previous": ""}}
+    assert refused_rollback("abc", runtime, [said("db")]) is None
+    found = refused_rollback("abc", runtime, [said("cache", "db", "move")])
+    assert found is not None
+    assert "Set `engine: db` and `previous: cache`" in found
+
+
+NODE = {"node": "m1", "sessions": 4, "bytes": 100, "limit": 1000, "evicted": 0, "connections": 5, "refused": 0}
+
+
+def told(engine: str, previous: str = "", **found: Any) -> list[str]:
+    config = parse_config(stack_values(sessions={"engine": engine}))
+    return lines({"engine": engine, "previous": previous, **found}, config)
+
+
+def test_of_sessions_their_number_and_size_are_told() -> None:
+    assert told("db", db={"count": 1200, "bytes": 2_500_000, "over": 3}) == [
+        "sessions in db: 1,200, 2.4 MiB, and 3 that are over"
+    ]
+    assert told("signed_cookies", signed_cookies={"count": None, "bytes": None}) == [
+        "sessions in signed_cookies: nobody can count them"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "none; sessions.previous may go"), (7, "must stay"), (None, "SESSION_COOKIE_AGE")]
+)
+def test_it_is_told_when_previous_may_go(count: int | None, words: str) -> None:
+    _, former = told("db", "file", db={"count": 1, "bytes": 1}, file={"count": count, "bytes": 10})
+    assert former.startswith("still in file: ")
+    assert words in former
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, None),
+        ({"bytes": 850}, "gets full"),
+        ({"evicted": 1}, "sessions were dropped"),
+        ({"connections": 900}, "runs out of connections"),
+        ({"refused": 1}, "runs out of connections"),
+    ],
+)
+def test_a_node_near_its_limits_is_told_with_what_to_do(changes: dict[str, int], words: str | None) -> None:
+    node = {**NODE, "most_connections": 1000, **changes}
+    found = told("cache", cache={"count": 4, "bytes": 100, "nodes": [node]})[2:]
+    assert bool(found) is (words is not None)
+    assert words is None or words in found[0]
+    database = told("cached_db", cached_db={"count": 4, "bytes": 100, "nodes": [node]})[2:]
+    assert bool(database) is ("connections" in (words or "")), "a database has what a node drops"

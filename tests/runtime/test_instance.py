@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_runtime.instance import Unhealthy, main, serve
+from cluster_runtime.instance import CLEARED, Unhealthy, main, serve
 from tests.runtime.standing import ROOT, SECRET_KEY, SETTINGS, Asking, ask, processes, wait_until
 
 if TYPE_CHECKING:
@@ -440,3 +440,37 @@ def test_the_example_comes_up_as_it_is(stand: Stand) -> None:
         database={"engine": "sqlite", "path": str(stand.root / "db.sqlite3")},
     )
     assert running.json("/whoami")["visits"] == 1
+
+
+# --- sessions that are over
+
+
+FILES = """
+SECRET_KEY = "the-project's-own"
+ROOT_URLCONF = "mini.urls"
+INSTALLED_APPS = ["django.contrib.sessions"]
+MIDDLEWARE = ["django.contrib.sessions.middleware.SessionMiddleware"]
+"""
+
+
+def test_one_instance_a_day_removes_the_sessions_that_are_over(stand: Stand) -> None:
+    stand.write({"mini/settings.py": FILES})
+    sessions = stand.root / "sessions"
+    sessions.mkdir()
+    over = sessions / "sessionidover"
+    over.write_text("it does not even verify")
+    stamp = stand.sockets / CLEARED
+    stamp.write_text("done")
+    os.utime(stamp, (1, 1))
+    kept = {"engine": "file", "path": str(sessions)}
+    running = [stand.serving(instance=name, sessions=kept) for name in ("app1", "app2")]
+    wait_until(lambda: not over.exists(), "cleared")
+    wait_until(lambda: any("clearsessions ended with status 0" in one.log for one in running), "said so")
+    assert sum("clearsessions" in one.log for one in running) == 1
+    assert stamp.stat().st_mtime > time.time() - 60, "the next instance would do it again"
+
+
+def test_the_first_removal_is_a_day_after_the_first_start(stand: Stand) -> None:
+    running = stand.serving()
+    wait_until((stand.sockets / CLEARED).exists, "noted")
+    assert "clearsessions" not in running.log

@@ -1,0 +1,66 @@
+"""Sessions on Docker: engines changed and taken back, the key rotated, memcached killed, all counted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.stand import DockerStand
+from tests.e2e.tools import docker
+from tests.sessions import Matrix, load_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def stand() -> Iterator[DockerStand]:
+    with contextlib.closing(DockerStand(name="m")) as found:
+        result = found.up()
+        assert result.status == 0, result.output
+        yield found
+
+
+def kill_memcached(stand: DockerStand, *roles: str) -> None:
+    """Kill nodes' processes; the engine starts them again, with nothing in them."""
+    for role in roles:
+        (container,) = stand.containers(role)
+        os.kill(int(docker("inspect", "--format", "{{.State.Pid}}", container)), signal.SIGKILL)
+    time.sleep(3)
+
+
+def test_no_session_is_lost_by_changes_of_the_engine_and_of_the_key_nor_by_memcached(stand: DockerStand) -> None:
+    with load_of(stand) as load:
+        matrix = Matrix(stand, load)
+        matrix.event("a memcached node killed", lambda: kill_memcached(stand, "memcached2"))
+        matrix.event("all of memcached killed", lambda: kill_memcached(stand, "memcached1", "memcached2"))
+        matrix.change("cache")
+        matrix.event("a memcached node killed", lambda: kill_memcached(stand, "memcached1"))
+        matrix.event("the other node killed", lambda: kill_memcached(stand, "memcached2"))
+        matrix.take_back("file")
+        matrix.change("signed_cookies")
+        matrix.change("db")
+
+        def rotate() -> None:
+            result = stand.run("rotate-key", stand.name)
+            assert result.status == 0, result.output
+            assert "step 2 of 3" in result.output
+
+        matrix.event("key rotated, steps 1 and 2", rotate)
+    assert matrix.whole() == []
+
+
+def test_a_change_that_would_log_everybody_out_is_refused_by_pulumi_itself(stand: DockerStand) -> None:
+    engine = stand.stack["sessions"]["engine"]
+    stand.edit_stack(lambda stack: stack["sessions"].update(engine="file"))
+    refused = stand.pulumi("preview")
+    assert refused.returncode != 0
+    assert f"sessions are in {engine} now" in refused.stdout
+    assert stand.status()["store"]["engine"] == engine
+    stand.edit_stack(lambda stack: stack["sessions"].update(engine=engine))
+    assert "no changes" in stand.up().output

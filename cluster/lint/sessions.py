@@ -19,6 +19,9 @@ IN_DATABASE = (SessionEngine.DB, SessionEngine.CACHED_DB)
 #: PostgreSQL's max_connections is 100, of which it keeps some for itself.
 POSTGRES_CONNECTIONS = 90
 
+#: memcached's limit is 1024; each node is looked at and restored from elsewhere too.
+MEMCACHED_CONNECTIONS = 1000
+
 #: What Django calls the lack of a database.
 NO_DATABASE = ("", "django.db.backends.dummy")
 
@@ -126,17 +129,28 @@ def _url_ignored(config: ClusterConfig, facts: Facts) -> Remarks:
 
 def _too_many_connections(config: ClusterConfig, _facts: Facts) -> Remarks:
     # Each thread keeps a connection, and during a release the old and the new process live side by side.
-    if not _makes_postgres(config):
-        return
+    connections = _threads_in_a_release(config)
+    if _makes_postgres(config) and connections > POSTGRES_CONNECTIONS:
+        why = f"During a release up to {connections} threads keep a connection each; PostgreSQL allows 100 by default."
+        remedy = "Lower app.workers, app.threads or app.rollout.batch, or raise max_connections."
+        yield Remark("database.engine", why, remedy)
+
+
+def _too_many_for_memcached(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # Each thread keeps a connection to each node; beyond its limit memcached leaves them waiting.
+    connections = _threads_in_a_release(config)
+    if uses_memcached(config) and connections > MEMCACHED_CONNECTIONS:
+        why = f"During a release up to {connections} threads keep a connection to each node; memcached takes 1024."
+        yield Remark("sessions.memcached", why, "Lower app.workers, app.threads or app.rollout.batch.")
+
+
+def _threads_in_a_release(config: ClusterConfig) -> int:
+    """Return how many threads of instances live while the former release is still beside the new one."""
     count = len(config.upstream.servers)
     batch = config.app.rollout.batch
     beside = min(batch, count) if isinstance(batch, int) else count
     threads = config.app.threads if config.app.interface is Interface.WSGI else 1
-    connections = (count + beside) * config.app.workers * threads
-    if connections > POSTGRES_CONNECTIONS:
-        why = f"During a release up to {connections} threads keep a connection each; PostgreSQL allows 100 by default."
-        remedy = "Lower app.workers, app.threads or app.rollout.batch, or raise max_connections."
-        yield Remark("database.engine", why, remedy)
+    return (count + beside) * config.app.workers * threads
 
 
 def _not_migrated(config: ClusterConfig, _facts: Facts) -> Remarks:
@@ -169,7 +183,7 @@ def _one_memcached_node(config: ClusterConfig, _facts: Facts) -> Remarks:
     # There is nothing behind it.
     if config.sessions.engine is SessionEngine.CACHE and config.sessions.memcached.nodes == 1:
         why = "With one memcached node, its restart logs everybody out."
-        remedy = "Set sessions.engine to cached_db, which loses nothing, or raise nodes, which loses a part only."
+        remedy = "Set sessions.engine to cached_db, or nodes to 2 or more: each session is on two of them then."
         yield Remark("sessions.memcached.nodes", why, remedy)
 
 
@@ -177,7 +191,7 @@ def _signed_cookies_rotation(config: ClusterConfig, facts: Facts) -> Remarks:
     # A change of the key is the end of every session.
     if config.sessions.engine is SessionEngine.SIGNED_COOKIES and not has_secret(config, facts, "secret_key_fallbacks"):
         why = "Cookies are signed with secret_key, and changing it alone logs everybody out."
-        remedy = "Plan for it: when you change secret_key, put the old one into the secret secret_key_fallbacks."
+        remedy = "Plan for it: change it by `cluster rotate-key`, which keeps the old one valid for as long as needed."
         yield Remark("sessions.engine", why, remedy)
 
 
@@ -261,6 +275,7 @@ SESSION_RULES = (
     Rule("files-on-swarm", WARNING, "sqlite and sessions in files are one machine's.", _files_on_swarm),
     Rule("one-memcached-node", WARNING, "A restart of the only node logs everybody out.", _one_memcached_node),
     Rule("postgres-connections", WARNING, "More threads than PostgreSQL has connections.", _too_many_connections),
+    Rule("memcached-connections", WARNING, "More threads than memcached takes connections.", _too_many_for_memcached),
     Rule("migrate-off", WARNING, "Nothing makes the tables of a database that the platform makes.", _not_migrated),
     Rule("previous-is-engine", WARNING, "sessions.previous is the engine itself.", _previous_is_engine),
     Rule(

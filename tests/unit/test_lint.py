@@ -449,6 +449,14 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         [case({}, "database_url", secrets=frozenset({"database_url"}))],
         [case({"database.engine": "external"}, secrets=frozenset({"database_url"})), case()],
     ),
+    "memcached-connections": (
+        [case({"app.workers": 32, "sessions.engine": "cache"}, "sessions.memcached")],
+        [
+            case({"app.workers": 32, "sessions.engine": "db", "sessions.memcached": None}),
+            case({"app.workers": 31, "sessions.engine": "cache"}),
+            case({"app.workers": 32, "sessions.engine": "cache", "app.rollout": {"batch": 1}}),
+        ],
+    ),
     "postgres-connections": (
         [
             case({"platform": "docker", "database.engine": "postgres", "app.workers": 3}, "database.engine"),

@@ -6,6 +6,7 @@ What a platform must bring is in `Reach`: ways to nginx's internal socket, to ea
 from __future__ import annotations
 
 import hashlib
+import time
 import urllib.parse
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,9 @@ DEVIATIONS = 4
 TIMEOUT = 10.0
 
 SERVER_ERROR = 500
+
+#: Seconds that a memcached node has to get its sessions from the others.
+RESTORE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,24 @@ def sessions_report(internal: str) -> dict[str, Any] | None:
     except httpx.HTTPError:
         return None
     return answer.json() if answer.status_code == httpx.codes.OK else None
+
+
+def restore_sessions(internal: str) -> bool:
+    """Let memcached nodes get again what they should hold; False where an instance says that they don't.
+
+    Where none answers nobody can, and nothing more is lost by going on.
+    """
+    deadline = time.monotonic() + RESTORE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with _client(internal) as client:
+                answer = client.get("http://localhost/-/probe/restore", headers={"Host": "internal"})
+            if answer.json()["restored"]:
+                return True
+        except (httpx.HTTPError, ValueError, KeyError):
+            return True
+        time.sleep(1)
+    return False
 
 
 def _client(socket: str) -> httpx.Client:

@@ -29,7 +29,7 @@ def page(output: str) -> str:
     lines = [
         "# Sessions through changes and faults, on this machine",
         "",
-        f"{dt.datetime.now(tz=dt.UTC).date()}, {os.cpu_count()} cores. Command: `.venv/bin/python -m tests.sessions_page`.",
+        f"{dt.datetime.now(tz=dt.UTC).date()}, {os.cpu_count()} cores. Command: `python -m tests.sessions_page`.",
         "Under eight clients that use their sessions all the time; 20 more users come back once after each event.",
         "The same on Docker is in [e2e.md](e2e.md).",
         "",

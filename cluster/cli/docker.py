@@ -57,6 +57,7 @@ BUILD_FRAME = re.compile(
 COMMANDS = {
     "database-password": "giving the database its password",
     "prepare": "the release: static files, migrations, and one instance that proves it healthy",
+    "memcached1-restored": "waiting until memcached1 has its sessions again",
     "static-current": "letting nginx serve the release's static files",
     "nginx-config": "nginx: checking its configuration, one reload",
 }

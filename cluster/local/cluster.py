@@ -9,7 +9,7 @@ import time
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from cluster.config.models import dump
+from cluster.config.models import SessionEngine, dump
 from cluster.local.builder import Builder, Release
 from cluster.local.nginx import SEARCH_PATH, Nginx, is_free
 from cluster.local.orphans import end_processes, orphaned_nginx, orphaned_processes
@@ -22,6 +22,7 @@ from cluster.release import DRAIN_SECONDS, ReleaseSpec, specify
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.supervisor import Program
 from cluster.topology import batches, build_topology
+from cluster.verify import restore_sessions
 from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
 from cluster_runtime.names import Name
 from cluster_runtime.prepare import mask
@@ -125,7 +126,7 @@ class LocalCluster:
             self.say("starting Supervisor")
             self._end_orphans()
             self.supervisor.start_daemon(self.owner)
-        self.supervisor.ensure(self._memcached_programs(release))
+        self._ensure_memcached(plan, release)
         if self.config.app.migrate:
             self.builder.migrate(release)
         self._roll(plan, release)
@@ -197,6 +198,21 @@ class LocalCluster:
             )
             for number in range(1, nodes + 1)
         ]
+
+    def _ensure_memcached(self, plan: Plan, release: Release) -> None:
+        """Start the nodes; without a database one after another, each filled from the other before that goes."""
+        programs = self._memcached_programs(release)
+        engines = (self.config.sessions.engine, self.config.sessions.previous)
+        if not plan.emptied or SessionEngine.CACHE not in engines:
+            self.supervisor.ensure(programs)
+            return
+        for program in programs:
+            self.supervisor.ensure([program])
+            if program.name in plan.emptied and not restore_sessions(str(self.places.nginx_socket)):
+                raise UpError(
+                    f"{program.name} was started again and does not get its sessions from the other nodes; "
+                    "these are left as they are"
+                )
 
     # --- releasing
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.config import StackFileError, parse_config
+from cluster.config.models import SessionEngine
 from cluster.local.state import MEMCACHED, Observed, program_name
 from cluster.render.nginx import SITE, NginxConfig
 from cluster.topology import Topology, percent, shares
@@ -98,7 +99,13 @@ class Plan:
         if new:
             lines.append(f"+ {', '.join(new)}")
         if self.emptied:
-            lines.append(f"~ {', '.join(self.emptied)}: started again; what it holds is lost")
+            sessions = self.topology.config.sessions
+            alone = SessionEngine.CACHE in (sessions.engine, sessions.previous)
+            if alone and self.topology.memcached_nodes > 1:
+                how = "started again one after another, each filled from the other"
+            else:
+                how = "started again; what it holds is lost"
+            lines.append(f"~ {', '.join(self.emptied)}: {how}")
         if self.start:
             how = self._how()
             lines.append(f"+ {', '.join(self.start)}: start release {self.release}{how}")

@@ -4,6 +4,7 @@
 - `/-/health?deep`: a whole request through the project, and database and session store answer.
 - `/-/probe`: which instance and release this is.
 - `/-/probe/sessions`: how many there are, and what room they take.
+- `/-/probe/restore`: memcached nodes get again what they should hold; "restored" tells whether all have it.
 - `/-/probe/session?create`, `?read=KEY`, `?write=KEY`, `?delete=KEY`: a session in the project's own store.
 
 nginx denies `/-/` to the public, and marks every request that it passes on with X-Forwarded-For; a request that has the
@@ -48,17 +49,15 @@ def is_internal(path: str, headers: Callable[[str], str | None]) -> bool:
 def answer(path: str, query: str, through_project: Callable[[], int]) -> Answer:
     """Answer a request for the runtime; `through_project` runs a request through the project, for the status."""
     arguments = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
-    if path == "/-/probe":
-        return Answer(200, identity())
-    if path == "/-/probe/session":
-        return _session(arguments)
-    if path == "/-/probe/sessions":
-        return _report()
-    if path != "/-/health":
-        return Answer(404, {"error": "the runtime answers /-/health, /-/probe and /-/probe/session"})
-    if "deep" not in arguments:
-        return Answer(200, identity())
-    return _deep(through_project)
+    answers: dict[str, Callable[[], Answer]] = {
+        "/-/probe": lambda: Answer(200, identity()),
+        "/-/probe/session": lambda: _session(arguments),
+        "/-/probe/sessions": _report,
+        "/-/probe/restore": _restore,
+        "/-/health": lambda: _deep(through_project) if "deep" in arguments else Answer(200, identity()),
+    }
+    unknown = {"error": f"the runtime answers {', '.join(answers)}"}
+    return answers.get(path, lambda: Answer(404, unknown))()
 
 
 def identity() -> dict[str, Any]:
@@ -151,6 +150,19 @@ def _report() -> Answer:
     from cluster_runtime.sessions.report import report  # noqa: PLC0415 - imports Django
 
     return Answer(200, report())
+
+
+def _restore() -> Answer:
+    from django.conf import settings  # noqa: PLC0415 - after the settings
+
+    from cluster_runtime.sessions import ONLY_CACHE_ALIAS  # noqa: PLC0415
+
+    if ONLY_CACHE_ALIAS not in settings.CACHES:
+        return Answer(200, {"restored": True})
+    from django.core.cache import caches  # noqa: PLC0415
+
+    cache: Any = caches[ONLY_CACHE_ALIAS]
+    return Answer(200, {"restored": cache.restore()})
 
 
 def wsgi_request(host: str) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def test_no_session_is_lost_by_changes_of_the_engine_and_of_the_key_nor_by_memca
         matrix.change("cache")
         matrix.event("a memcached node killed", lambda: kill_memcached(stand, "memcached1"))
         matrix.event("the other node killed", lambda: kill_memcached(stand, "memcached2"))
+        matrix.event("memcached's memory changed", lambda: matrix.set(memcached={"nodes": 2, "memory": "40m"}))
         matrix.take_back("file")
         matrix.change("signed_cookies")
         matrix.change("db")

@@ -65,6 +65,11 @@ def no_lock() -> None:
     local_commands.locked = locked  # type: ignore[attr-defined,assignment]
 
 
+def no_filling() -> None:
+    """Nobody waits until a memcached node has its sessions again."""
+    local.restore_sessions = lambda internal: bool(internal)  # type: ignore[attr-defined]
+
+
 def no_nginx() -> None:
     """nginx is not installed, wherever one looks."""
     local_nginx.SEARCH_PATH = "/nonexistent"

@@ -27,6 +27,10 @@ def stand() -> Iterator[Stand]:
         yield found
 
 
+def memory(matrix: Matrix, size: str) -> None:
+    matrix.set(memcached={"nodes": 2, "memory": size})
+
+
 def kill_memcached(stand: Stand, *names: str) -> None:
     """Kill nodes; Supervisor starts them again, with nothing in them."""
     processes = stand.supervisor().processes()
@@ -42,11 +46,22 @@ def test_no_session_is_lost_by_faults_and_by_changes_from_each_engine_to_the_nex
             matrix.event("weight change", lambda number=number: matrix.weight(2 + number))  # type: ignore[misc]
             if matrix.engine in ("cached_db", "cache"):
                 matrix.event("a memcached node killed", lambda: kill_memcached(stand, "memcached1"))
+                matrix.event("memcached's memory changed", lambda: memory(matrix, f"{40 + len(matrix.rows)}m"))
             if matrix.engine == "cached_db":
                 matrix.event("all of memcached killed", lambda: kill_memcached(stand, "memcached1", "memcached2"))
             matrix.change(engine)
     # What is killed under load may cost requests that it had; here only memcached is.
     assert matrix.whole() == []
+
+
+def test_without_filling_a_node_a_change_of_memcached_logs_users_out(stand: Stand) -> None:
+    """The saboteur: the second node is started again before the first one was filled."""
+    with load_of(stand) as load:
+        matrix = Matrix(stand, load)
+        matrix.change("cache")
+        with stand.sabotaged("no_filling"):
+            row = matrix.event("memcached's memory changed", lambda: memory(matrix, "48m"))
+    assert row.lost, row
 
 
 def test_a_change_of_the_engine_that_is_taken_back_loses_nothing(stand: Stand) -> None:

@@ -680,6 +680,14 @@ def test_what_needs_nothing_waits_for_nothing(name: str, whole: Record) -> None:
     assert order_of(whole, name) == set(), "`up` would take longer than it must"
 
 
+def test_without_a_database_a_node_is_started_when_the_other_one_has_its_sessions(recorded: Recorded) -> None:
+    found = recorded(stack_values(sessions={"engine": "cache", "memcached": {"nodes": 3}}))
+    assert order_of(found, "memcached1") == set()
+    assert order_of(found, "memcached2") == {"memcached1", "memcached1-restored"}
+    assert order_of(found, "memcached3") == {"memcached1", "memcached1-restored", "memcached2", "memcached2-restored"}
+    assert "memcached1-restored" not in recorded(VALUES).names(), "what the database has need not be restored"
+
+
 def test_the_instances_of_a_batch_start_together(whole: Record) -> None:
     waiting = {name: order_of(whole, name) & {*NAMES, *SERVES} for name in NAMES}
     assert waiting == {key: set() for key in NAMES}, "with batch `all` no instance waits for another"

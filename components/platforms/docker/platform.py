@@ -162,7 +162,10 @@ class Docker:
         mount = Mount(volume=sockets.name, path=SESSIONS)
         size = int(topology.config.sessions.memcached.memory)
         nodes = tuple(memcached_socket(number) for number in range(1, topology.memcached_nodes + 1))
-        containers = []
+        containers: list[pulumi.Resource] = []
+        # Without a database the nodes are started one after another: each is filled from the other before that goes.
+        alone = SessionEngine.CACHE in (sessions.engine, sessions.previous) and len(nodes) > 1
+        before: list[pulumi.Resource] = []
         for number, path in enumerate(nodes, start=1):
             spec = Spec(
                 role=f"memcached{number}",
@@ -173,12 +176,23 @@ class Docker:
                 grace=10,
                 health=Health(test=("CMD", "test", "-S", path), interval=HEALTH_SECONDS, start_period=30),
             )
+            name, after = f"memcached{number}", pulumi.ResourceOptions(depends_on=before)
             # Two nodes on one socket would each hold sessions that the other does not know of.
-            containers.append(
-                self._container(
-                    f"memcached{number}", spec, image=image, mounts=(mount,), network=None, opts=opts, alone=True
-                )
+            container = self._container(
+                name,
+                spec,
+                image=image,
+                mounts=(mount,),
+                network=None,
+                opts=pulumi.ResourceOptions.merge(opts, after),
+                alone=True,
             )
+            containers.append(container)
+            if alone and number < len(nodes):
+                restored = self._command(
+                    f"{name}-restored", self._script("restore.sh"), environment={"NODE": container.id}, opts=opts
+                )
+                before = [restored]
         return Store(nodes=nodes, mounts=(*kept, mount), ready=tuple(containers))
 
     # --- database

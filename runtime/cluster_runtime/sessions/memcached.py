@@ -279,7 +279,12 @@ class SessionCache(BaseCache):
         thread = threading.Thread(target=self._restore_now, args=(path,), name="cluster-sessions-restore", daemon=True)
         thread.start()
 
-    def _restore_now(self, path: str) -> None:
+    def restore(self) -> bool:
+        """Give each node what it should hold and may have lost; tell whether all have it now."""
+        return self._copies == 1 or all(self._restore_now(node.path) for node in self.nodes)
+
+    def _restore_now(self, path: str) -> bool:
+        """Give a node what it should hold from the others; tell whether it has it."""
         descriptor = os.open(f"{path}.restore", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -287,17 +292,20 @@ class SessionCache(BaseCache):
             mine, count = nodes.pop(path), 0
             life = mine.life()
             if os.pread(descriptor, len(life), 0) == life:
-                return  # each process notices for itself
+                return True  # each process notices for itself
             for other in nodes.values():
                 for key in other.trusted():
                     if path in self._ranked(key):
                         count += self._copy(key, other, mine)
             os.pwrite(descriptor, life, 0)
-            logger.warning("memcached %s: %d sessions are on two nodes again", path, count)
         except BlockingIOError:
-            return  # another process is at it
+            return False  # another process is at it
         except (OSError, MemcacheError) as error:
             logger.warning("memcached %s: not all sessions are on two nodes again: %s", path, error)
+            return False
+        else:
+            logger.warning("memcached %s: %d sessions are on two nodes again", path, count)
+            return True
         finally:
             os.close(descriptor)
 

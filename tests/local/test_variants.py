@@ -25,7 +25,7 @@ def stand() -> Iterator[Stand]:
 
 @pytest.mark.parametrize("engine", ["db", "cached_db", "cache", "file", "signed_cookies"])
 def test_sessions_of_each_engine_hold_on_every_instance_and_over_a_release(stand: Stand, engine: str) -> None:
-    stand.edit_stack(lambda stack: stack.update(sessions={"engine": engine}))
+    stand.edit_stack(lambda stack: stack.update(sessions={"engine": engine, "discard": True}))
     assert_up(stand)
     result = stand.verify()
     assert (result.status, f"({engine})" in result.output) == (0, True), result.output

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -273,6 +274,28 @@ def test_a_node_that_dies_is_said_once(store: Store, caplog: pytest.LogCaptureFi
     time.sleep(1.1)
     node.read("get", "a")
     assert "answers again" in caplog.text
+
+
+@pytest.mark.parametrize("answer", [b"", b"BUSY currently processing crawler request\r\n", b"key=a exp=0\r\n"])
+def test_a_node_that_does_not_list_its_keys_to_the_end_is_an_error(tmp_path: Path, answer: bytes) -> None:
+    from pymemcache.exceptions import MemcacheError  # noqa: PLC0415
+
+    from cluster_runtime.sessions.memcached import Node  # noqa: PLC0415 - after the settings
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "m"))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(answer)
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(serve)
+            with pytest.raises(MemcacheError, match="does not list its keys"):
+                Node(str(tmp_path / "m"), connect_timeout=1, timeout=1).trusted()
 
 
 def test_while_no_node_answers_a_session_is_not_taken_for_none(store: Store) -> None:

@@ -25,7 +25,8 @@ BRIDGE = "cluster_runtime.sessions.bridge"
 ALIASES = {"cached_db": CACHE_ALIAS, "cache": ONLY_CACHE_ALIAS}
 
 #: Seconds until a memcached node counts as dead, to connect, to read and to write: it is a socket of this machine.
-CONNECT_TIMEOUT, READ_TIMEOUT, WRITE_TIMEOUT = 0.1, 0.1, 0.5
+#: Where nothing is behind it more patience is better than to do without a node that is only slow.
+CONNECT_TIMEOUT, READ_TIMEOUT, PATIENT_READ_TIMEOUT, WRITE_TIMEOUT = 0.1, 0.1, 0.5, 0.5
 
 
 def settings_for(sessions: Sessions, caches: dict[str, Any] | None) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def _cache(sessions: Sessions, *, durable: bool) -> dict[str, Any]:
         "LOCATION": [f"unix:{path}" for path in sessions.memcached],
         "OPTIONS": {
             "connect_timeout": CONNECT_TIMEOUT,
-            "timeout": READ_TIMEOUT,
+            "timeout": READ_TIMEOUT if durable else PATIENT_READ_TIMEOUT,
             "write_timeout": WRITE_TIMEOUT,
             "durable": durable,
         },

@@ -238,11 +238,12 @@ class Node:
             connection.settimeout(LIST_SECONDS)
             connection.connect(self.path)
             connection.sendall(b"lru_crawler metadump all\r\n")
+            names = []
             with connection.makefile("rb") as answer:
-                lines = [line.decode() for line in iter(answer.readline, b"END\r\n") if line]
-        names = [unquote(line.split(" ", 1)[0].removeprefix("key=")) for line in lines if line.startswith("key=")]
-        if not names and any(not line.startswith("key=") for line in lines):
-            raise MemcacheError(f"{self.path}: {lines[0].strip()}")
+                while (line := answer.readline()) != b"END\r\n":
+                    if not line.startswith(b"key="):  # it is busy with another's list, or has died
+                        raise MemcacheError(f"{self.path}: does not list its keys: {line!r}")
+                    names.append(unquote(line.split(b" ", 1)[0].removeprefix(b"key=").decode()))
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
     def _failed(self, error: Exception) -> None:

@@ -80,9 +80,9 @@ def living(name: Name, process: str) -> Iterator[dict[str, Any] | None]:
     root = name.directory.parent
     for directory in root.iterdir():
         other = Name(root, directory.name)
-        for one in other.living() if directory.is_dir() else ():
-            if (directory.name, one) != (name.directory.name, process):
-                status = other.status(one)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # an instance that has just been removed
+            for one in other.living():
+                status = None if (directory.name, one) == (name.directory.name, process) else other.status(one)
                 if status is not None:  # else it has just begun, and will say so before it serves
                     yield status.get("sessions")
 

@@ -41,7 +41,8 @@ def test_sessions_of_each_engine_hold_on_every_instance_and_over_a_release(stand
 
 
 def test_asgi_instances_serve_and_are_released_without_a_loss(stand: Stand) -> None:
-    stand.edit_stack(lambda stack: (stack["app"].update(interface="asgi"), stack.update(sessions={"engine": "db"})))
+    sessions = {"engine": "db", "discard": True}
+    stand.edit_stack(lambda stack: (stack["app"].update(interface="asgi"), stack.update(sessions=sessions)))
     assert_up(stand)
     assert stand.verify().status == 0
     with Load(stand.address) as load:

@@ -2,6 +2,7 @@
 # make down [STACK=local] stop it, and keep its data
 # make test               set the tests up, and run them; those on Docker where Pulumi and an engine are
 # make e2e                run the tests on Docker, and keep their results in docs/
+# make matrix             let everything happen to sessions of every engine, and keep what it cost in docs/
 # make lock               renew the locks
 
 STACK ?= local
@@ -12,7 +13,7 @@ DOCKER := components/platforms/docker
 DOCKER_SCRIPTS := $(DOCKER)/host/*.sh $(addprefix $(DOCKER)/, app/install-python app/install-packages nginx/start \
 	nginx/deliver postgres/start)
 
-.PHONY: up down test e2e check lock setup setup-tests
+.PHONY: up down test e2e matrix check lock setup setup-tests
 
 up: setup
 	@$(VENV)/bin/cluster up $(STACK)
@@ -46,9 +47,13 @@ test: check
 	-$(VENV)/bin/python -m tests.nginx_versions
 	./scripts/run-tests $(VENV)/bin/python
 	@$(VENV)/bin/python -m tests.e2e.results
+	@$(VENV)/bin/python -m tests.matrix --age
 
 e2e: setup-tests
 	$(VENV)/bin/python -m pytest tests/e2e --write-results
+
+matrix: setup-tests
+	$(VENV)/bin/python -m tests.matrix
 
 lock: $(VENV)/installed
 	./scripts/lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from cluster.config.models import SessionEngine
@@ -10,6 +11,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from cluster.config.models import ClusterConfig
+
+
+class Fault(StrEnum):
+    """What may happen to the stores of sessions."""
+
+    MEMCACHED_NODE = "a memcached node killed"
+    ALL_OF_MEMCACHED = "all of memcached killed at once"
+    DATABASE = "the database restarted"
+
+
+#: What an engine cannot survive, and why: the only faults that end sessions (with one node, each is all of memcached).
+CANNOT_SURVIVE = {
+    (SessionEngine.CACHE, Fault.ALL_OF_MEMCACHED): (
+        "memcached alone has the sessions: when all nodes end at once, as with their machine, everybody is logged out."
+    ),
+}
 
 #: Both keep sessions in the same rows.
 ONE_TABLE = {"db", "cached_db"}
@@ -125,4 +142,4 @@ def _size(count: int) -> str:
     return f"{value:.1f} GiB"
 
 
-__all__ = ["ended_by", "lines", "refusal", "refused_rollback"]
+__all__ = ["CANNOT_SURVIVE", "Fault", "ended_by", "lines", "refusal", "refused_rollback"]

@@ -177,6 +177,8 @@ class Load:
         self.slow_clients = set(range(slow))
         self.counts = Counts()
         self.stopped = threading.Event()
+        #: When a request failed last, by the monotonic clock.
+        self.last_failure = 0.0
         self._lock = threading.Lock()
         self.clients = [Client(self, number) for number in range(clients)]
 
@@ -196,6 +198,7 @@ class Load:
             self.counts.requests[kind] += 1
             self.counts.cut += cut
             if failure is not None:
+                self.last_failure = time.monotonic()
                 self.counts.failed.append(f"{kind} {time.strftime('%H:%M:%S')} {failure}")
 
     def count_failed(self, failure: str) -> None:

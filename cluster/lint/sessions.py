@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cluster.config.models import DatabaseEngine, Interface, Platform, SessionEngine
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, has_secret
+from cluster.sessions import CANNOT_SURVIVE, Fault
 from cluster.topology import build_topology, uses_memcached
 
 if TYPE_CHECKING:
@@ -187,6 +188,13 @@ def _one_memcached_node(config: ClusterConfig, _facts: Facts) -> Remarks:
         yield Remark("sessions.memcached.nodes", why, remedy)
 
 
+def _all_of_memcached(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # Where it is the only node, the rule above says so.
+    why = CANNOT_SURVIVE.get((config.sessions.engine, Fault.ALL_OF_MEMCACHED))
+    if why and config.sessions.memcached.nodes > 1:
+        yield Remark("sessions.engine", why, "Set it to cached_db where sessions must outlive that.")
+
+
 def _signed_cookies_rotation(config: ClusterConfig, facts: Facts) -> Remarks:
     # A change of the key is the end of every session.
     if config.sessions.engine is SessionEngine.SIGNED_COOKIES and not has_secret(config, facts, "secret_key_fallbacks"):
@@ -274,6 +282,7 @@ SESSION_RULES = (
     ),
     Rule("files-on-swarm", WARNING, "sqlite and sessions in files are one machine's.", _files_on_swarm),
     Rule("one-memcached-node", WARNING, "A restart of the only node logs everybody out.", _one_memcached_node),
+    Rule("all-of-memcached", NOTE, "Sessions in memcached alone end with all of it.", _all_of_memcached),
     Rule("postgres-connections", WARNING, "More threads than PostgreSQL has connections.", _too_many_connections),
     Rule("memcached-connections", WARNING, "More threads than memcached takes connections.", _too_many_for_memcached),
     Rule("migrate-off", WARNING, "Nothing makes the tables of a database that the platform makes.", _not_migrated),

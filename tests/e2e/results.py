@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 JSON, PAGE = ROOT / "docs" / "e2e.json", ROOT / "docs" / "e2e.md"
 
 #: What the results are of.
-PARTS = ("components", "runtime", "cluster")
+PARTS = ("components", "runtime", "cluster", "__main__.py")
 
 COUNTED = re.compile(r"(\d+) of ([\d,]+) requests failed")
 
@@ -40,9 +40,15 @@ def row(nodeid: str, outcome: str, seconds: float, output: str) -> Row:
     return Row(test=nodeid.partition("tests/e2e/")[2], outcome=outcome, seconds=round(seconds, 1), lines=lines)
 
 
+def digest_of(parts: tuple[str, ...]) -> str:
+    """Return what is another whenever one of these directories and files is."""
+    paths = [ROOT / part for part in parts]
+    digests = [path.read_text() if path.is_file() else tree_digest(path) for path in paths]
+    return hashlib.sha256("\0".join(digests).encode()).hexdigest()[:12]
+
+
 def components_digest() -> str:
-    parts = [tree_digest(ROOT / part) for part in PARTS] + [(ROOT / "__main__.py").read_text()]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+    return digest_of(PARTS)
 
 
 def versions() -> dict[str, str]:

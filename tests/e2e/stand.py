@@ -180,6 +180,30 @@ class DockerStand(Stand):
     def restart(self, instance: str) -> None:
         docker("restart", "--time", "60", self.container(instance))
 
+    def kill_memcached(self, *names: str) -> None:
+        """Kill nodes' processes; return when the engine has started them again, with nothing in them."""
+        before = {name: self._process_of(name) for name in names}
+        for pid in before.values():
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while any(self._process_of(name) in (0, pid) for name, pid in before.items()):
+            assert time.monotonic() < deadline, before
+            time.sleep(0.1)
+
+    def _process_of(self, role: str) -> int:
+        """Return the id of a service's process; 0 while it does not run."""
+        (container, *_former) = self.containers(role, stopped=True)
+        return int(docker("inspect", "--format", "{{.State.Pid}}", container))
+
+    def restart_database(self) -> None:
+        """Restart PostgreSQL; return when it is healthy again."""
+        (container,) = self.containers("postgres")
+        docker("restart", "--time", "60", container)
+        deadline = time.monotonic() + 60
+        while docker("inspect", "--format", "{{.State.Health.Status}}", container) != "healthy":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
     def nginx_workers(self) -> set[int]:
         (nginx,) = self.containers("nginx")
         lines = docker("top", nginx, "-eo", "pid,args").splitlines()[1:]

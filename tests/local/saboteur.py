@@ -66,8 +66,12 @@ def no_lock() -> None:
 
 
 def no_filling() -> None:
-    """Nobody waits until a memcached node has its sessions again."""
-    local.restore_sessions = bool  # type: ignore[assignment, attr-defined]
+    """The memcached nodes are started again together, and none is filled from another."""
+
+    def ensure(self: LocalCluster, _plan: Any, release: Any) -> None:
+        self.supervisor.ensure(self._memcached_programs(release))
+
+    LocalCluster._ensure_memcached = ensure  # type: ignore[method-assign]
 
 
 def no_nginx() -> None:

@@ -21,12 +21,15 @@ import yaml
 
 from cluster.local.listeners import with_children
 from cluster.local.places import Places
-from cluster.local.supervisor import Supervisor
+from cluster.local.secrets import write_secret
+from cluster.local.supervisor import Process, Supervisor
 from cluster_runtime.instance import UnixConnection
 from cluster_runtime.names import Name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.local.postgres import Postgres
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,7 +60,10 @@ class Stand:
 
     name: str = "t"
 
-    def __init__(self, stack: dict[str, Any] | None = None, *, path: Path | None = None) -> None:
+    def __init__(
+        self, stack: dict[str, Any] | None = None, *, path: Path | None = None, database: Postgres | None = None
+    ) -> None:
+        """Make the repository. database: the stack's external database; sqlite where there is none."""
         # Reachable for the unprivileged user that root's instances run as, unlike pytest's own directories.
         self.root = Path(tempfile.mkdtemp(prefix="cl")) if path is None else path
         self.root.mkdir(parents=True, exist_ok=True)
@@ -67,6 +73,7 @@ class Stand:
         self.port = free_port()
         self.address = ("127.0.0.1", self.port)
         self.launcher: tuple[str, ...] = ("cluster",)
+        self.database = database
         self.stack: dict[str, Any] = stack or {
             "platform": "local",
             "app": {
@@ -77,11 +84,16 @@ class Stand:
             },
             "upstream": {"servers": [{"name": f"app{n}", "weight": w} for n, w in ((1, 3), (2, 1), (3, 1), (4, 1))]},
             "sessions": {"engine": "cached_db"},
-            "database": {"engine": "sqlite"},
+            "database": {"engine": "external" if database else "sqlite"},
             "site": {"server_names": ["cluster", "localhost", "127.0.0.1"]},
         }
         self.stack["site"].setdefault("listen", self.port)
         self.write()
+        if database is not None:
+            self.places.secrets.mkdir(mode=0o700, parents=True)
+            write_secret(self.places.secrets / "database_url", database.url)
+            with (self.root / "example" / "requirements.txt").open("a") as requirements:
+                requirements.write("psycopg[binary]\n")
 
     @property
     def places(self) -> Places:
@@ -195,6 +207,33 @@ class Stand:
         conf = str(self.supervisor().conf)
         control = [sys.executable, "-m", "supervisor.supervisorctl", "-c", conf, "restart", program]
         subprocess.run(control, check=True, timeout=120, capture_output=True)
+
+    def kill_memcached(self, *names: str) -> None:
+        """Kill nodes; return when Supervisor has started them again, with nothing in them."""
+        before = self.supervisor().processes()
+        for name in names:
+            os.kill(before[name].pid, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while True:
+            processes = self.supervisor().processes()
+            if all(self._is_new(processes[name], before[name].pid) for name in names):
+                return
+            assert time.monotonic() < deadline, processes
+            time.sleep(0.05)
+
+    @staticmethod
+    def _is_new(process: Process, former: int) -> bool:
+        return process.state == "RUNNING" and process.pid not in (0, former)
+
+    def restart_database(self) -> None:
+        """Restart what the stack calls an external database; a file has nothing to restart."""
+        assert self.database is not None, "the database of this stand is a file"
+        self.database.restart()
+
+    def end_waiting_of_rotation(self) -> None:
+        """Let the last step of a rotation be due, as it is when everything that the old key signed is over."""
+        path = self.root / ".cluster" / self.name / "rotation.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "since": 0.0}))
 
     def wait_healthy(self) -> None:
         deadline = time.monotonic() + 60

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.local.postgres import Postgres, missing
 from tests.local.stand import Stand
-from tests.sessions import CYCLE, Matrix, load_of
+from tests.sessions import CACHED, CYCLE, Matrix, load_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,27 +30,32 @@ def memory(matrix: Matrix, size: str) -> None:
     matrix.set(memcached={"nodes": 2, "memory": size})
 
 
-def kill_memcached(stand: Stand, *names: str) -> None:
-    """Kill nodes; Supervisor starts them again, with nothing in them."""
-    processes = stand.supervisor().processes()
-    for name in names:
-        os.kill(processes[name].pid, signal.SIGKILL)
-    time.sleep(2.5)
-
-
 def test_no_session_is_lost_by_faults_and_by_changes_from_each_engine_to_the_next(stand: Stand) -> None:
     with load_of(stand) as load:
         matrix = Matrix(stand, load)
         for number, engine in enumerate(CYCLE[1:]):
             matrix.event("weight change", lambda number=number: matrix.weight(2 + number))  # type: ignore[misc]
-            if matrix.engine in ("cached_db", "cache"):
-                matrix.event("a memcached node killed", lambda: kill_memcached(stand, "memcached1"))
+            if matrix.engine in CACHED:
+                matrix.kill_memcached("memcached1")
                 matrix.event("memcached's memory changed", lambda: memory(matrix, f"{40 + len(matrix.rows)}m"))
             if matrix.engine == "cached_db":
-                matrix.event("all of memcached killed", lambda: kill_memcached(stand, "memcached1", "memcached2"))
+                matrix.kill_memcached("memcached1", "memcached2")
             matrix.change(engine)
-    # What is killed under load may cost requests that it had; here only memcached is.
-    assert matrix.whole() == []
+    assert matrix.wrong() == []
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_a_restart_of_the_database_under_load_loses_no_session_and_is_over_within_five_seconds() -> None:
+    with contextlib.closing(Postgres()) as database, contextlib.closing(Stand(database=database)) as stand:
+        assert stand.up().status == 0
+        with load_of(stand) as load:
+            matrix = Matrix(stand, load)
+            matrix.restart_database()
+            matrix.set(engine="db")
+            matrix.engine = "db"
+            matrix.restart_database()
+        assert matrix.wrong() == []
+        assert all(row.failed for row in matrix.rows if row.recovered is not None), "nobody noticed the restarts"
 
 
 def test_without_filling_a_node_a_change_of_memcached_logs_users_out(stand: Stand) -> None:
@@ -75,7 +79,7 @@ def test_a_change_of_the_engine_that_is_taken_back_loses_nothing(stand: Stand) -
         matrix.take_back("file")
         rollback = stand.rollback()
         assert rollback.status == 0, rollback.output
-    assert matrix.whole() == []
+    assert matrix.wrong() == []
 
 
 def test_without_the_bridge_a_change_of_the_engine_logs_everybody_out(stand: Stand) -> None:
@@ -94,19 +98,14 @@ def test_a_rotated_key_logs_nobody_out_and_the_old_one_is_gone_in_the_end(stand:
         matrix = Matrix(stand, load)
         matrix.event("a release", matrix.up)
 
-        def rotate() -> str:
-            result = stand.run("rotate-key", stand.name)
-            assert result.status == 0, result.output
-            return result.output
-
-        matrix.event("key rotated, steps 1 and 2", rotate)
+        matrix.event("key rotated, steps 1 and 2", matrix.rotate)
         assert (secrets / "secret_key").read_text() != old
         assert old in (secrets / "secret_key_fallbacks").read_text()
-        assert "the old one may go after" in rotate()
+        assert "the old one may go after" in matrix.rotate()
         for _number in range(6):
             matrix.event("time goes by", lambda: time.sleep(4))
-        matrix.event("key rotated, step 3", rotate)
-    assert matrix.whole() == []
+        matrix.event("key rotated, step 3", matrix.rotate)
+    assert matrix.wrong() == []
     assert (secrets / "secret_key_fallbacks").read_text() == "[]"
     assert not (secrets.parent / "rotation.json").exists()
 

@@ -496,6 +496,10 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case({"sessions": {"engine": "cached_db", "memcached": {"nodes": 1}}}),
         ],
     ),
+    "all-of-memcached": (
+        [case({"sessions": {"engine": "cache"}}, "sessions.engine")],
+        [case(), case({"sessions": {"engine": "cache", "memcached": {"nodes": 1}}})],
+    ),
     "signed-cookies-rotation": (
         [case({"sessions.engine": "signed_cookies"}, "sessions.engine")],
         [

@@ -19,10 +19,14 @@ from typing import TYPE_CHECKING, Protocol
 from cluster.local.secrets import ALPHABET, KEY_LENGTH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 ACCEPT, SIGN, DROP = "accept", "sign", "drop"
+
+
+class LostKey(Exception):  # noqa: N818 - what happened
+    """The keys are not those of the rotation that was begun."""
 
 
 class Keys(Protocol):
@@ -77,13 +81,13 @@ def rotate(  # noqa: PLR0913 - what it needs
     *,
     release: Callable[[], None],
     say: Callable[[str], None],
-    now: float,
+    now: Callable[[], float],
     age: float,
 ) -> Rotation | None:
     """Go on with a rotation as far as it may; return what is left of it, None where it is done.
 
     path: where its state is kept. release: makes the cluster what its keys say. age: seconds for which something that
-    was signed is valid.
+    was signed is valid. now: the time, seconds.
     """
     rotation = load(path)
     if rotation is None:
@@ -97,8 +101,8 @@ def rotate(  # noqa: PLR0913 - what it needs
         say("step 2 of 3: the new key signs, the old one is still accepted")
         _sign(rotation, keys)
         release()
-        rotation = _save(path, Rotation(step=DROP, new=rotation.new, since=now))
-    if rotation.since is None or now < rotation.since + age:
+        rotation = _save(path, Rotation(step=DROP, new=rotation.new, since=now()))
+    if rotation.since is None or now() < rotation.since + age:
         return rotation
     say("step 3 of 3: the old key goes")
     keys.write_fallbacks([])
@@ -120,7 +124,11 @@ def _accept(path: Path, rotation: Rotation, keys: Keys) -> Rotation:
 def _sign(rotation: Rotation, keys: Keys) -> None:
     key, fallbacks = keys.read()
     if mark(key) != rotation.new:
-        new = next(one for one in fallbacks if mark(one) == rotation.new)
+        new = next((one for one in fallbacks if mark(one) == rotation.new), None)
+        if new is None:
+            raise LostKey(
+                "the new key is not among secret_key_fallbacks any more: they were changed since the rotation began"
+            )
         if key not in fallbacks:
             fallbacks = [*fallbacks, key]
             keys.write_fallbacks(fallbacks)
@@ -130,4 +138,14 @@ def _sign(rotation: Rotation, keys: Keys) -> None:
         keys.write_fallbacks(rest)
 
 
-__all__ = ["Keys", "Rotation", "load", "rotate"]
+def unverified_by(secrets: Mapping[str, str], key: str, release: str) -> str | None:
+    """Return why a former release, with secrets of its own, must not serve again: it does not know today's key."""
+    if key in (secrets.get("secret_key"), *json.loads(secrets.get("secret_key_fallbacks") or "[]")):
+        return None
+    return (
+        f"release {release} is from before secret_key was changed, and does not accept what the new one has signed: "
+        "everybody would be logged out. Put the former code back and say `cluster up` instead"
+    )
+
+
+__all__ = ["Keys", "LostKey", "Rotation", "load", "rotate", "unverified_by"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from cluster.config.models import SessionEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from cluster.config.models import ClusterConfig
 
@@ -38,40 +39,78 @@ NEARLY = 0.8
 NEARLY_CONNECTED = 0.8
 
 
-def ended_by(engine: str, previous: str, said: Iterable[Mapping[str, str] | None]) -> str | None:
+Said = Mapping[str, Any]
+
+
+def _keeps(one: Said) -> str:
+    """Return the engine in which a process keeps sessions: until all can follow, where its former release did."""
+    return str(one["previous"] if one["stage"] == "follow" else one["engine"])
+
+
+def ended_by(engine: str, previous: str, said: Iterable[Said | None]) -> str | None:
     """Return the engine whose sessions would be ended by instances that know `engine` and `previous`; None: none.
 
-    said: what the processes that serve say of their sessions ({"engine", "previous", "stage"}); None where one says
-    nothing.
+    said: what the processes that serve say of their sessions ({"engine", "previous", "stage", "memcached"}); None where
+    one says nothing.
     """
-    known = {engine, previous}
-    if known & ONE_TABLE:
-        known |= ONE_TABLE
-    for one in said:
-        if one is None:
-            continue
-        # Until all can follow it keeps them where its former release did.
-        keeps = one["previous"] if one["stage"] == "follow" else one["engine"]
-        if keeps not in known:
-            return keeps
-    return None
+    return next((_keeps(one) for one in said if one is not None and _keeps(one) not in (engine, previous)), None)
 
 
-def refusal(config: ClusterConfig, said: Iterable[Mapping[str, str] | None]) -> str | None:
-    """Return why a stack must not come up as it is written: it would log everybody out; None where it would not."""
+def refusal(
+    config: ClusterConfig, said: Iterable[Said | None], left: Callable[[], Mapping[str, Any] | None] = lambda: None
+) -> str | None:
+    """Return why a stack must not come up as it is written: it would log users out; None where it would not.
+
+    left: gives the report of `cluster_runtime.sessions.report`; asked only where `previous` is taken away.
+    """
     sessions = config.sessions
     if sessions.discard:
         return None
-    ended = ended_by(sessions.engine.value, sessions.previous.value if sessions.previous else "", said)
-    if ended is None:
+    engine, previous = sessions.engine.value, sessions.previous.value if sessions.previous else ""
+    told = [one for one in said if one is not None]
+    ended = ended_by(engine, previous, told)
+    if ended is not None:
+        why = (
+            "of the instances beside each other one would not see what the other one has stored or logged out"
+            if {ended, engine} == ONE_TABLE
+            else f"with sessions.engine {engine} alone everybody would be logged out"
+        )
+        return (
+            f"sessions.previous: sessions are in {ended} now, and {why}; set `previous: {ended}` "
+            "(or `discard: true`, if they shall end)"
+        )
+    return _other_nodes(config, {engine, previous}, told) or _left_behind({engine, previous}, told, left)
+
+
+def _other_nodes(config: ClusterConfig, known: set[str], told: list[Said]) -> str | None:
+    """Return why the number of memcached nodes must stay as it is: which node has a session depends on it."""
+    nodes = config.sessions.memcached.nodes
+    for one in told:
+        former = len(one.get("memcached") or ())
+        if former and former != nodes and _keeps(one) == SessionEngine.CACHE and SessionEngine.CACHE.value in known:
+            return (
+                f"sessions.memcached.nodes: sessions are in memcached alone, on {former}, and with {nodes} many would "
+                "be looked for where they are not; change `engine` to another with `previous: cache` first, then "
+                "`nodes`, then `engine` back (or set `discard: true`, if they shall end)"
+            )
+    return None
+
+
+def _left_behind(known: set[str], told: list[Said], left: Callable[[], Mapping[str, Any] | None]) -> str | None:
+    """Return why `previous` must stay: sessions that were not used since are still in the former engine."""
+    former = next((one["previous"] for one in told if one["previous"] and one["previous"] not in known), None)
+    report = left() if former else None
+    if former is None or report is None or not report.get(former, {}).get("count"):
         return None
+    count = report[former]["count"]
     return (
-        f"sessions.previous: sessions are in {ended} now, and with sessions.engine {sessions.engine} alone everybody "
-        f"would be logged out; set `previous: {ended}` (or `discard: true`, if they shall end)"
+        f"sessions.previous: {count:,} sessions are still in {former} alone, and their users would be logged out; "
+        f"set `previous: {former}` again until `cluster status` says that it may go (or `discard: true`, if they shall "
+        "end)"
     )
 
 
-def refused_rollback(release: str, runtime: Mapping[str, Any], said: Iterable[Mapping[str, str] | None]) -> str | None:
+def refused_rollback(release: str, runtime: Mapping[str, Any], said: Iterable[Said | None]) -> str | None:
     """Return why a former release must not serve again; `runtime` is its configuration file."""
     sessions = runtime["sessions"]
     ended = ended_by(sessions["engine"], sessions.get("previous", ""), said)
@@ -83,14 +122,28 @@ def refused_rollback(release: str, runtime: Mapping[str, Any], said: Iterable[Ma
     )
 
 
+def of_release(runtime: Mapping[str, Any]) -> Said:
+    """Return what instances of a release said of their sessions when it served last; `runtime`: its configuration."""
+    sessions = runtime["sessions"]
+    kept = {"engine": sessions["engine"], "previous": sessions.get("previous", ""), "stage": ""}
+    return {**kept, "memcached": sessions.get("memcached", [])}
+
+
 def lines(report: Mapping[str, Any], config: ClusterConfig) -> list[str]:
     """Return what a person is told of what `cluster_runtime.sessions.report` found."""
     engine, previous = report["engine"], report["previous"]
     found = [f"sessions in {engine}: {_amount(report[engine])}"]
     if previous:
         found.append(_former(previous, report[previous]))
+    if report.get("too_large"):
+        found.append(
+            f"{report['too_large']:,} times a session was too large for memcached (1 MB) and was not stored there: "
+            "keep less in sessions"
+        )
     for node in {node["node"]: node for name in (engine, previous) if name for node in _nodes(report, name)}.values():
-        found += _node(node, alone=engine == SessionEngine.CACHE, memory=str(config.sessions.memcached.memory))
+        found += _node(
+            node, alone=SessionEngine.CACHE.value in (engine, previous), memory=str(config.sessions.memcached.memory)
+        )
     return found
 
 
@@ -142,4 +195,4 @@ def _size(count: int) -> str:
     return f"{value:.1f} GiB"
 
 
-__all__ = ["CANNOT_SURVIVE", "Fault", "ended_by", "lines", "refusal", "refused_rollback"]
+__all__ = ["CANNOT_SURVIVE", "Fault", "ended_by", "lines", "of_release", "refusal", "refused_rollback"]

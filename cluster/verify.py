@@ -87,9 +87,9 @@ def sessions_report(internal: str) -> dict[str, Any] | None:
 
 
 def restore_sessions(internal: str) -> bool:
-    """Let memcached nodes get again what they should hold; False where an instance says that they don't.
+    """Wait until each memcached node has the sessions that it should; False where one does not get them.
 
-    Where none answers nobody can, and nothing more is lost by going on.
+    Where no instance answers nobody can give them, and nothing more is lost by going on.
     """
     deadline = time.monotonic() + RESTORE_SECONDS
     while time.monotonic() < deadline:
@@ -98,9 +98,11 @@ def restore_sessions(internal: str) -> bool:
                 answer = client.get("http://localhost/-/probe/restore", headers={"Host": "internal"})
             if answer.json()["restored"]:
                 return True
-        except (httpx.HTTPError, ValueError, KeyError):
+        except httpx.ConnectError:
             return True
-        time.sleep(1)
+        except (httpx.HTTPError, ValueError, KeyError):
+            pass  # it has much to do, or has just begun: asked again
+        time.sleep(0.5)
     return False
 
 

@@ -46,7 +46,7 @@ class Program:
         """Where the build contexts of releases are kept."""
         return self.root / ".cluster" / self.stack / "images"
 
-    def platform(self, _topology: Topology) -> Docker:
+    def platform(self, topology: Topology) -> Docker:
         """Return the platform, with what runs on it now; RunError where its engine is away."""
         engine = Engine(pulumi.Config("docker").get("host") or "")
         name = stack_label(self.stack)
@@ -54,9 +54,14 @@ class Program:
             live = engine.live(name)
         except EngineError as error:
             raise pulumi.RunError(str(error)) from None
-        served = [live.sessions(name) for name in live.holders]
+        # Of an instance that was removed by hand, what its last process said is still there.
+        served = [live.sessions(name) for name in live.holders if name in topology.names or live.answers.get(name)]
         rollback = self._former()
-        refused = refused_rollback(*rollback, served) if rollback else refusal(self.config, served)
+        refused = (
+            refused_rollback(*rollback, served)
+            if rollback
+            else refusal(self.config, served, lambda: engine.sessions(name))
+        )
         if refused:
             raise pulumi.RunError(refused)
         secrets = pulumi.Output.secret(json.dumps(self.secrets, sort_keys=True))

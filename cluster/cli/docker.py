@@ -22,19 +22,19 @@ from cluster.cli.context import CommandError, Stack, check_lints, tell
 from cluster.cli.local import fail_unverified, print_checks
 from cluster.cli.pulumi import Event, Pulumi, PulumiError, name_of
 from cluster.config.load import stack_path
-from cluster.docker.engine import RELEASE_LABEL, Engine, EngineError
-from cluster.docker.observe import Observed, observe
-from cluster.docker.places import base_image
+from cluster.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, Engine, EngineError
+from cluster.docker.observe import SHORT_ID, Observed, observe
+from cluster.docker.places import DATABASE_SECRETS, base_image
 from cluster.docker.reach import reach
 from cluster.local.state import History
 from cluster.sessions import lines
 from cluster.topology import Topology, build_topology, percent, site_url
 from cluster.verify import verify
+from cluster_runtime.prepare import mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from cluster.cli.pulumi import Changes
     from cluster.verify import Check
 
 #: Lines of an unhealthy container's log that a failed `up` repeats.
@@ -42,6 +42,15 @@ LOG_LINES = 20
 
 #: Releases whose images are kept, the serving one included.
 KEPT_RELEASES = 3
+
+#: Seconds that a container which serves nobody has to end.
+ORPHAN_SECONDS = 60
+
+#: Where PostgreSQL's container reads its password.
+PASSWORD_FILE = f"{DATABASE_SECRETS}/password"
+
+#: What Pulumi says of a resource that it must not delete.
+PROTECTED = "as it is currently marked for protection"
 
 CONTAINER, COMMAND, IMAGE = "Container", "Command", "Image"
 
@@ -53,11 +62,16 @@ BUILD_FRAME = re.compile(
     r"digest: |\[|Building your image|To ensure you are|Starting Docker build|error: executor|\s*$"
 )
 
+#: How the command is called that waits for a memcached node.
+RESTORED = "-restored"
+
+#: A port in what the engine says of one that it can't publish.
+PORT = re.compile(r"(?:Bind for|bind host port|for|bind host port for|tcp4?|tcp6?) \S*?:(?P<port>\d+)(?=[:/ ])")
+
 #: What a command of the program does, in words.
 COMMANDS = {
     "database-password": "giving the database its password",
     "prepare": "the release: static files, migrations, and one instance that proves it healthy",
-    "memcached1-restored": "waiting until memcached1 has its sessions again",
     "static-current": "letting nginx serve the release's static files",
     "nginx-config": "nginx: checking its configuration, one reload",
 }
@@ -75,17 +89,6 @@ class DockerStack:
     def observe(self) -> Observed:
         """Look at what runs; EngineError where the engine is away."""
         return observe(self.engine, self.label, self.topology)
-
-    def sessions_report(self) -> dict[str, Any] | None:
-        """Return what an instance says of the session store; None where none says it."""
-        nginx = self.engine.containers(self.label, "nginx")
-        if not nginx:
-            return None
-        with contextlib.suppress(EngineError):
-            text = self.engine.run("exec", nginx[0], "/usr/local/lib/cluster/ask", "/-/probe/sessions")
-            found: dict[str, Any] = json.loads(text)
-            return found
-        return None
 
     def instance_container(self, name: str) -> str:
         """Return the container that holds an instance's name; CommandError where none does."""
@@ -127,6 +130,10 @@ def run_up(stack: Stack) -> None:
 def run_rollback(stack: Stack, to: str | None) -> None:
     """Let a former release serve, by the same way as forward."""
     history = History.load(stack.places)
+    serving = DockerStack(stack).observe().release
+    if serving is not None and serving != history.current:  # `pulumi up` writes no history
+        history.served(serving)
+        history.save(stack.places)
     digest = to or history.former()
     if digest is None:
         raise CommandError("there is no release before the one that serves")
@@ -153,11 +160,16 @@ def _up(stack: Stack, rollback: str | None) -> None:
     try:
         changes = pulumi.up(progress.take, refresh=refresh, **environment)
     except PulumiError as error:
-        raise CommandError(_explain(docker, error)) from error
+        words = _explain(docker, error, pulumi)
+        with contextlib.suppress(EngineError):  # an engine that is away is told by the error itself
+            _stop_what_never_served(docker)
+        raise CommandError(words) from error
     resources = pulumi.export()
     orphans = _remove_orphans(docker, resources)
     release = _release_of(resources)
     if changes.none and not orphans:
+        if History.load(stack.places).current != release:
+            _remember(docker, release, rolled_back=rollback is not None)
         tell(f"stack {stack.name}: no changes; release {release} serves at {site_url(stack.config)}")
         return
     _remember(docker, release, rolled_back=rollback is not None)
@@ -187,20 +199,42 @@ def _release_of(resources: list[dict[str, Any]]) -> str:
 def _remove_orphans(docker: DockerStack, resources: list[dict[str, Any]]) -> list[str]:
     """Remove containers of this stack that a killed run left and no state knows; return their names."""
     known = {resource.get("id") for resource in resources}
-    volumes = {resource.get("id") for resource in resources if name_of(resource["urn"])[0] == "Volume"}
+    volumes = {resource["id"] for resource in resources if name_of(resource["urn"])[0] == "Volume"}
     names = []
-    for container in docker.engine.inspect(docker.engine.containers(docker.label, stopped=True)):
-        # Another checkout's stack of the same name has other volumes.
-        ours = {mount.get("Name") for mount in container["Mounts"]} & volumes
-        task = container["Config"]["Labels"].get("django-cluster.role") == "task"
-        if container["Id"] in known or not ours or (task and container["State"]["Running"]):
+    for container in docker.engine.mounting(docker.label, volumes):
+        task = container["Config"]["Labels"].get(ROLE_LABEL) == "task"
+        if container["Id"] in known or (task and container["State"]["Running"]):
             continue
         name = container["Name"].lstrip("/")
         tell(f"  removing {name}: a killed run left it")
-        docker.engine.run("stop", "--time", "60", container["Id"], timeout=90)
-        docker.engine.run("rm", "--force", container["Id"])
+        docker.engine.remove(container["Id"], grace=ORPHAN_SECONDS)
         names.append(name)
     return names
+
+
+def _stop_what_never_served(docker: DockerStack) -> None:
+    """Stop the containers that a failed release has started: they would take memory until the next one.
+
+    They are not removed, since Pulumi's state knows them: a release that follows starts them again, or replaces them.
+    """
+    observed = docker.observe()
+    volumes = {mount["Name"] for one in observed.of("nginx") for mount in one["Mounts"] if "Name" in mount}
+    for container in docker.engine.mounting(docker.label, volumes, "instance"):
+        labels = container["Config"]["Labels"]
+        process = f"{labels[RELEASE_LABEL]}.{container['Id'][:SHORT_ID]}"
+        name = labels[INSTANCE_LABEL]
+        given = observed.live.given.get(name)
+        # Nobody knows who serves where nginx can't be asked.
+        if container["State"]["Running"] and given not in (None, process) and _is_new(observed, container, given):
+            tell(f"  stopping {name} of release {labels[RELEASE_LABEL]}, which does not serve")
+            docker.engine.run("stop", "--time", str(ORPHAN_SECONDS), container["Id"], timeout=2 * ORPHAN_SECONDS)
+
+
+def _is_new(observed: Observed, container: dict[str, Any], given: str | None) -> bool:
+    """Tell whether a container was made after the one to which its instance's name was given."""
+    made = {one["Id"][:SHORT_ID]: one["Created"] for one in observed.containers}
+    former = made.get((given or "").rpartition(".")[2])
+    return former is not None and container["Created"] > former
 
 
 def _remember(docker: DockerStack, release: str, *, rolled_back: bool) -> None:
@@ -223,16 +257,20 @@ def _remember(docker: DockerStack, release: str, *, rolled_back: bool) -> None:
                 docker.engine.run("rmi", line)
 
 
-def _explain(docker: DockerStack, error: PulumiError) -> str:
+def _explain(docker: DockerStack, error: PulumiError, pulumi: Pulumi) -> str:
     """Return what went wrong, with the last lines of the log of a container that did not get healthy."""
     words = [str(error)]
     if "port is already allocated" in str(error) or "address already in use" in str(error):
-        port = docker.stack.config.site.listen
-        words = [f"site.listen: port {port} is in use by another program; choose another, or stop that one"]
+        words = [_port_in_use(docker, str(error))]
+    if PROTECTED in str(error):
+        words.append(
+            "It holds data that the stack file no longer asks for. To keep them, put back what it asked for; to drop "
+            f"them: pulumi state unprotect URN --stack {docker.stack.name}"
+        )
     for urn in error.failed:
         kind, name = name_of(urn)
         if kind == CONTAINER:
-            words += _last_log(docker, name)
+            words += _last_log(docker, name, pulumi)
         if kind == IMAGE:
             service = name.removesuffix("-image")
             base = base_image(docker.stack.config, service)
@@ -243,8 +281,25 @@ def _explain(docker: DockerStack, error: PulumiError) -> str:
                 words = [f"the image of {what} can't be built:", *_build_output(error.remarks.get(urn, ())), *words]
     if "no space left on device" in str(error).lower():
         words.append("The disk is full; free some room and run it again (docker system df says what takes it).")
-    words.append("What served still serves; the next `cluster up` goes on from here.")
+    serves = "What served still serves; the" if _serves(docker) else "The"
+    words.append(f"{serves} next `cluster up` goes on from here.")
     return "\n".join(words)
+
+
+def _port_in_use(docker: DockerStack, words: str) -> str:
+    site = docker.stack.config.site
+    found = PORT.search(words)
+    port = int(found["port"]) if found else site.listen
+    key = "site.listen" if port == site.listen else "site.instance_ports"
+    return f"{key}: port {port} is in use by another program; choose another, or stop that one"
+
+
+def _serves(docker: DockerStack) -> bool:
+    """Tell whether nginx answers, and some instance's name leads to a process."""
+    with contextlib.suppress(EngineError):
+        live = docker.observe().live
+        return live.nginx is not None and any(live.holders.values())
+    return False
 
 
 def _build_output(remarks: Iterable[str]) -> list[str]:
@@ -253,14 +308,23 @@ def _build_output(remarks: Iterable[str]) -> list[str]:
     return [f"    {line}" for line in lines[-LOG_LINES:]]
 
 
-def _last_log(docker: DockerStack, name: str) -> list[str]:
+def _last_log(docker: DockerStack, name: str, pulumi: Pulumi) -> list[str]:
     for container in docker.observe().containers:
         called = container["Name"].lstrip("/").rpartition("-")[0]
         if called == name:
             # The newest is the first.
             done = docker.engine.output("logs", "--tail", str(LOG_LINES), container["Id"])
-            return [f"The last lines of {name}'s log:", *(f"    {line}" for line in done.splitlines())]
+            text = mask(done, {**pulumi.secrets(), **_made_secrets(docker)})
+            return [f"The last lines of {name}'s log:", *(f"    {line}" for line in text.splitlines())]
     return []
+
+
+def _made_secrets(docker: DockerStack) -> dict[str, str]:
+    """Return the secrets that the platform made and keeps on the engine alone: the database's password."""
+    for container in docker.engine.containers(docker.label, "postgres"):
+        with contextlib.suppress(EngineError):
+            return {"the database's password": docker.engine.run("exec", container, "cat", PASSWORD_FILE).strip()}
+    return {}
 
 
 class Proof:
@@ -336,10 +400,14 @@ def begun(step: dict[str, Any]) -> list[str]:
         return [f"building the image of {'the release' if name == 'app-image' else name.removesuffix('-image')}"]
     if kind == CONTAINER:
         return [f"changing {name} in place" if operation == "update" else f"starting {name}"]
-    if kind == COMMAND and name in COMMANDS:
-        lines = [f"    {line}" for line in _nginx_lines(step)] if name == "nginx-config" else []
-        return [COMMANDS[name], *lines]
-    return []
+    return _told_of_command(name, step) if kind == COMMAND else []
+
+
+def _told_of_command(name: str, step: dict[str, Any]) -> list[str]:
+    if name.endswith(RESTORED):
+        return [f"waiting until {name.removesuffix(RESTORED)} has its sessions again"]
+    lines = [f"    {line}" for line in _nginx_lines(step)] if name == "nginx-config" else []
+    return [COMMANDS[name], *lines] if name in COMMANDS else []
 
 
 def _removed(name: str, *, former: bool) -> str:
@@ -359,7 +427,7 @@ def ended(step: dict[str, Any]) -> list[str]:
 def name_taken(step: dict[str, Any]) -> tuple[str, str] | None:
     """Return the instance and the release where a step has let one take its name."""
     kind, name = name_of(step["urn"])
-    if step["op"] in ("same", "delete", "delete-replaced") or kind != COMMAND or not name.endswith("-serve"):
+    if step["op"] in ("same", "refresh", "delete", "delete-replaced") or kind != COMMAND or not name.endswith("-serve"):
         return None
     environment = ((step.get("new") or {}).get("inputs") or {}).get("environment") or {}
     return environment.get("INSTANCE", name), environment.get("RELEASE", "")
@@ -409,7 +477,8 @@ def keys(stack: Stack) -> PulumiKeys:
 
 def sessions(stack: Stack) -> dict[str, Any] | None:
     """Return what an instance says of the session store; None where none says it."""
-    return DockerStack(stack).sessions_report()
+    docker = DockerStack(stack)
+    return docker.engine.sessions(docker.label)
 
 
 def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
@@ -431,11 +500,15 @@ def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
     if not resources:
         tell(f"stack {stack.name} was never up")
         return
-    _remove_orphans(docker, resources)
     try:
-        _changes: Changes = pulumi.destroy(Progress(docker.topology).take, protected=delete_data)
+        # What holds a volume or a network of the stack is in the way.
+        pulumi.destroy(
+            Progress(docker.topology).take,
+            protected=delete_data,
+            before=lambda: _remove_orphans(docker, resources),
+        )
     except PulumiError as error:
-        raise CommandError(_explain(docker, error)) from error
+        raise CommandError(_explain(docker, error, pulumi)) from error
     tell(f"stack {stack.name} is down; its data " + ("are deleted" if delete_data else "stay in their volume"))
 
 
@@ -449,7 +522,7 @@ def run_status(stack: Stack, *, as_json: bool) -> bool:
     rows, services = observed.rows(), observed.services()
     ok = observed.nginx_current and observed.release is not None and all(row["ok"] for row in [*rows, *services])
     history = History.load(stack.places)
-    report = docker.sessions_report()
+    report = docker.engine.sessions(docker.label)
     if as_json:
         document = {
             "stack": stack.name,
@@ -516,8 +589,8 @@ def run_logs(stack: Stack, names: list[str], *, lines: int, follow: bool) -> Non
     found = {}
     for container in docker.observe().containers:
         labels = container["Config"]["Labels"]
-        role, release = labels["django-cluster.role"], labels.get(RELEASE_LABEL)
-        name = f"{labels['django-cluster.instance']}-{release}" if release else role
+        role, release = labels[ROLE_LABEL], labels.get(RELEASE_LABEL)
+        name = f"{labels[INSTANCE_LABEL]}-{release}" if release else role
         if role != "task" and (not names or name in names or name.rpartition("-")[0] in names):
             found[container["Id"]] = name
     if not found:

@@ -16,6 +16,7 @@ from cluster.cli.context import CommandError, Stack, check_lints, say, tell, war
 from cluster.local.listeners import listening_ports, with_children
 from cluster.local.secrets import ensure_secrets, write_secret
 from cluster.local.state import History, Observed, locked
+from cluster.rotation import unverified_by
 from cluster.sessions import lines, refusal, refused_rollback
 from cluster.topology import percent, site_url
 from cluster.verify import Check, Reach, sessions_report, verify
@@ -48,7 +49,7 @@ def run_up(stack: Stack) -> None:
     with locked(stack.places, f"up {stack.name}"):
         began = time.monotonic()
         cluster.recover()
-        refused = refusal(stack.config, cluster.said_of_sessions())
+        refused = refusal(stack.config, cluster.said_of_sessions(), lambda: sessions(stack))
         if refused:
             raise CommandError(refused)
         spec = cluster.specify(python_version())
@@ -102,6 +103,7 @@ def run_rollback(stack: Stack, to: str | None) -> None:
             raise CommandError(f"release {digest} is not here; known: {known}")
         runtime = json.loads(release.config.read_text(encoding="utf-8"))
         refused = refused_rollback(digest, runtime, cluster.said_of_sessions())
+        refused = refused or unverified_by(release.secrets(), keys(stack).read()[0], digest)
         if refused:
             raise CommandError(refused)
         plan = cluster.plan(digest, release.parts())

@@ -23,6 +23,7 @@ import yaml
 
 from cluster.cli.context import CommandError, say
 from cluster.config import stack_path
+from cluster.config.models import SECRET_KEYS
 from cluster.local.secrets import ALPHABET, KEY_LENGTH, write_secret
 from cluster.local.state import Busy
 
@@ -172,6 +173,11 @@ class Pulumi:
             return None
         return self._explained("config", "get", f"cluster:{name}", "--stack", self.stack).rstrip("\n")
 
+    def secrets(self) -> dict[str, str]:
+        """Return the secrets that the stack file has, in plain: for what must not show them."""
+        found = {name: self.secret(name) for name in SECRET_KEYS}
+        return {name: value for name, value in found.items() if value}
+
     def _log_in(self) -> None:
         if os.environ.get("PULUMI_BACKEND_URL"):
             return
@@ -217,8 +223,13 @@ class Pulumi:
         options = ["--refresh"] if refresh else []
         return self._repaired(["up", "--yes", "--skip-preview", *options], tell_step, environment)
 
-    def destroy(self, tell_step: Callable[[Event], None], *, protected: bool) -> Changes:
-        """Run `pulumi destroy`; `protected` drops the data too."""
+    def destroy(
+        self, tell_step: Callable[[Event], None], *, protected: bool, before: Callable[[], object] = bool
+    ) -> Changes:
+        """Run `pulumi destroy`; `protected` drops the data too. before: done once nobody else changes the stack."""
+        # It goes through the lock, and so says whether somebody else is at it.
+        self._repaired(["refresh", "--yes", "--skip-preview", "--clear-pending-creates"], tell_step, {})
+        before()
         if protected:
             self._explained("state", "unprotect", "--all", "--yes", "--stack", self.stack)
         options = [] if protected else ["--exclude-protected"]

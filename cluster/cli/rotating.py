@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cluster.cli.context import CommandError, tell
-from cluster.rotation import DROP, load, rotate
+from cluster.rotation import DROP, LostKey, load, rotate
 
 if TYPE_CHECKING:
     from cluster.cli.context import Commands, Stack
@@ -23,14 +23,17 @@ def run_rotate_key(stack: Stack, platform: Commands) -> None:
     if waiting and rotation is not None and rotation.since is not None and time.time() < rotation.since + report["age"]:
         tell(f"the new key signs; the old one may go after {_date(rotation.since + report['age'])}: say it again then")
         return
-    left = rotate(
-        path,
-        platform.keys(stack),
-        release=lambda: platform.run_up(stack),
-        say=tell,
-        now=time.time(),
-        age=report["age"],
-    )
+    try:
+        left = rotate(
+            path,
+            platform.keys(stack),
+            release=lambda: platform.run_up(stack),
+            say=tell,
+            now=time.time,
+            age=report["age"],
+        )
+    except LostKey as error:
+        raise CommandError(f"{error}; remove {path} to begin anew") from error
     if left is None:
         tell(f"the old key is gone: stack {stack.name} knows the new one alone")
     elif left.since is not None:

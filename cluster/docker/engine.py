@@ -9,8 +9,10 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cluster_runtime.instance import STARTING
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 #: Labels of everything that belongs to a stack.
 STACK_LABEL, ROLE_LABEL = "django-cluster.stack", "django-cluster.role"
@@ -31,7 +33,7 @@ class Live:
     nginx: the digest of the configuration that nginx runs; None where it does not answer.
     nginx_turn: how often a configuration was delivered; None where that can't be read.
     holders: the process that holds each instance's name, as `release.container`.
-    turns: how often each name was given.
+    turns: how often each name was given. given: the process that got it the last time. answers: what listens behind it.
     statuses: what each instance's processes last said of themselves, by instance and process.
     static: the release whose static files are served first. static_turn: how often that was said.
     """
@@ -40,6 +42,8 @@ class Live:
     nginx_turn: int | None = 0
     holders: Mapping[str, str | None] = field(default_factory=dict)
     turns: Mapping[str, int] = field(default_factory=dict)
+    given: Mapping[str, str | None] = field(default_factory=dict)
+    answers: Mapping[str, bool] = field(default_factory=dict)
     statuses: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     static: str | None = None
     static_turn: int = 0
@@ -64,9 +68,15 @@ class Live:
         return self._turn(self.nginx_turn, same=self.nginx == digest)
 
     def next_turn(self, instance: str, process: str) -> int:
-        """Return the turn in which `process` gets the name of `instance`: the last one where it holds it."""
+        """Return the turn in which `process` gets the name of `instance`: the last one where it holds it.
+
+        One that was given the name and is starting again will take it by itself, as soon as it is healthy.
+        """
         turn = self.turns.get(instance, 0) if self.nginx_turn is not None else None
-        return self._turn(turn, same=self.holders.get(instance) == process)
+        holder = self.holders.get(instance)
+        status = self.statuses.get((instance, process), {})
+        returning = holder is None and self.given.get(instance) == process and status.get("state") == STARTING
+        return self._turn(turn, same=holder == process or returning)
 
     @staticmethod
     def _turn(turn: int | None, *, same: bool) -> int:
@@ -155,6 +165,31 @@ class Engine:
             filters += ["--filter", f"label={ROLE_LABEL}={role}"]
         return self.run("ps", "--quiet", "--no-trunc", *(["--all"] if stopped else []), *filters).split()
 
+    def sessions(self, stack: str) -> dict[str, Any] | None:
+        """Return what an instance says of the session store; None where none says it."""
+        nginx = self.containers(stack, "nginx")
+        if not nginx:
+            return None
+        try:
+            text = self.run("exec", nginx[0], "/usr/local/lib/cluster/ask", "/-/probe/sessions")
+        except EngineError:
+            return None
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+    def mounting(self, stack: str, volumes: Collection[str], role: str | None = None) -> list[dict[str, Any]]:
+        """Return what the engine says of a stack's containers, running or not, that mount one of these volumes.
+
+        Another checkout's stack of the same name has other volumes.
+        """
+        found = self.inspect(self.containers(stack, role, stopped=True))
+        return [one for one in found if any(mount.get("Name") in volumes for mount in one["Mounts"] if "Name" in mount)]
+
+    def remove(self, container: str, *, grace: int) -> None:
+        """Stop a container, which has `grace` seconds to end, and remove it."""
+        self.run("stop", "--time", str(grace), container, timeout=grace + LOOK_SECONDS)
+        self.run("rm", "--force", container)
+
     def live(self, stack: str) -> Live:
         """Look at what runs; EngineError where the engine is away."""
         running = self.containers(stack, "nginx")
@@ -172,7 +207,8 @@ def read_live(text: str) -> Live:
     turn: int | None = 0
     static, static_turn = None, 0
     holders: dict[str, str | None] = {}
-    turns = {}
+    given: dict[str, str | None] = {}
+    turns, answers = {}, {}
     statuses = {}
     for line in text.splitlines():
         what, *words = line.split(" ", 3)
@@ -183,8 +219,10 @@ def read_live(text: str) -> Live:
         elif what == "static":
             static, static_turn = _or_none(words[0]), int(words[1])
         elif what == "instance":
-            holders[words[0]] = _or_none(words[1])
-            turns[words[0]] = int(words[2])
+            name, holder, rest = words
+            turn_text, process, answering = [*rest.split(" "), "-", "-"][:3]
+            holders[name], given[name] = _or_none(holder), _or_none(process)
+            turns[name], answers[name] = int(turn_text), answering == "yes"
         elif what == "status":
             statuses[words[0], words[1]] = json.loads(words[2])
     return Live(
@@ -192,6 +230,8 @@ def read_live(text: str) -> Live:
         nginx_turn=turn,
         holders=holders,
         turns=turns,
+        given=given,
+        answers=answers,
         statuses=statuses,
         static=static,
         static_turn=static_turn,

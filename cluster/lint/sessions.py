@@ -203,6 +203,25 @@ def _signed_cookies_rotation(config: ClusterConfig, facts: Facts) -> Remarks:
         yield Remark("sessions.engine", why, remedy)
 
 
+def _secure_cookie(_config: ClusterConfig, facts: Facts) -> Remarks:
+    # Browsers send such a cookie over TLS only (to localhost otherwise too).
+    if (facts.project or {}).get("session_cookie_secure") is True:
+        why = "The project sets SESSION_COOKIE_SECURE, and nginx answers without TLS here: nobody stays logged in."
+        remedy = "Remove it: over TLS the runtime marks the cookie Secure by itself."
+        yield Remark("app.settings", why, remedy)
+
+
+def _open_cookie(_config: ClusterConfig, facts: Facts) -> Remarks:
+    # Django's own defaults are HttpOnly and SameSite=Lax.
+    project = facts.project or {}
+    if project.get("session_cookie_httponly") is False:
+        why = "SESSION_COOKIE_HTTPONLY is off: any script in a page can read the session's cookie and send it away."
+        yield Remark("app.settings", why, "Remove it from the project's settings: Django's default is on.")
+    if project.get("session_cookie_samesite", "Lax") in (False, "None"):
+        why = "SESSION_COOKIE_SAMESITE is off: other sites' pages can send requests in the name of who is logged in."
+        yield Remark("app.settings", why, "Remove it from the project's settings: Django's default is Lax.")
+
+
 def _relative_session_path(config: ClusterConfig, _facts: Facts) -> Remarks:
     # The working directory of an instance is its release.
     path = config.sessions.path
@@ -282,6 +301,8 @@ SESSION_RULES = (
     ),
     Rule("files-on-swarm", WARNING, "sqlite and sessions in files are one machine's.", _files_on_swarm),
     Rule("one-memcached-node", WARNING, "A restart of the only node logs everybody out.", _one_memcached_node),
+    Rule("session-cookie-secure", WARNING, "SESSION_COOKIE_SECURE on a site without TLS.", _secure_cookie),
+    Rule("session-cookie-open", WARNING, "SESSION_COOKIE_HTTPONLY or SESSION_COOKIE_SAMESITE is off.", _open_cookie),
     Rule("all-of-memcached", NOTE, "Sessions in memcached alone end with all of it.", _all_of_memcached),
     Rule("postgres-connections", WARNING, "More threads than PostgreSQL has connections.", _too_many_connections),
     Rule("memcached-connections", WARNING, "More threads than memcached takes connections.", _too_many_for_memcached),

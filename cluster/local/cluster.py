@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
 import time
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.config.models import SessionEngine, dump
 from cluster.local.builder import Builder, Release
@@ -21,6 +22,7 @@ from cluster.local.supervisor import Supervisor
 from cluster.release import DRAIN_SECONDS, ReleaseSpec, specify
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.supervisor import Program
+from cluster.sessions import of_release
 from cluster.topology import batches, build_topology
 from cluster.verify import restore_sessions
 from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
@@ -78,14 +80,22 @@ class LocalCluster:
         """Look at what runs."""
         return observe(self.places, self.supervisor, self.nginx)
 
-    def said_of_sessions(self) -> list[dict[str, str] | None]:
-        """Return what the processes that hold names say of their sessions; None where one says nothing."""
+    def said_of_sessions(self) -> list[dict[str, Any] | None]:
+        """Return what the processes that hold names say of their sessions; None where one says nothing.
+
+        While the stack is down, it is what its last release would say.
+        """
         observed = self.observe()
-        return [
+        said = [
             running.status.get("sessions") if running.status else None
             for running in observed.running
             if observed.holders.get(running.instance) == running.release
         ]
+        history = History.load(self.places)
+        last = self.builder.find(history.current) if history.current else None
+        if any(said) or last is None:
+            return said
+        return [dict(of_release(json.loads(last.config.read_text(encoding="utf-8"))))]
 
     def plan(self, release: str, parts: dict[str, str]) -> Plan:
         """Compare what is wanted with what runs."""
@@ -207,12 +217,19 @@ class LocalCluster:
             self.supervisor.ensure(programs)
             return
         for program in programs:
+            # Before as well as after: an `up` that was killed may have left the one before half filled.
+            if program.name in plan.emptied:
+                self._await_sessions(program.name)
             self.supervisor.ensure([program])
-            if program.name in plan.emptied and not restore_sessions(str(self.places.nginx_socket)):
-                raise UpError(
-                    f"{program.name} was started again and does not get its sessions from the other nodes; "
-                    "these are left as they are"
-                )
+            if program.name in plan.emptied:
+                self._await_sessions(program.name)
+
+    def _await_sessions(self, node: str) -> None:
+        if not restore_sessions(str(self.places.nginx_socket)):
+            raise UpError(
+                f"{node} is to be started with other settings, and not all nodes have the sessions that they should; "
+                "they are left as they are: `cluster status` says what is wrong with them"
+            )
 
     # --- releasing
 

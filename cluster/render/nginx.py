@@ -314,6 +314,10 @@ def _proxy_defaults(topology: Topology) -> list[Directive]:
         _d("proxy_connect_timeout", "1s"),
         _d("proxy_send_timeout", "60s"),
         _d("proxy_read_timeout", str(topology.config.site.proxy_read_timeout)),
+        # The headers of a response have to fit into the first: a session in a cookie takes up to 4 KiB of them.
+        _d("proxy_buffer_size", "16k"),
+        _d("proxy_buffers", "8", "16k"),
+        _d("proxy_busy_buffers_size", "32k"),
         # Another instance is tried where this one did not answer; nginx never sends a POST twice by this.
         _d("proxy_next_upstream", "error", "timeout"),
         _d("proxy_set_header", "Host", "$host$cluster_port"),

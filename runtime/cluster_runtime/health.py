@@ -4,7 +4,7 @@
 - `/-/health?deep`: a whole request through the project, and database and session store answer.
 - `/-/probe`: which instance and release this is.
 - `/-/probe/sessions`: how many there are, and what room they take.
-- `/-/probe/restore`: memcached nodes get again what they should hold; "restored" tells whether all have it.
+- `/-/probe/restore`: "restored" tells whether each memcached node has what it should; where not, it begins to get it.
 - `/-/probe/session?create`, `?read=KEY`, `?write=KEY`, `?delete=KEY`: a session in the project's own store.
 
 nginx denies `/-/` to the public, and marks every request that it passes on with X-Forwarded-For; a request that has the

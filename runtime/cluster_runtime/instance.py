@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 from cluster_runtime.activity import BEAT_INTERVAL, BEAT_VARIABLE, Beat, read_beat
 from cluster_runtime.config import CONFIG_VARIABLE, ConfigError, RuntimeConfig
 from cluster_runtime.names import LONGEST_SOCKET_PATH, Name, process_of
-from cluster_runtime.sessions.stage import STAGE_VARIABLE, Stages
+from cluster_runtime.sessions import nodes
+from cluster_runtime.sessions.stage import STAGE_VARIABLE, Stages, living
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -39,6 +40,9 @@ TICK = 0.1
 
 #: Seconds between two looks at how far the others are with a change of the session engine.
 STAGE_INTERVAL = 0.5
+
+#: Seconds between two looks at whether each memcached node has the sessions that it should.
+RESTORE_INTERVAL = 2.0
 
 #: Seconds between two looks at whether sessions that are over are to be removed, and between two removals.
 CLEAR_LOOK, CLEAR_INTERVAL = 60.0, 24 * 3600.0
@@ -125,7 +129,9 @@ class Instance:
         sessions = self.config.sessions
         self.stages = Stages(self.name, self.process, sessions.engine, sessions.previous) if sessions.previous else None
         self.next_stage_look = 0.0
+        self.agreed = True
         self.next_clear_look = 0.0
+        self.next_restore_look = 0.0
         self.clearing: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
@@ -247,6 +253,7 @@ class Instance:
             self._read_beats(beats)
             self._look_at_name()
             self._look_at_stage()
+            self._restore_sessions()
             self._clear_sessions()
             self._kill_silent_workers()
             if time.monotonic() >= next_check:
@@ -263,13 +270,31 @@ class Instance:
             self._set_state(READY)
 
     def _look_at_stage(self) -> None:
-        """Go on with a change of the session engine as far as all others can follow."""
-        if self.stages is None or time.monotonic() < self.next_stage_look:
+        """Go on with a change of the session engine, or of the memcached nodes, as far as all others can follow."""
+        if time.monotonic() < self.next_stage_look:
             return
         self.next_stage_look = time.monotonic() + STAGE_INTERVAL
-        if self.stages.look():
+        sessions = self.config.sessions
+        if sessions.memcached and "cached_db" in (sessions.engine, sessions.previous):
+            others = [one.get("memcached", []) for one in living(self.name, self.process) if one]
+            agreed = nodes.agree(sessions.memcached, others)
+            if agreed != self.agreed:
+                self._log(f"memcached nodes: {'the same everywhere' if agreed else 'others use other ones'}")
+            self.agreed = agreed
+        if self.stages is not None and self.stages.look():
             self._log(f"sessions: {self.stages.declared} ({self.stages.previous} to {self.stages.engine})")
             self._write_status()
+
+    def _restore_sessions(self) -> None:
+        """See that sessions in memcached alone are on two nodes: a refill may have ended with who was at it."""
+        sessions = self.config.sessions
+        if "cache" not in (sessions.engine, sessions.previous) or len(sessions.memcached) < 2:  # noqa: PLR2004 - copies
+            return
+        if self.state != SERVING or self._is_busy() or time.monotonic() < self.next_restore_look:
+            return
+        self.next_restore_look = time.monotonic() + RESTORE_INTERVAL
+        with contextlib.suppress(Unhealthy):  # whether it works is the running check's business
+            self._check("/-/probe/restore", self.config.health.timeout)
 
     def _clear_sessions(self) -> None:
         """Let one serving instance a day remove the sessions that are over, in a process of its own."""
@@ -312,7 +337,7 @@ class Instance:
     def _running_check(self, failures: int) -> int:
         """Do the shallow check; return how many have failed in a row. A busy instance is not asked."""
         beats = [beat for _at, beat in self.beats.values()]
-        if beats and all(beat.busy for beat in beats):
+        if self._is_busy():
             stuck = time.monotonic() - max(beat.progress for beat in beats)
             if stuck > self.config.health.busy_timeout:
                 raise Unhealthy(f"all threads are in requests, and none has moved for {stuck:.0f} s")
@@ -326,6 +351,11 @@ class Instance:
                 raise Unhealthy(f"{failures} checks in a row failed, the last: {error}") from error
             return failures
         return 0
+
+    def _is_busy(self) -> bool:
+        """Tell whether all threads are in requests: nobody would answer a check."""
+        beats = [beat for _at, beat in self.beats.values()]
+        return bool(beats) and all(beat.busy for beat in beats)
 
     def _read_beats(self, receiver: socket.socket) -> None:
         while True:
@@ -434,6 +464,7 @@ class Instance:
                 "engine": self.config.sessions.engine,
                 "previous": self.config.sessions.previous,
                 "stage": self.stages.declared if self.stages else "",
+                "memcached": list(self.config.sessions.memcached),
             },
         }
         self.name.write_status(self.process, status)
@@ -443,10 +474,17 @@ class Instance:
         print(f"{stamp} {self.instance} {self.release}: {message}", file=sys.stderr, flush=True)
 
 
-def serve(sockets: Path, instance: str, release: str) -> None:
-    """Let `release` take the name of `instance` from whoever holds it; Unhealthy unless it is proven healthy."""
+def serve(sockets: Path, instance: str, release: str, patience: float = 0.0) -> None:
+    """Let `release` take the name of `instance` from whoever holds it; Unhealthy unless it is proven healthy.
+
+    patience: seconds that it has to get so.
+    """
     name = Name(sockets, instance)
+    deadline = time.monotonic() + patience
     status = name.status(release)
+    while (status is None or status["state"] == STARTING) and time.monotonic() < deadline:
+        time.sleep(TICK)
+        status = name.status(release)
     if status is None or status["state"] not in (READY, SERVING):
         raise Unhealthy(f"{instance}: release {release} is {status['state'] if status else 'not running'}")
     if not name.alive(release):
@@ -463,6 +501,7 @@ def main(arguments: list[str] | None = None) -> int:
     take = commands.add_parser("serve", help="let a healthy release take the instance's name")
     take.add_argument("--release", required=True)
     take.add_argument("--turn", type=int, help="written down where the name was given")
+    take.add_argument("--wait", type=float, default=0.0, help="seconds that the release has to get healthy")
     status = commands.add_parser("status", help="print the status of a release; exit 0 if it is ready or serving")
     status.add_argument("--release", required=True)
     run.add_argument("--prove", action="store_true", help="end with 0 as soon as it is healthy; take no name")
@@ -477,7 +516,7 @@ def main(arguments: list[str] | None = None) -> int:
             return Instance(options.instance, config, sockets, container=options.container, prove=options.prove).run()
         process = process_of(options.release, container=options.container)
         if options.command == "serve":
-            serve(options.sockets, options.instance, process)
+            serve(options.sockets, options.instance, process, options.wait)
             if options.turn is not None:
                 Name(options.sockets, options.instance).write_turn(options.turn)
             return 0

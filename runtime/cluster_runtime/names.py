@@ -28,6 +28,10 @@ NAME = "http.sock"
 #: Counts how often the name was given by `serve`; whoever releases reads it to tell its own work from another's.
 TURN = "turn"
 
+#: Holds the process to which the name was last given by `serve`. No other one takes it by itself, even while nobody
+#: holds it: a release that was never let serve, or one that was replaced, must not serve because another has stopped.
+GIVEN = "given"
+
 #: Endings of the files of one process, its lock last.
 ENDINGS = (".sock", ".json", ".json.new", ".beat", ".stage", ".stage.new", ".lock")
 
@@ -80,18 +84,21 @@ class Name:
             return True
 
     def take(self, release: str) -> str | None:
-        """Let `release` hold the name, whoever holds it now; return the former holder."""
+        """Let `release` hold the name, whoever holds it now, and nobody else take it; return the former holder."""
         with self._locked():
             former = self.holder()
+            self._write(GIVEN, release)
             self._point_at(release)
             return former
 
     def take_if_free(self, release: str) -> bool:
-        """Let `release` hold the name unless another, living process does; tell whether it holds it now."""
+        """Let `release` hold the name unless another, living process does or was given it; tell whether it holds it."""
         with self._locked():
             holder = self.holder()
             if holder == release:
                 return True
+            if self.given() not in (None, release):
+                return False
             if holder is not None and self.alive(holder):
                 return False
             self._point_at(release)
@@ -129,9 +136,19 @@ class Name:
 
     def write_turn(self, turn: int) -> None:
         """Say that the name was given for the `turn`th time."""
-        new = self.directory / f"{TURN}.new"
-        new.write_text(str(turn), encoding="ascii")
-        new.rename(self.directory / TURN)
+        self._write(TURN, str(turn))
+
+    def given(self) -> str | None:
+        """Return the process to which the name was last given; None where it never was."""
+        try:
+            return (self.directory / GIVEN).read_text(encoding="ascii") or None  # empty after a power cut
+        except FileNotFoundError:
+            return None
+
+    def _write(self, name: str, text: str) -> None:
+        new = self.directory / f"{name}.new"
+        new.write_text(text, encoding="ascii")
+        new.rename(self.directory / name)
 
     def living(self) -> list[str]:
         """Return what the processes call themselves that live, whatever they are doing."""

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from cluster_runtime.config import SECRET_NAMES, ConfigError, RuntimeConfig
 from cluster_runtime.describe import COLLECT, MIGRATE, NOT_COLLECTED, NOT_MIGRATED
@@ -53,14 +54,31 @@ class TaskError(Exception):
 
 
 def mask(text: str, secrets: dict[str, str]) -> str:
-    """Return `text` with the values of secrets, and of the variables in secret_environment, replaced by their names."""
+    """Return `text` with the values of secrets, and of what is in them, replaced by their names.
+
+    In them are the variables of secret_environment, fallback keys, and the password of a database's URL. A value is
+    found as it is, as Python prints it in a dictionary, and as JSON has it.
+    """
     values = {value: name for name, value in secrets.items()}
     values |= {str(value): name for name, value in json.loads(secrets.get("secret_environment") or "{}").items()}
     values |= dict.fromkeys(json.loads(secrets.get("secret_key_fallbacks") or "[]"), "secret_key_fallbacks")
+    values |= dict.fromkeys(_passwords(secrets.get("database_url", "")), "database_url")
     for value, name in sorted(values.items(), key=lambda item: -len(item[0])):
         if len(value) >= SHORTEST_MASKED:
-            text = text.replace(value, f"[{name}]")
+            for form in sorted({value, repr(value)[1:-1], json.dumps(value)[1:-1]}, key=len, reverse=True):
+                text = text.replace(form, f"[{name}]")
     return text
+
+
+def _passwords(url: str) -> list[str]:
+    """Return the password in a URL, as it stands there and as the database is told it."""
+    try:
+        netloc = urlsplit(url).netloc
+    except ValueError:  # it is told by who uses it, without its text
+        return []
+    userinfo, at, _host = netloc.rpartition("@")
+    password = userinfo.partition(":")[2] if at else ""
+    return [password, unquote(password)]
 
 
 def compress(public: Path, endings: tuple[str, ...]) -> None:
@@ -68,8 +86,10 @@ def compress(public: Path, endings: tuple[str, ...]) -> None:
     for path in list(public.rglob("*")):
         if path.suffix in endings and path.is_file() and path.stat().st_size >= WORTH_COMPRESSING:
             compressed = path.with_name(path.name + ".gz")
-            compressed.write_bytes(gzip.compress(path.read_bytes(), compresslevel=9, mtime=0))
-            shutil.copystat(path, compressed)
+            new = compressed.with_name(f".{compressed.name}.new")  # nginx may be serving the one that is there
+            new.write_bytes(gzip.compress(path.read_bytes(), compresslevel=9, mtime=0))
+            shutil.copystat(path, new)
+            new.rename(compressed)
 
 
 def show(static: Path, release: str, turn: int) -> None:

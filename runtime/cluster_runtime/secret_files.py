@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from cluster_runtime.names import NAME
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 #: Releases whose secrets are kept beside those of the releases that serve.
 KEPT = 3
@@ -21,15 +18,19 @@ KEPT = 3
 def write_all(directory: Path, values: dict[str, str], links: dict[str, str]) -> None:
     """Put the secrets in place, all at once: files 0400, in a directory 0500, of this process's user.
 
-    links: secrets that the platform made itself (the URL of its own database), by their paths.
+    links: secrets that the platform made itself (the URL of its own database), by their paths. What is there already is
+    left alone: a release that serves reads it.
     """
+    if directory.is_dir() and _read(directory) == {**values, **{name: Path(path) for name, path in links.items()}}:
+        os.utime(directory)  # the latest again
+        return
     new = directory.with_name(f".{directory.name}.new")
     if new.exists():
         _remove(new)
     new.mkdir(mode=0o700)
     for name, value in values.items():
         descriptor = os.open(new / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             file.write(value)
     for name, target in links.items():
         (new / name).symlink_to(target)
@@ -37,6 +38,13 @@ def write_all(directory: Path, values: dict[str, str], links: dict[str, str]) ->
     if directory.exists():
         _remove(directory)
     new.rename(directory)
+
+
+def _read(directory: Path) -> dict[str, str | Path]:
+    """Return the secrets in a directory; of a link, where it leads."""
+    return {
+        path.name: path.readlink() if path.is_symlink() else path.read_bytes().decode() for path in directory.iterdir()
+    }
 
 
 def forget_old(root: Path, sockets: Path) -> None:

@@ -34,6 +34,7 @@ CSRF_TRUSTED_ORIGINS = [*_of_project("CSRF_TRUSTED_ORIGINS", []), *_config.origi
 # nginx sets these headers on every request, over whatever a client sent.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 USE_X_FORWARDED_HOST = True
+MIDDLEWARE = ["cluster_runtime.cookies.secure_cookies", *_of_project("MIDDLEWARE", [])]
 
 if _config.static_root:
     STATIC_ROOT = _config.static_root

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -146,7 +148,7 @@ class DockerStand(Stand):
         nginx = self.containers("nginx")
         lines = docker("exec", nginx[0], "/usr/local/lib/cluster/live").splitlines() if nginx else []
         words = [line.split() for line in lines if line.startswith("instance ")]
-        return {name: holder.rpartition(".")[2] for _word, name, holder, _turn in words}
+        return {name: holder.rpartition(".")[2] for _word, name, holder, *_rest in words}
 
     def processes(self, instance: str) -> dict[str, int]:
         filters = ["--filter", f"label=django-cluster.stack={self.label}"]
@@ -238,3 +240,40 @@ class DockerStand(Stand):
             docker("rmi", image, check=False)
         shutil.rmtree(self.root)
         assert result.status == 0, result.output
+
+
+def kill_while_creating(stand: DockerStand, role: str) -> None:
+    """Kill -9 Pulumi when the engine has made a container of `role` and Pulumi does not know; return once it runs."""
+    former = set(stand.containers(role, stopped=True))
+    process = stand.start_pulumi("up", "--yes", "--skip-preview")
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line.rstrip())
+        if re.search(rf"Container {role} creating", line):
+            break
+    else:
+        raise AssertionError(f"no {role} was created: {seen}")
+    deadline = time.monotonic() + 60
+    while not set(stand.containers(role, stopped=True)) - former:
+        assert time.monotonic() < deadline
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (made,) = set(stand.containers(role, stopped=True)) - former
+    pending = json.loads(stand.pulumi("stack", "export").stdout)["deployment"].get("pending_operations", [])
+    creating = [one["resource"]["urn"].rpartition("::")[2] for one in pending if one["type"] == "creating"]
+    assert role in creating, f"Pulumi knew of {role} already: {creating}"
+    while made not in stand.containers(role):  # what the provider had begun goes on without Pulumi
+        assert time.monotonic() < deadline
+
+
+@contextmanager
+def made_image(name: str, dockerfile: str) -> Iterator[None]:
+    """Build an image without any context; its name is gone afterwards."""
+    subprocess.run(
+        ["docker", "build", "--quiet", "--tag", name, "-"], input=dockerfile, check=True, capture_output=True, text=True
+    )
+    try:
+        yield
+    finally:
+        docker("rmi", name)

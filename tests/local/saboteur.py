@@ -71,7 +71,7 @@ def no_filling() -> None:
     def ensure(self: LocalCluster, _plan: Any, release: Any) -> None:
         self.supervisor.ensure(self._memcached_programs(release))
 
-    LocalCluster._ensure_memcached = ensure  # type: ignore[method-assign]
+    LocalCluster._ensure_memcached = ensure  # type: ignore[method-assign,assignment]
 
 
 def no_nginx() -> None:

@@ -31,7 +31,7 @@ def main() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def do(store: Any, what: str, key: str | None = None, **values: Any) -> Any:  # noqa: PLR0911 - one for each command
+def do(store: Any, what: str, key: str | None = None, **values: Any) -> Any:  # noqa: C901, PLR0911 - one for each command
     """Do one command on the session `key`."""
     if what == "create":
         session = store()
@@ -40,6 +40,8 @@ def do(store: Any, what: str, key: str | None = None, **values: Any) -> Any:  # 
         return session.session_key
     if what == "read":
         return dict(store(key).items())
+    if what == "key":
+        return store(key).session_key
     if what == "write":
         session = store(key)
         session.update(values)
@@ -53,9 +55,10 @@ def do(store: Any, what: str, key: str | None = None, **values: Any) -> Any:  # 
         session.save()
         return session.session_key
     if what == "sabotage":
-        from cluster_runtime.sessions.memcached import Node  # noqa: PLC0415
+        from cluster_runtime.sessions import nodes  # noqa: PLC0415
 
-        Node.distrust = lambda _self: None  # type: ignore[assignment,method-assign]
+        for name in ("distrust", "doubt"):
+            setattr(nodes, name, lambda _path: None)
         return None
     if what == "clear":
         return store.clear_expired()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -170,8 +171,15 @@ def test_a_busy_holder_whose_backlog_is_full_is_alive(name: Name) -> None:
 
 
 @pytest.mark.parametrize("leftover", ["a dead socket", "nothing", "a plain file"])
-def test_a_name_that_leads_nowhere_is_free(name: Name, leftover: str) -> None:
-    name.take("one")
+@pytest.mark.parametrize("given", ["to nobody", "to the one who asks"])
+def test_a_name_that_leads_nowhere_is_free(name: Name, leftover: str, given: str) -> None:
+    if given == "to nobody":
+        assert name.take_if_free("one")
+    else:
+        name.take("two")
+        name.link.unlink()
+        name.link.symlink_to("one.sock")
+    assert name.holder() == "one"
     if leftover == "a dead socket":
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(name.socket("one")))
@@ -180,6 +188,122 @@ def test_a_name_that_leads_nowhere_is_free(name: Name, leftover: str) -> None:
         name.socket("one").touch()
     assert name.take_if_free("two")
     assert name.holder() == "two"
+
+
+@pytest.mark.parametrize("ended", ["killed", "stopped"])
+def test_a_name_that_was_given_is_taken_by_no_other_process_even_while_nobody_holds_it(name: Name, ended: str) -> None:
+    name.take("old")
+    name.take("one")
+    if ended == "stopped":
+        assert name.give_up("one")
+    before = name.holder()
+    for other in ("old", "two"):
+        with listening(name, other):
+            assert not name.take_if_free(other), "what was replaced, or never let serve, would serve"
+            assert name.holder() == before
+    assert name.take_if_free("one"), "it was given to this one, which has started again"
+    assert name.holder() == "one"
+
+
+def test_a_name_that_was_given_can_be_given_to_another(name: Name) -> None:
+    assert name.given() is None
+    for release in ("one", "two", "v1.2.sock.3"):
+        name.take(release)
+        assert name.given() == release
+    assert not name.take_if_free("one")
+
+
+def test_a_name_that_was_taken_while_it_was_free_is_not_given(name: Name) -> None:
+    assert name.take_if_free("one")
+    assert name.given() is None, "nobody said that this one shall serve and no other"
+    assert name.give_up("one")
+    assert name.take_if_free("two")
+
+
+def test_a_take_that_is_killed_before_the_name_moves_leaves_the_former_one_serving(
+    name: Name, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_self: Name, _release: str) -> None:
+        raise KeyboardInterrupt
+
+    name.take("one")
+    with monkeypatch.context() as patched:
+        patched.setattr(Name, "_point_at", killed)
+        with pytest.raises(KeyboardInterrupt):
+            name.take("two")
+    assert (name.holder(), name.given()) == ("one", "two")
+    assert name.take_if_free("one"), "it still holds the name, and may start again"
+    with listening(name, "one"):
+        assert not name.take_if_free("two")
+    assert name.take_if_free("two")
+
+
+def test_what_is_written_down_is_read_whole_or_not_at_all(name: Name) -> None:
+    (name.directory / "given.new").write_text("ha")
+    assert name.given() is None
+    name.take("one")
+    name.write_turn(7)
+    assert name.given() == "one"
+    assert {path.name for path in name.directory.iterdir()} >= {"given", "turn", "http.sock"}
+    assert not [path for path in name.directory.iterdir() if path.name.endswith(".new")]
+
+
+def test_what_was_given_outlives_the_process_to_which_it_was_given(name: Name) -> None:
+    lock = name.open_lock("one")
+    assert lock is not None
+    name.write_status("one", {"state": "serving"})
+    name.take("one")
+    assert name.living() == ["one"]
+    os.close(lock)
+    name.sweep()
+    assert name.status("one") is None
+    assert name.given() == "one"
+
+
+def test_a_release_that_is_still_starting_is_waited_for_before_it_takes_the_name(name: Name) -> None:
+    name.take("one")
+    name.write_status("two", {"state": "starting"})
+    with listening(name, "two"):
+        later = threading.Timer(0.3, name.write_status, ("two", {"state": "ready"}))
+        later.start()
+        serve(name.directory.parent, "app1", "two", patience=PATIENCE)
+        later.join(PATIENCE)
+        assert (name.holder(), name.given()) == ("two", "two")
+
+
+def test_a_release_that_has_said_nothing_yet_is_waited_for_too(name: Name) -> None:
+    with listening(name, "two"):
+        later = threading.Timer(0.3, name.write_status, ("two", {"state": "ready"}))
+        later.start()
+        serve(name.directory.parent, "app1", "two", patience=PATIENCE)
+        later.join(PATIENCE)
+        assert name.holder() == "two"
+
+
+@pytest.mark.parametrize(("state", "patience", "least"), [("starting", 0.5, 0.5), ("draining", PATIENCE, 0.0)])
+def test_who_does_not_get_healthy_is_waited_for_as_long_as_was_said_and_who_cannot_not_at_all(
+    name: Name, state: str, patience: float, least: float
+) -> None:
+    name.take("one")
+    name.write_status("two", {"state": state})
+    began = time.monotonic()
+    with pytest.raises(Unhealthy, match=f"release two is {state}"):
+        serve(name.directory.parent, "app1", "two", patience)
+    took = time.monotonic() - began
+    assert least <= took < max(least + PATIENCE / 3, PATIENCE / 2)
+    assert (name.holder(), name.given()) == ("one", "one")
+
+
+def test_the_command_waits_for_a_release_and_writes_the_turn_down_when_it_serves(name: Name) -> None:
+    arguments = ["serve", "--sockets", str(name.directory.parent), "--instance", "app1", "--release", "two"]
+    assert main([*arguments, "--turn", "3"]) == 1
+    assert not (name.directory / "turn").exists(), "it was not given"
+    with listening(name, "two"):
+        later = threading.Timer(0.3, name.write_status, ("two", {"state": "ready"}))
+        later.start()
+        assert main([*arguments, "--turn", "3", "--wait", str(PATIENCE)]) == 0
+        later.join(PATIENCE)
+    assert (name.holder(), (name.directory / "turn").read_text()) == ("two", "3")
 
 
 def test_what_a_killed_take_left_behind_is_in_nobodys_way(name: Name) -> None:

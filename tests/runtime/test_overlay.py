@@ -101,7 +101,8 @@ MY_OWN = "kept"
 lower = "no setting"
 """,
     )
-    assert found["MIDDLEWARE"] == ["django.middleware.common.CommonMiddleware"]
+    own = "cluster_runtime.cookies.secure_cookies"
+    assert found["MIDDLEWARE"] == [own, "django.middleware.common.CommonMiddleware"]
     assert found["CACHES"] == {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
     assert found["DATABASES"]["default"]["NAME"] == "own.sqlite3"
     assert found["LOGGING"] == {"version": 1, "disable_existing_loggers": False}

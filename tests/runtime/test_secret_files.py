@@ -73,3 +73,56 @@ def test_those_of_old_releases_go_but_for_one_that_still_serves(places: tuple[Pa
         os.utime(places[0] / release, (number, number))
     write(places, releases[-1], secret_key="x")
     assert sorted(path.name for path in places[0].iterdir()) == ["r0", *releases[-KEPT:]]
+
+
+def identity(places: tuple[Path, Path], release: str) -> dict[str, int]:
+    directory = places[0] / release
+    return {path.name: path.lstat().st_ino for path in (directory, *directory.iterdir())}
+
+
+def test_secrets_that_are_there_already_are_left_alone_since_a_release_that_serves_reads_them(
+    places: tuple[Path, Path],
+) -> None:
+    write(places, "aaa", secret_key="first", secret_environment="{}")
+    before = identity(places, "aaa")
+    assert len(before) == 4
+    write(places, "aaa", secret_key="first", secret_environment="{}")
+    assert identity(places, "aaa") == before, "for a moment there would have been none"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"secret_key": "second"}, {"secret_key": "first", "secret_environment": "{}"}, {}],
+    ids=["another value", "one more", "one less"],
+)
+def test_secrets_that_differ_are_written_anew_all_together(places: tuple[Path, Path], other: dict[str, str]) -> None:
+    write(places, "aaa", secret_key="first")
+    before = identity(places, "aaa")
+    write(places, "aaa", **other)
+    directory = places[0] / "aaa"
+    assert identity(places, "aaa")["aaa"] != before["aaa"]
+    written = {path.name: path.read_text() for path in directory.iterdir() if not path.is_symlink()}
+    assert written == other
+    assert [path.name for path in places[0].iterdir()] == ["aaa"]
+
+
+def test_a_link_that_leads_elsewhere_is_made_anew(places: tuple[Path, Path]) -> None:
+    write(places, "aaa", secret_key="first")
+    link = places[0] / "aaa" / "database_url"
+    mode = link.parent.stat().st_mode
+    link.parent.chmod(0o700)
+    link.unlink()
+    link.symlink_to("/srv/elsewhere/url")
+    link.parent.chmod(mode)
+    write(places, "aaa", secret_key="first")
+    assert str(link.readlink()) == "/srv/database/url"
+
+
+def test_those_that_are_left_alone_count_among_the_latest_again(places: tuple[Path, Path]) -> None:
+    releases = [f"r{number}" for number in range(KEPT + 1)]
+    for number, release in enumerate(releases[:-1]):
+        write(places, release, secret_key="x")
+        os.utime(places[0] / release, (number, number))
+    write(places, "r0", secret_key="x")  # a rollback
+    write(places, releases[-1], secret_key="x")
+    assert sorted(path.name for path in places[0].iterdir()) == ["r0", *releases[2:]]

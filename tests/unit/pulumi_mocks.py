@@ -57,6 +57,7 @@ class Registration:
     """One resource as it was registered: secrets in `inputs` are marked, URNs are whole; None: the option was not said.
 
     dependencies: all that must be done before. property_dependencies: what each input is made of.
+    before_create: the names of the hooks that run before it is made.
     """
 
     type: str
@@ -68,6 +69,7 @@ class Registration:
     property_dependencies: Mapping[str, frozenset[str]]
     protect: bool
     delete_before_replace: bool | None
+    before_create: tuple[str, ...]
 
     @property
     def environment(self) -> Mapping[str, Any]:
@@ -89,11 +91,16 @@ class Registration:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """All that a program registered. outputs: of each component, by its URN. exports: the stack's own outputs."""
+    """All that a program registered.
+
+    outputs: of each component, by its URN. exports: the stack's own outputs. hooks: the names of those that the engine
+    was told of, as often as it was.
+    """
 
     registrations: tuple[Registration, ...]
     outputs: Mapping[str, Mapping[str, Any]]
     exports: Mapping[str, Any]
+    hooks: tuple[str, ...]
 
     def of(self, kind: str) -> list[Registration]:
         """Return what is of a type, in the order of its names."""
@@ -161,6 +168,7 @@ class _Monitor(mocks.MockMonitor):
     preview: bool
     kept: list[Registration] = field(default_factory=list)
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    hooks: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__(_Mocks(self.preview))
@@ -179,9 +187,14 @@ class _Monitor(mocks.MockMonitor):
                 property_dependencies={name: frozenset(found.urns) for name, found in properties.items()},
                 protect=request.protect,
                 delete_before_replace=request.deleteBeforeReplace if request.deleteBeforeReplaceDefined else None,
+                before_create=tuple(request.hooks.before_create),
             )
         )
         return response
+
+    def RegisterResourceHook(self, request: Any) -> Any:  # noqa: N802 - grpc's name
+        self.hooks.append(request.name)
+        return super().RegisterResourceHook(request)  # type: ignore[no-untyped-call]
 
     def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: N802 - grpc's name
         self.outputs.setdefault(request.urn, {}).update(MessageToDict(request.outputs))
@@ -194,6 +207,7 @@ class _Monitor(mocks.MockMonitor):
             registrations=tuple(one for one in self.kept if one.urn not in stacks),
             outputs={urn: found for urn, found in self.outputs.items() if urn not in stacks},
             exports=exports,
+            hooks=tuple(self.hooks),
         )
 
 

@@ -121,14 +121,17 @@ TABLE = (
         name="sessions",
         cls=components.SessionStore,
         args=components.SessionStoreArgs,
-        children=frozenset(("sessions", "memcached-image", "memcached1", "memcached2")),
+        children=frozenset(("session-files", "sessions", "memcached-image", "memcached1", "memcached2")),
     ),
     Component(
         name="database",
         cls=components.Database,
         args=components.DatabaseArgs,
         children=frozenset(
-            ("postgres-image", "database", "database-sockets", "database-secrets", "database-password", "postgres")
+            (
+                *("postgres-image", "database", "database-sockets", "database-secrets"),
+                *("database-password", "database-data", "postgres"),
+            )
         ),
     ),
     Component(
@@ -148,7 +151,7 @@ TABLE = (
         name="nginx",
         cls=components.NginxSite,
         args=components.NginxSiteArgs,
-        children=frozenset(("site", "nginx", "nginx-image", "nginx-config")),
+        children=frozenset(("site", "nginx", "nginx-image", "nginx-ports", "nginx-config")),
         unknown=frozenset(("digest",)),
     ),
 )
@@ -656,16 +659,17 @@ def order_of(found: Record, name: str) -> set[str]:
     return {other.name for other in found.before(one) if other.type in (CONTAINER, COMMAND)}
 
 
-PREPARED = {"memcached1", "memcached2", "database-password", "postgres", "prepare"}
+PREPARED = {"memcached1", "memcached2", "database-password", "database-data", "postgres", "prepare"}
 
 #: Containers and commands that must be done before a container or command begins.
 ORDER: dict[str, set[str]] = {
-    "postgres": {"database-password"},
+    "postgres": {"database-password", "database-data"},
+    "nginx": {"nginx-ports"},
     "prepare": {"memcached1", "memcached2", "postgres"},
     **dict.fromkeys(NAMES, PREPARED),
     "static-current": {*PREPARED, *NAMES},
     **{key: {*PREPARED, *NAMES, "static-current"} for key in SERVES},
-    "nginx-config": {*PREPARED, *NAMES, "static-current", *SERVES, "nginx"},
+    "nginx-config": {*PREPARED, *NAMES, "static-current", *SERVES, "nginx-ports", "nginx"},
 }
 
 
@@ -675,16 +679,69 @@ def test_nothing_begins_before_what_it_needs_is_done(name: str, whole: Record) -
     assert missing == set(), f"{name} would begin while these are not done"
 
 
-@pytest.mark.parametrize("name", ["memcached1", "memcached2", "database-password", "nginx"])
+@pytest.mark.parametrize("name", ["memcached1", "memcached2", "database-password", "database-data", "nginx-ports"])
 def test_what_needs_nothing_waits_for_nothing(name: str, whole: Record) -> None:
     assert order_of(whole, name) == set(), "`up` would take longer than it must"
 
 
+def test_nginx_waits_for_its_ports_and_for_nothing_else(whole: Record) -> None:
+    assert order_of(whole, "nginx") == {"nginx-ports"}, "it would come up later than it must"
+
+
+def test_before_nginx_is_replaced_its_ports_are_asked_for_with_the_image_that_will_listen(whole: Record) -> None:
+    command, nginx = whole.named("nginx-ports"), whole.named("nginx", CONTAINER)
+    published = {f"{port['ip']}:{int(port['external'])}" for port in nginx.inputs["ports"]}
+    assert set(command.environment["PORTS"].split()) == published, "a port that is in use would be found too late"
+    assert command.environment["IMAGE"] == nginx.inputs["image"]
+    assert whole.named("nginx-image").urn in command.property_dependencies["environment"]
+    assert shlex.split(command.inputs["create"])[-1].endswith("host/ports.sh")
+
+
+def test_before_postgresql_is_replaced_the_new_image_looks_at_the_data_that_are_there(
+    whole: Record, preview: bool
+) -> None:
+    command, postgres = whole.named("database-data"), whole.named("postgres", CONTAINER)
+    assert command.environment["IMAGE"] == postgres.inputs["image"]
+    made_of = command.property_dependencies["environment"]
+    assert {whole.named("postgres-image").urn, whole.named("database", VOLUME).urn} <= made_of
+    (data,) = [volume for path, (volume, _) in postgres.mounts.items() if path == "/var/lib/cluster"]
+    assert command.environment["DATA"] == (UNKNOWN if preview else data)
+    assert shlex.split(command.inputs["create"])[-1].endswith("host/database-data.sh")
+
+
+def test_what_must_be_alone_of_its_role_has_what_a_killed_run_left_removed_first_and_nothing_else_has(
+    whole: Record,
+) -> None:
+    found = {one.name: one.before_create for one in whole.registrations if one.before_create}
+    why = "two databases on the same data would ruin them; an instance is made beside the one that serves"
+    assert found == {name: (f"{name}-alone",) for name in (*SERVICES, "nginx")}, why
+    assert sorted(whole.hooks) == sorted(f"{name}-alone" for name in (*SERVICES, "nginx")), "a hook has one name"
+
+
+def test_a_name_is_taken_within_the_time_that_an_instance_has_to_start(recorded: Recorded, preview: bool) -> None:
+    slower = {**VALUES, "app": {**VALUES["app"], "health": {"start_timeout": "90s"}}}
+    for name in SERVES:
+        assert recorded(slower, preview=preview).named(name).environment["WAIT"] == "90"
+
+
+@pytest.mark.parametrize("name", SERVES)
+def test_of_the_containers_that_held_a_name_only_those_of_this_stack_s_sockets_are_looked_for(
+    name: str, whole: Record, preview: bool
+) -> None:
+    one = whole.named(name)
+    sockets, _ = whole.named("app1", CONTAINER).mounts["/run/cluster"]
+    assert one.environment["SOCKETS"] == (UNKNOWN if preview else sockets), "another checkout's would be stopped"
+    assert whole.named("sockets", VOLUME).urn in one.property_dependencies["environment"]
+
+
 def test_without_a_database_a_node_is_started_when_the_other_one_has_its_sessions(recorded: Recorded) -> None:
     found = recorded(stack_values(sessions={"engine": "cache", "memcached": {"nodes": 3}}))
-    assert order_of(found, "memcached1") == set()
-    assert order_of(found, "memcached2") == {"memcached1", "memcached1-restored"}
-    assert order_of(found, "memcached3") == {"memcached1", "memcached1-restored", "memcached2", "memcached2-restored"}
+    first = {"memcached-restored"}  # what a killed run left half filled is waited for before any node goes
+    assert order_of(found, "memcached1") == first
+    assert order_of(found, "memcached2") == first | {"memcached1", "memcached1-restored"}
+    second = {"memcached2", "memcached2-restored"}
+    assert order_of(found, "memcached3") == first | {"memcached1", "memcached1-restored"} | second
+    assert "memcached3-restored" in found.names(), "the last one is waited for too"
     assert "memcached1-restored" not in recorded(VALUES).names(), "what the database has need not be restored"
 
 
@@ -738,13 +795,42 @@ def test_instances_are_made_beside_the_old_ones_and_what_holds_a_port_or_data_af
 @pytest.mark.parametrize(
     ("database", "data"), [("postgres", {"database"}), ("sqlite", {"data"}), ("external", set())], ids=str
 )
-def test_the_volume_of_the_data_is_protected_and_nothing_else(
+def test_the_volumes_of_the_data_are_protected_and_nothing_else(
     database: str, data: set[str], preview: bool, recorded: Recorded
 ) -> None:
     values, secrets = SECRET_STACKS[database]
     found = recorded(values, preview=preview, secrets=secrets)
     protected = {one.name for one in found.registrations if one.protect}
-    assert protected == data, "`pulumi destroy` would take the data, or stop at something that holds none"
+    expected = {*data, "session-files"}
+    assert protected == expected, "`pulumi destroy` would take the data, or stop at something that holds none"
+    assert {one.type for one in found.registrations if one.protect} == {VOLUME}
+
+
+#: Engines of sessions, and whether an instance sees the volume of files.
+ENGINES: dict[str, tuple[dict[str, Any], bool]] = {
+    "cached_db": ({"engine": "cached_db"}, False),
+    "cache": ({"engine": "cache", "memcached": {"nodes": 2}}, False),
+    "db": ({"engine": "db"}, False),
+    "file": ({"engine": "file"}, True),
+    "db after file": ({"engine": "db", "previous": "file"}, True),
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_volume_of_session_files_is_there_whatever_the_engine_and_mounted_only_where_files_are(
+    engine: str, recorded: Recorded
+) -> None:
+    sessions, mounted = ENGINES[engine]
+    found = recorded(stack_values(sessions=sessions))
+    assert found.named("session-files", VOLUME).protect, "what is protected can't come and go with the engine"
+    for name in NAMES:
+        assert ("session-files" in volumes_of(found.named(name, CONTAINER), found)) is mounted, name
+    others = {
+        name
+        for name in found.names(CONTAINER) - {*NAMES}
+        if "session-files" in volumes_of(found.named(name, CONTAINER), found)
+    }
+    assert others == set()
 
 
 # --- a change alters what it is about, and nothing else
@@ -773,7 +859,15 @@ CHANGES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "nginx's log": ({"site": {**VALUES["site"], "access_log": False}}, CONFIG),
     "nginx's image": (
         {"images": {"base": "debian:trixie-slim", "nginx": "nginx:1.30"}},
-        {"Image nginx-image", "Container nginx", *CONFIG},
+        {"Image nginx-image", "Command nginx-ports", "Container nginx", *CONFIG},
+    ),
+    "postgres's image": (
+        {"images": {"base": "debian:trixie-slim", "postgres": "debian:bookworm-slim"}},
+        {"Image postgres-image", "Command database-password", "Command database-data", "Container postgres"},
+    ),
+    "a port": (
+        {"site": {**VALUES["site"], "instance_ports": 8200}},
+        {"Command nginx-ports", "Container nginx", *CONFIG},
     ),
     "memcached's memory": (
         {"sessions": {**VALUES["sessions"], "memcached": {"nodes": 2, "memory": "96m"}}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -109,3 +110,43 @@ def test_a_second_container_a_lost_name_or_another_release_is_not_well() -> None
     assert [row["ok"] for row in lost.rows()] == [True, False]
     assert lost.release is None
     assert observed(nginx="0" * 64).nginx_current is False
+
+
+def mounted(identity: str, *volumes: str) -> dict[str, Any]:
+    mounts = [{"Type": "volume", "Name": volume} for volume in volumes]
+    return {"Id": identity, "Name": f"/nginx-{identity}", "Mounts": [*mounts, {"Type": "tmpfs"}]}
+
+
+def test_containers_of_another_checkout_s_stack_of_the_same_name_are_told_by_their_volumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [mounted("ours", "sockets-1", "static-1"), mounted("theirs", "sockets-2"), mounted("bare")]
+    (tmp_path / "found").write_text(json.dumps(found))
+    calls = tmp_path / "calls"
+    script = f'echo "$*" >>{calls}; case $1 in ps) echo ours theirs bare;; inspect) cat {tmp_path}/found;; esac'
+    with_docker(tmp_path, monkeypatch, script)
+    mounting = Engine().mounting("p/dev", {"sockets-1", "secrets-1"}, "nginx")
+    assert [one["Id"] for one in mounting] == ["ours"]
+    assert Engine().mounting("p/dev", set()) == [], "what mounts nothing is nobody's"
+    asked, _inspected, without_role, *_ = calls.read_text().splitlines()
+    assert asked == (
+        "ps --quiet --no-trunc --all --filter label=django-cluster.stack=p/dev --filter label=django-cluster.role=nginx"
+    )
+    assert without_role == "ps --quiet --no-trunc --all --filter label=django-cluster.stack=p/dev"
+
+
+def test_a_container_is_removed_only_after_it_has_ended_within_its_grace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = tmp_path / "calls"
+    with_docker(tmp_path, monkeypatch, f'echo "$*" >>{calls}')
+    Engine().remove("0123abcd", grace=48)
+    assert calls.read_text().splitlines() == ["stop --time 48 0123abcd", "rm --force 0123abcd"]
+
+
+def test_a_container_that_does_not_stop_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = tmp_path / "calls"
+    with_docker(tmp_path, monkeypatch, f'echo "$*" >>{calls}; echo no >&2; exit 1')
+    with pytest.raises(EngineError, match="docker: no"):
+        Engine().remove("0123abcd", grace=48)
+    assert calls.read_text().splitlines() == ["stop --time 48 0123abcd"]

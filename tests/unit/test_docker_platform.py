@@ -26,7 +26,7 @@ from cluster.local.places import Places
 from cluster.release import ReleaseError, ReleaseSpec, RuntimePlaces, runtime_config, specify
 from cluster.render.nginx import NginxPlaces, render_nginx, version_in_image
 from cluster.topology import Topology, build_topology
-from components.platforms.docker import images
+from components.platforms.docker import Docker, images
 from components.platforms.docker.containers import Health, Mount, Ports, Spec, go_duration, make_container
 from components.platforms.docker.images import write_context
 from components.platforms.docker.platform import container_digest, instance_spec
@@ -61,7 +61,9 @@ def running(after: Record) -> str:
     serves = {name: after.named(f"{name}-serve").environment for name in NAMES}
     lines = [f"nginx {config['DIGEST']} {config['TURN']}"]
     lines.append(f"static {serves['app1']['RELEASE']} {shown.get('TURN', 1)}")
-    lines += [f"instance {n} {e['RELEASE']}.{e['CONTAINER'][:12]} {e['TURN']}" for n, e in serves.items()]
+    for name, e in serves.items():
+        process = f"{e['RELEASE']}.{e['CONTAINER'][:12]}"
+        lines.append(f"instance {name} {process} {e['TURN']} {process} yes")
     return "\n".join([*lines, ""])
 
 
@@ -90,19 +92,31 @@ def test_what_live_prints_is_read() -> None:
     live = read_live(
         f"nginx {digest} 7\n"
         "static 0123456789ab 3\n"
-        "instance app1 0123456789ab.ba9876543210 3\n"
+        "instance app1 0123456789ab.ba9876543210 3 0123456789ab.ba9876543210 yes\n"
         'status app1 0123456789ab.ba9876543210 {"state": "serving", "message": "as it should be", "since": 1.5}\n'
         'status app1 ba9876543210.0123456789ab {"state": "draining", "message": "", "since": 2}\n'
-        "instance app2 - 0\n"
+        "instance app2 - 0 - -\n"
+        "instance app3 - 4 0123456789ab.0123456789ab -\n"
     )
     assert (live.nginx, live.nginx_turn, live.static) == (digest, 7, "0123456789ab")
-    assert live.holders == {"app1": "0123456789ab.ba9876543210", "app2": None}
-    assert live.turns == {"app1": 3, "app2": 0}
+    assert live.holders == {"app1": "0123456789ab.ba9876543210", "app2": None, "app3": None}
+    assert live.turns == {"app1": 3, "app2": 0, "app3": 4}
+    given = {"app1": "0123456789ab.ba9876543210", "app2": None, "app3": "0123456789ab.0123456789ab"}
+    assert live.given == given
+    assert live.answers == {"app1": True, "app2": False, "app3": False}
     assert {process: status["state"] for (_, process), status in live.statuses.items()} == {
         "0123456789ab.ba9876543210": "serving",
         "ba9876543210.0123456789ab": "draining",
     }
     assert live.statuses["app1", "0123456789ab.ba9876543210"]["message"] == "as it should be"
+
+
+def test_what_an_nginx_of_before_prints_is_read_too() -> None:
+    """Until nginx itself is replaced, its `live` says neither to whom a name was given nor who answers."""
+    live = read_live("nginx - 0\ninstance app1 0123456789ab.ba9876543210 3\ninstance app2 - 0\n")
+    assert live.holders == {"app1": "0123456789ab.ba9876543210", "app2": None}
+    assert live.turns == {"app1": 3, "app2": 0}
+    assert (live.given, live.answers) == ({"app1": None, "app2": None}, {"app1": False, "app2": False})
 
 
 def test_an_nginx_that_answers_nothing_runs_nothing() -> None:
@@ -122,6 +136,26 @@ def test_a_delivery_has_the_last_turn_if_nginx_runs_it_and_else_one_that_was_nev
 def test_a_name_is_given_in_the_last_turn_if_it_is_held_and_else_in_another(turn: int, holder: str | None) -> None:
     found = Live(holders={"app1": holder}, turns={"app1": turn}).next_turn("app1", "r.mine")
     assert found == turn if holder == "r.mine" else found > turn
+
+
+#: What is known of a process that may take its name by itself: who holds it, to whom it was given, what it says.
+RETURNING: dict[str, tuple[str | None, str | None, str | None, bool]] = {
+    "starting again": (None, "r.mine", "starting", True),
+    "ready and without its name": (None, "r.mine", "ready", False),
+    "draining": (None, "r.mine", "draining", False),
+    "says nothing": (None, "r.mine", None, False),
+    "given to another": (None, "r.another", "starting", False),
+    "never given": (None, None, "starting", False),
+    "another holds it": ("r.another", "r.mine", "starting", False),
+}
+
+
+@pytest.mark.parametrize("name", RETURNING)
+def test_who_was_given_a_name_and_is_starting_again_is_left_to_take_it_by_itself(name: str) -> None:
+    holder, given_to, state, returning = RETURNING[name]
+    statuses = {("app1", "r.mine"): {"state": state}} if state else {}
+    live = Live(holders={"app1": holder}, turns={"app1": 4}, given={"app1": given_to}, statuses=statuses)
+    assert (live.next_turn("app1", "r.mine") == 4) is returning
 
 
 def test_where_nobody_can_say_what_runs_each_turn_is_one_that_no_state_can_hold() -> None:
@@ -162,6 +196,36 @@ def test_a_name_that_another_process_holds_is_given_again_and_no_other(told: Tol
 def test_a_name_that_nobody_holds_is_given_again(told: Told) -> None:
     text = re.sub(r"^instance app3 \S+", "instance app3 -", told.text, flags=re.MULTILINE)
     assert told.changes(text) == {"Command app3-serve"}
+
+
+def test_a_name_that_nobody_holds_is_not_given_again_while_its_process_is_starting(told: Told) -> None:
+    text = re.sub(r"^instance app3 \S+", "instance app3 -", told.text, flags=re.MULTILINE)
+    (process,) = re.findall(r"^instance app3 - \d+ (\S+) yes$", text, flags=re.MULTILINE)
+    starting = f'{text}status app3 {process} {{"state": "starting", "message": "", "since": 2}}\n'
+    assert told.changes(starting) == set(), "an `up` while an instance restarts would change what takes care of itself"
+    ready = starting.replace('"starting"', '"ready"')
+    assert told.changes(ready) == {"Command app3-serve"}
+
+
+#: What an instance that is not in the stack file, or one that is, last said, and whether something listens behind it.
+LAST_WORDS = {
+    "removed and dead": ("app9", "-", None),
+    "removed and still serving": ("app9", "yes", "set `previous: cached_db`"),
+    "dead": ("app4", "-", "set `previous: cached_db`"),
+}
+
+
+@pytest.mark.parametrize("name", LAST_WORDS)
+def test_what_a_removed_dead_instance_said_of_its_sessions_stands_in_nobodys_way(name: str, tmp_path: Path) -> None:
+    instance, answers, refused = LAST_WORDS[name]
+    words = json.dumps({"state": "serving", "sessions": {"engine": "cached_db", "previous": "", "stage": ""}})
+    text = f"nginx - 1\ninstance {instance} aaa.bbb 1 aaa.bbb {answers}\nstatus {instance} aaa.bbb {words}\n"
+    values = {**VALUES, "sessions": {"engine": "file"}}
+    if refused is None:
+        assert run_main(tmp_path, values, live=read_live(text)).names(CONTAINER)
+    else:
+        with pytest.raises(pulumi.RunError, match=re.escape(refused)):
+            run_main(tmp_path, values, live=read_live(text))
 
 
 def test_the_static_files_of_a_release_that_does_not_serve_are_replaced(told: Told) -> None:
@@ -276,6 +340,71 @@ def test_an_engine_elsewhere_is_asked_there_and_its_commands_go_there_too(
 
 def test_an_engine_of_one_s_own_is_left_to_the_docker_command_to_find(told: Told) -> None:
     assert not any("DOCKER_HOST" in one.environment for one in told.record.of(COMMAND))
+
+
+# --- what a killed run left
+
+
+@pytest.fixture
+def before_create(docker: Callable[[str], Path], tmp_path: Path) -> Callable[[str, str], list[str]]:
+    """Runs what is done before a container of the role `r` is made, where `docker ps` and `inspect` say so.
+
+    Returns what was stopped and removed.
+    """
+
+    def run(text: str, volume: str) -> list[str]:
+        calls = docker(text)
+        hooks: dict[str, Callable[[pulumi.ResourceHookArgs], object]] = {}
+        platform = Docker(
+            stack=STACK_LABEL, work=tmp_path, engine=Engine(), live=Live(), secrets=pulumi.Output.from_input("{}")
+        )
+        with patch.object(pulumi, "ResourceHook", hooks.__setitem__):
+            platform._lone(SPEC)
+        (remove_others,) = hooks.values()
+        assert list(hooks) == ["r-alone"]
+        inputs = {"volumes": [{"volumeName": volume, "containerPath": "/v"}]}
+        remove_others(pulumi.ResourceHookArgs(urn="urn", id="", name="nginx", type=CONTAINER, new_inputs=inputs))
+        asked, *others = calls.read_text().splitlines()
+        assert "--all" in asked.split(), "one that was stopped may be started again"
+        assert f"label=django-cluster.stack={STACK_LABEL} " in asked
+        assert "label=django-cluster.role=r" in asked
+        return [call for call in others if not call.startswith("inspect ")]
+
+    return run
+
+
+def inspected(*volumes: str) -> str:
+    """Return what `docker inspect` prints of one container that mounts these volumes."""
+    mounts = [{"Type": "volume", "Name": volume} for volume in volumes]
+    return json.dumps([{"Id": "0123abcd", "Name": "/nginx-0000000", "Mounts": [*mounts, {"Type": "tmpfs"}]}])
+
+
+def test_what_a_killed_run_left_is_stopped_within_its_grace_and_removed_before_the_next_one_is_made(
+    before_create: Callable[[str, str], list[str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = f"case $1 in ps) echo 0123abcd;; inspect) echo '{inspected('other', 'v-a1b2c3d')}';; esac"
+    done = before_create(text, "v-a1b2c3d")
+    assert done == [f"stop --time {SPEC.grace} 0123abcd", "rm --force 0123abcd"]
+    assert "removing nginx-0000000: a killed run left it" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["exit 0", f"case $1 in ps) echo 0123abcd;; inspect) echo '{inspected('v-0000000')}';; esac"],
+    ids=["nothing", "another checkout's"],
+)
+def test_where_nothing_of_this_stack_was_left_nothing_is_removed(
+    text: str, before_create: Callable[[str, str], list[str]]
+) -> None:
+    assert before_create(text, "v-a1b2c3d") == []
+
+
+def test_what_can_t_be_removed_fails_the_one_that_would_stand_beside_it(
+    before_create: Callable[[str, str], list[str]],
+) -> None:
+    text = f"case $1 in ps) echo 0123abcd;; inspect) echo '{inspected('v-a1b2c3d')}';; stop) echo no >&2; exit 1;; esac"
+    with pytest.raises(EngineError, match="docker: no"):
+        before_create(text, "v-a1b2c3d")
 
 
 # --- the same topology as on this machine

@@ -496,6 +496,18 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case({"sessions": {"engine": "cached_db", "memcached": {"nodes": 1}}}),
         ],
     ),
+    "session-cookie-secure": (
+        [case({}, "app.settings", **project(session_cookie_secure=True))],
+        [case(), case({}, **project(session_cookie_secure=False))],
+    ),
+    "session-cookie-open": (
+        [
+            case({}, "app.settings", **project(session_cookie_httponly=False)),
+            case({}, "app.settings", **project(session_cookie_samesite="None")),
+            case({}, "app.settings", **project(session_cookie_samesite=False)),
+        ],
+        [case(), case({}, **project(session_cookie_httponly=True, session_cookie_samesite="Strict"))],
+    ),
     "all-of-memcached": (
         [case({"sessions": {"engine": "cache"}}, "sessions.engine")],
         [case(), case({"sessions": {"engine": "cache", "memcached": {"nodes": 1}}})],

@@ -40,6 +40,10 @@ IMAGE, CONTAINER, COMMAND = (
         (CONTAINER, "nginx", "delete-replaced", ["replacing nginx: connections are refused until the new one listens"]),
         (COMMAND, "prepare", "update", [COMMANDS["prepare"]]),
         (COMMAND, "app1-serve", "update", []),
+        (COMMAND, "memcached2-restored", "update", ["waiting until memcached2 has its sessions again"]),
+        (COMMAND, "memcached2-restored", "delete", []),
+        (COMMAND, "nginx-ports", "create", []),
+        (COMMAND, "database-data", "create", []),
         ("docker:index/volume:Volume", "sockets", "create", []),
     ],
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.rotation import DROP, load, mark, rotate
+from cluster.rotation import DROP, LostKey, load, mark, rotate, unverified_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +59,7 @@ class Site:
 
 
 def go_on(path: Path, site: Site, now: float) -> object:
-    return rotate(path, site, release=site.release, say=lambda _line: None, now=now, age=AGE)
+    return rotate(path, site, release=site.release, say=lambda _line: None, now=lambda: now, age=AGE)
 
 
 def until_done(path: Path, site: Site) -> None:
@@ -120,7 +120,7 @@ def test_a_failed_release_leaves_the_rotation_where_it_was(tmp_path: Path) -> No
         raise RuntimeError("not healthy")
 
     def run(release: Callable[[], None]) -> object:
-        return rotate(path, site, release=release, say=lambda _line: None, now=0.0, age=AGE)
+        return rotate(path, site, release=release, say=lambda _line: None, now=lambda: 0.0, age=AGE)
 
     for _time in range(3):
         with pytest.raises(RuntimeError):
@@ -130,3 +130,29 @@ def test_a_failed_release_leaves_the_rotation_where_it_was(tmp_path: Path) -> No
     assert left is not None
     assert load(path) is not None
     assert getattr(left, "step", "") == DROP
+
+
+def test_fallbacks_that_lost_the_new_key_are_told_of_and_nothing_is_dropped(tmp_path: Path) -> None:
+    site = Site()
+    path = tmp_path / "rotation.json"
+
+    def lose() -> None:
+        site.write_fallbacks([])
+
+    with pytest.raises(LostKey, match="is not among secret_key_fallbacks"):
+        rotate(path, site, release=lose, say=lambda _line: None, now=lambda: 0.0, age=AGE)
+
+
+@pytest.mark.parametrize(
+    ("secrets", "accepted"),
+    [
+        ({"secret_key": "new"}, True),
+        ({"secret_key": "old", "secret_key_fallbacks": '["new"]'}, True),
+        ({"secret_key": "old", "secret_key_fallbacks": "[]"}, False),
+        ({"secret_key": "old"}, False),
+    ],
+)
+def test_a_release_from_before_the_new_key_is_no_way_back(secrets: dict[str, str], accepted: bool) -> None:
+    found = unverified_by(secrets, "new", "0123456789ab")
+    assert (found is None) == accepted
+    assert found is None or "release 0123456789ab is from before" in found

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.config import parse_config
-from cluster.sessions import lines, refusal, refused_rollback
+from cluster.sessions import lines, of_release, refusal, refused_rollback
 from tests.unit.pulumi_mocks import stack_values
 
 
@@ -21,8 +21,10 @@ def said(engine: str, previous: str = "", stage: str = "") -> dict[str, str]:
         ({"engine": "cache"}, said("db"), "db"),
         ({"engine": "cache", "previous": "db"}, said("db"), None),
         ({"engine": "db"}, said("db"), None),
-        ({"engine": "cached_db"}, said("db"), None),
-        ({"engine": "file", "previous": "cached_db"}, said("db"), None),
+        ({"engine": "cached_db"}, said("db"), "db"),
+        ({"engine": "cached_db", "previous": "db"}, said("db"), None),
+        ({"engine": "db"}, said("cached_db"), "cached_db"),
+        ({"engine": "file", "previous": "cached_db"}, said("db"), "db"),
         ({"engine": "db"}, said("cache", "db", "follow"), None),
         ({"engine": "db"}, said("cache", "db", "move"), "cache"),
         ({"engine": "db", "previous": "cache"}, said("cache", "db", "move"), None),
@@ -43,6 +45,64 @@ def test_a_change_that_would_log_everybody_out_is_refused(
         assert found is not None
         assert found.startswith("sessions.previous: ")
         assert f"set `previous: {ended}`" in found
+
+
+@pytest.mark.parametrize("engine", ["db", "cached_db"])
+def test_instances_that_would_not_see_each_others_sessions_are_told_of_as_such(engine: str) -> None:
+    former = "db" if engine == "cached_db" else "cached_db"
+    found = refusal(parse_config(stack_values(sessions={"engine": engine})), [said(former)])
+    assert found is not None
+    assert "would not see what the other one has stored" in found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nodes", "serving", "refused"),
+    [
+        ({"engine": "cache"}, 3, said("cache"), True),
+        ({"engine": "cache"}, 1, said("cache"), True),
+        ({"engine": "cache"}, 2, said("cache"), False),
+        ({"engine": "file", "previous": "cache"}, 3, said("cache"), True),
+        ({"engine": "cache", "previous": "db"}, 3, said("cache", "db", "follow"), False),
+        ({"engine": "cache", "discard": True}, 3, said("cache"), False),
+        ({"engine": "cached_db"}, 3, said("cached_db"), False),
+    ],
+)
+def test_another_number_of_nodes_is_refused_where_memcached_alone_has_the_sessions(
+    wanted: dict[str, Any], nodes: int, serving: dict[str, Any], refused: bool
+) -> None:
+    config = parse_config(stack_values(sessions={**wanted, "memcached": {"nodes": nodes}}))
+    found = refusal(config, [{**serving, "memcached": ["/m1", "/m2"]}])
+    assert (found is not None) == refused
+    if found is not None:
+        assert found.startswith("sessions.memcached.nodes: ")
+        assert "`previous: cache` first" in found
+
+
+@pytest.mark.parametrize(("count", "refused"), [(7, True), (0, False), (None, False)])
+def test_previous_must_stay_while_sessions_are_in_the_former_engine_alone(count: int | None, refused: bool) -> None:
+    report = {"engine": "file", "previous": "db", "db": {"count": count}}
+    config = parse_config(stack_values(sessions={"engine": "file"}))
+    found = refusal(config, [said("file", "db", "move")], lambda: report)
+    assert (found is not None) == refused
+    if found is not None:
+        assert found.startswith("sessions.previous: 7 sessions are still in db alone")
+    kept = parse_config(stack_values(sessions={"engine": "file", "previous": "db"}))
+    assert refusal(kept, [said("file", "db", "move")], lambda: report) is None
+    discarded = parse_config(stack_values(sessions={"engine": "file", "discard": True}))
+    assert refusal(discarded, [said("file", "db", "move")], lambda: report) is None
+
+
+def test_what_is_left_is_asked_for_only_where_previous_is_taken_away() -> None:
+    def never() -> None:
+        raise AssertionError("counting takes a while")
+
+    config = parse_config(stack_values(sessions={"engine": "db"}))
+    assert refusal(config, [said("db")], never) is None
+
+
+def test_what_a_release_would_say_of_its_sessions_is_in_its_configuration() -> None:
+    runtime = {"sessions": {"engine": "file", "previous": "db", "memcached": ["/m1"]}}
+    assert refusal(parse_config(stack_values(sessions={"engine": "cache"})), [of_release(runtime)]) is not None
 
 
 def test_a_release_that_does_not_read_todays_sessions_is_no_way_back() -> None:

@@ -149,11 +149,12 @@ class Docker:
     # --- store
 
     def store(self, topology: Topology, opts: pulumi.ResourceOptions) -> Store:
-        """Make what keeps sessions: memcached nodes without any network and their sockets' volume, or one of files."""
+        """Make what keeps sessions: memcached nodes without any network and their sockets' volume, and one of files."""
         sessions = topology.config.sessions
+        # There whatever the engine is: it outlives the stack's being down, and what is protected can't come and go.
+        files = docker.Volume("session-files", opts=_protected(opts))
         kept: tuple[Mount, ...] = ()
         if SessionEngine.FILE in (sessions.engine, sessions.previous):
-            files = docker.Volume("session-files", opts=opts)
             kept = (Mount(volume=files.name, path=SESSION_FILES),)
         if not topology.memcached_nodes:
             return Store(nodes=(), mounts=kept, ready=())
@@ -164,8 +165,12 @@ class Docker:
         nodes = tuple(memcached_socket(number) for number in range(1, topology.memcached_nodes + 1))
         containers: list[pulumi.Resource] = []
         # Without a database the nodes are started one after another: each is filled from the other before that goes.
+        # Before the first too, all must have what they should: an `up` that was killed may have left one half filled.
         alone = SessionEngine.CACHE in (sessions.engine, sessions.previous) and len(nodes) > 1
         before: list[pulumi.Resource] = []
+        if alone:
+            asked: dict[str, pulumi.Input[str]] = {"NODE": "memcached", "IMAGE": image, "SIZE": str(size)}
+            before = [self._command("memcached-restored", self._script("restore.sh"), environment=asked, opts=opts)]
         for number, path in enumerate(nodes, start=1):
             spec = Spec(
                 role=f"memcached{number}",
@@ -188,7 +193,7 @@ class Docker:
                 alone=True,
             )
             containers.append(container)
-            if alone and number < len(nodes):
+            if alone:
                 restored = self._command(
                     f"{name}-restored", self._script("restore.sh"), environment={"NODE": container.id}, opts=opts
                 )
@@ -204,21 +209,26 @@ class Docker:
         if engine is DatabaseEngine.POSTGRES:
             return self._postgres(config, opts)
         if engine is DatabaseEngine.SQLITE:
-            kept = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(protect=True))
-            data = docker.Volume("data", opts=kept)
+            data = docker.Volume("data", opts=_protected(opts))
             return MadeDatabase(mounts=(Mount(volume=data.name, path=DATA),), secret_links={}, ready=())
         return MadeDatabase(mounts=(), secret_links={}, ready=())
 
     def _postgres(self, config: ClusterConfig, opts: pulumi.ResourceOptions) -> MadeDatabase:
         image = self._service_image("postgres", config, opts)
-        kept = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(protect=True))
-        data = docker.Volume("database", opts=kept)
+        data = docker.Volume("database", opts=_protected(opts))
         sockets = docker.Volume("database-sockets", opts=opts)
         secrets = docker.Volume("database-secrets", opts=opts)
         password = self._command(
             "database-password",
             self._script("database-password.sh"),
             environment={"IMAGE": image, "SECRETS": secrets.name},
+            opts=opts,
+        )
+        # Said while the former one still runs: an image that can't read the data must not take its place.
+        readable = self._command(
+            "database-data",
+            self._script("database-data.sh"),
+            environment={"IMAGE": image, "DATA": data.name},
             opts=opts,
         )
         spec = Spec(
@@ -245,7 +255,7 @@ class Docker:
             image=image,
             mounts=(Mount(volume=data.name, path="/var/lib/cluster"), sockets_mount, read),
             network=None,
-            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[password])),
+            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[password, readable])),
             alone=True,
         )
         return MadeDatabase(
@@ -339,7 +349,11 @@ class Docker:
             if shown is None:
                 shown = self._show_static(topology, spec.digest, prepared, opts, healthy)
             taken = [
-                self._serve(topology, spec.digest, name, container, opts, (*healthy, shown), alone=alone)
+                self._serve(
+                    *(topology, spec.digest, name, container, opts, (*healthy, shown)),
+                    sockets=prepared.sockets,
+                    alone=alone,
+                )
                 for name, container in containers.items()
             ]
             served += taken
@@ -388,6 +402,7 @@ class Docker:
         opts: pulumi.ResourceOptions,
         after: Sequence[pulumi.Resource],
         *,
+        sockets: pulumi.Input[str],
         alone: bool,
     ) -> local.Command:
         turn = container.id.apply(lambda found: str(self.live.next_turn(name, f"{release}.{found[:12]}")))
@@ -398,6 +413,8 @@ class Docker:
             "TURN": turn,
             "ALONE": "yes" if alone else "no",
             "GRACE": str(instance_grace(topology)),
+            "WAIT": str(int(topology.config.app.health.start_timeout.seconds)),
+            "SOCKETS": sockets,
         }
         return self._command(f"{name}-serve", self._script("serve.sh"), environment=environment, opts=opts, after=after)
 
@@ -420,6 +437,17 @@ class Docker:
             stop_signal="SIGQUIT",
             ports=(Ports(port=config.site.listen), *own),
         )
+        # Said while the former one still listens elsewhere.
+        free = self._command(
+            "nginx-ports",
+            self._script("ports.sh"),
+            environment={
+                "IMAGE": image,
+                "NGINX_HOME": home.name,
+                "PORTS": " ".join(f"{port.ip}:{port.port}" for port in spec.ports),
+            },
+            opts=opts,
+        )
         nginx = self._container(
             "nginx",
             spec,
@@ -430,7 +458,7 @@ class Docker:
                 Mount(volume=home.name, path=NGINX_HOME),
             ),
             network=network.name,
-            opts=opts,
+            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[free])),
             alone=True,
         )
         version = version_in_image(base_image(config, "nginx"))
@@ -500,6 +528,10 @@ class Docker:
         opts: pulumi.ResourceOptions,
         alone: bool = False,
     ) -> docker.Container:
+        """Make a container. `alone`: there is one of its role at a time (a port, a data directory, a socket)."""
+        if alone:
+            hooks = pulumi.ResourceHookBinding(before_create=[self._lone(spec)])
+            opts = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(hooks=hooks))
         return make_container(
             name,
             spec,
@@ -510,6 +542,21 @@ class Docker:
             opts=opts,
             replace_first=alone,
         )
+
+    def _lone(self, spec: Spec) -> pulumi.ResourceHook:
+        """Return what is done before a container is made that must be the only one of its role.
+
+        The one that it replaces has gone by then: whatever else there is was left by a killed run, and no state knows
+        it. It would keep the port; and two databases on the same data would ruin them.
+        """
+
+        def remove_others(arguments: pulumi.ResourceHookArgs) -> None:
+            volumes = {volume.get("volumeName") for volume in (arguments.new_inputs or {}).get("volumes", ())}
+            for container in self.engine.mounting(self.stack, volumes, spec.role):
+                pulumi.log.info(f"removing {container['Name'].lstrip('/')}: a killed run left it")
+                self.engine.remove(container["Id"], grace=spec.grace)
+
+        return pulumi.ResourceHook(f"{spec.role}-alone", remove_others)
 
     def _command(  # noqa: PLR0913 - what every command needs
         self,
@@ -538,6 +585,11 @@ class Docker:
     @staticmethod
     def _script(name: str, *arguments: str) -> str:
         return shlex.join(["sh", os.path.relpath(FILES / "host" / name), *arguments])
+
+
+def _protected(opts: pulumi.ResourceOptions) -> pulumi.ResourceOptions:
+    """Return the options of what holds a stack's data: nothing but `cluster down --delete-data` removes it."""
+    return pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(protect=True))
 
 
 def instance_grace(topology: Topology) -> int:

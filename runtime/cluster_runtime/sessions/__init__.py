@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 CACHE_ALIAS, ONLY_CACHE_ALIAS = "cluster_sessions", "cluster_sessions_only"
 
 ENGINES = {
-    "db": "django.contrib.sessions.backends.db",
+    "db": "cluster_runtime.sessions.db",
     "cached_db": "cluster_runtime.sessions.cached_db",
     "cache": "cluster_runtime.sessions.cache",
     "file": "cluster_runtime.sessions.file",

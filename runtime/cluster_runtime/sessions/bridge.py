@@ -15,6 +15,7 @@ from django.contrib.sessions.backends.base import CreateError, SessionBase, Upda
 
 from cluster_runtime.sessions import ENGINES
 from cluster_runtime.sessions.asynchronous import Asynchronous
+from cluster_runtime.sessions.keys import is_key
 from cluster_runtime.sessions.stage import BOTH, FOLLOW, MOVE, current
 
 logger = logging.getLogger("cluster.sessions")
@@ -46,20 +47,30 @@ def _read(engine: str, session_key: str) -> dict[str, Any] | None:
     return None if store.session_key is None else data
 
 
-def _put(engine: str, session_key: str, data: dict[str, Any], *, new: bool = False) -> None:
-    """Store a session, whether there was one or not. `new`: CreateError where there was."""
+def _create(engine: str, session_key: str, data: dict[str, Any]) -> bool:
+    """Store a session under a key that the engine does not have; False where it has it."""
     store = _class(engine)(session_key)
     store._session_cache = data  # noqa: SLF001 - Django has no other way in
-    if new:
+    try:
         store.save(must_create=True)
-        return
+    except CreateError:
+        return False
+    return True
+
+
+def _update(engine: str, session_key: str, data: dict[str, Any]) -> bool:
+    """Store a session that the engine has; False where it has none of that key, or it is ended meanwhile."""
+    store = _class(engine)(session_key)
+    store._session_cache = data  # noqa: SLF001 - as above
     try:
         store.save()
     except UpdateError:
-        try:
-            store.save(must_create=True)
-        except CreateError:  # somebody was faster
-            store.save()
+        return False
+    return True
+
+
+def _exists(engine: str, session_key: str) -> bool:
+    return bool(_class(engine)().exists(session_key))
 
 
 class SessionStore(Asynchronous, SessionBase):
@@ -72,10 +83,14 @@ class SessionStore(Asynchronous, SessionBase):
         self.engine, self.previous = settings.CLUSTER_SESSION_ENGINES
         self.stage = current()
 
+    def _validate_session_key(self, key: str | None) -> bool:
+        return is_key(key) or (COOKIES in settings.CLUSTER_SESSION_ENGINES and is_cookie(key))
+
     # --- which engine
 
     def _reads(self) -> tuple[str, ...]:
-        return (self.previous,) if self.stage == FOLLOW else (self.engine, self.previous)
+        """Return where a session is looked for: one that is moved between the first two looks is found by the third."""
+        return (self.previous,) if self.stage == FOLLOW else (self.engine, self.previous, self.engine)
 
     def _target(self) -> str:
         """Return the engine that decides where a session is."""
@@ -135,22 +150,42 @@ class SessionStore(Asynchronous, SessionBase):
             self.create()
             return
         key, data = self.session_key, self._get_session(no_load=must_create)
-        if must_create:
-            _put(self._target(), key, data, new=True)
-        elif not any(_class(engine)().exists(key) for engine in self._reads()):
-            raise UpdateError  # it was ended by another request
         if self.stage == FOLLOW:
-            self._drop(self.engine, key)
-            _put(self.previous, key, data)
-            return
-        if self.stage == BOTH and {self.engine, self.previous} == ONE_TABLE:
-            _put("cached_db", key, data)
-            return
-        _put(self.engine, key, data)
-        if self.stage == MOVE:
+            self._drop(self.engine, key)  # once before: what is left if this process is killed must not be older
+        # Both engines at once are one, where they keep sessions in the same rows.
+        both = self.stage == BOTH and {self.engine, self.previous} != ONE_TABLE
+        target = "cached_db" if self.stage == BOTH and not both else self._target()
+        if must_create:
+            if not _create(target, key, data):
+                raise CreateError
+        elif not _update(target, key, data):
+            self._bring_over(key, data)
+        if self.stage == FOLLOW:
+            self._drop(self.engine, key)  # and once after: an instance that is further on may have stored it meanwhile
+        elif both:
+            self._store_beside(key, data)
+        elif self.stage == MOVE:
             self._forget(key)
-        else:
-            _put(self.previous, key, data)
+
+    def _bring_over(self, key: str, data: dict[str, Any]) -> None:
+        """Store a session that only the former engine has; UpdateError where it was ended by another request."""
+        if self.stage == FOLLOW:
+            raise UpdateError
+        if _exists(self.previous, key) and _create(self.engine, key, data):
+            if _exists(self.previous, key):
+                return
+            _class(self.engine)().delete(key)  # it was ended between the two looks: only who has stored it moves it
+            raise UpdateError
+        if not _update(self.engine, key, data):  # somebody else has brought it over, unless it is ended
+            raise UpdateError
+
+    def _store_beside(self, key: str, data: dict[str, Any]) -> None:
+        """Store in the former engine too what the new one has just got."""
+        while not _update(self.previous, key, data) and not _create(self.previous, key, data):
+            pass  # it was ended, or begun, in between
+        if not _exists(self.engine, key):
+            _class(self.previous)().delete(key)
+            raise UpdateError
 
     def _forget(self, key: str) -> None:
         """Remove what the former engine has; where it is gone already, so is this."""
@@ -171,17 +206,16 @@ class SessionStore(Asynchronous, SessionBase):
         elif key is None or is_cookie(key):
             self.create()
         elif must_create:
-            _put(self._keyed(), key, data, new=True)
-        elif _class(self._keyed())().exists(key):
-            _put(self._keyed(), key, data)
-        else:
+            if not _create(self._keyed(), key, data):
+                raise CreateError
+        elif not _update(self._keyed(), key, data):
             raise UpdateError
 
     def exists(self, session_key: str) -> bool:
         """Tell whether any engine that is read has such a session."""
         if COOKIES in (self.engine, self.previous):
-            return not is_cookie(session_key) and bool(_class(self._keyed())().exists(session_key))
-        return any(_class(engine)().exists(session_key) for engine in self._reads())
+            return not is_cookie(session_key) and _exists(self._keyed(), session_key)
+        return any(_exists(engine, session_key) for engine in self._reads())
 
     def delete(self, session_key: str | None = None) -> None:
         """Remove the session, or another, from both engines."""
@@ -189,7 +223,8 @@ class SessionStore(Asynchronous, SessionBase):
         if key is None:
             return
         if COOKIES not in (self.engine, self.previous):
-            for engine in (self.engine, self.previous):
+            # The former one first and last: who is just storing it in both looks whether the new one still has it.
+            for engine in (self.previous, self.engine, self.previous):
                 _class(engine)().delete(key)
         elif not is_cookie(key):
             _class(self._keyed())().delete(key)

@@ -1,17 +1,20 @@
-"""The engine cached_db: Django's, but that what was read from the database never replaces what is newer."""
+"""The engine cached_db: Django's, but that what memcached has is never older than what the database has."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.contrib.sessions.backends.cached_db import SessionStore as CachedDBStore
+from django.contrib.sessions.backends.db import SessionStore as DBStore
 from django.core.cache import caches
+from django.db import router, transaction
 
 from cluster_runtime.sessions import CACHE_ALIAS
 from cluster_runtime.sessions.asynchronous import Asynchronous
+from cluster_runtime.sessions.keys import Keyed
 
 
-class SessionStore(Asynchronous, CachedDBStore):
+class SessionStore(Asynchronous, Keyed, CachedDBStore):
     """Sessions in the database, read from memcached."""
 
     def __init__(self, session_key: str | None = None) -> None:
@@ -20,6 +23,8 @@ class SessionStore(Asynchronous, CachedDBStore):
 
     def load(self) -> dict[str, Any]:
         """Return the session from memcached, else from the database."""
+        if self.session_key is None:
+            return {}
         data: dict[str, Any] | None = self._cache.get(self.cache_key)
         if data is None:
             data = self._cache.fill(self.cache_key, self._from_database)
@@ -30,6 +35,18 @@ class SessionStore(Asynchronous, CachedDBStore):
         if found is None:
             return None
         return self.decode(found.session_data), self.get_expiry_age(expiry=found.expire_date)
+
+    def save(self, must_create: bool = False) -> None:
+        """Store the session in the database, and then in memcached unless somebody else has written it meanwhile."""
+        if self.session_key is None:
+            self.create()
+            return
+        key = self.cache_key
+        mark = self._cache.begin(key)
+        DBStore.save(self, must_create)
+        data, age = dict(self._get_session(no_load=must_create)), self.get_expiry_age()
+        # Nobody may read what a transaction has not committed.
+        transaction.on_commit(lambda: self._cache.finish(key, mark, data, age), using=router.db_for_write(self.model))
 
     def delete_cached(self, session_key: str) -> None:
         """Remove what memcached has of a session; the database keeps it."""

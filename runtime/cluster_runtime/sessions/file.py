@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import fcntl
 import logging
 import os
 import tempfile
 import time
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
-from django.contrib.sessions.backends.base import VALID_KEY_CHARS, CreateError, SessionBase, UpdateError
+from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
 from django.core import signing
 
 from cluster_runtime.sessions.asynchronous import Asynchronous
+from cluster_runtime.sessions.keys import Keyed, is_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 logger = logging.getLogger("cluster.sessions")
-
-#: Django's own keys have 32 characters; a file's name has at most 255.
-LONGEST_KEY = 128
 
 #: What a file is called while it is written; beside the others, so that it can be renamed.
 UNFINISHED = ".new-"
@@ -29,7 +32,11 @@ UNFINISHED = ".new-"
 ABANDONED = 3600.0
 
 
-class SessionStore(Asynchronous, SessionBase):
+#: Files by which a session is written or deleted by one at a time, and how many there are.
+LOCK, LOCKS = ".lock-", 64
+
+
+class SessionStore(Asynchronous, Keyed, SessionBase):
     """Sessions in files of a directory that all instances share. OSError where one can't be read or stored."""
 
     def __init__(self, session_key: str | None = None) -> None:
@@ -39,15 +46,20 @@ class SessionStore(Asynchronous, SessionBase):
     def _path(self, session_key: str) -> Path:
         return self.directory / f"{settings.SESSION_COOKIE_NAME}{session_key}"
 
-    @staticmethod
-    def _is_valid(session_key: str | None) -> bool:
-        """Tell whether a key can be a file's name: it comes from a cookie."""
-        key = session_key or ""
-        return 0 < len(key) <= LONGEST_KEY and set(key) <= set(VALID_KEY_CHARS)
+    @contextlib.contextmanager
+    def _locked(self, session_key: str) -> Iterator[None]:
+        """Let nobody else write or delete this session meanwhile."""
+        number = zlib.crc32(session_key.encode()) % LOCKS
+        descriptor = os.open(self.directory / f"{LOCK}{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def load(self) -> dict[str, Any]:
         """Return the session; what is damaged, forged or over is none."""
-        data = self.read(self.session_key) if self._is_valid(self.session_key) else None
+        data = self.read(self.session_key) if is_key(self.session_key) else None
         if data is None:
             self._session_key = None
             return {}
@@ -93,17 +105,17 @@ class SessionStore(Asynchronous, SessionBase):
             return self.create()
         data = self._get_session(no_load=must_create)
         path = self._path(self.session_key)
-        if not must_create and not path.exists():
-            raise UpdateError
         descriptor, name = tempfile.mkstemp(prefix=UNFINISHED, dir=self.directory)  # mode 0600
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(self.encode(data).encode("ascii"))
             if must_create:
                 os.link(name, path)  # fails where there is one
-            else:
-                os.rename(name, path)  # noqa: PTH104 - as link() above
                 return None
+            with self._locked(self.session_key):
+                if not path.exists():
+                    raise UpdateError
+                os.rename(name, path)  # noqa: PTH104 - as link() above
         except FileExistsError:
             raise CreateError from None
         finally:
@@ -113,13 +125,14 @@ class SessionStore(Asynchronous, SessionBase):
 
     def exists(self, session_key: str | None) -> bool:
         """Tell whether there is such a session."""
-        return self._is_valid(session_key) and self._path(str(session_key)).exists()
+        return is_key(session_key) and self._path(str(session_key)).exists()
 
     def delete(self, session_key: str | None = None) -> None:
         """Remove the session, or another."""
         key = self.session_key if session_key is None else session_key
-        if self._is_valid(key):
-            self._path(str(key)).unlink(missing_ok=True)
+        if key is not None and is_key(key):
+            with self._locked(key):
+                self._path(key).unlink(missing_ok=True)
 
     @classmethod
     def clear_expired(cls) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
+
+from cluster_runtime.sessions import CACHE_ALIAS, nodes
 
 #: What of memcached's `stats` and `stats settings` is told of a node.
 STATS = {
@@ -19,9 +22,9 @@ STATS = {
 def report() -> dict[str, Any]:
     """Return what the engine holds, and what the former one still holds, by its name.
 
-    age: seconds for which what was signed is valid. Each engine: {"count": …, "bytes": …}, None where nobody can say;
-    memcached also {"nodes": [{"node", "sessions", "bytes", "limit", "evicted", "connections", "most_connections",
-    "refused"}]}, or "error" for a node that is away.
+    age: seconds for which what was signed is valid. too_large: how many were refused as larger than memcached takes.
+    Each engine: {"count": …, "bytes": …}, None where nobody can say; memcached also {"nodes": [{"node", "sessions",
+    "bytes", "limit", "evicted", "connections", "most_connections", "refused"}]}, or "error" for a node that is away.
     """
     from django.conf import settings  # noqa: PLC0415 - after the settings
 
@@ -30,6 +33,7 @@ def report() -> dict[str, Any]:
         "engine": engine,
         "previous": former[0] if former else "",
         "age": max(settings.SESSION_COOKIE_AGE, settings.PASSWORD_RESET_TIMEOUT),
+        "too_large": _too_large(),
         engine: _of(engine),
     }
     if former:
@@ -43,18 +47,30 @@ def _of(engine: str) -> dict[str, Any]:
     if engine == "db":
         return _rows()
     if engine == "cached_db":
-        return {**_rows(), "nodes": _nodes("cluster_sessions")}
+        return {**_rows(), "nodes": _nodes(CACHE_ALIAS)}
     if engine == "cache":
-        nodes = _nodes("cluster_sessions_only")
-        copies = min(2, len(nodes))
-        known = [node for node in nodes if "error" not in node]
-        held, taken = (sum(node[what] for node in known) for what in ("sessions", "bytes"))
-        # Of two nodes each has all; one that is away says nothing of what it holds.
-        whole = len(known) == len(nodes)
-        return {"count": held // copies if whole else None, "bytes": taken if whole else None, "nodes": nodes}
+        return _copies()
     if engine == "file":
         return _files()
     return {"count": None, "bytes": None}  # in the browsers
+
+
+def _copies() -> dict[str, Any]:
+    from django.core.cache import caches  # noqa: PLC0415 - after the settings
+
+    from cluster_runtime.sessions import ONLY_CACHE_ALIAS  # noqa: PLC0415
+    from cluster_runtime.sessions.cache import SessionStore  # noqa: PLC0415
+    from cluster_runtime.sessions.keys import is_key  # noqa: PLC0415
+    from cluster_runtime.sessions.memcached import FAILURES  # noqa: PLC0415
+
+    cache: Any = caches[ONLY_CACHE_ALIAS]
+    held = _nodes(ONLY_CACHE_ALIAS)
+    count = None
+    with contextlib.suppress(*FAILURES):  # of a node that is away nobody knows what it holds
+        # What else is there is cached_db's, of which the database has the whole.
+        count = sum(is_key(key.rpartition(SessionStore.cache_key_prefix)[2]) for key in cache.trusted())
+    taken = None if any("error" in node for node in held) else sum(node["bytes"] for node in held) // cache.copies
+    return {"count": count, "bytes": taken, "nodes": held}
 
 
 def _rows() -> dict[str, Any]:
@@ -87,6 +103,18 @@ def _nodes(alias: str) -> list[dict[str, Any]]:
 
     cache: Any = caches[alias]
     return [_node(node) for node in cache.nodes]
+
+
+def _too_large() -> int:
+    from django.conf import settings  # noqa: PLC0415 - after the settings
+
+    paths = [path for cache in settings.CACHES.values() for path in _paths(cache)]
+    return nodes.too_large(paths[0]) if paths else 0
+
+
+def _paths(cache: dict[str, Any]) -> list[str]:
+    ours = str(cache.get("BACKEND", "")).startswith("cluster_runtime.")
+    return [path.removeprefix("unix:") for path in cache["LOCATION"]] if ours else []
 
 
 def _node(node: Any) -> dict[str, Any]:

@@ -4,8 +4,8 @@
 set -eu
 tries=0
 while [ "$tries" -lt 60 ]; do
-    nginx=$(docker ps --quiet --filter "label=django-cluster.stack=$STACK" --filter "label=django-cluster.role=nginx" |
-        head -n 1)
+    found=$(docker ps --quiet --filter "label=django-cluster.stack=$STACK" --filter "label=django-cluster.role=nginx")
+    nginx=${found%%[!0-9a-f]*}
     if [ -z "$nginx" ]; then
         exit 0
     fi

@@ -1,0 +1,145 @@
+"""Tasks of a release: what they must not say, and what they must not have half done."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster_runtime.prepare import WORTH_COMPRESSING, compress, mask
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = "canary-key-0123456789"
+
+
+# --- secrets in what programs say
+
+
+def test_the_value_of_a_secret_is_replaced_by_its_name() -> None:
+    secrets = {"secret_key": KEY, "secret_environment": json.dumps({"TOKEN": "canary-token", "PIN": 987654})}
+    text = f"key={KEY} token='canary-token' pin: 987654, the rest"
+    assert mask(text, secrets) == "key=[secret_key] token='[TOKEN]' pin: [PIN], the rest"
+
+
+def test_fallback_keys_are_secrets_too() -> None:
+    secrets = {"secret_key": KEY, "secret_key_fallbacks": json.dumps([f"{KEY}-older", "canary-oldest"])}
+    found = mask(f"{KEY} {KEY}-older canary-oldest", secrets)
+    assert found == "[secret_key] [secret_key_fallbacks] [secret_key_fallbacks]", "the longest first"
+
+
+#: Passwords as they stand in a URL, and as the database is told them.
+PASSWORDS = {
+    "plain": ("canary-password", "canary-password"),
+    "quoted": ("canary%2Fpass%40word", "canary/pass@word"),
+    "with an at": ("canary@password", "canary@password"),
+    "with a colon": ("canary:password", "canary:password"),
+}
+
+
+@pytest.mark.parametrize("name", PASSWORDS)
+@pytest.mark.parametrize("rest", ["db.example:5432/cluster", "/cluster?host=/run/database", "db"])
+def test_of_the_database_s_url_the_password_alone_is_a_secret_as_it_stands_there_and_as_it_is_told(
+    name: str, rest: str
+) -> None:
+    written, told = PASSWORDS[name]
+    secrets = {"database_url": f"postgres://cluster:{written}@{rest}"}
+    text = f"refused {secrets['database_url']}; password={told!r}; {written}"
+    found = mask(text, secrets)
+    assert found == "refused [database_url]; password='[database_url]'; [database_url]"
+
+
+@pytest.mark.parametrize(
+    "url", ["postgres://cluster@db/cluster", "postgres:///cluster", "", "postgres://cluster:@db/x"]
+)
+def test_a_url_without_a_password_hides_no_word(url: str) -> None:
+    text = "cluster and db are no secrets"
+    assert mask(text, {"database_url": url}) == text
+
+
+#: Values that Python or JSON write in another way than they are.
+AWKWARD = {
+    "a quote": "canary'key",
+    "both quotes": "canary'and\"key",
+    "a backslash": "canary\\key",
+    "two lines": "canary\nkey",
+    "an umlaut": "canary-schlüssel",
+    "a tab and quotes": "\tcanary\"'key\\",
+}
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_a_value_is_found_in_whatever_form_a_traceback_or_a_log_of_json_shows_it(name: str) -> None:
+    value = AWKWARD[name]
+    settings = {"SECRET_KEY": value, "DEBUG": False}
+    text = f"{value}|{value!r}|{settings}|{json.dumps(settings)}|{json.dumps(value)}"
+    found = mask(text, {"secret_key": value})
+    assert "canary" not in found
+    assert found.count("[secret_key]") == 5
+    assert "'DEBUG': False" in found, "more than the secret was hidden"
+
+
+def test_a_value_that_is_an_ordinary_word_is_too_short_to_be_hidden() -> None:
+    secrets = {"secret_key": KEY, "secret_environment": json.dumps({"DEBUG": "no", "LEVEL": 3, "EMPTY": ""})}
+    text = "no 3 things happened"
+    assert mask(text, secrets) == text
+
+
+def test_a_secret_that_is_part_of_another_does_not_leave_the_rest_of_it() -> None:
+    secrets = {"secret_key": KEY, "secret_environment": json.dumps({"LONG": f"{KEY}-and-more"})}
+    assert mask(f"{KEY}-and-more", secrets) == "[LONG]"
+
+
+def test_an_at_after_the_host_does_not_show_the_password() -> None:
+    secrets = {"database_url": "postgres://cluster:canary-password@db/cluster?application_name=a@b"}
+    assert "canary" not in mask("password=canary-password", secrets)
+
+
+# --- compressed copies
+
+
+def test_a_file_that_is_worth_it_has_a_compressed_copy_of_the_same_time(tmp_path: Path) -> None:
+    text = b"a { color: red }\n" * 100
+    (tmp_path / "css").mkdir()
+    for name, content in {"css/a.css": text, "css/small.css": text[: WORTH_COMPRESSING - 1], "a.png": text}.items():
+        (tmp_path / name).write_bytes(content)
+    os.utime(tmp_path / "css" / "a.css", (1000, 1000))
+    compress(tmp_path, (".css",))
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert found == ["a.png", "css/a.css", "css/a.css.gz", "css/small.css"], "something is left that nobody asked for"
+    copy = tmp_path / "css" / "a.css.gz"
+    assert gzip.decompress(copy.read_bytes()) == text
+    assert copy.stat().st_mtime == 1000
+
+
+def test_a_compressed_copy_that_is_being_served_stays_whole_while_another_one_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, copy = tmp_path / "a.css", tmp_path / "a.css.gz"
+    path.write_bytes(b"a" * 5000)
+    compress(tmp_path, (".css",))
+    before = copy.read_bytes()
+    seen = []
+
+    def looked_at(source: Path, target: Path) -> None:
+        seen.append(copy.read_bytes())
+
+    monkeypatch.setattr("cluster_runtime.prepare.shutil.copystat", looked_at)
+    path.write_bytes(b"b" * 5000)
+    with copy.open("rb") as served:
+        compress(tmp_path, (".css",))
+        assert served.read() == before, "whoever is reading it would get the half of one and the half of the other"
+    assert seen == [before]
+    assert gzip.decompress(copy.read_bytes()) == b"b" * 5000
+
+
+def test_what_a_killed_compression_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / "a.css").write_bytes(b"a" * 5000)
+    (tmp_path / ".a.css.gz.new").write_bytes(b"half")
+    compress(tmp_path, (".css",))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.css", "a.css.gz"]
+    assert gzip.decompress((tmp_path / "a.css.gz").read_bytes()) == b"a" * 5000

@@ -1,0 +1,378 @@
+"""Requests of one session at the same time: what was logged out stays so, and what is moved is found."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.conf import settings
+from django.contrib.sessions.backends.base import UpdateError
+from django.test import override_settings
+from pymemcache.exceptions import MemcacheError
+
+from cluster_runtime.config import Sessions
+from cluster_runtime.sessions import nodes, settings_for
+from cluster_runtime.sessions.stage import BOTH, MOVE
+from tests.runtime.memcached import Memcached
+from tests.runtime.standing import SECRET_KEY, Stand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+ALONE = {"connect_timeout": 1.0, "timeout": 5.0, "durable": False}
+BEHIND = {**ALONE, "durable": True}
+
+#: Times that two requests of one session race each other.
+ROUNDS = 200
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[list[Memcached]]:
+    stand = Stand()
+    found = [Memcached(stand.root / f"m{number}") for number in range(2)]
+    yield found
+    for node in found:
+        node.kill()
+    stand.close()
+
+
+@pytest.fixture(autouse=True)
+def configured() -> Iterator[None]:
+    if not settings.configured:
+        settings.configure(SECRET_KEY=SECRET_KEY)
+    with override_settings(SECRET_KEY=SECRET_KEY, SECRET_KEY_FALLBACKS=[]):
+        yield
+
+
+def cache_of(pair: list[Memcached], options: dict[str, Any]) -> Any:
+    from cluster_runtime.sessions.memcached import SessionCache  # noqa: PLC0415 - after the settings
+
+    found = SessionCache([f"unix:{node.path}" for node in pair], {"OPTIONS": options})
+    found.clear()
+    return found
+
+
+def race(one: Callable[[], Any], other: Callable[[], Any]) -> None:
+    """Do both at the same time; what either raises is raised."""
+    barrier = threading.Barrier(2)
+
+    def begin(do: Callable[[], Any]) -> None:
+        barrier.wait(10)
+        do()
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(begin, do) for do in (one, other)]:
+            done.result()
+
+
+# --- memcached with a database behind it
+
+
+def test_a_session_that_is_logged_out_while_it_is_saved_is_not_left_in_memcached(pair: list[Memcached]) -> None:
+    cache = cache_of(pair, BEHIND)
+    mark = cache.begin("a")
+    cache.delete("a")  # between the write to the database and the one to memcached
+    cache.finish("a", mark, {"user": 1})
+    assert cache.get("a") is None
+
+
+def test_of_two_saves_at_once_memcached_keeps_none_that_the_database_may_not_have(pair: list[Memcached]) -> None:
+    cache = cache_of(pair, BEHIND)
+    first, second = cache.begin("a"), cache.begin("a")
+    cache.finish("a", first, "first")
+    cache.finish("a", second, "second")
+    assert cache.get("a") is None, "nobody can say which of the two the database has"
+    cache.finish("b", cache.begin("b"), "alone")
+    assert cache.get("b") == "alone"
+
+
+def test_while_a_session_is_saved_nobody_reads_the_former_one_from_memcached(pair: list[Memcached]) -> None:
+    cache = cache_of(pair, BEHIND)
+    cache.set("a", "former")
+    cache.begin("a")
+    assert cache.get("a") is None
+    assert cache.fill("a", lambda: ("from the database", 100)) == "from the database"
+    assert cache.get("a") is None, "what was read before the save ended would stay"
+
+
+# --- memcached alone
+
+
+def test_a_copy_that_is_given_to_the_other_node_does_not_bring_a_session_back(pair: list[Memcached]) -> None:
+    cache = cache_of(pair, ALONE)
+    cache.set("a", {"user": 1})
+    first, place = cache._places("a", None)[0]
+    first.write("delete", place)  # as if it had begun anew
+    fill = cache._fill
+
+    def late(*arguments: Any) -> Any:
+        cache.delete("a")  # after the copy was read, and before it is given
+        return fill(*arguments)
+
+    cache._fill = late
+    cache.get("a")
+    del cache._fill
+    assert cache.get("a") is None
+
+
+def test_a_save_does_not_bring_back_what_is_logged_out_at_the_same_time(pair: list[Memcached]) -> None:
+    cache = cache_of(pair, ALONE)
+    for number in range(ROUNDS):
+        key = f"k{number}"
+        assert cache.add(key, 0)
+        race(lambda key=key: cache.replace(key, 1), lambda key=key: cache.delete(key))  # type: ignore[misc]
+        assert cache.get(key) is None
+        assert not cache.replace(key, 2)
+    print(f"0 of {ROUNDS} sessions came back")
+
+
+def test_a_key_of_a_deleted_session_can_be_begun_anew(pair: list[Memcached]) -> None:
+    cache = cache_of(pair, ALONE)
+    cache.delete("a")
+    assert cache.add("a", 1)
+    assert not cache.add("a", 2)
+    assert cache.get("a") == 1
+
+
+def test_of_two_copies_the_newer_counts_while_a_node_is_doubtful(pair: list[Memcached]) -> None:
+    cache = cache_of(pair, ALONE)
+    cache.set("a", "old")
+    (first, place), (second, _place) = cache._places("a", None)
+    kept, _token = first.read("gets", place)
+    cache.set("a", "new")
+    first.write("set", place, kept)
+    assert cache.get("a") == "old", "a node that is trusted is asked first"
+    nodes.doubt(first.path)
+    assert cache.get("a") == "new"
+    nodes.doubt(second.path)
+    assert cache.get("a") == "new"
+    assert not cache.restore()
+    deadline = time.monotonic() + 10
+    while not cache.restore():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not nodes.is_doubtful(first.path)
+    assert first.read("get", place)[0] == "new"
+
+
+def test_a_write_that_is_missed_while_a_node_is_filled_keeps_it_doubtful(pair: list[Memcached]) -> None:
+    path = str(pair[0].path)
+    nodes.doubt(path)
+    since = nodes.doubted_at(path)
+    nodes.doubt(path)
+    assert not nodes.end_doubt(path, since)
+    assert nodes.is_doubtful(path)
+    assert nodes.end_doubt(path, nodes.doubted_at(path))
+    assert not nodes.is_doubtful(path)
+
+
+# --- another number of nodes
+
+
+def test_while_instances_use_other_nodes_nothing_is_read_or_stored_and_nothing_old_is_found_after(
+    pair: list[Memcached],
+) -> None:
+    cache = cache_of(pair, BEHIND)
+    paths, more = cache.paths, [*cache.paths, f"{cache.paths[0]}-third"]
+    cache.set("a", "before")
+    assert not nodes.agree(paths, [paths, more])
+    assert cache.get("a") is None
+    assert cache.fill("a", lambda: ("from the database", 100)) == "from the database"
+    cache.finish("a", cache.begin("a"), "saved")
+    assert cache.get("a") is None
+    assert nodes.agree(paths, [paths, [], paths])
+    assert cache.get("a") is None, "it was written meanwhile by who does not know this node"
+    cache.set("a", "after")
+    assert nodes.agree(paths, [paths])
+    assert cache.get("a") == "after"
+
+
+# --- files
+
+
+def test_a_save_does_not_bring_a_file_back_that_is_deleted_at_the_same_time(stand: Stand) -> None:
+    files = stand.root / "sessions"
+    files.mkdir()
+    with override_settings(**settings_for(Sessions(engine="file", path=str(files)), None)):
+        from cluster_runtime.sessions.file import SessionStore  # noqa: PLC0415 - after the settings
+
+        for _number in range(ROUNDS):
+            session = SessionStore()
+            session["user"] = 1
+            session.save()
+            key = str(session.session_key)
+
+            def save(session: Any = session) -> None:
+                with contextlib.suppress(UpdateError):
+                    session.save()
+
+            race(save, lambda key=key: SessionStore().delete(key))  # type: ignore[misc]
+            assert not SessionStore().exists(key)
+    print(f"0 of {ROUNDS} sessions came back")
+
+
+# --- the bridge
+
+
+@contextlib.contextmanager
+def bridged(stand: Stand, pair: list[Memcached], stage: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """From memcached to files, at a stage."""
+    files = stand.root / "sessions"
+    files.mkdir()
+    memcached = tuple(str(node.path) for node in pair)
+    sessions = Sessions(engine="file", previous="cache", path=str(files), memcached=memcached)
+    with override_settings(**settings_for(sessions, None)):
+        from cluster_runtime.sessions import bridge  # noqa: PLC0415 - after the settings
+
+        monkeypatch.setattr(bridge, "current", lambda: stage)
+        yield bridge
+
+
+def begun_in_cache(bridge: Any) -> str:
+    session = bridge._class("cache")()
+    session["user"] = 1
+    session.save()
+    return str(session.session_key)
+
+
+def test_a_session_that_is_moved_between_two_looks_is_found(
+    stand: Stand, pair: list[Memcached], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bridged(stand, pair, MOVE, monkeypatch) as bridge:
+        key = begun_in_cache(bridge)
+        read = bridge._read
+
+        def moved_after(engine: str, key: str) -> Any:
+            found = read(engine, key)
+            if engine == "file" and found is None:
+                monkeypatch.setattr(bridge, "_read", read)
+                other = bridge.SessionStore(key)
+                other["seen"] = True
+                other.save()
+            return found
+
+        monkeypatch.setattr(bridge, "_read", moved_after)
+        session = bridge.SessionStore(key)
+        assert session.get("user") == 1, "the middleware would delete the cookie"
+        assert session.session_key == key
+
+
+@pytest.mark.parametrize("stage", [MOVE, BOTH])
+@pytest.mark.parametrize("moment", ["_exists", "_create", "_update"])
+def test_a_session_that_is_logged_out_while_it_is_moved_does_not_come_back(
+    stand: Stand, pair: list[Memcached], monkeypatch: pytest.MonkeyPatch, stage: str, moment: str
+) -> None:
+    """Another request logs out after each of the steps of a save."""
+    for step in range(1, 5):
+        with contextlib.ExitStack() as stack:
+            fresh = stack.enter_context(contextlib.closing(Stand()))
+            bridge = stack.enter_context(bridged(fresh, pair, stage, monkeypatch))
+            key = begun_in_cache(bridge)
+            original = getattr(bridge, moment)
+            count = 0
+
+            def interrupted(*arguments: Any, original: Any = original, step: int = step, key: str = key) -> Any:
+                nonlocal count
+                count += 1
+                found = original(*arguments)
+                if count == step:
+                    monkeypatch.setattr(bridge, moment, original)  # noqa: B023 - called in this round
+                    bridge.SessionStore(key).delete()  # noqa: B023 - as above
+                return found
+
+            session = bridge.SessionStore(key)
+            session["seen"] = step
+            monkeypatch.setattr(bridge, moment, interrupted)
+            with contextlib.suppress(UpdateError):
+                session.save()
+            monkeypatch.setattr(bridge, moment, original)
+            if count >= step:
+                assert not bridge.SessionStore().exists(key), (stage, moment, step)
+                assert not bridge._exists("cache", key), (stage, moment, step)
+
+
+def test_saves_of_one_session_at_once_move_it_and_lose_it_not(
+    stand: Stand, pair: list[Memcached], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bridged(stand, pair, MOVE, monkeypatch) as bridge:
+        for number in range(ROUNDS // 4):
+            key = begun_in_cache(bridge)
+
+            def save(key: str = key, number: int = number) -> None:
+                session = bridge.SessionStore(key)
+                assert session.get("user") == 1
+                session["seen"] = number
+                session.save()
+
+            race(save, save)
+            assert bridge.SessionStore(key).get("user") == 1
+    print(f"0 of {ROUNDS // 4} sessions lost")
+
+
+# --- connections
+
+
+def test_connections_are_the_process_s_and_not_each_cache_objects(pair: list[Memcached]) -> None:
+    """Under ASGI Django makes the cache anew for each request."""
+    first = cache_of(pair, ALONE)
+    before = int(first.nodes[0].read("stats")[b"curr_connections"])
+    for number in range(50):
+        cache = cache_of(pair, ALONE)
+        cache.set(f"k{number}", number)
+        assert cache.get(f"k{number}") == number
+    assert int(first.nodes[0].read("stats")[b"curr_connections"]) <= before + 1
+
+
+def test_a_node_that_closes_within_its_answer_is_a_failure_like_any_other(tmp_path: Path) -> None:
+    from cluster_runtime.sessions.memcached import Node  # noqa: PLC0415 - after the settings
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "m"))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(b"VALUE a 1 100\r\nhalf")
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(serve)
+            with pytest.raises((OSError, MemcacheError)):
+                Node(str(tmp_path / "m"), connect_timeout=1, timeout=1).read("get", "a")
+
+
+# --- cookies
+
+
+class Request:
+    """What the middleware asks of a request."""
+
+    def __init__(self, *, secure: bool) -> None:
+        self.secure = secure
+
+    def is_secure(self) -> bool:
+        return self.secure
+
+
+@pytest.mark.parametrize("secure", [True, False])
+def test_the_cookies_of_who_came_over_tls_go_over_tls_only(secure: bool) -> None:
+    from django.http import HttpResponse  # noqa: PLC0415 - after the settings
+
+    from cluster_runtime.cookies import secure_cookies  # noqa: PLC0415
+
+    def view(_request: Any) -> HttpResponse:
+        response = HttpResponse("x")
+        for name in ("sessionid", "csrftoken", "taste"):
+            response.set_cookie(name, "y")
+        return response
+
+    response = secure_cookies(view)(Request(secure=secure))  # type: ignore[arg-type]
+    marked = {name for name, cookie in response.cookies.items() if cookie["secure"]}
+    assert marked == ({"sessionid", "csrftoken"} if secure else set())

@@ -1,0 +1,297 @@
+"""What runs on the host of a Docker stack, run against a program called docker that says what it is told to."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+HOST = Path(__file__).resolve().parents[2] / "components" / "platforms" / "docker" / "host"
+
+#: Keeps its arguments, a line a call, and answers the nth call of a command by the nth line of the file of its name, or
+#: by the last one: a status, and what it prints, to standard error where the status is not 0.
+DOCKER = r"""#!/bin/sh
+here=${0%/*}/..
+for word in "$@"; do
+    printf '%s\037' "$word"
+done >>"$here/calls"
+echo >>"$here/calls"
+[ -e "$here/answers/$1" ] || exit 0
+[ -e "$here/answers/$1.calls" ] && read -r before <"$here/answers/$1.calls"
+call=$((${before:-0} + 1))
+echo "$call" >"$here/answers/$1.calls"
+while [ "$call" -gt 0 ] && read -r status text; do
+    call=$((call - 1))
+    last=$status said=$text
+done <"$here/answers/$1"
+[ "$last" = 0 ] || exec >&2
+[ -z "$said" ] || printf '%s\n' "$said"
+exit "$last"
+"""
+
+STACK = "django-cluster/dev"
+OURS, OLD, OLDER = ("a" * 64, "b" * 64, "c" * 64)
+
+Answer = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a script did. calls: the arguments of each call of docker. waited: the seconds that it slept, in turn."""
+
+    status: int
+    error: str
+    calls: list[list[str]]
+    waited: list[str]
+
+    def of(self, verb: str) -> list[list[str]]:
+        return [call for call in self.calls if call[0] == verb]
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host where `docker` and `sleep` are what the test says."""
+
+    root: Path
+
+    def run(self, script: str, environment: dict[str, str], **answers: list[Answer]) -> Done:
+        """Run a script; `answers`: of each command of docker's, in turn, the last one again and again."""
+        programs = {"docker": DOCKER, "sleep": '#!/bin/sh\necho "$1" >>"${0%/*}/../waited"\n'}
+        for directory in ("bin", "answers"):
+            (self.root / directory).mkdir()
+        for name, text in programs.items():
+            (self.root / "bin" / name).write_text(text)
+            (self.root / "bin" / name).chmod(0o755)
+        for verb, said in answers.items():
+            lines = [f"{status} {text}" for status, text in said]
+            (self.root / "answers" / verb).write_text("\n".join([*lines, ""]))
+        done = subprocess.run(
+            ["sh", str(HOST / script)],
+            env={"PATH": f"{self.root}/bin:/usr/bin:/bin", **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.stdout == "", "what a command prints would lie in Pulumi's state"
+        return Done(done.returncode, done.stderr, self.lines("calls"), [line[0] for line in self.lines("waited")])
+
+    def lines(self, name: str) -> list[list[str]]:
+        path = self.root / name
+        found = path.read_text().splitlines() if path.exists() else []
+        return [line.removesuffix("\037").split("\037") for line in found]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def filters(call: list[str]) -> set[str]:
+    return {value for flag, value in pairwise(call) if flag == "--filter"}
+
+
+# --- serve.sh
+
+
+SERVE = {
+    "STACK": STACK,
+    "CONTAINER": OURS,
+    "INSTANCE": "app1",
+    "RELEASE": "0123456789ab",
+    "TURN": "3",
+    "WAIT": "60",
+    "GRACE": "48",
+    "SOCKETS": "sockets-a1b2c3d",
+}
+
+
+def test_a_name_is_taken_in_the_container_itself_once_that_runs_and_it_may_wait_until_it_is_healthy(host: Host) -> None:
+    done = host.run("serve.sh", {**SERVE, "ALONE": "no"})
+    assert (done.status, done.error) == (0, "")
+    start, taken = done.calls
+    assert start == ["start", OURS]
+    assert taken[:2] == ["exec", OURS]
+    words = " ".join(taken[2:])
+    assert words.startswith("python -P -m cluster_runtime.instance serve --container --sockets /run/cluster ")
+    assert words.endswith("--instance app1 --release 0123456789ab --turn 3 --wait 60")
+
+
+def test_where_memory_is_short_who_held_the_name_before_is_stopped_and_not_killed(host: Host) -> None:
+    done = host.run("serve.sh", {**SERVE, "ALONE": "yes"}, ps=[(0, f"{OURS} {OLD} {OLDER}")])
+    assert (done.status, done.error) == (0, "")
+    assert [call[0] for call in done.calls] == ["start", "exec", "ps", "stop", "stop"]
+    assert done.of("stop") == [["stop", "--time", "48", one] for one in (OLD, OLDER)]
+    (asked,) = done.of("ps")
+    assert "--no-trunc" in asked, "the container itself would not be known by a short id, and be stopped"
+    assert "--all" not in asked
+    assert filters(asked) == {
+        f"label=django-cluster.stack={STACK}",
+        "label=django-cluster.instance=app1",
+        "volume=sockets-a1b2c3d",  # another checkout's stack of the same name has other ones
+    }
+
+
+@pytest.mark.parametrize("found", [OURS, ""], ids=["alone already", "gone"])
+def test_where_nobody_else_held_the_name_nobody_is_stopped(host: Host, found: str) -> None:
+    done = host.run("serve.sh", {**SERVE, "ALONE": "yes"}, ps=[(0, found)])
+    assert done.status == 0
+    assert done.of("stop") == []
+
+
+@pytest.mark.parametrize("verb", ["start", "exec", "ps", "stop"])
+def test_whatever_goes_wrong_while_a_name_is_taken_ends_it_there_in_the_engine_s_own_words(
+    host: Host, verb: str
+) -> None:
+    refused = (9, "app1: release 0123456789ab is starting")
+    answers = {"ps": [(0, f"{OLD} {OLDER}")], verb: [refused]}
+    done = host.run("serve.sh", {**SERVE, "ALONE": "yes"}, **answers)
+    assert done.status != 0, "`up` would go on as if the name had been taken"
+    assert done.error == f"{refused[1]}\n"
+    steps = ["start", "exec", "ps", "stop"]
+    assert [call[0] for call in done.calls] == steps[: steps.index(verb) + 1], "the former one would be stopped"
+
+
+# --- ports.sh
+
+
+PORTS = {
+    "STACK": STACK,
+    "IMAGE": "nginx-image@sha256:0",
+    "NGINX_HOME": "nginx-a1b2c3d",
+    "PORTS": "0.0.0.0:8090 127.0.0.1:8100",
+}
+IN_USE = "docker: Error response from daemon: Bind for 127.0.0.1:8100 failed: port is already allocated."
+
+
+def published(done: Done) -> list[str]:
+    return [call[call.index("--publish") + 1] for call in done.of("run")]
+
+
+def test_each_port_is_published_once_by_a_container_that_ends_at_once(host: Host) -> None:
+    done = host.run("ports.sh", PORTS)
+    assert (done.status, done.error) == (0, "")
+    assert published(done) == ["0.0.0.0:8090:8090", "127.0.0.1:8100:8100"]
+    for call in done.of("run"):
+        assert call[-2:] == [PORTS["IMAGE"], "true"]
+        words = " ".join(call)
+        for flag in ("--rm", "--read-only", "--cap-drop ALL", "--security-opt no-new-privileges:true"):
+            assert f" {flag} " in words, flag
+        assert f"--label django-cluster.stack={STACK} --label django-cluster.role=task" in words, "nobody would find it"
+
+
+def test_a_port_that_another_program_has_ends_it_in_the_engine_s_own_words(host: Host) -> None:
+    done = host.run("ports.sh", PORTS, run=[(0, ""), (125, IN_USE)])
+    assert done.status == 125
+    assert done.error == f"{IN_USE}\n"
+    stack, role = f"label=django-cluster.stack={STACK}", "label=django-cluster.role=nginx"
+    assert filters(done.calls[0]) == {stack, role, "volume=nginx-a1b2c3d"}, "another checkout's would be taken for it"
+
+
+@pytest.mark.parametrize(
+    ("ours", "asked"),
+    [
+        (":8090: :8090: ", ["127.0.0.1:8100:8100"]),
+        (":8090: :8100: ", []),
+        (":18090: ", ["0.0.0.0:8090:8090", "127.0.0.1:8100:8100"]),
+        (":80: ", ["0.0.0.0:8090:8090", "127.0.0.1:8100:8100"]),
+    ],
+    ids=["the site's", "all", "another's with the same end", "another's that leads there"],
+)
+def test_a_port_that_the_former_nginx_of_the_stack_has_is_not_asked_for(
+    host: Host, ours: str, asked: list[str]
+) -> None:
+    done = host.run("ports.sh", PORTS, ps=[(0, "0123456789ab")], inspect=[(0, ours)])
+    assert done.status == 0
+    assert published(done) == asked
+
+
+def test_ports_of_the_former_nginx_that_follow_each_other_are_not_asked_for(host: Host) -> None:
+    ours = ":8090: :8100: :8101: :8102: :8103: "
+    ports = " ".join(["0.0.0.0:8090", *(f"127.0.0.1:{port}" for port in range(8100, 8104))])
+    done = host.run("ports.sh", {**PORTS, "PORTS": ports}, ps=[(0, "0123456789ab")], inspect=[(0, ours)])
+    assert published(done) == [], "the stack's own nginx would be in its own way"
+
+
+def test_an_engine_that_is_away_is_no_engine_whose_ports_are_free(host: Host) -> None:
+    done = host.run("ports.sh", PORTS, ps=[(1, "Cannot connect to the Docker daemon")])
+    assert done.status == 1
+    assert done.of("run") == []
+
+
+# --- restore.sh
+
+
+RESTORE = {"STACK": STACK, "NODE": "memcached1"}
+YES, NO, AWAY = (0, '{"restored": true}'), (0, '{"restored": false, "missing": 7}'), (1, "no instance answers")
+
+
+def test_where_no_nginx_runs_no_node_is_waited_for(host: Host) -> None:
+    done = host.run("restore.sh", RESTORE, ps=[(0, "")])
+    assert (done.status, done.waited) == (0, [])
+    (asked,) = done.calls
+    assert filters(asked) == {f"label=django-cluster.stack={STACK}", "label=django-cluster.role=nginx"}
+
+
+def test_a_node_is_waited_for_until_an_instance_says_that_it_holds_what_it_should(host: Host) -> None:
+    done = host.run("restore.sh", RESTORE, ps=[(0, "0123456789ab")], exec=[NO, AWAY, NO, YES])
+    assert (done.status, done.waited) == (0, ["1", "1", "1"])
+    assert done.of("exec") == [["exec", "0123456789ab", "/usr/local/lib/cluster/ask", "/-/probe/restore"]] * 4
+
+
+def test_of_two_containers_of_nginx_s_the_first_is_asked(host: Host) -> None:
+    done = host.run("restore.sh", RESTORE, ps=[(0, "0123456789ab ba9876543210")], exec=[YES])
+    assert done.status == 0
+    assert [call[1] for call in done.of("exec")] == ["0123456789ab"]
+
+
+def test_an_nginx_that_goes_meanwhile_ends_the_waiting(host: Host) -> None:
+    done = host.run("restore.sh", RESTORE, ps=[(0, "0123456789ab"), (0, "0123456789ab"), (0, "")], exec=[NO])
+    assert (done.status, len(done.of("exec"))) == (0, 2)
+
+
+def test_where_no_instance_answers_it_is_given_up_without_a_word_after_a_while(host: Host) -> None:
+    done = host.run("restore.sh", RESTORE, ps=[(0, "0123456789ab")], exec=[AWAY])
+    assert done.status == 0, "no instance serves: there is nobody who could give the node anything"
+    assert len(done.waited) == 20
+
+
+def test_a_node_that_never_gets_its_sessions_is_named_and_the_next_one_is_not_touched(host: Host) -> None:
+    done = host.run("restore.sh", RESTORE, ps=[(0, "0123456789ab")], exec=[NO])
+    assert done.status == 1, "the other node would be started anew, and its sessions would be gone too"
+    assert re.fullmatch(
+        r"a memcached node \(memcached1\) was started again and does not get its sessions.*\n", done.error
+    )
+    assert len(done.waited) == 60
+
+
+def test_an_engine_that_is_away_is_not_taken_for_one_without_nginx(host: Host) -> None:
+    done = host.run("restore.sh", RESTORE, ps=[(1, "Cannot connect to the Docker daemon")])
+    assert done.status != 0
+
+
+# --- database-data.sh
+
+
+DATA = {"STACK": STACK, "IMAGE": "postgres-image@sha256:0", "DATA": "database-a1b2c3d"}
+OTHER_VERSION = "the data are of PostgreSQL 15, this image has 17: name an image of the former in cluster:images"
+
+
+@pytest.mark.parametrize("answer", [(0, ""), (1, OTHER_VERSION)], ids=["readable", "of another version"])
+def test_whether_postgresql_can_read_the_data_is_said_by_its_own_image_as_its_own_user(
+    host: Host, answer: Answer
+) -> None:
+    done = host.run("database-data.sh", DATA, run=[answer])
+    assert done.status == answer[0]
+    assert done.error == ("" if answer[0] == 0 else f"{OTHER_VERSION}\n")
+    (call,) = done.calls
+    assert call[-3:] == [DATA["IMAGE"], "/usr/local/lib/cluster/start", "--check"]
+    words = " ".join(call)
+    for flag in ("--rm", "--network none", "--read-only", "--cap-drop ALL", "--user 10003:10001"):
+        assert f" {flag} " in words, flag
+    assert "--volume database-a1b2c3d:/var/lib/cluster " in words

@@ -211,12 +211,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             "length": len(body),
             "sha256": hashlib.sha256(body).hexdigest(),
         }
-        self.reply(int(arguments.get("status", ["200"])[0]), "application/json", json.dumps(seen).encode())
+        cookie = int(arguments.get("cookie", ["0"])[0])
+        self.reply(int(arguments.get("status", ["200"])[0]), "application/json", json.dumps(seen).encode(), cookie)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = answer  # noqa: N815 - http.server's names
 
-    def reply(self, status: int, media_type: str, body: bytes) -> None:
+    def reply(self, status: int, media_type: str, body: bytes, cookie: int = 0) -> None:
+        """Answer; cookie: bytes of one that is set."""
         self.send_response_only(status)
+        if cookie:
+            self.send_header("Set-Cookie", f"sessionid={'x' * (cookie - len('sessionid='))}; HttpOnly; Path=/")
         self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

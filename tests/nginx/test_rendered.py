@@ -791,6 +791,15 @@ def test_an_instances_text_is_compressed(site: Running) -> None:
     assert plain.body.decode() == TEXT
 
 
+def test_a_session_in_a_cookie_as_large_as_browsers_keep_passes(site: Running) -> None:
+    """With nginx's own buffer it would be a 502, and whoever has just logged in would not be."""
+    reply = site.request("/?cookie=4093")
+    assert reply.status == 200
+    cookie = str(reply.headers["Set-Cookie"]).partition(";")[0]
+    assert len(cookie) == 4093
+    assert site.request("/", Cookie=cookie).sent("Cookie") == [cookie]
+
+
 def test_an_instances_status_418_is_its_own(site: Running) -> None:
     assert site.request("/?status=418").seen["method"] == "GET"
 

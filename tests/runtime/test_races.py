@@ -78,18 +78,34 @@ def test_a_session_that_is_logged_out_while_it_is_saved_is_not_left_in_memcached
     cache = cache_of(pair, BEHIND)
     mark = cache.begin("a")
     cache.delete("a")  # between the write to the database and the one to memcached
-    cache.finish("a", mark, {"user": 1})
+    cache.finish("a", mark=mark, value={"user": 1})
     assert cache.get("a") is None
 
 
 def test_of_two_saves_at_once_memcached_keeps_none_that_the_database_may_not_have(pair: list[Memcached]) -> None:
     cache = cache_of(pair, BEHIND)
     first, second = cache.begin("a"), cache.begin("a")
-    cache.finish("a", first, "first")
-    cache.finish("a", second, "second")
+    cache.finish("a", mark=first, value="first")
+    cache.finish("a", mark=second, value="second")
     assert cache.get("a") is None, "nobody can say which of the two the database has"
-    cache.finish("b", cache.begin("b"), "alone")
+    cache.finish("b", mark=cache.begin("b"), value="alone")
     assert cache.get("b") == "alone"
+
+
+def test_a_save_after_a_read_stores_unless_somebody_has_written_or_logged_out_meanwhile(pair: list[Memcached]) -> None:
+    cache = cache_of(pair, BEHIND)
+    for meanwhile, left in (
+        (lambda: None, "saved"),
+        (lambda: cache.delete("a"), None),
+        (lambda: cache.set("a", "another's"), None),
+    ):
+        cache.clear()
+        cache.set("a", "read")
+        found, token = cache.read("a")
+        assert (found, token is None) == ("read", False)
+        meanwhile()
+        cache.finish("a", "saved", token=token)
+        assert cache.get("a") == left
 
 
 def test_while_a_session_is_saved_nobody_reads_the_former_one_from_memcached(pair: list[Memcached]) -> None:
@@ -157,19 +173,19 @@ def test_of_two_copies_the_newer_counts_while_a_node_is_doubtful(pair: list[Memc
     while not cache.restore():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert not nodes.is_doubtful(first.path)
+    assert not first.is_doubtful()
     assert first.read("get", place)[0] == "new"
 
 
 def test_a_write_that_is_missed_while_a_node_is_filled_keeps_it_doubtful(pair: list[Memcached]) -> None:
     path = str(pair[0].path)
     nodes.doubt(path)
-    since = nodes.doubted_at(path)
+    since = nodes.state(path).get(nodes.DOUBT)
     nodes.doubt(path)
     assert not nodes.end_doubt(path, since)
-    assert nodes.is_doubtful(path)
-    assert nodes.end_doubt(path, nodes.doubted_at(path))
-    assert not nodes.is_doubtful(path)
+    assert nodes.state(path).get(nodes.DOUBT)
+    assert nodes.end_doubt(path, nodes.state(path).get(nodes.DOUBT))
+    assert not nodes.state(path).get(nodes.DOUBT)
 
 
 # --- another number of nodes
@@ -184,7 +200,7 @@ def test_while_instances_use_other_nodes_nothing_is_read_or_stored_and_nothing_o
     assert not nodes.agree(paths, [paths, more])
     assert cache.get("a") is None
     assert cache.fill("a", lambda: ("from the database", 100)) == "from the database"
-    cache.finish("a", cache.begin("a"), "saved")
+    cache.finish("a", mark=cache.begin("a"), value="saved")
     assert cache.get("a") is None
     assert nodes.agree(paths, [paths, [], paths])
     assert cache.get("a") is None, "it was written meanwhile by who does not know this node"

@@ -388,7 +388,7 @@ def test_a_session_too_large_for_memcached_alone_is_an_error_and_logs_nobody_out
     key = one("create", size="small")
     assert "too large" in one.answer("write", key, size="x" * 2_000_000)["error"]
     assert two("read", key) == {"size": "small"}
-    assert nodes.too_large(str(store.nodes[0].path)) == 1
+    assert sum(nodes.state(str(node.path)).get(nodes.TOO_LARGE) for node in store.nodes) == 1
 
 
 def test_a_session_too_large_for_memcached_is_read_from_the_database(store: Store) -> None:
@@ -600,16 +600,16 @@ def test_a_rotated_secret_key_keeps_sessions_while_the_old_one_is_a_fallback(cac
 
 def test_a_session_too_large_for_memcached_is_a_miss_and_not_the_former_one(cache: SessionCache) -> None:
     cache.set("a", {"size": "small"})
-    cache.finish("a", cache.begin("a"), {"size": "x" * 2_000_000})
+    cache.finish("a", {"size": "x" * 2_000_000}, mark=cache.begin("a"))
     assert cache.get("a") is None
 
 
 def test_each_failure_begins_a_new_generation_for_everybody(node: Memcached, cache: SessionCache) -> None:
     path = str(node.path)
-    seen = [nodes.generation(path)]
+    seen = [nodes.state(path).get(nodes.GENERATION)]
     for _number in range(50):
         nodes.distrust(path)
-        seen.append(nodes.generation(path))
+        seen.append(nodes.state(path).get(nodes.GENERATION))
     assert seen == sorted(set(seen))
     cache.set("a", 1)
     nodes.distrust(path)
@@ -619,10 +619,10 @@ def test_each_failure_begins_a_new_generation_for_everybody(node: Memcached, cac
 def test_a_clock_that_went_back_does_not_bring_an_old_generation_back(node: Memcached, cache: SessionCache) -> None:
     path = str(node.path)
     future = time.time_ns() + 10**12
+    with nodes.state(path).changing() as numbers:
+        numbers[nodes.GENERATION] = future
     nodes.distrust(path)
-    os.utime(f"{path}.generation", ns=(future, future))
-    nodes.distrust(path)
-    assert nodes.generation(path) > future
+    assert nodes.state(path).get(nodes.GENERATION) > future
 
 
 def test_the_projects_own_caches_stay_the_projects() -> None:

@@ -20,12 +20,14 @@ class SessionStore(Asynchronous, Keyed, CachedDBStore):
     def __init__(self, session_key: str | None = None) -> None:
         super().__init__(session_key)
         self._cache: Any = caches[CACHE_ALIAS]
+        self._token: Any = None
 
     def load(self) -> dict[str, Any]:
         """Return the session from memcached, else from the database."""
         if self.session_key is None:
             return {}
-        data: dict[str, Any] | None = self._cache.get(self.cache_key)
+        data: dict[str, Any] | None
+        data, self._token = self._cache.read(self.cache_key)
         if data is None:
             data = self._cache.fill(self.cache_key, self._from_database)
         return {} if data is None else data
@@ -42,11 +44,16 @@ class SessionStore(Asynchronous, Keyed, CachedDBStore):
             self.create()
             return
         key = self.cache_key
-        mark = self._cache.begin(key)
+        data = dict(self._get_session(no_load=must_create))
+        token, self._token = self._token, None  # good for one save: what it stores has another
+        mark = self._cache.begin(key) if token is None else None
         DBStore.save(self, must_create)
-        data, age = dict(self._get_session(no_load=must_create)), self.get_expiry_age()
+        age = self.get_expiry_age()
         # Nobody may read what a transaction has not committed.
-        transaction.on_commit(lambda: self._cache.finish(key, mark, data, age), using=router.db_for_write(self.model))
+        transaction.on_commit(
+            lambda: self._cache.finish(key, data, age, mark=mark, token=token),
+            using=router.db_for_write(self.model),
+        )
 
     def delete_cached(self, session_key: str) -> None:
         """Remove what memcached has of a session; the database keeps it."""

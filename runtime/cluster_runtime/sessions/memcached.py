@@ -23,7 +23,6 @@ import hmac
 import logging
 import os
 import re
-import select
 import socket
 import struct
 import threading
@@ -38,7 +37,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.utils.encoding import force_bytes
 from django.utils.module_loading import import_string
 from pymemcache.client.base import Client
-from pymemcache.exceptions import MemcacheError, MemcacheServerError
+from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnexpectedCloseError
 
 from cluster_runtime.sessions import nodes as files
 
@@ -266,10 +265,15 @@ class Node:
     ) -> None:
         self.path = path
         self.shared = _shared.setdefault(path, _Shared())
+        self.state = files.state(path)
         self.connect_timeout = connect_timeout
         self.read_timeout = timeout
         self.write_timeout = write_timeout or timeout
         self.came_back: Callable[[], None] = lambda: None
+
+    def is_doubtful(self) -> bool:
+        """Tell whether the node may lack what another one has."""
+        return bool(self.state.get(files.DOUBT))
 
     def read(self, method: str, *arguments: object) -> Any:
         """Call a method of pymemcache that changes nothing."""
@@ -285,26 +289,32 @@ class Node:
         return self._call(method, self.write_timeout, *arguments)
 
     def _call(self, method: str, timeout: float, *arguments: object, serde: SignedJSON = SIGNED) -> Any:
-        """Call pymemcache; a failure closes the connection and pauses the node for this process."""
+        """Call pymemcache; a failure closes the connection and pauses the node for this process.
+
+        A node that was started again between two requests does not fail: it is connected to anew.
+        """
         if not self.shared.may_try():
             raise ConnectionError(f"{self.path}: failed a moment ago")
-        client, restarted = self._connection(timeout)
-        client.serde = serde
+        restarted = False
         try:
-            result = getattr(client, method)(*arguments)
+            try:
+                client = self.shared.idle.pop()
+            except IndexError:
+                result = self._ask(self._new(timeout), timeout, serde, method, arguments)
+            else:
+                try:
+                    result = self._ask(client, timeout, serde, method, arguments)
+                except (ConnectionError, MemcacheUnexpectedCloseError):
+                    self.shared.idle.clear()  # they have ended with it
+                    result = self._ask(self._new(timeout), timeout, serde, method, arguments)
+                    restarted = True
         except TooLarge:
-            self.shared.idle.append(client)
             files.note_too_large(self.path)
             raise
         except FAILURES as error:
-            client.close()
-            if isinstance(error, MemcacheServerError) and error.args and TOO_LARGE in error.args[0]:
-                files.note_too_large(self.path)
-                raise TooLarge(f"memcached {self.path}: {error.args[0].decode()}") from error
             if self.shared.failed():
                 logger.warning("memcached %s: %s: %s", self.path, type(error).__name__, error)
             raise
-        self.shared.idle.append(client)
         if self.shared.failing:
             self.shared.failing = False
             logger.warning("memcached %s: answers again", self.path)
@@ -313,26 +323,27 @@ class Node:
             self.came_back()
         return result
 
-    def _connection(self, timeout: float) -> tuple[Connection, bool]:
-        """Return a connection that nobody else uses, and whether the node was started again since it was used last.
+    def _new(self, timeout: float) -> Connection:
+        return Connection(self.path, connect_timeout=self.connect_timeout, timeout=timeout, default_noreply=False)
 
-        A node that was started again between two requests does not fail: it is connected to anew.
-        """
-        try:
-            client = self.shared.idle.pop()
-        except IndexError:
-            client = Connection(self.path, connect_timeout=self.connect_timeout, timeout=timeout, default_noreply=False)
-            return client, False
+    def _ask(
+        self, client: Connection, timeout: float, serde: SignedJSON, method: str, arguments: tuple[object, ...]
+    ) -> Any:
+        """Call pymemcache over one connection, which is kept if that worked, and else closed."""
         client.wait_for(timeout)
-        connection: Any = client.sock
-        if connection is None:
-            return client, False
-        poll = select.poll()
-        poll.register(connection, select.POLLIN)
-        if not poll.poll(0):
-            return client, False
-        client.close()  # it has ended, or something came that nobody asked for
-        return client, True
+        client.serde = serde
+        try:
+            result = getattr(client, method)(*arguments)
+        except TooLarge:
+            self.shared.idle.append(client)  # nothing was sent
+            raise
+        except FAILURES as error:
+            client.close()
+            if isinstance(error, MemcacheServerError) and error.args and TOO_LARGE in error.args[0]:
+                raise TooLarge(f"memcached {self.path}: {error.args[0].decode()}") from error
+            raise
+        self.shared.idle.append(client)
+        return result
 
     def life(self) -> bytes:
         """Return what is another each time that the node has begun with nothing."""
@@ -375,7 +386,7 @@ class SessionCache(BaseCache):
         self.copies = 1 if self._durable else min(COPIES, len(self.nodes))
         self._by_path = {node.path: node for node in self.nodes}
         self._begun = {path: hashlib.blake2b(f"{path}\0".encode()) for path in self.paths}
-        self._split = files.split_file(self.paths)
+        self._everybody = files.of_all(self.paths)
         if self.copies > 1:
             for node in self.nodes:
                 node.came_back = lambda path=node.path: self._begin_restore(path)  # type: ignore[misc]
@@ -397,7 +408,7 @@ class SessionCache(BaseCache):
 
     def _on(self, node: Node, key: str) -> str:
         """Return a key as it is on a node."""
-        return f"{files.generation(node.path):x}:{key}" if self._durable else key
+        return f"{node.state.get(files.GENERATION):x}:{key}" if self._durable else key
 
     def _places(self, key: str, version: int | None) -> list[tuple[Node, str]]:
         """Return the nodes of a key, and the key as it is on each."""
@@ -435,7 +446,7 @@ class SessionCache(BaseCache):
 
     def read(self, key: str, default: Any = None, version: int | None = None) -> tuple[Any, Any]:
         """Return the value of `key`, and what `replace` takes so that it need not look again; None where it must."""
-        if self._durable and os.access(self._split, os.F_OK):
+        if self._durable and self._is_split():
             return default, None
         places = self._places(key, version)
         if self._is_doubtful(places):
@@ -459,8 +470,12 @@ class SessionCache(BaseCache):
             raise failure
         return default, None
 
+    def _is_split(self) -> bool:
+        """Tell whether instances beside each other use other nodes."""
+        return bool(self._everybody.get(files.SPLIT))
+
     def _is_doubtful(self, places: list[tuple[Node, str]]) -> bool:
-        return self.copies > 1 and any(files.is_doubtful(node.path) for node, _place in places)
+        return self.copies > 1 and any(node.is_doubtful() for node, _place in places)
 
     def _newest(self, places: list[tuple[Node, str]], default: Any) -> Any:
         """Return the newer of the copies of a value, of which one may have missed a write.
@@ -473,7 +488,7 @@ class SessionCache(BaseCache):
             try:
                 one = node.read("get", place)
                 found.append((_written_at(one), node, place, one))
-                sure = sure or not files.is_doubtful(node.path)
+                sure = sure or not node.is_doubtful()
             except FAILURES as error:
                 failure = error
         if failure is not None and not sure:
@@ -497,7 +512,7 @@ class SessionCache(BaseCache):
             return None if found is None else [found[0], self._expiry(found[1])[1], time.time_ns()]
 
         ((node, place),) = self._places(key, version)
-        found = loaded() if files.is_split(self.paths) else self._fill(node, place, loaded)
+        found = loaded() if self._is_split() else self._fill(node, place, loaded)
         return None if found is None else found[0]
 
     def _fill(self, node: Node, place: str, load: Callable[[], Any]) -> Any:
@@ -640,7 +655,7 @@ class SessionCache(BaseCache):
 
     def begin(self, key: str, version: int | None = None) -> object:
         """Leave a mark before the database is written; return what `finish` takes."""
-        if files.is_split(self.paths):
+        if self._is_split():
             return None
         ((node, place),) = self._places(key, version)
         lease = _Mark(uuid.uuid4().bytes)
@@ -651,20 +666,29 @@ class SessionCache(BaseCache):
             return None
         return lease
 
-    def finish(
-        self, key: str, mark: object, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
+    def finish(  # noqa: PLR0913 - a cache's, and what was read
+        self,
+        key: str,
+        value: Any,
+        timeout: Any = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        *,
+        mark: object = None,
+        token: Any = None,
     ) -> None:
         """Store what the database has now, unless it has been written or deleted meanwhile: then it is read from there.
 
+        mark: what `begin` gave. token: instead, what `read` gave before the database was written.
         Django's own engine stores in any case: a session that was logged out a moment before would live on here.
         """
         ((node, place),) = self._places(key, version)
         item = [value, self._expiry(timeout)[1], time.time_ns()]
         try:
-            found, token = node.read("gets", place) if isinstance(mark, _Mark) else (None, None)
-            if isinstance(mark, _Mark) and _is_mine(found, mark) and self._put(node, place, item, token):
-                return
-            self.delete(key, version)
+            if isinstance(mark, _Mark):
+                found, token = node.read("gets", place)
+                token = token if _is_mine(found, mark) else None
+            if token is None or not self._put(node, place, item, token):
+                self.delete(key, version)
         except FAILURES:
             self._missed(node)
 
@@ -715,7 +739,7 @@ class SessionCache(BaseCache):
             life = Node(path, **self._timeouts).life()
         except FAILURES:
             return False
-        return _restored(path) == life and not files.is_doubtful(path)
+        return _restored(path) == life and not files.state(path).get(files.DOUBT)
 
     def _begin_restore(self, path: str) -> None:
         thread = threading.Thread(target=self._restore_now, args=(path,), name="cluster-sessions-restore", daemon=True)
@@ -728,8 +752,8 @@ class SessionCache(BaseCache):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             nodes = {node.path: Node(node.path, **self._timeouts) for node in self.nodes}
             mine = nodes.pop(path)
-            life, since = mine.life(), files.doubted_at(path)
-            if _restored(path) == life and since is None:
+            life, since = mine.life(), mine.state.get(files.DOUBT)
+            if _restored(path) == life and not since:
                 return  # each process notices for itself
             count = sum(self._take_over(other, mine) for other in nodes.values())
             os.pwrite(descriptor, life, 0)

@@ -1,127 +1,124 @@
-"""What instances tell each other of memcached nodes by files beside the nodes' sockets; no Django is needed for it.
+"""What instances tell each other of memcached nodes, by files beside the nodes' sockets; no Django is needed for it.
 
-- `<socket>.generation`: begins the keys of a node that has a database behind it, by its time of change. A new one makes
-  all that the node holds a miss, for every instance.
-- `<socket>.doubt`: a node without a database behind it missed a write. What it holds is compared with the other copy
-  until it has been filled from there.
-- `split`: instances beside each other use other nodes (`sessions.memcached.nodes` is being changed). Until they agree
+`<socket>.state` holds numbers of a node, `nodes.state` those of all nodes together. Each process maps them: a look
+costs no system call, during which Python would let another thread go first.
+
+- GENERATION begins the keys of a node that has a database behind it. Another one makes all that the node holds a miss,
+  for every instance.
+- DOUBT: when a node without a database behind it missed a write (nanoseconds since 1970), else 0. What it holds is
+  compared with the other copy until it has been filled from there.
+- TOO_LARGE counts sessions that were larger than a node takes.
+- SPLIT: instances beside each other use other nodes (`sessions.memcached.nodes` is being changed). Until they agree
   none reads or stores what has a database behind it.
-- `too-large`: a byte for each session that was larger than a node takes.
 """
 
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+#: Places of the numbers in a node's file, and in that of all nodes.
+GENERATION, DOUBT, TOO_LARGE = range(3)
+SPLIT = 0
+
+#: Bytes of a number, and of a file.
+NUMBER, SIZE = 8, 64
+
 MODE = 0o660
 
 
-def generation(path: str) -> int:
-    """Return the number that is part of every key of a node with a database behind it."""
-    try:
-        return os.stat(f"{path}.generation").st_mtime_ns  # noqa: PTH116 - on every access: a Path costs more
-    except FileNotFoundError:
-        return 0
+class State:
+    """Some numbers that all processes share."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+        with self._locked():
+            if os.fstat(self.descriptor).st_size < SIZE:
+                os.ftruncate(self.descriptor, SIZE)
+        self._numbers = memoryview(mmap.mmap(self.descriptor, SIZE)).cast("Q")
+
+    def get(self, number: int) -> int:
+        """Return a number."""
+        return self._numbers[number]
+
+    @contextmanager
+    def changing(self) -> Iterator[memoryview]:
+        """Give the numbers to be changed; nobody else changes them meanwhile."""
+        with self._locked():
+            yield self._numbers
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        # Not by the descriptor itself: threads of one process would share its lock.
+        descriptor = os.open(f"/proc/self/fd/{self.descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+@cache
+def state(path: str) -> State:
+    """Return what is shared of the node at `path`."""
+    return State(f"{path}.state")
+
+
+@cache
+def state_of_all(directory: str) -> State:
+    """Return what is shared of all nodes in a directory."""
+    return State(os.path.join(directory, "nodes.state"))  # noqa: PTH118 - paths are text here
+
+
+def of_all(paths: Sequence[str]) -> State:
+    """Return what is shared of these nodes together."""
+    return state_of_all(os.path.dirname(paths[0]))  # noqa: PTH120 - as above
 
 
 def distrust(path: str) -> None:
     """Begin a new generation: what the node holds is a miss from now on, for every instance."""
-    _touch(f"{path}.generation", generation(path))
-
-
-def is_doubtful(path: str) -> bool:
-    """Tell whether a node may lack what another one has."""
-    return os.access(f"{path}.doubt", os.F_OK)
-
-
-def doubted_at(path: str) -> int | None:
-    """Return when a node missed a write last, nanoseconds; None where it has all."""
-    try:
-        return os.stat(f"{path}.doubt").st_mtime_ns  # noqa: PTH116 - as above
-    except FileNotFoundError:
-        return None
+    with state(path).changing() as numbers:
+        numbers[GENERATION] = max(time.time_ns(), numbers[GENERATION] + 1)
 
 
 def doubt(path: str) -> None:
     """Say that a node has missed a write."""
-    with _locked(path):
-        _touch(f"{path}.doubt", doubted_at(path) or 0)
+    with state(path).changing() as numbers:
+        numbers[DOUBT] = max(time.time_ns(), numbers[DOUBT] + 1)
 
 
-def end_doubt(path: str, since: int | None) -> bool:
+def end_doubt(path: str, since: int) -> bool:
     """Say that a node has all that it missed until `since`; False where it has missed another write after that."""
-    with _locked(path):
-        now = doubted_at(path)
-        if now is not None and now == since:
-            os.unlink(f"{path}.doubt")  # noqa: PTH108 - as above
-        return now in (None, since)
-
-
-def is_split(paths: Sequence[str]) -> bool:
-    """Tell whether instances beside each other use other nodes."""
-    return os.access(split_file(paths), os.F_OK)
-
-
-def agree(paths: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
-    """Compare this instance's nodes with those of the others that live; tell whether they are the same."""
-    if any(list(other) != list(paths) for other in others if other):
-        os.close(os.open(split_file(paths), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, MODE))
-        return False
-    if is_split(paths):
-        for path in paths:  # what was stored for the former nodes must never be found again
-            distrust(path)
-        with suppress(FileNotFoundError):  # another instance was faster
-            os.unlink(split_file(paths))  # noqa: PTH108 - as above
-    return True
+    with state(path).changing() as numbers:
+        if numbers[DOUBT] not in (0, since):
+            return False
+        numbers[DOUBT] = 0
+        return True
 
 
 def note_too_large(path: str) -> None:
     """Count a session that was larger than a node takes."""
-    descriptor = os.open(_too_large(path), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
-    try:
-        os.write(descriptor, b".")
-    finally:
-        os.close(descriptor)
+    with state(path).changing() as numbers:
+        numbers[TOO_LARGE] += 1
 
 
-def too_large(path: str) -> int:
-    """Return how many sessions were too large."""
-    try:
-        return os.stat(_too_large(path)).st_size  # noqa: PTH116 - as above
-    except FileNotFoundError:
-        return 0
-
-
-def split_file(paths: Sequence[str]) -> str:
-    """Return the file that is there while instances beside each other use other nodes."""
-    return os.path.join(os.path.dirname(paths[0]), "split")  # noqa: PTH118, PTH120 - as above
-
-
-def _too_large(path: str) -> str:
-    return os.path.join(os.path.dirname(path), "too-large")  # noqa: PTH118, PTH120 - as above
-
-
-def _touch(path: str, former: int) -> None:
-    now = max(time.time_ns(), former + 1)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, MODE)
-    try:
-        os.utime(descriptor, ns=(now, now))
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _locked(path: str) -> Iterator[None]:
-    descriptor = os.open(f"{path}.doubt.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, MODE)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def agree(paths: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
+    """Compare this instance's nodes with those of the others that live; tell whether they are the same."""
+    same = not any(list(other) != list(paths) for other in others if other)
+    everybody = of_all(paths)
+    if same != bool(everybody.get(SPLIT)):
+        return same
+    if same:
+        for path in paths:  # what was stored for the former nodes must never be found again
+            distrust(path)
+    with everybody.changing() as numbers:
+        numbers[SPLIT] = int(not same)
+    return same

@@ -109,7 +109,7 @@ def _too_large() -> int:
     from django.conf import settings  # noqa: PLC0415 - after the settings
 
     paths = [path for cache in settings.CACHES.values() for path in _paths(cache)]
-    return nodes.too_large(paths[0]) if paths else 0
+    return sum(nodes.state(path).get(nodes.TOO_LARGE) for path in set(paths))
 
 
 def _paths(cache: dict[str, Any]) -> list[str]:

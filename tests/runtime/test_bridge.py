@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from contextlib import ExitStack
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cluster_runtime.instance import Instance
 from cluster_runtime.names import Name
-from cluster_runtime.sessions import ENGINES
+from cluster_runtime.sessions import ENGINES, nodes
 from cluster_runtime.sessions.stage import BOTH, FOLLOW, FRESH, MOVE, SETTLED, STAGE_VARIABLE, Stages, wanted
 from tests.runtime.test_sessions import Client, Store
 
@@ -207,3 +209,25 @@ def test_a_process_acts_before_it_says_so_and_goes_back_when_a_former_one_comes(
     assert (stages.path.read_text(), stages.declared) == (FOLLOW, FOLLOW)
     theirs.status_file("old").unlink()
     assert None not in locks
+
+
+def test_an_instance_says_when_others_use_other_memcached_nodes_and_when_all_agree(stand: Stand) -> None:
+    paths = [str(stand.root / f"m{number}.sock") for number in range(2)]
+    config = stand.config(sessions={"engine": "cached_db", "memcached": paths})
+    run = stand.root / "r"
+    theirs = Name(run, "app2")
+    theirs.directory.mkdir(parents=True)
+    lock = theirs.open_lock("old")
+    instance = Instance("app1", config, run)
+    instance.name.directory.mkdir()
+    everybody = nodes.of_all(paths)
+    generations = [nodes.state(path).get(nodes.GENERATION) for path in paths]
+    for other, split in (([*paths, "third"], 1), (paths, 0)):
+        theirs.write_status("old", {"sessions": {**said("cached_db"), "memcached": other}})
+        instance.next_stage_look = 0.0
+        instance._look_at_stage()
+        assert everybody.get(nodes.SPLIT) == split
+    assert lock is not None
+    os.close(lock)
+    found = [nodes.state(path).get(nodes.GENERATION) for path in paths]
+    assert all(new > old for new, old in zip(found, generations, strict=True)), "what was stored before may be old"

@@ -188,6 +188,20 @@ def test_a_write_that_is_missed_while_a_node_is_filled_keeps_it_doubtful(pair: l
     assert not nodes.state(path).get(nodes.DOUBT)
 
 
+def test_what_is_held_are_values_and_neither_marks_nor_another_generation(pair: list[Memcached]) -> None:
+    for options in (ALONE, BEHIND):
+        cache = cache_of(pair, options)
+        for number in range(250):
+            cache.set(f"k{number}", number)
+        for number in range(50):
+            cache.delete(f"k{number}")
+        assert len(cache.held(lambda key: ":k" in key)) == 200
+        assert cache.held(lambda key: key.endswith(":k99")) == {":1:k99"}
+    for path in cache.paths:
+        nodes.distrust(path)
+    assert cache.held(lambda _key: True) == set()
+
+
 # --- another number of nodes
 
 

@@ -83,6 +83,9 @@ LIST_SECONDS = 10.0
 #: How often a node's keys are listed to fill another one.
 PASSES = 4
 
+#: How many keys are asked for at once.
+AT_ONCE = 100
+
 #: How often a write is tried again that found something else than a moment before.
 TRIES = 20
 
@@ -284,6 +287,11 @@ class Node:
         found, token = self._call("gets", self.read_timeout, place, serde=UNREAD)
         return found, token
 
+    def peek_many(self, places: list[str]) -> list[str]:
+        """Return at which places there are values."""
+        found = self._call("get_many", self.read_timeout, places, serde=UNREAD)
+        return [place for place, one in found.items() if one is THERE]
+
     def write(self, method: str, *arguments: object) -> Any:
         """Call a method of pymemcache that changes something; TooLarge where the node does not take the value."""
         return self._call(method, self.write_timeout, *arguments)
@@ -418,12 +426,19 @@ class SessionCache(BaseCache):
         nodes = [self._by_path[path] for path in self._ranked(full)]
         return [(node, self._on(node, full)) for node in nodes]
 
-    def trusted(self) -> set[str]:
-        """Return the keys of what is held and trusted, on whichever node."""
+    def held(self, is_wanted: Callable[[str], bool]) -> set[str]:
+        """Return the keys of the values that are held and trusted, on whichever node, of which `is_wanted` says so.
+
+        Marks of deletions are no values: each key is asked for, many at a time.
+        """
         found: set[str] = set()
         for node in self.nodes:
             prefix = self._on(node, "")
-            found |= {name.removeprefix(prefix) for name in node.held() if name.startswith(prefix)}
+            names = (name for name in node.held() if name.startswith(prefix))
+            wanted = [name for name in names if is_wanted(name.removeprefix(prefix))]
+            for begin in range(0, len(wanted), AT_ONCE):
+                there = node.peek_many(wanted[begin : begin + AT_ONCE])
+                found |= {name.removeprefix(prefix) for name in there}
         return found
 
     def _expiry(self, timeout: Any) -> tuple[int, int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def _copies() -> dict[str, Any]:
     count = None
     with contextlib.suppress(*FAILURES):  # of a node that is away nobody knows what it holds
         # What else is there is cached_db's, of which the database has the whole.
-        count = sum(is_key(key.rpartition(SessionStore.cache_key_prefix)[2]) for key in cache.trusted())
+        count = len(cache.held(lambda key: is_key(key.rpartition(SessionStore.cache_key_prefix)[2])))
     taken = None if any("error" in node for node in held) else sum(node["bytes"] for node in held) // cache.copies
     return {"count": count, "bytes": taken, "nodes": held}
 
@@ -88,11 +89,12 @@ def _rows() -> dict[str, Any]:
 def _files() -> dict[str, Any]:
     from django.conf import settings  # noqa: PLC0415 - after the settings
 
-    sizes = []
+    begun, sizes = time.time() - settings.SESSION_COOKIE_AGE, []
     for path in Path(settings.SESSION_FILE_PATH).iterdir():
         try:
-            if path.name.startswith(settings.SESSION_COOKIE_NAME):
-                sizes.append(path.stat().st_size)
+            status = path.stat()
+            if path.name.startswith(settings.SESSION_COOKIE_NAME) and status.st_mtime > begun:
+                sizes.append(status.st_size)
         except FileNotFoundError:
             continue  # it has just ended
     return {"count": len(sizes), "bytes": sum(sizes)}

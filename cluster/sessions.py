@@ -98,7 +98,9 @@ def _other_nodes(config: ClusterConfig, known: set[str], told: list[Said]) -> st
 
 def _left_behind(known: set[str], told: list[Said], left: Callable[[], Mapping[str, Any] | None]) -> str | None:
     """Return why `previous` must stay: sessions that were not used since are still in the former engine."""
-    former = next((one["previous"] for one in told if one["previous"] and one["previous"] not in known), None)
+    # What was moved into cookies stays where it was, for requests that came with the former cookie: it tells nothing.
+    moved = [one for one in told if one["previous"] and one["engine"] != SessionEngine.SIGNED_COOKIES]
+    former = next((one["previous"] for one in moved if one["previous"] not in known), None)
     report = left() if former else None
     if former is None or report is None or not report.get(former, {}).get("count"):
         return None

@@ -88,6 +88,8 @@ def test_previous_must_stay_while_sessions_are_in_the_former_engine_alone(count:
         assert found.startswith("sessions.previous: 7 sessions are still in db alone")
     kept = parse_config(stack_values(sessions={"engine": "file", "previous": "db"}))
     assert refusal(kept, [said("file", "db", "move")], lambda: report) is None
+    cookies = parse_config(stack_values(sessions={"engine": "signed_cookies"}))
+    assert refusal(cookies, [said("signed_cookies", "db", "move")], lambda: report) is None, "moved sessions stay there"
     discarded = parse_config(stack_values(sessions={"engine": "file", "discard": True}))
     assert refusal(discarded, [said("file", "db", "move")], lambda: report) is None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -242,29 +241,42 @@ class DockerStand(Stand):
         assert result.status == 0, result.output
 
 
+#: Kills a process as soon as the engine has started a container: ID of the process, when to begin, its filters.
+KILL_AT_START = """
+pid=$1 since=$2
+shift 2
+docker events --since "$since" --filter type=container --filter event=start --format '{{.ID}}' "$@" | {
+    read -r id
+    kill -9 "$pid"
+    echo "$id"
+}
+"""
+
+
 def kill_while_creating(stand: DockerStand, role: str) -> None:
-    """Kill -9 Pulumi when the engine has made a container of `role` and Pulumi does not know; return once it runs."""
-    former = set(stand.containers(role, stopped=True))
+    """Kill -9 Pulumi as soon as a container of `role` runs, and before Pulumi knows.
+
+    Until then its provider needs it alive: else it might not start what it has made.
+    """
+    since = f"{time.time():.3f}"
     process = stand.start_pulumi("up", "--yes", "--skip-preview")
-    assert process.stdout is not None
-    seen = []
-    for line in process.stdout:
-        seen.append(line.rstrip())
-        if re.search(rf"Container {role} creating", line):
-            break
-    else:
-        raise AssertionError(f"no {role} was created: {seen}")
-    deadline = time.monotonic() + 60
-    while not set(stand.containers(role, stopped=True)) - former:
-        assert time.monotonic() < deadline
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    (made,) = set(stand.containers(role, stopped=True)) - former
+    filters = [f"label=django-cluster.stack={stand.label}", f"label=django-cluster.role={role}"]
+    words = [word for one in filters for word in ("--filter", one)]
+    killed = ["sh", "-c", KILL_AT_START, "sh", str(process.pid), since, *words]
+    with subprocess.Popen(killed, stdout=subprocess.PIPE, text=True, start_new_session=True) as watching:
+        try:
+            said, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
+            os.killpg(watching.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, f"no {role} was created: {said}"
+    assert f"Container {role} creating" in said, said
     pending = json.loads(stand.pulumi("stack", "export").stdout)["deployment"].get("pending_operations", [])
-    creating = [one["resource"]["urn"].rpartition("::")[2] for one in pending if one["type"] == "creating"]
-    assert role in creating, f"Pulumi knew of {role} already: {creating}"
-    while made not in stand.containers(role):  # what the provider had begun goes on without Pulumi
-        assert time.monotonic() < deadline
+    creating = {one["resource"]["urn"].rpartition("::")[2]: one for one in pending if one["type"] == "creating"}
+    assert role in creating, f"Pulumi knew of {role} already: {said}"
+    for one in creating.values():  # a network of which no state knows is nobody's, and there can't be many
+        if one["resource"]["type"] == "docker:index/network:Network":
+            docker("network", "rm", one["resource"]["inputs"]["name"], check=False)
 
 
 @contextmanager

@@ -108,6 +108,14 @@ def test_a_save_after_a_read_stores_unless_somebody_has_written_or_logged_out_me
         assert cache.get("a") == left
 
 
+def test_a_session_that_is_saved_as_over_is_not_read_from_memcached(pair: list[Memcached]) -> None:
+    cache = cache_of(pair, BEHIND)
+    cache.set("a", "read")
+    _found, token = cache.read("a")
+    cache.finish("a", "over", -1, token=token)
+    assert cache.get("a") is None
+
+
 def test_while_a_session_is_saved_nobody_reads_the_former_one_from_memcached(pair: list[Memcached]) -> None:
     cache = cache_of(pair, BEHIND)
     cache.set("a", "former")

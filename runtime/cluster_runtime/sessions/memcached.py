@@ -547,10 +547,10 @@ class SessionCache(BaseCache):
         return value
 
     def _put(self, node: Node, place: str, value: list[Any], token: Any) -> bool:
-        """Put a value in the place of what had `token`; tell whether it was still there."""
+        """Put a value in the place of what had `token`; False where that is gone, or the value is over already."""
         expiry = 0 if value[1] is None else value[1] - int(time.time())
         if value[1] is not None and expiry <= 0:
-            return True
+            return False
         try:
             return bool(node.write("cas", place, value, token, self._expiry(expiry or None)[0]))
         except FAILURES:

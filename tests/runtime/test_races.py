@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ from pymemcache.exceptions import MemcacheError
 
 from cluster_runtime.config import Sessions
 from cluster_runtime.sessions import nodes, settings_for
-from cluster_runtime.sessions.stage import BOTH, MOVE
+from cluster_runtime.sessions.stage import BOTH, ENDED, ENDED_SECONDS, MOVE, STAGE_VARIABLE, forget_ended
 from tests.runtime.memcached import Memcached
 from tests.runtime.standing import SECRET_KEY, Stand
 
@@ -269,6 +270,7 @@ def bridged(stand: Stand, pair: list[Memcached], stage: str, monkeypatch: pytest
         from cluster_runtime.sessions import bridge  # noqa: PLC0415 - after the settings
 
         monkeypatch.setattr(bridge, "current", lambda: stage)
+        monkeypatch.setenv(STAGE_VARIABLE, str(stand.root / "app1" / "one.stage"))
         yield bridge
 
 
@@ -335,11 +337,48 @@ def test_a_session_that_is_logged_out_while_it_is_moved_does_not_come_back(
                 assert not bridge._exists("cache", key), (stage, moment, step)
 
 
+def test_marks_of_ended_sessions_are_forgotten_after_a_while(
+    stand: Stand, pair: list[Memcached], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bridged(stand, pair, MOVE, monkeypatch) as bridge:
+        keys = [begun_in_cache(bridge) for _number in range(2)]
+        for key in keys:
+            bridge.SessionStore(key).delete()
+        marks = sorted((stand.root / ENDED).iterdir())
+        assert len(marks) == 2
+        old = time.time() - ENDED_SECONDS - 1
+        os.utime(marks[0], (old, old))
+        forget_ended()
+        assert list((stand.root / ENDED).iterdir()) == marks[1:]
+
+
+def test_without_the_mark_a_session_that_is_logged_out_while_it_is_moved_comes_back(
+    stand: Stand, pair: list[Memcached], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The saboteur of the tests before."""
+    with bridged(stand, pair, MOVE, monkeypatch) as bridge:
+        key = begun_in_cache(bridge)
+        exists = bridge._exists
+
+        def ended_after(engine: str, key: str) -> bool:
+            found: bool = exists(engine, key)
+            monkeypatch.setattr(bridge, "_exists", exists)
+            bridge.SessionStore(key).delete()
+            return found
+
+        session = bridge.SessionStore(key)
+        session["seen"] = True
+        monkeypatch.setattr(bridge, "is_ended", lambda _key: False)
+        monkeypatch.setattr(bridge, "_exists", ended_after)
+        session.save()
+        assert bridge.SessionStore().exists(key)
+
+
 def test_saves_of_one_session_at_once_move_it_and_lose_it_not(
     stand: Stand, pair: list[Memcached], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with bridged(stand, pair, MOVE, monkeypatch) as bridge:
-        for number in range(ROUNDS // 4):
+        for number in range(ROUNDS):
             key = begun_in_cache(bridge)
 
             def save(key: str = key, number: int = number) -> None:
@@ -350,7 +389,7 @@ def test_saves_of_one_session_at_once_move_it_and_lose_it_not(
 
             race(save, save)
             assert bridge.SessionStore(key).get("user") == 1
-    print(f"0 of {ROUNDS // 4} sessions lost")
+    print(f"0 of {ROUNDS} sessions lost")
 
 
 # --- connections

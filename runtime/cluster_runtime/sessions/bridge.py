@@ -16,7 +16,7 @@ from django.contrib.sessions.backends.base import CreateError, SessionBase, Upda
 from cluster_runtime.sessions import ENGINES
 from cluster_runtime.sessions.asynchronous import Asynchronous
 from cluster_runtime.sessions.keys import is_key
-from cluster_runtime.sessions.stage import BOTH, FOLLOW, MOVE, current
+from cluster_runtime.sessions.stage import BOTH, FOLLOW, MOVE, current, forget_ended, is_ended, note_ended
 
 logger = logging.getLogger("cluster.sessions")
 
@@ -172,9 +172,9 @@ class SessionStore(Asynchronous, SessionBase):
         if self.stage == FOLLOW:
             raise UpdateError
         if _exists(self.previous, key) and _create(self.engine, key, data):
-            if _exists(self.previous, key):
+            if not is_ended(key):
                 return
-            _class(self.engine)().delete(key)  # it was ended between the two looks: only who has stored it moves it
+            _class(self.engine)().delete(key)  # it was ended after it was found
             raise UpdateError
         if not _update(self.engine, key, data):  # somebody else has brought it over, unless it is ended
             raise UpdateError
@@ -223,6 +223,8 @@ class SessionStore(Asynchronous, SessionBase):
         if key is None:
             return
         if COOKIES not in (self.engine, self.previous):
+            # The mark first: who is just bringing it over sees it, or what was brought over is removed here.
+            note_ended(key)
             # The former one first and last: who is just storing it in both looks whether the new one still has it.
             for engine in (self.previous, self.engine, self.previous):
                 _class(engine)().delete(key)
@@ -246,5 +248,6 @@ class SessionStore(Asynchronous, SessionBase):
     @classmethod
     def clear_expired(cls) -> None:
         """Remove what is over from both engines."""
+        forget_ended()
         for engine in settings.CLUSTER_SESSION_ENGINES:
             _class(engine).clear_expired()

@@ -16,8 +16,10 @@ What is in force stands in a file that the instance process writes and its worke
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime.names import Name
@@ -79,12 +81,50 @@ def living(name: Name, process: str) -> Iterator[dict[str, Any] | None]:
     """Yield what the living processes of all instances say of their sessions, `process` of `name` excepted."""
     root = name.directory.parent
     for directory in root.iterdir():
+        if directory.name.startswith("."):
+            continue
         other = Name(root, directory.name)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # an instance that has just been removed
             for one in other.living():
                 status = None if (directory.name, one) == (name.directory.name, process) else other.status(one)
                 if status is not None:  # else it has just begun, and will say so before it serves
                     yield status.get("sessions")
+
+
+#: The directory, beside the instances' own, of marks of sessions that have been ended; and how long they are kept.
+ENDED, ENDED_SECONDS = ".ended", 3600.0
+
+
+def _marks() -> Path | None:
+    path = os.environ.get(STAGE_VARIABLE)
+    return Path(path).parent.parent / ENDED if path else None
+
+
+def _mark(directory: Path, session_key: str) -> Path:
+    return directory / hashlib.sha256(session_key.encode()).hexdigest()[:32]
+
+
+def note_ended(session_key: str) -> None:
+    """Say that a session is about to be ended: whoever is just moving it must not begin it anew."""
+    directory = _marks()
+    if directory is not None:
+        directory.mkdir(mode=0o770, exist_ok=True)
+        _mark(directory, session_key).touch()
+
+
+def is_ended(session_key: str) -> bool:
+    """Tell whether a session has been ended a while ago at most."""
+    directory = _marks()
+    return directory is not None and _mark(directory, session_key).exists()
+
+
+def forget_ended() -> None:
+    """Remove the marks that no request can need any more."""
+    directory = _marks()
+    for path in directory.iterdir() if directory is not None and directory.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < time.time() - ENDED_SECONDS:
+                path.unlink()
 
 
 class _Known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import subprocess
@@ -33,7 +34,7 @@ class Owner:
         return {"user": self.uid, "group": self.gid, "extra_groups": []} if self.changed else {}
 
     def own(self, *paths: Path) -> None:
-        """Give the paths, and all below them, to this user."""
+        """Give the paths, and all below them, to this user. Instances that serve may make and remove files there."""
         if not self.changed:
             return
         for path in paths:
@@ -41,7 +42,8 @@ class Owner:
             if path.is_dir() and not path.is_symlink():
                 for directory, directories, files in os.walk(path):
                     for name in (*directories, *files):
-                        os.chown(Path(directory) / name, self.uid, self.gid, follow_symlinks=False)
+                        with contextlib.suppress(FileNotFoundError):  # a session that has just been written or ended
+                            os.chown(Path(directory) / name, self.uid, self.gid, follow_symlinks=False)
 
 
 def find_owner(state: Path) -> Owner:

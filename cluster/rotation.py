@@ -104,6 +104,9 @@ def rotate(  # noqa: PLR0913 - what it needs
         rotation = _save(path, Rotation(step=DROP, new=rotation.new, since=now()))
     if rotation.since is None or now() < rotation.since + age:
         return rotation
+    key, fallbacks = keys.read()
+    if fallbacks and mark(key) != rotation.new:
+        raise LostKey("secret_key is not the new key any more: it was changed since the rotation began")
     say("step 3 of 3: the old key goes")
     keys.write_fallbacks([])
     release()

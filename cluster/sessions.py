@@ -98,17 +98,23 @@ def _other_nodes(config: ClusterConfig, known: set[str], told: list[Said]) -> st
 
 def _left_behind(known: set[str], told: list[Said], left: Callable[[], Mapping[str, Any] | None]) -> str | None:
     """Return why `previous` must stay: sessions that were not used since are still in the former engine."""
-    # What was moved into cookies stays where it was, for requests that came with the former cookie: it tells nothing.
-    moved = [one for one in told if one["previous"] and one["engine"] != SessionEngine.SIGNED_COOKIES]
-    former = next((one["previous"] for one in moved if one["previous"] not in known), None)
-    report = left() if former else None
-    if former is None or report is None or not report.get(former, {}).get("count"):
+    # Of those in the browsers nobody knows ever.
+    known = {*known, "", SessionEngine.SIGNED_COOKIES.value}
+    apart = [one for one in told if {one["engine"], one["previous"]} != ONE_TABLE]
+    former = next((one["previous"] for one in apart if one["previous"] not in known), None)
+    if former is None:
         return None
-    count = report[former]["count"]
+    count = ((left() or {}).get(former) or {}).get("count")
+    if count == 0:
+        return None
+    what = (
+        f"nobody can say now how many sessions are still in {former} alone"
+        if count is None
+        else f"{count:,} sessions are still in {former} alone"
+    )
     return (
-        f"sessions.previous: {count:,} sessions are still in {former} alone, and their users would be logged out; "
-        f"set `previous: {former}` again until `cluster status` says that it may go (or `discard: true`, if they shall "
-        "end)"
+        f"sessions.previous: {what}, and their users would be logged out; set `previous: {former}` again until "
+        "`cluster status` says that it may go (or `discard: true`, if they shall end)"
     )
 
 

@@ -24,13 +24,14 @@ from cluster.cli.pulumi import Event, Pulumi, PulumiError, name_of
 from cluster.config.load import stack_path
 from cluster.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, Engine, EngineError
 from cluster.docker.observe import SHORT_ID, Observed, observe
-from cluster.docker.places import DATABASE_SECRETS, base_image
+from cluster.docker.places import DATABASE_SECRETS, RUN, base_image
 from cluster.docker.reach import reach
 from cluster.local.state import History
 from cluster.sessions import lines
 from cluster.topology import Topology, build_topology, percent, site_url
 from cluster.verify import verify
 from cluster_runtime.prepare import mask
+from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -629,6 +630,7 @@ def run_manage(stack: Stack, arguments: list[str]) -> int:
     passed = [name for name in os.environ if name == "TERM" or name.startswith("DJANGO_SUPERUSER_")]
     terminal = ["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else []
     variables = [word for name in passed for word in ("--env", name)]
+    variables += ["--env", f"{MARKS_VARIABLE}={RUN}/{ENDED}"]
     return subprocess.run(
         [
             *("docker", "exec", "--interactive", *terminal, *variables, container),

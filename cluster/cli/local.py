@@ -20,6 +20,7 @@ from cluster.rotation import unverified_by
 from cluster.sessions import lines, refusal, refused_rollback
 from cluster.topology import percent, site_url
 from cluster.verify import Check, Reach, sessions_report, verify
+from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -346,6 +347,7 @@ def run_manage(stack: Stack, arguments: list[str]) -> int:
     environment |= {
         name: value for name, value in os.environ.items() if name in passed or name.startswith("DJANGO_SUPERUSER_")
     }
+    environment[MARKS_VARIABLE] = str(stack.places.run / ENDED)
     return subprocess.run(
         [release.python, "-P", "-m", "cluster_runtime.manage", *arguments],
         cwd=release.directory / "project",

@@ -27,7 +27,7 @@ from cluster_runtime.activity import BEAT_INTERVAL, BEAT_VARIABLE, Beat, read_be
 from cluster_runtime.config import CONFIG_VARIABLE, ConfigError, RuntimeConfig
 from cluster_runtime.names import LONGEST_SOCKET_PATH, Name, process_of
 from cluster_runtime.sessions import nodes
-from cluster_runtime.sessions.stage import STAGE_VARIABLE, Stages, living
+from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE, STAGE_VARIABLE, Stages, forget_ended, living
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -128,6 +128,7 @@ class Instance:
         self.lost_name_at = time.monotonic()
         sessions = self.config.sessions
         self.stages = Stages(self.name, self.process, sessions.engine, sessions.previous) if sessions.previous else None
+        self.marks = sockets / ENDED
         self.next_stage_look = 0.0
         self.agreed = True
         self.next_clear_look = 0.0
@@ -170,6 +171,7 @@ class Instance:
 
     def _live(self) -> int:
         with self._open_beats() as beats:
+            self._distrust_former()
             self._look_at_stage()
             self._start_gunicorn()
             try:
@@ -210,6 +212,7 @@ class Instance:
             "CLUSTER_SOCKET": str(self.socket),
             "CLUSTER_INSTANCE": self.instance,
             "CLUSTER_RELEASE": self.release,
+            MARKS_VARIABLE: str(self.marks),
             **({STAGE_VARIABLE: str(self.stages.path)} if self.stages else {}),
         }
         self.gunicorn = subprocess.Popen(
@@ -285,6 +288,16 @@ class Instance:
             self._log(f"sessions: {self.stages.declared} ({self.stages.previous} to {self.stages.engine})")
             self._write_status()
 
+    def _distrust_former(self) -> None:
+        """Let memcached have nothing from before sessions come to cached_db: they were written elsewhere since.
+
+        An instance that is started again meanwhile costs some reads of the database.
+        """
+        sessions = self.config.sessions
+        if sessions.engine == "cached_db" and sessions.previous not in {"", "db"}:
+            for path in sessions.memcached:
+                nodes.distrust(path)
+
     def _restore_sessions(self) -> None:
         """See that sessions in memcached alone are on two nodes: a refill may have ended with who was at it."""
         sessions = self.config.sessions
@@ -306,6 +319,7 @@ class Instance:
         self.next_clear_look = time.monotonic() + CLEAR_LOOK
         if not self._is_turn_to_clear():
             return
+        forget_ended(self.marks)
         command = [sys.executable, "-P", "-m", "cluster_runtime.manage", "clearsessions"]
         environment = {**os.environ, CONFIG_VARIABLE: str(self.config_path)}
         self.clearing = subprocess.Popen(

@@ -231,3 +231,18 @@ def test_an_instance_says_when_others_use_other_memcached_nodes_and_when_all_agr
     os.close(lock)
     found = [nodes.state(path).get(nodes.GENERATION) for path in paths]
     assert all(new > old for new, old in zip(found, generations, strict=True)), "what was stored before may be old"
+
+
+@pytest.mark.parametrize(
+    ("previous", "begins_anew"), [("cache", True), ("file", True), ("signed_cookies", True), ("db", False), ("", False)]
+)
+def test_where_sessions_come_to_cached_db_memcached_has_nothing_from_an_earlier_time(
+    stand: Stand, previous: str, begins_anew: bool
+) -> None:
+    """What was only read then may have been written or logged out elsewhere since."""
+    paths = [str(stand.root / f"m{number}.sock") for number in range(2)]
+    sessions = {"engine": "cached_db", "previous": previous, "memcached": paths, "path": str(stand.root / "sessions")}
+    generations = [nodes.state(path).get(nodes.GENERATION) for path in paths]
+    stand.serving(sessions=sessions)
+    found = [nodes.state(path).get(nodes.GENERATION) for path in paths]
+    assert [new > old for new, old in zip(found, generations, strict=True)] == [begins_anew] * 2

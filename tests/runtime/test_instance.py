@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster_runtime.instance import CLEARED, Unhealthy, main, serve
+from cluster_runtime.sessions.stage import ENDED
 from tests.runtime.standing import ROOT, SECRET_KEY, SETTINGS, Asking, ask, processes, wait_until
 
 if TYPE_CHECKING:
@@ -462,12 +463,18 @@ def test_one_instance_a_day_removes_the_sessions_that_are_over(stand: Stand) -> 
     stamp = stand.sockets / CLEARED
     stamp.write_text("done")
     os.utime(stamp, (1, 1))
+    marks = stand.sockets / ENDED
+    marks.mkdir()
+    for name, changed in (("old", 1.0), ("new", time.time())):
+        (marks / name).touch()
+        os.utime(marks / name, (changed, changed))
     kept = {"engine": "file", "path": str(sessions)}
     running = [stand.serving(instance=name, sessions=kept) for name in ("app1", "app2")]
     wait_until(lambda: not over.exists(), "cleared")
     wait_until(lambda: any("clearsessions ended with status 0" in one.log for one in running), "said so")
     assert sum("clearsessions" in one.log for one in running) == 1
     assert stamp.stat().st_mtime > time.time() - 60, "the next instance would do it again"
+    assert [path.name for path in marks.iterdir()] == ["new"], "marks of logouts would pile up for ever"
 
 
 def test_the_first_removal_is_a_day_after_the_first_start(stand: Stand) -> None:

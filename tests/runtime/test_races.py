@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,8 +18,8 @@ from django.test import override_settings
 from pymemcache.exceptions import MemcacheError
 
 from cluster_runtime.config import Sessions
-from cluster_runtime.sessions import nodes, settings_for
-from cluster_runtime.sessions.stage import BOTH, ENDED, ENDED_SECONDS, MOVE, STAGE_VARIABLE, forget_ended
+from cluster_runtime.sessions import LEFT_SECONDS, nodes, settings_for
+from cluster_runtime.sessions.stage import BOTH, ENDED, ENDED_SECONDS, FOLLOW, MARKS_VARIABLE, MOVE, forget_ended
 from tests.runtime.memcached import Memcached
 from tests.runtime.standing import SECRET_KEY, Stand
 
@@ -59,16 +60,16 @@ def cache_of(pair: list[Memcached], options: dict[str, Any]) -> Any:
     return found
 
 
-def race(one: Callable[[], Any], other: Callable[[], Any]) -> None:
-    """Do both at the same time; what either raises is raised."""
-    barrier = threading.Barrier(2)
+def race(*todo: Callable[[], Any]) -> None:
+    """Do all at the same time; what one raises is raised."""
+    barrier = threading.Barrier(len(todo))
 
     def begin(do: Callable[[], Any]) -> None:
         barrier.wait(10)
         do()
 
-    with ThreadPoolExecutor(2) as pool:
-        for done in [pool.submit(begin, do) for do in (one, other)]:
+    with ThreadPoolExecutor(len(todo)) as pool:
+        for done in [pool.submit(begin, do) for do in todo]:
             done.result()
 
 
@@ -270,7 +271,7 @@ def bridged(stand: Stand, pair: list[Memcached], stage: str, monkeypatch: pytest
         from cluster_runtime.sessions import bridge  # noqa: PLC0415 - after the settings
 
         monkeypatch.setattr(bridge, "current", lambda: stage)
-        monkeypatch.setenv(STAGE_VARIABLE, str(stand.root / "app1" / "one.stage"))
+        monkeypatch.setenv(MARKS_VARIABLE, str(stand.root / ENDED))
         yield bridge
 
 
@@ -348,7 +349,7 @@ def test_marks_of_ended_sessions_are_forgotten_after_a_while(
         assert len(marks) == 2
         old = time.time() - ENDED_SECONDS - 1
         os.utime(marks[0], (old, old))
-        forget_ended()
+        forget_ended(stand.root / ENDED)
         assert list((stand.root / ENDED).iterdir()) == marks[1:]
 
 
@@ -374,22 +375,121 @@ def test_without_the_mark_a_session_that_is_logged_out_while_it_is_moved_comes_b
         assert bridge.SessionStore().exists(key)
 
 
+@pytest.mark.parametrize("stages", [(MOVE, MOVE), (BOTH, MOVE), (BOTH, BOTH), (FOLLOW, BOTH), (FOLLOW, FOLLOW)])
 def test_saves_of_one_session_at_once_move_it_and_lose_it_not(
-    stand: Stand, pair: list[Memcached], monkeypatch: pytest.MonkeyPatch
+    stand: Stand, pair: list[Memcached], monkeypatch: pytest.MonkeyPatch, stages: tuple[str, str]
 ) -> None:
     with bridged(stand, pair, MOVE, monkeypatch) as bridge:
-        for number in range(ROUNDS):
-            key = begun_in_cache(bridge)
+        assert saved_at_once(bridge, stages, monkeypatch) == 0
+    print(f"{' beside '.join(stages)}: 0 of {ROUNDS} sessions lost")
 
-            def save(key: str = key, number: int = number) -> None:
-                session = bridge.SessionStore(key)
-                assert session.get("user") == 1
+
+def test_where_a_session_that_the_new_engine_lacks_is_taken_for_one_that_was_ended_it_is_lost(
+    stand: Stand, pair: list[Memcached], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The saboteur: an instance in FOLLOW leaves nothing in the new engine."""
+    with bridged(stand, pair, MOVE, monkeypatch) as bridge:
+        monkeypatch.setattr(bridge, "is_ended", lambda key: not bridge._exists("file", key))
+        assert saved_at_once(bridge, (FOLLOW, BOTH), monkeypatch) > 0
+
+
+def saved_at_once(bridge: Any, stages: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let two processes, each at a stage, save sessions at the same time; return how many of ROUNDS were lost."""
+    acting, lost = threading.local(), 0
+    monkeypatch.setattr(bridge, "current", lambda: getattr(acting, "stage", MOVE))
+    for number in range(ROUNDS):
+        key = begun_in_cache(bridge)
+
+        def save(stage: str, key: str = key, number: int = number) -> None:
+            acting.stage = stage
+            session = bridge.SessionStore(key)
+            if session.get("user") == 1:
                 session["seen"] = number
-                session.save()
+                with contextlib.suppress(UpdateError):
+                    session.save()
 
-            race(save, save)
-            assert bridge.SessionStore(key).get("user") == 1
-    print(f"0 of {ROUNDS} sessions lost")
+        race(*(partial(save, stage) for stage in stages))
+        lost += bridge.SessionStore(key).get("user") != 1
+    return lost
+
+
+def save_with(cache: Any, key: str, value: str, token: object) -> Callable[[], Any]:
+    return partial(cache.replace, key, value, 100, token=token)
+
+
+def test_saves_of_one_session_at_once_leave_both_copies_the_same(pair: list[Memcached]) -> None:
+    assert different_copies(pair) == 0
+    print(f"0 of {3 * ROUNDS} sessions with two different copies")
+
+
+def test_where_the_newer_of_two_saves_does_not_stay_copies_differ(
+    pair: list[Memcached], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The saboteur of the test before."""
+    from cluster_runtime.sessions import memcached  # noqa: PLC0415 - after the settings
+
+    monkeypatch.setattr(memcached, "_written_at", lambda _found: 0)
+    assert different_copies(pair) > 0
+
+
+def different_copies(pair: list[Memcached]) -> int:
+    """Let two or three save a session at the same time; return how often the two copies of it differ after that.
+
+    Each has read it before, or not. The death of one node would bring the older copy back.
+    """
+    cache, different = cache_of(pair, ALONE), 0
+    for reads, savers in ((False, 2), (True, 3), (False, 3)):
+        for number in range(ROUNDS):
+            key = f"{reads}{savers}{number}"
+            cache.set(key, "first", 100)
+            tokens = [cache.read(key)[1] if reads else None for _saver in range(savers)]
+            values = [f"of {saver}" for saver in range(savers)]
+            race(*map(partial(save_with, cache, key), values, tokens))
+            copies = [node.read("get", place)[0] for node, place in cache._places(key, None)]
+            assert "first" not in copies
+            different += copies[0] != copies[1]
+    return different
+
+
+def test_a_session_that_was_moved_into_a_cookie_ends_soon_where_it_was(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that began with the former cookie find it as it was, and it is counted no more."""
+    files = stand.root / "sessions"
+    files.mkdir()
+    sessions = Sessions(engine="signed_cookies", previous="file", path=str(files), memcached=())
+    with override_settings(**settings_for(sessions, None)):
+        from cluster_runtime.sessions import bridge, report  # noqa: PLC0415 - after the settings
+
+        monkeypatch.setattr(bridge, "current", lambda: BOTH)
+
+        def begun(seconds: int | None) -> str:
+            session = bridge._class("file")()
+            session["user"] = 1
+            session.set_expiry(seconds)
+            session.save()
+            return str(session.session_key)
+
+        def left() -> Any:
+            return report._files(LEFT_SECONDS)["count"]
+
+        usual, long, short = (begun(seconds) for seconds in (None, 30 * 24 * 3600, 60))
+        assert left() == 2, "the short one ends soon anyway"
+        for count, key in ((1, usual), (0, long), (0, short)):
+            session = bridge.SessionStore(key)
+            session["seen"] = True
+            session.save()
+            assert bridge.is_cookie(session.session_key)
+            assert left() == count
+            again = bridge.SessionStore(key)
+            assert again.get("user") == 1
+            assert again.get_expiry_age() == session.get_expiry_age(), "what is on its way would end soon"
+            assert bridge.MOVED not in again
+        assert [bridge._class("file")(key).get_expiry_age() for key in (usual, long, short)] == [
+            LEFT_SECONDS,
+            LEFT_SECONDS,
+            60,
+        ]
 
 
 # --- connections

@@ -14,6 +14,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,7 +31,6 @@ from tests.runtime.standing import SECRET_KEY, Stand, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from cluster_runtime.sessions.memcached import SessionCache
 
@@ -623,6 +623,15 @@ def test_a_clock_that_went_back_does_not_bring_an_old_generation_back(node: Memc
         numbers[nodes.GENERATION] = future
     nodes.distrust(path)
     assert nodes.state(path).get(nodes.GENERATION) > future
+
+
+def test_a_file_of_a_node_that_is_new_begins_with_a_generation_that_never_was(stand: Stand) -> None:
+    """The node may hold what was distrusted before the file was lost."""
+    began = time.time_ns()
+    path = str(stand.root / "lost.sock")
+    assert began < nodes.state(path).get(nodes.GENERATION) < time.time_ns()
+    file = Path(f"{path}.state")
+    assert file.stat().st_blocks, "a file system that is full later would end the process by a signal"
 
 
 def test_the_projects_own_caches_stay_the_projects() -> None:

@@ -143,6 +143,18 @@ def test_fallbacks_that_lost_the_new_key_are_told_of_and_nothing_is_dropped(tmp_
         rotate(path, site, release=lose, say=lambda _line: None, now=lambda: 0.0, age=AGE)
 
 
+def test_the_old_key_does_not_go_where_another_than_the_new_one_signs(tmp_path: Path) -> None:
+    """Somebody changed it by hand since: the new one may be among the fallbacks, and has signed what is valid."""
+    site = Site()
+    path = tmp_path / "rotation.json"
+    go_on(path, site, 0.0)
+    by_rotation = site.key
+    site.key, site.fallbacks = "by hand", [by_rotation, *site.fallbacks]
+    with pytest.raises(LostKey, match="secret_key is not the new key any more"):
+        go_on(path, site, AGE + 1)
+    assert by_rotation in site.fallbacks
+
+
 @pytest.mark.parametrize(
     ("secrets", "accepted"),
     [

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.config import parse_config
+from cluster.config.models import SessionEngine
 from cluster.sessions import lines, of_release, refusal, refused_rollback
 from tests.unit.pulumi_mocks import stack_values
 
@@ -38,7 +39,7 @@ def test_a_change_that_would_log_everybody_out_is_refused(
     wanted: dict[str, Any], serving: dict[str, str] | None, ended: str | None
 ) -> None:
     config = parse_config(stack_values(sessions={"memcached": None, **wanted} | {"memcached": {"nodes": 2}}))
-    found = refusal(config, [serving, serving])
+    found = refusal(config, [serving, serving], lambda: {engine: {"count": 0} for engine in SessionEngine})
     if ended is None:
         assert found is None
     else:
@@ -78,20 +79,38 @@ def test_another_number_of_nodes_is_refused_where_memcached_alone_has_the_sessio
         assert "`previous: cache` first" in found
 
 
-@pytest.mark.parametrize(("count", "refused"), [(7, True), (0, False), (None, False)])
-def test_previous_must_stay_while_sessions_are_in_the_former_engine_alone(count: int | None, refused: bool) -> None:
-    report = {"engine": "file", "previous": "db", "db": {"count": count}}
-    config = parse_config(stack_values(sessions={"engine": "file"}))
-    found = refusal(config, [said("file", "db", "move")], lambda: report)
-    assert (found is not None) == refused
+SEVEN_LEFT = {"engine": "file", "previous": "db", "db": {"count": 7}}
+
+
+@pytest.mark.parametrize(
+    ("report", "words"),
+    [
+        (SEVEN_LEFT, "7 sessions are still in db alone"),
+        ({**SEVEN_LEFT, "db": {"count": 0}}, None),
+        ({**SEVEN_LEFT, "db": {"count": None}}, "nobody can say now how many sessions are still in db alone"),
+        (None, "nobody can say now how many sessions are still in db alone"),
+    ],
+    ids=["some", "none", "a node is away", "the stack is down"],
+)
+@pytest.mark.parametrize("engine", ["file", "signed_cookies"])
+def test_previous_must_stay_while_sessions_are_in_the_former_engine_alone(
+    engine: str, report: dict[str, Any] | None, words: str | None
+) -> None:
+    config = parse_config(stack_values(sessions={"engine": engine}))
+    found = refusal(config, [said(engine, "db", "move")], lambda: report)
+    assert (found is None) == (words is None)
     if found is not None:
-        assert found.startswith("sessions.previous: 7 sessions are still in db alone")
+        assert found.startswith(f"sessions.previous: {words}")
     kept = parse_config(stack_values(sessions={"engine": "file", "previous": "db"}))
-    assert refusal(kept, [said("file", "db", "move")], lambda: report) is None
-    cookies = parse_config(stack_values(sessions={"engine": "signed_cookies"}))
-    assert refusal(cookies, [said("signed_cookies", "db", "move")], lambda: report) is None, "moved sessions stay there"
-    discarded = parse_config(stack_values(sessions={"engine": "file", "discard": True}))
-    assert refusal(discarded, [said("file", "db", "move")], lambda: report) is None
+    assert refusal(kept, [said("file", "db", "move")], lambda: SEVEN_LEFT) is None
+    discarded = parse_config(stack_values(sessions={"engine": engine, "discard": True}))
+    assert refusal(discarded, [said(engine, "db", "move")], lambda: SEVEN_LEFT) is None
+
+
+@pytest.mark.parametrize(("engine", "previous"), [("db", "cached_db"), ("cached_db", "db"), ("db", "signed_cookies")])
+def test_previous_may_go_where_the_new_engine_has_all_or_nobody_could_ever_count(engine: str, previous: str) -> None:
+    config = parse_config(stack_values(sessions={"engine": engine}))
+    assert refusal(config, [said(engine, previous, "move")], lambda: None) is None
 
 
 def test_what_is_left_is_asked_for_only_where_previous_is_taken_away() -> None:

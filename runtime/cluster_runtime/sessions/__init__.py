@@ -18,6 +18,13 @@ ENGINES = {
     "signed_cookies": "cluster_runtime.sessions.signed_cookies",
 }
 
+#: The engine whose sessions are nowhere but in the browsers.
+COOKIES = "signed_cookies"
+
+#: Seconds for which a session that was moved into a cookie stays where it was before: requests that began with the
+#: former cookie may still be on their way.
+LEFT_SECONDS = 600
+
 #: What reads a former engine's sessions too.
 BRIDGE = "cluster_runtime.sessions.bridge"
 

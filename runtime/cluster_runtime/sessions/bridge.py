@@ -13,17 +13,21 @@ from typing import Any
 from django.conf import settings
 from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
 
-from cluster_runtime.sessions import ENGINES
+from cluster_runtime.sessions import COOKIES, ENGINES, LEFT_SECONDS
 from cluster_runtime.sessions.asynchronous import Asynchronous
 from cluster_runtime.sessions.keys import is_key
-from cluster_runtime.sessions.stage import BOTH, FOLLOW, MOVE, current, forget_ended, is_ended, note_ended
+from cluster_runtime.sessions.stage import BOTH, FOLLOW, MOVE, current, is_ended, note_ended
 
 logger = logging.getLogger("cluster.sessions")
 
-COOKIES = "signed_cookies"
-
 #: Two engines whose sessions are rows of one table.
 ONE_TABLE = {"db", "cached_db"}
+
+#: What a session that was moved into a cookie carries where it was before: how long it was to live there.
+MOVED = "_cluster_moved"
+
+#: Where Django keeps what set_expiry() was told.
+EXPIRY = "_session_expiry"
 
 #: Django's signer puts it between a value and its signature; no other engine's keys have it.
 SIGNATURE = ":"
@@ -71,6 +75,14 @@ def _update(engine: str, session_key: str, data: dict[str, Any]) -> bool:
 
 def _exists(engine: str, session_key: str) -> bool:
     return bool(_class(engine)().exists(session_key))
+
+
+def _as_it_was(data: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return a session without what `_leave` has put into it."""
+    if data is None or MOVED not in data:
+        return data
+    expiry = {} if data[MOVED] is None else {EXPIRY: data[MOVED]}
+    return {name: value for name, value in data.items() if name not in (MOVED, EXPIRY)} | expiry
 
 
 class SessionStore(Asynchronous, SessionBase):
@@ -122,7 +134,7 @@ class SessionStore(Asynchronous, SessionBase):
 
     def _load(self, key: str) -> dict[str, Any] | None:
         if COOKIES in (self.engine, self.previous):
-            return _read(COOKIES if is_cookie(key) else self._keyed(), key)
+            return _as_it_was(_read(COOKIES if is_cookie(key) else self._keyed(), key))
         found = (_read(engine, key) for engine in self._reads())
         return next((data for data in found if data is not None), None)
 
@@ -183,8 +195,10 @@ class SessionStore(Asynchronous, SessionBase):
         """Store in the former engine too what the new one has just got."""
         while not _update(self.previous, key, data) and not _create(self.previous, key, data):
             pass  # it was ended, or begun, in between
-        if not _exists(self.engine, key):
-            _class(self.previous)().delete(key)
+        # Not by a look at the new engine: an instance in FOLLOW may just have left nothing there.
+        if is_ended(key):
+            for engine in (self.previous, self.engine):
+                _class(engine)().delete(key)
             raise UpdateError
 
     def _forget(self, key: str) -> None:
@@ -200,7 +214,8 @@ class SessionStore(Asynchronous, SessionBase):
             store = _class(COOKIES)(key)
             store._session_cache = data  # noqa: SLF001 - as above
             store.save()
-            # What the other engine has stays: requests that began with the former cookie are still on their way.
+            if key is not None and not is_cookie(key):
+                self._leave(key)
             self._session_key = store.session_key
             self.modified = True
         elif key is None or is_cookie(key):
@@ -210,6 +225,23 @@ class SessionStore(Asynchronous, SessionBase):
                 raise CreateError
         elif not _update(self._keyed(), key, data):
             raise UpdateError
+
+    def _leave(self, key: str) -> None:
+        """Let what the former engine has of a session that is in a cookie now end soon."""
+        keyed = self._keyed()
+        try:
+            data = _read(keyed, key)
+            if data is None or MOVED in data:
+                return
+            store = _class(keyed)(key)
+            store._session_cache = data  # noqa: SLF001 - as above
+            if store.get_expiry_age() > LEFT_SECONDS:
+                store._session_cache = {**data, MOVED: data.get(EXPIRY), EXPIRY: LEFT_SECONDS}  # noqa: SLF001 - as above
+                store.save()
+        except UpdateError:
+            return  # it has just ended
+        except Exception as error:  # noqa: BLE001 - as in _forget
+            logger.warning("sessions.previous: %s: %s: %s", keyed, type(error).__name__, error)
 
     def exists(self, session_key: str) -> bool:
         """Tell whether any engine that is read has such a session."""
@@ -223,9 +255,9 @@ class SessionStore(Asynchronous, SessionBase):
         if key is None:
             return
         if COOKIES not in (self.engine, self.previous):
-            # The mark first: who is just bringing it over sees it, or what was brought over is removed here.
+            # The mark first: who is just storing it in one or both sees it, or what was stored is removed here.
             note_ended(key)
-            # The former one first and last: who is just storing it in both looks whether the new one still has it.
+            # The former one first and last: who only reads may be between the two.
             for engine in (self.previous, self.engine, self.previous):
                 _class(engine)().delete(key)
         elif not is_cookie(key):
@@ -248,6 +280,5 @@ class SessionStore(Asynchronous, SessionBase):
     @classmethod
     def clear_expired(cls) -> None:
         """Remove what is over from both engines."""
-        forget_ended()
         for engine in settings.CLUSTER_SESSION_ENGINES:
             _class(engine).clear_expired()

@@ -77,6 +77,9 @@ LEASE_SECONDS = 10
 #: request that has read a session before should last longer.
 DURABLE_DELETION_SECONDS, DELETION_SECONDS = 10, 3600
 
+#: What a node's list says of what does not end by itself.
+FOR_EVER = -1
+
 #: Seconds that a node has to say what it holds.
 LIST_SECONDS = 10.0
 
@@ -358,8 +361,9 @@ class Node:
         found = self.read("stats")
         return f"{int(found[b'time']) - int(found[b'uptime']):012x} {int(found[b'pid']):08x}".encode()
 
-    def held(self) -> list[str]:
-        """Return the keys of all that the node holds."""
+    def held(self, lasting: float = 0) -> list[str]:
+        """Return the keys of all that the node holds and that does not end within `lasting` seconds."""
+        least = time.time() + lasting
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(LIST_SECONDS)
             connection.connect(self.path)
@@ -369,7 +373,10 @@ class Node:
                 while (line := answer.readline()) != b"END\r\n":
                     if not line.startswith(b"key="):  # it is busy with another's list, or has died
                         raise MemcacheError(f"{self.path}: does not list its keys: {line!r}")
-                    names.append(unquote(line.split(b" ", 1)[0].removeprefix(b"key=").decode()))
+                    key, expiry, *_rest = line.split(b" ")
+                    end = int(expiry.removeprefix(b"exp="))
+                    if end == FOR_EVER or end >= least:
+                        names.append(unquote(key.removeprefix(b"key=").decode()))
         return names
 
 
@@ -426,15 +433,16 @@ class SessionCache(BaseCache):
         nodes = [self._by_path[path] for path in self._ranked(full)]
         return [(node, self._on(node, full)) for node in nodes]
 
-    def held(self, is_wanted: Callable[[str], bool]) -> set[str]:
+    def held(self, is_wanted: Callable[[str], bool], lasting: float = 0) -> set[str]:
         """Return the keys of the values that are held and trusted, on whichever node, of which `is_wanted` says so.
 
-        Marks of deletions are no values: each key is asked for, many at a time.
+        lasting: what ends within so many seconds is left out. Marks of deletions are no values: each key is asked for,
+        many at a time.
         """
         found: set[str] = set()
         for node in self.nodes:
             prefix = self._on(node, "")
-            names = (name for name in node.held() if name.startswith(prefix))
+            names = (name for name in node.held(lasting) if name.startswith(prefix))
             wanted = [name for name in names if is_wanted(name.removeprefix(prefix))]
             for begin in range(0, len(wanted), AT_ONCE):
                 there = node.peek_many(wanted[begin : begin + AT_ONCE])
@@ -620,13 +628,20 @@ class SessionCache(BaseCache):
         token: what `read` gave with the value.
         """
         expiry, end = self._expiry(timeout)
-        item = self._signed(key, [value, end, time.time_ns()], version)
         places = self._places(key, version)
-        if token is not None and self._replace_read(places, item, expiry, token):
-            return True
+        if token is not None:
+            item = self._signed(key, [value, end, time.time_ns()], version)
+            if self._replace_read(places, item, expiry, token):
+                return True
+        # Newer than what the nodes may just have got: else neither copy would give way to the other.
+        written = time.time_ns()
+        item = self._signed(key, [value, end, written], version)
 
         def exchange(over: Callable[[object], bool]) -> list[Any]:
-            return self._write(places, lambda node, place: self._exchange(node, place, item, expiry, over))
+            def put(node: Node, place: str) -> Any:
+                return self._exchange(node, place, item, expiry, over, written)
+
+            return self._write(places, put)
 
         found = exchange(lambda one: one is THERE)
         if any(_is_deletion(one) for one in found):
@@ -654,12 +669,21 @@ class SessionCache(BaseCache):
         except FAILURES:
             return False
 
-    def _exchange(self, node: Node, place: str, item: object, expiry: int, over: Callable[[object], bool]) -> Any:
-        """Put `item` in the place of what is there, if `over` says so of that; True, or else what is there."""
+    def _exchange(  # noqa: PLR0913, PLR0917 - what and where
+        self, node: Node, place: str, item: object, expiry: int, over: Callable[[object], bool], written: int = 0
+    ) -> Any:
+        """Put `item` in the place of what is there, if `over` says so of that; True, or else what is there.
+
+        written: when `item` was, where of two values the newer one stays, so that both copies are the same in the end.
+        """
         for _try in range(TRIES):
-            found, token = node.peek(place)
+            found, token = node.read("gets", place) if written else node.peek(place)
+            newer = _written_at(found) > written > 0
+            found = THERE if token is not None and not isinstance(found, _Mark) else found
             if not over(found):
                 return found
+            if newer:
+                return True
             if token is None:
                 stored = node.write("add", place, item, expiry)
             else:

@@ -41,8 +41,9 @@ class State:
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
         with self._locked():
-            if os.fstat(self.descriptor).st_size < SIZE:
-                os.ftruncate(self.descriptor, SIZE)
+            size = os.fstat(self.descriptor).st_size
+            if size < SIZE:  # written, not just claimed: a file system that is full says so here, and not by a signal
+                os.pwrite(self.descriptor, bytes(SIZE - size), size)
         self._numbers = memoryview(mmap.mmap(self.descriptor, SIZE)).cast("Q")
 
     def get(self, number: int) -> int:
@@ -69,7 +70,10 @@ class State:
 @cache
 def state(path: str) -> State:
     """Return what is shared of the node at `path`."""
-    return State(f"{path}.state")
+    found = State(f"{path}.state")
+    with found.changing() as numbers:  # a node may outlive its file
+        numbers[GENERATION] = numbers[GENERATION] or time.time_ns()
+    return found
 
 
 @cache

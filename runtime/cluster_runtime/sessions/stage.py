@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 FOLLOW, BOTH, MOVE = "follow", "both", "move"
 
-#: The environment variable that names the file of the stage that is in force.
-STAGE_VARIABLE = "CLUSTER_SESSION_STAGE"
+#: The environment variables that name the file of the stage that is in force, and the directory of marks.
+STAGE_VARIABLE, MARKS_VARIABLE = "CLUSTER_SESSION_STAGE", "CLUSTER_SESSION_MARKS"
 
 #: Seconds for which a worker believes what it has read; and after which all workers of a process surely know.
 FRESH, SETTLED = 0.1, 1.0
@@ -96,8 +96,8 @@ ENDED, ENDED_SECONDS = ".ended", 3600.0
 
 
 def _marks() -> Path | None:
-    path = os.environ.get(STAGE_VARIABLE)
-    return Path(path).parent.parent / ENDED if path else None
+    path = os.environ.get(MARKS_VARIABLE)
+    return Path(path) if path else None
 
 
 def _mark(directory: Path, session_key: str) -> Path:
@@ -118,10 +118,9 @@ def is_ended(session_key: str) -> bool:
     return directory is not None and _mark(directory, session_key).exists()
 
 
-def forget_ended() -> None:
-    """Remove the marks that no request can need any more."""
-    directory = _marks()
-    for path in directory.iterdir() if directory is not None and directory.is_dir() else ():
+def forget_ended(directory: Path) -> None:
+    """Remove the marks in `directory` that no request can need any more."""
+    for path in directory.iterdir() if directory.is_dir() else ():
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_mtime < time.time() - ENDED_SECONDS:
                 path.unlink()

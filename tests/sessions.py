@@ -80,23 +80,20 @@ class Idle:
 
     def __init__(self, address: tuple[str, int], count: int = IDLE) -> None:
         self.address = address
-        self.count = count
-        self.begin()
-
-    def begin(self) -> None:
-        """Let all users begin anew."""
-        self.cookies: list[dict[str, str]] = [{} for _number in range(self.count)]
-        self.visits = 0
+        self.cookies: list[dict[str, str]] = [{} for _number in range(count)]
+        self.visits = [0] * count
         assert self.come_back() == []
 
     def come_back(self) -> list[str]:
-        """Let each user come once; return a line for each whose session is not as it was stored."""
-        self.visits += 1
+        """Let each user come once; return a line for each whose session is not as it was stored.
+
+        Who has lost a session goes on with the one that was begun instead: one that nobody uses would stay for long.
+        """
         lost = []
         for number, cookies in enumerate(self.cookies):
-            found = self._visit(cookies)
-            if found != self.visits:
-                lost.append(f"idle user {number}: {found} visits, expected {self.visits}")
+            expected, self.visits[number] = self.visits[number] + 1, self._visit(cookies)
+            if self.visits[number] != expected:
+                lost.append(f"idle user {number}: {self.visits[number]} visits, expected {expected}")
         return lost
 
     def _visit(self, cookies: dict[str, str]) -> int:
@@ -182,8 +179,6 @@ class Matrix:
         )
         self.rows.append(row)
         print(row, flush=True)
-        if lost:
-            self.idle.begin()
         return row
 
     def up(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,11 +22,21 @@ SECONDS = 60
 SHORT = f"\nSESSION_COOKIE_AGE = PASSWORD_RESET_TIMEOUT = {SECONDS}\n"
 
 
+#: How many instances there are: as few as show it. The kept matrix (tests.matrix) has four.
+INSTANCES = 2
+
+
 @pytest.fixture
 def stand() -> Iterator[Stand]:
-    with contextlib.closing(Stand()) as found:
+    with contextlib.closing(of_few_instances()) as found:
         assert found.up().status == 0
         yield found
+
+
+def of_few_instances(**options: Any) -> Stand:
+    found = Stand(**options)
+    found.edit_stack(lambda stack: stack["upstream"].update(servers=stack["upstream"]["servers"][:INSTANCES]))
+    return found
 
 
 def memory(matrix: Matrix, size: str) -> None:
@@ -49,7 +59,7 @@ def test_no_session_is_lost_by_faults_and_by_changes_from_each_engine_to_the_nex
 
 @pytest.mark.skipif(bool(missing()), reason=missing())
 def test_a_restart_of_the_database_under_load_loses_no_session_and_is_over_within_five_seconds() -> None:
-    with contextlib.closing(Postgres()) as database, contextlib.closing(Stand(database=database)) as stand:
+    with contextlib.closing(Postgres()) as database, contextlib.closing(of_few_instances(database=database)) as stand:
         assert stand.up().status == 0
         with load_of(stand) as load:
             matrix = Matrix(stand, load)

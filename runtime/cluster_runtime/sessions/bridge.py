@@ -238,6 +238,7 @@ class SessionStore(Asynchronous, SessionBase):
             if store.get_expiry_age() > LEFT_SECONDS:
                 store._session_cache = {**data, MOVED: data.get(EXPIRY), EXPIRY: LEFT_SECONDS}  # noqa: SLF001 - as above
                 store.save()
+            note_ended(key)  # it is not counted where it was
         except UpdateError:
             return  # it has just ended
         except Exception as error:  # noqa: BLE001 - as in _forget

@@ -65,8 +65,8 @@ class SessionStore(Asynchronous, Keyed, SessionBase):
             return {}
         return data
 
-    def read(self, session_key: str | None, lasting: float = 0) -> dict[str, Any] | None:
-        """Return the session of a key; None where there is none, it does not verify, or ends in `lasting` seconds."""
+    def read(self, session_key: str | None) -> dict[str, Any] | None:
+        """Return the session of a key; None where there is none, it does not verify, or is over."""
         path = self._path(str(session_key))
         try:
             with path.open("rb") as file:
@@ -78,15 +78,15 @@ class SessionStore(Asynchronous, Keyed, SessionBase):
         except Exception as error:  # noqa: BLE001 - a project's own serializer may raise anything
             logger.warning("%s does not hold a session: %s", path, error)
             return None
-        if not isinstance(data, dict) or self._is_over(data.get("_session_expiry"), changed, lasting):
+        if not isinstance(data, dict) or self._is_over(data.get("_session_expiry"), changed):
             return None
         return data
 
-    def _is_over(self, expiry: object, changed: float, lasting: float) -> bool:
-        """Tell whether a session ends within `lasting` seconds: `expiry` is as Django's set_expiry() has put it."""
+    def _is_over(self, expiry: object, changed: float) -> bool:
+        """Tell whether a session ends before now: `expiry` is what it says, in Django's forms of set_expiry()."""
         if isinstance(expiry, (str, dt.datetime)):
-            return self.get_expiry_age(expiry=expiry) <= lasting
-        return changed + self.get_expiry_age(expiry=expiry) <= time.time() + lasting
+            return self.get_expiry_age(expiry=expiry) <= 0
+        return changed + self.get_expiry_age(expiry=expiry) <= time.time()
 
     def create(self) -> None:
         """Store the session under a new key."""

@@ -77,9 +77,6 @@ LEASE_SECONDS = 10
 #: request that has read a session before should last longer.
 DURABLE_DELETION_SECONDS, DELETION_SECONDS = 10, 3600
 
-#: What a node's list says of what does not end by itself.
-FOR_EVER = -1
-
 #: Seconds that a node has to say what it holds.
 LIST_SECONDS = 10.0
 
@@ -361,9 +358,8 @@ class Node:
         found = self.read("stats")
         return f"{int(found[b'time']) - int(found[b'uptime']):012x} {int(found[b'pid']):08x}".encode()
 
-    def held(self, lasting: float = 0) -> list[str]:
-        """Return the keys of all that the node holds and that does not end within `lasting` seconds."""
-        least = time.time() + lasting
+    def held(self) -> list[str]:
+        """Return the keys of all that the node holds."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(LIST_SECONDS)
             connection.connect(self.path)
@@ -373,10 +369,7 @@ class Node:
                 while (line := answer.readline()) != b"END\r\n":
                     if not line.startswith(b"key="):  # it is busy with another's list, or has died
                         raise MemcacheError(f"{self.path}: does not list its keys: {line!r}")
-                    key, expiry, *_rest = line.split(b" ")
-                    end = int(expiry.removeprefix(b"exp="))
-                    if end == FOR_EVER or end >= least:
-                        names.append(unquote(key.removeprefix(b"key=").decode()))
+                    names.append(unquote(line.split(b" ", 1)[0].removeprefix(b"key=").decode()))
         return names
 
 
@@ -433,16 +426,15 @@ class SessionCache(BaseCache):
         nodes = [self._by_path[path] for path in self._ranked(full)]
         return [(node, self._on(node, full)) for node in nodes]
 
-    def held(self, is_wanted: Callable[[str], bool], lasting: float = 0) -> set[str]:
+    def held(self, is_wanted: Callable[[str], bool]) -> set[str]:
         """Return the keys of the values that are held and trusted, on whichever node, of which `is_wanted` says so.
 
-        lasting: what ends within so many seconds is left out. Marks of deletions are no values: each key is asked for,
-        many at a time.
+        Marks of deletions are no values: each key is asked for, many at a time.
         """
         found: set[str] = set()
         for node in self.nodes:
             prefix = self._on(node, "")
-            names = (name for name in node.held(lasting) if name.startswith(prefix))
+            names = (name for name in node.held() if name.startswith(prefix))
             wanted = [name for name in names if is_wanted(name.removeprefix(prefix))]
             for begin in range(0, len(wanted), AT_ONCE):
                 there = node.peek_many(wanted[begin : begin + AT_ONCE])

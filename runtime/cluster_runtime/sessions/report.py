@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from cluster_runtime.sessions import CACHE_ALIAS, COOKIES, LEFT_SECONDS, nodes
+from cluster_runtime.sessions import CACHE_ALIAS, nodes
+from cluster_runtime.sessions.stage import not_ended as living
 
 #: What of memcached's `stats` and `stats settings` is told of a node.
 STATS = {
@@ -23,7 +23,7 @@ STATS = {
 def report() -> dict[str, Any]:
     """Return what the engine holds, and what the former one still holds, by its name.
 
-    The former one: what it holds alone.
+    What was moved into a cookie a while ago is not counted where it was.
     age: seconds for which what was signed is valid. too_large: how many were refused as larger than memcached takes.
     Each engine: {"count": …, "bytes": …}, None where nobody can say; memcached also {"nodes": [{"node", "sessions",
     "bytes", "limit", "evicted", "connections", "most_connections", "refused"}]}, or "error" for a node that is away.
@@ -39,27 +39,25 @@ def report() -> dict[str, Any]:
         engine: _of(engine),
     }
     if former:
-        # What was moved into cookies lives on for a while where it was.
-        found[former[0]] = _of(former[0], lasting=LEFT_SECONDS if engine == COOKIES else 0)
+        found[former[0]] = _of(former[0])
         if {engine, former[0]} == {"db", "cached_db"}:
             found[former[0]] |= {"count": 0, "bytes": 0}  # both keep them in the same rows
     return found
 
 
-def _of(engine: str, lasting: int = 0) -> dict[str, Any]:
-    """Return what an engine holds that does not end within `lasting` seconds."""
+def _of(engine: str) -> dict[str, Any]:
     if engine == "db":
-        return _rows(lasting)
+        return _rows()
     if engine == "cached_db":
-        return {**_rows(lasting), "nodes": _nodes(CACHE_ALIAS)}
+        return {**_rows(), "nodes": _nodes(CACHE_ALIAS)}
     if engine == "cache":
-        return _copies(lasting)
+        return _copies()
     if engine == "file":
-        return _files(lasting)
+        return _files()
     return {"count": None, "bytes": None}  # in the browsers
 
 
-def _copies(lasting: int) -> dict[str, Any]:
+def _copies() -> dict[str, Any]:
     from django.core.cache import caches  # noqa: PLC0415 - after the settings
 
     from cluster_runtime.sessions import ONLY_CACHE_ALIAS  # noqa: PLC0415
@@ -69,38 +67,44 @@ def _copies(lasting: int) -> dict[str, Any]:
 
     cache: Any = caches[ONLY_CACHE_ALIAS]
     held = _nodes(ONLY_CACHE_ALIAS)
+
+    def is_session(key: str) -> bool:
+        return is_key(key.rpartition(SessionStore.cache_key_prefix)[2])
+
     count = None
     with contextlib.suppress(*FAILURES):  # of a node that is away nobody knows what it holds
         # What else is there is cached_db's, of which the database has the whole.
-        count = len(cache.held(lambda key: is_key(key.rpartition(SessionStore.cache_key_prefix)[2]), lasting))
+        names = (key.rpartition(SessionStore.cache_key_prefix)[2] for key in cache.held(is_session))
+        count = sum(1 for _key in living(names))
     taken = None if any("error" in node for node in held) else sum(node["bytes"] for node in held) // cache.copies
     return {"count": count, "bytes": taken, "nodes": held}
 
 
-def _rows(lasting: int) -> dict[str, Any]:
+def _rows() -> dict[str, Any]:
     from django.contrib.sessions.models import Session  # noqa: PLC0415 - after the settings
-    from django.db.models import Count, Sum  # noqa: PLC0415
+    from django.db.models import Sum  # noqa: PLC0415
     from django.db.models.functions import Length  # noqa: PLC0415
     from django.utils import timezone  # noqa: PLC0415
 
     now = timezone.now()
-    living = Session.objects.filter(expire_date__gt=now + timedelta(seconds=lasting))
-    found = living.aggregate(count=Count("pk"), bytes=Sum(Length("session_data")))
+    rows = Session.objects.filter(expire_date__gt=now)
+    count = sum(1 for _key in living(rows.values_list("session_key", flat=True).iterator()))
+    taken = rows.aggregate(bytes=Sum(Length("session_data")))["bytes"]
     over = Session.objects.filter(expire_date__lte=now).count()
-    return {"count": found["count"], "bytes": found["bytes"] or 0, "over": over}
+    return {"count": count, "bytes": taken or 0, "over": over}
 
 
-def _files(lasting: int) -> dict[str, Any]:
+def _files() -> dict[str, Any]:
     from django.conf import settings  # noqa: PLC0415 - after the settings
 
     from cluster_runtime.sessions.file import SessionStore  # noqa: PLC0415
 
-    prefix, sizes = settings.SESSION_COOKIE_NAME, []
-    for path in Path(settings.SESSION_FILE_PATH).iterdir():
-        if not path.name.startswith(prefix) or SessionStore().read(path.name.removeprefix(prefix), lasting) is None:
-            continue
-        with contextlib.suppress(FileNotFoundError):  # it has just ended
-            sizes.append(path.stat().st_size)
+    directory, prefix, sizes = Path(settings.SESSION_FILE_PATH), settings.SESSION_COOKIE_NAME, []
+    names = (path.name.removeprefix(prefix) for path in directory.iterdir() if path.name.startswith(prefix))
+    for key in living(names):
+        if SessionStore().read(key) is not None:
+            with contextlib.suppress(FileNotFoundError):  # it has just ended
+                sizes.append((directory / f"{prefix}{key}").stat().st_size)
     return {"count": len(sizes), "bytes": sum(sizes)}
 
 

@@ -91,7 +91,8 @@ def living(name: Name, process: str) -> Iterator[dict[str, Any] | None]:
                     yield status.get("sessions")
 
 
-#: The directory, beside the instances' own, of marks of sessions that have been ended; and how long they are kept.
+#: The directory, beside the instances' own, of marks of sessions that have been ended, or moved into a cookie; and how
+#: long they are kept.
 ENDED, ENDED_SECONDS = ".ended", 3600.0
 
 
@@ -100,8 +101,12 @@ def _marks() -> Path | None:
     return Path(path) if path else None
 
 
+def _digest(session_key: str) -> str:
+    return hashlib.sha256(session_key.encode()).hexdigest()[:32]
+
+
 def _mark(directory: Path, session_key: str) -> Path:
-    return directory / hashlib.sha256(session_key.encode()).hexdigest()[:32]
+    return directory / _digest(session_key)
 
 
 def note_ended(session_key: str) -> None:
@@ -116,6 +121,13 @@ def is_ended(session_key: str) -> bool:
     """Tell whether a session has been ended a while ago at most."""
     directory = _marks()
     return directory is not None and _mark(directory, session_key).exists()
+
+
+def not_ended(session_keys: Iterable[str]) -> Iterator[str]:
+    """Yield the keys of which nobody has said so: many at a time."""
+    directory = _marks()
+    marks = set(os.listdir(directory)) if directory is not None and directory.is_dir() else set()  # noqa: PTH208 - names
+    return (key for key in session_keys if not marks or _digest(key) not in marks)
 
 
 def forget_ended(directory: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 
+from cluster.cli import interrupts
 from cluster.cli.app import app
 from cluster.cli.failures import explain
 
 
 def main() -> None:
     """Run the command line; a failure is told in plain words, and the exit status is 1."""
+    interrupts.watch()
     try:
         app()
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cluster.cli import interrupts
 from cluster.config import ClusterConfig, Platform, StackFileError, load_stack
 from cluster.config.load import STACKS, stack_path
 
@@ -128,6 +129,7 @@ def say(line: str) -> None:
 
 def tell(line: str) -> None:
     """Print a result. Nobody reading it any more (`cluster up | head`) does not end what is being done."""
+    interrupts.check()
     try:
         print(line, flush=True)  # noqa: T201
     except BrokenPipeError:

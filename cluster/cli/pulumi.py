@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cluster.cli import interrupts
 from cluster.cli.context import CommandError, say
 from cluster.config import stack_path
 from cluster.config.models import SECRET_KEYS
@@ -282,6 +283,7 @@ class Pulumi:
                 for event in _events(log, process):
                     seen.take(event)
             except KeyboardInterrupt:
+                interrupts.taken()
                 _interrupt(process)
                 raise
             if process.wait() != 0:

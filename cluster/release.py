@@ -112,8 +112,8 @@ def specify(
 
 def find_requirements(config: ClusterConfig, project: Path) -> Path:
     """Return the file that lists the project's packages."""
-    if config.app.requirements is not None:
-        path = project / config.app.requirements
+    if config.app.requirements.file is not None:
+        path = project / config.app.requirements.file
         if not path.is_file():
             raise ReleaseError(f"app.requirements: {path}: no such file")
         return path

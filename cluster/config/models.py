@@ -5,10 +5,12 @@ docs/stack-file.md is generated from here (`cluster reference`).
 
 from __future__ import annotations
 
+import posixpath
 from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -99,6 +101,35 @@ def _batch(value: object) -> int | str:
     raise PydanticCustomError("batch", "must be a number of instances from 1, or all")
 
 
+def _requirements(value: object) -> object:
+    """Take `requirements: requirements.txt` as the file alone."""
+    return {"file": value} if isinstance(value, str) or value is None else value
+
+
+def _no(value: object) -> object:
+    """Take `media: false` as no media at all; null is what the project says."""
+    return {"root": None} if value is False else value
+
+
+def _project_path(value: str) -> str:
+    """Return a path as it is from the project's directory, without steps that lead nowhere."""
+    path = posixpath.normpath(value)
+    if path.startswith("/") or posixpath.basename(path) in {".", "..", ""}:
+        raise PydanticCustomError(
+            "project_path",
+            "must be a path from the project's directory, to something that is not it nor above all of it",
+        )
+    return path
+
+
+def _migrate(value: object) -> bool | list[str]:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, list) and value and all(isinstance(name, str) and name for name in value):
+        return value
+    raise PydanticCustomError("migrate", "must be true or false, or a list of aliases of DATABASES")
+
+
 LARGEST_CLUSTER = 1000
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -120,6 +151,13 @@ PlainText = Annotated[str, BeforeValidator(_plain_text), StringConstraints(patte
 UrlPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9/._~-]*$")]
 PathPrefix = Annotated[str, StringConstraints(pattern=r"^/([A-Za-z0-9._~-]+/)+$")]
 PathText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$")]
+#: Below the project's directory, or above it by leading `..`.
+ProjectPath = Annotated[
+    str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00\n]+$"), AfterValidator(_project_path)
+]
+CommandText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$")]
+PythonVersion = Annotated[str, StringConstraints(pattern=r"^3\.\d{1,2}(\.\d{1,2})?$")]
+PackageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
 HashKey = Annotated[str, StringConstraints(min_length=1, pattern=r"^[\w$ :./{}-]+$")]
 
 
@@ -148,6 +186,11 @@ class Health(_Model):
     """How an instance is judged."""
 
     path: UrlPath = Field("/-/health", description="What the running check asks for; the default is the runtime's own.")
+    pages: list[UrlPath] | None = Field(
+        None,
+        description="What a release must answer before it takes a name, as a visitor would see it, with a static file "
+        "of each; default: / and LOGIN_URL.",
+    )
     interval: Duration = Field(Duration.parse("1s"), description="Time between two checks.")
     timeout: Duration = Field(Duration.parse("2s"), description="How long an answer may take.")
     retries: int = Field(3, ge=1, le=100, description="Failed checks in a row until the instance is started again.")
@@ -159,6 +202,31 @@ class Health(_Model):
         description="How long all threads may be in requests of which none moves, until the instance counts as "
         "deadlocked. The default is nginx's proxy_read_timeout: by then no client waits any more.",
     )
+
+
+class Requirements(_Model):
+    """Which packages the project needs, and from where that is read."""
+
+    file: PathText | None = Field(
+        None,
+        description="From the project's directory; default: requirements.txt, else pyproject.toml. A lock beside "
+        "pyproject.toml (uv.lock, poetry.lock, pdm.lock), or Pipfile.lock, is honoured exactly.",
+    )
+    extras: list[PackageName] = Field(default_factory=list, description="Optional dependencies of pyproject.toml.")
+    groups: list[PackageName] = Field(default_factory=list, description="Dependency groups of pyproject.toml.")
+
+
+class Media(_Model):
+    """A directory of files that a project writes and nginx reads."""
+
+    root: ProjectPath | None = Field(description="The directory, from the project's; null: none.")
+    url: PathPrefix = Field("/media/", description="Where nginx finds it.")
+
+
+class ProtectedMedia(Media):
+    """A directory of files that nginx serves only where the project says so."""
+
+    url: PathPrefix = Field("/protected/", description="What X-Accel-Redirect begins with; never public by itself.")
 
 
 class Rollout(_Model):
@@ -181,10 +249,14 @@ class App(_Model):
     interface: Annotated[Interface, _text_enum(Interface)] = Field(
         Interface.WSGI, description="wsgi: gunicorn with threads; asgi: gunicorn with uvicorn workers."
     )
-    requirements: PathText | None = Field(
+    requirements: Annotated[Requirements, BeforeValidator(_requirements)] = Field(
+        default_factory=lambda: Requirements(file=None),
+        description="The project's packages; just a path means `file`.",
+    )
+    python: PythonVersion | None = Field(
         None,
-        description="From the project's directory; default: requirements.txt, else pyproject.toml "
-        "(with uv.lock or without).",
+        description='The version of Python, in quotes: "3.13"; default: what the project asks for (requires-python, '
+        ".python-version or its lock).",
     )
     workers: int = Field(1, ge=1, le=64, description="gunicorn's workers of one instance.")
     threads: int = Field(4, ge=1, le=256, description="gunicorn's threads of one worker (wsgi).")
@@ -205,8 +277,36 @@ class App(_Model):
         description="The project can't write into its own directory, where the platform can see to it; false: each "
         "instance has a copy of its own, as long as it lives.",
     )
-    migrate: bool = Field(True, description="Run migrate once per release, in the new release, before it gets traffic.")
-    collectstatic: bool = Field(True, description="Run collectstatic once per release; nginx serves the result.")
+    migrate: Annotated[bool | list[str], PlainValidator(_migrate)] = Field(
+        True,
+        description="Run migrate once per release, in the new release, before it gets traffic: for every database, for "
+        "none, or for those of a list of aliases.",
+    )
+    collectstatic: bool = Field(
+        True,
+        description="Run collectstatic once per release, whoever serves the files; false: STATIC_ROOT stays as it is.",
+    )
+    release_commands: list[CommandText] = Field(
+        default_factory=list,
+        description="Management commands that run once per release, after collectstatic and migrate, before it is "
+        "proven.",
+    )
+    shared: list[ProjectPath] = Field(
+        default_factory=list,
+        description="Paths of the project that it writes: kept outside the releases, one for all instances, deleted by "
+        "`down --delete-data` alone.",
+    )
+    include: list[ProjectPath] = Field(
+        default_factory=list, description="Files and directories from above the project that belong to a release."
+    )
+    media: Annotated[Media | None, BeforeValidator(_no)] = Field(
+        None,
+        description="Uploads, which nginx serves; default: the project's MEDIA_ROOT and MEDIA_URL, where its settings "
+        "say them plainly; false: none.",
+    )
+    protected_media: ProtectedMedia | None = Field(
+        None, description="Files that nginx serves only where the project says so, by the header X-Accel-Redirect."
+    )
 
 
 class Hash(_Model):

@@ -56,7 +56,7 @@ def _project_missing(config: ClusterConfig, facts: Facts) -> Remarks:
 
 def _requirements_missing(config: ClusterConfig, facts: Facts) -> Remarks:
     # What its environment is made of.
-    project, named = _project(config, facts), config.app.requirements
+    project, named = _project(config, facts), config.app.requirements.file
     if project is None or not project.is_dir():
         return
     if any((project / name).is_file() for name in ([named] if named else REQUIREMENTS)):

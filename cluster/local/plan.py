@@ -175,7 +175,7 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
         former=former,
         changed_parts=tuple(part for part in parts if former_parts.get(part) != parts[part]) if former_parts else (),
         make=not made,
-        migrate=topology.config.app.migrate and not migrated,
+        migrate=bool(topology.config.app.migrate) and not migrated,
         start=start,
         serve=serve,
         stop=stale,

@@ -55,21 +55,53 @@ def free_port(*, consecutive: int = 1) -> int:
     raise AssertionError("no free port")
 
 
+def stack_of_case(case: str) -> dict[str, Any]:
+    """Return the stack of a project of tests/cases: its own, or the least that brings it up."""
+    file = ROOT / "tests" / "cases" / case / "stack.yaml"
+    if file.exists():
+        found = yaml.safe_load(file.read_text())["config"]
+        return {key.removeprefix("cluster:"): value for key, value in found.items()}
+    manage = (ROOT / "tests" / "cases" / case / "project" / "manage.py").read_text()
+    settings = re.search(r"""['"](\w+\.settings[\w.]*)['"]""", manage)
+    assert settings is not None, manage
+    return {
+        "platform": "local",
+        "app": {"project": "./project", "settings": settings[1], "requirements": "requirements.txt"},
+        "upstream": {"servers": 2},
+        "sessions": {"engine": "cached_db"},
+        "database": {"engine": "sqlite"},
+        "site": {"server_names": ["localhost", "127.0.0.1"]},
+    }
+
+
 class Stand:
     """A repository with one stack, and the `cluster` command run in it."""
 
     name: str = "t"
 
     def __init__(
-        self, stack: dict[str, Any] | None = None, *, path: Path | None = None, database: Postgres | None = None
+        self,
+        stack: dict[str, Any] | None = None,
+        *,
+        path: Path | None = None,
+        database: Postgres | None = None,
+        case: str | None = None,
     ) -> None:
-        """Make the repository. database: the stack's external database; sqlite where there is none."""
+        """Make the repository.
+
+        database: the stack's external database; sqlite where there is none. case: the name of a project of tests/cases
+        with its stack, which stand in the example's place.
+        """
         # Reachable for the unprivileged user that root's instances run as, unlike pytest's own directories.
         self.root = Path(tempfile.mkdtemp(prefix="cl")) if path is None else path
         self.root.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o755)
         (self.root / "stacks").mkdir()
-        shutil.copytree(ROOT / "example", self.root / "example", ignore=shutil.ignore_patterns("__pycache__"))
+        self.source = ROOT / "tests" / "cases" / case / "project" if case else ROOT / "example"
+        self.project = self.root / self.source.name
+        shutil.copytree(self.source, self.project, ignore=shutil.ignore_patterns("__pycache__"))
+        if case and stack is None:
+            stack = stack_of_case(case)
         self.port = free_port()
         self.address = ("127.0.0.1", self.port)
         self.launcher: tuple[str, ...] = ("cluster",)
@@ -87,6 +119,8 @@ class Stand:
             "database": {"engine": "external" if database else "sqlite"},
             "site": {"server_names": ["cluster", "localhost", "127.0.0.1"]},
         }
+        if case:
+            self.stack["site"]["listen"] = self.port
         self.stack["site"].setdefault("listen", self.port)
         self.write()
         if database is not None:
@@ -113,9 +147,9 @@ class Stand:
 
     def edit_code(self, path: str, text: str) -> None:
         """Add `text` to a file of the project as it is in the repository; a model or migration is replaced."""
-        original = ROOT / "example" / path
+        original = self.source / path
         whole = not original.exists() or path.endswith("models.py")
-        (self.root / "example" / path).write_text(text if whole else original.read_text() + text)
+        (self.project / path).write_text(text if whole else original.read_text() + text)
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", *self.launcher, *arguments]

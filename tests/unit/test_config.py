@@ -75,8 +75,9 @@ SMALL: dict[str, Any] = {
 }
 
 KNOWN_IN_APP = (
-    "project, settings, application, interface, requirements, workers, threads, environment, health, "
-    "graceful_timeout, rollout, memory, processes, read_only, migrate, collectstatic"
+    "project, settings, application, interface, requirements, python, workers, threads, environment, health, "
+    "graceful_timeout, rollout, memory, processes, read_only, migrate, collectstatic, "
+    "release_commands, shared, include, media, protected_media"
 )
 UNIT_OF_TIME = "must be written as nginx writes it, for example 30s, 1m or 500ms"
 UNIT_OF_SIZE = "must be written as nginx writes it, for example 512k, 10m or 1g"
@@ -149,11 +150,11 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("app.workers", True, "app.workers: must be a whole number, got true"),
     ("app.workers", "2", "app.workers: must be a whole number, got '2'"),
     ("app.workers", 1.0, "app.workers: must be a whole number, got 1.0"),
-    ("app.migrate", "yes", "app.migrate: must be true or false, got 'yes'"),
+    ("app.migrate", "yes", "app.migrate: must be true or false, or a list of aliases of DATABASES, got 'yes'"),
     ("app.project", None, "app.project: must be text, got null"),
     ("app.project", "", "app.project: must not be empty, got ''"),
     ("app.environment.LANG", False, "app.environment.LANG: must be text, got false"),
-    ("app.requirements", "\ud800", "app.requirements: must be text, got '\\ud800'"),
+    ("app.requirements", "\ud800", "app.requirements.file: must be text, got '\\ud800'"),
     ("upstream.servers", "app1", "upstream.servers: must be a list, got 'app1'"),
     ("upstream.servers.0", "app1", "upstream.servers[0]: must be a mapping, got 'app1'"),
     ("site.server_names", "cluster", "site.server_names: must be a list, got 'cluster'"),
@@ -286,6 +287,7 @@ def test_the_complete_example_of_the_design_is_read_with_every_value(tmp_path: P
     }
     asked["app"]["environment"]["DEBUG_LEVEL"] = "3"
     asked["app"]["health"]["start_timeout"] = "1m"  # as the shortest text
+    asked["app"]["requirements"] = {"file": asked["app"]["requirements"]}
     assert contains(plain, asked), f"{asked} is not all in {plain}"
 
 

@@ -17,6 +17,8 @@ from cluster.config.reference import EXAMPLE, Key, all_keys, render_reference
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "stack-file.md"
 
 PARENTS: dict[str, dict[str, Any]] = {
+    "app.media": {"root": "media"},
+    "app.protected_media": {"root": "private"},
     "database": {"engine": "sqlite"},
     "hosts[]": {"name": "web1", "address": "web1", "host_key": "ssh-ed25519 AAAA", "roles": ["app"]},
     "upstream.servers[]": {"name": "app1"},

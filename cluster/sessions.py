@@ -69,6 +69,11 @@ def refusal(
     engine, previous = sessions.engine.value, sessions.previous.value if sessions.previous else ""
     told = [one for one in said if one is not None]
     ended = ended_by(engine, previous, told)
+    if ended is not None and SessionEngine.PROJECT in (ended, engine):
+        return (
+            f"sessions.engine: sessions are in {_called(ended)} now, and with {_called(engine)} everybody would be "
+            f"logged out, since nothing reads both; set `engine: {ended}` (or `discard: true`, if they shall end)"
+        )
     if ended is not None:
         why = (
             "of the instances beside each other one would not see what the other one has stored or logged out"
@@ -80,6 +85,10 @@ def refusal(
             "(or `discard: true`, if they shall end)"
         )
     return _other_nodes(config, {engine, previous}, told) or _left_behind({engine, previous}, told, left)
+
+
+def _called(engine: str) -> str:
+    return "the project's own engine" if engine == SessionEngine.PROJECT else engine
 
 
 def _other_nodes(config: ClusterConfig, known: set[str], told: list[Said]) -> str | None:
@@ -124,6 +133,11 @@ def refused_rollback(release: str, runtime: Mapping[str, Any], said: Iterable[Sa
     ended = ended_by(sessions["engine"], sessions.get("previous", ""), said)
     if ended is None:
         return None
+    if SessionEngine.PROJECT in (ended, sessions["engine"]):
+        return (
+            f"release {release} does not read the sessions that are in {_called(ended)} now: everybody would be logged "
+            f"out. Set `engine: {sessions['engine']}` and `discard: true` in the stack file, if they shall end"
+        )
     return (
         f"release {release} does not read the sessions that are in {ended} now: everybody would be logged out. "
         f"Set `engine: {sessions['engine']}` and `previous: {ended}` in the stack file instead, and say `cluster up`"

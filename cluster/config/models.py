@@ -58,6 +58,7 @@ class SessionEngine(StrEnum):
     CACHE = "cache"
     FILE = "file"
     SIGNED_COOKIES = "signed_cookies"
+    PROJECT = "project"
 
 
 class DatabaseEngine(StrEnum):
@@ -362,7 +363,9 @@ class Sessions(_Model):
     """Where sessions are kept."""
 
     engine: Annotated[SessionEngine, _text_enum(SessionEngine)] = Field(
-        SessionEngine.DB, description="Django's session engine."
+        SessionEngine.DB,
+        description="Django's session engine; project: the project's own SESSION_ENGINE, with all that its settings "
+        "say of sessions, as it is.",
     )
     memcached: Memcached = Field(default_factory=Memcached, description="For cache and cached_db.")
     path: PathText | None = Field(
@@ -375,6 +378,9 @@ class Sessions(_Model):
     discard: bool = Field(
         False, description="Let a change of the engine without `previous` end all sessions: everybody is logged out."
     )
+    replace: bool = Field(
+        False, description="Let the engine replace one that the project has written itself (its SESSION_ENGINE)."
+    )
 
 
 class Database(_Model):
@@ -382,6 +388,9 @@ class Database(_Model):
 
     engine: Annotated[DatabaseEngine, _text_enum(DatabaseEngine)] = Field(
         description="sqlite, postgres (made by the platform), or external (database_url)."
+    )
+    replace: bool = Field(
+        False, description="Let sqlite replace a database server that the project's own DATABASES name."
     )
 
 

@@ -259,6 +259,13 @@ def _previous_is_engine(config: ClusterConfig, _facts: Facts) -> Remarks:
         yield Remark("sessions.previous", why, "Name the engine that you come from, or remove it.")
 
 
+def _previous_of_project(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # Two engines at once are the runtime's own.
+    if config.sessions.previous is not None and SessionEngine.PROJECT in _engines(config):
+        why = "Sessions of the project's own engine can't be moved: nothing reads its engine and another one."
+        yield Remark("sessions.previous", why, "Remove it; `discard: true` lets a change of the engine end them.")
+
+
 SESSION_RULES = (
     Rule("sqlite-over-hosts", ERROR, "sqlite is one machine's, and instances run on several.", _sqlite_over_hosts),
     Rule(
@@ -298,6 +305,12 @@ SESSION_RULES = (
         ERROR,
         "sessions.path is a directory that instances in containers do not see.",
         _session_path_in_container,
+    ),
+    Rule(
+        "previous-of-project",
+        ERROR,
+        "sessions.previous can't be used to or from an engine of the project's own.",
+        _previous_of_project,
     ),
     Rule("files-on-swarm", WARNING, "sqlite and sessions in files are one machine's.", _files_on_swarm),
     Rule("one-memcached-node", WARNING, "A restart of the only node logs everybody out.", _one_memcached_node),

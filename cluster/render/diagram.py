@@ -48,6 +48,7 @@ SESSIONS = {
     SessionEngine.CACHE: "kept in memcached alone",
     SessionEngine.FILE: "files, shared by all",
     SessionEngine.SIGNED_COOKIES: "in the client's own cookie",
+    SessionEngine.PROJECT: "by the project's own engine",
 }
 DATABASES = {
     DatabaseEngine.SQLITE: "one file",

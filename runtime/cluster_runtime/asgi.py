@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime import health
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
+logger = logging.getLogger("cluster.asgi")
+
+#: ASGI's first message to an application that has a lifespan.
+STARTUP = "lifespan.startup"
+
+
 class Application:
     """Answers what is the runtime's, and passes everything else on to the project."""
 
@@ -29,7 +36,7 @@ class Application:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await _lifespan(self.project, scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if scope["type"] == "http" and health.is_internal(scope["path"], headers.get):
@@ -111,8 +118,38 @@ class Application:
         return statuses[-1]
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
-    """Django's ASGI handler knows no lifespan; the server is told that start and stop went well."""
+async def _lifespan(
+    project: Callable[..., Awaitable[None]], scope: dict[str, Any], receive: Receive, send: Send
+) -> None:
+    """Let the project's application start and stop by itself, where it knows how.
+
+    One that does not (Django's own handler) raises or returns before it has read a word: the server is told then that
+    start and stop went well. One that fails afterwards has failed to start, and so has its worker.
+    """
+    said: set[str] = set()
+
+    async def heard() -> dict[str, Any]:
+        message = await receive()
+        said.add(message["type"])
+        return message
+
+    async def answered(message: dict[str, Any]) -> None:
+        said.add(message["type"])
+        await send(message)
+
+    try:
+        await project(scope, heard, answered)
+    except Exception as error:
+        if STARTUP not in said:
+            logger.debug("the project's application knows no lifespan: %s", error)
+        elif said.isdisjoint((f"{STARTUP}.complete", f"{STARTUP}.failed")):
+            logger.exception("the lifespan of the project's application failed to start")
+            await send({"type": f"{STARTUP}.failed", "message": f"{type(error).__name__}: {error}"})
+            return
+        else:
+            raise
+    if STARTUP in said:
+        return
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})

@@ -49,6 +49,10 @@ if _database is not None:
 for _name, _value in settings_for(_config.sessions, _of_project("CACHES", None)).items():
     globals()[_name] = _value
 
+if "cached_db" in (_config.sessions.engine, _config.sessions.previous):
+    # Whoever deletes a session's row ends it: memcached must hear of it.
+    INSTALLED_APPS = [*_of_project("INSTALLED_APPS", []), "cluster_runtime.sessions.rows.Rows"]
+
 if not _of_project("LOGGING", None):
     # Without DEBUG Django tells errors by mail only; where the project says nothing of logging, the log has them too.
     LOGGING = {

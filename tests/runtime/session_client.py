@@ -31,7 +31,7 @@ def main() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def do(store: Any, what: str, key: str | None = None, **values: Any) -> Any:  # noqa: C901, PLR0911 - one for each command
+def do(store: Any, what: str, key: str | None = None, **values: Any) -> Any:  # noqa: C901, PLR0911, PLR0912 - one for each command
     """Do one command on the session `key`."""
     if what == "create":
         session = store()
@@ -62,6 +62,17 @@ def do(store: Any, what: str, key: str | None = None, **values: Any) -> Any:  # 
         return None
     if what == "clear":
         return store.clear_expired()
+    if what == "delete rows":
+        from django.contrib.sessions.models import Session  # noqa: PLC0415
+
+        return Session.objects.filter(**({"session_key": key} if key else {})).delete()[0]
+    if what == "deaf":
+        from django.contrib.sessions.models import Session  # noqa: PLC0415
+        from django.db.models.signals import post_delete  # noqa: PLC0415
+
+        from cluster_runtime.sessions.rows import APP  # noqa: PLC0415
+
+        return post_delete.disconnect(sender=Session, dispatch_uid=APP)
     if what == "one copy":
         from cluster_runtime.sessions import memcached  # noqa: PLC0415
 

@@ -187,6 +187,68 @@ def test_a_worker_whose_event_loop_hangs_costs_the_instance_its_life(stand: Stan
     assert "2 checks in a row failed" in running.log
 
 
+LIFESPAN = """
+
+served = application
+
+
+async def application(scope, receive, send):
+    if scope["type"] != "lifespan":
+        if scope["type"] == "http" and scope["path"] == "/started":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": scope["state"]["greeting"].encode()})
+            return
+        await served(scope, receive, send)
+        return
+    assert (await receive())["type"] == "lifespan.startup"
+    START
+    scope["state"]["greeting"] = "hello"
+    await send({"type": "lifespan.startup.complete"})
+    assert (await receive())["type"] == "lifespan.shutdown"
+    print("the project stops", flush=True)
+    await send({"type": "lifespan.shutdown.complete"})
+"""
+
+
+def test_the_lifespan_of_the_project_runs(stand: Stand) -> None:
+    stand.write({**FILES, "mini/asgi.py": ASGI + LIFESPAN.replace("START", "pass")})
+    running = stand.serving(**values(stand))
+    assert running.get("/started") == (200, "hello")
+    running.process.terminate()
+    assert running.ended() == 0
+    assert "the project stops" in running.log
+
+
+@pytest.mark.parametrize(
+    "failure", ['raise OSError("no broker")', 'await send({"type": "lifespan.startup.failed", "message": "no broker"})']
+)
+def test_a_project_whose_lifespan_fails_is_never_healthy(stand: Stand, failure: str) -> None:
+    lifespan = LIFESPAN.replace("START", f"{failure}\n    return")
+    stand.write({**FILES, "mini/asgi.py": ASGI + lifespan})
+    running = stand.start(**values(stand), health={"interval": 0.2, "start_timeout": 5})
+    assert running.ended() == 1
+    assert "no broker" in running.log
+    assert running.name.holder() is None
+
+
+@pytest.mark.parametrize(
+    "unknown", ['raise ValueError("no application for lifespan")', "return", "assert scope['type'] == 'http'"]
+)
+def test_a_project_that_knows_no_lifespan_serves(stand: Stand, unknown: str) -> None:
+    own = f"""
+
+served = application
+
+
+async def application(scope, receive, send):
+    if scope["type"] == "lifespan":
+        {unknown}
+    await served(scope, receive, send)
+"""
+    stand.write({**FILES, "mini/asgi.py": ASGI + own})
+    assert stand.serving(**values(stand)).json("/")["pid"]
+
+
 HANGING = """
 
 served = application

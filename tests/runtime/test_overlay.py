@@ -314,3 +314,16 @@ def test_an_error_in_a_database_url_does_not_repeat_it(url: str) -> None:
         from_url(url)
     assert "hunter2" not in str(caught.value)
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_a_projects_own_session_engine_is_kept_with_all_that_belongs_to_it(stand: Stand) -> None:
+    own = """
+SESSION_ENGINE = "mini.sessions"
+SESSION_CACHE_ALIAS = "mine"
+SESSION_FILE_PATH = "/var/mine"
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
+"""
+    found = show(stand, own, sessions={"engine": "project"})
+    assert (found["SESSION_ENGINE"], found["SESSION_CACHE_ALIAS"]) == ("mini.sessions", "mine")
+    assert found["SESSION_FILE_PATH"] == "/var/mine"
+    assert list(found["CACHES"]) == ["default"]

@@ -398,6 +398,33 @@ def test_a_session_too_large_for_memcached_is_read_from_the_database(store: Stor
     assert two("read", key) == {"size": "x" * 2_000_000}
 
 
+def test_a_session_whose_row_is_deleted_has_ended(store: Store) -> None:
+    one, two = store.clients("cached_db")
+    keys = [one("create", number=number) for number in range(20)]
+    assert [two("read", key) for key in keys] == [{"number": number} for number in range(20)]
+    assert one("delete rows", keys[0]) == 1
+    assert two("read", keys[0]) == {}
+    assert one("delete rows") == 19
+    assert [two("read", key) for key in keys] == [{}] * 20
+
+
+def test_without_what_listens_to_deletions_a_deleted_session_lives_on(store: Store) -> None:
+    one, two = store.clients("cached_db")
+    key = one("create", colour="blue")
+    assert one("deaf")
+    assert one("delete rows") == 1
+    assert two("read", key) == {"colour": "blue"}
+
+
+def test_sessions_that_are_over_go_without_a_word_to_memcached(store: Store) -> None:
+    one, two = store.clients("cached_db")
+    lasting, ending = one("create", colour="blue"), one("create", colour="red")
+    one("age", ending, seconds=-1)
+    one("clear")
+    assert one("delete rows") == 1, "the one that is over was there no more"
+    assert (two("read", lasting), two("read", ending)) == ({}, {})
+
+
 def test_what_was_read_from_the_database_does_not_replace_what_is_newer(cache: SessionCache) -> None:
     cache.clear()
 

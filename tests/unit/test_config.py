@@ -91,7 +91,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("upstream.servers.1.wieght", 3, "upstream.servers[1].wieght: unknown key; did you mean weight?"),
     ("app.health.intervall", "1s", "app.health.intervall: unknown key; did you mean interval?"),
     ("app.zzz", 3, f"app.zzz: unknown key; known here: {KNOWN_IN_APP}"),
-    ("database", {"engine": "sqlite", "x": 1}, "database.x: unknown key; known here: engine"),
+    ("database", {"engine": "sqlite", "x": 1}, "database.x: unknown key; known here: engine, replace"),
     # keys that are no plain words
     ("app", {**SMALL["app"], "a.b": 1}, f'app["a.b"]: unknown key; known here: {KNOWN_IN_APP}'),
     ("app", {**SMALL["app"], "a\nb": 1}, f'app["a\\nb"]: unknown key; known here: {KNOWN_IN_APP}'),
@@ -169,7 +169,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     (
         "sessions.previous",
         3,
-        "sessions.previous: must be one of db, cached_db, cache, file, signed_cookies, got 3",
+        "sessions.previous: must be one of db, cached_db, cache, file, signed_cookies, project, got 3",
     ),
     ("database.engine", "mysql", "database.engine: must be one of sqlite, postgres, external, got 'mysql'"),
     # units

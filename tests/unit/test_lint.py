@@ -544,6 +544,13 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case({"sessions": {"engine": "db", "previous": "cache", "memcached": {"nodes": 3}}}),
         ],
     ),
+    "previous-of-project": (
+        [
+            case({"sessions.previous": "project"}, "sessions.previous"),
+            case({"sessions.engine": "project", "sessions.previous": "db"}, "sessions.previous"),
+        ],
+        [case({"sessions.engine": "project"}), case({"sessions.previous": "db"})],
+    ),
     "previous-is-engine": (
         [case({"sessions.previous": "cached_db"}, "sessions.previous")],
         [case(), case({"sessions.previous": "db"})],

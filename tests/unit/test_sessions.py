@@ -48,6 +48,20 @@ def test_a_change_that_would_log_everybody_out_is_refused(
         assert f"set `previous: {ended}`" in found
 
 
+@pytest.mark.parametrize(("wanted", "former"), [("project", "db"), ("db", "project")])
+def test_a_change_to_or_from_the_projects_own_engine_is_refused_unless_told(wanted: str, former: str) -> None:
+    found = refusal(parse_config(stack_values(sessions={"engine": wanted})), [said(former)])
+    assert found is not None
+    assert found.startswith("sessions.engine: ")
+    assert f"set `engine: {former}`" in found
+    assert "previous" not in found
+    told = {"engine": wanted, "discard": True}
+    assert refusal(parse_config(stack_values(sessions=told)), [said(former)]) is None
+    back = refused_rollback("abc", {"sessions": {"engine": wanted, "previous": ""}}, [said(former)])
+    assert back is not None
+    assert "previous" not in back
+
+
 @pytest.mark.parametrize("engine", ["db", "cached_db"])
 def test_instances_that_would_not_see_each_others_sessions_are_told_of_as_such(engine: str) -> None:
     former = "db" if engine == "cached_db" else "cached_db"

@@ -18,6 +18,9 @@ ENGINES = {
     "signed_cookies": "cluster_runtime.sessions.signed_cookies",
 }
 
+#: The stack file's word for an engine of the project's own, with all that its settings say of sessions.
+PROJECT = "project"
+
 #: The engine whose sessions are nowhere but in the browsers.
 COOKIES = "signed_cookies"
 
@@ -38,6 +41,8 @@ CONNECT_TIMEOUT, READ_TIMEOUT, PATIENT_READ_TIMEOUT, WRITE_TIMEOUT = 0.1, 0.1, 0
 
 def settings_for(sessions: Sessions, caches: dict[str, Any] | None) -> dict[str, Any]:
     """Return the settings that make Django keep sessions as `sessions` says; `caches` are the project's own CACHES."""
+    if sessions.engine == PROJECT:
+        return {"CLUSTER_SESSION_ENGINES": (PROJECT,)}
     engines = [engine for engine in (sessions.engine, sessions.previous) if engine]
     settings: dict[str, Any] = {
         "SESSION_ENGINE": BRIDGE if sessions.previous else ENGINES[sessions.engine],

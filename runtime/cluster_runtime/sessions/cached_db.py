@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.contrib.sessions.backends.cached_db import SessionStore as CachedDBStore
 from django.contrib.sessions.backends.db import SessionStore as DBStore
 from django.core.cache import caches
 from django.db import router, transaction
+from django.utils import timezone
 
 from cluster_runtime.sessions import CACHE_ALIAS
 from cluster_runtime.sessions.asynchronous import Asynchronous
@@ -54,6 +56,18 @@ class SessionStore(Asynchronous, Keyed, CachedDBStore):
             lambda: self._cache.finish(key, data, age, mark=mark, token=token),
             using=router.db_for_write(self.model),
         )
+
+    @classmethod
+    def clear_expired(cls) -> None:
+        """Remove the rows of sessions that are over; memcached forgets them by itself, and need not be told of each."""
+        model = cls.get_model_class()
+        over = model.objects.using(router.db_for_write(model)).filter(expire_date__lt=timezone.now())
+        over._raw_delete(over.db)  # noqa: SLF001 - Django has no other way without signals
+
+    @classmethod
+    async def aclear_expired(cls) -> None:
+        """As clear_expired."""
+        await sync_to_async(cls.clear_expired)()
 
     def delete_cached(self, session_key: str) -> None:
         """Remove what memcached has of a session; the database keeps it."""

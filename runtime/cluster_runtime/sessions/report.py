@@ -54,7 +54,7 @@ def _of(engine: str) -> dict[str, Any]:
         return _copies()
     if engine == "file":
         return _files()
-    return {"count": None, "bytes": None}  # in the browsers
+    return {"count": None, "bytes": None}  # in the browsers, or wherever the project keeps them
 
 
 def _copies() -> dict[str, Any]:

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import difflib
 import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from cluster.config.document import DocumentError, Written, read_document, step
 from cluster.config.models import SECRET_KEYS, ClusterConfig
+from cluster.config.units import Duration
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 PREFIX = "cluster:"
-MERGE = "tag:yaml.org,2002:merge"
+
+#: What the path of a key of ours begins with in a document.
+OURS = re.compile(rf'config\["{PREFIX}([\w-]+)"\]')
 
 #: pydantic's last step where not a value but the key itself is wrong.
 KEY = "[key]"
+
+#: The kind of error of a key that is no text.
+KEY_KIND = "key"
+
+#: A number that YAML 1.1 reads with base 8, and a person with base 10.
+OCTAL = re.compile(r"0[0-9]+")
+
+#: Problems that are said; of a file with thousands nobody reads the rest.
+MOST_PROBLEMS = 50
+
+#: Characters of a value that a message repeats.
+LINE = 80
+
 STACKS = "stacks"
 
 #: Named in a message where no file is known.
@@ -46,6 +62,7 @@ HINTS = {
         "static_url",
         "string_pattern_mismatch",
     ): "a path that begins and ends with /, for example /static/; null for none",
+    ("app.media", "model_type"): "false for none",
     ("health.path", "string_pattern_mismatch"): "a path that begins with /",
     ("hash.key", "string_pattern_mismatch"): "nginx's text and variables, for example $request_uri",
     ("host_key", "string_pattern_mismatch"): "as ssh-keyscan prints it, for example ssh-ed25519 AAAA…",
@@ -72,33 +89,6 @@ class StackFileError(Exception):
         super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key said twice, as the second would silently win.
-
-    Not libyaml's faster reader: it ends the process on deep nesting, and says less of a mistake.
-    """
-
-
-def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _value in node.value:
-        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == MERGE:
-            continue  # construct_mapping refuses the one and knows the other
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(
-                "while reading a mapping",
-                node.start_mark,
-                f"the key {key!r} stands twice",
-                key_node.start_mark,
-            )
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
 def stack_path(root: Path, stack: str) -> Path:
     """Return where the stack file of `stack` is, whether it exists or not."""
     return root / STACKS / f"Pulumi.{stack}.yaml"
@@ -109,43 +99,24 @@ def load_stack(root: Path, stack: str) -> ClusterConfig:
     path = stack_path(root, stack)
     source = f"{STACKS}/{path.name}"
     try:
-        text = path.read_text(encoding="utf-8")
+        document = read_document(path)
     except FileNotFoundError as error:
         known = sorted(found.name[7:-5] for found in path.parent.glob("Pulumi.*.yaml"))
         there = f"the stacks here are {', '.join(known)}" if known else "there is no stack yet"
         message = f"no such file; {there}; `cluster init {stack} --project DIR` makes one"
         raise StackFileError(source, [Problem(stack, message)]) from error
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise StackFileError(source, [Problem(stack, f"can't be read: {why}")]) from error
-    try:
-        document = _read_yaml(text)
-    except StackFileError as error:
-        raise StackFileError(source, error.problems) from error.__cause__
-    if not isinstance(document, dict) or not isinstance(document.get("config"), dict):
+    except OSError as error:
+        raise StackFileError(source, [Problem(stack, f"can't be read: {error.strerror}")]) from error
+    except DocumentError as error:
+        raise StackFileError(source, [Problem(error.where or stack, error.message)]) from error
+    config = document.value.get("config") if isinstance(document.value, dict) else None
+    if not isinstance(config, dict):
         raise StackFileError(source, [Problem("config", f"required: the keys {PREFIX}platform, {PREFIX}app, …")])
+    words = {OURS.sub(r"\1", path, count=1): word for path, word in document.words.items()}
     try:
-        return parse_config(_ours(document["config"]))
+        return parse_config(_ours(config), words)
     except StackFileError as error:
         raise StackFileError(source, error.problems) from None
-
-
-def _read_yaml(text: str) -> object:
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "YAML"
-        raise StackFileError(SOURCE, [Problem(where, f"not valid YAML: {error.problem}")]) from error
-    except yaml.reader.ReaderError as error:
-        line, column = text.count("\n", 0, error.position) + 1, error.position - text.rfind("\n", 0, error.position)
-        message = f"not valid YAML: the character {chr(error.character)!r} is not allowed"
-        raise StackFileError(SOURCE, [Problem(f"line {line}, column {column}", message)]) from error
-    except RecursionError as error:
-        raise StackFileError(SOURCE, [Problem("YAML", "nested too deeply")]) from error
-    except ValueError as error:
-        # A value that has the form of a date or number, and is none: 2020-13-45.
-        raise StackFileError(SOURCE, [Problem("YAML", f"a value is not valid: {error}; write it in quotes")]) from error
 
 
 def _ours(config: dict[str, Any]) -> dict[str, Any]:
@@ -161,51 +132,56 @@ def _ours(config: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def parse_config(values: dict[str, Any]) -> ClusterConfig:
-    """Validate plain values (the keys without `cluster:`); StackFileError has all problems, in the keys' order."""
+def parse_config(values: dict[str, Any], words: Mapping[str, str] | None = None) -> ClusterConfig:
+    """Validate plain values (the keys without `cluster:`); StackFileError has all problems, in the keys' order.
+
+    words: true, false and null as the file has them, by the path of their key.
+    """
     try:
         return ClusterConfig.model_validate(values)
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        problems = [Problem(_path(e, values), _message(e)) for e in found]
-        unique = list(dict.fromkeys(problems))
-        raise StackFileError(SOURCE, unique) from None
+        problems: dict[Problem, None] = {}
+        all_found = error.errors(include_url=False)
+        for number, found in enumerate(all_found):
+            if len(problems) == MOST_PROBLEMS:
+                problems[Problem("config", f"{len(all_found) - number} more problems")] = None
+                break
+            path = _path(found, values)
+            problems[Problem(path, _message(found, (words or {}).get(path)))] = None
+        raise StackFileError(SOURCE, list(problems)) from None
 
 
 def _path(error: Any, values: dict[str, Any]) -> str:
     """Return `upstream.servers[3].weight`; the last step is not a key of the file where the key itself is wrong."""
     text = ""
     here: Any = values
-    for step in error["loc"][:-1] if error["loc"][-1:] == (KEY,) else error["loc"]:
-        if isinstance(step, int) and isinstance(here, list):
-            text += f"[{step}]"
-            here = here[step] if step < len(here) else None
+    for one in error["loc"][:-1] if error["loc"][-1:] == (KEY,) else error["loc"]:
+        if isinstance(one, int) and isinstance(here, list):
+            text += f"[{one}]"
+            here = here[one] if one < len(here) else None
             continue
-        key = _key(here, step)
-        if isinstance(key, str) and re.fullmatch(r"[\w-]+", key):
-            text += f".{key}" if text else key
-        else:
-            text += f"[{json.dumps(key if isinstance(key, str) else _shown(key))}]"
+        key = _key(here, one)
+        text = step(text, key) if isinstance(key, str) else step(text, _shown(key), quoted=True)
         here = here.get(key) if isinstance(here, dict) else None
     return text or "config"
 
 
-def _key(mapping: object, step: int | str) -> object:
-    """Return the key of the file that pydantic calls `step`: it has only whole numbers and text."""
-    if not isinstance(mapping, dict) or (isinstance(step, str) and step in mapping):
-        return step
-    return next((key for key in mapping if key == step or str(key) == step), step)
+def _key(mapping: object, one: int | str) -> object:
+    """Return the key of the file that pydantic calls `one`: it has only whole numbers and text."""
+    if not isinstance(mapping, dict) or (isinstance(one, str) and one in mapping):
+        return one
+    return next((key for key in mapping if key == one or str(key) == one), one)
 
 
-def _message(error: Any) -> str:
+def _message(error: Any, word: str | None) -> str:
     kind, location, given = error["type"], error["loc"], error["input"]
     context = error.get("ctx", {})
     if kind == "missing":
         return f"required: {_description(location)}"
+    if kind == "invalid_key" or (kind == "string_type" and location[-1] == KEY):
+        return f"a key must be text{_as_written(given, None, KEY_KIND, location)}"
     if kind == "extra_forbidden":
         return _unknown_key(location)
-    if kind == "invalid_key" or (kind == "string_type" and location[-1] == KEY):
-        return "a key must be text; write it in quotes"
     text = {
         "greater_than_equal": "must be at least {ge}",
         "less_than_equal": "must be at most {le}",
@@ -223,11 +199,47 @@ def _message(error: Any) -> str:
         "string_pattern_mismatch": "is not of the right form",
     }.get(kind)
     message = text.format(**context) if text else error["msg"]
-    secret = any(step in SECRET_KEYS for step in location)
-    if not secret:
-        message += f", got {_shown(given)}"
+    if not any(one in SECRET_KEYS for one in location):
+        message += _as_written(given, word, kind, location)
     form = hint(location, kind)
     return f"{message} ({form})" if form else message
+
+
+def _as_written(given: Any, word: str | None, kind: str, location: tuple[int | str, ...]) -> str:
+    """Return what stands in the file, how it is read where that is something else, and what to write instead."""
+    text = given.text if isinstance(given, Written) else word
+    if text is None and isinstance(given, bool | int | float):
+        text = _shown(given)
+    if text is None:
+        return "; write it in quotes" if kind == KEY_KIND else f", got {_shown(given)}"
+    said = f", got {_short(text) if text else 'nothing'}"
+    if isinstance(given, Written):
+        said += f", which {given.by} reads as {given.words}"
+    elif _shown(given) != text:
+        said += f", which YAML reads as {_shown(given)}"
+    remedy = _remedy(given, text, kind, location)
+    return f"{said}; write {remedy}" if remedy else said
+
+
+def _remedy(given: Any, text: str, kind: str, location: tuple[int | str, ...]) -> str | None:
+    """Return what to write where an error of this kind was made; None where nothing can be said."""
+    if kind in ("string_type", KEY_KIND):
+        return f"{json.dumps(_short(text), ensure_ascii=False)} in quotes" if text else '"" for an empty text'
+    if not isinstance(given, Written):
+        return None
+    if kind in ("bool_type", "migrate") and isinstance(given.reading, bool):
+        return given.words
+    number = kind in ("int_type", "batch", "unit") or (kind, location[-1]) == ("list_type", "servers")
+    if number and given.whole is not None and given.whole >= 0:
+        seconds = "s" if kind == "unit" and _annotation(location) is Duration else ""
+        decimal = int(text) if OCTAL.fullmatch(text) else given.whole
+        other = f", or {decimal}{seconds} if that is meant" if decimal != given.whole else ""
+        return f"{given.whole}{seconds}{other}"
+    return None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LINE else f"{text[: LINE - 3]}…"
 
 
 def hint(location: tuple[int | str, ...], kind: str) -> str | None:
@@ -241,22 +253,30 @@ def hint(location: tuple[int | str, ...], kind: str) -> str | None:
 def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, Written):
+        return _short(value.text)
     try:
-        text = f"the date {value}" if isinstance(value, dt.date) else repr(value)
+        text = repr(value)
     except ValueError:
         return "a number of thousands of digits"
     # A URL in the wrong place may hold a password.
-    text = re.sub(r"://\S*@", "://…@", text)
-    return text if len(text) <= 80 else text[:77] + "…"  # noqa: PLR2004 - a line's worth
+    return _short(re.sub(r"://\S*@", "://…@", text))
 
 
 def _model_at(location: tuple[int | str, ...]) -> type[BaseModel] | None:
     """Return the model that holds the key at the end of `location`."""
     model: type[BaseModel] | None = ClusterConfig
-    for step in location[:-1]:
-        if isinstance(step, str) and model is not None and step in model.model_fields:
-            model = _model_in(model.model_fields[step].annotation)
+    for key in location[:-1]:
+        if isinstance(key, str) and model is not None and key in model.model_fields:
+            model = _model_in(model.model_fields[key].annotation)
     return model
+
+
+def _annotation(location: tuple[int | str, ...]) -> Any:
+    """Return the type of the key at the end of `location`."""
+    model = _model_at(location)
+    field = model.model_fields.get(str(location[-1])) if model else None
+    return field.annotation if field else None
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

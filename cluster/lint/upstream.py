@@ -12,6 +12,7 @@ from cluster.config.models import Method
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, numbered_servers, serving, standby
 from cluster.lint.variables import EMPTY_VARIABLES, is_variable, variables_in
 from cluster.topology import percent, shares
+from cluster_runtime.instance import CLEARED
 
 if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
@@ -21,8 +22,24 @@ if TYPE_CHECKING:
 #: Methods that know no backup.
 WITHOUT_BACKUP = (Method.IP_HASH, Method.HASH, Method.RANDOM)
 
-#: Files of a platform that lie beside the instances' directories.
-RESERVED_NAMES = ("closing",)
+#: Names that a platform has given away: what lies beside the instances' directories, and what else has a process, a
+#: container or a log of its own, so that `cluster logs NAME` would mean both.
+RESERVED_NAMES = {
+    CLEARED: "a file of the runtime",
+    "closing": "a file of nginx",
+    "nginx": "nginx",
+    "access": "nginx's access log",
+    "error": "nginx's error log",
+    "supervisord": "Supervisor",
+    "supervisor": "Supervisor",
+    "postgres": "the database",
+    "database": "the database",
+    "memcached": "the memcached nodes",
+    "prepare": "what makes a release",
+    "task": "what makes a release",
+    "static": "the static files",
+}
+RESERVED_NODE = re.compile(r"memcached[0-9]+")
 
 #: nginx takes no longer word from a file (NGX_CONF_BUFFER), in bytes; quotes and a margin are taken off.
 LONGEST_WORD = 4000
@@ -50,13 +67,12 @@ def _duplicate_names(config: ClusterConfig, _facts: Facts) -> Remarks:
 
 
 def _reserved_names(config: ClusterConfig, _facts: Facts) -> Remarks:
-    # An instance's directory lies where the platform keeps files of its own.
+    # An instance's name is a directory, a program and a log among those of the platform.
     for path, server in numbered_servers(config):
-        if server.name in RESERVED_NAMES:
-            why = (
-                f"A file called {server.name} lies beside the instances' directories and says that nginx is reloading."
-            )
-            yield Remark(f"{path}.name", why, "Choose another name for this server.")
+        whose = "a memcached node" if RESERVED_NODE.fullmatch(server.name) else RESERVED_NAMES.get(server.name)
+        if whose:
+            why = f"{server.name} is the name of {whose} already."
+            yield Remark(f"{path}.name", why, f"Choose another name for this server, for example {server.name}-app.")
 
 
 def _backup_with_hash(config: ClusterConfig, _facts: Facts) -> Remarks:
@@ -283,7 +299,7 @@ def _long_requests_by_turn(config: ClusterConfig, _facts: Facts) -> Remarks:
 
 UPSTREAM_RULES = (
     Rule("duplicate-server", ERROR, "Two servers have the same name.", _duplicate_names),
-    Rule("reserved-server-name", ERROR, "A server has the name of one of the platform's files.", _reserved_names),
+    Rule("reserved-server-name", ERROR, "A server has a name that the platform has given away.", _reserved_names),
     Rule("backup-with-hash", ERROR, "nginx refuses `backup` with ip_hash, hash and random.", _backup_with_hash),
     Rule("only-backups", ERROR, "nginx refuses an upstream in which every server is a backup.", _all_backup),
     Rule("all-down", ERROR, "With every server down each request is answered with 502.", _all_down),

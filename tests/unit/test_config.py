@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.config import Duration, Size, StackFileError, load_stack, parse_config
+from cluster.config.document import DocumentError, parse_document
+from cluster.config.load import MOST_PROBLEMS
 from cluster.config.models import SECRET_KEYS, dump
+from cluster.config.reference import EXAMPLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,8 +100,8 @@ MISTAKES: list[tuple[str, object, str]] = [
     # keys that are no plain words
     ("app", {**SMALL["app"], "a.b": 1}, f'app["a.b"]: unknown key; known here: {KNOWN_IN_APP}'),
     ("app", {**SMALL["app"], "a\nb": 1}, f'app["a\\nb"]: unknown key; known here: {KNOWN_IN_APP}'),
-    ("app", {**SMALL["app"], 1: 1}, 'app["1"]: a key must be text; write it in quotes'),
-    ("app.environment", {True: "x"}, 'app.environment["true"]: a key must be text; write it in quotes'),
+    ("app", {**SMALL["app"], 1: 1}, 'app["1"]: a key must be text, got 1; write "1" in quotes'),
+    ("app.environment", {True: "x"}, 'app.environment["true"]: a key must be text, got true; write "true" in quotes'),
     ("app.environment", {None: "x"}, 'app.environment["null"]: a key must be text; write it in quotes'),
     (
         "app.environment",
@@ -153,7 +158,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("app.migrate", "yes", "app.migrate: must be true or false, or a list of aliases of DATABASES, got 'yes'"),
     ("app.project", None, "app.project: must be text, got null"),
     ("app.project", "", "app.project: must not be empty, got ''"),
-    ("app.environment.LANG", False, "app.environment.LANG: must be text, got false"),
+    ("app.environment.LANG", False, 'app.environment.LANG: must be text, got false; write "false" in quotes'),
     ("app.requirements", "\ud800", "app.requirements.file: must be text, got '\\ud800'"),
     ("upstream.servers", "app1", "upstream.servers: must be a list, got 'app1'"),
     ("upstream.servers.0", "app1", "upstream.servers[0]: must be a mapping, got 'app1'"),
@@ -354,13 +359,218 @@ def test_all_problems_are_said_at_once_in_the_order_of_the_keys() -> None:
         ("config: {a: 1, a: 2}", "line 1, column 16: not valid YAML: the key 'a' stands twice"),
         ("config:\n  ? [a]\n  : 1", "line 2, column 5: not valid YAML: found unhashable key"),
         ("config:\n  a: \x00", "line 2, column 6: not valid YAML: the character '\\x00' is not allowed"),
-        ("config: 2020-13-45", "YAML: a value is not valid: month must be in 1..12; write it in quotes"),
-        ("[" * 1500, "YAML: nested too deeply"),
+        ("config: 2020-13-45", "config: required: the keys cluster:platform, cluster:app, …"),
+        ("[" * 1500, "line 1, column 31: nested more than 30 levels deep"),
+        ("a: !!bool x", "line 1, column 4: the tag !!bool is not read here; remove it"),
+        ("a: &a [*a]", "line 1, column 8: *a is a part of itself"),
+        ('a: "\\UFFFFFFFF"', "YAML: a value is not valid: Python int too large to convert to C int"),
         (b"\xff\xfe", "dev: can't be read: it is not UTF-8"),
     ],
 )
 def test_what_is_no_stack_file_gets_one_line(tmp_path: Path, text: str | bytes, message: str) -> None:
     assert message_of(tmp_path, text) == f"stacks/Pulumi.dev.yaml: {message}"
+
+
+def bomb(kind: str, levels: int, width: int) -> str:
+    """Return a file of which each level holds the one before `width` times."""
+    lines = ["a0: &a0 {k: x}"]
+    for level in range(1, levels):
+        before = f"*a{level - 1}"
+        holds = {
+            "lists": f"[{', '.join([before] * width)}]",
+            "mappings": f"{{{', '.join(f'k{number}: {before}' for number in range(width))}}}",
+            "merges": f"{{<<: [{', '.join([before] * width)}]}}",
+        }[kind]
+        lines.append(f"a{level}: &a{level} {holds}")
+    return "\n".join([*lines, f"config: {{cluster:app: {{environment: *a{levels - 1}}}}}"])
+
+
+TOO_MUCH = {
+    **{
+        f"{kind}, {levels} levels of {width}": bomb(kind, levels, width)
+        for kind in ("lists", "mappings", "merges")
+        for levels, width in ((10, 10), (40, 2), (3000, 1))
+    },
+    "ten megabytes": "x" * 10_000_000,
+    "brackets": "[" * 200_000,
+    "braces": "{a: " * 60_000,
+    "nested blocks": "\n".join(f"{' ' * level}a:" for level in range(600)),
+    "thousands of keys": "".join(f"k{number}: 1\n" for number in range(20_000)),
+    "thousands of keys of ours": "config:\n  cluster:app:\n" + "".join(f"    k{number}: 1\n" for number in range(4500)),
+    "thousands of values": f"a: [{'x,' * 120_000}]",
+    "a long text": f"a: {'x' * 250_000}",
+    "a long number": f"a: {'9' * 250_000}",
+    "a long base of sixty": f"a: {'1:' * 120_000}1",
+    "a long name of an alias": f"a: *{'b' * 200_000}",
+    "many lines": "a: |\n" + " x\n" * 80_000,
+}
+
+
+@pytest.mark.parametrize("text", TOO_MUCH.values(), ids=TOO_MUCH)
+def test_a_bomb_is_refused_at_once_in_a_few_short_lines(tmp_path: Path, text: str) -> None:
+    began = time.process_time()
+    message = message_of(tmp_path, text)
+    assert time.process_time() - began < 1, "of the processor, whatever else the machine does"
+    assert len(message.splitlines()) <= MOST_PROBLEMS + 1
+    if "&" in text:
+        assert "with every alias counted" in message or "levels deep" in message
+    assert max(map(len, message.splitlines())) < 1000
+
+
+def test_the_largest_cluster_fits(tmp_path: Path) -> None:
+    servers = "".join(
+        f"      - {{name: app{number}, weight: 3, max_fails: 2, fail_timeout: 20s}}\n" for number in range(1000)
+    )
+    text = re.sub(r"    servers:\n(      - .*\n)+", f"    servers:\n{servers}", GOOD)
+    assert len(load_stack(write(tmp_path, text), "dev").upstream.servers) == 1000
+
+
+#: Where a word is put, the words, and what is said of each.
+WORDS: list[tuple[str, str, str]] = [
+    *(
+        (
+            "environment: {{A: {}}}",
+            word,
+            f'app.environment.A: must be text, got {word}, {read}; write "{word}" in quotes',
+        )
+        for word, read in {
+            "no": "which YAML 1.1 reads as false",
+            "Y": "which YAML 1.1 reads as true",
+            "On": "which YAML 1.1 reads as true",
+            "True": "which YAML reads as true",
+            "~": "which YAML reads as null",
+            "010": "which YAML 1.1 reads as the number 8",
+            "08": "which YAML 1.2 reads as the number 8",
+            "1:30": "which YAML 1.1 reads as the number 90",
+            "0x10": "which YAML 1.1 reads as the number 16",
+            "0o10": "which YAML 1.2 reads as the number 8",
+            "1_000": "which YAML 1.1 reads as the number 1000",
+            "1e3": "which YAML 1.2 reads as the number 1000",
+            "12e03": "which YAML 1.2 reads as the number 12000",
+            "1.50": "which YAML 1.1 reads as the number 1.5",
+            "+5": "which YAML 1.1 reads as the number 5",
+            ".inf": "which YAML 1.1 reads as the number inf",
+            "2020-01-02": "which YAML 1.1 reads as the date 2020-01-02",
+            "2020-13-45": "which YAML 1.1 reads as a date or a number",
+        }.items()
+    ),
+    (
+        "environment: {{A: {}}}",
+        "",
+        'app.environment.A: must be text, got nothing, which YAML reads as null; write "" for an empty text',
+    ),
+    *(
+        (
+            "environment: {{{}: x}}",
+            word,
+            f'app.environment["{word}"]: a key must be text, got {word}, {read}; write "{word}" in quotes',
+        )
+        for word, read in {
+            "on": "which YAML 1.1 reads as true",
+            "N": "which YAML 1.1 reads as false",
+            "~": "which YAML reads as null",
+            "010": "which YAML 1.1 reads as the number 8",
+            "5": "which YAML 1.1 reads as the number 5",
+        }.items()
+    ),
+    (
+        "python: {}",
+        "3.10",
+        'app.python: must be text, got 3.10, which YAML 1.1 reads as the number 3.1; write "3.10" in quotes',
+    ),
+    ("shared: [{}]", "no", 'app.shared[0]: must be text, got no, which YAML 1.1 reads as false; write "no" in quotes'),
+    (
+        "collectstatic: {}",
+        "yes",
+        "app.collectstatic: must be true or false, got yes, which YAML 1.1 reads as true; write true",
+    ),
+    (
+        "collectstatic: {}",
+        "n",
+        "app.collectstatic: must be true or false, got n, which YAML 1.1 reads as false; write false",
+    ),
+    (
+        "migrate: {}",
+        "off",
+        (
+            "app.migrate: must be true or false, or a list of aliases of DATABASES, got off, "
+            "which YAML 1.1 reads as false; write false"
+        ),
+    ),
+    (
+        "workers: {}",
+        "010",
+        (
+            "app.workers: must be a whole number, got 010, "
+            "which YAML 1.1 reads as the number 8; write 8, or 10 if that is meant"
+        ),
+    ),
+    ("workers: {}", "08", "app.workers: must be a whole number, got 08, which YAML 1.2 reads as the number 8; write 8"),
+    (
+        "workers: {}",
+        "4.0",
+        "app.workers: must be a whole number, got 4.0, which YAML 1.1 reads as the number 4; write 4",
+    ),
+    (
+        "workers: {}",
+        "1e1",
+        "app.workers: must be a whole number, got 1e1, which YAML 1.2 reads as the number 10; write 10",
+    ),
+    (
+        "graceful_timeout: {}",
+        "1:30",
+        f"app.graceful_timeout: {UNIT_OF_TIME}, got 1:30, which YAML 1.1 reads as the number 90; write 90s",
+    ),
+    (
+        "graceful_timeout: {}",
+        "010",
+        (
+            f"app.graceful_timeout: {UNIT_OF_TIME}, got 010, "
+            "which YAML 1.1 reads as the number 8; write 8s, or 10s if that is meant"
+        ),
+    ),
+    (
+        "memory: {}",
+        "1_000",
+        f"app.memory: {UNIT_OF_SIZE}, got 1_000, which YAML 1.1 reads as the number 1000; write 1000",
+    ),
+    ("media: {}", "no", "app.media: must be a mapping, got no, which YAML 1.1 reads as false (false for none)"),
+]
+
+
+@pytest.mark.parametrize(("where", "word", "message"), WORDS, ids=[message for _, _, message in WORDS])
+def test_a_word_that_readers_of_yaml_take_differently_is_refused_as_it_was_written(
+    tmp_path: Path, where: str, word: str, message: str
+) -> None:
+    def text(given: str) -> str:
+        line = f"{where.format(given)}\n    settings: example"
+        return EXAMPLE.replace("settings: example", line)
+
+    assert message_of(tmp_path, text(word)) == f"stacks/Pulumi.dev.yaml: {message}"
+    if word and "must be text" in message and "{{{}" not in where:
+        load_stack(write(tmp_path, text(f'"{word}"').replace('"3.10"', '"3.11"')), "dev")
+
+
+@pytest.mark.parametrize("word", ["no", "y", "~", "010", "1e3", "5", "true"])
+def test_names_of_servers_and_sites_are_text(tmp_path: Path, word: str) -> None:
+    for old, new, path in (
+        ("servers: 4", f"servers: [{{name: {word}}}]", "upstream.servers[0].name"),
+        ("[cluster, localhost]", f"[{word}]", "site.server_names[0]"),
+    ):
+        message = message_of(tmp_path, EXAMPLE.replace(old, new))
+        assert message.startswith(f"stacks/Pulumi.dev.yaml: {path}: must be text, got {word}")
+        assert message.endswith(f'; write "{word}" in quotes')
+
+
+def test_what_is_not_ours_may_be_written_as_anybody_likes(tmp_path: Path) -> None:
+    assert load_stack(write(tmp_path, EXAMPLE.replace("config:", "config:\n  aws:x: {a: no, 010: 1:30}")), "dev")
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="ab01:_-+.eExXoyn~ \n[]{},&*!<'\"#|>%@`?\t\\", max_size=60))
+def test_whatever_stands_in_a_file_it_is_read_or_refused(text: str) -> None:
+    with contextlib.suppress(DocumentError):
+        parse_document(text.encode())
 
 
 def test_every_line_names_the_file(tmp_path: Path) -> None:

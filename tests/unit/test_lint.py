@@ -210,8 +210,11 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         [case({"upstream.servers": 40})],
     ),
     "reserved-server-name": (
-        [case({"upstream.servers": [a_server(), a_server("closing")]}, "upstream.servers[1].name")],
-        [case({"upstream.servers": [a_server(), a_server("closing2")]})],
+        [
+            case({"upstream.servers": [a_server(), a_server(name)]}, "upstream.servers[1].name")
+            for name in ("closing", "cleared-sessions", "nginx", "access", "memcached1", "memcached12", "supervisord")
+        ],
+        [case({"upstream.servers": [a_server(), a_server(name)]}) for name in ("closing2", "nginx1", "memcached1-app")],
     ),
     "backup-with-hash": (
         [case({"upstream.method": method}, "upstream.servers[3].backup") for method in ("ip_hash", "hash", "random")],

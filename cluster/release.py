@@ -179,11 +179,13 @@ def tree_digest(directory: Path) -> str:
 def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) -> dict[str, Any]:
     """Return the contents of the release's configuration file (cluster_runtime.config.RuntimeConfig)."""
     app, health = config.app, config.app.health
-    database = None
+    database: dict[str, Any] | None = None
     if config.database is not None:
         database = {"engine": config.database.engine.value}
         if config.database.engine == "sqlite":
             database["path"] = places.database
+            if config.database.replace:
+                database["replace"] = True
     return {
         "release": digest,
         "project": places.project,
@@ -211,6 +213,7 @@ def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) ->
             "memcached": list(places.memcached) if uses_memcached(config) else [],
             "path": config.sessions.path or places.sessions,
             "previous": former_engine(config),
+            "replace": config.sessions.replace,
         },
         "database": database,
         "static_root": places.static_root,

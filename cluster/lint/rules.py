@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cluster.lint.app import APP_RULES
+from cluster.lint.choices import CHOICE_RULES
 from cluster.lint.finding import Severity
 from cluster.lint.hosts import HOST_RULES
 from cluster.lint.sessions import SESSION_RULES
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from cluster.lint.finding import Facts, Finding
     from cluster.lint.rule import Rule
 
-RULES: tuple[Rule, ...] = (*APP_RULES, *UPSTREAM_RULES, *SESSION_RULES, *SITE_RULES, *HOST_RULES)
+RULES: tuple[Rule, ...] = (*APP_RULES, *UPSTREAM_RULES, *SESSION_RULES, *SITE_RULES, *HOST_RULES, *CHOICE_RULES)
 
 _ORDER = tuple(Severity)
 

@@ -18,6 +18,7 @@ from cluster.local.supervisor import clean_environment
 from cluster.packages import project_requirements, run_uv
 from cluster.release import RUNTIME, ReleaseError, ReleaseSpec, project_files, runtime_config, runtime_requirements
 from cluster.render.mime import compressed_endings
+from cluster_runtime.describe import REFUSED
 from cluster_runtime.instance import die_with_parent
 from cluster_runtime.prepare import compress, mask
 
@@ -171,6 +172,8 @@ class Builder:
         done = self.run(release, "cluster_runtime.describe", str(output))
         if done.returncode == 0:
             return
+        if done.returncode == REFUSED:
+            raise ReleaseError(done.stderr.strip())
         missing = re.search(r"ModuleNotFoundError: No module named '([^']+)'", done.stderr)
         hint = ""
         if missing:

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 #: The environment variable that holds the path of the release's configuration file.
 CONFIG_VARIABLE = "CLUSTER_CONFIG"
@@ -35,13 +36,14 @@ class Sessions:
     """Where sessions are kept.
 
     `memcached` lists the nodes' sockets, `path` is the directory of the engine `file`, `previous` the engine whose
-    sessions stay valid while the engine is changed.
+    sessions stay valid while the engine is changed, `replace` lets the engine stand for one of the project's own.
     """
 
     engine: str = "db"
     memcached: tuple[str, ...] = ()
     path: str = ""
     previous: str = ""
+    replace: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,7 @@ class RuntimeConfig:
     hosts: Django's ALLOWED_HOSTS; the first is the Host header of health checks.
     origins: added to Django's CSRF_TRUSTED_ORIGINS.
     database: {"engine": "sqlite", "path": …}, {"engine": "external"} (its URL is a secret), or None: the project's.
+        "replace": true lets it stand for a server that the project's DATABASES name.
     secrets: a directory of files: secret_key, secret_key_fallbacks (JSON list), database_url,
         secret_environment (JSON object); all but the first may be missing.
     drain: seconds between giving the name up and stopping; nginx's connections wear out in two.
@@ -74,7 +77,7 @@ class RuntimeConfig:
     hosts: tuple[str, ...] = ("localhost",)
     origins: tuple[str, ...] = ()
     sessions: Sessions = field(default_factory=Sessions)
-    database: dict[str, str] | None = None
+    database: dict[str, Any] | None = None
     static_root: str = ""
 
     @classmethod

@@ -2,7 +2,9 @@
 
 To a file, since a project may print whatever it likes while it is imported. With `--collect` it collects the project's
 static files as well, and with `--migrate` it then runs the migrations, which spares other starts of Django; where these
-fail the exit status is NOT_COLLECTED or NOT_MIGRATED.
+fail the exit status is NOT_COLLECTED or NOT_MIGRATED. It is REFUSED, with a line for each reason, where the stack file
+would replace what the project has chosen itself; and NOT_IMPORTED, with FILE saying why ("failure"), where the project
+does not import.
 """
 
 from __future__ import annotations
@@ -13,14 +15,20 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from cluster_runtime.choices import choices, refusals
 from cluster_runtime.config import RuntimeConfig
-from cluster_runtime.django_setup import prepare
+from cluster_runtime.debug import derived, sources_of
+from cluster_runtime.django_setup import OVERLAY, prepare
+from cluster_runtime.failure import explain, remedy
 
 COLLECT = "--collect"
 NOT_COLLECTED = 3
 
 MIGRATE = "--migrate"
 NOT_MIGRATED = 4
+
+REFUSED = 5
+NOT_IMPORTED = 6
 
 
 def describe() -> dict[str, Any]:
@@ -43,7 +51,15 @@ def describe() -> dict[str, Any]:
         "database_name": _sqlite_file(database),
         "wsgi_application": getattr(settings, "WSGI_APPLICATION", None),
         "asgi_application": getattr(settings, "ASGI_APPLICATION", None),
+        **_choices(),
     }
+
+
+def _choices() -> dict[str, Any]:
+    """Return what the project itself has chosen; nothing where its settings did not import."""
+    overlay = sys.modules.get(OVERLAY)
+    project = sys.modules.get(RuntimeConfig.from_environment().settings)
+    return {} if overlay is None or project is None else choices(project)
 
 
 def _sqlite_file(database: dict[str, Any]) -> str:
@@ -58,10 +74,21 @@ def main() -> int:
     from cluster_runtime.django_setup import load_application  # noqa: PLC0415 - imports the project
 
     config = RuntimeConfig.from_environment()
-    prepare(config)
-    load_application(config)
-    facts = describe()
-    Path(sys.argv[1]).write_text(json.dumps(facts), encoding="utf-8")
+    output = Path(sys.argv[1])
+    try:
+        prepare(config)
+        load_application(config)
+        facts = describe() | derived(config)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is: the project's own code may raise anything
+        failure = explain(error, config.project, sources_of(config.settings, config.project))
+        output.write_text(json.dumps({**_choices(), "failure": failure}), encoding="utf-8")
+        print(*filter(None, (failure["text"], remedy(failure))), sep="\n", file=sys.stderr)
+        return NOT_IMPORTED
+    output.write_text(json.dumps(facts), encoding="utf-8")
+    refused = refusals(config, facts)
+    if refused:
+        print(*refused, sep="\n", file=sys.stderr)
+        return REFUSED
     wanted = sys.argv[2:]
     if COLLECT in wanted and facts["static_app"] and not _succeeds("collectstatic", verbosity=0):
         return NOT_COLLECTED

@@ -8,6 +8,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from cluster_runtime import debug
+
 if TYPE_CHECKING:
     from cluster_runtime.config import RuntimeConfig
 
@@ -24,6 +26,7 @@ def prepare(config: RuntimeConfig) -> None:
     secret = config.secret("secret_environment")
     if secret:
         os.environ.update({name: str(value) for name, value in json.loads(secret).items()})
+    debug.apply(config, os.environ)
     os.environ["DJANGO_SETTINGS_MODULE"] = OVERLAY
     os.chdir(config.project)
     if config.project not in sys.path:

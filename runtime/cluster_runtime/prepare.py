@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from cluster_runtime.config import SECRET_NAMES, ConfigError, RuntimeConfig
-from cluster_runtime.describe import COLLECT, MIGRATE, NOT_COLLECTED, NOT_MIGRATED
+from cluster_runtime.describe import COLLECT, MIGRATE, NOT_COLLECTED, NOT_MIGRATED, REFUSED
 from cluster_runtime.names import TURN
 from cluster_runtime.secret_files import forget_old, write_all
 
@@ -131,6 +131,7 @@ class Tasks:
         problems = {
             NOT_COLLECTED: "app.collectstatic: collectstatic failed",
             NOT_MIGRATED: f"app.migrate: migrate failed in release {self.config.release}",
+            REFUSED: "app.settings: the stack file would replace what the project has chosen",
             None: "app.settings: the project does not import",
         }
         # In one process: each start of Django costs as much as all that it does here.

@@ -547,6 +547,82 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case({"sessions": {"engine": "db", "previous": "cache", "memcached": {"nodes": 3}}}),
         ],
     ),
+    "debug-derived": (
+        [
+            case({}, "app.settings", **project(debug_derived=[{"name": "A", "where": "s.py:1"}])),
+            case({}, "app.settings", **project(debug_unknown="KeyError: 'A'")),
+        ],
+        [case(), case(**project(debug_derived=[], debug_unknown=""))],
+    ),
+    "debug-variable": (
+        [
+            case({"app.environment": {"DJANGO_DEBUG": "True"}}, "app.environment.DJANGO_DEBUG"),
+            case({"app.environment": {"DEBUG": "on"}}, "app.environment.DEBUG"),
+        ],
+        [case({"app.environment": {"DEBUG": "False"}}), case({"app.environment": {"DEBUGGER": "1"}})],
+    ),
+    "session-engine-replaced": (
+        [case({}, "sessions.engine", **project(own_session_engine="django.contrib.sessions.backends.cache"))],
+        [
+            case(**project(own_session_engine="")),
+            case(**project(own_session_engine="django.contrib.sessions.backends.cached_db")),
+            case(
+                {"sessions.engine": "project"},
+                **project(own_session_engine="django.contrib.sessions.backends.cache"),
+            ),
+        ],
+    ),
+    "database-replaced": (
+        [
+            case(
+                {"database.engine": "external"},
+                "database.engine",
+                **project(own_database_engine="django.db.backends.postgresql", own_database_host="db"),
+            )
+        ],
+        [
+            case({"database.engine": "external"}, **project(own_database_engine="django.db.backends.sqlite3")),
+            case({"database": None}, **project(own_database_engine="django.db.backends.mysql")),
+        ],
+    ),
+    "ssl-redirect": ([case({}, "app.settings", **project(ssl_redirect=True))], [case(**project(ssl_redirect=False))]),
+    "csrf-cookie-secure": (
+        [case({}, "app.settings", **project(csrf_cookie_secure=True))],
+        [case(**project(csrf_cookie_secure=False))],
+    ),
+    "cookie-domain": (
+        [case({}, "site.server_names", **project(cookie_domains={"SESSION_COOKIE_DOMAIN": ".example.org"}))],
+        [
+            case(
+                {"site.server_names": ["example.org", "www.example.org"]},
+                **project(cookie_domains={"SESSION_COOKIE_DOMAIN": ".example.org"}),
+            ),
+            case(**project(cookie_domains={})),
+        ],
+    ),
+    "cors-open": (
+        [case({}, "app.settings", **project(cors_all=True, cors_credentials=True))],
+        [case(**project(cors_all=True, cors_credentials=False))],
+    ),
+    "websockets-unanswered": (
+        [case({}, "app.interface", **project(asgi_apps=["daphne", "channels"]))],
+        [case({"app.interface": "asgi"}, **project(asgi_apps=["channels"])), case(**project(asgi_apps=[]))],
+    ),
+    "mail-nowhere": (
+        [case({}, "app.settings", **project(email_backend="django.core.mail.backends.console.EmailBackend"))],
+        [case(**project(email_backend="django.core.mail.backends.smtp.EmailBackend"))],
+    ),
+    "any-password": (
+        [case({}, "app.settings", **project(auth_app=True, password_validators=0))],
+        [
+            case(**project(auth_app=False, password_validators=0)),
+            case(**project(auth_app=True, password_validators=1)),
+        ],
+    ),
+    "cache-dummy": (
+        [case({}, "app.settings", **project(own_default_cache="django.core.cache.backends.dummy.DummyCache"))],
+        [case(**project(own_default_cache="django.core.cache.backends.locmem.LocMemCache"))],
+    ),
     "previous-of-project": (
         [
             case({"sessions.previous": "project"}, "sessions.previous"),

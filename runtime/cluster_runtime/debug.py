@@ -1,0 +1,291 @@
+"""Settings that a project makes from DEBUG: imported with DEBUG False where that can be told, named where not.
+
+`python -m cluster_runtime.debug FILE [--forced]` imports the project's settings, with --forced as if every DEBUG in
+them were False, and writes a digest of each setting there.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import hashlib
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster_runtime.sources import (
+    Read,
+    Source,
+    assignments,
+    module_path,
+    place_of,
+    reads,
+    settings_sources,
+    value_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, MutableMapping, Sequence
+    from types import CodeType, ModuleType
+
+    from cluster_runtime.config import RuntimeConfig
+
+#: What may mean no, in the order in which it is tried.
+NOES = ("False", "0", "false", "", "no", "off", "n")
+
+#: Where no other value can be found out: every library that reads booleans takes it for one.
+NO = NOES[0]
+
+#: Settings that the overlay owns, or that nothing reads where DEBUG is False.
+OWNED = frozenset(
+    ("DEBUG", "SECRET_KEY", "SECRET_KEY_FALLBACKS", "ALLOWED_HOSTS", "STATIC_ROOT", "INTERNAL_IPS", "TEMPLATE_DEBUG")
+)
+
+#: As many steps from DEBUG to what it is made of: DEBUG = _debug; _debug = os.environ.get("DEBUG").
+MOST_STEPS = 4
+
+FORCED = "--forced"
+
+
+def sources_of(settings: str, project: str) -> list[Source]:
+    """Return the files of a project's settings: in its own directory, or where it is installed from."""
+    for place in (Path(project), *(Path(entry) for entry in sys.path if entry)):
+        if module_path(settings, [place]) is not None:
+            # Of a directory that holds other packages too, only the settings' own is the project's.
+            return settings_sources(settings, place, settings.partition(".")[0] if place != Path(project) else "")
+    return []
+
+
+# --- DEBUG from the environment
+
+
+def variables(sources: Sequence[Source]) -> dict[str, str]:
+    """Return the variables that make DEBUG False, each with the value that does, as far as the files tell."""
+    found: dict[str, str] = {}
+    for source in sources:
+        for node in assignments(source.tree, "DEBUG"):
+            value = value_of(node, "DEBUG")
+            if value is not None:
+                found |= _of_value(value, sources)
+        found |= _of_classes(source.tree)
+    return found
+
+
+def _of_value(value: ast.expr, sources: Sequence[Source]) -> dict[str, str]:
+    value = _resolved(value, sources, MOST_STEPS)
+    wanted = [read for read in reads(value) if "DEBUG" in read.name.upper()]
+    return {read.name: no for read in wanted if (no := _no(value, read)) is not None}
+
+
+def _resolved(value: ast.expr, sources: Sequence[Source], steps: int) -> ast.expr:
+    """Return an expression with what its names stand for put in their place."""
+
+    class Names(ast.NodeTransformer):
+        def visit_Name(self, node: ast.Name) -> ast.expr:
+            if steps == 0:
+                return node
+            for source in sources:
+                for statement in assignments(source.tree, node.id):
+                    meant = value_of(statement, node.id)
+                    if meant is not None and any(True for _read in reads(meant)):
+                        return _resolved(meant, sources, steps - 1)
+            return node
+
+    copied = ast.parse(ast.unparse(value), mode="eval").body
+    found: ast.expr = ast.fix_missing_locations(Names().visit(copied))
+    return found
+
+
+def _no(value: ast.expr, read: Read) -> str | None:
+    """Return the text of the variable for which the expression is false; None where it never would be."""
+    if not read.raw:
+        return "0" if re.search(r"\bint\b", ast.unparse(read.node)) else NO
+    for no in NOES:
+        try:
+            if not _evaluated(value, read.node, no):
+                return no
+        except NameError:
+            return NO  # something of the project's makes a boolean of it
+        except Exception:  # noqa: BLE001, S112 - the project's own expression may raise anything: not for this text
+            continue
+    return None
+
+
+def _evaluated(value: ast.expr, node: ast.expr, text: str) -> object:
+    """Return what a project's expression is where a variable has this text; it sees nothing but plain functions."""
+    place = ast.unparse(node)
+
+    class Text(ast.NodeTransformer):
+        def visit(self, inner: ast.AST) -> Any:
+            return ast.Constant(text) if ast.unparse(inner) == place else super().visit(inner)
+
+    body = Text().visit(ast.parse(ast.unparse(value), mode="eval").body)
+    code = compile(ast.fix_missing_locations(ast.Expression(body)), "DEBUG", "eval")
+    plain = {
+        name: getattr(builtins, name) for name in ("bool", "int", "str", "float", "len", "any", "all", "ValueError")
+    }
+    names = {"json": json, "ast": ast, "strtobool": _strtobool, "__builtins__": plain}
+    return eval(code, names)  # noqa: S307 - an expression of the settings, which this process is about to import
+
+
+def _strtobool(text: str) -> bool:
+    words = {"y": True, "yes": True, "t": True, "true": True, "on": True, "1": True}
+    words |= dict.fromkeys(("n", "no", "f", "false", "off", "0"), False)
+    return words[text.lower()]
+
+
+def _of_classes(tree: ast.AST) -> dict[str, str]:
+    """Return the variables of pydantic's settings classes that have a field `debug`."""
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and any("BaseSettings" in ast.unparse(base) for base in node.bases):
+            fields = [
+                item.target.id
+                for item in node.body
+                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+            ]
+            prefix = re.search(r"""env_prefix['"]?\s*[=:]\s*['"](\w*)['"]""", ast.unparse(node))
+            found |= {
+                f"{prefix[1] if prefix else ''}{field}".upper(): NO
+                for field in fields
+                if field.lower().endswith("debug")
+            }
+    return found
+
+
+# --- what stays made from DEBUG
+
+
+def derived(config: RuntimeConfig) -> dict[str, Any]:
+    """Return {"debug_derived": [{"name", "where"}], "debug_where": …, "debug_unknown": …}: what DEBUG has made.
+
+    unknown: why that can't be told; the settings are imported a second and a third time to compare them.
+    """
+    nothing: dict[str, Any] = {"debug_derived": [], "debug_where": "", "debug_unknown": ""}
+    sources = sources_of(config.settings, config.project)
+    if not _may_be_true(sources, config):
+        return nothing
+    plain, _words = _digests()
+    forced, words = _digests(FORCED)
+    if plain is None or forced is None:
+        return {**nothing, "debug_unknown": words if plain is not None else ""}
+    different = sorted(name for name in {*plain, *forced} - OWNED if plain.get(name) != forced.get(name))
+    if different:
+        again, _words = _digests()
+        # What is another at each import (a time, a random number) is not made from DEBUG.
+        different = [name for name in different if plain.get(name) == (again or {}).get(name)]
+    root = Path(config.project)
+    where = [{"name": name, "where": place_of(sources, name, "DEBUG", root)} for name in different]
+    return {**nothing, "debug_derived": where, "debug_where": place_of(sources, "DEBUG", "True", root)}
+
+
+def _may_be_true(sources: Sequence[Source], config: RuntimeConfig) -> bool:
+    """Tell whether some DEBUG in the settings may be True while they are imported."""
+    set_here = variables(sources).keys() - _said(config).keys()
+    for source in sources:
+        for node in assignments(source.tree, "DEBUG"):
+            value = value_of(node, "DEBUG")
+            if isinstance(value, ast.Constant) and not value.value:
+                continue
+            if value is None or not any(read.name in set_here for read in reads(_resolved(value, sources, MOST_STEPS))):
+                return True
+    return False
+
+
+def _said(config: RuntimeConfig) -> Mapping[str, object]:
+    return {**config.environment, **json.loads(config.secret("secret_environment") or "{}")}
+
+
+def apply(config: RuntimeConfig, environment: MutableMapping[str, str]) -> None:
+    """Set the variables that make DEBUG False, where the stack says nothing of them.
+
+    The environment is stronger than an `.env` for django-environ, environs, decouple, dotenv and pydantic.
+    """
+    said = _said(config)
+    for name, no in variables(sources_of(config.settings, config.project)).items():
+        if name not in said:
+            environment[name] = no
+
+
+def _digests(*options: str) -> tuple[dict[str, str] | None, str]:
+    """Return the digests of all settings; None and the last words of the import where it fails."""
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / "digests.json"
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "cluster_runtime.debug", str(file), *options],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode != 0 or not file.exists():
+            return None, (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        found: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+        return found, ""
+
+
+class _Forced(importlib.abc.MetaPathFinder):
+    """Imports the files of the settings as if every DEBUG in them were False."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.paths = {str(source.path.resolve()) for source in sources}
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.origin is None or str(Path(spec.origin).resolve()) not in self.paths:
+            return None
+        loader = _ForcedLoader(fullname, spec.origin)
+        inside = [str(Path(spec.origin).parent)] if spec.submodule_search_locations is not None else None
+        return importlib.util.spec_from_file_location(
+            fullname, spec.origin, loader=loader, submodule_search_locations=inside
+        )
+
+
+class _ForcedLoader(importlib.machinery.SourceFileLoader):
+    def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002 - importlib's signature
+        tree = ast.parse(self.get_data(self.path))
+        for node in assignments(tree, "DEBUG"):
+            _set_false(node)
+        return compile(ast.fix_missing_locations(tree), self.path, "exec", dont_inherit=True)
+
+
+def _set_false(node: ast.Assign | ast.AnnAssign) -> None:
+    for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+        if isinstance(target, ast.Name) and target.id == "DEBUG":
+            node.value = ast.Constant(value=False)
+        elif isinstance(target, ast.Tuple | ast.List) and isinstance(node.value, ast.Tuple | ast.List):
+            for number, element in enumerate(target.elts):
+                if isinstance(element, ast.Name) and element.id == "DEBUG":
+                    node.value.elts[number] = ast.Constant(value=False)
+
+
+def digests(module: ModuleType) -> dict[str, str]:
+    """Return a digest of each setting; where objects lie in memory is no part of them."""
+    texts = {name: repr(getattr(module, name)) for name in dir(module) if name.isupper()}
+    plain = {name: re.sub(r" at 0x[0-9a-f]+", "", text) for name, text in texts.items()}
+    return {name: hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16] for name, text in plain.items()}
+
+
+def main() -> None:
+    """Write the digests."""
+    from cluster_runtime.config import RuntimeConfig  # noqa: PLC0415
+    from cluster_runtime.django_setup import prepare  # noqa: PLC0415
+
+    config = RuntimeConfig.from_environment()
+    prepare(config)
+    if FORCED in sys.argv:
+        sys.meta_path.insert(0, _Forced(sources_of(config.settings, config.project)))
+    Path(sys.argv[1]).write_text(json.dumps(digests(importlib.import_module(config.settings))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -275,7 +275,7 @@ class LocalCluster:
         program = program_name(name, release.digest)
         deadline = time.monotonic() + self.config.app.health.start_timeout.seconds + START_MARGIN
         first = self.supervisor.processes()[program].pid
-        message = ""
+        said: dict[str, Any] = {}
         while True:
             status = Name(self.places.run, name).status(release.digest)
             process = self.supervisor.processes()[program]
@@ -283,22 +283,29 @@ class LocalCluster:
                 self.say(f"{name} is healthy")
                 return
             if status is not None and status["pid"] == first:
-                message = status["message"]
-            if process.state not in ("RUNNING", "STARTING") or process.pid != first or time.monotonic() > deadline:
-                raise UpError(self._unhealthy(name, release, message))
+                said = status
+            gone = process.state not in ("RUNNING", "STARTING") or process.pid != first
+            # What the project does wrong by itself gets no better until start_timeout.
+            if gone or said.get("sure") or time.monotonic() > deadline:
+                raise UpError(self._unhealthy(name, release, said.get("message", ""), said.get("failure", "")))
             time.sleep(0.05)
 
-    def _unhealthy(self, name: str, release: Release, message: str) -> str:
+    def _unhealthy(self, name: str, release: Release, message: str, failure: str) -> str:
+        """Return why an instance did not get healthy: by what the project raised where that is known, else by its log.
+
+        What a check says again and again would leave no room for why.
+        """
         log = self.places.logs / f"{program_name(name, release.digest)}.log"
-        text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-        # What a check says again and again would leave no room for why.
+        why = f": {message}" if message else ""
+        told = f"{name} of release {release.digest} did not get healthy{why}"
+        if failure:
+            text, head = failure, f"What the project raised (more in {log.relative_to(self.places.root)}):"
+        else:
+            text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+            head = f"The last lines of {log.relative_to(self.places.root)}:"
         lines = [line for line, _same in groupby(mask(text, release.secrets()).splitlines())]
         last = "\n".join(f"    {line}" for line in lines[-LOG_LINES:])
-        why = f": {message}" if message else ""
-        return (
-            f"{name} of release {release.digest} did not get healthy{why}\n"
-            f"The last lines of {log.relative_to(self.places.root)}:\n{last}"
-        )
+        return f"{mask(told, release.secrets())}\n{head}\n{last}"
 
     def _withdraw(self, names: list[str], release: Release) -> None:
         """Remove what was started, but for processes that hold their name: those serve."""

@@ -2,7 +2,9 @@
 
 A worker whose threads are all in long requests can't answer a health check, yet it works. So each worker has a thread
 of its own that sends a datagram ("beat") to the instance process: how many requests it holds, and when one of them last
-moved. No beat means that the process is stopped, or that something holds the interpreter's lock.
+moved. No beat means that the process is stopped, or that something holds the interpreter's lock. A worker that has only
+begun to load the project says so by a first beat, since it sends no other one until it is done; and one that takes no
+more requests, as it is to be replaced, says that too.
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: The environment variable that holds the path of the instance's datagram socket.
 BEAT_VARIABLE = "CLUSTER_BEAT"
@@ -24,12 +30,17 @@ BEAT_INTERVAL = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Beat:
-    """One worker's word: `progress` is when a request last began, ended or sent a part (CLOCK_MONOTONIC, seconds)."""
+    """One worker's word: `progress` is when a request last began, ended or sent a part (CLOCK_MONOTONIC, seconds).
+
+    booting: it begins to load the project. leaving: it takes no more requests, and ends those that it has.
+    """
 
     pid: int
     requests: int
     threads: int
     progress: float
+    booting: bool = False
+    leaving: bool = False
 
     @property
     def busy(self) -> bool:
@@ -45,6 +56,7 @@ class Activity:
         self.requests = 0
         self.files = 0
         self.progress = time.monotonic()
+        self.is_leaving: Callable[[], bool] = lambda: False
         self._lock = threading.Lock()
 
     def begin(self) -> None:
@@ -88,11 +100,22 @@ class Activity:
                     "requests": self.requests,
                     "threads": self.threads,
                     "progress": time.monotonic() if self.files else self.progress,
+                    "leaving": self.is_leaving(),
                 }
                 # The instance process is gone or behind: gunicorn notices the first, the next beat mends the second.
                 with contextlib.suppress(OSError):
                     sender.sendto(json.dumps(beat).encode(), path)
                 time.sleep(BEAT_INTERVAL)
+
+
+def announce_boot() -> None:
+    """Tell the instance process that this worker begins to load the project, where the environment names a socket."""
+    path = os.environ.get(BEAT_VARIABLE)
+    if path:
+        beat = {"pid": os.getpid(), "requests": 0, "threads": 0, "progress": time.monotonic(), "booting": True}
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, contextlib.suppress(OSError):
+            sender.settimeout(BEAT_INTERVAL)  # the queue may be full for a moment, and this is said only once
+            sender.sendto(json.dumps(beat).encode(), path)
 
 
 def read_beat(message: bytes) -> Beat:

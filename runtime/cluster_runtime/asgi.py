@@ -6,11 +6,13 @@ import asyncio
 import json
 import logging
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from cluster_runtime import health
 from cluster_runtime.activity import Activity
 from cluster_runtime.config import RuntimeConfig
 from cluster_runtime.django_setup import load_application
+from cluster_runtime.trial import KEY, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -61,16 +63,16 @@ class Application:
     async def _answer(self, scope: dict[str, Any], send: Send) -> None:
         loop = asyncio.get_running_loop()
 
-        def through_project() -> int:
-            return asyncio.run_coroutine_threadsafe(self._through_project(), loop).result()
+        def through_project(trial: Trial) -> int:
+            return asyncio.run_coroutine_threadsafe(self._through_project(trial), loop).result()
 
-        query = scope["query_string"].decode("latin-1")
-        if scope["path"] == "/-/health" and "deep" not in query:
-            answer = health.answer(scope["path"], query, through_project)
+        asked = (scope["path"], scope["query_string"].decode("latin-1"), self.config, through_project)
+        if asked[:2] == ("/-/health", ""):
+            answer = health.answer(*asked)
         else:
             from asgiref.sync import sync_to_async  # noqa: PLC0415 - Django's own dependency, after its set-up
 
-            answer = await sync_to_async(health.answer, thread_sensitive=False)(scope["path"], query, through_project)
+            answer = await sync_to_async(health.answer, thread_sensitive=False)(*asked)
         body = json.dumps(answer.body).encode()
         headers = [
             (b"content-type", b"application/json"),
@@ -80,26 +82,28 @@ class Application:
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _through_project(self) -> int:
-        host = self.config.hosts[0].lstrip(".")
+    async def _through_project(self, trial: Trial) -> int:
+        parts = urlsplit(trial.site)
+        host = parts.netloc.encode()
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
             "method": "GET",
-            "scheme": "https",
-            "path": "/-/health",
-            "raw_path": b"/-/health",
-            "query_string": b"",
+            "scheme": parts.scheme,
+            "path": unquote(trial.path),
+            "raw_path": trial.path.encode(),
+            "query_string": trial.query.encode(),
             "root_path": "",
             "headers": [
-                (b"host", host.encode()),
-                (b"x-forwarded-host", host.encode()),
-                (b"x-forwarded-proto", b"https"),
+                (b"host", host),
+                (b"x-forwarded-host", host),
+                (b"x-forwarded-proto", parts.scheme.encode()),
                 (b"x-forwarded-for", b"127.0.0.1"),
             ],
             "client": ("127.0.0.1", 0),
-            "server": (host, 443),
+            "server": (parts.hostname or "", 443 if parts.scheme == "https" else 80),
+            KEY: trial,
         }
         statuses: list[int] = []
         requests = [{"type": "http.request", "body": b"", "more_body": False}]

@@ -21,7 +21,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """How an instance is judged. Times are seconds."""
+    """How an instance is judged. Times are seconds; `pages` None: / and the project's page to log in."""
 
     path: str = "/-/health"
     interval: float = 1.0
@@ -29,6 +29,7 @@ class Health:
     retries: int = 3
     start_timeout: float = 60.0
     busy_timeout: float = 60.0
+    pages: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,8 @@ class RuntimeConfig:
     application: `module:callable`; empty means the project's WSGI_APPLICATION (ASGI_APPLICATION).
     hosts: Django's ALLOWED_HOSTS; the first is the Host header of health checks.
     origins: added to Django's CSRF_TRUSTED_ORIGINS.
+    site: the address that visitors ask for, as http://localhost:8080.
+    static_url: what nginx serves by itself, from the release's static files; empty where it serves none.
     database: {"engine": "sqlite", "path": …}, {"engine": "external"} (its URL is a secret), or None: the project's.
         "replace": true lets it stand for a server that the project's DATABASES name.
     secrets: a directory of files: secret_key, secret_key_fallbacks (JSON list), database_url,
@@ -79,6 +82,8 @@ class RuntimeConfig:
     sessions: Sessions = field(default_factory=Sessions)
     database: dict[str, Any] | None = None
     static_root: str = ""
+    site: str = "http://localhost"
+    static_url: str = ""
 
     @classmethod
     def load(cls, path: str | Path) -> RuntimeConfig:
@@ -90,7 +95,9 @@ class RuntimeConfig:
         if not isinstance(data, dict):
             raise ConfigError(f"{path}: must be a JSON object")
         try:
-            data["health"] = Health(**data.get("health", {}))
+            health = dict(data.get("health", {}))
+            health["pages"] = tuple(health["pages"]) if health.get("pages") is not None else None
+            data["health"] = Health(**health)
             sessions = dict(data.get("sessions", {}))
             sessions["memcached"] = tuple(sessions.get("memcached", ()))
             data["sessions"] = Sessions(**sessions)

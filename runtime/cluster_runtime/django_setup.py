@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime import debug
+from cluster_runtime.trial import watch_failures
 
 if TYPE_CHECKING:
     from cluster_runtime.config import RuntimeConfig
@@ -40,6 +41,7 @@ def load_application(config: RuntimeConfig) -> Any:
 
     # From here on the settings are loaded: a wsgi.py that sets DJANGO_SETTINGS_MODULE can't undo the overlay.
     django.setup()
+    watch_failures()
     from django.conf import settings  # noqa: PLC0415
 
     attribute = "WSGI_APPLICATION" if config.interface == "wsgi" else "ASGI_APPLICATION"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from cluster_runtime.activity import announce_boot
 from cluster_runtime.config import RuntimeConfig
 from cluster_runtime.instance import die_with_parent
 
@@ -36,3 +37,9 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa:
 def post_fork(_server: Any, _worker: Any) -> None:
     """Let no worker outlive gunicorn: a stopped or stuck one would never notice that its parent is gone."""
     die_with_parent()
+    announce_boot()
+
+
+def post_worker_init(worker: Any) -> None:
+    """Let a worker that is to be replaced (max_requests) tell so while it ends its last requests."""
+    worker.wsgi.activity.is_leaving = lambda: not worker.alive

@@ -1,8 +1,11 @@
 """What an instance answers below `/-/`, to whoever reaches its socket directly: never to the public.
 
 - `/-/health`: the process works. Answered before Django, so that a database that is away restarts nothing.
-- `/-/health?deep`: a whole request through the project, and database and session store answer.
+- `/-/health?deep`: a request through the project's whole middleware, and database and session store answer.
+- `/-/health?project`: the first of these alone, with the status that the project answered.
 - `/-/probe`: which instance and release this is.
+- `/-/probe/site`: what whoever looks at the site as a visitor must know of the project.
+- `/-/probe/failure?path=PATH`: what the project raises when it is asked for that page, and the status of its answer.
 - `/-/probe/sessions`: how many there are, and what room they take.
 - `/-/probe/restore`: "restored" tells whether each memcached node has what it should; where not, it begins to get it.
 - `/-/probe/session?create`, `?read=KEY`, `?write=KEY`, `?delete=KEY`: a session in the project's own store.
@@ -19,10 +22,15 @@ import sys
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from cluster_runtime.facts import site_facts
+from cluster_runtime.trial import KEY, UNAVAILABLE, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from cluster_runtime.config import RuntimeConfig
 
 PREFIX = "/-/"
 
@@ -46,15 +54,17 @@ def is_internal(path: str, headers: Callable[[str], str | None]) -> bool:
     return path.startswith(PREFIX) and headers("x-forwarded-for") is None
 
 
-def answer(path: str, query: str, through_project: Callable[[], int]) -> Answer:
-    """Answer a request for the runtime; `through_project` runs a request through the project, for the status."""
+def answer(path: str, query: str, config: RuntimeConfig, through_project: Callable[[Trial], int]) -> Answer:
+    """Answer a request for the runtime; `through_project` runs a trial through the project, for the status."""
     arguments = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
     answers: dict[str, Callable[[], Answer]] = {
         "/-/probe": lambda: Answer(200, identity()),
+        "/-/probe/site": lambda: Answer(200, {**identity(), **site_facts(config)}),
+        "/-/probe/failure": lambda: _failure(arguments, config, through_project),
         "/-/probe/session": lambda: _session(arguments),
         "/-/probe/sessions": _report,
         "/-/probe/restore": _restore,
-        "/-/health": lambda: _deep(through_project) if "deep" in arguments else Answer(200, identity()),
+        "/-/health": lambda: _health(arguments, config, through_project),
     }
     unknown = {"error": f"the runtime answers {', '.join(answers)}"}
     return answers.get(path, lambda: Answer(404, unknown))()
@@ -69,19 +79,47 @@ def identity() -> dict[str, Any]:
     }
 
 
-def _deep(through_project: Callable[[], int]) -> Answer:
-    def project() -> None:
-        status = through_project()
-        if status >= SERVER_ERROR:
-            raise RuntimeError(f"a request through Django was answered with {status}")
+def _health(arguments: dict[str, str], config: RuntimeConfig, through_project: Callable[[Trial], int]) -> Answer:
+    # Over TLS, so that a project that leads everybody there is looked into as well.
+    trial = Trial(site=f"https://{config.hosts[0].lstrip('.')}")
+    if "deep" in arguments:
+        return _deep(trial, through_project)
+    if "project" in arguments:
+        return Answer(200, {**identity(), "project": _run(trial, through_project)})
+    return Answer(200, identity())
 
+
+def _failure(arguments: dict[str, str], config: RuntimeConfig, through_project: Callable[[Trial], int]) -> Answer:
+    path, _, query = arguments.get("path", "/").partition("?")
+    trial = Trial(site=config.site, path=path, query=query, arrives=False)
+    status = _run(trial, through_project)
+    return Answer(200, {**identity(), "status": status, "failure": trial.failure, "passing": trial.passing})
+
+
+def _run(trial: Trial, through_project: Callable[[Trial], int]) -> int:
+    """Run a trial through the project; what is raised out of it is what a server answers with 500."""
+    try:
+        return through_project(trial)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what the trial is there to find
+        trial.failed(error)
+        return SERVER_ERROR
+
+
+def _deep(trial: Trial, through_project: Callable[[Trial], int]) -> Answer:
     problems = []
-    for what, check in (("database", _database_answers), ("sessions", _sessions_answer), ("project", project)):
+    for what, check in (("database", _database_answers), ("sessions", _sessions_answer)):
         try:
             check()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what the check is there to report
             problems.append(f"{what}: {type(error).__name__}: {error}")
-    return Answer(503 if problems else 200, {**identity(), "problems": problems})
+    lasting = not problems
+    status = _run(trial, through_project)
+    if status >= SERVER_ERROR and status != UNAVAILABLE:
+        problems.append(f"project: a request through Django was answered with {status}")
+    else:
+        lasting = False
+    body = {"problems": problems, "failure": trial.failure, "lasting": lasting and not trial.passing}
+    return Answer(503 if problems else 200, {**identity(), **body})
 
 
 def _database_answers() -> None:
@@ -165,28 +203,30 @@ def _restore() -> Answer:
     return Answer(200, {"restored": cache.restore()})
 
 
-def wsgi_request(host: str) -> dict[str, Any]:
-    """Return the WSGI environ of a GET as nginx would pass it on over https, for a check through the project."""
+def wsgi_request(trial: Trial) -> dict[str, Any]:
+    """Return the WSGI environ of a GET as nginx would pass it on."""
+    parts = urlsplit(trial.site)
     return {
         "REQUEST_METHOD": "GET",
         "SCRIPT_NAME": "",
-        "PATH_INFO": "/-/health",
-        "QUERY_STRING": "",
-        "SERVER_NAME": host,
-        "SERVER_PORT": "443",
+        "PATH_INFO": unquote(trial.path, "latin-1"),
+        "QUERY_STRING": trial.query,
+        "SERVER_NAME": parts.hostname or "",
+        "SERVER_PORT": "443" if parts.scheme == "https" else "80",
         "SERVER_PROTOCOL": "HTTP/1.1",
-        "HTTP_HOST": host,
-        "HTTP_X_FORWARDED_HOST": host,
-        "HTTP_X_FORWARDED_PROTO": "https",
+        "HTTP_HOST": parts.netloc,
+        "HTTP_X_FORWARDED_HOST": parts.netloc,
+        "HTTP_X_FORWARDED_PROTO": parts.scheme,
         "HTTP_X_FORWARDED_FOR": "127.0.0.1",
         "REMOTE_ADDR": "127.0.0.1",
         "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "https",
+        "wsgi.url_scheme": parts.scheme,
         "wsgi.input": io.BytesIO(),
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
+        KEY: trial,
     }
 
 

@@ -22,15 +22,20 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from cluster_runtime.activity import BEAT_INTERVAL, BEAT_VARIABLE, Beat, read_beat
 from cluster_runtime.config import CONFIG_VARIABLE, ConfigError, RuntimeConfig
 from cluster_runtime.names import LONGEST_SOCKET_PATH, Name, process_of
 from cluster_runtime.sessions import nodes
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE, STAGE_VARIABLE, Stages, forget_ended, living
+from cluster_runtime.trial import UNAVAILABLE
 
 if TYPE_CHECKING:
     from types import FrameType
+
+#: Below it the runtime answers by itself.
+PREFIX = "/-/"
 
 #: States of an instance process, in the order it goes through them. `ready`: healthy, but another holds the name.
 STARTING, READY, SERVING, DRAINING = "starting", "ready", "serving", "draining"
@@ -56,11 +61,27 @@ RESTART_PAUSE = 1.0
 #: Seconds beyond graceful_timeout after which gunicorn is killed.
 STOP_MARGIN = 5.0
 
+#: Checks in a row by which a project fails by itself until it counts as sure that it will go on so.
+SURE = 3
+
+#: Seconds between two checks of an instance that starts and answers, but not as it should.
+RECHECK = 1.0
+
 PR_SET_PDEATHSIG = 1
 
 
 class Unhealthy(Exception):  # noqa: N818 - a state, not a mistake
-    """A health check failed; the text says how."""
+    """A health check failed; the text says how.
+
+    status: that of the answer; 0 where there was none. failure: the last frames of what the project raised. lasting:
+    what it waits for is there, and it fails by itself: to ask again and again will hardly help.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, failure: str = "", lasting: bool = False) -> None:
+        super().__init__(message)
+        self.status = status
+        self.failure = failure
+        self.lasting = lasting
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -77,26 +98,43 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def check(path: Path, url: str, host: str, timeout: float) -> None:
-    """GET `url` over the socket at `path`; raise Unhealthy unless it is answered in time and below 400."""
+def ask(path: Path, url: str, host: str, timeout: float) -> tuple[int, str]:
+    """GET `url` over the socket at `path`; return status and text, or raise Unhealthy where none comes in time."""
     connection = UnixConnection(str(path), timeout)
     try:
         connection.request("GET", url, headers={"Host": host, "X-Forwarded-Proto": "https", "Connection": "close"})
         response = connection.getresponse()
-        body = response.read(65536).decode("utf-8", "replace")
+        return response.status, response.read(65536).decode("utf-8", "replace")
+    except TimeoutError as error:
+        raise Unhealthy(f"GET {url}: no answer within {timeout:g} s (app.health.timeout)") from error
     except (OSError, http.client.HTTPException) as error:
         raise Unhealthy(f"GET {url}: {type(error).__name__}: {error}") from error
     finally:
         connection.close()
-    if response.status >= http.HTTPStatus.BAD_REQUEST:
-        raise Unhealthy(f"GET {url} was answered with {response.status}: {_problems(body)}")
 
 
-def _problems(body: str) -> str:
+def check(path: Path, url: str, host: str, timeout: float) -> None:
+    """GET `url` over the socket at `path`; raise Unhealthy unless it is answered in time and below 400."""
+    status, body = ask(path, url, host, timeout)
+    if status < http.HTTPStatus.BAD_REQUEST:
+        return
+    said = _said(body) if url.startswith(PREFIX) else {}
+    problems = "; ".join(said.get("problems", ())) or body[:500]
+    raise Unhealthy(
+        f"GET {url} was answered with {status}: {problems}",
+        status=status,
+        failure=said.get("failure", ""),
+        lasting=said.get("lasting", False),
+    )
+
+
+def _said(body: str) -> dict[str, Any]:
+    """Return what the runtime said; nothing where it is no answer of the runtime's."""
     try:
-        return "; ".join(json.loads(body)["problems"])
-    except (ValueError, KeyError, TypeError):
-        return body[:500]
+        said = json.loads(body)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def die_with_parent() -> None:
@@ -122,8 +160,12 @@ class Instance:
         self.state = STARTING
         self.since = time.time()
         self.message = ""
+        self.failure = ""
+        self.sure = 0
         self.gunicorn: subprocess.Popen[bytes] | None = None
         self.beats: dict[int, tuple[float, Beat]] = {}
+        self.booting: dict[int, float] = {}
+        self.leaving: dict[int, float] = {}
         self.stopping = False
         self.lost_name_at = time.monotonic()
         sessions = self.config.sessions
@@ -175,7 +217,7 @@ class Instance:
             self._look_at_stage()
             self._start_gunicorn()
             try:
-                self._become_healthy()
+                self._become_healthy(beats)
                 if self.stopping:
                     return self._stop_gunicorn()
                 self._set_state(READY)
@@ -226,24 +268,41 @@ class Instance:
             preexec_fn=die_with_parent,  # noqa: PLW1509 - no threads here; nothing else ends a child with its parent
         )
 
-    def _become_healthy(self) -> None:
+    def _become_healthy(self, beats: socket.socket) -> None:
         """Wait for the first, deep check; a database that is not there yet has until start_timeout."""
         health = self.config.health
         deadline = time.monotonic() + health.start_timeout
         while not self.stopping:
             self._check_child()
+            self._read_beats(beats)
             self._look_at_stage()
             try:
                 self._check("/-/health?deep", timeout=max(health.timeout, 10.0))
-                self._check(health.path, timeout=max(health.timeout, 10.0))
-            except Unhealthy as error:
+                self._check(health.path, timeout=health.timeout)
+            except Unhealthy as found:
+                self._read_beats(beats)
+                loading = not found.status and self._is_between_workers()
+                error = Unhealthy("no worker has loaded the project yet") if loading else found
+                self._tell_failure(error)
                 if time.monotonic() > deadline:
-                    raise Unhealthy(f"not healthy within {health.start_timeout:g} s: {error}") from error
-                if str(error) != self.message:
-                    self._set_state(STARTING, str(error))
-                self._wait(TICK)
+                    told = f"not healthy within {health.start_timeout:g} s (app.health.start_timeout): {error}"
+                    raise Unhealthy(told, failure=error.failure) from found
+                if self.prove and self.sure >= SURE:
+                    raise
+                self._wait(min(RECHECK, health.interval) if error.status else TICK)
             else:
                 return
+
+    def _tell_failure(self, error: Unhealthy) -> None:
+        """Say why it is not healthy yet; once, however often the same is found."""
+        same = (str(error), error.failure) == (self.message, self.failure)
+        sure = (self.sure + 1 if same else 1) if error.lasting else 0
+        if not same and error.failure:
+            self._log(f"{error}\n{error.failure}")
+        told = same and (sure >= SURE) == (self.sure >= SURE)
+        self.sure, self.failure = sure, error.failure
+        if not told:
+            self._set_state(STARTING, str(error))
 
     # --- serving
 
@@ -259,6 +318,7 @@ class Instance:
             self._restore_sessions()
             self._clear_sessions()
             self._kill_silent_workers()
+            self._end_boots()
             if time.monotonic() >= next_check:
                 failures = self._running_check(failures)
                 next_check = time.monotonic() + self.config.health.interval
@@ -356,6 +416,8 @@ class Instance:
             if stuck > self.config.health.busy_timeout:
                 raise Unhealthy(f"all threads are in requests, and none has moved for {stuck:.0f} s")
             return 0
+        if self._is_between_workers():
+            return 0
         try:
             self._check(self.config.health.path, self.config.health.timeout)
         except Unhealthy as error:
@@ -377,7 +439,40 @@ class Instance:
                 beat = read_beat(receiver.recv(4096))
             except BlockingIOError:
                 return
-            self.beats[beat.pid] = (time.monotonic(), beat)
+            now = time.monotonic()
+            if beat.booting:
+                self.booting[beat.pid] = now
+                continue
+            self.booting.pop(beat.pid, None)
+            self.beats[beat.pid] = (now, beat)
+            if beat.leaving:
+                self.leaving.setdefault(beat.pid, now)
+
+    def _is_between_workers(self) -> bool:
+        """Tell whether nobody answers because every worker begins or ends: what is asked meanwhile waits for the next.
+
+        A worker that recycles itself (max_requests) ends its requests first, within graceful_timeout; the one in its
+        place has start_timeout to load the project, as each has.
+        """
+        since = time.monotonic() - self.config.graceful_timeout - STOP_MARGIN
+        ending = {pid for pid, at in self.leaving.items() if at > since}
+        if any(self._is_worker(pid) for pid in self.beats if pid not in ending):
+            return False
+        return any(self._is_worker(pid) for pid in [*self.booting, *ending])
+
+    def _end_boots(self) -> None:
+        """Kill workers that don't get ready within start_timeout; Unhealthy where none is left that answers."""
+        self.leaving = {pid: at for pid, at in self.leaving.items() if self._is_worker(pid)}
+        for pid, at in list(self.booting.items()):
+            if not self._is_worker(pid):
+                del self.booting[pid]
+            elif time.monotonic() - at > self.config.health.start_timeout:
+                del self.booting[pid]
+                limit = f"{self.config.health.start_timeout:g} s (app.health.start_timeout)"
+                self._log(f"worker {pid} has not loaded the project within {limit}: killed")
+                os.kill(pid, signal.SIGKILL)
+                if not any(self._is_worker(other) for other in self.beats):
+                    raise Unhealthy(f"no worker has loaded the project within {limit}")
 
     def _kill_silent_workers(self) -> None:
         """Kill workers that were alive and no longer beat: stopped, or spinning with the interpreter's lock held."""
@@ -400,7 +495,32 @@ class Instance:
         return self.gunicorn is not None and int(fields[1]) == self.gunicorn.pid
 
     def _check(self, url: str, timeout: float) -> None:
-        check(self.socket, url, self.config.hosts[0].lstrip("."), timeout)
+        host = self.config.hosts[0].lstrip(".")
+        try:
+            check(self.socket, url, host, timeout)
+        except Unhealthy as error:
+            if url.startswith(PREFIX) or not error.status:
+                raise
+            if error.status == UNAVAILABLE:
+                # A project that answers so to everything means it; a page that does so alone says what it is asked for.
+                _status, body = ask(self.socket, "/-/health?project", host, timeout)
+                if _said(body).get("project") == UNAVAILABLE:
+                    return
+            raise self._explained(error, url, host, timeout) from error
+
+    def _explained(self, error: Unhealthy, url: str, host: str, timeout: float) -> Unhealthy:
+        """Return what is known of a page of the project's that failed; at the start with what the project raised."""
+        if self.state != STARTING or error.status < http.HTTPStatus.INTERNAL_SERVER_ERROR:
+            return error
+        _status, body = ask(self.socket, f"/-/probe/failure?path={quote(url, safe='/')}", host, timeout)
+        said = _said(body)
+        failed = said.get("status") == error.status
+        return Unhealthy(
+            f"GET {url} was answered with {error.status}",
+            status=error.status,
+            failure=said.get("failure", ""),
+            lasting=failed and not said.get("passing", True),
+        )
 
     def _check_child(self) -> None:
         if self.gunicorn is None:
@@ -474,6 +594,8 @@ class Instance:
             "pid": os.getpid(),
             "gunicorn": self.gunicorn.pid if self.gunicorn else None,
             "message": self.message,
+            "failure": self.failure if self.message else "",
+            "sure": self.sure >= SURE,
             "sessions": {
                 "engine": self.config.sessions.engine,
                 "previous": self.config.sessions.previous,

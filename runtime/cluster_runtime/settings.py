@@ -34,7 +34,11 @@ CSRF_TRUSTED_ORIGINS = [*_of_project("CSRF_TRUSTED_ORIGINS", []), *_config.origi
 # nginx sets these headers on every request, over whatever a client sent.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 USE_X_FORWARDED_HOST = True
-MIDDLEWARE = ["cluster_runtime.cookies.secure_cookies", *_of_project("MIDDLEWARE", [])]
+MIDDLEWARE = [
+    "cluster_runtime.cookies.secure_cookies",
+    *_of_project("MIDDLEWARE", []),
+    "cluster_runtime.trial.answer_arrived",
+]
 
 if _config.static_root:
     STATIC_ROOT = _config.static_root

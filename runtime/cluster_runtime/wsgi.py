@@ -43,8 +43,9 @@ class Application:
         return _Counted(response, self.activity)
 
     def _answer(self, path: str, query: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        host = self.config.hosts[0].lstrip(".")
-        answer = health.answer(path, query, lambda: health.run_wsgi(self.project, health.wsgi_request(host)))
+        answer = health.answer(
+            path, query, self.config, lambda trial: health.run_wsgi(self.project, health.wsgi_request(trial))
+        )
         body = json.dumps(answer.body).encode()
         headers = [
             ("Content-Type", "application/json"),

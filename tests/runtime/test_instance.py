@@ -256,6 +256,173 @@ def test_a_project_that_answers_everything_with_500_is_not_healthy(stand: Stand)
     assert "RuntimeError: whatever is asked" in running.log
 
 
+BROKEN_404 = """
+from django.http import HttpResponse
+from django.urls import path
+
+
+def fail(request, exception):
+    raise ValueError("in the project's own page")
+
+
+handler404 = fail
+urlpatterns = [path("", lambda request: HttpResponse("ok"))]
+"""
+
+
+def test_the_projects_own_404_page_does_not_decide_health(stand: Stand) -> None:
+    stand.write({"mini/urls.py": BROKEN_404})
+    running = stand.serving()
+    assert running.get("/nothing", X_Forwarded_For="192.0.2.1")[0] == 500, "the page is not broken at all"
+    said = running.json("/-/probe/failure?path=/nothing")
+    assert said["status"] == 500
+    assert "ValueError: in the project's own page" in said["failure"], "Django logs nothing of it"
+    assert running.json("/-/probe/failure?path=/")["failure"] == ""
+
+
+def test_why_it_fails_is_said_once_and_then_it_is_sure(stand: Stand) -> None:
+    stand.write({"mini/failing.py": FAILING, "mini/settings.py": SETTINGS + 'MIDDLEWARE = ["mini.failing.middleware"]'})
+    running = stand.start()
+
+    def sure() -> bool:
+        status = running.name.status("one")
+        return status is not None and status["sure"] is True
+
+    wait_until(sure, "sure", running)
+    status = running.name.status("one")
+    assert status is not None
+    assert "mini/failing.py" in status["failure"]
+    assert status["failure"].endswith("RuntimeError: whatever is asked")
+    time.sleep(1)
+    own = [line for line in running.log.splitlines() if " app1 one: " in line]
+    assert sum("answered with 500" in line for line in own) == 1, own
+    assert running.state == "starting", "by itself it goes on: what it lacks may come"
+
+
+ABSENT = """
+import socket
+
+
+def middleware(get_response):
+    def respond(request):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect("/nowhere/service.sock")
+    return respond
+"""
+
+
+def test_a_service_that_is_not_there_yet_is_never_a_sure_failure(stand: Stand) -> None:
+    stand.write({"mini/absent.py": ABSENT, "mini/settings.py": SETTINGS + 'MIDDLEWARE = ["mini.absent.middleware"]'})
+    running = stand.start()
+    running.wait_for_message("a request through Django was answered with 500")
+    time.sleep(3)
+    status = running.name.status("one")
+    assert status is not None
+    assert status["sure"] is False
+
+
+MAINTENANCE = """
+from pathlib import Path
+
+from django.http import HttpResponse
+
+FLAG = Path(__file__).with_name("flag")
+
+
+def middleware(get_response):
+    return lambda request: HttpResponse("back soon", status=503) if FLAG.exists() else get_response(request)
+"""
+
+
+@pytest.mark.parametrize("path", ["/-/health", "/"])
+def test_a_project_that_answers_503_by_intent_is_healthy(stand: Stand, path: str) -> None:
+    settings = SETTINGS + 'MIDDLEWARE = ["mini.maintenance.middleware"]'
+    stand.write({"mini/maintenance.py": MAINTENANCE, "mini/settings.py": settings, "mini/flag": ""})
+    running = stand.serving(health={**IMPATIENT, "path": path})
+    time.sleep(2)
+    assert running.get("/") == (503, "back soon")
+    assert (running.process.poll(), running.state) == (None, "serving")
+
+
+UNWELL = """
+from django.http import HttpResponse
+from django.urls import path
+
+urlpatterns = [path("well", lambda request: HttpResponse("not well", status=503))]
+"""
+
+
+def test_a_page_that_alone_answers_503_says_that_the_instance_is_not_well(stand: Stand) -> None:
+    stand.write({"mini/urls.py": UNWELL})
+    running = stand.start(health={"path": "/well"})
+    running.wait_for_message("GET /well was answered with 503")
+    assert running.name.holder() is None
+
+
+# --- workers that begin slowly
+
+SLOW_BOOT = """
+import time
+from pathlib import Path
+
+seconds = Path(__file__).with_name("seconds")
+time.sleep(float(seconds.read_text()) if seconds.exists() else 0)
+"""
+
+
+def slow_boots(stand: Stand, seconds: float) -> None:
+    """Let every worker from now on take that long to load the project."""
+    (stand.project / "mini" / "seconds").write_text(str(seconds))
+
+
+@pytest.mark.parametrize("interface", ["wsgi", "asgi"])
+def test_a_worker_that_begins_slowly_counts_as_starting_on_every_boot(stand: Stand, interface: str) -> None:
+    stand.write({"mini/settings.py": SLOW_BOOT + SETTINGS})
+    running = stand.serving(health=IMPATIENT, interface=interface)
+    gunicorn, workers = running.gunicorn, running.workers
+    slow_boots(stand, 6)  # three times what two failed checks take
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    asked = Asking(running, "/")
+    answer = asked.wait()
+    assert answer is not None, running.log
+    assert answer[0] == 200
+    assert (running.gunicorn, running.process.poll()) == (gunicorn, None)
+    assert "checks in a row failed" not in running.log
+
+
+def test_a_worker_that_never_gets_ready_is_killed_within_start_timeout(stand: Stand) -> None:
+    stand.write({"mini/settings.py": SLOW_BOOT + SETTINGS})
+    running = stand.serving(health={**IMPATIENT, "start_timeout": 8.0})
+    slow_boots(stand, 600)
+    for pid in running.workers:
+        os.kill(pid, signal.SIGKILL)
+    assert running.ended() == 1
+    assert "has not loaded the project within 8 s (app.health.start_timeout): killed" in running.log
+
+
+def test_a_worker_that_recycles_itself_ends_its_requests_and_costs_nothing(stand: Stand) -> None:
+    command_line = {"GUNICORN_CMD_ARGS": "--max-requests 8"}
+    running = stand.serving(health={**IMPATIENT, "interval": 0.2}, environment=command_line, threads=4)
+    gunicorn, workers = running.gunicorn, running.workers
+    long = ask(running, "/sleep?for=6", 1)
+    wait_until(lambda: running.workers and not running.workers & workers, "recycled", running)
+    assert [one.wait() for one in long] == [(200, "slept")]
+    assert running.get("/")[0] == 200
+    assert (running.gunicorn, running.process.poll()) == (gunicorn, None), running.log
+
+
+def test_what_is_too_slow_names_the_key_that_says_so(stand: Stand) -> None:
+    slow = stand.start("one", health={"path": "/sleep?for=3", "timeout": 0.5})
+    slow.wait_for_message("GET /sleep?for=3: no answer within 0.5 s (app.health.timeout)")
+    slow.kill()
+    stand.write({"mini/settings.py": SLOW_BOOT + SETTINGS})
+    slow_boots(stand, 600)
+    never = stand.start("two", health={"start_timeout": 1.0})
+    assert never.ended() == 1
+    assert "not healthy within 1 s (app.health.start_timeout): no worker has loaded the project yet" in never.log
+
+
 def test_a_project_that_fails_to_import_ends_it_with_the_traceback(stand: Stand) -> None:
     stand.write({"mini/urls.py": URLS_THAT_FAIL, "mini/wsgi.py": "import mini.urls\n"})
     running = stand.start(application="mini.wsgi:application")

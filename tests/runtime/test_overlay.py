@@ -101,8 +101,8 @@ MY_OWN = "kept"
 lower = "no setting"
 """,
     )
-    own = "cluster_runtime.cookies.secure_cookies"
-    assert found["MIDDLEWARE"] == [own, "django.middleware.common.CommonMiddleware"]
+    first, last = "cluster_runtime.cookies.secure_cookies", "cluster_runtime.trial.answer_arrived"
+    assert found["MIDDLEWARE"] == [first, "django.middleware.common.CommonMiddleware", last]
     assert found["CACHES"] == {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
     assert found["DATABASES"]["default"]["NAME"] == "own.sqlite3"
     assert found["LOGGING"] == {"version": 1, "disable_existing_loggers": False}

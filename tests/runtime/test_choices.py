@@ -197,8 +197,10 @@ def test_what_a_project_has_chosen_is_kept_or_refused_in_a_line(
         ('import os\nCOUNT = int(os.getenv("A_COUNT"))\n', ["A_COUNT"]),
         ('import os\nif not os.environ.get("PAY_KEY"):\n    raise RuntimeError("PAY_KEY is not set")\n', ["PAY_KEY"]),
         (
-            "from django.core.exceptions import ImproperlyConfigured\n"
-            'raise ImproperlyConfigured("Set the PAY_KEY environment variable")\n',
+            (
+                "from django.core.exceptions import ImproperlyConfigured\n"
+                'raise ImproperlyConfigured("Set the PAY_KEY environment variable")\n'
+            ),
             ["PAY_KEY"],
         ),
         (

@@ -17,7 +17,7 @@ def explain(error: BaseException) -> str | None:
     from cluster.docker.engine import EngineError  # noqa: PLC0415
     from cluster.local.cluster import UpError  # noqa: PLC0415
     from cluster.local.nginx import NginxError  # noqa: PLC0415
-    from cluster.local.places import PlaceError  # noqa: PLC0415
+    from cluster.local.owner import PlaceError  # noqa: PLC0415
     from cluster.local.secrets import SecretError  # noqa: PLC0415
     from cluster.local.state import Busy  # noqa: PLC0415
     from cluster.local.supervisor import SupervisorError  # noqa: PLC0415

@@ -222,9 +222,9 @@ def _instance_row(name: str, cluster: LocalCluster, observed: Observed, current:
         {
             "release": running.release,
             "state": running.state,
-            "since": running.status["since"] if running.status else None,
+            "since": running.status.get("since") if running.status else None,
             "pid": running.process.pid,
-            "message": running.status["message"] if running.status else "",
+            "message": running.status.get("message", "") if running.status else "",
             "sessions": running.status.get("sessions") if running.status else None,
         }
         for running in observed.of(name)

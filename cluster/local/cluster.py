@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -18,7 +19,7 @@ from cluster.local.owner import find_owner
 from cluster.local.plan import Plan, make_plan
 from cluster.local.secrets import ensure_secrets
 from cluster.local.state import MEMCACHED, History, Observed, observe, program_name
-from cluster.local.supervisor import Supervisor
+from cluster.local.supervisor import Supervisor, accepts
 from cluster.release import DRAIN_SECONDS, ReleaseSpec, specify
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.supervisor import Program
@@ -31,6 +32,7 @@ from cluster_runtime.prepare import mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from cluster.config.models import ClusterConfig
     from cluster.local.places import Places
@@ -61,9 +63,20 @@ class LocalCluster:
         self.topology = build_topology(config)
         self.say = say
         self.owner = find_owner(places.state)
+        self._claim()
         self.supervisor = Supervisor(places)
         self.nginx = Nginx(places, self.supervisor, self.owner)
         self.builder = Builder(places, self.owner, say)
+
+    def _claim(self) -> None:
+        """As root: believe nothing that another user could have put here; PlaceError where that can't be had."""
+        if not self.owner.changed:
+            return
+        os.umask(0o022)  # what another user must not read says so itself; all else the instances read
+        if self.places.state.exists():
+            self.owner.hold_own(self.places.state)
+        if self.places.run.is_dir() and self.places.run.lstat().st_uid != os.geteuid():
+            self.places.make_run(self.owner, ())  # a former version's: what is in it was the instances' to replace
 
     # --- planning
 
@@ -87,7 +100,7 @@ class LocalCluster:
         """
         observed = self.observe()
         said = [
-            running.status.get("sessions") if running.status else None
+            _whole(running.status.get("sessions")) if running.status else None
             for running in observed.running
             if observed.holders.get(running.instance) == running.release
         ]
@@ -153,11 +166,15 @@ class LocalCluster:
 
     def _make_directories(self) -> None:
         places = self.places
-        places.make_run(self.owner.uid, self.owner.gid)
-        for path in (places.logs, places.data, places.static, places.nginx, places.temp, places.supervisor):
-            path.mkdir(parents=True, exist_ok=True)
-        (places.data / "sessions").mkdir(mode=0o700, exist_ok=True)
-        self.owner.own(places.data)
+        places.make_run(self.owner, self.topology.names)
+        # What nginx's workers read, and what they write into directories of their own.
+        for path in (places.releases, places.environments, places.static, places.temp):
+            self.owner.hold(path)
+        # Addresses with tokens in them, the stack's environment, what Supervisor runs: nobody else's.
+        for path in (places.logs, places.nginx, places.supervisor, self.supervisor.programs):
+            self.owner.hold(path, 0o700)
+        self.owner.make(places.data, 0o750)
+        self.owner.make_below(places.data, "sessions")
 
     def _check_ports(self, plan: Plan) -> None:
         """Refuse ports that another program listens on, before anything is changed."""
@@ -194,24 +211,30 @@ class LocalCluster:
         path = find_memcached() if nodes else ""
         # memcached refuses to be root unless told; elsewhere Supervisor has made it another user.
         identity = ("-u", "root") if self.owner.uid == 0 else ()
-        return [
-            Program(
+
+        def program(number: int, socket: Path) -> Program:
+            return Program(
                 name=f"{MEMCACHED}{number}",
-                command=(
-                    *(path, *identity, "-s", str(self.places.memcached_socket(number))),
-                    *("-a", "0700", "-m", str(megabytes)),
-                ),
+                command=(path, *identity, "-s", str(socket), "-a", "0700", "-m", str(megabytes)),
                 directory=str(self.places.state),
                 log=str(self.places.logs / f"{MEMCACHED}{number}.log"),
                 priority=100,
                 user=self.owner.name if self.owner.changed else None,
             )
-            for number in range(1, nodes + 1)
-        ]
+
+        found = []
+        for number in range(1, nodes + 1):
+            former = program(number, self.places.memcached_socket(number))
+            # One that a former version started is found at the same place, and keeps what it holds.
+            kept = self.supervisor.is_current(former) and accepts(self.places.memcached_socket(number))
+            found.append(former if kept else program(number, self.places.memcached_listens(number)))
+        return found
 
     def _ensure_memcached(self, plan: Plan, release: Release) -> None:
         """Start the nodes; without a database one after another, each filled from the other before that goes."""
         programs = self._memcached_programs(release)
+        for number, _program in enumerate(programs, start=1):
+            self.places.make_memcached(self.owner, number)
         engines = (self.config.sessions.engine, self.config.sessions.previous)
         if not plan.emptied or SessionEngine.CACHE not in engines:
             self.supervisor.ensure(programs)
@@ -279,11 +302,12 @@ class LocalCluster:
         while True:
             status = Name(self.places.run, name).status(release.digest)
             process = self.supervisor.processes()[program]
-            if status is not None and status["pid"] == process.pid and status["state"] in (READY, SERVING):
+            own = status or {}
+            if own.get("pid") == process.pid and own.get("state") in (READY, SERVING):
                 self.say(f"{name} is healthy")
                 return
-            if status is not None and status["pid"] == first:
-                said = status
+            if own.get("pid") == first:
+                said = own
             gone = process.state not in ("RUNNING", "STARTING") or process.pid != first
             # What the project does wrong by itself gets no better until start_timeout.
             if gone or said.get("sure") or time.monotonic() > deadline:
@@ -363,8 +387,7 @@ class LocalCluster:
         ]
         self.supervisor.remove(unwanted)
         for name in unwanted:
-            for path in self.places.run.glob(f"{name}.sock*"):
-                path.unlink()
+            self.places.forget_memcached(name)
 
     def _remove(self, pairs: list[tuple[str, str]]) -> None:
         self.supervisor.remove([program_name(*pair) for pair in pairs])
@@ -413,6 +436,11 @@ class LocalCluster:
         self.say("stopping the instances")
         self.supervisor.stop([name for name in names if "-" in name])
         self.supervisor.shutdown()
+
+
+def _whole(said: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what a process says of its sessions where it says all that is asked for."""
+    return said if said is not None and {"engine", "previous"} <= said.keys() else None
 
 
 def find_memcached() -> str:

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.release import DIGEST_LENGTH, RuntimePlaces
 from cluster.render.nginx import NginxPlaces
+from cluster_runtime import unfollowed
+from cluster_runtime.instance import CLEARED
 from cluster_runtime.names import LONGEST_SOCKET_PATH
+from cluster_runtime.sessions.nodes import NODE_RESTORE, NODE_STATE, NODES_STATE
+from cluster_runtime.sessions.stage import ENDED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cluster.local.owner import Owner
 
 STATE = ".cluster"
 
+#: The directory of memcached's sockets, in that of all sockets; instances pass over what begins with a dot.
+MEMCACHED = ".memcached"
+
 #: The longest file of an instance's directory of sockets: a name, a slash, a release, and an ending.
 LONGEST_NAME_IN_RUN = 32 + 1 + DIGEST_LENGTH + len(".json.new")
-
-
-class PlaceError(Exception):
-    """A directory can't be used; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +51,59 @@ class Places:
         if len(os.fsencode(inside)) + 1 + LONGEST_NAME_IN_RUN <= LONGEST_SOCKET_PATH:
             return inside
         mark = hashlib.sha256(os.fsencode(self.state.resolve())).hexdigest()[:10]
-        return Path(f"/tmp/cluster-{os.geteuid()}-{mark}")  # noqa: S108 - mode and owner are checked by make_run
+        return Path(f"/tmp/cluster-{os.geteuid()}-{mark}")  # noqa: S108 - mode and owner are checked by hold
 
-    def make_run(self, uid: int, gid: int) -> None:
-        """Make the run directory, 0700 of `uid`; PlaceError where somebody else's stands in its place."""
-        run = self.run
-        run.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = run.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (uid, os.geteuid()):
-            raise PlaceError(f"{run}: belongs to somebody else; remove it")
-        run.chmod(0o700)
-        if os.geteuid() == 0:
-            os.chown(run, uid, gid)
+    def make_run(self, owner: Owner, instances: Iterable[str]) -> None:
+        """Make the run directory, and in it what is the instances' own.
+
+        Only who says `up` writes in it: whoever could, could put another Supervisor's socket there, or a link where
+        nginx, which begins as root, writes its process id. PlaceError where something else stands in its place.
+        """
+        self.run.parent.mkdir(parents=True, exist_ok=True)
+        owner.hold(self.run, 0o750 if owner.changed else 0o700)
+        self._forget_forged()
+        for name in (ENDED, MEMCACHED, *instances):
+            owner.make(self.run / name)
+        owner.make_file(self.run / CLEARED)
+        for path in self.run.glob("memcached*.sock"):
+            self._adopt_memcached(path)
+
+    def _forget_forged(self) -> None:
+        """Remove what was put in place of what root makes, while the directory was still another user's."""
+        kinds = {
+            self.supervisor_socket: stat.S_ISSOCK,
+            self.nginx_socket: stat.S_ISSOCK,
+            self.supervisor_pid: stat.S_ISREG,
+            self.nginx_pid: stat.S_ISREG,
+            self.closing: stat.S_ISREG,
+        }
+        for path, is_kind in kinds.items():
+            with contextlib.suppress(FileNotFoundError):
+                found = path.lstat()
+                if not is_kind(found.st_mode) or found.st_uid != os.geteuid():
+                    path.unlink()
+
+    def _adopt_memcached(self, path: Path) -> None:
+        """Let a node that a former version started, in the run directory itself, be found where it is now."""
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            inside = self.run / MEMCACHED / path.name
+            inside.unlink(missing_ok=True)
+            os.link(path, inside, follow_symlinks=False)
+            unfollowed.link(path, f"{MEMCACHED}/{path.name}")
+
+    def make_memcached(self, owner: Owner, number: int) -> None:
+        """Let memcached node `number` be found, and what instances tell each other of it be written beside that."""
+        path = self.memcached_socket(number)
+        if not path.is_symlink():
+            unfollowed.link(path, f"{MEMCACHED}/{path.name}")
+        for file in (NODE_STATE, NODE_RESTORE):
+            owner.make_file(path.with_name(path.name + file))
+        owner.make_file(path.with_name(NODES_STATE))
+
+    def forget_memcached(self, name: str) -> None:
+        """Remove what is left of a node that has ended."""
+        for path in (*self.run.glob(f"{name}.sock*"), self.run / MEMCACHED / f"{name}.sock"):
+            path.unlink(missing_ok=True)
 
     @property
     def lock(self) -> Path:
@@ -115,6 +166,11 @@ class Places:
         return self.run / "supervisor.sock"
 
     @property
+    def supervisor_pid(self) -> Path:
+        """The process id of Supervisor."""
+        return self.run / "supervisord.pid"
+
+    @property
     def nginx_socket(self) -> Path:
         """Where nginx tells its config's digest."""
         return self.run / "nginx.sock"
@@ -130,8 +186,12 @@ class Places:
         return self.run / "nginx.closing"
 
     def memcached_socket(self, number: int) -> Path:
-        """Where memcached node `number` (from 1) listens."""
+        """Where memcached node `number` (from 1) is found: a link, the same for all releases."""
         return self.run / f"memcached{number}.sock"
+
+    def memcached_listens(self, number: int) -> Path:
+        """Where it listens: in a directory of its own user's."""
+        return self.run / MEMCACHED / f"memcached{number}.sock"
 
     def nginx_places(self, user: str | None) -> NginxPlaces:
         """Return what the nginx renderer needs."""

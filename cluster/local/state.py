@@ -43,9 +43,8 @@ class Running:
     @property
     def state(self) -> str:
         """Its own word where it lives (starting, ready, serving, draining), else Supervisor's."""
-        if self.process.state != "RUNNING" or self.status is None:
-            return self.process.state.lower()
-        return str(self.status["state"])
+        said = self.status.get("state") if self.status else None
+        return self.process.state.lower() if self.process.state != "RUNNING" or said is None else str(said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +100,7 @@ def observe(places: Places, supervisor: Supervisor, nginx: Nginx) -> Observed:
 def _own_status(name: Name, release: str, process: Process) -> dict[str, Any] | None:
     """Return the process's word of itself; one that another, ended process left is not its word."""
     status = name.status(release)
-    return status if status is not None and status["pid"] == process.pid else None
+    return status if status is not None and status.get("pid") == process.pid else None
 
 
 @dataclass(kw_only=True)

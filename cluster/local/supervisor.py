@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import os
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -49,6 +51,26 @@ class _Connection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+        if _listener(self.sock) not in (0, os.geteuid()):
+            raise SupervisorError(f"{self._path}: another user listens there, and not this stack's Supervisor")
+
+
+def _listener(connection: socket.socket) -> int:
+    """Return the user who listens at the other end of a unix socket (unix(7), SO_PEERCRED)."""
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    uid: int = struct.unpack("3i", found)[1]
+    return uid
+
+
+def accepts(path: Path) -> bool:
+    """Tell whether somebody accepts connections on a unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
+        trial.settimeout(1.0)
+        try:
+            trial.connect(str(path))
+        except OSError:
+            return False
+        return True
 
 
 class _Transport(xmlrpc.client.Transport):
@@ -99,7 +121,7 @@ class Supervisor:
         self.conf.write_text(
             render_supervisord(
                 socket=str(self.places.supervisor_socket),
-                pid=str(self.places.run / "supervisord.pid"),
+                pid=str(self.places.supervisor_pid),
                 log=str(log),
                 directory=str(self.places.state),
                 programs=f"{self.programs}/*.conf",
@@ -177,8 +199,7 @@ class Supervisor:
 
     def shutdown(self) -> None:
         """Stop Supervisor and whatever it still keeps; return when it is gone."""
-        pid_file = self.places.run / "supervisord.pid"
-        pid = int(pid_file.read_text(encoding="ascii"))
+        pid = int(self._call("getPID"))
         self._call("shutdown")
         while Path(f"/proc/{pid}").exists() and self.places.supervisor_socket.exists():
             time.sleep(0.05)

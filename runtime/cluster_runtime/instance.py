@@ -617,15 +617,18 @@ def serve(sockets: Path, instance: str, release: str, patience: float = 0.0) -> 
     """
     name = Name(sockets, instance)
     deadline = time.monotonic() + patience
-    status = name.status(release)
-    while (status is None or status["state"] == STARTING) and time.monotonic() < deadline:
+    while (state := _state(name, release)) in (None, STARTING) and time.monotonic() < deadline:
         time.sleep(TICK)
-        status = name.status(release)
-    if status is None or status["state"] not in (READY, SERVING):
-        raise Unhealthy(f"{instance}: release {release} is {status['state'] if status else 'not running'}")
+    if state not in (READY, SERVING):
+        raise Unhealthy(f"{instance}: release {release} is {state or 'not running'}")
     if not name.alive(release):
         raise Unhealthy(f"{instance}: release {release} does not listen")
     name.take(release)
+
+
+def _state(name: Name, release: str) -> str | None:
+    status = name.status(release)
+    return None if status is None else status.get("state", "")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -658,7 +661,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         found = Name(options.sockets, options.instance).status(process)
         print(json.dumps(found))
-        return 0 if found is not None and found["state"] in (READY, SERVING) else 1
+        return 0 if found is not None and found.get("state") in (READY, SERVING) else 1
     except (ConfigError, Unhealthy) as error:
         print(error, file=sys.stderr)
         if options.command == "run":

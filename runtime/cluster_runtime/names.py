@@ -5,10 +5,14 @@ instance's name, the only thing that nginx knows. Who holds the name changes by 
 
 Where an instance can have several processes of one release for a while (containers, of which one was orphaned), each
 has a socket of its own, `<release>.<host name>.sock`; `process_of` gives what stands for the release then.
+
+Whoever releases may be root, and the directory is the instance's own, which runs the project's code: no link in it is
+followed but the name itself, and what is read in it is looked at before it is believed.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -17,8 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster_runtime import unfollowed
+from cluster_runtime.unfollowed import printable
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 #: The longest path that a unix socket may have, in bytes (struct sockaddr_un, less the closing zero).
 LONGEST_SOCKET_PATH = 107
@@ -34,6 +41,21 @@ GIVEN = "given"
 
 #: Endings of the files of one process, its lock last.
 ENDINGS = (".sock", ".json", ".json.new", ".beat", ".stage", ".stage.new", ".lock")
+
+
+#: The types of what a process says of itself; what else it says is its own matter.
+SAID: dict[str, type | tuple[type, ...]] = {
+    "instance": str,
+    "release": str,
+    "state": str,
+    "message": str,
+    "failure": str,
+    "since": (int, float),
+    "pid": int,
+    "gunicorn": (int, type(None)),
+    "sessions": dict,
+}
+SAID_OF_SESSIONS = {"engine": str, "previous": str, "stage": str, "memcached": list}
 
 
 def process_of(release: str, *, container: bool) -> str:
@@ -67,9 +89,11 @@ class Name:
     def holder(self) -> str | None:
         """Return the release that holds the name, alive or not; None where nothing does."""
         try:
-            return self.link.readlink().name.removesuffix(".sock")
-        except FileNotFoundError:
-            return None
+            return printable(self.link.readlink().name.removesuffix(".sock"))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EINVAL):  # EINVAL: no link
+                return None
+            raise
 
     def alive(self, release: str) -> bool:
         """Tell whether something accepts connections on the socket of `release`."""
@@ -115,23 +139,22 @@ class Name:
     def status(self, release: str) -> dict[str, Any] | None:
         """Return what the process of `release` last said of itself; None where it never said anything."""
         try:
-            status: dict[str, Any] = json.loads(self.status_file(release).read_text(encoding="utf-8"))
+            found = json.loads(unfollowed.read(self.status_file(release)))
         except FileNotFoundError:
             return None
-        return status
+        except (unfollowed.NotAFileError, ValueError, RecursionError):
+            return None  # not a word of it
+        return _believable(found)
 
     def write_status(self, release: str, status: dict[str, Any]) -> None:
         """Put `status` in place atomically, so that a reader never sees half of it."""
-        path = self.status_file(release)
-        new = path.with_suffix(".json.new")
-        new.write_text(json.dumps(status), encoding="utf-8")
-        new.rename(path)
+        unfollowed.replace(self.status_file(release), json.dumps(status).encode())
 
     def turn(self) -> int:
         """Return how often the name was given by `serve`; 0 where it never was."""
         try:
-            return int((self.directory / TURN).read_text(encoding="ascii"))
-        except (FileNotFoundError, ValueError):
+            return int(unfollowed.read(self.directory / TURN))
+        except (FileNotFoundError, unfollowed.NotAFileError, ValueError):
             return 0
 
     def write_turn(self, turn: int) -> None:
@@ -141,14 +164,13 @@ class Name:
     def given(self) -> str | None:
         """Return the process to which the name was last given; None where it never was."""
         try:
-            return (self.directory / GIVEN).read_text(encoding="ascii") or None  # empty after a power cut
-        except FileNotFoundError:
+            text = unfollowed.read(self.directory / GIVEN).decode("ascii", "replace")
+        except (FileNotFoundError, unfollowed.NotAFileError):
             return None
+        return text or None  # empty after a power cut
 
     def _write(self, name: str, text: str) -> None:
-        new = self.directory / f"{name}.new"
-        new.write_text(text, encoding="ascii")
-        new.rename(self.directory / name)
+        unfollowed.replace(self.directory / name, text.encode("ascii"))
 
     def living(self) -> list[str]:
         """Return what the processes call themselves that live, whatever they are doing."""
@@ -166,7 +188,7 @@ class Name:
         """Return the lock that a process of `release` holds while it lives; None where another holds it."""
         with self._locked():
             path = self.directory / f"{release}.lock"
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+            descriptor = unfollowed.open_lock(path)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -180,14 +202,11 @@ class Name:
         return [(path.name.removesuffix(".lock"), _is_held(path)) for path in locks]
 
     def _point_at(self, release: str) -> None:
-        new = self.directory / f"{NAME}.new"
-        new.unlink(missing_ok=True)
-        new.symlink_to(self.socket(release).name)
-        new.rename(self.link)
+        unfollowed.link(self.link, self.socket(release).name)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self.directory / "name.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        descriptor = unfollowed.open_lock(self.directory / "name.lock")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -196,7 +215,7 @@ class Name:
 
 
 def _is_held(path: Path) -> bool:
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    descriptor = unfollowed.open_lock(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -205,3 +224,16 @@ def _is_held(path: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def _believable(found: object) -> dict[str, Any] | None:
+    """Return a status whose values are what they should be, with nothing in it that a terminal obeys; else None."""
+    if not isinstance(found, dict) or not _typed(found, SAID):
+        return None
+    if not _typed(found.get("sessions", {}), SAID_OF_SESSIONS):
+        return None
+    return {str(name): printable(value) if isinstance(value, str) else value for name, value in found.items()}
+
+
+def _typed(found: dict[str, Any], kinds: Mapping[str, type | tuple[type, ...]]) -> bool:
+    return all(isinstance(found[name], kind) for name, kind in kinds.items() if name in found)

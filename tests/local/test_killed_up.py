@@ -140,7 +140,8 @@ def assert_converges(stand: Stand) -> None:
     assert stand.nginx_digest() == status["nginx"]["digest"]
     assert (stand.places.nginx / "current").resolve().name == status["nginx"]["digest"][:12]
     assert not stand.places.closing.exists(), "nginx closes its clients' connections for ever"
-    assert {path.name for path in stand.places.run.iterdir() if path.is_dir()} == set(servers(stand.stack))
+    directories = {path.name for path in stand.places.run.iterdir() if path.is_dir()}
+    assert {name for name in directories if not name.startswith(".")} == set(servers(stand.stack))
     kept = {process.pid for process in processes.values()}
     left = set(orphaned_processes(stand.places)) - with_children(kept)
     assert not left, "processes that nobody keeps were left"

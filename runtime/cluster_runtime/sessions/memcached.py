@@ -778,7 +778,7 @@ class SessionCache(BaseCache):
 
     def _restore_now(self, path: str) -> None:
         """Give a node what it should hold from the others, unless another process is at it."""
-        descriptor = os.open(f"{path}.restore", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        descriptor = os.open(path + files.NODE_RESTORE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             nodes = {node.path: Node(node.path, **self._timeouts) for node in self.nodes}
@@ -842,7 +842,7 @@ def _value_of(found: object) -> list[Any] | None:
 def _restored(path: str) -> bytes:
     """Return in which of its lives a node was filled last."""
     try:
-        with open(f"{path}.restore", "rb") as file:  # noqa: PTH123 - as in nodes
+        with open(path + files.NODE_RESTORE, "rb") as file:  # noqa: PTH123 - as in nodes
             return file.read()
     except FileNotFoundError:
         return b""

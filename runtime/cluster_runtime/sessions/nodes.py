@@ -34,6 +34,9 @@ NUMBER, SIZE = 8, 64
 
 MODE = 0o660
 
+#: The endings of the files beside a node's socket, and the name of that of all nodes.
+NODE_STATE, NODE_RESTORE, NODES_STATE = ".state", ".restore", "nodes.state"
+
 
 class State:
     """Some numbers that all processes share."""
@@ -70,7 +73,7 @@ class State:
 @cache
 def state(path: str) -> State:
     """Return what is shared of the node at `path`."""
-    found = State(f"{path}.state")
+    found = State(path + NODE_STATE)
     with found.changing() as numbers:  # a node may outlive its file
         numbers[GENERATION] = numbers[GENERATION] or time.time_ns()
     return found
@@ -79,7 +82,7 @@ def state(path: str) -> State:
 @cache
 def state_of_all(directory: str) -> State:
     """Return what is shared of all nodes in a directory."""
-    return State(os.path.join(directory, "nodes.state"))  # noqa: PTH118 - paths are text here
+    return State(os.path.join(directory, NODES_STATE))  # noqa: PTH118 - paths are text here
 
 
 def of_all(paths: Sequence[str]) -> State:

@@ -1,0 +1,329 @@
+"""Nothing that the instances' user does lets root touch what is root's; with the protection switched off it does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster.local import owner as owners
+from cluster.local import supervisor as supervisors
+from cluster.local.owner import Owner, PlaceError
+from cluster.local.places import Places
+from cluster.local.supervisor import Supervisor, SupervisorError
+from cluster_runtime import unfollowed
+from cluster_runtime.names import Name
+from tests.local.attacks import TRIES, Ground, attack, ground, only_root, owner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = only_root
+
+__all__ = ["ground"]
+
+# --- what root writes into an instance's directory
+
+LINK_AT_GIVEN = """
+import os, sys
+directory, canary = sys.argv[1:]
+os.chdir(directory)
+def attack():
+    for name in ("given.new", "turn.new", "http.sock.new", "given", "turn", "app1.json", "app1.json.new"):
+        try:
+            os.symlink(canary, name)
+        except FileExistsError:
+            os.unlink(name)
+"""
+
+
+def former_replace(path: Path, content: bytes, mode: int = 0o644) -> None:
+    new = path.with_name(f"{path.name}.new")
+    new.write_bytes(content)
+    new.rename(path)
+
+
+@pytest.mark.parametrize("protected", [True, False])
+def test_a_link_in_an_instance_s_directory_lets_root_write_nowhere(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, protected: bool
+) -> None:
+    name = Name(ground.root / "run", "app1")
+    name.directory.parent.mkdir()
+    ground.of_attacker("run/app1")
+    if not protected:
+        monkeypatch.setattr(unfollowed, "replace", former_replace)
+    turns = refused = 0
+    with attack(LINK_AT_GIVEN, name.directory, ground.canary) as tries:
+        for number in range(TRIES):
+            turns += 1
+            try:
+                name.take(f"release{number}")
+                name.write_turn(number)
+                name.status("app1")
+                name.given()
+            except OSError:
+                refused += 1
+            if not protected and not ground.untouched():
+                break
+    print(f"{tries[0]:,} tries beside {turns:,} turns, of which {refused} were refused")
+    assert ground.untouched() == protected
+    assert not protected or tries[0] >= TRIES / 10
+
+
+def test_what_an_instance_says_is_believed_only_as_far_as_it_can_be(ground: Ground) -> None:
+    directory = ground.root / "app1"
+    directory.mkdir()
+    name = Name(ground.root, "app1")
+    file = name.status_file("one")
+    ground.canary.write_text('{"state": "ready"}')
+    hostile: dict[str, Callable[[], object]] = {
+        "a link": lambda: file.symlink_to(ground.canary),
+        "a pipe": lambda: os.mkfifo(file),
+        "a directory": file.mkdir,
+        "a socket": lambda: socket.socket(socket.AF_UNIX).bind(str(file)),
+        "without end": lambda: file.write_text('{"message": "' + "x" * 10**6 + '"}'),
+        "deep": lambda: file.write_text("[" * 100_000),
+        "no JSON": lambda: file.write_text("\0\1"),
+        "no object": lambda: file.write_text("[1]"),
+        "another type": lambda: file.write_text('{"pid": "1; rm", "state": ["ready"]}'),
+        "another type within": lambda: file.write_text('{"state": "ready", "sessions": {"engine": {}}}'),
+    }
+    for what, make in hostile.items():
+        make()
+        assert name.status("one") is None, what
+        assert name.given() is None
+        file.rmdir() if file.is_dir() else file.unlink()
+    file.write_text(json.dumps({"message": "\x1b]0;owned\x07\u202e", "state": "ready"}))
+    status = name.status("one")
+    assert status is not None
+    assert not set(status["message"]) & {"\x1b", "\x07", "\u202e"}
+    name.link.write_text("no link")
+    assert name.holder() is None
+    print(f"{len(hostile)} kinds of what is no status")
+
+
+# --- what root gives away
+
+SWAP_DIRECTORY = """
+import os, sys
+data, roots = sys.argv[1:]
+os.chdir(data)
+def attack():
+    os.rename("sub", "aside")
+    os.symlink(roots, "sub")
+    os.unlink("sub")
+    os.rename("aside", "sub")
+"""
+
+
+def former_own(self: Owner, *paths: Path) -> None:
+    for path in paths:
+        os.chown(path, self.uid, self.gid, follow_symlinks=False)
+        for directory, directories, files in os.walk(path):
+            for name in (*directories, *files):
+                with contextlib.suppress(FileNotFoundError):
+                    os.chown(Path(directory) / name, self.uid, self.gid, follow_symlinks=False)
+
+
+@pytest.mark.parametrize("protected", [True, False])
+def test_a_directory_that_becomes_a_link_while_it_is_given_away_leads_root_nowhere(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, protected: bool
+) -> None:
+    data = ground.of_attacker("data")
+    sub = ground.of_attacker("data/sub")
+    for number in range(20):
+        (sub / f"file{number}").touch()
+    (sub / "canary").touch()
+    if not protected:
+        monkeypatch.setattr(Owner, "own", former_own)
+    turns = 0
+    with attack(SWAP_DIRECTORY, data, ground.roots) as tries:
+        for _number in range(TRIES if protected else 20 * TRIES):
+            turns += 1
+            with contextlib.suppress(OSError, PlaceError):
+                owner().own(data)
+            with contextlib.suppress(OSError, PlaceError):
+                owner().make(data)
+                owner().make_below(data, "sub")
+            if not protected and not ground.untouched():
+                break
+    print(f"{tries[0]:,} tries beside {turns:,} turns")
+    assert ground.untouched() == protected
+    assert not protected or tries[0] >= TRIES / 10
+
+
+def test_what_has_another_name_elsewhere_is_not_given_away(ground: Ground) -> None:
+    data = ground.root / "data"
+    data.mkdir()
+    (data / "own").touch()
+    os.link(ground.canary, data / "linked")
+    owner().own(data)
+    assert (data / "own").stat().st_uid == owner().uid
+    assert ground.canary.stat().st_uid == 0
+    (data / "linked").unlink()
+    assert ground.untouched()
+
+
+def test_what_is_another_user_s_is_not_given_away(ground: Ground) -> None:
+    data = ground.root / "data"
+    data.mkdir()
+    theirs = data / "theirs"
+    theirs.touch()
+    os.chown(theirs, 4321, 4321)
+    owner().own(data)
+    assert (data.stat().st_uid, theirs.stat().st_uid) == (owner().uid, 4321)
+
+
+# --- sockets and process ids
+
+FALSE_SUPERVISOR = """
+import os, socket, sys
+run, canary = sys.argv[1:]
+os.chdir(run)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("mine")
+listener.listen(64)
+os.chmod("mine", 0o777)
+def attack():
+    for name, put in (("supervisor.sock", os.link), ("nginx.pid", os.symlink), ("nginx.closing", os.symlink)):
+        try:
+            os.unlink(name)
+        except FileNotFoundError:
+            pass
+        put("mine" if put is os.link else canary, name)
+"""
+
+PATIENTLY = """
+import time
+def attack():
+    time.sleep(0.01)
+"""
+
+
+def places_of(ground: Ground) -> Places:
+    places = Places(ground.root, "t")
+    places.state.mkdir(parents=True)
+    return places
+
+
+def former_make_run(self: Places, owner: Owner, _instances: object) -> None:
+    self.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    self.run.chmod(0o700)
+    os.chown(self.run, owner.uid, owner.gid)
+
+
+@pytest.mark.parametrize("protected", [True, False])
+def test_another_supervisor_s_socket_is_never_believed(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, protected: bool
+) -> None:
+    """Also where a former version has left the directory to the instances, who are at it at this moment."""
+    places = places_of(ground)
+    places.run.mkdir()
+    os.chown(places.run, owner().uid, owner().gid)
+    if not protected:
+        monkeypatch.setattr(Places, "make_run", former_make_run)
+        monkeypatch.setattr(supervisors, "_listener", lambda _connection: 0)
+    believed = turns = 0
+    with attack(FALSE_SUPERVISOR, places.run, ground.canary) as tries:
+        for _number in range(20):
+            places.run.chmod(0o755)
+            os.chown(places.run, owner().uid, owner().gid)  # as a former version leaves it
+            places.make_run(owner(), ["app1"])
+            for _again in range(TRIES // 20):
+                turns += 1
+                believed += _connects(places)
+                with contextlib.suppress(OSError):
+                    places.nginx_pid.write_text("1")  # as nginx does, as root
+                with contextlib.suppress(OSError):
+                    places.closing.touch()
+    print(f"{tries[0]:,} tries beside {turns:,} turns: believed {believed} times")
+    assert (believed == 0) == protected
+    assert ground.untouched() == protected
+    if protected:
+        assert (places.run.stat().st_uid, stat.S_IMODE(places.run.stat().st_mode)) == (0, 0o750)
+
+
+def _connects(places: Places) -> bool:
+    connection = supervisors._Connection(str(places.supervisor_socket))
+    connection.timeout = 5
+    try:
+        connection.connect()
+    except (OSError, SupervisorError):
+        return False
+    else:
+        return True
+    finally:
+        connection.close()
+
+
+def test_a_supervisor_of_another_user_is_an_error_and_not_one_that_is_down(ground: Ground) -> None:
+    places = places_of(ground)
+    places.run.mkdir()
+    patient = FALSE_SUPERVISOR.partition("def attack")[0] + "os.link('mine', 'supervisor.sock')\n" + PATIENTLY
+    with attack(patient, _given(places.run), ground.canary):
+        for ask in (Supervisor(places).is_running, Supervisor(places).processes):
+            with pytest.raises(SupervisorError, match="another user listens there"):
+                ask()
+
+
+def _given(path: Path) -> Path:
+    os.chown(path, owner().uid, owner().gid)
+    return path
+
+
+def test_a_run_directory_that_is_a_link_or_another_user_s_is_refused(ground: Ground) -> None:
+    places = places_of(ground)
+    places.run.symlink_to(ground.roots)
+    with pytest.raises(PlaceError, match="not a directory"):
+        places.make_run(owner(), [])
+    places.run.unlink()
+    places.run.mkdir()
+    os.chown(places.run, 4321, 4321)
+    with pytest.raises(PlaceError, match="belongs to somebody else"):
+        places.make_run(owner(), [])
+    assert ground.untouched()
+
+
+def test_a_running_memcached_of_a_former_version_keeps_its_place(ground: Ground) -> None:
+    places = places_of(ground)
+    places.run.mkdir()
+    _given(places.run)
+    with socket.socket(socket.AF_UNIX) as node:
+        node.bind(str(places.memcached_socket(1)))
+        node.listen(8)
+        os.chown(places.memcached_socket(1), owner().uid, owner().gid)
+        (places.run / "memcached1.sock.state").write_bytes(b"\1" * 64)
+        os.chown(places.run / "memcached1.sock.state", owner().uid, owner().gid)
+        for _again in range(2):
+            places.make_run(owner(), ["app1"])
+            places.make_memcached(owner(), 1)
+            for path in (places.memcached_socket(1), places.memcached_listens(1)):
+                assert supervisors.accepts(path), path
+        assert places.memcached_socket(1).is_symlink()
+        assert (places.run / "memcached1.sock.state").read_bytes() == b"\1" * 64, "what instances know of it is lost"
+
+
+# --- whom root believes at all
+
+
+def test_a_repository_that_the_instances_user_can_write_is_refused(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = ground.of_attacker("site") / ".cluster" / "t"
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    with pytest.raises(PlaceError, match=f"{state.parent.parent}: the instances run as www-data, who can write it"):
+        owners.find_owner(state)
+    monkeypatch.setenv("SUDO_UID", str(owner().uid))
+    assert "say this without sudo" in owners.find_owner(state).warning
+
+
+def test_a_stack_of_another_user_is_left_to_that_user(ground: Ground) -> None:
+    state = ground.of_attacker("t")
+    with pytest.raises(PlaceError, match="belongs to www-data; say this as www-data"):
+        owner().hold_own(state)

@@ -2,7 +2,8 @@
 
 1. `accept`: the new key is a fallback everywhere, so that whoever still signs with the old one verifies the new one.
 2. `sign`: the new key signs, the old one is a fallback.
-3. `drop`: the old key goes, once everything that it signed is over.
+3. `drop`: the old key goes, once everything that it signed is over. What it made that has no end can't be known from
+   here (UNKNOWN), so it is kept aside, where nothing reads it, until somebody deletes it; or it stays a fallback.
 
 Between any two steps instances of both releases run side by side, and each verifies what the other one signs. No order
 of writes loses a key: what is not yet proven to be everywhere stays a fallback.
@@ -25,6 +26,19 @@ if TYPE_CHECKING:
 ACCEPT, SIGN, DROP = "accept", "sign", "drop"
 
 
+#: Said before the old key goes: what may need it for longer than anything here can know.
+UNKNOWN = (
+    "nothing here can know what else the old key has made. Before it goes, look for",
+    "  - fields and files that are encrypted with SECRET_KEY: encrypt them anew while both keys are there",
+    "  - signed links and tokens without an age, or of another library (unsubscribe, invitations, API tokens)",
+    "  - whatever else outlives SESSION_COOKIE_AGE and PASSWORD_RESET_TIMEOUT",
+)
+
+
+class AlreadyDropped(Exception):  # noqa: N818 - what happened
+    """The old key can't stay a fallback, since it is none any more."""
+
+
 class LostKey(Exception):  # noqa: N818 - what happened
     """The keys are not those of the rotation that was begun."""
 
@@ -42,6 +56,10 @@ class Keys(Protocol):
 
     def write_fallbacks(self, keys: list[str]) -> None:
         """Replace secret_key_fallbacks."""
+        ...
+
+    def keep_aside(self, keys: list[str]) -> str:
+        """Keep keys where nothing but their owner reads them, beside those that are there; return where and how."""
         ...
 
 
@@ -83,8 +101,11 @@ def rotate(  # noqa: PLR0913 - what it needs
     say: Callable[[str], None],
     now: Callable[[], float],
     age: float,
+    keep_fallback: bool = False,
 ) -> Rotation | None:
     """Go on with a rotation as far as it may; return what is left of it, None where it is done.
+
+    keep_fallback: end it without the last step. AlreadyDropped where that was begun.
 
     path: where its state is kept. release: makes the cluster what its keys say. age: seconds for which something that
     was signed is valid. now: the time, seconds.
@@ -102,12 +123,21 @@ def rotate(  # noqa: PLR0913 - what it needs
         _sign(rotation, keys)
         release()
         rotation = _save(path, Rotation(step=DROP, new=rotation.new, since=now()))
+    key, fallbacks = keys.read()
+    if keep_fallback:
+        if not fallbacks:
+            raise AlreadyDropped
+        path.unlink()
+        return None
     if rotation.since is None or now() < rotation.since + age:
         return rotation
-    key, fallbacks = keys.read()
     if fallbacks and mark(key) != rotation.new:
         raise LostKey("secret_key is not the new key any more: it was changed since the rotation began")
+    for line in UNKNOWN if fallbacks else ():
+        say(line)
     say("step 3 of 3: the old key goes")
+    if fallbacks:
+        say(f"the old key is kept aside: {keys.keep_aside(fallbacks)}")
     keys.write_fallbacks([])
     release()
     path.unlink()
@@ -151,4 +181,4 @@ def unverified_by(secrets: Mapping[str, str], key: str, release: str) -> str | N
     )
 
 
-__all__ = ["Keys", "LostKey", "Rotation", "load", "rotate", "unverified_by"]
+__all__ = ["UNKNOWN", "AlreadyDropped", "Keys", "LostKey", "Rotation", "load", "rotate", "unverified_by"]

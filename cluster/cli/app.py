@@ -62,12 +62,17 @@ def down(
 
 
 @app.command()
-def rotate_key(stack: StackName = DEFAULT_STACK) -> None:
+def rotate_key(
+    stack: StackName = DEFAULT_STACK,
+    keep_fallback: Annotated[
+        bool, typer.Option("--keep-fallback", help="End it without dropping the old key: it stays accepted.")
+    ] = False,
+) -> None:
     """Change SECRET_KEY, logging nobody out: say it again when told, and the old key goes."""
     from cluster.cli.rotating import run_rotate_key  # noqa: PLC0415 - each command imports only what it needs
 
     opened = open_stack(stack)
-    run_rotate_key(opened, commands(opened))
+    run_rotate_key(opened, commands(opened), keep_fallback=keep_fallback)
 
 
 @app.command()

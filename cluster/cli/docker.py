@@ -22,10 +22,12 @@ from cluster.cli.context import CommandError, Stack, check_lints, tell
 from cluster.cli.local import fail_unverified, print_checks
 from cluster.cli.pulumi import Event, Pulumi, PulumiError, name_of
 from cluster.config.load import stack_path
+from cluster.config.models import DROPPED_KEYS
 from cluster.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, Engine, EngineError
 from cluster.docker.observe import SHORT_ID, Observed, observe
 from cluster.docker.places import DATABASE_SECRETS, RUN, base_image
 from cluster.docker.reach import reach
+from cluster.local.secrets import with_dropped
 from cluster.local.state import History
 from cluster.sessions import lines
 from cluster.topology import Topology, build_topology, percent, site_url
@@ -469,6 +471,20 @@ class PulumiKeys:
     def write_fallbacks(self, keys: list[str]) -> None:
         """Replace secret_key_fallbacks."""
         self.pulumi.set_secret("secret_key_fallbacks", json.dumps(keys))
+
+    def keep_aside(self, keys: list[str]) -> str:
+        """Keep keys encrypted beside the others: a file on this machine would be gone where a rotation runs in CI."""
+        former = self.pulumi.secret(DROPPED_KEYS) or ""
+        try:
+            text = with_dropped(former, keys, time.strftime("%Y-%m-%d"))
+        except ValueError as error:
+            raise CommandError(f"cluster:{DROPPED_KEYS}: can't be read: {error}; remove it") from error
+        self.pulumi.set_secret(DROPPED_KEYS, text)
+        where = f"cluster:{DROPPED_KEYS}"
+        return (
+            f"{where} of the stack, encrypted, which nothing reads; when nothing needs the key any more: "
+            f"pulumi config rm {where} --stack {self.pulumi.stack}"
+        )
 
 
 def keys(stack: Stack) -> PulumiKeys:

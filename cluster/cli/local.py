@@ -14,7 +14,7 @@ import typer
 
 from cluster.cli.context import CommandError, Stack, check_lints, say, tell, warn
 from cluster.local.listeners import listening_ports, with_children
-from cluster.local.secrets import ensure_secrets, write_secret
+from cluster.local.secrets import ensure_secrets, keep_dropped, write_secret
 from cluster.local.state import History, Observed, locked
 from cluster.rotation import unverified_by
 from cluster.sessions import lines, refusal, refused_rollback
@@ -142,6 +142,11 @@ class LocalKeys:
     def write_fallbacks(self, keys: list[str]) -> None:
         """Replace secret_key_fallbacks."""
         write_secret(self.directory / "secret_key_fallbacks", json.dumps(keys))
+
+    def keep_aside(self, keys: list[str]) -> str:
+        """Keep keys in a file beside the secrets."""
+        path = keep_dropped(self.directory, keys, time.strftime("%Y-%m-%d"))
+        return f"{path}, 0600, which nothing reads; delete it when nothing needs the key any more"
 
 
 def keys(stack: Stack) -> LocalKeys:

@@ -6,22 +6,23 @@ import time
 from typing import TYPE_CHECKING
 
 from cluster.cli.context import CommandError, tell
-from cluster.rotation import DROP, LostKey, load, rotate
+from cluster.rotation import DROP, UNKNOWN, AlreadyDropped, LostKey, load, rotate
 
 if TYPE_CHECKING:
     from cluster.cli.context import Commands, Stack
 
 
-def run_rotate_key(stack: Stack, platform: Commands) -> None:
+def run_rotate_key(stack: Stack, platform: Commands, *, keep_fallback: bool) -> None:
     """Begin a rotation, or go on with it."""
     path = stack.root / ".cluster" / stack.name / "rotation.json"
     report = platform.sessions(stack)
     if report is None:
         raise CommandError(f"stack {stack.name} does not serve; `cluster up {stack.name}` first")
     rotation = load(path)
-    waiting = rotation is not None and rotation.step == DROP
-    if waiting and rotation is not None and rotation.since is not None and time.time() < rotation.since + report["age"]:
-        tell(f"the new key signs; the old one may go after {_date(rotation.since + report['age'])}: say it again then")
+    due = None if rotation is None or rotation.since is None else rotation.since + report["age"]
+    if not keep_fallback and rotation is not None and rotation.step == DROP and due is not None and time.time() < due:
+        tell(f"the new key signs; the old one may go after {_date(due)}: say it again then")
+        _tell_unknown(stack)
         return
     try:
         left = rotate(
@@ -31,14 +32,34 @@ def run_rotate_key(stack: Stack, platform: Commands) -> None:
             say=tell,
             now=time.time,
             age=report["age"],
+            keep_fallback=keep_fallback,
         )
     except LostKey as error:
         raise CommandError(f"{error}; remove {path} to begin anew") from error
-    if left is None:
+    except AlreadyDropped as error:
+        raise CommandError(
+            f"--keep-fallback: the old key is no fallback any more; say `cluster rotate-key {stack.name}` to end the "
+            "rotation, which says where the key is kept aside, and put it into secret_key_fallbacks"
+        ) from error
+    if left is None and keep_fallback:
+        tell(
+            f"the new key signs, and the old one stays a fallback of stack {stack.name}, accepted as before; a later "
+            f"`cluster rotate-key {stack.name}` changes to another new key, and drops both"
+        )
+    elif left is None:
         tell(f"the old key is gone: stack {stack.name} knows the new one alone")
     elif left.since is not None:
         date = _date(left.since + report["age"])
         tell(f"what the old key has signed is valid until {date}; then say `cluster rotate-key {stack.name}` again")
+        _tell_unknown(stack)
+
+
+def _tell_unknown(stack: Stack) -> None:
+    for line in UNKNOWN:
+        tell(line)
+    tell(
+        f"where there is any, `cluster rotate-key {stack.name} --keep-fallback` ends the rotation and keeps the old key"
+    )
 
 
 def _date(seconds: float) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from cluster.config.document import DocumentError, Written, read_document, step
-from cluster.config.models import SECRET_KEYS, ClusterConfig
+from cluster.config.models import DROPPED_KEYS, SECRET_KEYS, ClusterConfig
 from cluster.config.units import Duration
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ PREFIX = "cluster:"
 
 #: What the path of a key of ours begins with in a document.
 OURS = re.compile(rf'config\["{PREFIX}([\w-]+)"\]')
+
+#: Keys whose values no message repeats.
+NOT_SHOWN = (*SECRET_KEYS, DROPPED_KEYS)
 
 #: pydantic's last step where not a value but the key itself is wrong.
 KEY = "[key]"
@@ -126,7 +129,7 @@ def _ours(config: dict[str, Any]) -> dict[str, Any]:
         if not str(key).startswith(PREFIX):
             continue
         name = str(key).removeprefix(PREFIX)
-        if name in SECRET_KEYS and isinstance(value, dict) and set(value) == {"secure"}:
+        if name in NOT_SHOWN and isinstance(value, dict) and set(value) == {"secure"}:
             continue
         values[name] = value
     return values
@@ -199,7 +202,7 @@ def _message(error: Any, word: str | None) -> str:
         "string_pattern_mismatch": "is not of the right form",
     }.get(kind)
     message = text.format(**context) if text else error["msg"]
-    if not any(one in SECRET_KEYS for one in location):
+    if not any(one in NOT_SHOWN for one in location):
         message += _as_written(given, word, kind, location)
     form = hint(location, kind)
     return f"{message} ({form})" if form else message

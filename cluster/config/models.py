@@ -464,12 +464,18 @@ class ClusterConfig(_Model):
         None, description="For database.engine external: postgres://user:password@host:port/name."
     )
     secret_environment: SecretStr | None = Field(None, description="Secret values for the project, as a JSON object.")
+    dropped_secret_keys: SecretStr | None = Field(
+        None, description="What `rotate-key` has dropped, kept until you delete it; nothing reads it."
+    )
 
 
 #: Keys whose values are secrets; no message repeats them.
 SECRET_KEYS = ("secret_key", "secret_key_fallbacks", "database_url", "secret_environment")
 
+#: Where keys are kept aside that a rotation has dropped; no release holds it.
+DROPPED_KEYS = "dropped_secret_keys"
+
 
 def dump(config: ClusterConfig) -> dict[str, Any]:
     """Return the whole configuration as plain values, defaults included, without secrets."""
-    return config.model_dump(mode="json", exclude=set(SECRET_KEYS))
+    return config.model_dump(mode="json", exclude={*SECRET_KEYS, DROPPED_KEYS})

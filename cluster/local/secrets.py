@@ -8,7 +8,7 @@ import secrets
 import stat
 from typing import TYPE_CHECKING
 
-from cluster.config.models import SECRET_KEYS
+from cluster.config.models import DROPPED_KEYS, SECRET_KEYS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,17 +37,39 @@ def read_secrets(directory: Path) -> dict[str, str]:
     """Return the secrets that are there; SecretError where one can be read by others or is malformed."""
     found = {}
     for path in sorted(directory.iterdir()) if directory.is_dir() else ():
-        if path.name not in SECRET_KEYS:
+        if path.name not in (*SECRET_KEYS, DROPPED_KEYS):
             raise SecretError(f"{path}: not a secret's name; known are {', '.join(SECRET_KEYS)}")
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
             raise SecretError(f"{path}: mode {mode:04o} lets others read it; chmod 600 it")
+        if path.name == DROPPED_KEYS:
+            continue  # kept for its owner alone
         try:
             found[path.name] = path.read_text(encoding="utf-8").rstrip("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise SecretError(f"{path}: can't be read: {error}") from error
         _check(path, found[path.name])
     return found
+
+
+def keep_dropped(directory: Path, keys: list[str], when: str) -> Path:
+    """Add keys that go to those that went before; return the file, which nothing reads but its owner."""
+    path = directory / DROPPED_KEYS
+    try:
+        text = with_dropped(path.read_text(encoding="utf-8") if path.exists() else "", keys, when)
+    except (OSError, ValueError) as error:
+        raise SecretError(f"{path}: can't be read: {error}; move it away") from error
+    write_secret(path, text)
+    return path
+
+
+def with_dropped(former: str, keys: list[str], when: str) -> str:
+    """Return the text in which dropped keys are kept, with more of them; ValueError where the former one is none."""
+    kept = json.loads(former or "[]")
+    if not isinstance(kept, list) or not all(isinstance(one, dict) for one in kept):
+        raise ValueError("not a list of keys")
+    known = [one.get("key") for one in kept]
+    return json.dumps([*kept, *({"dropped": when, "key": key} for key in keys if key not in known)], indent=1)
 
 
 def write_secret(path: Path, value: str) -> None:

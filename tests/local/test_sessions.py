@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import stat
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -114,13 +115,21 @@ def test_a_rotated_key_logs_nobody_out_and_the_old_one_is_gone_in_the_end(stand:
         matrix.event("key rotated, steps 1 and 2", matrix.rotate)
         assert (secrets / "secret_key").read_text() != old
         assert old in (secrets / "secret_key_fallbacks").read_text()
-        assert "the old one may go after" in matrix.rotate()
+        waits = matrix.rotate()
+        assert "the old one may go after" in waits
+        assert "encrypted with SECRET_KEY" in waits
+        assert "--keep-fallback" in waits
         for _number in range(SECONDS // 10):
             matrix.event("time goes by", lambda: time.sleep(10))
         matrix.event("key rotated, step 3", matrix.rotate)
     assert matrix.wrong() == []
     assert (secrets / "secret_key_fallbacks").read_text() == "[]"
     assert not (secrets.parent / "rotation.json").exists()
+    assert old in (secrets / "dropped_secret_keys").read_text()
+    assert stat.S_IMODE((secrets / "dropped_secret_keys").stat().st_mode) == 0o600
+    assert "no changes" in stand.run("up", stand.name).output, "nothing reads what is kept aside"
+    held = list(stand.places.releases.rglob("dropped_secret_keys"))
+    assert held == []
 
 
 def test_a_key_that_is_just_replaced_logs_everybody_out(stand: Stand) -> None:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import json
+import stat
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from cluster.rotation import DROP, LostKey, load, mark, rotate, unverified_by
+from cluster.cli.context import CommandError
+from cluster.cli.docker import PulumiKeys
+from cluster.cli.local import LocalKeys
+from cluster.config import StackFileError, parse_config
+from cluster.config.models import DROPPED_KEYS, SECRET_KEYS, dump
+from cluster.local.secrets import SecretError, ensure_secrets, read_secrets
+from cluster.rotation import DROP, UNKNOWN, AlreadyDropped, LostKey, load, mark, rotate, unverified_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from cluster.cli.pulumi import Pulumi
 
 AGE = 1000.0
 
@@ -24,12 +35,16 @@ class Site:
 
     def __init__(self, *, killed_at: int | None = None) -> None:
         self.key, self.fallbacks = "old", ["older"]
+        self.aside: list[str] = []
+        self.said: list[str] = []
         self.running = (self.key, list(self.fallbacks))
         self.moments = 0
         self.killed_at = killed_at
         self.releases: list[tuple[str, list[str]]] = []
 
     def _moment(self) -> None:
+        lost = {"old", "older"} - {self.key, *self.fallbacks, *self.aside}
+        assert not lost, f"gone for good: {lost}"
         self.moments += 1
         if self.moments == self.killed_at:
             raise Killed
@@ -47,6 +62,12 @@ class Site:
         self.fallbacks = list(keys)
         self._moment()
 
+    def keep_aside(self, keys: list[str]) -> str:
+        self._moment()
+        self.aside += [key for key in keys if key not in self.aside]
+        self._moment()
+        return "a place"
+
     def release(self) -> None:
         """Run a former and a new instance beside each other: each must verify what the other one signs."""
         self._moment()
@@ -58,8 +79,8 @@ class Site:
         self._moment()
 
 
-def go_on(path: Path, site: Site, now: float) -> object:
-    return rotate(path, site, release=site.release, say=lambda _line: None, now=lambda: now, age=AGE)
+def go_on(path: Path, site: Site, now: float, *, keep: bool = False) -> object:
+    return rotate(path, site, release=site.release, say=site.said.append, now=lambda: now, age=AGE, keep_fallback=keep)
 
 
 def until_done(path: Path, site: Site) -> None:
@@ -88,12 +109,18 @@ def test_three_releases_change_the_key(tmp_path: Path) -> None:
     assert mark(new) in path.read_text()
     go_on(path, site, AGE - 1)
     assert len(site.releases) == 2, "sessions that the old key has signed are still valid"
+    assert "a place" not in "".join(site.said)
+    site.said.clear()
     assert go_on(path, site, AGE) is None
     assert site.running == (new, [])
+    assert site.aside == ["older", "old"]
+    *unknown, third, where = site.said
+    assert tuple(unknown) == UNKNOWN, "what can't be known is said before it is too late"
+    assert (third, where) == ("step 3 of 3: the old key goes", "the old key is kept aside: a place")
     assert load(path) is None
 
 
-MOMENTS = 16
+MOMENTS = 18
 
 
 @pytest.mark.parametrize("moment", range(1, MOMENTS + 1))
@@ -104,6 +131,7 @@ def test_killed_at_any_moment_it_goes_on_and_no_key_is_refused_or_lost(tmp_path:
     key, fallbacks = site.running
     assert key not in ("old", "older")
     assert fallbacks == []
+    assert sorted(site.aside) == ["old", "older"], "what was dropped is kept, once"
     assert len({one[0] for one in site.releases}) <= 2, "a second new key was made"
 
 
@@ -137,7 +165,7 @@ def test_fallbacks_that_lost_the_new_key_are_told_of_and_nothing_is_dropped(tmp_
     path = tmp_path / "rotation.json"
 
     def lose() -> None:
-        site.write_fallbacks([])
+        site.fallbacks = []
 
     with pytest.raises(LostKey, match="is not among secret_key_fallbacks"):
         rotate(path, site, release=lose, say=lambda _line: None, now=lambda: 0.0, age=AGE)
@@ -168,3 +196,96 @@ def test_a_release_from_before_the_new_key_is_no_way_back(secrets: dict[str, str
     found = unverified_by(secrets, "new", "0123456789ab")
     assert (found is None) == accepted
     assert found is None or "release 0123456789ab is from before" in found
+
+
+@pytest.mark.parametrize("moment", range(1, 13))
+def test_with_keep_fallback_it_ends_after_the_second_step_wherever_it_was_killed(tmp_path: Path, moment: int) -> None:
+    site, path = Site(killed_at=moment), tmp_path / "rotation.json"
+    with contextlib.suppress(Killed):
+        go_on(path, site, 0.0, keep=True)
+    assert site.moments == moment, "it was never killed"
+    assert go_on(path, site, 0.0, keep=True) is None
+    key, fallbacks = site.running
+    assert key not in ("old", "older")
+    assert fallbacks == ["older", "old"]
+    assert (site.aside, load(path)) == ([], None)
+
+
+def test_keep_fallback_ends_one_that_waits_without_a_release(tmp_path: Path) -> None:
+    site, path = Site(), tmp_path / "rotation.json"
+    go_on(path, site, 0.0)
+    before = len(site.releases)
+    assert go_on(path, site, 1.0, keep=True) is None
+    assert (len(site.releases), site.fallbacks, load(path)) == (before, ["older", "old"], None)
+
+
+def test_keep_fallback_comes_too_late_when_the_old_key_is_dropped(tmp_path: Path) -> None:
+    site, path = Site(killed_at=MOMENTS - 2), tmp_path / "rotation.json"
+    go_on(path, site, 0.0)
+    with pytest.raises(Killed):
+        go_on(path, site, AGE)
+    assert site.fallbacks == []
+    with pytest.raises(AlreadyDropped):
+        go_on(path, site, AGE, keep=True)
+    assert go_on(path, site, AGE) is None
+    assert site.aside == ["older", "old"]
+
+
+def test_dropped_keys_lie_in_a_file_of_their_owner_beside_the_secrets_that_no_release_holds(tmp_path: Path) -> None:
+    directory = tmp_path / "secrets"
+    key = ensure_secrets(directory)["secret_key"]
+    keys = LocalKeys(directory)
+    assert str(directory / DROPPED_KEYS) in keys.keep_aside(["first"])
+    keys.keep_aside(["first", "second"])
+    path = directory / DROPPED_KEYS
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [one["key"] for one in json.loads(path.read_text())] == ["first", "second"]
+    assert read_secrets(directory) == {"secret_key": key}
+    path.chmod(0o640)
+    with pytest.raises(SecretError, match="lets others read it"):
+        read_secrets(directory)
+    path.chmod(0o600)
+    for text in ("no JSON", "{}", '["first"]'):
+        path.write_text(text)
+        with pytest.raises(SecretError, match="move it away"):
+            keys.keep_aside(["third"])
+        assert path.read_text() == text, "what was there is not lost"
+
+
+def test_dropped_keys_of_a_pulumi_stack_are_a_secret_of_their_own() -> None:
+    class Config:
+        stack = "dev"
+
+        def __init__(self) -> None:
+            self.values: dict[str, str] = {}
+
+        def secret(self, name: str) -> str | None:
+            return self.values.get(name)
+
+        def set_secret(self, name: str, value: str) -> None:
+            self.values[name] = value
+
+    config = Config()
+    keys = PulumiKeys(cast("Pulumi", config))
+    assert "pulumi config rm cluster:dropped_secret_keys --stack dev" in keys.keep_aside(["first"])
+    keys.keep_aside(["first", "second"])
+    assert list(config.values) == [DROPPED_KEYS]
+    assert [one["key"] for one in json.loads(config.values[DROPPED_KEYS])] == ["first", "second"]
+    config.values[DROPPED_KEYS] = "x"
+    with pytest.raises(CommandError, match="can't be read"):
+        keys.keep_aside(["third"])
+
+
+def test_dropped_keys_reach_no_release_and_no_message() -> None:
+    values: dict[str, Any] = {
+        "platform": "local",
+        "app": {"project": "./example", "settings": "example.settings"},
+        "upstream": {"servers": 2},
+        "site": {"server_names": ["cluster"]},
+    }
+    config = parse_config({**values, DROPPED_KEYS: "hunter2"})
+    assert DROPPED_KEYS not in SECRET_KEYS, "these are what a release is given"
+    assert "hunter2" not in f"{config!r}{dump(config)}"
+    with pytest.raises(StackFileError) as raised:
+        parse_config({**values, DROPPED_KEYS: ["hunter2"]})
+    assert str(raised.value) == "stack file: dropped_secret_keys: must be text"

@@ -12,24 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import cluster_runtime
 from cluster.config.models import SECRET_KEYS, DatabaseEngine, Platform
+from cluster.source import ReleaseError as ReleaseError  # noqa: PLC0414 - whoever makes releases meets it here
+from cluster.source import Source, project_place, shared_paths, shared_place, source_of
 from cluster.topology import uses_memcached
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from cluster.config.models import ClusterConfig
 
 #: Hexadecimal digits of a digest: enough to tell releases apart, short enough for the path of a socket.
 DIGEST_LENGTH = 12
-
-#: Directories and files that are no part of a project's code.
-IGNORED_DIRECTORIES = frozenset(
-    (
-        *(".git", ".hg", ".svn", ".cluster", ".venv", "venv", "node_modules", "__pycache__", ".tox", ".nox"),
-        *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".idea", ".vscode"),
-    )
-)
-IGNORED_SUFFIXES = (".pyc", ".pyo", ".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".sqlite3-journal")
 
 #: Where a project may list its packages, in the order looked for.
 REQUIREMENTS = ("requirements.txt", "pyproject.toml")
@@ -46,15 +39,11 @@ DRAIN_SECONDS = 1.25
 RUNTIME = Path(cluster_runtime.__file__).resolve().parent
 
 
-class ReleaseError(Exception):
-    """A release can't be made of this project; the text says what to do."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class ReleaseSpec:
     """A release before it is made.
 
-    project: the directory that holds manage.py.
+    source: what its code is copied from. project: the directory that holds manage.py.
     requirements: the file that lists its packages.
     parts: a digest of each part (code, requirements, …), so that a change can be named.
     secrets: the secrets' values by their names; never shown.
@@ -63,6 +52,7 @@ class ReleaseSpec:
     digest: str
     parts: Mapping[str, str]
     environment_digest: str
+    source: Source
     project: Path
     requirements: Path
     secrets: Mapping[str, str]
@@ -87,8 +77,9 @@ def specify(
     if not (project / "manage.py").is_file():
         raise ReleaseError(f"app.project: {config.app.project} has no manage.py: name the directory that holds it")
     requirements = find_requirements(config, project)
+    source = source_of(config, root)
     parts = {
-        "code": tree_digest(project),
+        "code": source.digest(),
         "runtime": tree_digest(RUNTIME),
         "requirements": _requirements_digest(requirements),
         "settings": _digest_of(_what_instances_run(config)),
@@ -104,6 +95,7 @@ def specify(
         digest=_digest_of(parts)[:DIGEST_LENGTH],
         parts=parts,
         environment_digest=_digest_of(environment)[:DIGEST_LENGTH],
+        source=source,
         project=project,
         requirements=requirements,
         secrets=secrets,
@@ -146,34 +138,9 @@ def keyed_hashes(secrets: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def project_files(project: Path) -> Iterator[Path]:
-    """Yield the files and links of a project that belong to a release, in a fixed order."""
-    for directory, directories, files in os.walk(project):
-        here = Path(directory)
-        linked = [name for name in directories if (here / name).is_symlink()]
-        directories[:] = sorted(name for name in directories if name not in IGNORED_DIRECTORIES and name not in linked)
-        for name in sorted([*files, *linked]):
-            path = here / name
-            if not name.endswith(IGNORED_SUFFIXES) and (path.is_symlink() or path.is_file()):
-                yield path
-
-
 def tree_digest(directory: Path) -> str:
     """Return a digest of the names, contents and executable bits of a tree."""
-    digest = hashlib.sha256()
-    for path in project_files(directory):
-        name = path.relative_to(directory).as_posix()
-        if path.is_symlink():
-            entry = f"link\0{name}\0{path.readlink()}"
-        else:
-            kind = "program" if path.stat().st_mode & 0o100 else "file"
-            try:
-                with path.open("rb") as file:
-                    entry = f"{kind}\0{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}"
-            except OSError as error:
-                raise ReleaseError(f"app.project: {path} can't be read: {error.strerror}") from error
-        digest.update(f"{entry}\0\0".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+    return Source(project=directory, root=directory).digest()
 
 
 def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) -> dict[str, Any]:
@@ -189,6 +156,12 @@ def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) ->
     return {
         "release": digest,
         "project": places.project,
+        "place": project_place(config),
+        "tree": places.tree,
+        "shared": {path: shared_place(path) for path in shared_paths(config)},
+        "shared_root": places.shared,
+        "media": None if app.media is None else app.media.root or "",
+        "databases": places.databases,
         "settings": app.settings,
         "secrets": places.secrets,
         "application": app.application or "",
@@ -225,6 +198,9 @@ class RuntimePlaces:
     """Where a platform keeps what a release's configuration names; absolute paths as the instances see them."""
 
     project: str
+    tree: str
+    shared: str
+    databases: str
     secrets: str
     database: str
     sessions: str
@@ -262,7 +238,9 @@ def trusted_origins(config: ClusterConfig) -> list[str]:
 
 def _what_instances_run(config: ClusterConfig) -> dict[str, Any]:
     """Return the part of the configuration that makes another release; weights and nginx's matters are not in it."""
-    nowhere = RuntimePlaces(project="", secrets="", database="", sessions="", static_root="", memcached=())
+    nowhere = RuntimePlaces(
+        project="", tree="", shared="", databases="", secrets="", database="", sessions="", static_root="", memcached=()
+    )
     nodes = config.sessions.memcached.nodes if uses_memcached(config) else 0
     limits = {
         "memory": str(config.app.memory),

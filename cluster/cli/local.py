@@ -16,6 +16,7 @@ from cluster.cli.context import CommandError, Stack, check_lints, say, tell, war
 from cluster.local.listeners import listening_ports, with_children
 from cluster.local.secrets import ensure_secrets, keep_dropped, write_secret
 from cluster.local.state import History, Observed, locked
+from cluster.local.written import in_use
 from cluster.rotation import unverified_by
 from cluster.sessions import lines, refusal, refused_rollback
 from cluster.topology import percent, site_url
@@ -353,13 +354,16 @@ def run_manage(stack: Stack, arguments: list[str]) -> int:
         name: value for name, value in os.environ.items() if name in passed or name.startswith("DJANGO_SUPERUSER_")
     }
     environment[MARKS_VARIABLE] = str(stack.places.run / ENDED)
-    return subprocess.run(
-        [release.python, "-P", "-m", "cluster_runtime.manage", *arguments],
-        cwd=release.directory / "project",
-        env=environment,
-        check=False,
-        **cluster.owner.subprocess_options(),
-    ).returncode
+    # It may run for weeks: its release stays as long, however many follow.
+    with in_use(release.directory) as held:
+        return subprocess.run(
+            [release.python, "-P", "-m", "cluster_runtime.manage", *arguments],
+            cwd=release.project,
+            env=environment,
+            check=False,
+            pass_fds=(held,),
+            **cluster.owner.subprocess_options(),
+        ).returncode
 
 
 __all__ = [

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from cluster.config.document import DocumentError, Written, read_document, step
-from cluster.config.models import DROPPED_KEYS, SECRET_KEYS, ClusterConfig
+from cluster.config.models import DROPPED_KEYS, SECRET_KEYS, ClusterConfig, Media
 from cluster.config.units import Duration
+from cluster.source import find_media
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,9 +118,21 @@ def load_stack(root: Path, stack: str) -> ClusterConfig:
         raise StackFileError(source, [Problem("config", f"required: the keys {PREFIX}platform, {PREFIX}app, …")])
     words = {OURS.sub(r"\1", path, count=1): word for path, word in document.words.items()}
     try:
-        return parse_config(_ours(config), words)
+        return _with_media(parse_config(_ours(config), words), root)
     except StackFileError as error:
         raise StackFileError(source, error.problems) from None
+
+
+def _with_media(config: ClusterConfig, root: Path) -> ClusterConfig:
+    """Return the configuration with `app.media` as the project's settings say it, where the stack file does not."""
+    if config.app.media is not None:
+        return config
+    found = find_media(config, root)
+    try:
+        media = Media.model_validate({"root": found[0], "url": found[1]}) if found else None
+    except ValidationError:
+        media = None  # a path or URL that can't be written here; the release says that it is not shared
+    return config.model_copy(update={"app": config.app.model_copy(update={"media": media})})
 
 
 def _ours(config: dict[str, Any]) -> dict[str, Any]:

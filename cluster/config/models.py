@@ -221,13 +221,15 @@ class Media(_Model):
     """A directory of files that a project writes and nginx reads."""
 
     root: ProjectPath | None = Field(description="The directory, from the project's; null: none.")
-    url: PathPrefix = Field("/media/", description="Where nginx finds it.")
+    url: PathPrefix | None = Field("/media/", description="Where nginx serves it; null: nowhere.")
 
 
 class ProtectedMedia(Media):
     """A directory of files that nginx serves only where the project says so."""
 
-    url: PathPrefix = Field("/protected/", description="What X-Accel-Redirect begins with; never public by itself.")
+    url: PathPrefix | None = Field(
+        "/protected/", description="What X-Accel-Redirect begins with; never public by itself."
+    )
 
 
 class Rollout(_Model):

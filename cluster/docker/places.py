@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cluster.release import RuntimePlaces
 from cluster.render.nginx import NginxConfig, NginxPlaces, render_nginx, version_in_image
+from cluster.source import TREE, project_place
 
 if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
@@ -16,7 +17,14 @@ RUN, SESSIONS, DATABASE = "/run/cluster", "/run/sessions", "/run/database"
 DATA, SESSION_FILES, STATIC = "/srv/data", "/srv/sessions", "/srv/static"
 SECRETS, DATABASE_SECRETS = "/srv/secrets", "/srv/database"
 
-PROJECT = "/srv/project"
+#: What the project writes, one for all instances and releases.
+SHARED = "/srv/shared"
+
+
+def project_directory(config: ClusterConfig) -> str:
+    """Return where the project lies in the instances' image."""
+    return f"/srv/{project_place(config)}"
+
 
 #: nginx's directory in its container: configurations, temporary files, the internal socket.
 NGINX_HOME = "/var/lib/cluster"
@@ -25,6 +33,7 @@ NGINX_PLACES = NginxPlaces(
     user=None,
     sockets=RUN,
     static=STATIC,
+    shared=SHARED,
     logs="/var/log/cluster",
     temp=f"{NGINX_HOME}/temp",
     pid="/tmp/nginx.pid",  # noqa: S108 - the container's own
@@ -53,7 +62,10 @@ def runtime_places(topology: Topology, digest: str) -> RuntimePlaces:
     """Return what a release's configuration names, as its instances see it."""
     static_url = topology.config.site.static_url or "/static/"
     return RuntimePlaces(
-        project=PROJECT,
+        project=project_directory(topology.config),
+        tree=f"/srv/{TREE}",
+        shared=SHARED,
+        databases=f"{SHARED}/.databases",
         secrets=f"{SECRETS}/{digest}",
         database=f"{DATA}/db.sqlite3",
         sessions=SESSION_FILES,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.config.models import Interface, Platform
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, has_secret
 from cluster.release import REQUIREMENTS
+from cluster_runtime.paths import how_to_keep, why_written
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -186,7 +187,40 @@ def _few_processes(config: ClusterConfig, _facts: Facts) -> Remarks:
         yield Remark("app.processes", why, f"Raise it to {2 * needed}, or lower app.workers or app.threads.")
 
 
+def _data_in_release(_config: ClusterConfig, facts: Facts) -> Remarks:
+    # A release is replaced, and removed with all in it.
+    for one in _written(facts):
+        if one["data"]:
+            yield Remark("app.shared", why_written(one), how_to_keep(one))
+
+
+def _scratch_in_release(_config: ClusterConfig, facts: Facts) -> Remarks:
+    # The same, of what can be done without.
+    for one in _written(facts):
+        if not one["data"]:
+            yield Remark("app.shared", why_written(one), how_to_keep(one))
+
+
+def _written(facts: Facts) -> list[dict[str, Any]]:
+    paths: Any = (facts.project or {}).get("paths") or {"written": []}
+    found: list[dict[str, Any]] = paths["written"]
+    return found
+
+
+def _media_elsewhere(config: ClusterConfig, facts: Facts) -> Remarks:
+    # nginx serves one URL, and the project's pages name another.
+    url, media = (facts.project or {}).get("media_url"), config.app.media
+    if media is None or media.root is None or not media.url or not isinstance(url, str) or not url.strip("/"):
+        return
+    if "://" not in url and f"/{url.strip('/')}/" != media.url:
+        why = f"The project's MEDIA_URL is {url}, and nginx serves its uploads at {media.url}."
+        yield Remark("app.media.url", why, f"Set it to /{url.strip('/')}/.")
+
+
 APP_RULES = (
+    Rule("data-in-release", ERROR, "What the project writes would be lost with each release.", _data_in_release),
+    Rule("scratch-in-release", WARNING, "Logs or caches would be lost with each release.", _scratch_in_release),
+    Rule("media-elsewhere", ERROR, "Uploads are served at another URL than the project says.", _media_elsewhere),
     Rule("project-missing", ERROR, "app.project is no directory with a manage.py.", _project_missing),
     Rule("requirements-missing", ERROR, "There is no file that lists the project's packages.", _requirements_missing),
     Rule("secret-key-missing", ERROR, "All instances must share one secret_key.", _secret_key_missing),

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 from cluster.local.owner import base_python
 from cluster.local.secrets import write_secret
 from cluster.local.supervisor import clean_environment
+from cluster.local.written import note_files
 from cluster.packages import project_requirements, run_uv
-from cluster.release import RUNTIME, ReleaseError, ReleaseSpec, project_files, runtime_config, runtime_requirements
+from cluster.release import RUNTIME, ReleaseError, ReleaseSpec, runtime_config, runtime_requirements
 from cluster.render.mime import compressed_endings
+from cluster.source import TREE, Source, check_shared, is_file_name, project_place, shared_place, write_tree
 from cluster_runtime.describe import REFUSED
 from cluster_runtime.instance import die_with_parent
+from cluster_runtime.paths import LEFT_OUT
 from cluster_runtime.prepare import compress, mask
 
 if TYPE_CHECKING:
@@ -48,6 +51,12 @@ class Release:
     def config(self) -> Path:
         """The file that tells the instances what they are."""
         return self.directory / "config.json"
+
+    @property
+    def project(self) -> Path:
+        """The project's directory in it."""
+        found: dict[str, Any] = json.loads(self.config.read_text(encoding="utf-8"))
+        return Path(found["project"])
 
     @property
     def python(self) -> str:
@@ -114,21 +123,59 @@ class Builder:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o755, parents=True)
         release = Release(digest=spec.digest, directory=directory)
-        copy_tree(spec.project, directory / "project")
-        copy_tree(RUNTIME, directory / "runtime" / RUNTIME.name)
-        (directory / "environment").symlink_to(os.path.relpath(environment, directory))
-        self._write_secrets(spec, directory)
-        places = self.places.runtime_places(spec.digest, topology.config.site.static_url, topology.memcached_nodes)
+        places = self.places.runtime_places(
+            spec.digest,
+            project_place(topology.config),
+            topology.config.site.static_url,
+            topology.memcached_nodes,
+        )
         config = runtime_config(topology.config, places, spec.digest)
         release.config.write_text(json.dumps(config, indent=1), encoding="utf-8")
+        write_tree(spec.source.tree(str(self.places.shared)), release.project, copy_file)
+        (directory / LEFT_OUT).write_text(json.dumps(spec.source.listing.left_out), encoding="utf-8")
+        write_tree(Source(project=RUNTIME, root=RUNTIME).tree(""), directory / "runtime" / RUNTIME.name, copy_file)
+        self._make_shared(spec.source)
+        (directory / "environment").symlink_to(os.path.relpath(environment, directory))
+        self._write_secrets(spec, directory)
         (directory / "parts.json").write_text(json.dumps(dict(spec.parts)), encoding="utf-8")
         (directory / "public").mkdir()
         self.owner.own(directory)
         self._describe(release, spec.requirements)
         if topology.config.app.collectstatic:
             self._collect_static(release, topology)
+        note_files(directory, TREE)
         (directory / COMPLETE).touch()
         return release
+
+    def _make_shared(self, source: Source) -> None:
+        """Make what the project writes, where it is not there yet, of what the project holds there."""
+        self.places.shared.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._make_directory(self.places.data / "databases")
+        for path in source.shared:
+            place, held = self.places.shared / shared_place(path), source.project / path
+            directory = place.parent if is_file_name(path) else place
+            check_shared(path, held)
+            if os.path.lexists(place):
+                continue
+            if held.exists():
+                self.say(f"copying {path}: from now on it is kept in {place.relative_to(self.places.root)}")
+                new = self.places.shared / f".{directory.name}.new"
+                shutil.rmtree(new, ignore_errors=True)
+                if held.is_dir():
+                    shutil.copytree(held, new, symlinks=True)
+                else:
+                    new.mkdir()
+                    shutil.copy2(held, new / place.name)
+                self.owner.own(new)
+                shutil.rmtree(directory, ignore_errors=True)  # empty: what it would hold is not there
+                new.rename(directory)
+            else:
+                self._make_directory(directory)
+
+    def _make_directory(self, path: Path) -> None:
+        if not path.is_dir():
+            path.mkdir(mode=0o750)
+            self.owner.own(path)
 
     # --- packages
 
@@ -171,6 +218,8 @@ class Builder:
         self.owner.own(output)
         done = self.run(release, "cluster_runtime.describe", str(output))
         if done.returncode == 0:
+            for alias in release.facts()["begun"]:
+                self.say(f"database {alias}: begun with a copy of the project's file")
             return
         if done.returncode == REFUSED:
             raise ReleaseError(done.stderr.strip())
@@ -197,15 +246,24 @@ class Builder:
         """Return the last lines of what a program of the project printed, without any secret's value."""
         return _last(mask(text, release.secrets()))
 
-    def migrate(self, release: Release) -> None:
-        """Run the release's migrations, once; ReleaseError has the last lines of what migrate said."""
+    def migrate(self, release: Release, aliases: list[str] | None) -> None:
+        """Run the release's migrations, once, for these databases (None: every one).
+
+        ReleaseError has the last lines of what migrate said.
+        """
         if release.migrated:
             return
-        self.say("migrating the database")
-        done = self.manage(release, "migrate", "--noinput", "-v", "1")
-        if done.returncode != 0:
-            words = self._shown(release, done.stderr)
-            raise ReleaseError(f"app.migrate: migrate failed in release {release.digest}\n{words}")
+        known = release.facts()["databases"]
+        unknown = [alias for alias in aliases or () if alias not in known]
+        if unknown:
+            there = ", ".join(known) or "none"
+            raise ReleaseError(f"app.migrate: no database {', '.join(unknown)}; those to migrate are: {there}")
+        for alias in known if aliases is None else aliases:
+            self.say("migrating the database" if alias == "default" else f"migrating the database {alias}")
+            done = self.manage(release, "migrate", "--noinput", "-v", "1", "--database", alias)
+            if done.returncode != 0:
+                words = self._shown(release, done.stderr)
+                raise ReleaseError(f"app.migrate: migrate failed in release {release.digest}\n{words}")
         (release.directory / MIGRATED).touch()
 
     def manage(self, release: Release, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -216,7 +274,7 @@ class Builder:
         """Run a module of the runtime in the release, as the instances' user."""
         return subprocess.run(
             [release.python, "-P", "-m", module, *arguments],
-            cwd=release.directory / "project",
+            cwd=release.project,
             env=release.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -229,13 +287,9 @@ class Builder:
         )
 
 
-def copy_tree(source: Path, target: Path) -> None:
-    """Copy what belongs to a release; links stay links."""
-    target.mkdir(parents=True)
-    for path in project_files(source):
-        copy = target / path.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, copy, follow_symlinks=False)
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file with its mode and times."""
+    shutil.copy2(source, target)
 
 
 def _last(text: str) -> str:

@@ -20,10 +20,12 @@ from cluster.local.plan import Plan, make_plan
 from cluster.local.secrets import ensure_secrets
 from cluster.local.state import MEMCACHED, History, Observed, observe, program_name
 from cluster.local.supervisor import Supervisor, accepts
+from cluster.local.written import is_in_use, retire
 from cluster.release import DRAIN_SECONDS, ReleaseSpec, specify
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.supervisor import Program
 from cluster.sessions import of_release
+from cluster.source import TREE
 from cluster.topology import batches, build_topology
 from cluster.verify import restore_sessions
 from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 
 #: Releases that are kept, the serving one included.
 KEPT_RELEASES = 3
+
+#: Paths that a message names one by one.
+MOST_SHOWN = 5
 
 #: Lines of an instance's log that a failed release is told with.
 LOG_LINES = 20
@@ -150,8 +155,9 @@ class LocalCluster:
             self._end_orphans()
             self.supervisor.start_daemon(self.owner)
         self._ensure_memcached(plan, release)
-        if self.config.app.migrate:
-            self.builder.migrate(release)
+        wanted = self.config.app.migrate
+        if wanted:
+            self.builder.migrate(release, wanted if isinstance(wanted, list) else None)
         self._roll(plan, release)
         history = History.load(self.places)
         history.served(release.digest, rolled_back=rolled_back)
@@ -197,7 +203,7 @@ class LocalCluster:
         return Program(
             name=name,
             command=(*run, "--config", str(release.config), "--sockets", str(self.places.run)),
-            directory=str(release.directory / "project"),
+            directory=str(release.project),
             log=str(self.places.logs / f"{name}.log"),
             priority=500,
             user=self.owner.name if self.owner.changed else None,
@@ -413,8 +419,17 @@ class LocalCluster:
         history.save(self.places)
         linked = {link.readlink().parent.name for link in self.places.static.iterdir() if link.is_symlink()}
         for directory in self.places.releases.iterdir():
-            if directory.name not in keep | linked:
-                shutil.rmtree(directory)
+            if directory.name in keep | linked or is_in_use(directory):
+                continue
+            kept = retire(directory, TREE, self.places.kept)
+            if kept:
+                shown = ", ".join(kept[:MOST_SHOWN]) + (
+                    f" and {len(kept) - MOST_SHOWN} more" if kept[MOST_SHOWN:] else ""
+                )
+                self.say(
+                    f"release {directory.name} goes, and its project had written {shown}: moved to "
+                    f"{self.places.kept.relative_to(self.places.root)}; name such paths in app.shared"
+                )
         used = {(directory / "environment").resolve() for directory in self.places.releases.iterdir()}
         for directory in self.places.environments.iterdir():
             if directory.resolve() not in used:

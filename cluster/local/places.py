@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cluster.release import DIGEST_LENGTH, RuntimePlaces
 from cluster.render.nginx import NginxPlaces
+from cluster.source import TREE
 from cluster_runtime import unfollowed
 from cluster_runtime.instance import CLEARED
 from cluster_runtime.names import LONGEST_SOCKET_PATH
@@ -136,6 +137,16 @@ class Places:
         return self.state / "data"
 
     @property
+    def shared(self) -> Path:
+        """What the project writes, one for all instances and releases."""
+        return self.data / "shared"
+
+    @property
+    def kept(self) -> Path:
+        """What projects wrote into releases that are gone."""
+        return self.state / "kept"
+
+    @property
     def secrets(self) -> Path:
         """The stack's secrets, a file each, 0600."""
         return self.state / "secrets"
@@ -199,6 +210,7 @@ class Places:
             user=user,
             sockets=str(self.run),
             static=str(self.static),
+            shared=str(self.shared),
             logs=str(self.logs),
             temp=str(self.temp),
             pid=str(self.nginx_pid),
@@ -206,11 +218,16 @@ class Places:
             closing=str(self.closing),
         )
 
-    def runtime_places(self, digest: str, static_url: str | None, memcached_nodes: int) -> RuntimePlaces:
+    def runtime_places(
+        self, digest: str, project_place: str, static_url: str | None, memcached_nodes: int
+    ) -> RuntimePlaces:
         """Return what a release's configuration names."""
         release = self.releases / digest
         return RuntimePlaces(
-            project=str(release / "project"),
+            project=str(release / project_place),
+            tree=str(release / TREE),
+            shared=str(self.shared),
+            databases=str(self.data / "databases"),
             secrets=str(release / "secrets"),
             database=str(self.data / "db.sqlite3"),
             sessions=str(self.data / "sessions"),

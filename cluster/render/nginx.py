@@ -15,8 +15,10 @@ import crossplane
 
 from cluster.config.models import Method, Server
 from cluster.render.mime import COMPRESSED, MEDIA_TYPES
+from cluster.source import location_of
 
 if TYPE_CHECKING:
+    from cluster.config.models import Media
     from cluster.topology import Instance, Topology
 
 Version = tuple[int, int, int]
@@ -45,6 +47,9 @@ ZONE_BASE, ZONE_PER_SERVER = 128, 2
 SITE = "sites-available/cluster"
 ENABLED_SITE = "sites-enabled/cluster"
 
+#: Endings of uploads that a browser must not show as a page of the site, but save.
+_ATTACHED = r"~*\.(x?html?|shtml|mhtml?|xht|svgz?|xml|xslt?|swf|js|mjs|wasm)$"
+
 #: Stands in the text for the digest while it is being computed.
 _DIGEST_PLACE = "0" * 64
 
@@ -55,6 +60,7 @@ class NginxPlaces:
 
     user: nginx's `user`, or None where nginx is not started by root and can't change it.
     sockets: the directory of the instances' directories.
+    shared: the directory of what the project writes, its uploads among it.
     static: a directory in which `current` and `previous` lead to the files of the two last releases.
     closing: while this file exists, an nginx before 1.27.4 closes clients' connections after each response.
     internal: the socket on which nginx tells its config's digest and passes probes to the instances.
@@ -65,6 +71,7 @@ class NginxPlaces:
     user: str | None
     sockets: str
     static: str
+    shared: str
     logs: str
     temp: str
     pid: str
@@ -208,7 +215,28 @@ def _maps(topology: Topology) -> list[Directive]:
                 _d(r"~\.[0-9a-f]{12}\.[^/]+$", "public, max-age=31536000, immutable"),
             ],
         ),
+        *(_media_maps() if _media_of(topology) else []),
     ]
+
+
+def _media_maps() -> list[Directive]:
+    """Let a browser save, and never run in the site's name, what it would take for a page: uploads are a visitor's."""
+    return [
+        _block("map", "$uri", "$cluster_media_disposition", of=[_d("default", ""), _d(_ATTACHED, "attachment")]),
+        _block(
+            "map",
+            "$uri",
+            "$cluster_media_policy",
+            of=[_d("default", ""), _d(_ATTACHED, "default-src 'none'; style-src 'unsafe-inline'; sandbox")],
+        ),
+    ]
+
+
+def _media_of(topology: Topology) -> list[tuple[Media, bool]]:
+    """Return the directories of uploads that nginx serves, each with whether only the project may say so."""
+    app = topology.config.app
+    found = [(app.media, False), (app.protected_media, True)]
+    return [(media, internal) for media, internal in found if media is not None and media.root and media.url]
 
 
 def _socket(places: NginxPlaces, instance: str) -> str:
@@ -365,7 +393,45 @@ def _locations(topology: Topology, places: NginxPlaces, version: Version, upstre
         )
         if closes:
             locations.append(_block("location", "@closing_static", of=[_d("keepalive_timeout", 0), *static]))
+    for number, (media, internal) in enumerate(_media_of(topology)):
+        closing = f"@closing_media{number}"
+        files = _media(topology, places, media, internal=internal)
+        locations.append(
+            _block(
+                "location",
+                "^~",
+                str(media.url),
+                of=[*_closing(places, closing, closes=closes and not internal), *files],
+            )
+        )
+        if closes and not internal:
+            locations.append(_block("location", closing, of=[_d("keepalive_timeout", 0), *files]))
     return locations
+
+
+def _media(topology: Topology, places: NginxPlaces, media: Media, *, internal: bool) -> list[Directive]:
+    """Serve uploads as files and nothing else; what only the project may let out keeps the headers that it gave."""
+    where = f"{places.shared}/{location_of(topology.config, str(media.root))}"
+    headers = (
+        []
+        if internal
+        else [
+            _d("add_header", "Content-Disposition", "$cluster_media_disposition"),
+        ]
+    )
+    return [
+        *([_d("internal")] if internal else []),
+        _d("root", where),
+        # Not `alias`: it can't stand where old nginx closes connections, in a named location.
+        _d("rewrite", f"^{re.escape(str(media.url))}(.*)$", "/$1", "break"),
+        # A link that an instance made leads no further than its own files do.
+        _d("disable_symlinks", "if_not_owner", f"from={where}"),
+        *headers,
+        _d("add_header", "Content-Security-Policy", "$cluster_media_policy"),
+        _d("add_header", "X-Content-Type-Options", "nosniff"),
+        _d("open_file_cache", "max=1000", "inactive=30s"),
+        _d("open_file_cache_valid", "2s"),
+    ]
 
 
 def _closing(places: NginxPlaces, location: str, *, closes: bool) -> list[Directive]:

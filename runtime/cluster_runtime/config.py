@@ -63,6 +63,11 @@ class RuntimeConfig:
     secrets: a directory of files: secret_key, secret_key_fallbacks (JSON list), database_url,
         secret_environment (JSON object); all but the first may be missing.
     drain: seconds between giving the name up and stopping; nginx's connections wear out in two.
+    tree: the directory of the release in which the project lies, at `place`, with what was included from above it; all
+        in it is replaced with the release. Empty where there is no release.
+    shared: what the project writes, by paths from its directory: each a link to this path below `shared_root`.
+    media: the one of MEDIA_ROOT; empty where there is to be none, None where the stack file does not say.
+    databases: a directory for the sqlite files that the project has in its own; empty where they stay there.
     """
 
     release: str
@@ -84,6 +89,12 @@ class RuntimeConfig:
     static_root: str = ""
     site: str = "http://localhost"
     static_url: str = ""
+    place: str = ""
+    tree: str = ""
+    shared: dict[str, str] = field(default_factory=dict)
+    shared_root: str = ""
+    media: str | None = None
+    databases: str = ""
 
     @classmethod
     def load(cls, path: str | Path) -> RuntimeConfig:

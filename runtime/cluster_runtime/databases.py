@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import closing
+from pathlib import Path
+from sqlite3 import connect
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -43,6 +47,78 @@ def settings_of(config: RuntimeConfig) -> dict[str, Any] | None:
     if config.interface == "asgi":
         entry["CONN_MAX_AGE"] = 0  # Django: persistent connections should be disabled under ASGI
     return entry
+
+
+def all_of(config: RuntimeConfig, project: dict[str, Any]) -> dict[str, Any]:
+    """Return DATABASES: the stack file's `default`, and the project's others, their sqlite files outside the release.
+
+    `project` is its own DATABASES. An sqlite file in the release would be a new one with each release.
+    """
+    found = {alias: _kept(config, alias, entry) for alias, entry in project.items()}
+    default = settings_of(config)
+    if default is not None:
+        # Where the database is, the stack file says; whether a request is one transaction stays the project's.
+        default["ATOMIC_REQUESTS"] = project.get("default", {}).get("ATOMIC_REQUESTS", False)
+        found["default"] = default
+    return found
+
+
+def file_in_release(config: RuntimeConfig, entry: dict[str, Any]) -> Path | None:
+    """Return the sqlite file of an entry of DATABASES where it lies in the release; None for any other database."""
+    name = str(entry.get("NAME") or "")
+    if "sqlite" not in str(entry.get("ENGINE", "")) or not name or ":" in name or not config.tree:
+        return None
+    path = Path(os.path.normpath(Path(config.project) / name))
+    return path if Path(config.tree) in path.parents else None
+
+
+def _kept(config: RuntimeConfig, alias: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry of the project's with its sqlite file among the data, set up for several processes."""
+    path = file_in_release(config, entry)
+    if path is None or not config.databases:
+        return entry
+    relative = os.path.relpath(path, config.project)
+    if any(relative == shared or relative.startswith(f"{shared}/") for shared in config.shared):
+        where = path  # it is kept by app.shared
+    else:
+        where = Path(config.databases) / f"{alias}.sqlite3"
+    ours = sqlite(str(where))
+    if config.interface == "asgi":
+        ours["CONN_MAX_AGE"] = 0
+    options = {**ours["OPTIONS"], **entry.get("OPTIONS", {})}
+    return {**ours, **entry, "NAME": ours["NAME"], "OPTIONS": options}
+
+
+def begin_with_the_projects(config: RuntimeConfig, project: dict[str, Any]) -> list[str]:
+    """Make databases that are not there yet of the files that the project has; return their aliases.
+
+    Where an sqlite file lies in the project and not in a release, the release holds a copy of it, taken when it was
+    made. Of several processes that do so at the same time, one wins, whole.
+    """
+    begun = []
+    for alias, entry in project.items():
+        path = file_in_release(config, entry)
+        where = Path(str(_kept(config, alias, entry)["NAME"]))
+        replaced = alias == "default" and config.database is not None
+        if path is None or replaced or where == path or where.exists() or not _holds_something(path):
+            continue
+        new = where.with_name(f".{where.name}.{os.getpid()}.new")
+        new.unlink(missing_ok=True)
+        # By sqlite itself: what was not yet written back from its journal belongs to it.
+        with closing(connect(f"{path.as_uri()}?mode=rw", uri=True)) as old, closing(connect(new)) as copy:
+            old.backup(copy)
+        try:
+            os.link(new, where)
+            begun.append(alias)
+        except FileExistsError:
+            pass  # another one was quicker
+        finally:
+            new.unlink()
+    return begun
+
+
+def _holds_something(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def sqlite(path: str) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Says what only a project's settings tell of it: `python -m cluster_runtime.describe FILE` writes it there, as JSON.
 
 To a file, since a project may print whatever it likes while it is imported. With `--collect` it collects the project's
-static files as well, and with `--migrate` it then runs the migrations, which spares other starts of Django; where these
-fail the exit status is NOT_COLLECTED or NOT_MIGRATED. It is REFUSED, with a line for each reason, where the stack file
-would replace what the project has chosen itself; and NOT_IMPORTED, with FILE saying why ("failure"), where the project
-does not import.
+static files as well, and with `--migrate` it then runs the migrations of every database (`--migrate=a,b`: of these),
+which spares other starts of Django; where these fail the exit status is NOT_COLLECTED or NOT_MIGRATED. It is REFUSED,
+with a line for each reason, where the stack file would replace what the project has chosen itself, or where the project
+writes into the release, or misses something there; and NOT_IMPORTED, with FILE saying why ("failure"), where it does
+not import.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from cluster_runtime.choices import choices, refusals
 from cluster_runtime.config import RuntimeConfig
+from cluster_runtime.databases import begin_with_the_projects
 from cluster_runtime.debug import derived, sources_of
 from cluster_runtime.django_setup import OVERLAY, prepare
 from cluster_runtime.failure import explain, remedy
+from cluster_runtime.paths import Opened, look
+from cluster_runtime.paths import refusals as refusals_of_paths
 
 COLLECT = "--collect"
 NOT_COLLECTED = 3
@@ -31,7 +36,7 @@ REFUSED = 5
 NOT_IMPORTED = 6
 
 
-def describe() -> dict[str, Any]:
+def describe(config: RuntimeConfig, opened: Opened) -> dict[str, Any]:
     """Return the facts; django.setup() has run, so a project that does not import fails here."""
     from django.apps import apps  # noqa: PLC0415 - after the settings
     from django.conf import settings  # noqa: PLC0415
@@ -39,6 +44,7 @@ def describe() -> dict[str, Any]:
 
     get_resolver().url_patterns  # noqa: B018 - imports the URLs, which Django does only at the first request
     database = settings.DATABASES.get("default", {})
+    own = _own_databases(config)
     return {
         "static_url": settings.STATIC_URL,
         "static_app": apps.is_installed("django.contrib.staticfiles"),
@@ -47,6 +53,10 @@ def describe() -> dict[str, Any]:
         "session_cookie_secure": settings.SESSION_COOKIE_SECURE,
         "session_cookie_httponly": settings.SESSION_COOKIE_HTTPONLY,
         "session_cookie_samesite": settings.SESSION_COOKIE_SAMESITE,
+        "media_url": settings.MEDIA_URL,
+        "databases": [alias for alias in settings.DATABASES if is_to_migrate(alias)],
+        "begun": begin_with_the_projects(config, own),
+        "paths": look(config, opened, settings),
         "database_engine": database.get("ENGINE", ""),
         "database_name": _sqlite_file(database),
         "wsgi_application": getattr(settings, "WSGI_APPLICATION", None),
@@ -62,6 +72,26 @@ def _choices() -> dict[str, Any]:
     return {} if overlay is None or project is None else choices(project)
 
 
+def _own_databases(config: RuntimeConfig) -> dict[str, Any]:
+    """Return the project's own DATABASES, under what the overlay makes of them."""
+    own: dict[str, Any] = getattr(import_module(config.settings), "DATABASES", {})
+    return own
+
+
+def is_to_migrate(alias: str) -> bool:
+    """Tell whether a database is one that `migrate` is for: not a mirror, and one that takes some application's tables.
+
+    Of a database that the project's routers keep migrations from, it would make a table of its own.
+    """
+    from django.apps import apps  # noqa: PLC0415 - after the settings
+    from django.db import connections, router  # noqa: PLC0415
+
+    entry = connections[alias].settings_dict
+    if entry["ENGINE"] == "django.db.backends.dummy" or entry.get("TEST", {}).get("MIRROR"):
+        return False
+    return any(router.allow_migrate_model(alias, model) for model in apps.get_models(include_auto_created=True))
+
+
 def _sqlite_file(database: dict[str, Any]) -> str:
     """Return the absolute path of an sqlite database, which may stand as relative to the project's directory."""
     if "sqlite" not in database.get("ENGINE", ""):
@@ -74,26 +104,32 @@ def main() -> int:
     from cluster_runtime.django_setup import load_application  # noqa: PLC0415 - imports the project
 
     config = RuntimeConfig.from_environment()
-    output = Path(sys.argv[1])
+    output, opened = Path(sys.argv[1]), Opened(config)
     try:
         prepare(config)
+        opened.begin()
         load_application(config)
-        facts = describe() | derived(config)
+        facts = describe(config, opened) | derived(config)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is: the project's own code may raise anything
         failure = explain(error, config.project, sources_of(config.settings, config.project))
         output.write_text(json.dumps({**_choices(), "failure": failure}), encoding="utf-8")
-        print(*filter(None, (failure["text"], remedy(failure))), sep="\n", file=sys.stderr)
+        # Why it does not import may be that what it reads was left out of the release.
+        missed = refusals_of_paths(look(config, opened, None))
+        print(*filter(None, (failure["text"], remedy(failure), *missed)), sep="\n", file=sys.stderr)
         return NOT_IMPORTED
     output.write_text(json.dumps(facts), encoding="utf-8")
-    refused = refusals(config, facts)
+    refused = [*refusals(config, facts), *refusals_of_paths(facts["paths"])]
     if refused:
         print(*refused, sep="\n", file=sys.stderr)
         return REFUSED
     wanted = sys.argv[2:]
     if COLLECT in wanted and facts["static_app"] and not _succeeds("collectstatic", verbosity=0):
         return NOT_COLLECTED
-    if MIGRATE in wanted and not _succeeds("migrate", verbosity=1, skip_checks=False):
-        return NOT_MIGRATED
+    migrated = next((word.partition("=")[2] for word in wanted if word.startswith(MIGRATE)), None)
+    aliases = [] if migrated is None else migrated.split(",") if migrated else facts["databases"]
+    for alias in aliases:
+        if not _succeeds("migrate", verbosity=1, skip_checks=False, database=alias):
+            return NOT_MIGRATED
     return 0
 
 

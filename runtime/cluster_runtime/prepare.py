@@ -123,7 +123,7 @@ class Tasks:
         found = {name: self.config.secret(name) for name in SECRET_NAMES}
         self.secrets = {name: value for name, value in found.items() if value}
 
-    def build(self, endings: tuple[str, ...], *, collect: bool, migrate: bool) -> None:
+    def build(self, endings: tuple[str, ...], *, collect: bool, migrate: str | None) -> None:
         """Prove that the project imports, collect its static files and run its migrations, in this order."""
         public = Path(self.config.static_root or tempfile.gettempdir())
         public.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ class Tasks:
         }
         # In one process: each start of Django costs as much as all that it does here.
         with tempfile.TemporaryDirectory() as temporary:
-            wanted = [*([COLLECT] if collect else []), *([MIGRATE] if migrate else [])]
+            wanted = [*([COLLECT] if collect else []), *([] if migrate is None else [f"{MIGRATE}={migrate}"])]
             self._run(problems, "cluster_runtime.describe", str(Path(temporary) / "project.json"), *wanted)
         if collect:
             compress(public, endings)
@@ -187,6 +187,9 @@ def main(arguments: list[str] | None = None) -> int:
     release.add_argument("--compress", default="", help="endings of files that are worth it: .css,.js")
     release.add_argument("--no-collect", action="store_true", help="collect no static files")
     release.add_argument("--no-migrate", action="store_true", help="run no migrations")
+    release.add_argument(
+        "--migrate", default="", help="aliases of the databases to migrate, by commas; default: every one"
+    )
     release.add_argument("--instance", required=True, help="the one that is started to prove the release")
     release.add_argument("--sockets", type=Path, help="forget old releases' secrets, but for those that serve by these")
     release.add_argument(
@@ -215,7 +218,7 @@ def _prepare(config: RuntimeConfig, options: argparse.Namespace) -> None:
     if options.sockets is not None:
         forget_old(directory.parent, options.sockets)
     tasks = Tasks(config)
-    collect, migrate = not options.no_collect, not options.no_migrate
+    collect, migrate = not options.no_collect, None if options.no_migrate else options.migrate
     tasks.build(tuple(options.compress.split(",")), collect=collect, migrate=migrate)
     tasks.prove(options.instance)
 

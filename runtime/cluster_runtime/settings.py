@@ -9,8 +9,8 @@ import importlib
 import json
 from typing import Any
 
+from cluster_runtime import databases
 from cluster_runtime.config import ConfigError, RuntimeConfig
-from cluster_runtime.databases import settings_of
 from cluster_runtime.sessions import settings_for
 
 _config = RuntimeConfig.from_environment()
@@ -43,12 +43,7 @@ MIDDLEWARE = [
 if _config.static_root:
     STATIC_ROOT = _config.static_root
 
-_database = settings_of(_config)
-if _database is not None:
-    _databases = _of_project("DATABASES", {})
-    # Where the database is, the stack file says; whether a request is one transaction stays the project's.
-    _database["ATOMIC_REQUESTS"] = _databases.get("default", {}).get("ATOMIC_REQUESTS", False)
-    DATABASES = {**_databases, "default": _database}
+DATABASES = databases.all_of(_config, _of_project("DATABASES", {}))
 
 for _name, _value in settings_for(_config.sessions, _of_project("CACHES", None)).items():
     globals()[_name] = _value

@@ -89,6 +89,7 @@ def places_in(directory: Path) -> NginxPlaces:
         user="root" if os.geteuid() == 0 else None,
         sockets=str(directory / "s"),
         static=str(directory / "static"),
+        shared=str(directory / "shared"),
         logs=str(directory / "logs"),
         temp=str(directory / "temp"),
         pid=str(directory / "nginx.pid"),

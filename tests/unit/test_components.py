@@ -140,7 +140,7 @@ TABLE = (
         args=components.AppHostsArgs,
         children=frozenset(
             (
-                *("app-image", "outgoing", "secrets", "static", "sockets", "prepare"),
+                *("app-image", "outgoing", "secrets", "static", "shared", "sockets", "prepare"),
                 *("static-current", *NAMES, *SERVES),
             )
         ),
@@ -499,13 +499,13 @@ MOUNTS: dict[str, tuple[set[str], set[str]]] = {
     **dict.fromkeys(
         NAMES,
         (
-            {"sessions", "database-sockets", "database-secrets", "secrets", "static", "sockets"},
+            {"sessions", "database-sockets", "database-secrets", "secrets", "static", "sockets", "shared"},
             {"/srv/database", "/srv/secrets", "/srv/static"},
         ),
     ),
     **dict.fromkeys(("memcached1", "memcached2"), ({"sessions"}, set())),
     "postgres": ({"database", "database-sockets", "database-secrets"}, {"/srv/database"}),
-    "nginx": ({"sockets", "static", "nginx"}, {"/run/cluster", "/srv/static"}),
+    "nginx": ({"sockets", "static", "shared", "nginx"}, {"/run/cluster", "/srv/static", "/srv/shared"}),
 }
 
 
@@ -553,12 +553,12 @@ def test_tasks_see_what_an_instance_sees_and_only_they_write_static_files(record
     assert found.named("static-current").environment["NETWORK"] == "none"
 
 
-def test_with_sqlite_and_session_files_the_instances_share_two_volumes_and_nothing_else_is_made(
+def test_with_sqlite_and_session_files_the_instances_share_three_volumes_and_nothing_else_is_made(
     recorded: Recorded,
 ) -> None:
     found = recorded(SECRET_STACKS["sqlite"][0])
     assert found.names(CONTAINER) == {*NAMES, "nginx"}
-    expected = {"data", "session-files", "secrets", "static", "sockets"}
+    expected = {"data", "session-files", "secrets", "shared", "static", "sockets"}
     assert {name: volumes_of(found.named(name, CONTAINER), found) for name in NAMES} == dict.fromkeys(NAMES, expected)
     assert found.named("app1", CONTAINER).mounts["/srv/data"][1] is False
 
@@ -566,10 +566,10 @@ def test_with_sqlite_and_session_files_the_instances_share_two_volumes_and_nothi
 def test_a_project_that_writes_into_its_directory_gets_a_copy_of_its_own(recorded: Recorded) -> None:
     found = recorded(stack_values(app={"read_only": False}))
     one = found.named("app1", CONTAINER)
-    assert one.mounts["/srv/project"] == ("", False), "an unnamed volume, that goes with the container"
+    assert one.mounts["/srv/tree/above/example"] == ("", False), "an unnamed volume, that goes with the container"
     assert one.inputs["readOnly"] is True
     assert found.named("app-image").inputs["build"]["args"]["WRITABLE"] == "yes"
-    assert "/srv/project" in found.named("prepare").environment["VOLUMES"].split()
+    assert "/srv/tree/above/example" in found.named("prepare").environment["VOLUMES"].split()
 
 
 # --- images
@@ -801,7 +801,7 @@ def test_the_volumes_of_the_data_are_protected_and_nothing_else(
     values, secrets = SECRET_STACKS[database]
     found = recorded(values, preview=preview, secrets=secrets)
     protected = {one.name for one in found.registrations if one.protect}
-    expected = {*data, "session-files"}
+    expected = {*data, "session-files", "shared"}
     assert protected == expected, "`pulumi destroy` would take the data, or stop at something that holds none"
     assert {one.type for one in found.registrations if one.protect} == {VOLUME}
 

@@ -25,6 +25,7 @@ from cluster.docker.places import NGINX_PLACES, base_image, nginx_config, runtim
 from cluster.local.places import Places
 from cluster.release import ReleaseError, ReleaseSpec, RuntimePlaces, runtime_config, specify
 from cluster.render.nginx import NginxPlaces, render_nginx, version_in_image
+from cluster.source import project_place
 from cluster.topology import Topology, build_topology
 from components.platforms.docker import Docker, images
 from components.platforms.docker.containers import Health, Mount, Ports, Spec, go_duration, make_container
@@ -548,7 +549,7 @@ def test_an_instance_is_configured_as_on_this_machine_paths_aside(both: Both) ->
     topology = build_topology(config)
     there_places = runtime_places(topology, release)
     nodes = topology.memcached_nodes
-    here_places = both.places.runtime_places(release, config.site.static_url, nodes)
+    here_places = both.places.runtime_places(release, project_place(config), config.site.static_url, nodes)
     there = named_places(runtime_config(config, there_places, release), there_places)
     here = named_places(runtime_config(both.local.config, here_places, release), here_places)
     assert there == here
@@ -588,6 +589,10 @@ def test_the_release_s_configuration_is_in_its_image(told: Told) -> None:
 def specified(root: Path, values: dict[str, Any] | None = None) -> tuple[Topology, ReleaseSpec]:
     config = parse_config(VALUES if values is None else values)
     return build_topology(config), specify(config, root, SECRETS, "image", "platform")
+
+
+#: Where the project lies in a context.
+PROJECT = "tree/above/site"
 
 
 def repository(root: Path, **files: str) -> Path:
@@ -634,17 +639,17 @@ def test_a_context_holds_the_project_the_runtime_and_nothing_that_is_ignored(tmp
     root = repository(tmp_path / "repository", **dict.fromkeys(IGNORED, "x"), **{"site/pkg/code.py": "y = 1\n"})
     write_context(tmp_path / "context", *specified(root, site_values()))
     held = listing(tmp_path / "context")
-    project = {path for path, (mode, _) in held.items() if path.startswith("project/") and mode[0] == "-"}
-    assert project == {
-        *("project/manage.py", "project/requirements.txt", "project/pkg/__init__.py", "project/pkg/code.py")
-    }
+    tree = {path for path, (mode, _) in held.items() if path.startswith("tree/") and mode[0] == "-"}
+    named = {"manage.py", "requirements.txt", "pkg/__init__.py", "pkg/code.py"}
+    assert tree == {f"{PROJECT}/{path}" for path in named}
+    assert json.loads(held["left-out.json"][1]) == [".venv", "db.sqlite3", "db.sqlite3-wal", "node_modules"]
     assert {"Dockerfile", "install-packages", "install-python", "config.json"} <= held.keys()
     assert "runtime/cluster_runtime/instance.py" in held
 
 
 def test_no_file_that_the_program_writes_holds_a_secret(told: Told) -> None:
     held = listing(told.root / ".cluster")
-    assert any(path.endswith("project/manage.py") for path in held), "nothing was looked at"
+    assert any(path.endswith("example/manage.py") for path in held), "nothing was looked at"
     found = {path for path, (_, data) in held.items() if any(word.encode() in data for word in CANARIES)}
     assert found == set(), "whoever has the image has the secret"
 
@@ -670,9 +675,9 @@ def test_a_context_has_three_modes_and_no_other(tmp_path: Path) -> None:
     (root / "site" / "pkg" / "link.py").symlink_to("__init__.py")
     write_context(tmp_path / "context", *specified(root, site_values()))
     held = listing(tmp_path / "context")
-    assert held["project/manage.py"][0] == "-rwxr-xr-x"
-    assert held["project/requirements.txt"][0] == "-rw-r--r--"
-    assert held["project/pkg/link.py"] == ("link", b"__init__.py")
+    assert held[f"{PROJECT}/manage.py"][0] == "-rwxr-xr-x"
+    assert held[f"{PROJECT}/requirements.txt"][0] == "-rw-r--r--"
+    assert held[f"{PROJECT}/pkg/link.py"] == ("link", b"__init__.py")
     assert {mode for mode, _ in held.values()} == {"-rwxr-xr-x", "-rw-r--r--", "drwxr-xr-x", "link"}
 
 
@@ -698,7 +703,7 @@ def test_a_context_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
     write_context(tmp_path / "context", *made)
     (root / "site" / "manage.py").write_text("edited since\n")
     write_context(tmp_path / "context", *made)
-    assert (tmp_path / "context" / "project" / "manage.py").read_text() == "print()\n"
+    assert (tmp_path / "context" / PROJECT / "manage.py").read_text() == "print()\n"
 
 
 def test_a_full_disk_ends_the_program_with_one_line(tmp_path: Path) -> None:
@@ -781,7 +786,7 @@ def test_a_change_of_the_code_changes_nothing_that_packages_are_installed_from(t
     write_context(tmp_path / "after", *specified(root, site_values()))
     before, after = (listing(tmp_path / name / "requirements") for name in ("before", "after"))
     assert before == after
-    assert listing(tmp_path / "before" / "project") != listing(tmp_path / "after" / "project")
+    assert listing(tmp_path / "before" / "tree") != listing(tmp_path / "after" / "tree")
 
 
 def test_a_pyproject_that_is_not_toml_is_named_and_leaves_no_context(tmp_path: Path) -> None:
@@ -905,7 +910,7 @@ def test_the_layer_of_packages_does_not_see_the_code() -> None:
     packages, _from, final = dockerfile.partition("\nFROM ${BASE}\n")
     assert re.findall(r"^COPY (\S+)", packages, re.MULTILINE) == ["install-python", "install-packages", "requirements"]
     order = re.findall(r"^COPY (?:--\S+ )?(\S+)", final, re.MULTILINE)
-    assert order == ["install-python", "/opt/environment", "runtime", "project", "config.json"]
+    assert order == ["install-python", "/opt/environment", "runtime", "tree", "left-out.json", "config.json"]
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,10 @@ def project(**keys: Any) -> dict[str, Any]:
     return {"project": keys}
 
 
+def written(*, data: bool) -> dict[str, Any]:
+    return {"paths": {"written": [{"setting": "X_ROOT", "path": "files", "data": data}], "missing": []}}
+
+
 #: For each rule: stacks in which it fires, and stacks in which it does not.
 CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
     "project-missing": (
@@ -415,6 +419,23 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
     "files-on-swarm": (
         [case({"platform": "swarm", "sessions.engine": "file"}, "database.engine", "sessions.engine")],
         [case({"sessions.engine": "file"}), case({"platform": "swarm", "database.engine": "postgres"})],
+    ),
+    "data-in-release": (
+        [case({}, "app.shared", project=written(data=True))],
+        [case({}, project=written(data=False)), case({}, project={"paths": {"written": [], "missing": []}})],
+    ),
+    "scratch-in-release": (
+        [case({}, "app.shared", project=written(data=False))],
+        [case({}, project=written(data=True)), case()],
+    ),
+    "media-elsewhere": (
+        [case({"app.media": {"root": "media"}}, "app.media.url", project={"media_url": "/uploads/"})],
+        [
+            case({"app.media": {"root": "media"}}, project={"media_url": "media/"}),
+            case({"app.media": {"root": "media"}}, project={"media_url": "https://cdn.example.com/media/"}),
+            case({"app.media": {"root": "media", "url": None}}, project={"media_url": "/uploads/"}),
+            case({}, project={"media_url": "/uploads/"}),
+        ],
     ),
     "database-in-release": (
         [

@@ -9,16 +9,17 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.docker.places import base_image, runtime_places
+from cluster.docker.places import SHARED, base_image, runtime_places
 from cluster.packages import project_requirements
 from cluster.release import (
     RUNTIME,
     ReleaseError,
-    project_files,
     requirements_files,
     runtime_config,
     runtime_requirements,
 )
+from cluster.source import Source, check_shared, project_place, write_tree
+from cluster_runtime.paths import LEFT_OUT
 
 if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
@@ -49,9 +50,11 @@ def write_context(directory: Path, topology: Topology, spec: ReleaseSpec) -> Non
     new.mkdir(parents=True)
     for path in sorted((FILES / "app").iterdir()):
         _copy(path, new / path.name)
-    for source, target in ((spec.project, new / "project"), (RUNTIME, new / "runtime" / RUNTIME.name)):
-        for path in project_files(source):
-            _copy(path, target / path.relative_to(source))
+    for shared in spec.source.shared:
+        check_shared(shared, spec.source.project / shared)
+    write_tree(spec.source.tree(SHARED), new / project_place(topology.config), _copy)
+    _write(new / LEFT_OUT, json.dumps(spec.source.listing.left_out))
+    write_tree(Source(project=RUNTIME, root=RUNTIME).tree(""), new / "runtime" / RUNTIME.name, _copy)
     _write_requirements(new / "requirements", topology.config, spec)
     config = runtime_config(topology.config, runtime_places(topology, spec.digest), spec.digest)
     _write(new / "config.json", json.dumps(config, indent=1))
@@ -70,8 +73,7 @@ def _write_requirements(directory: Path, config: ClusterConfig, spec: ReleaseSpe
     if exported != spec.requirements:
         main = Path(exported.name)
     elif _needs_source(spec.requirements):
-        for path in project_files(spec.requirements.parent):
-            _copy(path, tree / path.relative_to(spec.requirements.parent))
+        write_tree(Source(project=spec.requirements.parent, root=spec.source.root).tree(""), tree, _copy)
         main = Path(spec.requirements.name)
     else:
         files = {
@@ -98,11 +100,10 @@ def _needs_source(requirements: Path) -> bool:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file with a mode that is the same wherever the repository was cloned; links stay links."""
+    """Copy a file with a mode that is the same wherever the repository was cloned."""
     target.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-    shutil.copy2(source, target, follow_symlinks=False)
-    if not target.is_symlink():
-        target.chmod(PROGRAM_MODE if source.stat().st_mode & 0o100 else FILE_MODE)
+    shutil.copy2(source, target)
+    target.chmod(PROGRAM_MODE if source.stat().st_mode & 0o100 else FILE_MODE)
 
 
 def _write(path: Path, text: str) -> None:

@@ -20,15 +20,16 @@ from cluster.docker.places import (
     DATABASE,
     DATABASE_SECRETS,
     NGINX_HOME,
-    PROJECT,
     RUN,
     SECRETS,
     SESSION_FILES,
     SESSIONS,
+    SHARED,
     STATIC,
     base_image,
     memcached_socket,
     nginx_config,
+    project_directory,
 )
 from cluster.release import DRAIN_SECONDS, ReleaseError
 from cluster.render.mime import compressed_endings
@@ -37,6 +38,7 @@ from cluster.render.nginx import (
     NginxConfig,
     version_in_image,
 )
+from cluster.source import shared_paths, shared_place
 from cluster.topology import batches
 from components.platforms.docker.containers import (
     APP_USER,
@@ -108,6 +110,7 @@ class Prepared:
     image: pulumi.Output[str]
     mounts: tuple[Mount, ...]
     static: pulumi.Output[str]
+    shared: pulumi.Output[str]
     sockets: pulumi.Output[str]
     network: pulumi.Output[str]
     ready: tuple[pulumi.Resource, ...]
@@ -120,6 +123,7 @@ class Instances:
     release: pulumi.Output[str]
     sockets: pulumi.Output[str]
     static: pulumi.Output[str]
+    shared: pulumi.Output[str]
     ready: tuple[pulumi.Resource, ...]
 
 
@@ -280,8 +284,11 @@ class Docker:
             opts=opts,
         )
         secrets, static = docker.Volume("secrets", opts=opts), docker.Volume("static", opts=opts)
-        project = () if app.read_only else (Mount(volume=None, path=PROJECT),)
-        mounts = (*store.mounts, *made.mounts, Mount(volume=secrets.name, path=SECRETS, read_only=True), *project)
+        project = () if app.read_only else (Mount(volume=None, path=project_directory(topology.config)),)
+        shared = docker.Volume("shared", opts=_protected(opts))
+        seeded = self._seed(topology, spec, image, shared.name, opts)
+        kept = Mount(volume=shared.name, path=SHARED)
+        mounts = (*store.mounts, *made.mounts, kept, Mount(volume=secrets.name, path=SECRETS, read_only=True), *project)
         sockets = docker.Volume("sockets", opts=opts)
         # Only here are secrets written: whoever serves reads them.
         volumes = (
@@ -295,6 +302,7 @@ class Docker:
             *("--compress", ",".join(compressed_endings())),
             *([] if app.collectstatic and topology.config.site.static_url else ["--no-collect"]),
             *([] if app.migrate else ["--no-migrate"]),
+            *(["--migrate", ",".join(app.migrate)] if isinstance(app.migrate, list) else []),
             *(word for name, path in made.secret_links.items() for word in ("--link", f"{name}={path}")),
         ]
         prepared = self._command(
@@ -308,7 +316,7 @@ class Docker:
                 "VOLUMES": _volume_words(volumes),
             },
             opts=opts,
-            after=(*store.ready, *made.ready),
+            after=(*store.ready, *made.ready, *seeded),
             logging=local.Logging.NONE,
         )
         # A project's static storage may read its own manifest there.
@@ -317,10 +325,28 @@ class Docker:
             image=image,
             mounts=seen,
             static=static.name,
+            shared=shared.name,
             sockets=sockets.name,
             network=network.name,
             ready=(prepared,),
         )
+
+    def _seed(
+        self,
+        topology: Topology,
+        spec: ReleaseSpec,
+        image: pulumi.Input[str],
+        volume: pulumi.Input[str],
+        opts: pulumi.ResourceOptions,
+    ) -> list[pulumi.Resource]:
+        """Make what the project writes, where it is not there yet, of what the project holds there."""
+        shared = shared_paths(topology.config)
+        if not shared:
+            return []
+        where = os.path.relpath(spec.source.project)
+        words = [word for path in shared for word in (path, shared_place(path))]
+        asked: dict[str, pulumi.Input[str]] = {"IMAGE": image, "VOLUME": volume, "SHARED": SHARED, "PROJECT": where}
+        return [self._command("shared-made", self._script("shared.sh", *words), environment=asked, opts=opts)]
 
     # --- instances
 
@@ -362,6 +388,7 @@ class Docker:
             release=pulumi.Output.all(*(command.stdout for command in served)).apply(lambda _: spec.digest),
             sockets=prepared.sockets,
             static=prepared.static,
+            shared=prepared.shared,
             ready=tuple(served),
         )
 
@@ -455,6 +482,7 @@ class Docker:
             mounts=(
                 Mount(volume=instances.sockets, path=RUN, read_only=True),
                 Mount(volume=instances.static, path=STATIC, read_only=True),
+                Mount(volume=instances.shared, path=SHARED, read_only=True),
                 Mount(volume=home.name, path=NGINX_HOME),
             ),
             network=network.name,
@@ -496,7 +524,12 @@ class Docker:
         except OSError as error:
             raise pulumi.RunError(f"{error.filename or context}: {error.strerror}; free some room") from error
         writable = {} if topology.config.app.read_only else {"WRITABLE": "yes"}
-        arguments = {"BASE": base_image(topology.config, "app"), "UV_VERSION": uv_version(), **writable}
+        arguments = {
+            "BASE": base_image(topology.config, "app"),
+            "UV_VERSION": uv_version(),
+            "PROJECT": project_directory(topology.config),
+            **writable,
+        }
         return self._image("app", context, spec.digest, arguments, opts)
 
     def _image(

@@ -69,7 +69,7 @@ def retire(release: Path, tree: str, aside: Path) -> list[str]:
         aside.mkdir(mode=0o700, parents=True, exist_ok=True)
         (release / tree).rename(kept)
         touched = set(written)
-        for path, _found, directory, name in list(_files(kept)):
+        for path, _found, directory, name in _files(kept):  # a directory's names are read before its first is told
             if path not in touched:
                 os.unlink(name, dir_fd=directory)
         _remove_empty(kept)

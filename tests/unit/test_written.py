@@ -1,0 +1,83 @@
+"""What a project wrote into a release is kept when the release goes; nothing else is."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster.local.written import in_use, is_in_use, note_files, retire
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MADE = ("manage.py", "core/views.py", "core/__pycache__/views.pyc", "static/deep/down/x.css", "notes.txt")
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    found = tmp_path / "releases" / "0123456789ab"
+    for path in MADE:
+        (found / "tree" / path).parent.mkdir(parents=True, exist_ok=True)
+        (found / "tree" / path).write_text(path)
+    note_files(found, "tree")
+    return found
+
+
+def held(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*")}
+
+
+def test_a_release_that_nobody_wrote_into_goes_whole(release: Path, tmp_path: Path) -> None:
+    (release / "tree" / "core" / "__pycache__" / "more.pyc").write_text("x")
+    assert retire(release, "tree", tmp_path / "kept") == []
+    assert not release.exists()
+    assert not (tmp_path / "kept").exists()
+
+
+def test_what_was_written_or_changed_is_kept_and_all_else_goes(release: Path, tmp_path: Path) -> None:
+    (release / "tree" / "uploads").mkdir()
+    (release / "tree" / "uploads" / "photo.jpg").write_text("a visitor's")
+    (release / "tree" / "notes.txt").write_text("changed")
+    os.utime(release / "tree" / "manage.py", ns=(0, 0))
+    assert retire(release, "tree", tmp_path / "kept") == ["manage.py", "notes.txt", "uploads/photo.jpg"]
+    assert not release.exists()
+    kept = tmp_path / "kept" / release.name
+    assert held(kept) >= {"notes.txt", "uploads", "uploads/photo.jpg"}
+    assert not held(kept) & {"core/views.py", "static", "static/deep/down/x.css"}
+
+
+def test_links_lead_nowhere(release: Path, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    canary.mkdir()
+    (canary / "x").write_text("mine")
+    (release / "tree" / "link").symlink_to(canary)
+    (release / "tree" / "new.txt").write_text("x")
+    assert retire(release, "tree", tmp_path / "kept") == ["new.txt"]
+    assert (canary / "x").read_text() == "mine"
+
+
+def test_what_was_kept_before_stays(release: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept" / release.name).mkdir(parents=True)
+    (tmp_path / "kept" / release.name / "older.txt").write_text("x")
+    (release / "tree" / "new.txt").write_text("x")
+    retire(release, "tree", tmp_path / "kept")
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {release.name, f"{release.name}.2"}
+
+
+def test_a_release_that_was_never_whole_has_nothing_to_keep(tmp_path: Path) -> None:
+    half = tmp_path / "releases" / "half"
+    (half / "tree").mkdir(parents=True)
+    (half / "tree" / "x").write_text("x")
+    assert retire(half, "tree", tmp_path / "kept") == []
+
+
+def test_a_command_keeps_its_release_as_long_as_it_runs(release: Path) -> None:
+    assert not is_in_use(release)
+    with in_use(release) as one:
+        inherited = os.dup(one)
+        assert is_in_use(release)
+    assert is_in_use(release), "whoever began the command has gone, and the command has not"
+    os.close(inherited)
+    assert not is_in_use(release)

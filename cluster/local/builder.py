@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from cluster.local.owner import base_python
 from cluster.local.secrets import write_secret
 from cluster.local.supervisor import clean_environment
-from cluster.local.written import note_files
+from cluster.local.written import FILES, IN_USE, note_files
 from cluster.packages import project_requirements, run_uv
 from cluster.release import RUNTIME, ReleaseError, ReleaseSpec, runtime_config, runtime_requirements
 from cluster.render.mime import compressed_endings
 from cluster.source import TREE, Source, check_shared, is_file_name, project_place, shared_place, write_tree
+from cluster_runtime import unfollowed
 from cluster_runtime.describe import REFUSED
 from cluster_runtime.instance import die_with_parent
 from cluster_runtime.paths import LEFT_OUT
-from cluster_runtime.prepare import compress, mask
+from cluster_runtime.prepare import mask
+from cluster_runtime.unfollowed import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +44,17 @@ LAST_LINES = 15
 #: Written last: a directory without it was left by an `up` that was killed.
 COMPLETE = "complete"
 MIGRATED = "migrated"
+
+#: Files and directories of a release; what the project must not change of its own release is not its user's.
+CONFIG, PARTS, FACTS, SECRETS = "config.json", "parts.json", "project.json", "secrets"
+KEPT_FILES = (CONFIG, PARTS, FACTS, COMPLETE, MIGRATED)
+OURS = (*KEPT_FILES, SECRETS, FILES, IN_USE, LEFT_OUT, "runtime", "environment")
+
+#: What is kept of what a program of the project prints, and read of the facts that it writes, bytes; and how long its
+#: end is waited for where something that it started has its output still open, seconds.
+MOST_PRINTED, MOST_FACTS, READING_SECONDS = 256 * 1024, 1024 * 1024, 5.0
+
+PR_SET_NO_NEW_PRIVS = 38
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +156,7 @@ class Builder:
         self._write_secrets(spec, directory)
         (directory / "parts.json").write_text(json.dumps(dict(spec.parts)), encoding="utf-8")
         (directory / "public").mkdir()
-        self.owner.own(directory)
+        self._give(directory)
         self._describe(release, spec.requirements)
         if topology.config.app.collectstatic:
             self._collect_static(release, topology)
@@ -149,8 +166,8 @@ class Builder:
 
     def _make_shared(self, source: Source) -> None:
         """Make what the project writes, where it is not there yet, of what the project holds there."""
-        self.places.shared.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self._make_directory(self.places.data / "databases")
+        self.owner.hold(self.places.shared)
+        self.owner.make_below(self.places.data, "databases", 0o750)
         for path in source.shared:
             place, held = self.places.shared / shared_place(path), source.project / path
             directory = place.parent if is_file_name(path) else place
@@ -170,12 +187,7 @@ class Builder:
                 shutil.rmtree(directory, ignore_errors=True)  # empty: what it would hold is not there
                 new.rename(directory)
             else:
-                self._make_directory(directory)
-
-    def _make_directory(self, path: Path) -> None:
-        if not path.is_dir():
-            path.mkdir(mode=0o750)
-            self.owner.own(path)
+                self.owner.make(directory, 0o750)
 
     # --- packages
 
@@ -212,13 +224,14 @@ class Builder:
 
     def _describe(self, release: Release, requirements: Path) -> None:
         self.say("importing the project")
-        # The file is made here and given away: what the project's code writes elsewhere is its own matter.
-        output = release.directory / "project.json"
-        output.touch()
-        self.owner.own(output)
+        # The file is made here and given away; what was written there is read as anybody's word, and then kept as ours.
+        output = release.directory / FACTS
+        output.unlink(missing_ok=True)
+        self.owner.make_file(output)
         done = self.run(release, "cluster_runtime.describe", str(output))
+        unfollowed.replace(output, json.dumps(_told(output)).encode())
         if done.returncode == 0:
-            for alias in release.facts()["begun"]:
+            for alias in release.facts().get("begun", ()):
                 self.say(f"database {alias}: begun with a copy of the project's file")
             return
         if done.returncode == REFUSED:
@@ -231,7 +244,7 @@ class Builder:
 
     def _collect_static(self, release: Release, topology: Topology) -> None:
         facts = release.facts()
-        if not facts["static_app"] or topology.config.site.static_url is None:
+        if not facts.get("static_app") or topology.config.site.static_url is None:
             return
         self.say("collecting static files")
         done = self.manage(release, "collectstatic", "--noinput", "-v", "0")
@@ -239,12 +252,14 @@ class Builder:
             raise ReleaseError(
                 f"app.collectstatic: collectstatic failed\n{self._shown(release, done.stderr or done.stdout)}"
             )
-        compress(release.directory / "public", compressed_endings())
-        self.owner.own(release.directory / "public")
+        public = str(release.directory / "public")
+        done = self.run(release, "cluster_runtime.compress", public, ",".join(compressed_endings()))
+        if done.returncode != 0:
+            raise ReleaseError(f"app.collectstatic: compression failed\n{self._shown(release, done.stderr)}")
 
     def _shown(self, release: Release, text: str) -> str:
         """Return the last lines of what a program of the project printed, without any secret's value."""
-        return _last(mask(text, release.secrets()))
+        return _last(printable(mask(text, release.secrets())))
 
     def migrate(self, release: Release, aliases: list[str] | None) -> None:
         """Run the release's migrations, once, for these databases (None: every one).
@@ -253,7 +268,7 @@ class Builder:
         """
         if release.migrated:
             return
-        known = release.facts()["databases"]
+        known = release.facts().get("databases", [])
         unknown = [alias for alias in aliases or () if alias not in known]
         if unknown:
             there = ", ".join(known) or "none"
@@ -271,20 +286,132 @@ class Builder:
         return self.run(release, "cluster_runtime.manage", *arguments)
 
     def run(self, release: Release, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a module of the runtime in the release, as the instances' user."""
-        return subprocess.run(
+        """Run a module of the runtime in the release, as the instances' user; return the end of what it printed.
+
+        It is the project's code: it gets none of this program's descriptors, groups or rights, and no terminal, into
+        which it could type.
+        """
+        options = self.owner.subprocess_options()
+        with subprocess.Popen(
             [release.python, "-P", "-m", module, *arguments],
-            cwd=release.project,
+            cwd=release.directory,
             env=release.environment(),
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             umask=0o027,
-            preexec_fn=die_with_parent,  # killed with `up`: the next one must not find it still writing
-            **self.owner.subprocess_options(),
-        )
+            start_new_session=bool(options),
+            preexec_fn=partial(confine, release.project),  # noqa: PLW1509 - no thread of this program holds what it needs
+            **options,
+        ) as process:
+            assert process.stdout is not None  # noqa: S101 - they were asked for
+            assert process.stderr is not None  # noqa: S101
+            printed = [_End(process.stdout), _End(process.stderr)]
+            try:
+                status = process.wait()
+            except BaseException:
+                process.kill()
+                raise
+            return subprocess.CompletedProcess(process.args, status, *(end.text() for end in printed))
+
+    # --- whose it is
+
+    def _give(self, directory: Path) -> None:
+        """Give the release to the instances' user, but for what it must not change of itself."""
+        for path in directory.iterdir():
+            if path.name == SECRETS:
+                self.owner.own(*path.iterdir())
+                self.owner.let_read(path, 0o710)
+            elif path.name not in OURS:
+                self.owner.own(path)
+        self.owner.let_read(directory / CONFIG, 0o640)
+        self.owner.let_read(directory, 0o750)
+
+    def reclaim(self) -> None:
+        """Take back what a former version gave to the instances' user: nothing below it could be believed."""
+        releases = self.places.releases
+        for directory in releases.iterdir() if self.owner.changed and releases.is_dir() else ():
+            if directory.is_symlink() or directory.lstat().st_uid != self.owner.uid:
+                continue
+            self.owner.hold(directory, 0o700)
+            for path in directory.iterdir():
+                if path.name in KEPT_FILES:
+                    self._keep(path)
+                elif path.name == "runtime":
+                    self.owner.take(path)
+                elif path.name == SECRETS:
+                    self.owner.hold(path, 0o710)
+                elif path.name == "environment":
+                    self._keep_link(path)
+            if (directory / CONFIG).exists():
+                self.owner.let_read(directory / CONFIG, 0o640)
+            self.owner.hold(directory, 0o750)
+
+    def _keep(self, path: Path) -> None:
+        """Write a file anew, as root's: who had it open for writing has the former one."""
+        try:
+            content = unfollowed.read(path)
+        except unfollowed.NotAFileError:
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        else:
+            unfollowed.replace(path, content)
+
+    def _keep_link(self, path: Path) -> None:
+        where = path.readlink() if path.is_symlink() else None
+        if where is not None and where.parent == Path("../../environments") and where.name not in ("", "..", "."):
+            unfollowed.link(path, str(where))
+        elif where is not None:
+            path.unlink()
+
+
+class _End:
+    """The end of what a program prints; all of it may be more than there is memory for."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._kept = b""
+        self._reader = threading.Thread(target=self._read, args=(stream,), daemon=True)
+        self._reader.start()
+
+    def _read(self, stream: IO[bytes]) -> None:
+        with contextlib.suppress(ValueError, OSError):  # closed, since who has it open would never end
+            while chunk := os.read(stream.fileno(), 65536):
+                self._kept = (self._kept + chunk)[-MOST_PRINTED:]
+
+    def text(self) -> str:
+        self._reader.join(timeout=READING_SECONDS)
+        return self._kept.decode("utf-8", "replace")
+
+
+def confine(directory: Path) -> None:
+    """Let this process, another user's by now, end with the one that started it, and get no more rights than it has.
+
+    It goes to its directory by itself: what leads there may be its user's to change.
+    """
+    die_with_parent()
+    os.chdir(directory)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """Return the facts that the project's process wrote; none where it is something else."""
+    try:
+        found = json.loads(unfollowed.read(path, MOST_FACTS) or b"{}")
+    except (unfollowed.NotAFileError, ValueError, RecursionError):
+        return {}
+    cleaned = _cleaned(found) if isinstance(found, dict) else {}
+    lists = {name: value for name, value in cleaned.items() if name in ("begun", "databases")}
+    if not all(isinstance(one, list) and all(isinstance(word, str) for word in one) for one in lists.values()):
+        return {}
+    return cleaned
+
+
+def _cleaned(found: Any) -> Any:
+    """Return what was read, without what a terminal obeys."""
+    if isinstance(found, str):
+        return printable(found)
+    if isinstance(found, list):
+        return [_cleaned(one) for one in found]
+    return {printable(name): _cleaned(one) for name, one in found.items()} if isinstance(found, dict) else found
 
 
 def copy_file(source: Path, target: Path) -> None:

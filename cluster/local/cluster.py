@@ -82,6 +82,7 @@ class LocalCluster:
             self.owner.hold_own(self.places.state)
         if self.places.run.is_dir() and self.places.run.lstat().st_uid != os.geteuid():
             self.places.make_run(self.owner, ())  # a former version's: what is in it was the instances' to replace
+        Builder(self.places, self.owner, self.say).reclaim()
 
     # --- planning
 

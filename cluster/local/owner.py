@@ -61,6 +61,18 @@ class Owner:
             with _opened(path, os.O_PATH) as descriptor:
                 _give(descriptor, self.uid, self.gid, of=0)
 
+    def let_read(self, path: Path, mode: int) -> None:
+        """Let this user's group do with what is root's what `mode` says; it lies where only root writes."""
+        with _opened(path, os.O_RDONLY) as descriptor:
+            if self.changed:
+                os.fchown(descriptor, os.geteuid(), self.gid)
+            os.fchmod(descriptor, mode)
+
+    def take(self, path: Path) -> None:
+        """Take back what was given to this user: root's from now on, but for what has another name elsewhere."""
+        with _opened(path, os.O_PATH) as descriptor:
+            _give(descriptor, os.geteuid(), self.gid, of=self.uid)
+
     def make(self, path: Path, mode: int = 0o700) -> None:
         """Make a directory of this user's in one that only root writes; PlaceError where something else is there."""
         with contextlib.suppress(FileExistsError):

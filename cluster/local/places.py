@@ -139,7 +139,7 @@ class Places:
     @property
     def shared(self) -> Path:
         """What the project writes, one for all instances and releases."""
-        return self.data / "shared"
+        return self.state / "shared"
 
     @property
     def kept(self) -> Path:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import errno
 import fcntl
-import gzip
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from cluster_runtime.compress import compress
 from cluster_runtime.config import SECRET_NAMES, ConfigError, RuntimeConfig
 from cluster_runtime.describe import COLLECT, MIGRATE, NOT_COLLECTED, NOT_MIGRATED, REFUSED
 from cluster_runtime.names import TURN
@@ -33,9 +33,6 @@ from cluster_runtime.secret_files import forget_old, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-#: Files smaller than this are not worth a compressed copy, bytes.
-WORTH_COMPRESSING = 1024
 
 #: Lines of a failed program's output that a message repeats.
 LAST_LINES = 20
@@ -79,17 +76,6 @@ def _passwords(url: str) -> list[str]:
     userinfo, at, _host = netloc.rpartition("@")
     password = userinfo.partition(":")[2] if at else ""
     return [password, unquote(password)]
-
-
-def compress(public: Path, endings: tuple[str, ...]) -> None:
-    """Put a compressed copy beside each file below `public` with one of the endings, for nginx's gzip_static."""
-    for path in list(public.rglob("*")):
-        if path.suffix in endings and path.is_file() and path.stat().st_size >= WORTH_COMPRESSING:
-            compressed = path.with_name(path.name + ".gz")
-            new = compressed.with_name(f".{compressed.name}.new")  # nginx may be serving the one that is there
-            new.write_bytes(gzip.compress(path.read_bytes(), compresslevel=9, mtime=0))
-            shutil.copystat(path, new)
-            new.rename(compressed)
 
 
 def show(static: Path, release: str, turn: int) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
+import shutil
 import socket
 import stat
 from pathlib import Path
@@ -14,10 +16,12 @@ import pytest
 
 from cluster.local import owner as owners
 from cluster.local import supervisor as supervisors
+from cluster.local.builder import Builder, _told
 from cluster.local.owner import Owner, PlaceError
 from cluster.local.places import Places
 from cluster.local.supervisor import Supervisor, SupervisorError
 from cluster_runtime import unfollowed
+from cluster_runtime.compress import WORTH_COMPRESSING, compress
 from cluster_runtime.names import Name
 from tests.local.attacks import TRIES, Ground, attack, ground, only_root, owner
 
@@ -178,6 +182,122 @@ def test_what_is_another_user_s_is_not_given_away(ground: Ground) -> None:
     os.chown(theirs, 4321, 4321)
     owner().own(data)
     assert (data.stat().st_uid, theirs.stat().st_uid) == (owner().uid, 4321)
+
+
+# --- what root makes of a release
+
+STATIC_LINKS = """
+import os, sys
+public, canary = sys.argv[1:]
+os.chdir(public)
+names = ["page.css", "other.css"]
+def attack():
+    for name in names:
+        try:
+            os.symlink(canary, name)
+        except FileExistsError:
+            os.unlink(name)
+"""
+
+
+def former_compress(public: Path, endings: tuple[str, ...]) -> None:
+    for path in list(public.rglob("*")):
+        if path.suffix in endings and path.is_file() and path.stat().st_size >= WORTH_COMPRESSING:
+            path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+
+
+@pytest.mark.parametrize("protected", [True, False])
+def test_links_among_static_files_are_not_compressed_for_nginx_to_serve(ground: Ground, protected: bool) -> None:
+    """Whoever runs it: as root the files are anybody's, in a container they are its own and its volumes'."""
+    secret = ground.roots / "secret"
+    secret.write_text("root's own\n" * 500)
+    secret.chmod(0o600)
+    public = ground.of_attacker("public")
+    turns = found = 0
+    with attack(STATIC_LINKS, public, secret) as tries:
+        while turns < TRIES and not (found and not protected):
+            turns += 1
+            with contextlib.suppress(OSError):
+                (compress if protected else former_compress)(public, (".css",))
+            found += any(gzip.decompress(path.read_bytes())[:6] == b"root's" for path in public.glob("*.gz"))
+    print(f"{tries[0]:,} tries beside {turns:,} turns: root's file was copied {found} times")
+    assert (found == 0) == protected
+    secret.unlink()
+    assert ground.untouched()
+
+
+SWAP_RELEASE = """
+import os, sys
+release, roots = sys.argv[1:]
+os.chdir(release)
+def attack():
+    for name in os.listdir("."):
+        if os.path.isdir(name) and not os.path.islink(name):
+            try:
+                os.rename(name, name + "x")
+                os.symlink(roots, name)
+            except OSError:
+                pass
+        os.makedirs(name + "/deeper", exist_ok=True)
+"""
+
+
+def test_a_release_is_removed_without_following_where_its_project_leads(ground: Ground) -> None:
+    release = ground.root / "release"
+    turns = 0
+    for _number in range(20):
+        release.mkdir()
+        project = ground.of_attacker("release/project")
+        for number in range(10):
+            ground.of_attacker(f"release/project/{number}")
+        with attack(SWAP_RELEASE, project, ground.roots) as tries:
+            for _again in range(TRIES // 20):
+                turns += 1
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(release)
+                if not release.exists():
+                    break
+        shutil.rmtree(release, ignore_errors=True)
+    print(f"{tries[0]:,} tries in the last of {turns:,} turns")
+    assert ground.untouched()
+
+
+def test_a_release_of_a_former_version_is_root_s_again(ground: Ground) -> None:
+    """It was the instances' user's, all of it: links and open files may be anywhere."""
+    places = places_of(ground)
+    release = places.releases / "0123456789ab"
+    for path in (release, release / "project", release / "runtime", release / "secrets", release / "public"):
+        path.mkdir(parents=True)
+    for name in ("config.json", "parts.json", "complete", "runtime/code.py", "project/manage.py", "secrets/secret_key"):
+        (release / name).write_text("{}")
+    (release / "project.json").symlink_to(ground.canary)
+    (release / "migrated").symlink_to(ground.canary)
+    (release / "environment").symlink_to("../../environments/fedcba987654")
+    for path in (release, *release.rglob("*")):
+        os.chown(path, owner().uid, owner().gid, follow_symlinks=False)
+    os.link(ground.canary, release / "runtime" / "linked.py")
+    with (release / "config.json").open("a") as held:
+        Builder(places, owner(), print).reclaim()
+        held.write("hostile")
+    assert (release / "config.json").read_text() == "{}"
+    assert not (release / "project.json").exists()
+    theirs = {str(path.relative_to(release)) for path in release.rglob("*") if path.lstat().st_uid == owner().uid}
+    assert theirs == {"project", "project/manage.py", "public", "secrets/secret_key"}
+    (release / "runtime" / "linked.py").unlink()
+    assert ground.untouched()
+
+
+def test_what_the_project_says_of_itself_is_anybody_s_word(ground: Ground) -> None:
+    said = ground.root / "project.json"
+    hostile = ["", "\0", "[]", "[" * 100_000, '{"static_url": "' + "x" * 2_000_000 + '"}']
+    for text in hostile:
+        said.write_text(text)
+        assert _told(said) == {}
+    said.write_text(json.dumps({"static_url": "/\x1b[2J/", "list": [{"\x1bkey": "\x9b"}]}))
+    assert not set(str(_told(said))) & {"\x1b", "\x9b"}
+    said.unlink()
+    said.symlink_to(ground.canary)
+    assert _told(said) == {}
 
 
 # --- sockets and process ids

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_runtime.prepare import WORTH_COMPRESSING, compress, mask
+from cluster_runtime.compress import WORTH_COMPRESSING, compress
+from cluster_runtime.prepare import mask
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,16 +126,31 @@ def test_a_compressed_copy_that_is_being_served_stays_whole_while_another_one_is
     before = copy.read_bytes()
     seen = []
 
-    def looked_at(source: Path, target: Path) -> None:
+    def looked_at(_descriptor: int, _mode: int) -> None:
         seen.append(copy.read_bytes())
 
-    monkeypatch.setattr("cluster_runtime.prepare.shutil.copystat", looked_at)
+    monkeypatch.setattr("cluster_runtime.compress.os.fchmod", looked_at)
     path.write_bytes(b"b" * 5000)
     with copy.open("rb") as served:
         compress(tmp_path, (".css",))
         assert served.read() == before, "whoever is reading it would get the half of one and the half of the other"
     assert seen == [before]
     assert gzip.decompress(copy.read_bytes()) == b"b" * 5000
+
+
+def test_no_copy_is_made_of_what_a_link_leads_to(tmp_path: Path) -> None:
+    secret, public = tmp_path / "secret.css", tmp_path / "public"
+    secret.write_bytes(b"s" * 5000)
+    (public / "css").mkdir(parents=True)
+    (public / "css" / "a.css").symlink_to(secret)
+    (public / "linked").symlink_to(tmp_path)
+    os.mkfifo(public / "css" / "pipe.css")
+    (public / ".b.css.gz.new").symlink_to(secret)
+    (public / "b.css").write_bytes(b"b" * 5000)
+    compress(public, (".css",))
+    assert [path.name for path in public.rglob("*.gz")] == ["b.css.gz"]
+    assert secret.read_bytes() == b"s" * 5000
+    assert not (tmp_path / "secret.css.gz").exists()
 
 
 def test_what_a_killed_compression_left_is_in_nobodys_way(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -22,12 +24,14 @@ from cluster.sessions import lines, refusal, refused_rollback
 from cluster.topology import percent, site_url
 from cluster.verify import Check, Reach, sessions_report, verify
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
+from cluster_runtime.unfollowed import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cluster.local.builder import Release
     from cluster.local.cluster import LocalCluster
+    from cluster.local.owner import Owner
     from cluster.local.plan import Plan
     from cluster.topology import Topology
 
@@ -120,7 +124,11 @@ def run_rollback(stack: Stack, to: str | None) -> None:
 
 def fail_unverified(checks: list[Check]) -> None:
     """Raise CommandError where a check failed."""
-    failed = [f"{check.name}: expected {check.expected}, found {check.found}" for check in checks if check.ok is False]
+    failed = [
+        f"{check.name}: expected {check.expected}, found {printable(check.found)}"
+        for check in checks
+        if check.ok is False
+    ]
     if failed:
         raise CommandError("the cluster is up, but did not pass verification:\n" + "\n".join(failed))
 
@@ -255,6 +263,7 @@ def _print_status(  # noqa: PLR0913 - what is shown
     nginx_ok: bool,
 ) -> None:
     from rich.console import Console  # noqa: PLC0415 - only where a table is drawn
+    from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False)
@@ -267,7 +276,7 @@ def _print_status(  # noqa: PLR0913 - what is shown
         for process in row["processes"]:
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(process["since"])) if process["since"] else ""
             state = f"{process['state']}: {process['message']}" if process["message"] else process["state"]
-            table.add_row(row["instance"], share, process["release"], state, since, str(process["pid"]))
+            table.add_row(row["instance"], share, process["release"], escape(state), since, str(process["pid"]))
     Console().print(table)
     nginx = "not running" if observed.nginx is None else "current" if nginx_ok else "runs another configuration"
     tell(
@@ -312,6 +321,7 @@ def print_checks(checks: list[Check], *, as_json: bool) -> bool:
         tell(json.dumps({"ok": ok, "checks": [asdict(check) for check in checks]}, indent=2))
         return ok
     from rich.console import Console  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False)
@@ -319,7 +329,7 @@ def print_checks(checks: list[Check], *, as_json: bool) -> bool:
         table.add_column(heading)
     words = {True: "[green]ok[/]", False: "[red]failed[/]", None: "-"}
     for check in checks:
-        table.add_row(words[check.ok], check.name, check.expected, check.found)
+        table.add_row(words[check.ok], check.name, check.expected, escape(printable(check.found)))
     Console().print(table)
     return ok
 
@@ -332,7 +342,11 @@ def run_logs(stack: Stack, names: list[str], *, lines: int, follow: bool) -> Non
     if not found:
         raise CommandError("no such log" if names else f"stack {stack.name} has no logs yet")
     command = ["tail", f"--lines={lines}", *(["--follow=name", "--retry"] if follow else []), *map(str, found)]
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as tail:
+        assert tail.stdout is not None  # noqa: S101 - it was asked for
+        for line in tail.stdout:  # anybody's words: a client's, the project's
+            tell(printable(line.decode("utf-8", "replace")).rstrip("\n"))
+    raise typer.Exit(tail.returncode)
 
 
 def _is_log_of(path: Path, name: str) -> bool:
@@ -356,14 +370,32 @@ def run_manage(stack: Stack, arguments: list[str]) -> int:
     environment[MARKS_VARIABLE] = str(stack.places.run / ENDED)
     # It may run for weeks: its release stays as long, however many follow.
     with in_use(release.directory) as held:
-        return subprocess.run(
-            [release.python, "-P", "-m", "cluster_runtime.manage", *arguments],
-            cwd=release.project,
-            env=environment,
-            check=False,
-            pass_fds=(held,),
-            **cluster.owner.subprocess_options(),
-        ).returncode
+        command = [release.python, "-P", "-m", "cluster_runtime.manage", *arguments]
+        return _run_as_owner(command, cluster.owner, release.project, environment, held)
+
+
+def _run_as_owner(command: list[str], owner: Owner, directory: Path, environment: dict[str, str], held: int) -> int:
+    """Run a command of the project as the instances' user, with this terminal's input and output; return its status.
+
+    Where that is another user it gets a session of its own: from within this one it could type into root's terminal.
+    Interrupts are passed on to it instead.
+    """
+    with subprocess.Popen(
+        command,
+        env=environment,
+        pass_fds=(held,),
+        start_new_session=owner.changed,
+        preexec_fn=partial(os.chdir, directory),  # noqa: PLW1509 - as that user: what leads there may be its to change
+        **owner.subprocess_options(),
+    ) as process:
+        if not owner.changed:
+            return process.wait()
+        former = signal.signal(signal.SIGINT, lambda *_what: process.send_signal(signal.SIGINT))
+        try:
+            status = process.wait()
+        finally:
+            signal.signal(signal.SIGINT, former)
+        return status if status >= 0 else 128 - status  # as a shell says by which signal it ended
 
 
 __all__ = [

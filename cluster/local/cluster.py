@@ -201,13 +201,16 @@ class LocalCluster:
         app = self.config.app
         name = program_name(instance, release.digest)
         run = (release.python, "-P", "-m", "cluster_runtime.instance", "run", "--instance", instance)
+        command = (*run, "--config", str(release.config), "--sockets", str(self.places.run))
+        # Supervisor would give it all of the user's groups: sudo's caller may be in docker's, which is as good as root.
+        alone = self.owner.alone(release.project) if self.owner.changed else ()
         return Program(
             name=name,
-            command=(*run, "--config", str(release.config), "--sockets", str(self.places.run)),
-            directory=str(release.project),
+            command=(*alone, *command),
+            directory=str(release.directory if alone else release.project),
             log=str(self.places.logs / f"{name}.log"),
             priority=500,
-            user=self.owner.name if self.owner.changed else None,
+            user=self.owner.name if self.owner.changed and not alone else None,
             environment={"PYTHONPATH": str(release.directory / "runtime"), "PYTHONDONTWRITEBYTECODE": "1"},
             stop_seconds=DRAIN_SECONDS + app.graceful_timeout.seconds + 15,
         )

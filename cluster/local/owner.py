@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import shutil
 import stat
 import subprocess
 import sys
@@ -51,6 +52,18 @@ class Owner:
     def subprocess_options(self) -> dict[str, Any]:
         """Return what subprocess needs to run a program as this user."""
         return {"user": self.uid, "group": self.gid, "extra_groups": []} if self.changed else {}
+
+    def alone(self, directory: Path) -> tuple[str, ...]:
+        """Return the words that let root run a command as this user, with no other groups; empty where they can't.
+
+        They end in that command (setpriv of util-linux, env of coreutils): its process is the same. What leads to the
+        directory may be the user's to change, so that it goes there by itself.
+        """
+        setpriv, env = shutil.which("setpriv", path=os.defpath), shutil.which("env", path=os.defpath)
+        if setpriv is None or env is None:
+            return ()
+        identity = (f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups")
+        return (setpriv, *identity, env, f"--chdir={directory}")
 
     def own(self, *paths: Path) -> None:
         """Give the paths, and all below them, to this user; they lie in directories that only root writes.

@@ -6,14 +6,19 @@ import contextlib
 import gzip
 import json
 import os
+import pty
+import re
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster.cli.local import _run_as_owner
 from cluster.local import owner as owners
 from cluster.local import supervisor as supervisors
 from cluster.local.builder import Builder, _told
@@ -447,3 +452,57 @@ def test_a_stack_of_another_user_is_left_to_that_user(ground: Ground) -> None:
     state = ground.of_attacker("t")
     with pytest.raises(PlaceError, match="belongs to www-data; say this as www-data"):
         owner().hold_own(state)
+
+
+# --- whom the project's code can reach
+
+
+TYPES_INTO_THE_TERMINAL = """
+import fcntl, os, sys, termios
+done = 0
+for opened in (lambda: os.open("/dev/tty", os.O_RDWR), lambda: 0, lambda: 1, lambda: 2):
+    try:
+        for byte in b"touch /tmp/owned\\n":
+            fcntl.ioctl(opened(), termios.TIOCSTI, bytes([byte]))
+        done += 1
+    except OSError:
+        pass
+print("typed", done, "groups", os.getgroups(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("protected", [True, False])
+def test_a_command_of_the_project_types_nothing_into_root_s_terminal(ground: Ground, protected: bool) -> None:
+    """`cluster manage` has the terminal of whoever says it (TIOCSTI; newer kernels have it switched off)."""
+    run = _run_as_owner if protected else former_run
+    child, terminal = pty.fork()
+    if child == 0:
+        command = [sys.executable, "-I", "-c", TYPES_INTO_THE_TERMINAL]
+        with contextlib.suppress(BaseException):
+            run(command, owner(), ground.root, {}, os.open(os.devnull, os.O_RDONLY))
+        os._exit(0)
+    said = b""
+    with contextlib.suppress(OSError):  # the terminal of one that has ended
+        while b"groups" not in said or not said.endswith(b"\n"):
+            said += os.read(terminal, 4096)
+    os.waitpid(child, 0)
+    os.close(terminal)
+    typed = re.search(rb"typed (\d+) groups \[([^\]]*)\]", said)
+    assert typed is not None, said
+    if not protected and typed[1] == b"0":
+        pytest.skip("this kernel lets nobody type into a terminal (dev.tty.legacy_tiocsti)")
+    assert (typed[1] == b"0") == protected
+    assert typed[2] == b""
+
+
+def former_run(command: list[str], owner: Owner, directory: Path, environment: dict[str, str], _held: int) -> int:
+    return subprocess.run(command, cwd=directory, env=environment, check=False, **owner.subprocess_options()).returncode
+
+
+def test_an_instance_gets_no_groups_but_its_user_s_own(ground: Ground) -> None:
+    words = owner().alone(ground.root)
+    assert words, "setpriv and env are part of every Debian and Ubuntu"
+    code = "import os; print(os.getresuid(), os.getresgid(), os.getgroups(), os.getcwd())"
+    done = subprocess.run([*words, sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    uid, gid = owner().uid, owner().gid
+    assert done.stdout.strip() == f"{(uid,) * 3} {(gid,) * 3} [] {ground.root}"

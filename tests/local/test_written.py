@@ -57,7 +57,7 @@ def test_uploads_unspoken_files_and_commands_outlive_the_releases() -> None:
         (stand.project / "media" / "docs").mkdir(parents=True)
         (stand.project / "media" / "docs" / "before.txt").write_text("from before the cluster")
         said = up(stand).output
-        assert "copying media: from now on it is kept in .cluster/t/data/shared/media" in said
+        assert "copying media: from now on it is kept in .cluster/t/shared/media" in said
         upload(stand, "photo.txt", b"hello")
         upload(stand, "page.html", b"<script>alert(1)</script>")
         first = stand.places.releases / stand.release()

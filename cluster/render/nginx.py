@@ -382,17 +382,7 @@ def _locations(topology: Topology, places: NginxPlaces, version: Version, upstre
     if closes:
         locations.append(_block("location", "@closing", of=[_d("keepalive_timeout", 0), *proxy]))
     if site.static_url is not None:
-        static = _static(places)
-        locations.append(
-            _block(
-                "location",
-                "^~",
-                site.static_url,
-                of=[*_closing(places, "@closing_static", closes=closes), *static],
-            )
-        )
-        if closes:
-            locations.append(_block("location", "@closing_static", of=[_d("keepalive_timeout", 0), *static]))
+        locations += _static_locations(str(site.static_url), places, closes=closes)
     for number, (media, internal) in enumerate(_media_of(topology)):
         closing = f"@closing_media{number}"
         files = _media(topology, places, media, internal=internal)
@@ -445,11 +435,29 @@ def _closing(places: NginxPlaces, location: str, *, closes: bool) -> list[Direct
     return [_d("error_page", 418, "=", location), _block("if", "-f", places.closing, of=[_d("return", 418)])]
 
 
-def _static(places: NginxPlaces) -> list[Directive]:
+def _static_locations(url: str, places: NginxPlaces, *, closes: bool) -> list[Directive]:
+    """Return where static files are; a page of the former release may still ask for that one's."""
+    closing = _closing(places, "@closing_static", closes=closes)
+    found = [
+        _block("location", "^~", url, of=[*closing, *_static(places, "current", "@previous_static")]),
+        _block("location", "@previous_static", of=_static(places, "previous", "=404")),
+    ]
+    if closes:
+        last = _d("keepalive_timeout", 0)
+        found += [
+            _block("location", "@closing_static", of=[last, *_static(places, "current", "@closing_previous_static")]),
+            _block("location", "@closing_previous_static", of=[last, *_static(places, "previous", "=404")]),
+        ]
+    return found
+
+
+def _static(places: NginxPlaces, which: str, otherwise: str) -> list[Directive]:
+    where = f"{places.static}/{which}"
     return [
-        _d("root", places.static),
-        # A page of the former release may still ask for the former release's files.
-        _d("try_files", "/current$uri", "/previous$uri", "=404"),
+        _d("root", where),
+        _d("try_files", "$uri", otherwise),
+        # A link that the project made among them leads no further than its own files do.
+        _d("disable_symlinks", "if_not_owner", f"from={where}"),
         _d("add_header", "Cache-Control", "$cluster_static_cache"),
         _d("add_header", "X-Content-Type-Options", "nosniff"),
         _d("gzip_static", "on"),

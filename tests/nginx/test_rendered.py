@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import os
 import posixpath
 import socket
 import subprocess
@@ -246,7 +247,8 @@ def test_without_a_static_url_nothing_is_served_from_files(nginx: Nginx, tmp_pat
     assert added == []
     blocks = {line.split(" > ")[1] for line in removed}
     polite = nginx.version < KEEPALIVE_MIN_TIMEOUT_SINCE
-    assert blocks == {"location ^~ /static/", *(["location @closing_static"] if polite else [])}
+    closing = ["location @closing_static", "location @closing_previous_static"]
+    assert blocks == {"location ^~ /static/", "location @previous_static", *(closing if polite else [])}
     assert not any("> root " in line for line in tree(stack(static_url=None), nginx.version, tmp_path / "none"))
 
 
@@ -735,6 +737,24 @@ def test_a_static_file_that_is_missing_is_nginxs_own_404(site: Running) -> None:
         assert reply.status == 404, name
         assert "Cache-Control" not in reply.headers, "nobody must remember that a file is missing"
     assert len(site.requests) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a link that is another user's")
+def test_a_link_among_static_files_leads_only_to_what_is_its_maker_s_own(site: Running) -> None:
+    static = Path(site.places.static) / "r2" / "static"
+    stolen, own, directory = static / "stolen.css", static / "own.css", static / "aside"
+    stolen.symlink_to("/etc/hostname")
+    own.symlink_to("plain.css")
+    directory.symlink_to("/etc")
+    for path in (stolen, directory):
+        os.lchown(path, 4321, 4321)
+    try:
+        assert site.request("/static/own.css").body == b"r2 plain.css\n", "collectstatic --link makes such ones"
+        for name in ("stolen.css", "aside/hostname"):
+            assert site.request(f"/static/{name}").status == 404, name
+    finally:
+        for path in (stolen, own, directory):
+            path.unlink()
 
 
 def test_a_file_that_was_compressed_before_is_sent_so_to_who_can_read_it(site: Running) -> None:

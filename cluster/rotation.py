@@ -15,15 +15,20 @@ import hashlib
 import json
 import secrets
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
+from pydantic import TypeAdapter
+
+from cluster.kept import HurtFile, read_kept, write_kept
 from cluster.local.secrets import ALPHABET, KEY_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-ACCEPT, SIGN, DROP = "accept", "sign", "drop"
+ACCEPT: Final = "accept"
+SIGN: Final = "sign"
+DROP: Final = "drop"
 
 
 #: Said before the old key goes: what may need it for longer than anything here can know.
@@ -67,24 +72,25 @@ class Keys(Protocol):
 class Rotation:
     """How far a rotation is. new: what stands for the new key, never the key. since: when it began to sign."""
 
-    step: str
+    step: Literal["accept", "sign", "drop"]
     new: str
     since: float | None = None
 
 
+KEPT: TypeAdapter[Rotation] = TypeAdapter(Rotation)
+
+
 def load(path: Path) -> Rotation | None:
-    """Return the rotation that was begun, None where none was."""
+    """Return the rotation that was begun, None where none was; LostKey where nobody can say how far it is."""
     try:
-        return Rotation(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
+        return read_kept(path, KEPT)
+    except HurtFile as error:
+        raise LostKey(f"{error}: how far the rotation is can't be said. No key is lost by beginning anew") from error
 
 
 def _save(path: Path, rotation: Rotation) -> Rotation:
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.new")
-    new.write_text(json.dumps(asdict(rotation)), encoding="utf-8")
-    new.rename(path)
+    write_kept(path, asdict(rotation))
     return rotation
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from cluster.config.models import SessionEngine
+from cluster_runtime.lasting import database_name, lasting, mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -144,11 +147,81 @@ def refused_rollback(release: str, runtime: Mapping[str, Any], said: Iterable[Sa
     )
 
 
-def of_release(runtime: Mapping[str, Any]) -> Said:
+@dataclass(frozen=True, kw_only=True)
+class Lasting:
+    """What users' sessions and data hang on, of who is to serve.
+
+    keys: marks of the SECRET_KEY and its fallbacks. path: the directory of sessions in files. database: which it is;
+    empty for the project's own.
+    """
+
+    keys: frozenset[str]
+    path: str
+    database: str
+
+    @classmethod
+    def of(cls, sessions_path: str, database: Mapping[str, Any] | None, secrets: Mapping[str, str]) -> Lasting:
+        """Return it of a release's configuration and secrets."""
+        keys = [secrets.get("secret_key", ""), *json.loads(secrets.get("secret_key_fallbacks") or "[]")]
+        return cls(
+            keys=frozenset(mark(str(key)) for key in keys if key),
+            path=sessions_path,
+            database=database_name(database, secrets.get("database_url")),
+        )
+
+
+def refused_loss(
+    said: Iterable[Said | None], wanted: Lasting, *, discard_sessions: bool = False, discard_data: bool = False
+) -> str | None:
+    """Return why a release must not serve: its key, directory or database would end sessions or hide data."""
+    for one in said:
+        if one is None:
+            continue
+        words = None if discard_sessions else _ended_sessions(one, wanted)
+        words = words or (None if discard_data else _hidden_data(one, wanted))
+        if words:
+            return words
+    return None
+
+
+def _ended_sessions(one: Said, wanted: Lasting) -> str | None:
+    if one.get("key") and one["key"] not in wanted.keys:
+        return (
+            "secret_key: it is another than the one that signs now, and that one is not among secret_key_fallbacks: "
+            "everybody would be logged out. Put it back, and change it by `cluster rotate-key` "
+            "(or set `sessions.discard: true`, if all sessions shall end)"
+        )
+    if _keeps(one) == SessionEngine.FILE and one.get("path") and one["path"] != wanted.path:
+        return (
+            f"sessions.path: sessions are in {one['path']} now, and with {wanted.path} everybody would be logged out; "
+            "set it back (or `sessions.discard: true`, if they shall end)"
+        )
+    return None
+
+
+def _hidden_data(one: Said, wanted: Lasting) -> str | None:
+    former = one.get("database")
+    if not former or former == wanted.database:
+        return None
+    key = "database.discard" if wanted.database else "sessions.discard"
+    other = wanted.database or "the database of the project itself"
+    return (
+        f"database: the data is in {former} now, and {other} has none of it; set `cluster:database` back, "
+        f"or copy the data over and set `{key}: true` for this release"
+    )
+
+
+def of_release(runtime: Mapping[str, Any], secrets: Mapping[str, str] | None = None) -> Said:
     """Return what instances of a release said of their sessions when it served last; `runtime`: its configuration."""
-    sessions = runtime["sessions"]
+    sessions, known = runtime["sessions"], secrets or {}
     kept = {"engine": sessions["engine"], "previous": sessions.get("previous", ""), "stage": ""}
-    return {**kept, "memcached": sessions.get("memcached", [])}
+    return {
+        **kept,
+        "memcached": sessions.get("memcached", []),
+        **lasting(
+            sessions.get("path", ""), known.get("secret_key"), runtime.get("database"), known.get("database_url")
+        ),
+    }
 
 
 def lines(report: Mapping[str, Any], config: ClusterConfig) -> list[str]:
@@ -217,4 +290,14 @@ def _size(count: int) -> str:
     return f"{value:.1f} GiB"
 
 
-__all__ = ["CANNOT_SURVIVE", "Fault", "ended_by", "lines", "of_release", "refusal", "refused_rollback"]
+__all__ = [
+    "CANNOT_SURVIVE",
+    "Fault",
+    "Lasting",
+    "ended_by",
+    "lines",
+    "of_release",
+    "refusal",
+    "refused_loss",
+    "refused_rollback",
+]

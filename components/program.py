@@ -13,11 +13,11 @@ import pulumi
 from cluster.config import Platform, StackFileError, load_stack
 from cluster.config.models import SECRET_KEYS
 from cluster.docker.engine import EngineError
-from cluster.docker.places import base_image
+from cluster.docker.places import base_image, runtime_places
 from cluster.lint import Facts, Severity, lint
-from cluster.release import ReleaseError, specify
+from cluster.release import ReleaseError, runtime_config, specify
 from cluster.render.nginx import version_in_image
-from cluster.sessions import refusal, refused_rollback
+from cluster.sessions import Lasting, refusal, refused_loss, refused_rollback
 from components.platforms.docker import Docker, Engine
 from components.platforms.docker.images import platform_digest
 from components.platforms.docker.platform import container_digest
@@ -61,11 +61,22 @@ class Program:
             refused_rollback(*rollback, served)
             if rollback
             else refusal(self.config, served, lambda: engine.sessions(name))
+            or refused_loss(
+                served,
+                self._lasting(topology),
+                discard_sessions=self.config.sessions.discard,
+                discard_data=(self.config.database or self.config.sessions).discard,
+            )
         )
         if refused:
             raise pulumi.RunError(refused)
         secrets = pulumi.Output.secret(json.dumps(self.secrets, sort_keys=True))
         return Docker(stack=name, work=self.work, engine=engine, live=live, secrets=secrets)
+
+    def _lasting(self, topology: Topology) -> Lasting:
+        """Return what sessions and data hang on in the release that the stack file asks for."""
+        runtime = runtime_config(self.config, runtime_places(topology, ""), "")
+        return Lasting.of(runtime["sessions"]["path"], runtime["database"], self.secrets)
 
     def release(self, topology: Topology) -> ReleaseSpec:
         """Return the release that the stack file and the code ask for; RunError where it can't be made."""

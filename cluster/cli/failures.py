@@ -15,9 +15,11 @@ def explain(error: BaseException) -> str | None:
     """Return what to tell the user of a failure; None for one that is this program's own mistake."""
     from cluster.cli.context import CommandError  # noqa: PLC0415 - only where there is something to explain
     from cluster.docker.engine import EngineError  # noqa: PLC0415
+    from cluster.kept import HurtFile  # noqa: PLC0415
     from cluster.local.cluster import UpError  # noqa: PLC0415
     from cluster.local.nginx import NginxError  # noqa: PLC0415
     from cluster.local.owner import PlaceError  # noqa: PLC0415
+    from cluster.local.places import STATE  # noqa: PLC0415
     from cluster.local.secrets import SecretError  # noqa: PLC0415
     from cluster.local.state import Busy  # noqa: PLC0415
     from cluster.local.supervisor import SupervisorError  # noqa: PLC0415
@@ -32,6 +34,7 @@ def explain(error: BaseException) -> str | None:
         PlaceError,
         SecretError,
         Busy,
+        HurtFile,
         SupervisorError,
     )
     if isinstance(error, (*told, ReleaseError)):
@@ -42,4 +45,6 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in (*NO_ROOM, errno.EACCES, errno.EROFS):
         hint = FREE_ROOM if error.errno in NO_ROOM else "check its owner"
         return f"{error.filename or 'the disk'}: {error.strerror}; {hint}. What served still serves."
+    if isinstance(error, OSError) and f"/{STATE}/" in str(error.filename):
+        return f"{error.filename}: {error.strerror}: it is not as it was left; move it away, and run it again"
     return None

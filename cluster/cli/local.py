@@ -16,11 +16,12 @@ import typer
 
 from cluster.cli.context import CommandError, Stack, check_lints, say, tell, warn
 from cluster.local.listeners import listening_ports, with_children
+from cluster.local.orphans import stack_processes
 from cluster.local.secrets import ensure_secrets, keep_dropped, write_secret
 from cluster.local.state import History, Observed, locked
 from cluster.local.written import in_use
 from cluster.rotation import unverified_by
-from cluster.sessions import lines, refusal, refused_rollback
+from cluster.sessions import Lasting, lines, refusal, refused_loss, refused_rollback
 from cluster.topology import percent, site_url
 from cluster.verify import Check, Reach, sessions_report, verify
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
@@ -48,8 +49,12 @@ def site_address(stack: Stack) -> str:
 
 def run_up(stack: Stack) -> None:
     """Plan, say so, do it, and prove it."""
-    check_lints(stack)
     cluster = stack.local()
+    gone = cluster.gone()
+    if gone:
+        raise CommandError(gone)
+    cluster.restore_secrets()
+    check_lints(stack)
     if cluster.owner.warning:
         warn(f"warning: {cluster.owner.warning}")
     with locked(stack.places, f"up {stack.name}"):
@@ -59,8 +64,13 @@ def run_up(stack: Stack) -> None:
         if refused:
             raise CommandError(refused)
         spec = cluster.specify(python_version())
+        refused = cluster.refused_loss(spec)
+        if refused:
+            raise CommandError(refused)
+        cluster.put_back(spec.digest)
         plan = cluster.plan(spec.digest, dict(spec.parts))
         _print_plan(stack, plan)
+        _keep_history(stack)
         if plan.is_empty:
             return
         facts: dict[str, object] = {}
@@ -77,6 +87,14 @@ def run_up(stack: Stack) -> None:
     checks = verify(cluster.topology, reach(stack, cluster, spec.digest))
     fail_unverified(checks)
     tell(f"verified: {sum(check.ok is True for check in checks)} checks; {url(stack)}")
+
+
+def _keep_history(stack: Stack) -> None:
+    """Write the history again where it was hurt."""
+    history = History.load(stack.places)
+    if history.found:
+        say(f"{stack.places.history.name} {history.found}: written again from what is in {stack.places.releases.name}")
+        history.save(stack.places)
 
 
 def url(stack: Stack) -> str:
@@ -105,11 +123,18 @@ def run_rollback(stack: Stack, to: str | None) -> None:
             raise CommandError("there is no release before the one that serves")
         release = cluster.builder.find(digest)
         if release is None:
+            hurt = ", ".join(cluster.builder.hurt(digest))
+            if hurt:
+                raise CommandError(
+                    f"release {digest} was hurt ({hurt}) and can't serve again: put its code back and say `cluster up`"
+                )
             known = ", ".join(history.releases) or "none"
             raise CommandError(f"release {digest} is not here; known: {known}")
-        runtime = json.loads(release.config.read_text(encoding="utf-8"))
-        refused = refused_rollback(digest, runtime, cluster.said_of_sessions())
+        runtime, said = release.runtime(), cluster.said_of_sessions()
+        refused = refused_rollback(digest, runtime, said)
         refused = refused or unverified_by(release.secrets(), keys(stack).read()[0], digest)
+        lasting = Lasting.of(runtime["sessions"]["path"], runtime["database"], release.secrets())
+        refused = refused or refused_loss(said, lasting)
         if refused:
             raise CommandError(refused)
         plan = cluster.plan(digest, release.parts())
@@ -176,7 +201,7 @@ def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
         if not sys.stdin.isatty():
             raise CommandError("--delete-data asks first; without a terminal say --yes as well")
         typer.confirm(question, abort=True)
-    if not places.state.exists():
+    if not places.state.exists() and not stack_processes(places):
         tell(f"stack {stack.name} was never up")
         return
     cluster = stack.local()
@@ -201,7 +226,8 @@ def run_status(stack: Stack, *, as_json: bool) -> bool:
     history = History.load(stack.places)
     rows = [_instance_row(name, cluster, observed, history.current) for name in cluster.topology.names]
     nginx_ok = observed.nginx == cluster.nginx_config().digest
-    healthy = nginx_ok and all(row["ok"] for row in rows) and history.current is not None
+    troubles = cluster.troubles(observed, history)
+    healthy = nginx_ok and all(row["ok"] for row in rows) and history.current is not None and not troubles
     report = sessions(stack) if observed.nginx else None
     if as_json:
         nginx = {"digest": observed.nginx, "current": nginx_ok, "version": ".".join(map(str, cluster.nginx.version))}
@@ -218,6 +244,7 @@ def run_status(stack: Stack, *, as_json: bool) -> bool:
                     "sessions": engine,
                     "store": report,
                     "instances": rows,
+                    "troubles": troubles,
                 },
                 indent=2,
             )
@@ -225,6 +252,8 @@ def run_status(stack: Stack, *, as_json: bool) -> bool:
         return healthy
     _print_status(stack, cluster.topology, rows, observed, history, nginx_ok=nginx_ok)
     for line in lines(report, stack.config) if report else ():
+        tell(line)
+    for line in troubles:
         tell(line)
     return healthy
 
@@ -308,7 +337,9 @@ def run_verify(stack: Stack, *, as_json: bool) -> bool:
     cluster = stack.local()
     current = History.load(stack.places).current
     if current is None or cluster.nginx.live_digest() is None:
-        raise CommandError(f"stack {stack.name} is not up; `cluster up {stack.name}` starts it")
+        trouble = cluster.troubles(cluster.observe(), History.load(stack.places))
+        words = "is not up" if not trouble else f"does not answer: {trouble[0]}"
+        raise CommandError(f"stack {stack.name} {words}; `cluster up {stack.name}` starts it")
     return print_checks(verify(cluster.topology, reach(stack, cluster, current)), as_json=as_json)
 
 
@@ -361,6 +392,9 @@ def run_manage(stack: Stack, arguments: list[str]) -> int:
     current = History.load(stack.places).current
     release = cluster.builder.find(current) if current else None
     if release is None:
+        hurt = ", ".join(cluster.builder.hurt(current))
+        if hurt:
+            raise CommandError(f"release {current} was hurt ({hurt}); `cluster up {stack.name}` mends it")
         raise CommandError(f"stack {stack.name} has no release yet; `cluster up {stack.name}` makes one")
     environment = release.environment()
     passed = {"TERM", "HOME", "COLUMNS", "LINES"}

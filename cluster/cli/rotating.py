@@ -18,7 +18,10 @@ def run_rotate_key(stack: Stack, platform: Commands, *, keep_fallback: bool) -> 
     report = platform.sessions(stack)
     if report is None:
         raise CommandError(f"stack {stack.name} does not serve; `cluster up {stack.name}` first")
-    rotation = load(path)
+    try:
+        rotation = load(path)
+    except LostKey as error:
+        raise CommandError(f"{error}; remove {path}, and say it again") from error
     due = None if rotation is None or rotation.since is None else rotation.since + report["age"]
     if not keep_fallback and rotation is not None and rotation.step == DROP and due is not None and time.time() < due:
         tell(f"the new key signs; the old one may go after {_date(due)}: say it again then")

@@ -378,7 +378,8 @@ class Sessions(_Model):
         None, description="While changing the engine: sessions of the old one stay valid."
     )
     discard: bool = Field(
-        False, description="Let a change of the engine without `previous` end all sessions: everybody is logged out."
+        False,
+        description="Let a change of the engine without `previous`, of the path or of secret_key end all sessions.",
     )
     replace: bool = Field(
         False, description="Let the engine replace one that the project has written itself (its SESSION_ENGINE)."
@@ -393,6 +394,9 @@ class Database(_Model):
     )
     replace: bool = Field(
         False, description="Let sqlite replace a database server that the project's own DATABASES name."
+    )
+    discard: bool = Field(
+        False, description="Let another database serve than the one that has the data now: that is seen no more."
     )
 
 

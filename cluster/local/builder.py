@@ -8,23 +8,39 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from pathlib import Path, PurePath
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from pydantic import TypeAdapter
+
+from cluster.kept import (
+    HurtFile,
+    hurt,
+    make_way,
+    point_at,
+    read_kept,
+    remove_tree,
+    sync_tree,
+    vouch,
+    write_durably,
+)
+from cluster.local.mending import put_back, write_below
 from cluster.local.owner import base_python
 from cluster.local.secrets import write_secret
 from cluster.local.supervisor import clean_environment
-from cluster.local.written import FILES, IN_USE, note_files
+from cluster.local.written import FILES, IN_USE, SERVED, note_files
 from cluster.packages import project_requirements, run_uv
 from cluster.release import RUNTIME, ReleaseError, ReleaseSpec, runtime_config, runtime_requirements
 from cluster.render.mime import compressed_endings
 from cluster.source import TREE, Source, check_shared, is_file_name, project_place, shared_place, write_tree
 from cluster_runtime import unfollowed
+from cluster_runtime.config import ConfigError, RuntimeConfig
 from cluster_runtime.describe import REFUSED
 from cluster_runtime.instance import die_with_parent
 from cluster_runtime.paths import LEFT_OUT
@@ -32,10 +48,11 @@ from cluster_runtime.prepare import mask
 from cluster_runtime.unfollowed import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from cluster.local.owner import Owner
     from cluster.local.places import Places
+    from cluster.source import Entry
     from cluster.topology import Topology
 
 #: Lines of a failed program's output that a message repeats.
@@ -47,7 +64,7 @@ MIGRATED = "migrated"
 
 #: Files and directories of a release; what the project must not change of its own release is not its user's.
 CONFIG, PARTS, FACTS, SECRETS = "config.json", "parts.json", "project.json", "secrets"
-KEPT_FILES = (CONFIG, PARTS, FACTS, COMPLETE, MIGRATED)
+KEPT_FILES = (CONFIG, PARTS, FACTS, COMPLETE, MIGRATED, SERVED)
 OURS = (*KEPT_FILES, SECRETS, FILES, IN_USE, LEFT_OUT, "runtime", "environment")
 
 #: What is kept of what a program of the project prints, and read of the facts that it writes, bytes; and how long its
@@ -55,6 +72,14 @@ OURS = (*KEPT_FILES, SECRETS, FILES, IN_USE, LEFT_OUT, "runtime", "environment")
 MOST_PRINTED, MOST_FACTS, READING_SECONDS = 256 * 1024, 1024 * 1024, 5.0
 
 PR_SET_NO_NEW_PRIVS = 38
+
+#: What of a release its mark vouches for. (Its static files too: nginx would serve empty ones.)
+VOUCHED = (TREE, "runtime", "public", SECRETS, CONFIG, PARTS, FACTS, FILES, LEFT_OUT)
+
+PARTS_KIND: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
+FACTS_KIND: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +97,7 @@ class Release:
     @property
     def project(self) -> Path:
         """The project's directory in it."""
-        found: dict[str, Any] = json.loads(self.config.read_text(encoding="utf-8"))
-        return Path(found["project"])
+        return Path(self.runtime()["project"])
 
     @property
     def python(self) -> str:
@@ -88,22 +112,54 @@ class Release:
     @property
     def memcached_nodes(self) -> int:
         """How many memcached nodes it keeps sessions in."""
-        found: dict[str, Any] = json.loads(self.config.read_text(encoding="utf-8"))
-        return len(found["sessions"]["memcached"])
+        return len(self.runtime()["sessions"]["memcached"])
+
+    def runtime(self) -> dict[str, Any]:
+        """Return the contents of its configuration file; HurtFile where that is not whole."""
+        try:
+            found = RuntimeConfig.load(self.config)
+        except ConfigError as error:
+            raise HurtFile(self.config, "is not whole") from error
+        if self.directory not in Path(found.project).parents:
+            raise HurtFile(self.config, "is of another directory: this one was moved")
+        return asdict(found)
 
     def parts(self) -> dict[str, str]:
-        """Return the digests of the release's parts."""
-        found: dict[str, str] = json.loads((self.directory / "parts.json").read_text(encoding="utf-8"))
-        return found
+        """Return the digests of the release's parts; HurtFile where they are not whole."""
+        return self._kept(PARTS, PARTS_KIND)
 
     def facts(self) -> dict[str, Any]:
-        """Return what `cluster_runtime.describe` said of the project."""
-        found: dict[str, Any] = json.loads((self.directory / "project.json").read_text(encoding="utf-8"))
+        """Return what `cluster_runtime.describe` said of the project; HurtFile where it is not whole."""
+        return self._kept(FACTS, FACTS_KIND)
+
+    def _kept(self, name: str, kind: TypeAdapter[T]) -> T:
+        found = read_kept(self.directory / name, kind)
+        if found is None:
+            raise HurtFile(self.directory / name, "is gone")
         return found
 
+    def hurt(self) -> list[str] | None:
+        """Return what of it is not as it was made, by its path in the release; None where it was never whole."""
+        found = hurt(self.directory, COMPLETE)
+        if found is None:
+            return None
+        for read in (self.runtime, self.parts, self.facts):
+            try:
+                read()
+            except HurtFile as error:
+                found.append(error.path.name)
+        if not os.access(self.python, os.X_OK) or hurt((self.directory / "environment").resolve(), COMPLETE) != []:
+            found.append("environment")
+        return list(dict.fromkeys(found))
+
     def secrets(self) -> dict[str, str]:
-        """Return the values of the release's secrets."""
-        return {path.name: path.read_text(encoding="utf-8") for path in (self.directory / "secrets").iterdir()}
+        """Return the values of the release's secrets; empty where they are gone, and without those that are hurt."""
+        directory, found = self.directory / "secrets", {}
+        whole = directory.is_dir() and not directory.is_symlink()
+        for path in directory.iterdir() if whole else ():
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                found[path.name] = unfollowed.read(path).decode()
+        return {name: value for name, value in found.items() if value}
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a program that runs in the release."""
@@ -123,11 +179,26 @@ class Builder:
         self.places = places
         self.owner = owner
         self.say = say
+        self._whole: dict[str, Release] = {}  # looked at once a command: each has thousands of files
 
     def find(self, digest: str) -> Release | None:
         """Return the release where it is whole on this machine."""
-        directory = self.places.releases / digest
-        return Release(digest=digest, directory=directory) if (directory / COMPLETE).exists() else None
+        if digest not in self._whole:
+            release = Release(digest=digest, directory=self.places.releases / digest)
+            if release.hurt() != []:
+                return None
+            self._whole[digest] = release
+        return self._whole[digest]
+
+    def hurt(self, digest: str | None) -> list[str]:
+        """Return what is hurt of a release that was whole once."""
+        if digest is None or digest in self._whole:
+            return []
+        release = Release(digest=digest, directory=self.places.releases / digest)
+        found = release.hurt()
+        if found is None:
+            return [COMPLETE] if (release.directory / SERVED).exists() else []
+        return found
 
     def make(self, spec: ReleaseSpec, topology: Topology) -> Release:
         """Return the release of `spec`, made where it is not there yet; ReleaseError says what the project lacks."""
@@ -137,8 +208,13 @@ class Builder:
         environment = self._environment(spec, topology)
         self.say(f"copying the code of release {spec.digest}")
         directory = self.places.releases / spec.digest
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(mode=0o755, parents=True)
+        # One that has served may be serving: what is hurt of it is put back, and nothing else is touched.
+        hurt = self.hurt(spec.digest)
+        if not hurt:
+            remove_tree(directory)
+        for path in (self.places.releases, directory):
+            make_way(path, stat.S_IFDIR)
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         release = Release(digest=spec.digest, directory=directory)
         places = self.places.runtime_places(
             spec.digest,
@@ -147,21 +223,33 @@ class Builder:
             topology.memcached_nodes,
         )
         config = runtime_config(topology.config, places, spec.digest)
-        release.config.write_text(json.dumps(config, indent=1), encoding="utf-8")
-        write_tree(spec.source.tree(str(self.places.shared)), release.project, copy_file)
-        (directory / LEFT_OUT).write_text(json.dumps(spec.source.listing.left_out), encoding="utf-8")
-        write_tree(Source(project=RUNTIME, root=RUNTIME).tree(""), directory / "runtime" / RUNTIME.name, copy_file)
+        write_durably(release.config, json.dumps(config, indent=1), mode=0o644)
+        trees = {
+            release.project: spec.source.tree(str(self.places.shared)),
+            directory / "runtime" / RUNTIME.name: Source(project=RUNTIME, root=RUNTIME).tree(""),
+        }
+        for top, entries in trees.items():
+            if hurt:
+                self._mend_tree(entries, top, directory)
+            else:
+                write_tree(entries, top, copy_file)
+        write_durably(directory / LEFT_OUT, json.dumps(spec.source.listing.left_out), mode=0o644)
         self._make_shared(spec.source)
-        (directory / "environment").symlink_to(os.path.relpath(environment, directory))
+        point_at(directory / "environment", os.path.relpath(environment, directory))
         self._write_secrets(spec, directory)
-        (directory / "parts.json").write_text(json.dumps(dict(spec.parts)), encoding="utf-8")
-        (directory / "public").mkdir()
+        write_durably(directory / PARTS, json.dumps(dict(spec.parts)), mode=0o644)
+        make_way(directory / "public", stat.S_IFDIR)
+        (directory / "public").mkdir(exist_ok=True)
+        self._forget_static(directory, hurt)
         self._give(directory)
         self._describe(release, spec.requirements)
         if topology.config.app.collectstatic:
             self._collect_static(release, topology)
-        note_files(directory, TREE)
-        (directory / COMPLETE).touch()
+        if not hurt:
+            note_files(directory, TREE)
+        elif FILES in hurt:
+            write_durably(directory / FILES, "{}", mode=0o644)  # whatever is there may be the project's: it is kept
+        vouch(directory, COMPLETE, *VOUCHED)
         return release
 
     def _make_shared(self, source: Source) -> None:
@@ -189,15 +277,36 @@ class Builder:
             else:
                 self.owner.make(directory, 0o750)
 
+    def _mend_tree(self, entries: Iterable[Entry], top: Path, directory: Path) -> None:
+        """Put back what is hurt of a tree whose top is in `directory`; databases are data, and left as they are."""
+        for entry in entries:
+            if entry.fixed or entry.source is None:
+                inside = PurePath(os.path.normpath(top.relative_to(directory) / entry.target))
+                put_back(entry, inside, directory, self.owner)
+
+    def _forget_static(self, directory: Path, hurt: list[str]) -> None:
+        """Remove static files that are hurt, as their owner: collectstatic leaves alone what is newer than it has."""
+        names = [name for name in hurt if name.startswith("public/")]
+        if names:
+            code = "import os, sys; [os.remove(path) for path in sys.argv[1:] if os.path.isfile(path)]"
+            subprocess.run(
+                [base_python(), "-I", "-c", code, *names],
+                cwd=directory,
+                check=False,
+                capture_output=True,
+                **self.owner.subprocess_options(),
+            )
+
     # --- packages
 
     def _environment(self, spec: ReleaseSpec, topology: Topology) -> Path:
         """Return the environment of the release's packages, made where no other release has had the same."""
         directory = self.places.environments / spec.environment_digest
-        if (directory / COMPLETE).exists():
+        if hurt(directory, COMPLETE) == []:
             return directory
         self.say("making the environment of Python packages")
-        shutil.rmtree(directory, ignore_errors=True)
+        remove_tree(directory)
+        make_way(directory.parent, stat.S_IFDIR)
         directory.parent.mkdir(parents=True, exist_ok=True)
         run_uv("venv", "--quiet", "--python", base_python(), str(directory))
         python = str(directory / "bin" / "python")
@@ -210,13 +319,17 @@ class Builder:
             pins = (line for line in frozen.splitlines() if re.fullmatch(r"[\w.\[\]-]+==\S+", line))
             constraints.write_text("\n".join(pins), encoding="utf-8")
             run_uv(*install, "-c", str(constraints), *runtime_requirements(topology.config))
-        (directory / COMPLETE).touch()
+        vouch(directory, COMPLETE, ".")
         return directory
 
     # --- the project
 
     def _write_secrets(self, spec: ReleaseSpec, directory: Path) -> None:
         secrets = directory / "secrets"
+        if secrets.exists() or secrets.is_symlink():
+            for name, value in spec.secrets.items():
+                write_below(value, PurePath("secrets", name), directory, self.owner, 0o400)
+            return
         secrets.mkdir(mode=0o700)
         for name, value in spec.secrets.items():
             write_secret(secrets / name, value)
@@ -226,6 +339,7 @@ class Builder:
         self.say("importing the project")
         # The file is made here and given away; what was written there is read as anybody's word, and then kept as ours.
         output = release.directory / FACTS
+        make_way(output, stat.S_IFREG)
         output.unlink(missing_ok=True)
         self.owner.make_file(output)
         done = self.run(release, "cluster_runtime.describe", str(output))
@@ -279,6 +393,7 @@ class Builder:
             if done.returncode != 0:
                 words = self._shown(release, done.stderr)
                 raise ReleaseError(f"app.migrate: migrate failed in release {release.digest}\n{words}")
+        sync_tree(self.places.state)  # what the mark says is on the disk before it
         (release.directory / MIGRATED).touch()
 
     def manage(self, release: Release, *arguments: str) -> subprocess.CompletedProcess[str]:

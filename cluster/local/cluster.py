@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 import signal
+import stat
 import time
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.config.models import SessionEngine, dump
+from cluster.config.models import DatabaseEngine, SessionEngine, dump
+from cluster.kept import make_way, point_at, remove_tree
 from cluster.local.builder import Builder, Release
+from cluster.local.listeners import listening_ports
 from cluster.local.nginx import SEARCH_PATH, Nginx, is_free
-from cluster.local.orphans import end_processes, orphaned_nginx, orphaned_processes
+from cluster.local.orphans import Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
 from cluster.local.owner import find_owner
-from cluster.local.plan import Plan, make_plan
-from cluster.local.secrets import ensure_secrets
-from cluster.local.state import MEMCACHED, History, Observed, observe, program_name
-from cluster.local.supervisor import Supervisor, accepts
+from cluster.local.plan import SHOWN, Plan, make_plan
+from cluster.local.secrets import ensure_secrets, restore_secrets
+from cluster.local.state import MEMCACHED, WITHOUT_SOCKET, History, Observed, mark_served, observe, program_name
+from cluster.local.supervisor import Condition, Process, Supervisor, accepts, not_ours
 from cluster.local.written import is_in_use, retire
-from cluster.release import DRAIN_SECONDS, ReleaseSpec, specify
+from cluster.release import DRAIN_SECONDS, ReleaseSpec, runtime_config, specify
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.supervisor import Program
-from cluster.sessions import of_release
-from cluster.source import TREE
+from cluster.sessions import Lasting, of_release, refused_loss
+from cluster.source import TREE, project_place
 from cluster.topology import batches, build_topology
 from cluster.verify import restore_sessions
 from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
@@ -34,7 +36,6 @@ from cluster_runtime.prepare import mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from cluster.config.models import ClusterConfig
     from cluster.local.places import Places
@@ -50,6 +51,12 @@ LOG_LINES = 20
 
 #: Seconds beyond start_timeout that an instance may take to say that it is healthy.
 START_MARGIN = 10.0
+
+#: Seconds that a process has to write its lost status again, or to be started again by itself.
+SAID_SECONDS = 3.0
+
+#: Seconds that what was stopped by a signal has to go on.
+WAKE_SECONDS = 5.0
 
 #: Seconds that nginx's old workers have, after a reload, to see the names of instances that are about to go.
 SETTLE_SECONDS = 1.0
@@ -110,11 +117,52 @@ class LocalCluster:
             for running in observed.running
             if observed.holders.get(running.instance) == running.release
         ]
-        history = History.load(self.places)
-        last = self.builder.find(history.current) if history.current else None
+        last = self._last_release()
         if any(said) or last is None:
             return said
-        return [dict(of_release(json.loads(last.config.read_text(encoding="utf-8"))))]
+        return [dict(of_release(last.runtime(), last.secrets()))]
+
+    def refused_loss(self, spec: ReleaseSpec) -> str | None:
+        """Return why the release must not serve: sessions would end, or data would not be seen any more."""
+        places = self.places.runtime_places(spec.digest, project_place(self.config), None, 0)
+        runtime = runtime_config(self.config, places, spec.digest)
+        database, sessions = self.config.database, self.config.sessions
+        discard = database.discard if database else sessions.discard
+        return refused_loss(
+            self.said_of_sessions(),
+            Lasting.of(runtime["sessions"]["path"], runtime["database"], spec.secrets),
+            discard_sessions=sessions.discard,
+            discard_data=discard,
+        ) or (None if discard else self._lost_database(runtime["database"]))
+
+    def _lost_database(self, database: dict[str, Any] | None) -> str | None:
+        """Return what to say of an sqlite that a release has served with, and that is gone or empty now."""
+        if database is None or database["engine"] != DatabaseEngine.SQLITE:
+            return None
+        last = self._last_release()
+        if last is None or not last.migrated or (last.runtime()["database"] or {}).get("path") != database["path"]:
+            return None
+        path = Path(database["path"])
+        if path.is_file() and path.stat().st_size:
+            return None
+        return (
+            f"database: {path} is gone or empty, and release {last.digest} served with it: put it back "
+            "(from a backup), or set `database.discard: true` for one `cluster up`, which begins with an empty one"
+        )
+
+    def _last_release(self) -> Release | None:
+        current = History.load(self.places).current
+        return self.builder.find(current) if current else None
+
+    def restore_secrets(self) -> None:
+        """Put back secrets that were removed, from the release that serves or served last: a new key ends sessions."""
+        current = History.load(self.places).current
+        if current is None:
+            return
+        former = Release(digest=current, directory=self.places.releases / current).secrets()
+        restored = restore_secrets(self.places.secrets, former)
+        if restored:
+            self.say(f"{', '.join(restored)} of {self.places.secrets} was gone: put back from release {current}")
 
     def plan(self, release: str, parts: dict[str, str]) -> Plan:
         """Compare what is wanted with what runs."""
@@ -133,7 +181,8 @@ class LocalCluster:
             migrated=made is not None and made.migrated,
             observed=observed,
             memcached={program.name: self.supervisor.is_current(program) for program in nodes},
-            orphans=0 if observed.supervisor else len(orphaned_processes(self.places)),
+            hurt=tuple(self.builder.hurt(release)),
+            orphans=0 if observed.kept else len(orphaned_processes(self.places)),
             nginx=self.nginx,
             config=self.nginx_config(),
         )
@@ -142,26 +191,88 @@ class LocalCluster:
 
     def recover(self) -> None:
         """Undo what a killed `up` may have left in force: clients' connections that end after each response."""
+        self._wake()
+        self._make_directories()
+        make_way(self.places.closing, stat.S_IFREG)
         self.places.closing.unlink(missing_ok=True)
+
+    def put_back(self, digest: str) -> None:
+        """Write files again by which Supervisor would start, another time, what runs now."""
+        kept = self.supervisor.processes()
+        found = self.builder.find(digest)
+        programs = [self.nginx.program(), *self._memcached_programs(found)]
+        programs += [self._program(name, found) for name in self.topology.names] if found else []
+        lost = [one for one in programs if one.name in kept and not self.supervisor.is_readable(one.name)]
+        for program in lost:
+            self.supervisor.write(program)
+        if lost:
+            self.say(f"wrote the files of {', '.join(program.name for program in lost)} again, which Supervisor reads")
+
+    def _wake(self) -> None:
+        """Let what a signal has stopped go on; UpError where it is another user's, or Supervisor hangs even so."""
+        stopped = [process for process in stack_processes(self.places) if process.stopped]
+        for process in stopped:
+            try:
+                os.kill(process.pid, signal.SIGCONT)
+            except PermissionError as error:
+                raise UpError(not_ours([process.pid])) from error
+            except ProcessLookupError:
+                continue
+            self.say(f"{process} was stopped by a signal: it goes on")
+        deadline = time.monotonic() + WAKE_SECONDS
+        while stopped and time.monotonic() < deadline and any(one.stopped for one in stack_processes(self.places)):
+            time.sleep(0.05)
+
+    def troubles(self, observed: Observed, history: History) -> list[str]:
+        """Return what is wrong that no instance can say of itself, a line each; what runs may serve all the same."""
+        found = []
+        if not observed.kept and (observed.running or observed.supervisor is not Condition.GONE):
+            pids = ", ".join(map(str, self.supervisor.pids()))
+            who = f"Supervisor (process {pids})" if pids else "Supervisor"
+            found.append(f"{who} {observed.supervisor}: nothing that ends is started again")
+        found += [f"{process} is stopped by a signal (SIGSTOP)" for process in observed.stopped]
+        if history.found:
+            found.append(f"{self.places.history}: {history.found}; what is said here is read from the releases")
+        hurt = self.builder.hurt(history.current)
+        if hurt:
+            found.append(f"release {history.current} was hurt: {', '.join(hurt[:SHOWN])}{', …' * (len(hurt) > SHOWN)}")
+        return [f"{line}; `cluster up {self.places.stack}` mends it" for line in found if line]
+
+    def gone(self) -> str:
+        """Return what to say where a stack's files were removed or moved away while it runs; empty where they are."""
+        if self.places.secrets.exists() or self.places.data.exists():
+            return ""
+        pids = ", ".join(
+            str(process.pid) for process in stack_processes(self.places) if process.kind is not Kind.WORKER
+        )
+        if not pids:
+            return ""
+        return (
+            f"stack {self.places.stack} runs (processes {pids}), but {self.places.state} was removed or moved away: "
+            "what served still serves, and its database, uploads, sessions and secret_key are where that is. Put it "
+            f"back, or end what runs with `cluster down {self.places.stack}`; `cluster up` begins anew then"
+        )
 
     def apply(self, plan: Plan, make: Callable[[], Release], *, rolled_back: bool = False) -> None:
         """Do what the plan says. On failure what served serves on, and what was started for nothing is removed."""
         self._make_directories()
         config = self.nginx_config()
-        self._check_ports(plan)
+        self._check_ports()
         directory = self.nginx.write(config, dump(self.config))
         release = make()
         if not self.supervisor.is_running():
-            self.say("starting Supervisor")
             self._end_orphans()
-            self.supervisor.start_daemon(self.owner)
+            self.say("starting Supervisor")
+            self.supervisor.start_daemon()
         self._ensure_memcached(plan, release)
         wanted = self.config.app.migrate
         if wanted:
             self.builder.migrate(release, wanted if isinstance(wanted, list) else None)
         self._roll(plan, release)
+        self._serve_static(release)
         history = History.load(self.places)
         history.served(release.digest, rolled_back=rolled_back)
+        mark_served(self.places, release.digest)
         history.save(self.places)
         if plan.nginx:
             self.say("starting nginx" if plan.nginx == "start" else "reloading nginx")
@@ -173,26 +284,35 @@ class LocalCluster:
 
     def _make_directories(self) -> None:
         places = self.places
+        made = (places.releases, places.environments, places.static, places.temp)
+        closed = (places.logs, places.nginx, places.supervisor, self.supervisor.programs)
+        missing = [path for path in (places.logs, places.temp) if not path.is_dir()]
+        for path in (places.run, *made, *closed):
+            aside = make_way(path, stat.S_IFDIR)
+            if aside is not None:
+                self.say(f"{path} was no directory: moved to {aside.name}")
         places.make_run(self.owner, self.topology.names)
         # What nginx's workers read, and what they write into directories of their own.
-        for path in (places.releases, places.environments, places.static, places.temp):
+        for path in made:
             self.owner.hold(path)
         # Addresses with tokens in them, the stack's environment, what Supervisor runs: nobody else's.
-        for path in (places.logs, places.nginx, places.supervisor, self.supervisor.programs):
+        for path in closed:
             self.owner.hold(path, 0o700)
+        if missing and self.supervisor.is_running():
+            self.nginx.reload_wanted = True  # what it keeps open there is nobody's any more
         self.owner.make(places.data, 0o750)
         self.owner.make_below(places.data, "sessions")
 
-    def _check_ports(self, plan: Plan) -> None:
+    def _check_ports(self) -> None:
         """Refuse ports that another program listens on, before anything is changed."""
-        ours = set(re.findall(r"listen (?:127\.0\.0\.1:)?(\d+)", self.nginx.current_text("sites-available/cluster")))
-        running = plan.nginx != "start" or bool(orphaned_nginx(self.places))
+        nginx = {one.pid for one in stack_processes(self.places) if one.kind in (Kind.NGINX, Kind.WORKER)}
+        ours = {port for _pid, port in listening_ports(nginx)}
         wanted = [("site.listen", "0.0.0.0", self.config.site.listen)]  # noqa: S104 - as nginx will listen
         wanted += [("site.instance_ports", "127.0.0.1", i.port) for i in self.topology.instances if i.port is not None]
         taken = [
             f"{key}: port {port} is in use by another program; choose another, or stop that one"
             for key, address, port in wanted
-            if not (running and str(port) in ours) and not is_free(address, port)
+            if port not in ours and not is_free(address, port)
         ]
         if taken:
             raise UpError("\n".join(taken))
@@ -277,6 +397,7 @@ class LocalCluster:
                     new = [name for name in group if name in plan.start]
                     started += new
                     self._start(new, release)
+                    self._restart_silent([name for name in group if name not in new], release)
                     self._await_ready(group, release)
             except UpError as error:
                 self._withdraw(started, release)
@@ -293,6 +414,23 @@ class LocalCluster:
             if len(batch) < len(names):
                 self._stop_other_releases(batch, release)
 
+    def _restart_silent(self, names: Iterable[str], release: Release) -> None:
+        """Start processes again that run, and say nothing or can't be reached: what they lacked was put back."""
+
+        def silent_now() -> list[str]:
+            found = {one.instance: one for name in names for one in observed.of(name) if one.release == release.digest}
+            return [name for name, one in found.items() if one.status is None or one.state == WITHOUT_SOCKET]
+
+        names = list(names)
+        deadline = time.monotonic() + SAID_SECONDS
+        observed = self.observe()
+        while (silent := silent_now()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+            observed = self.observe()
+        if silent:
+            self.supervisor.stop([program_name(name, release.digest) for name in silent])
+            self._start(silent, release)
+
     def _start(self, names: Iterable[str], release: Release) -> None:
         names = list(names)
         if not names:
@@ -307,11 +445,11 @@ class LocalCluster:
     def _await_one(self, name: str, release: Release) -> None:
         program = program_name(name, release.digest)
         deadline = time.monotonic() + self.config.app.health.start_timeout.seconds + START_MARGIN
-        first = self.supervisor.processes()[program].pid
+        first = self._process(program).pid
         said: dict[str, Any] = {}
         while True:
             status = Name(self.places.run, name).status(release.digest)
-            process = self.supervisor.processes()[program]
+            process = self._process(program)
             own = status or {}
             if own.get("pid") == process.pid and own.get("state") in (READY, SERVING):
                 self.say(f"{name} is healthy")
@@ -323,6 +461,15 @@ class LocalCluster:
             if gone or said.get("sure") or time.monotonic() > deadline:
                 raise UpError(self._unhealthy(name, release, said.get("message", ""), said.get("failure", "")))
             time.sleep(0.05)
+
+    def _process(self, program: str) -> Process:
+        """Return a program's process; UpError where Supervisor does not know it (any more)."""
+        found = self.supervisor.processes().get(program)
+        if found is None:
+            raise UpError(
+                f"Supervisor {self.supervisor.condition()} or has forgotten {program}; run `cluster up` again"
+            )
+        return found
 
     def _unhealthy(self, name: str, release: Release, message: str, failure: str) -> str:
         """Return why an instance did not get healthy: by what the project raised where that is known, else by its log.
@@ -357,10 +504,7 @@ class LocalCluster:
             return
         for link, where in ((previous, former), (current, target)):
             if where is not None:
-                new = link.with_name(f"{link.name}.new")
-                new.unlink(missing_ok=True)
-                new.symlink_to(where)
-                new.rename(link)
+                point_at(link, where)
 
     def _take_name(self, name: str, release: Release) -> None:
         try:
@@ -410,11 +554,21 @@ class LocalCluster:
                 shutil.rmtree(name.directory, ignore_errors=True)
 
     def _end_orphans(self) -> None:
-        """End what a Supervisor that was killed left behind: it can't be adopted by a new one."""
+        """End a Supervisor that can't be reached, and what one that was killed left: a new one can't adopt them."""
+        condition, pids = self.supervisor.condition(), self.supervisor.pids()
+        if pids:
+            self.say(f"ending Supervisor (process {', '.join(map(str, pids))}), which {condition}")
+            self.supervisor.shutdown()
         orphans = orphaned_processes(self.places)
         if orphans:
             self.say(f"ending {len(orphans)} processes that a killed Supervisor left")
-            end_processes(orphans)
+            try:
+                end_processes(orphans)
+            except PermissionError as error:
+                raise UpError(not_ours(orphans)) from error
+        workers = orphaned_nginx(self.places)
+        if workers:
+            end_processes(workers, signal.SIGQUIT)
 
     def _forget_old(self, history: History, release: Release) -> None:
         """Remove releases beyond the kept ones, environments that none of them uses, and nginx's old configurations."""
@@ -437,7 +591,7 @@ class LocalCluster:
         used = {(directory / "environment").resolve() for directory in self.places.releases.iterdir()}
         for directory in self.places.environments.iterdir():
             if directory.resolve() not in used:
-                shutil.rmtree(directory)
+                remove_tree(directory)
         for log in self.places.logs.glob("*-*.log*"):
             instance, _, digest = log.name.partition(".log")[0].rpartition("-")
             if digest not in keep or instance not in self.topology.names:
@@ -446,6 +600,7 @@ class LocalCluster:
 
     def down(self) -> None:
         """Stop everything; data, releases and logs stay."""
+        self._wake()
         if not self.supervisor.is_running():
             self._end_orphans()
             return
@@ -455,6 +610,7 @@ class LocalCluster:
         self.say("stopping the instances")
         self.supervisor.stop([name for name in names if "-" in name])
         self.supervisor.shutdown()
+        self._end_orphans()
 
 
 def _whole(said: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -9,11 +9,13 @@ import os
 import re
 import shutil
 import socket
+import stat
 import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.kept import make_way, point_at, remove_tree, sync_tree
 from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE, OLDEST, NginxConfig, Version
 from cluster.render.supervisor import Program
 from cluster_runtime.instance import UnixConnection
@@ -66,6 +68,7 @@ class Nginx:
         self.supervisor = supervisor
         self.owner = owner
         self.path, self.version = find_nginx()
+        self.reload_wanted = False
 
     @property
     def user(self) -> str | None:
@@ -94,7 +97,7 @@ class Nginx:
         try:
             connection.request("GET", "/-/config", headers={"Host": "internal"})
             return connection.getresponse().read().decode("ascii").strip()
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException, UnicodeDecodeError):
             return None
         finally:
             connection.close()
@@ -107,26 +110,25 @@ class Nginx:
     def current_text(self, path: str) -> str:
         """Return the text of a file of the configuration in place; empty where there is none."""
         try:
-            return (self.places.nginx / "current" / path).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return ""
+            return (self.places.nginx / "current" / path).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""  # hurt: then it is put in place anew
 
     def current_stack(self) -> dict[str, object] | None:
         """Return the stack's configuration that the one in place was rendered from."""
         try:
-            found: dict[str, object] = json.loads(self.current_text("stack.json"))
-        except ValueError:
+            found = json.loads(self.current_text("stack.json"))
+        except (ValueError, RecursionError):
             return None
-        return found
+        return found if isinstance(found, dict) else None
 
     def write(self, config: NginxConfig, stack: dict[str, object]) -> Path:
         """Write a configuration beside the one in place, and check it; NginxError has nginx's own words."""
-        self.places.temp.mkdir(parents=True, exist_ok=True)
         directory = self.places.nginx / config.digest[:12]
         if not _holds(directory, config):
-            shutil.rmtree(directory, ignore_errors=True)
             new = directory.with_suffix(".new")
-            shutil.rmtree(new, ignore_errors=True)
+            for former in (directory, new):
+                remove_tree(former)
             for path, text in {**config.files, "stack.json": json.dumps(stack)}.items():
                 (new / path).parent.mkdir(parents=True, exist_ok=True)
                 (new / path).write_text(text, encoding="utf-8")
@@ -156,10 +158,8 @@ class Nginx:
         return self.places.nginx / link.readlink() if link.is_symlink() else None
 
     def _point_at(self, directory: Path) -> None:
-        new = self.places.nginx / "current.new"
-        new.unlink(missing_ok=True)
-        new.symlink_to(directory.name)
-        new.rename(self.places.nginx / "current")
+        sync_tree(self.places.nginx)
+        point_at(self.places.nginx / "current", directory.name)
 
     def put_in_place(self, directory: Path, digest: str) -> None:
         """Make a checked configuration the current one, and let nginx run it; on failure the former one is put back."""
@@ -180,6 +180,7 @@ class Nginx:
     def _start(self, digest: str) -> None:
         self.places.closing.unlink(missing_ok=True)
         began = self._error_log_size()
+        self.supervisor.stop([PROGRAM])  # one that runs, and can't be asked any more: its socket was removed
         self.supervisor.ensure([self.program()])
         try:
             self._wait_for(digest, began)
@@ -190,6 +191,7 @@ class Nginx:
     def _reload(self, digest: str) -> None:
         polite = self.version < KEEPALIVE_MIN_TIMEOUT_SINCE
         if polite:
+            make_way(self.places.closing, stat.S_IFREG)
             self.places.closing.touch()
             time.sleep(CLOSING_SECONDS)
         began = self._error_log_size()
@@ -234,10 +236,12 @@ class Nginx:
 
 def _holds(directory: Path, config: NginxConfig) -> bool:
     """Tell whether the files of a configuration are in `directory` as they were rendered."""
-    return all(
-        (directory / path).is_file() and (directory / path).read_text(encoding="utf-8", errors="replace") == text
-        for path, text in config.files.items()
-    )
+    try:
+        return all((directory / path).read_bytes() == text.encode() for path, text in config.files.items()) and all(
+            str((directory / path).readlink()) == target for path, target in config.links.items()
+        )
+    except OSError:
+        return False
 
 
 def is_free(address: str, port: int) -> bool:

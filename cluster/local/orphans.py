@@ -1,12 +1,20 @@
-"""Processes of a stack that nobody keeps any more: what is left when Supervisor itself was killed."""
+"""The processes of a stack, found in /proc: also where Supervisor was killed or can't be reached, or files were moved.
+
+They are known by what they were started with, and by the directory that they stand in: the kernel keeps that one right
+when the checkout is moved. What only happens to stand there (a shell, an editor, `cluster manage`) is none of them.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cluster.config.load import STACKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,52 +24,155 @@ if TYPE_CHECKING:
 #: Seconds that they have to end by themselves; an instance drains for three and ends its requests.
 PATIENCE = 40.0
 
+#: What the kernel adds to the path of a directory that was removed.
+DELETED = " (deleted)"
 
-def orphaned_processes(places: Places) -> list[int]:
-    """Return the ids of the stack's instances, memcached nodes and nginx masters, by what they were started with."""
-    marks = (f"--sockets {places.run} ", f"-s {places.run}/memcached", f"-p {places.state} ")
+#: Of /proc/PID/stat: stopped by a signal. (Not `t`, which a debugger has stopped.)
+STOPPED = "T"
+
+
+class Kind(StrEnum):
+    """What a process of a stack is."""
+
+    SUPERVISOR = "Supervisor"
+    WATCH = "watch"
+    INSTANCE = "instance"
+    MEMCACHED = "memcached"
+    NGINX = "nginx"
+    WORKER = "nginx worker"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A process of the stack."""
+
+    pid: int
+    parent: int
+    kind: Kind
+    stopped: bool
+    arguments: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.kind} (process {self.pid})"
+
+    def argument(self, name: str) -> str:
+        """Return what follows an option on its command line; empty where it has none."""
+        position = self.arguments.index(name) + 1 if name in self.arguments else len(self.arguments)
+        return self.arguments[position] if position < len(self.arguments) else ""
+
+
+def stack_processes(places: Places) -> list[Found]:
+    """Return the stack's processes: Supervisor, and all that it starts but what those start themselves."""
     found = []
     for directory in Path("/proc").iterdir():
         if not directory.name.isdigit() or int(directory.name) == os.getpid():
             continue
         try:
-            command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace") + " "
+            arguments = _arguments(directory)
+            kind = _kind(arguments)
+            if kind is None or not _is_ours(directory, arguments, kind, places):
+                continue
+            # The project's code can call itself what it likes; these two are of who says `up`, or of root.
+            if kind in (Kind.SUPERVISOR, Kind.NGINX) and directory.stat().st_uid not in (0, os.geteuid()):
+                continue
+            fields = (directory / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
         except OSError:
             continue  # it has ended, or is not ours to read
-        if any(mark in command for mark in marks) and "worker process" not in command:
-            found.append(int(directory.name))
+        if fields[0] in "ZX":
+            continue
+        pid, parent, stopped = int(directory.name), int(fields[1]), fields[0] == STOPPED
+        found.append(Found(pid=pid, parent=parent, kind=kind, stopped=stopped, arguments=arguments))
     return found
+
+
+def _arguments(process: Path) -> tuple[str, ...]:
+    return tuple((process / "cmdline").read_bytes().decode("utf-8", "surrogateescape").rstrip("\0").split("\0"))
+
+
+def _kind(arguments: tuple[str, ...]) -> Kind | None:
+    first = arguments[0]
+    if first.startswith("nginx: "):
+        return Kind.NGINX if first.startswith("nginx: master") else Kind.WORKER
+    if "supervisor.supervisord" in arguments:
+        return Kind.SUPERVISOR
+    if "cluster_runtime.instance" in arguments and "run" in arguments:
+        return Kind.INSTANCE
+    if any(argument.endswith("/cluster/local/watch.py") for argument in arguments[:4]):
+        return Kind.WATCH
+    name = first.rpartition("/")[2]
+    return {"memcached": Kind.MEMCACHED, "nginx": Kind.NGINX}.get(name)
+
+
+def _is_ours(process: Path, arguments: tuple[str, ...], kind: Kind, places: Places) -> bool:
+    """Tell whether it was started with this stack's paths, or stands in its directory."""
+    state = places.state.resolve()
+    try:
+        stands = Path(str((process / "cwd").readlink()).removesuffix(DELETED))
+    except PermissionError:
+        stands = None  # another user's
+    inside = stands is not None and (stands == state or (kind is Kind.INSTANCE and state in stands.parents))
+    if inside:
+        return True
+    marks = {
+        Kind.SUPERVISOR: (f"-c {places.supervisor}/supervisord.conf ",),
+        Kind.INSTANCE: (f"--sockets {places.run} ",),
+        Kind.MEMCACHED: (f"-s {places.run}/memcached",),
+        Kind.NGINX: (f"-p {places.state} ", f"-p {places.state}/ "),
+    }
+    command = " ".join(arguments) + " "
+    named = any(mark in command for mark in marks.get(kind, ()))
+    return named and not (stands is not None and _is_of_another(stands, places))
+
+
+def _is_of_another(stands: Path, places: Places) -> bool:
+    """Tell whether a directory is the state of another checkout: of the one that was here before, and was moved."""
+    for directory in (stands, *stands.parents):
+        root = directory.parent.parent
+        if directory.parent.name == ".cluster" and (root / STACKS).is_dir():
+            return root != places.root.resolve()
+    return False
+
+
+def supervisors(places: Places) -> list[Found]:
+    """Return the Supervisors of the stack: one, or none; more only where something went wrong."""
+    return [process for process in stack_processes(places) if process.kind is Kind.SUPERVISOR]
+
+
+def orphaned_processes(places: Places) -> list[int]:
+    """Return the ids of all processes of the stack but Supervisor, and nginx's workers, which end with their master."""
+    return [process.pid for process in stack_processes(places) if process.kind not in (Kind.SUPERVISOR, Kind.WORKER)]
 
 
 def orphaned_nginx(places: Places) -> list[int]:
     """Return the ids of the stack's nginx workers whose master was killed: they serve on, and keep its ports."""
-    found = []
-    for directory in Path("/proc").iterdir():
-        if not directory.name.isdigit():
-            continue
-        try:
-            command = (directory / "cmdline").read_bytes()
-            if not command.startswith(b"nginx: worker") or (directory / "cwd").readlink() != places.state.resolve():
-                continue
-            parent = (directory / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[1]
-            master = Path(f"/proc/{parent}/cmdline").read_bytes()
-        except OSError:
-            continue  # it has ended, or is not ours to read
-        if not master.startswith(b"nginx: master"):
-            found.append(int(directory.name))
-    return found
+    found = stack_processes(places)
+    masters = {process.pid for process in found if process.kind is Kind.NGINX}
+    return [process.pid for process in found if process.kind is Kind.WORKER and process.parent not in masters]
 
 
-def end_processes(pids: Iterable[int], ask: signal.Signals = signal.SIGTERM) -> None:
-    """Ask the processes to end, and kill those that have not after a while."""
+def end_processes(pids: Iterable[int], ask: signal.Signals = signal.SIGTERM, patience: float = PATIENCE) -> None:
+    """Ask the processes to end, and kill those that have not after a while; PermissionError where they are another's.
+
+    One that is stopped is let go on: it would not hear.
+    """
     waiting = set(pids)
-    for sent, patience in ((ask, PATIENCE), (signal.SIGKILL, 5.0)):
+    for sent, seconds in ((ask, patience), (signal.SIGKILL, 5.0)):
         for pid in waiting:
             try:
                 os.kill(pid, sent)
+                os.kill(pid, signal.SIGCONT)
             except ProcessLookupError:
                 continue
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + seconds
         while waiting and time.monotonic() < deadline:
-            waiting = {pid for pid in waiting if Path(f"/proc/{pid}").exists()}
+            waiting = {pid for pid in waiting if _lives(pid)}
             time.sleep(0.05)
+
+
+def _lives(pid: int) -> bool:
+    """Tell whether a process has not ended; one whose parent has not noticed yet has."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] not in "ZX"

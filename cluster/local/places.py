@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.kept import make_way
 from cluster.release import DIGEST_LENGTH, RuntimePlaces
 from cluster.render.nginx import NginxPlaces
 from cluster.source import TREE
@@ -81,7 +82,9 @@ class Places:
         for path, is_kind in kinds.items():
             with contextlib.suppress(FileNotFoundError):
                 found = path.lstat()
-                if not is_kind(found.st_mode) or found.st_uid != os.geteuid():
+                if stat.S_ISDIR(found.st_mode):
+                    make_way(path, stat.S_IFREG)
+                elif not is_kind(found.st_mode) or found.st_uid != os.geteuid():
                     path.unlink()
 
     def _adopt_memcached(self, path: Path) -> None:

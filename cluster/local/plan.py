@@ -28,6 +28,10 @@ PARTS = {
 }
 
 
+#: How many hurt files a plan names.
+SHOWN = 3
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What is to be done; empty where nothing is.
@@ -37,6 +41,7 @@ class Plan:
     stop: Supervisor's names of processes that are no longer wanted.
     memcached: nodes that are to be started (or, with another size, started again).
     emptied: those of them that run, and lose what they hold.
+    hurt: what of the release is not as it was made, and is put back.
     orphans: processes that a killed Supervisor left; they are ended before anything is started.
     nginx_lines: the difference between the configuration in place and the new one, in nginx's own words.
     traffic: each instance's share before and after, where it changes.
@@ -53,6 +58,7 @@ class Plan:
     stop: tuple[str, ...]
     memcached: tuple[str, ...]
     emptied: tuple[str, ...]
+    hurt: tuple[str, ...]
     orphans: int
     static: bool
     nginx: str | None
@@ -71,6 +77,8 @@ class Plan:
             or self.memcached
             or self.static
             or self.nginx
+            or self.hurt
+            or self.orphans
         )
 
     def lines(self) -> list[str]:
@@ -91,9 +99,14 @@ class Plan:
 
     def _process_lines(self) -> list[str]:
         lines = []
+        if self.hurt:
+            more = f" and {len(self.hurt) - SHOWN} more" if len(self.hurt) > SHOWN else ""
+            what = f"{', '.join(self.hurt[:SHOWN])}{more}"
+            lines.append(f"~ release {self.release} was hurt ({what}): what is missing is put back")
         if self.orphans:
             lines.append(
-                f"- {self.orphans} processes whose Supervisor was killed; the site is away until all is started again"
+                f"- {self.orphans} processes whose Supervisor was killed or can't be reached; "
+                "the site is away until all is started again"
             )
         new = [name for name in self.memcached if name not in self.emptied]
         if new:
@@ -148,13 +161,16 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
     migrated: bool,
     observed: Observed,
     memcached: Mapping[str, bool],
+    hurt: tuple[str, ...],
     orphans: int,
     nginx: Nginx,
     config: NginxConfig,
 ) -> Plan:
     """Compare. `memcached` tells of each node that is wanted whether its program is as it should be."""
     wanted = {program_name(name, release) for name in topology.names} | set(memcached)
-    there = {running.program for running in observed.running if running.process.state in ("RUNNING", "STARTING")}
+    # What Supervisor does not keep is ended, and started again.
+    kept = observed.running if observed.kept else ()
+    there = {running.program for running in kept if running.process.state in ("RUNNING", "STARTING")}
     start = tuple(name for name in topology.names if program_name(name, release) not in there)
     serve = tuple(
         name
@@ -165,7 +181,7 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
     stale = tuple(
         name
         for name in sorted(observed.processes)
-        if name not in wanted and (name.startswith(MEMCACHED) or "-" in name)
+        if observed.kept and name not in wanted and (name.startswith(MEMCACHED) or "-" in name)
     )
     action = _nginx_action(observed, nginx, config)
     same = observed.static == release
@@ -182,9 +198,13 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
         memcached=tuple(
             name
             for name, current in memcached.items()
-            if not current or name not in observed.processes or observed.processes[name].state != "RUNNING"
+            if not (current and observed.kept and name in observed.processes)
+            or observed.processes[name].state != "RUNNING"
         ),
-        emptied=tuple(name for name, current in memcached.items() if not current and name in observed.processes),
+        emptied=tuple(
+            name for name, current in memcached.items() if not current and observed.kept and name in observed.processes
+        ),
+        hurt=hurt,
         orphans=orphans,
         static=not same,
         nginx=action,
@@ -195,15 +215,19 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
 
 def _nginx_action(observed: Observed, nginx: Nginx, config: NginxConfig) -> str | None:
     """Compare with what nginx runs, and with what it would load if it were started again."""
-    if observed.nginx is None:
+    if observed.nginx is None or not observed.kept:
         return "start"
-    return None if observed.nginx == config.digest and nginx.is_in_place(config) else "reload"
+    current = observed.nginx == config.digest and nginx.is_in_place(config)
+    return None if current and not nginx.reload_wanted else "reload"
 
 
 def _nginx_difference(nginx: Nginx, config: NginxConfig) -> list[str]:
     lines = []
     for path in ("nginx.conf", SITE):
         before, after = nginx.current_text(path).splitlines(), config.files[path].splitlines()
+        if not before:
+            lines.append(f"~ {path} was lost: it is written again")
+            continue
         for line in difflib.unified_diff(before, after, lineterm="", n=0):
             text = line[1:].strip()
             if line.startswith(("---", "+++", "@@")) or config.digest in text or text.startswith("return 200 "):

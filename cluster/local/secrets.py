@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import stat
 from typing import TYPE_CHECKING
 
 from cluster.config.models import DROPPED_KEYS, SECRET_KEYS
+from cluster.kept import HURT, make_way, write_durably
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 #: Characters of a SECRET_KEY: as many as Django's own, from an alphabet that needs no quoting anywhere.
@@ -33,10 +34,32 @@ def ensure_secrets(directory: Path) -> dict[str, str]:
     return read_secrets(directory)
 
 
+def restore_secrets(directory: Path, former: Mapping[str, str]) -> list[str]:
+    """Put back what is gone, from the secrets of a release, and return the names; only where secret_key is gone too.
+
+    Whoever removes another secret alone wants it removed.
+    """
+    key = directory / "secret_key"
+    if not former.get("secret_key") or (key.is_file() and key.stat().st_size):
+        return []
+    make_way(directory, stat.S_IFDIR)
+    directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    gone = [
+        name
+        for name in SECRET_KEYS
+        if former.get(name) and not ((directory / name).is_file() and (directory / name).stat().st_size)
+    ]
+    for name in gone:
+        write_secret(directory / name, former[name])
+    return gone
+
+
 def read_secrets(directory: Path) -> dict[str, str]:
     """Return the secrets that are there; SecretError where one can be read by others or is malformed."""
     found = {}
     for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        if path.name.endswith(".new") or HURT in path.name:
+            continue  # left by an `up` that was killed, or moved aside by one
         if path.name not in (*SECRET_KEYS, DROPPED_KEYS):
             raise SecretError(f"{path}: not a secret's name; known are {', '.join(SECRET_KEYS)}")
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -73,13 +96,8 @@ def with_dropped(former: str, keys: list[str], when: str) -> str:
 
 
 def write_secret(path: Path, value: str) -> None:
-    """Write a secret atomically, 0600 from the beginning."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(value)
-    new.rename(path)
+    """Write a secret atomically, 0600 from the beginning, and on the disk when this returns."""
+    write_durably(path, value, FILE_MODE)
 
 
 def _check(path: Path, value: str) -> None:

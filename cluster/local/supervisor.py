@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import configparser
+import contextlib
 import http.client
 import os
+import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
 import time
 import xmlrpc.client
 from dataclasses import dataclass
-from pathlib import Path
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+from xml.parsers.expat import ExpatError
 
+from cluster.kept import make_way, write_durably
+from cluster.local.orphans import end_processes, supervisors
 from cluster.render.supervisor import Program, render_program, render_supervisord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
-    from cluster.local.owner import Owner
     from cluster.local.places import Places
+
+#: The option without which a program's file is none.
+COMMAND = "command"
 
 #: How long Supervisor may take to answer its first call, seconds.
 START_SECONDS = 15.0
+
+#: How long it may take to answer any call, seconds: each is answered at once, or it hangs.
+ANSWER_SECONDS = 10.0
+
+#: How long it has to end all that it keeps: the longest drain, and graceful_timeout's default, and some.
+END_SECONDS = 90.0
 
 #: Supervisor's fault codes that mean that what was asked for is so already.
 BAD_NAME, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED = 10, 60, 70, 90
@@ -42,9 +58,19 @@ class Process:
     pid: int
 
 
+class Condition(StrEnum):
+    """How Supervisor is."""
+
+    GONE = "is not running"
+    RUNNING = "runs"
+    STOPPED = "is stopped by a signal (SIGSTOP)"
+    SILENT = "does not answer"
+    UNREACHABLE = "runs, but its socket is gone"
+
+
 class _Connection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=120)
+        super().__init__("localhost", timeout=ANSWER_SECONDS)
         self._path = path
 
     def connect(self) -> None:
@@ -98,39 +124,75 @@ class Supervisor:
         finally:
             server("close")()
 
-    def is_running(self) -> bool:
-        """Tell whether it answers."""
+    def pids(self) -> list[int]:
+        """Return the ids of its processes, found in /proc: one where it runs, whatever became of its files."""
+        return [process.pid for process in supervisors(self.places)]
+
+    def condition(self) -> Condition:
+        """Look how it is, without waiting for one that can't answer."""
+        found = supervisors(self.places)
+        if any(process.stopped for process in found):
+            return Condition.STOPPED
         try:
             self._call("getState")
-        except (OSError, http.client.HTTPException):
-            return False
-        return True
+        except TimeoutError:
+            return Condition.SILENT
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError):
+            return Condition.UNREACHABLE if found else Condition.GONE
+        return Condition.RUNNING if len(found) <= 1 else Condition.UNREACHABLE
+
+    def is_running(self) -> bool:
+        """Tell whether it answers."""
+        return self.condition() is Condition.RUNNING
+
+    def wake(self) -> list[int]:
+        """Let a stopped one go on; return the ids of those that were stopped."""
+        stopped = [process.pid for process in supervisors(self.places) if process.stopped]
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        return stopped
 
     def processes(self) -> dict[str, Process]:
-        """Return the programs that it keeps, by name; none where it does not run."""
+        """Return the programs that it keeps, by name; none where it can't be asked."""
         try:
             found = self._call("getAllProcessInfo")
-        except (FileNotFoundError, ConnectionRefusedError):
+        except TimeoutError as error:
+            raise SupervisorError(self._silent()) from error
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError):
             return {}
         return {info["name"]: Process(info["name"], info["statename"], info["pid"]) for info in found}
 
-    def start_daemon(self, owner: Owner) -> None:
-        """Start Supervisor itself, with the programs whose files are there."""
-        self.programs.mkdir(parents=True, exist_ok=True)
-        log = self.places.logs / "supervisord.log"
-        self.conf.write_text(
-            render_supervisord(
-                socket=str(self.places.supervisor_socket),
-                pid=str(self.places.supervisor_pid),
-                log=str(log),
-                directory=str(self.places.state),
-                programs=f"{self.programs}/*.conf",
-                user="root" if owner.changed or owner.uid == 0 else None,
-            ),
-            encoding="utf-8",
+    def _silent(self) -> str:
+        pids = ", ".join(map(str, self.pids()))
+        return (
+            f"Supervisor (process {pids}) {Condition.SILENT} within {ANSWER_SECONDS:g} s; say it again, or end it "
+            f"(kill -9 {pids}) and say `cluster up`"
         )
+
+    def _write_conf(self) -> None:
+        """Put Supervisor's own file in place; it reads that again whenever a program is added."""
+        self._make_directory()
+        text = render_supervisord(
+            socket=str(self.places.supervisor_socket),
+            pid=str(self.places.supervisor_pid),
+            log=str(self.places.logs / "supervisord.log"),
+            directory=str(self.places.state),
+            programs=f"{self.programs}/*.conf",
+            user="root" if os.geteuid() == 0 else None,
+        )
+        if not _holds(self.conf, text):
+            write_durably(self.conf, text)
+
+    def start_daemon(self) -> None:
+        """Start Supervisor itself, with the programs whose files are there."""
+        self._write_conf()
+        self._forget_hurt()
+        log = self.places.logs / "supervisord.log"
+        make_way(self.places.supervisor_socket, stat.S_IFSOCK)
+        for path in (self.places.supervisor_pid, log):
+            make_way(path, stat.S_IFREG)
         done = subprocess.run(
-            [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.conf)],
+            [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(self.conf)],
             env=clean_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -146,32 +208,53 @@ class Supervisor:
                 raise SupervisorError(f"Supervisor does not answer; {log} says why")
             time.sleep(0.05)
 
+    def _make_directory(self) -> None:
+        for path in (self.places.supervisor, self.programs):
+            make_way(path, stat.S_IFDIR)
+        self.programs.mkdir(parents=True, exist_ok=True)
+
     def is_current(self, program: Program) -> bool:
         """Tell whether a program's file says what it should."""
-        path = self.programs / f"{program.name}.conf"
-        return path.is_file() and path.read_text(encoding="utf-8") == render_program(program)
+        return _holds(self.programs / f"{program.name}.conf", render_program(program))
 
     def write(self, program: Program) -> None:
         """Put a program's file in place."""
-        self.programs.mkdir(parents=True, exist_ok=True)
-        path = self.programs / f"{program.name}.conf"
-        new = path.with_suffix(".new")
-        new.write_text(render_program(program), encoding="utf-8")
-        new.rename(path)
+        self._make_directory()
+        write_durably(self.programs / f"{program.name}.conf", render_program(program))
 
     def ensure(self, programs: Iterable[Program]) -> None:
         """Let the programs run as their files should say; one that changed is started again."""
         changed = [program for program in programs if not self.is_current(program)]
         for program in changed:
             self.write(program)
-        self._call("reloadConfig")
+        self._write_conf()
+        self._forget_hurt()
+        self._tolerant("reloadConfig", allowed=())
         running = self.processes()
         for program in changed:
             if program.name in running:
                 self.remove([program.name], keep_files=True)
+        # What could not be started is tried again after longer and longer pauses; now is better.
+        pausing = [name for name, process in running.items() if process.state == "BACKOFF"]
+        self.stop([program.name for program in programs if program.name in pausing])
         for program in programs:
             self._tolerant("addProcessGroup", program.name, allowed=(ALREADY_ADDED,))
             self._tolerant("startProcess", program.name, False, allowed=(ALREADY_STARTED,))
+
+    def _forget_hurt(self) -> None:
+        """Move aside files of programs that Supervisor can't read: one of them would keep it from reading any."""
+        for path in self.programs.glob("*.conf"):
+            if not self.is_readable(path.stem):
+                path.rename(path.with_name(f"{path.name}.hurt-{time.time_ns():x}"))
+
+    def is_readable(self, name: str) -> bool:
+        """Tell whether a program's file is there, and one that Supervisor can read."""
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read_string((self.programs / f"{name}.conf").read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, configparser.Error):
+            return False
+        return parser.sections() == [f"program:{name}"] and parser.has_option(f"program:{name}", COMMAND)
 
     def stop(self, names: Iterable[str]) -> None:
         """Stop programs, all at the same time; return when they have ended."""
@@ -195,14 +278,18 @@ class Supervisor:
 
     def signal(self, name: str, signal: str) -> None:
         """Send a signal to a program's process."""
-        self._call("signalProcess", name, signal)
+        self._tolerant("signalProcess", name, signal, allowed=())
 
     def shutdown(self) -> None:
-        """Stop Supervisor and whatever it still keeps; return when it is gone."""
-        pid = int(self._call("getPID"))
-        self._call("shutdown")
-        while Path(f"/proc/{pid}").exists() and self.places.supervisor_socket.exists():
-            time.sleep(0.05)
+        """Stop Supervisor and whatever it still keeps, reachable or not; return when it is gone.
+
+        SupervisorError names the processes where they are another user's.
+        """
+        pids = self.pids()
+        try:
+            end_processes(pids, patience=END_SECONDS)
+        except PermissionError as error:
+            raise SupervisorError(not_ours(pids)) from error
 
     def _tolerant(self, method: str, *arguments: object, allowed: tuple[int, ...]) -> bool:
         """Call; False where it is so already."""
@@ -211,8 +298,25 @@ class Supervisor:
         except xmlrpc.client.Fault as fault:
             if fault.faultCode in allowed:
                 return False
-            raise SupervisorError(f"Supervisor: {method}({arguments[0]}): {fault.faultString}") from fault
+            what = f"{method}({', '.join(map(str, arguments[:1]))})"
+            raise SupervisorError(f"Supervisor: {what}: {fault.faultString}") from fault
+        except TimeoutError as error:
+            raise SupervisorError(self._silent()) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise SupervisorError(f"Supervisor went away ({error}); `cluster up` starts it again") from error
         return True
+
+
+def _holds(path: Path, text: str) -> bool:
+    with contextlib.suppress(OSError):
+        return path.read_bytes() == text.encode()
+    return False
+
+
+def not_ours(pids: Iterable[int]) -> str:
+    """Return what to say of processes of the stack that this user may not end."""
+    listed = " ".join(map(str, pids))
+    return f"processes of this stack run as another user, and must be ended first: sudo kill {listed}"
 
 
 def clean_environment() -> dict[str, str]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 FILES = "files.json"
 
+#: In a release's directory: it has served; changed when it did so last.
+SERVED = "served"
+
 #: A shared lock on it says that a command runs in the release.
 IN_USE = "in-use"
 
@@ -54,8 +57,11 @@ def retire(release: Path, tree: str, aside: Path) -> list[str]:
     written: list[str] = []
     try:
         known = json.loads((release / FILES).read_text(encoding="utf-8"))
-    except FileNotFoundError:  # it was never whole, and has never run
-        known = None
+    except FileNotFoundError:  # it was never whole, and has never run; unless the file was lost since
+        known = {} if (release / SERVED).exists() else None
+    except (OSError, ValueError, RecursionError):
+        known = {}  # nobody can say what is the project's: all of it is kept
+    known = known if known is None or isinstance(known, dict) else {}
     if known is not None and (release / tree).is_dir():
         written = [
             path for path, found, _directory, _name in _files(release / tree) if known.get(path) != _state(found)

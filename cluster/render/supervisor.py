@@ -35,6 +35,8 @@ def render_program(program: Program) -> str:
         "autorestart": "true",
         # A process that ends is started again however soon it ended; instances pause by themselves.
         "startsecs": "0",
+        # One that can't even be started (its interpreter is gone) is tried for ever, after longer and longer pauses.
+        "startretries": "1000000",
         "priority": str(program.priority),
         "stopsignal": program.stop_signal,
         "stopwaitsecs": str(int(program.stop_seconds)),

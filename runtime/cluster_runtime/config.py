@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from cluster_runtime import unfollowed
+
 #: The environment variable that holds the path of the release's configuration file.
 CONFIG_VARIABLE = "CLUSTER_CONFIG"
 
@@ -100,8 +102,8 @@ class RuntimeConfig:
     def load(cls, path: str | Path) -> RuntimeConfig:
         """Read the file at `path`; a ConfigError names the file and what is wrong with it."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            data = json.loads(unfollowed.read(Path(path)))
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: {error}") from error
         if not isinstance(data, dict):
             raise ConfigError(f"{path}: must be a JSON object")
@@ -115,7 +117,7 @@ class RuntimeConfig:
             for name in data.keys() & {"hosts", "origins"}:
                 data[name] = tuple(data[name])
             config = cls(**data)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             known = ", ".join(f.name for f in fields(cls))
             raise ConfigError(f"{path}: {error} (known keys: {known})") from error
         if not config.hosts:

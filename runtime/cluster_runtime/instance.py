@@ -26,6 +26,7 @@ from urllib.parse import quote
 
 from cluster_runtime.activity import BEAT_INTERVAL, BEAT_VARIABLE, Beat, read_beat
 from cluster_runtime.config import CONFIG_VARIABLE, ConfigError, RuntimeConfig
+from cluster_runtime.lasting import lasting
 from cluster_runtime.names import LONGEST_SOCKET_PATH, Name, process_of
 from cluster_runtime.sessions import nodes
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE, STAGE_VARIABLE, Stages, forget_ended, living
@@ -45,6 +46,9 @@ TICK = 0.1
 
 #: Seconds between two looks at how far the others are with a change of the session engine.
 STAGE_INTERVAL = 0.5
+
+#: Seconds between two looks at whether the status is still there.
+STATUS_INTERVAL = 1.0
 
 #: Seconds between two looks at whether each memcached node has the sessions that it should.
 RESTORE_INTERVAL = 2.0
@@ -169,12 +173,19 @@ class Instance:
         self.stopping = False
         self.lost_name_at = time.monotonic()
         sessions = self.config.sessions
+        self.lasting = lasting(
+            sessions.path,
+            self.config.secret("secret_key"),
+            self.config.database,
+            self.config.secret("database_url"),
+        )
         self.stages = Stages(self.name, self.process, sessions.engine, sessions.previous) if sessions.previous else None
         self.marks = sockets / ENDED
         self.next_stage_look = 0.0
         self.agreed = True
         self.next_clear_look = 0.0
         self.next_restore_look = 0.0
+        self.next_status_look = 0.0
         self.clearing: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
@@ -315,6 +326,7 @@ class Instance:
             self._read_beats(beats)
             self._look_at_name()
             self._look_at_stage()
+            self._say_again()
             self._restore_sessions()
             self._clear_sessions()
             self._kill_silent_workers()
@@ -325,12 +337,23 @@ class Instance:
             self._wait(TICK)
 
     def _look_at_name(self) -> None:
-        holds = self.name.holder() == self.process
+        holder = self.name.holder()
+        # Removed by hand, with the whole directory of sockets perhaps: nobody would be reached by it any more.
+        holds = holder == self.process or (holder is None and self.name.take_if_free(self.process))
         if holds and self.state != SERVING:
             self._set_state(SERVING)
         elif not holds and self.state == SERVING:
             self.lost_name_at = time.monotonic()
             self._set_state(READY)
+
+    def _say_again(self) -> None:
+        """Write the status again where it was removed or hurt: whoever releases would take this process for dead."""
+        if time.monotonic() < self.next_status_look:
+            return
+        self.next_status_look = time.monotonic() + STATUS_INTERVAL
+        said = self.name.status(self.process)
+        if said is None or said["pid"] != os.getpid():
+            self._write_status()
 
     def _look_at_stage(self) -> None:
         """Go on with a change of the session engine, or of the memcached nodes, as far as all others can follow."""
@@ -601,6 +624,7 @@ class Instance:
                 "previous": self.config.sessions.previous,
                 "stage": self.stages.declared if self.stages else "",
                 "memcached": list(self.config.sessions.memcached),
+                **self.lasting,
             },
         }
         self.name.write_status(self.process, status)

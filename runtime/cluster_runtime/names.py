@@ -91,7 +91,7 @@ class Name:
         try:
             return printable(self.link.readlink().name.removesuffix(".sock"))
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.EINVAL):  # EINVAL: no link
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EINVAL):  # EINVAL: no link
                 return None
             raise
 
@@ -101,10 +101,10 @@ class Name:
             probe.settimeout(1.0)
             try:
                 probe.connect(str(self.socket(release)))
-            except (FileNotFoundError, ConnectionRefusedError):
-                return False
             except (TimeoutError, BlockingIOError):
                 return True  # its backlog is full: busy, not gone
+            except OSError:
+                return False
             return True
 
     def take(self, release: str) -> str | None:
@@ -140,7 +140,7 @@ class Name:
         """Return what the process of `release` last said of itself; None where it never said anything."""
         try:
             found = json.loads(unfollowed.read(self.status_file(release)))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (unfollowed.NotAFileError, ValueError, RecursionError):
             return None  # not a word of it
@@ -154,7 +154,7 @@ class Name:
         """Return how often the name was given by `serve`; 0 where it never was."""
         try:
             return int(unfollowed.read(self.directory / TURN))
-        except (FileNotFoundError, unfollowed.NotAFileError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, unfollowed.NotAFileError, ValueError):
             return 0
 
     def write_turn(self, turn: int) -> None:
@@ -165,7 +165,7 @@ class Name:
         """Return the process to which the name was last given; None where it never was."""
         try:
             text = unfollowed.read(self.directory / GIVEN).decode("ascii", "replace")
-        except (FileNotFoundError, unfollowed.NotAFileError):
+        except (FileNotFoundError, NotADirectoryError, unfollowed.NotAFileError):
             return None
         return text or None  # empty after a power cut
 

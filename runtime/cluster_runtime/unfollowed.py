@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 import unicodedata
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ def read(path: Path, limit: int = SMALL) -> bytes:
 def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Put a file in place by one rename, so that a reader never sees half of it; what stood there is gone."""
     new = path.with_name(f"{path.name}.new")
+    _make_way(path, new)
     descriptor = _made(new, mode)
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
@@ -54,6 +56,7 @@ def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
 def link(path: Path, target: str) -> None:
     """Put a symbolic link in place by one rename."""
     new = path.with_name(f"{path.name}.new")
+    _make_way(path, new)
     with suppress(FileNotFoundError):
         new.unlink()
     new.symlink_to(target)
@@ -62,6 +65,7 @@ def link(path: Path, target: str) -> None:
 
 def open_lock(path: Path, mode: int = 0o660) -> int:
     """Return a descriptor of a file to lock, made where it is not there yet."""
+    _make_way(path)
     return _open(path, os.O_RDWR | os.O_CREAT, mode)
 
 
@@ -71,6 +75,14 @@ def printable(text: str) -> str:
         char if char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cf", "Cs") else "\N{REPLACEMENT CHARACTER}"
         for char in text
     )
+
+
+def _make_way(*paths: Path) -> None:
+    """Move aside a directory that stands where a file or a link belongs: nothing else replaces it."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if stat.S_ISDIR(path.lstat().st_mode):
+                path.rename(path.with_name(f"{path.name}.hurt-{time.time_ns():x}"))
 
 
 def _open(path: Path, flags: int, mode: int = 0) -> int:

@@ -274,7 +274,6 @@ def test_a_release_whose_database_does_not_answer_takes_no_name(stand: Stand) ->
 
 SECRETS: dict[str, tuple[str, str, int, str]] = {
     "one that others can read": ("secret_key", "k" * 50, 0o644, "mode 0644 lets others read it; chmod 600 it"),
-    "an empty key": ("secret_key", "", 0o600, "empty; remove it, and a new one is made"),
     "no JSON": ("secret_environment", '{"API_TOKEN": s3cret-word', 0o600, "must be a JSON object"),
     "no object": ("secret_environment", '["s3cret-word"]', 0o600, "must be a JSON object"),
     "no list": ("secret_key_fallbacks", "s3cret-word", 0o600, "must be a JSON list"),

@@ -138,6 +138,7 @@ def test_a_key_that_is_just_replaced_logs_everybody_out(stand: Stand) -> None:
         matrix = Matrix(stand, load)
         key = stand.places.secrets / "secret_key"
         key.write_text("x" * 50)
+        stand.edit_stack(lambda stack: stack["sessions"].update(discard=True))
         row = matrix.event("another key", matrix.up)
     assert len(row.lost) >= len(matrix.idle.cookies), row
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from cluster.config import parse_config
 from cluster.config.models import SessionEngine
-from cluster.sessions import lines, of_release, refusal, refused_rollback
+from cluster.sessions import Lasting, lines, of_release, refusal, refused_loss, refused_rollback
+from cluster_runtime.lasting import database_name
 from tests.unit.pulumi_mocks import stack_values
 
 
@@ -191,3 +193,77 @@ def test_a_node_near_its_limits_is_told_with_what_to_do(changes: dict[str, int],
     assert words is None or words in found[0]
     database = told("cached_db", cached_db={"count": 4, "bytes": 100, "nodes": [node]})[2:]
     assert bool(database) is ("connections" in (words or "")), "a database has what a node drops"
+
+
+# --- what outlives a release
+
+KEY, OTHER = "k" * 50, "o" * 50
+SQLITE = {"engine": "sqlite", "path": "/data/db.sqlite3"}
+URL = "postgres://user:secret-word@db.example:5432/shop?sslmode=require"
+
+
+def serving(**changes: Any) -> dict[str, Any]:
+    runtime = {"sessions": {"engine": "file", "previous": "", "path": "/data/sessions"}, "database": SQLITE}
+    return {**of_release(runtime, {"secret_key": KEY}), **changes}
+
+
+def wanted(path: str = "/data/sessions", database: Any = SQLITE, **secrets: str) -> Lasting:
+    return Lasting.of(path, database, {"secret_key": KEY, **secrets})
+
+
+def test_the_same_key_path_and_database_lose_nothing() -> None:
+    assert refused_loss([serving(), None], wanted()) is None
+
+
+def test_a_process_of_before_that_says_nothing_of_it_refuses_nothing() -> None:
+    assert refused_loss([serving(key="", path="", database="")], wanted("/x", None, secret_key=OTHER)) is None
+
+
+@pytest.mark.parametrize(
+    ("release", "words"),
+    [
+        (wanted(secret_key=OTHER), "secret_key: it is another than the one that signs now"),
+        (wanted(secret_key=OTHER, secret_key_fallbacks='["x"]'), "everybody would be logged out"),
+        (wanted("/elsewhere"), "sessions.path: sessions are in /data/sessions now"),
+    ],
+)
+def test_what_would_end_sessions_is_refused_unless_told(release: Lasting, words: str) -> None:
+    refused = refused_loss([None, serving()], release)
+    assert refused is not None
+    assert words in refused
+    assert KEY not in refused
+    assert refused_loss([serving()], release, discard_sessions=True) is None
+
+
+def test_a_key_that_is_a_fallback_now_ends_nothing() -> None:
+    assert refused_loss([serving()], wanted(secret_key=OTHER, secret_key_fallbacks=json.dumps([KEY]))) is None
+
+
+def test_a_path_matters_only_where_sessions_are_in_files() -> None:
+    assert refused_loss([serving(engine="db")], wanted("/elsewhere")) is None
+
+
+@pytest.mark.parametrize(
+    "database", [None, {"engine": "postgres"}, {"engine": "external"}, {"engine": "sqlite", "path": "/other.sqlite3"}]
+)
+def test_a_database_that_would_hide_data_is_refused_unless_told(database: Any) -> None:
+    refused = refused_loss([serving()], wanted(database=database, database_url=URL))
+    assert refused is not None
+    assert refused.startswith("database: the data is in sqlite /data/db.sqlite3 now")
+    assert "secret-word" not in refused
+    assert refused_loss([serving()], wanted(database=database, database_url=URL), discard_data=True) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("postgres://another:pass@DB.example:5432/shop", True),
+        ("postgres://user:secret-word@db.example:5432/other", False),
+        ("postgres://user:secret-word@new.example:5432/shop", False),
+        ("postgres://user:p[ss@db", False),
+    ],
+)
+def test_an_external_database_is_known_by_its_place_and_not_by_who_asks(url: str, *, same: bool) -> None:
+    external = {"engine": "external"}
+    said = serving(database=database_name(external, URL))
+    assert (refused_loss([said], wanted(database=external, database_url=url)) is None) is same

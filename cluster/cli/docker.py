@@ -23,7 +23,7 @@ from cluster.cli.local import fail_unverified, print_checks
 from cluster.cli.pulumi import Event, Pulumi, PulumiError, name_of
 from cluster.config.load import stack_path
 from cluster.config.models import DROPPED_KEYS
-from cluster.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, Engine, EngineError
+from cluster.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, STACK_LABEL, Engine, EngineError
 from cluster.docker.observe import SHORT_ID, Observed, observe
 from cluster.docker.places import DATABASE_SECRETS, RUN, base_image
 from cluster.docker.reach import reach
@@ -199,17 +199,23 @@ def _release_of(resources: list[dict[str, Any]]) -> str:
     return str(stack["outputs"]["release"])
 
 
-def _remove_orphans(docker: DockerStack, resources: list[dict[str, Any]]) -> list[str]:
-    """Remove containers of this stack that a killed run left and no state knows; return their names."""
+def _remove_orphans(docker: DockerStack, resources: list[dict[str, Any]], *, tasks: bool = False) -> list[str]:
+    """Remove containers of this stack that a killed run left and no state knows; return their names.
+
+    tasks: those too that run a task, or a management command.
+    """
     known = {resource.get("id") for resource in resources}
     volumes = {resource["id"] for resource in resources if name_of(resource["urn"])[0] == "Volume"}
     names = []
     for container in docker.engine.mounting(docker.label, volumes):
         task = container["Config"]["Labels"].get(ROLE_LABEL) == "task"
-        if container["Id"] in known or (task and container["State"]["Running"]):
+        if container["Id"] in known or (task and container["State"]["Running"] and not tasks):
             continue
         name = container["Name"].lstrip("/")
-        tell(f"  removing {name}: a killed run left it")
+        tell(
+            f"  removing {name}: "
+            + ("its command ends" if container["State"]["Running"] and task else "a killed run left it")
+        )
         docker.engine.remove(container["Id"], grace=ORPHAN_SECONDS)
         names.append(name)
     return names
@@ -522,7 +528,7 @@ def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
         pulumi.destroy(
             Progress(docker.topology).take,
             protected=delete_data,
-            before=lambda: _remove_orphans(docker, resources),
+            before=lambda: _remove_orphans(docker, resources, tasks=True),
         )
     except PulumiError as error:
         raise CommandError(_explain(docker, error, pulumi)) from error
@@ -642,19 +648,35 @@ def _print_log(docker: DockerStack, container: str, name: str, lines: int, follo
 def run_manage(stack: Stack, arguments: list[str]) -> int:
     """Run a management command in the serving release; return its exit status."""
     docker = DockerStack(stack)
-    container = docker.instance_container(docker.topology.names[0])
     passed = [name for name in os.environ if name == "TERM" or name.startswith("DJANGO_SUPERUSER_")]
     terminal = ["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else []
     variables = [word for name in passed for word in ("--env", name)]
     variables += ["--env", f"{MARKS_VARIABLE}={RUN}/{ENDED}"]
     return subprocess.run(
         [
-            *("docker", "exec", "--interactive", *terminal, *variables, container),
+            *("docker", "run", "--interactive", *terminal, *variables, *_beside_the_serving(docker)),
             *("python", "-P", "-m", "cluster_runtime.manage", *arguments),
         ],
         env={**os.environ, **docker.engine.environment()},
         check=False,
     ).returncode
+
+
+def _beside_the_serving(docker: DockerStack) -> list[str]:
+    """Return how a container is made in which a command runs as in the first instance that serves, and its image.
+
+    One of its own: the command may run for weeks, and a release must not end it.
+    """
+    serving = docker.instance_container(docker.topology.names[0])
+    (found,) = docker.engine.inspect([serving])
+    network = next(iter(found["NetworkSettings"]["Networks"]), "none")
+    return [
+        *("--rm", "--init", "--volumes-from", serving, "--network", network),
+        *("--memory", str(found["HostConfig"]["Memory"]), "--read-only", "--cap-drop", "ALL"),
+        *("--tmpfs", "/tmp", "--security-opt", "no-new-privileges:true", "--log-driver", "none"),  # noqa: S108 - its own
+        *("--attach", "stdin", "--attach", "stdout", "--attach", "stderr"),
+        *("--label", f"{STACK_LABEL}={docker.label}", "--label", f"{ROLE_LABEL}=task", found["Image"]),
+    ]
 
 
 __all__ = [

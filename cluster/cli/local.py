@@ -19,7 +19,6 @@ from cluster.local.listeners import listening_ports, with_children
 from cluster.local.orphans import stack_processes
 from cluster.local.secrets import ensure_secrets, keep_dropped, write_secret
 from cluster.local.state import History, Observed, locked
-from cluster.local.written import in_use
 from cluster.rotation import unverified_by
 from cluster.sessions import Lasting, lines, refusal, refused_loss, refused_rollback
 from cluster.topology import percent, site_url
@@ -402,13 +401,11 @@ def run_manage(stack: Stack, arguments: list[str]) -> int:
         name: value for name, value in os.environ.items() if name in passed or name.startswith("DJANGO_SUPERUSER_")
     }
     environment[MARKS_VARIABLE] = str(stack.places.run / ENDED)
-    # It may run for weeks: its release stays as long, however many follow.
-    with in_use(release.directory) as held:
-        command = [release.python, "-P", "-m", "cluster_runtime.manage", *arguments]
-        return _run_as_owner(command, cluster.owner, release.project, environment, held)
+    command = [release.python, "-P", "-m", "cluster_runtime.manage", *arguments]
+    return _run_as_owner(command, cluster.owner, release.project, environment)
 
 
-def _run_as_owner(command: list[str], owner: Owner, directory: Path, environment: dict[str, str], held: int) -> int:
+def _run_as_owner(command: list[str], owner: Owner, directory: Path, environment: dict[str, str]) -> int:
     """Run a command of the project as the instances' user, with this terminal's input and output; return its status.
 
     Where that is another user it gets a session of its own: from within this one it could type into root's terminal.
@@ -417,7 +414,6 @@ def _run_as_owner(command: list[str], owner: Owner, directory: Path, environment
     with subprocess.Popen(
         command,
         env=environment,
-        pass_fds=(held,),
         start_new_session=owner.changed,
         preexec_fn=partial(os.chdir, directory),  # noqa: PLW1509 - as that user: what leads there may be its to change
         **owner.subprocess_options(),

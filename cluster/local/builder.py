@@ -34,7 +34,7 @@ from cluster.local.mending import put_back, write_below
 from cluster.local.owner import base_python
 from cluster.local.secrets import write_secret
 from cluster.local.supervisor import clean_environment
-from cluster.local.written import FILES, IN_USE, SERVED, note_files
+from cluster.local.written import FILES, SERVED, note_files
 from cluster.packages import project_requirements, run_uv
 from cluster.release import RUNTIME, ReleaseError, ReleaseSpec, runtime_config, runtime_requirements
 from cluster.render.mime import compressed_endings
@@ -65,7 +65,7 @@ MIGRATED = "migrated"
 #: Files and directories of a release; what the project must not change of its own release is not its user's.
 CONFIG, PARTS, FACTS, SECRETS = "config.json", "parts.json", "project.json", "secrets"
 KEPT_FILES = (CONFIG, PARTS, FACTS, COMPLETE, MIGRATED, SERVED)
-OURS = (*KEPT_FILES, SECRETS, FILES, IN_USE, LEFT_OUT, "runtime", "environment")
+OURS = (*KEPT_FILES, SECRETS, FILES, LEFT_OUT, "runtime", "environment")
 
 #: What is kept of what a program of the project prints, and read of the facts that it writes, bytes; and how long its
 #: end is waited for where something that it started has its output still open, seconds.
@@ -382,7 +382,9 @@ class Builder:
         """
         if release.migrated:
             return
-        known = release.facts().get("databases", [])
+        known = release.facts().get("databases")
+        if known is None:
+            raise ReleaseError(f"app.migrate: release {release.digest} does not say which databases it has")
         unknown = [alias for alias in aliases or () if alias not in known]
         if unknown:
             there = ", ".join(known) or "none"

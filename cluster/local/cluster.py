@@ -22,7 +22,7 @@ from cluster.local.plan import SHOWN, Plan, make_plan
 from cluster.local.secrets import ensure_secrets, restore_secrets
 from cluster.local.state import MEMCACHED, WITHOUT_SOCKET, History, Observed, mark_served, observe, program_name
 from cluster.local.supervisor import Condition, Process, Supervisor, accepts, not_ours
-from cluster.local.written import is_in_use, retire
+from cluster.local.written import retire
 from cluster.release import DRAIN_SECONDS, ReleaseSpec, runtime_config, specify
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.supervisor import Program
@@ -33,6 +33,7 @@ from cluster.verify import restore_sessions
 from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
 from cluster_runtime.names import Name
 from cluster_runtime.prepare import mask
+from cluster_runtime.secret_files import is_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -577,7 +578,7 @@ class LocalCluster:
         history.save(self.places)
         linked = {link.readlink().parent.name for link in self.places.static.iterdir() if link.is_symlink()}
         for directory in self.places.releases.iterdir():
-            if directory.name in keep | linked or is_in_use(directory):
+            if directory.name in keep | linked or is_held(directory / "secrets"):
                 continue
             kept = retire(directory, TREE, self.places.kept)
             if kept:

@@ -6,12 +6,10 @@ then, its project has written: the tree is moved aside instead of being removed,
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import stat
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,9 +20,6 @@ FILES = "files.json"
 
 #: In a release's directory: it has served; changed when it did so last.
 SERVED = "served"
-
-#: A shared lock on it says that a command runs in the release.
-IN_USE = "in-use"
 
 #: What Python and its tools write by themselves is nobody's data.
 WORTHLESS = (".pyc", ".pyo")
@@ -90,30 +85,3 @@ def _remove_empty(top: Path) -> None:
                 os.rmdir(name, dir_fd=descriptor)
             except OSError:  # it holds something, or is a link
                 continue
-
-
-@contextmanager
-def in_use(release: Path) -> Iterator[int]:
-    """Keep a release from being removed while a command runs in it; the command inherits what holds it."""
-    descriptor = os.open(release / IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        os.set_inheritable(descriptor, True)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def is_in_use(release: Path) -> bool:
-    """Tell whether a command runs in a release."""
-    try:
-        descriptor = os.open(release / IN_USE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

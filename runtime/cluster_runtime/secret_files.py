@@ -5,6 +5,7 @@ Each release has a directory of its own, since the former one is still read by w
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +14,9 @@ from cluster_runtime.names import NAME
 
 #: Releases whose secrets are kept beside those of the releases that serve.
 KEPT = 3
+
+#: The secret that every release has.
+HELD = "secret_key"
 
 
 def write_all(directory: Path, values: dict[str, str], links: dict[str, str]) -> None:
@@ -54,8 +58,33 @@ def forget_old(root: Path, sockets: Path) -> None:
     serving = {str(link.readlink()).partition(".")[0] for link in names if link.is_symlink()}
     directories = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
     for directory in directories[:-KEPT]:
-        if directory.name not in serving:
+        if directory.name not in serving and not is_held(directory):
             _remove(directory)
+
+
+def hold(directory: Path) -> int:
+    """Keep a release as long as this process lives: a command that runs in it may run for weeks.
+
+    One of its secrets stands for it, in `directory`: each platform has them of each release. The kernel lets go of it.
+    """
+    descriptor = os.open(directory / HELD, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def is_held(directory: Path) -> bool:
+    """Tell whether a process keeps the release whose secrets these are."""
+    try:
+        descriptor = os.open(directory / HELD, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _remove(directory: Path) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tests.e2e.tools import PULUMI_HOME, docker
-from tests.local.stand import ROOT, Stand
+from tests.local.stand import ROOT, Stand, stack_of_case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,8 +38,20 @@ def docker_port() -> int:
 class DockerStand(Stand):
     """The same as the stand on this machine, in containers."""
 
-    def __init__(self, stack: dict[str, Any] | None = None, name: str = "t", host: str = "", path: str = "") -> None:
-        """Make the repository. host: docker:host. path: where its commands are looked for before all others."""
+    def __init__(
+        self,
+        stack: dict[str, Any] | None = None,
+        name: str = "t",
+        host: str = "",
+        path: str = "",
+        case: str | None = None,
+    ) -> None:
+        """Make the repository. host: docker:host. path: where its commands are looked for before all others.
+
+        case: as on this machine.
+        """
+        if case and stack is None:
+            stack = {**stack_of_case(case), "platform": "docker"}
         self.name = f"{name}{os.getpid()}"
         self.host = host
         self.path = f"{path}:" if path else ""
@@ -58,7 +70,8 @@ class DockerStand(Stand):
                 "sessions": {"engine": "cached_db", "memcached": {"nodes": 2, "memory": "32m"}},
                 "database": {"engine": "postgres"},
                 "site": {"server_names": ["cluster", "localhost", "127.0.0.1"], "listen": docker_port()},
-            }
+            },
+            case=case,
         )
         self.port = self.stack["site"]["listen"]
         self.address = ("127.0.0.1", self.port)

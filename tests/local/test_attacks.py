@@ -479,7 +479,7 @@ def test_a_command_of_the_project_types_nothing_into_root_s_terminal(ground: Gro
     if child == 0:
         command = [sys.executable, "-I", "-c", TYPES_INTO_THE_TERMINAL]
         with contextlib.suppress(BaseException):
-            run(command, owner(), ground.root, {}, os.open(os.devnull, os.O_RDONLY))
+            run(command, owner(), ground.root, {})
         os._exit(0)
     said = b""
     with contextlib.suppress(OSError):  # the terminal of one that has ended
@@ -495,7 +495,7 @@ def test_a_command_of_the_project_types_nothing_into_root_s_terminal(ground: Gro
     assert typed[2] == b""
 
 
-def former_run(command: list[str], owner: Owner, directory: Path, environment: dict[str, str], _held: int) -> int:
+def former_run(command: list[str], owner: Owner, directory: Path, environment: dict[str, str]) -> int:
     return subprocess.run(command, cwd=directory, env=environment, check=False, **owner.subprocess_options()).returncode
 
 

@@ -11,7 +11,7 @@ import httpx
 from tests.local.stand import Stand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.local.stand import Result
 
@@ -91,7 +91,8 @@ def test_uploads_unspoken_files_and_commands_outlive_the_releases() -> None:
         assert names == {"before.txt", "page.html", "photo.txt"}
 
 
-def assert_served_as_files(stand: Stand) -> None:
+def assert_served_as_files(stand: Stand, plant: Callable[[tuple[str, str]], object] | None = None) -> None:
+    """Check how uploads are served. plant: makes a link (where it leads, where it lies) as the instances' user."""
     photo = get(stand, "/media/docs/photo.txt")
     assert (photo.status_code, photo.text, photo.headers["X-Content-Type-Options"]) == (200, "hello", "nosniff")
     page = get(stand, "/media/docs/page.html")
@@ -103,9 +104,12 @@ def assert_served_as_files(stand: Stand) -> None:
     assert (part.status_code, part.text) == (206, "el")
     assert get(stand, "/media/docs/").status_code in {403, 404}, "nobody lists what others have sent"
     assert get(stand, "/media/none.txt").status_code == 404
-    leak, uploads = stand.places.shared / "media" / "leak.txt", (stand.places.shared / "media").stat()
-    leak.symlink_to("/etc/hostname")
-    os.chown(leak, uploads.st_uid, uploads.st_gid, follow_symlinks=False)
+    if plant is not None:
+        plant(("/etc/hostname", "/srv/shared/media/leak.txt"))
+    else:
+        leak, uploads = stand.places.shared / "media" / "leak.txt", (stand.places.shared / "media").stat()
+        leak.symlink_to("/etc/hostname")
+        os.chown(leak, uploads.st_uid, uploads.st_gid, follow_symlinks=False)
     assert get(stand, "/media/leak.txt").status_code in {403, 404}, "a link leads out of the uploads"
 
 

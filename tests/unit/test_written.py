@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.local.written import in_use, is_in_use, note_files, retire
+from cluster.local.written import note_files, retire
+from cluster_runtime.secret_files import hold, is_held
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,10 +75,14 @@ def test_a_release_that_was_never_whole_has_nothing_to_keep(tmp_path: Path) -> N
 
 
 def test_a_command_keeps_its_release_as_long_as_it_runs(release: Path) -> None:
-    assert not is_in_use(release)
-    with in_use(release) as one:
-        inherited = os.dup(one)
-        assert is_in_use(release)
-    assert is_in_use(release), "whoever began the command has gone, and the command has not"
-    os.close(inherited)
-    assert not is_in_use(release)
+    secrets = release / "secrets"
+    assert not is_held(secrets), "there are none"
+    secrets.mkdir()
+    (secrets / "secret_key").touch(mode=0o400)
+    assert not is_held(secrets)
+    one, other = hold(secrets), hold(secrets)
+    assert is_held(secrets)
+    os.close(one)
+    assert is_held(secrets), "one of two commands has ended"
+    os.close(other)
+    assert not is_held(secrets)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime.instance import STARTING
+from cluster_runtime.names import believable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -202,7 +203,7 @@ class Engine:
 
 
 def read_live(text: str) -> Live:
-    """Read what nginx's `live` printed."""
+    """Read what nginx's `live` printed; what has none of its forms is passed over: instances wrote much of it."""
     nginx: str | None = None
     turn: int | None = 0
     static, static_turn = None, 0
@@ -210,21 +211,26 @@ def read_live(text: str) -> Live:
     given: dict[str, str | None] = {}
     turns, answers = {}, {}
     statuses = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):  # and at nothing else that Python takes for a line's end
         what, *words = line.split(" ", 3)
-        if what == "nginx":
-            nginx, turn = _or_none(words[0]), int(words[1])
-            if nginx is not None and turn == 0:
-                turn = None  # it runs something, and nobody can say which time that was
-        elif what == "static":
-            static, static_turn = _or_none(words[0]), int(words[1])
-        elif what == "instance":
-            name, holder, rest = words
-            turn_text, process, answering = [*rest.split(" "), "-", "-"][:3]
-            holders[name], given[name] = _or_none(holder), _or_none(process)
-            turns[name], answers[name] = int(turn_text), answering == "yes"
-        elif what == "status":
-            statuses[words[0], words[1]] = json.loads(words[2])
+        try:
+            if what == "nginx":
+                nginx, turn = _or_none(words[0]), int(words[1])
+                if nginx is not None and turn == 0:
+                    turn = None  # it runs something, and nobody can say which time that was
+            elif what == "static":
+                static, static_turn = _or_none(words[0]), int(words[1])
+            elif what == "instance":
+                name, holder, rest = words
+                turn_text, process, answering = [*rest.split(" "), "-", "-"][:3]
+                turns[name] = int(turn_text)
+                holders[name], given[name], answers[name] = _or_none(holder), _or_none(process), answering == "yes"
+            elif what == "status":
+                status = believable(json.loads(words[2]))
+                if status is not None:
+                    statuses[words[0], words[1]] = status
+        except (ValueError, IndexError, RecursionError):
+            continue
     return Live(
         nginx=nginx,
         nginx_turn=turn,

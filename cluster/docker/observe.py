@@ -55,11 +55,11 @@ class Observed:
             processes.append(
                 {
                     "release": release,
-                    "state": status["state"] if running and status else container["State"]["Status"],
-                    "since": status["since"] if running and status else None,
+                    "state": status.get("state", "") if running and status else container["State"]["Status"],
+                    "since": status.get("since") if running and status else None,
                     "container": short,
                     "pid": container["State"]["Pid"],
-                    "message": status["message"] if status else "",
+                    "message": status.get("message", "") if status else "",
                     "sessions": status.get("sessions") if status else None,
                 }
             )

@@ -144,7 +144,7 @@ class Name:
             return None
         except (unfollowed.NotAFileError, ValueError, RecursionError):
             return None  # not a word of it
-        return _believable(found)
+        return believable(found)
 
     def write_status(self, release: str, status: dict[str, Any]) -> None:
         """Put `status` in place atomically, so that a reader never sees half of it."""
@@ -226,7 +226,7 @@ def _is_held(path: Path) -> bool:
         os.close(descriptor)
 
 
-def _believable(found: object) -> dict[str, Any] | None:
+def believable(found: object) -> dict[str, Any] | None:
     """Return a status whose values are what they should be, with nothing in it that a terminal obeys; else None."""
     if not isinstance(found, dict) or not _typed(found, SAID):
         return None

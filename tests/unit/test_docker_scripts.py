@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+from cluster.docker.engine import read_live
 
 HOST = Path(__file__).resolve().parents[2] / "components" / "platforms" / "docker" / "host"
 
@@ -295,3 +298,83 @@ def test_whether_postgresql_can_read_the_data_is_said_by_its_own_image_as_its_ow
     for flag in ("--rm", "--network none", "--read-only", "--cap-drop ALL", "--user 10003:10001"):
         assert f" {flag} " in words, flag
     assert "--volume database-a1b2c3d:/var/lib/cluster " in words
+
+
+# --- what nginx's container tells of the instances
+
+LIVE = HOST.parent / "nginx" / "live"
+DIGEST = "d" * 64
+
+
+def told(root: Path) -> str:
+    """Run `live` where /run/cluster and the others are below `root`."""
+    text = LIVE.read_text()
+    for path in ("/run/cluster", "/srv/static", "/var/lib/cluster", "/usr/local/lib/cluster"):
+        text = text.replace(path, f"{root}{path}")
+    done = subprocess.run(["perl", "-"], input=text, capture_output=True, text=True, check=True, timeout=20)
+    return done.stdout
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Path:
+    for path in ("run/cluster/app1", "srv/static", "var/lib/cluster", "usr/local/lib/cluster"):
+        (tmp_path / path).mkdir(parents=True)
+    ask = tmp_path / "usr/local/lib/cluster/ask"
+    ask.write_text(f"#!/bin/sh\necho {DIGEST}\n")
+    ask.chmod(0o755)
+    (tmp_path / "var/lib/cluster/turn").write_text("7\n")
+    (tmp_path / "var/lib/cluster/private.json").write_text('{"message": "private"}')
+    (tmp_path / "srv/static/current").symlink_to("0123456789ab")
+    (tmp_path / "srv/static/turn").write_text("3")
+    app1 = tmp_path / "run/cluster/app1"
+    (app1 / "http.sock").symlink_to("0123456789ab.fedcba987654.sock")
+    (app1 / "turn").write_text("2")
+    (app1 / "given").write_text("0123456789ab.fedcba987654")
+    (app1 / "0123456789ab.fedcba987654.json").write_text('{"state": "serving"}')
+    return tmp_path
+
+
+def test_what_runs_is_told_of_each_instance(container: Path) -> None:
+    live = read_live(told(container))
+    process = "0123456789ab.fedcba987654"
+    assert (live.nginx, live.nginx_turn, live.static, live.static_turn) == (DIGEST, 7, "0123456789ab", 3)
+    assert (live.holders, live.turns, live.given) == ({"app1": process}, {"app1": 2}, {"app1": process})
+    assert live.statuses == {("app1", process): {"state": "serving"}}
+
+
+def test_an_instance_can_say_nothing_for_nginx_and_show_nothing_of_its_container(container: Path) -> None:
+    run = container / "run/cluster"
+    forged = f"x\nnginx {'e' * 64} 99\nstatic forged 99\n"
+    for name in (forged.replace("/", "_"), "a b", "\x0bnginx"):
+        (run / name).mkdir()
+    app1 = run / "app1"
+    (app1 / "turn").write_text(f"1 {forged}")
+    (app1 / "given").unlink()
+    (app1 / "given").symlink_to(container / "var/lib/cluster/private.json")
+    (app1 / "http.sock").unlink()
+    (app1 / "http.sock").symlink_to(forged)
+    (app1 / "linked.json").symlink_to(container / "var/lib/cluster/private.json")
+    os.mkfifo(app1 / "pipe.json")
+    (app1 / "long.json").write_text('"' + "x" * 2_000_000)
+    (app1 / "lines.json").write_text(f'{{"message": "\x0bnginx {"e" * 64} 99\u2028static forged 99"}}\n{forged}')
+    (app1 / f"{forged}.json".replace("/", "_")).write_text("{}")
+    (container / "srv/static/turn").write_text(forged)
+    text = told(container)
+    live = read_live(text)
+    assert (live.nginx, live.nginx_turn, live.static, live.static_turn) == (DIGEST, 7, "0123456789ab", 0)
+    assert (live.holders, live.turns, live.given) == ({"app1": None}, {"app1": 0}, {"app1": None})
+    assert "private" not in text
+    assert not any("\x0b" in str(status) for status in live.statuses.values())
+
+
+def test_a_line_that_makes_no_sense_is_passed_over() -> None:
+    lines = [
+        "nginx",
+        f"nginx {DIGEST} x",
+        "instance app1",
+        "instance app1 - x - -",
+        "status app1 p {",
+        "status app1 p [1]",
+    ]
+    live = read_live("\n".join([*lines, f"nginx {DIGEST} 4"]))
+    assert (live.nginx, live.nginx_turn, live.holders, live.statuses) == (DIGEST, 4, {}, {})

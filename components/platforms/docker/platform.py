@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pulumi
@@ -262,8 +262,9 @@ class Docker:
             opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[password, readable])),
             alone=True,
         )
+        # Whoever connects needs to write nothing there: only PostgreSQL itself says which socket is its own.
         return MadeDatabase(
-            mounts=(sockets_mount, read),
+            mounts=(replace(sockets_mount, read_only=True), read),
             secret_links={"database_url": f"{DATABASE_SECRETS}/url"},
             ready=(container,),
         )

@@ -43,8 +43,7 @@ def put_back(entry: Entry, inside: PurePath, directory: Path, owner: Owner) -> b
             os.unlink(new, dir_fd=above)
         if entry.link is not None:
             os.symlink(entry.link, new, dir_fd=above)
-            if owner.changed:
-                os.chown(new, owner.uid, owner.gid, dir_fd=above, follow_symlinks=False)
+            owner.own_entry(new, above)
         elif entry.source is not None:
             _write(new, above, entry.source.read_bytes(), stat.S_IMODE(entry.source.stat().st_mode), owner)
         os.rename(new, name, src_dir_fd=above, dst_dir_fd=above)

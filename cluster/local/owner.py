@@ -74,6 +74,12 @@ class Owner:
             with _opened(path, os.O_PATH) as descriptor:
                 _give(descriptor, self.uid, self.gid, of=0)
 
+    def own_entry(self, name: str, directory: int) -> None:
+        """Give what has a name in an open directory that anybody may write: only what root has just made there."""
+        if self.changed:
+            with _opened(name, os.O_PATH, directory) as descriptor:
+                _give(descriptor, self.uid, self.gid, of=0)
+
     def let_read(self, path: Path, mode: int) -> None:
         """Let this user's group do with what is root's what `mode` says; it lies where only root writes."""
         with _opened(path, os.O_RDONLY) as descriptor:

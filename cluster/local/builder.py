@@ -33,8 +33,9 @@ from cluster.kept import (
 from cluster.local.mending import put_back, write_below
 from cluster.local.owner import base_python
 from cluster.local.secrets import write_secret
+from cluster.local.state import History
 from cluster.local.supervisor import clean_environment
-from cluster.local.written import FILES, SERVED, note_files
+from cluster.local.written import COMPLETE, FILES, SERVED, note_files
 from cluster.packages import project_requirements, run_uv
 from cluster.release import RUNTIME, ReleaseError, ReleaseSpec, runtime_config, runtime_requirements
 from cluster.render.mime import compressed_endings
@@ -58,8 +59,7 @@ if TYPE_CHECKING:
 #: Lines of a failed program's output that a message repeats.
 LAST_LINES = 15
 
-#: Written last: a directory without it was left by an `up` that was killed.
-COMPLETE = "complete"
+#: Its migrations have run.
 MIGRATED = "migrated"
 
 #: Files and directories of a release; what the project must not change of its own release is not its user's.
@@ -262,20 +262,48 @@ class Builder:
             check_shared(path, held)
             if os.path.lexists(place):
                 continue
-            if held.exists():
-                self.say(f"copying {path}: from now on it is kept in {place.relative_to(self.places.root)}")
-                new = self.places.shared / f".{directory.name}.new"
-                shutil.rmtree(new, ignore_errors=True)
-                if held.is_dir():
-                    shutil.copytree(held, new, symlinks=True)
-                else:
-                    new.mkdir()
-                    shutil.copy2(held, new / place.name)
-                self.owner.own(new)
-                shutil.rmtree(directory, ignore_errors=True)  # empty: what it would hold is not there
-                new.rename(directory)
-            else:
+            written = self._written_by_serving(path)
+            if written is None and not held.exists():
                 self.owner.make(directory, 0o750)
+                continue
+            self.say(f"copying {path}: from now on it is kept in {place.relative_to(self.places.root)}")
+            new = self.places.shared / f".{directory.name}.new"
+            shutil.rmtree(new, ignore_errors=True)
+            if written is not None:
+                self._copy_written(written, new)
+            elif held.is_dir():
+                shutil.copytree(held, new, symlinks=True)
+            else:
+                new.mkdir()
+                shutil.copy2(held, new / place.name)
+            self.owner.own(new)
+            shutil.rmtree(directory, ignore_errors=True)  # empty: what it would hold is not there
+            new.rename(directory)
+
+    def _written_by_serving(self, path: str) -> Path | None:
+        """Return where the release that serves has a path that is to be shared from now on; None where it has not."""
+        current = History.load(self.places).current
+        if current is None:
+            return None
+        try:
+            found = Release(digest=current, directory=self.places.releases / current).project / path
+        except (ConfigError, OSError, ValueError):  # it is hurt: what it holds is not deleted with it, but kept aside
+            return None
+        return found if found.exists() and not found.is_symlink() else None
+
+    def _copy_written(self, written: Path, new: Path) -> None:
+        """Copy what a release's project wrote, as its user: it may lead anywhere at any moment."""
+        self.owner.make(new, 0o750)
+        what = f"{written}/." if written.is_dir() else str(written)
+        done = subprocess.run(
+            ["cp", "--archive", "--", what, f"{new}/"],
+            capture_output=True,
+            text=True,
+            check=False,
+            **self.owner.subprocess_options(),
+        )
+        if done.returncode != 0:
+            raise ReleaseError(f"app.shared: {written} can't be copied: {_last(done.stderr)}")
 
     def _mend_tree(self, entries: Iterable[Entry], top: Path, directory: Path) -> None:
         """Put back what is hurt of a tree whose top is in `directory`; databases are data, and left as they are."""

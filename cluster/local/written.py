@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
 FILES = "files.json"
 
-#: In a release's directory: it has served; changed when it did so last.
-SERVED = "served"
+#: In a release's directory: written last (one without it was left by an `up` that was killed); it has served, changed
+#: when it did so last.
+COMPLETE, SERVED = "complete", "served"
+
+#: Where the project lay in releases that were made before they had a tree.
+FORMER_TREE = "project"
 
 #: What Python and its tools write by themselves is nobody's data.
 WORTHLESS = (".pyc", ".pyo")
@@ -50,10 +54,11 @@ def note_files(release: Path, tree: str) -> None:
 def retire(release: Path, tree: str, aside: Path) -> list[str]:
     """Remove a release; return the files that its project wrote, which are kept below `aside` then."""
     written: list[str] = []
+    tree = tree if (release / tree).is_dir() else FORMER_TREE
     try:
         known = json.loads((release / FILES).read_text(encoding="utf-8"))
-    except FileNotFoundError:  # it was never whole, and has never run; unless the file was lost since
-        known = {} if (release / SERVED).exists() else None
+    except FileNotFoundError:  # it was never whole, and has never run; unless the file was lost, or is not known yet
+        known = {} if any((release / mark).exists() for mark in (SERVED, COMPLETE)) else None
     except (OSError, ValueError, RecursionError):
         known = {}  # nobody can say what is the project's: all of it is kept
     known = known if known is None or isinstance(known, dict) else {}

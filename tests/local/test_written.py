@@ -178,3 +178,8 @@ def test_without_what_is_shared_an_upload_is_lost() -> None:
         stand.edit_code("core/views.py", "\n# v2\n")
         up(stand)
         assert "photo.txt" not in get(stand, "/").text
+        # Once it is said, what the serving release has of it is what it begins with.
+        upload(stand, "late.txt", b"hello")
+        stand.edit_stack(lambda stack: stack["app"].update(media={"root": "media"}))
+        up(stand)
+        assert get(stand, "/media/docs/late.txt").text == "hello"

@@ -74,6 +74,16 @@ def test_a_release_that_was_never_whole_has_nothing_to_keep(tmp_path: Path) -> N
     assert retire(half, "tree", tmp_path / "kept") == []
 
 
+def test_of_a_release_that_does_not_say_what_it_is_made_of_all_is_kept(tmp_path: Path) -> None:
+    former = tmp_path / "releases" / "former"
+    (former / "project" / "media").mkdir(parents=True)
+    (former / "project" / "manage.py").write_text("x")
+    (former / "project" / "media" / "photo.jpg").write_text("a visitor's")
+    (former / "complete").touch()
+    assert retire(former, "tree", tmp_path / "kept") == ["manage.py", "media/photo.jpg"]
+    assert (tmp_path / "kept" / "former" / "media" / "photo.jpg").read_text() == "a visitor's"
+
+
 def test_a_command_keeps_its_release_as_long_as_it_runs(release: Path) -> None:
     secrets = release / "secrets"
     assert not is_held(secrets), "there are none"

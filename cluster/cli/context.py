@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 DEFAULT_STACK = "local"
 
+#: Quoting, variables, patterns and separators of whatever reads a path here.
+UNSAFE = frozenset("\"'`\\$%*?[]{};#:|<>&!\N{REPLACEMENT CHARACTER}")
+
 
 class CommandError(Exception):
     """A command can't do what it was asked; the text says why."""
@@ -27,11 +30,30 @@ class CommandError(Exception):
 
 def find_root() -> Path:
     """Return the repository: the nearest directory upwards that holds `stacks`."""
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError as error:
+        raise CommandError("the current directory was removed; go to the repository, and run it there") from error
     for directory in (here, *here.parents):
         if (directory / STACKS).is_dir():
+            check_root(directory)
             return directory
     raise CommandError(f"no directory {STACKS} here or above: run this in the repository")
+
+
+def check_root(root: Path) -> None:
+    """Refuse a path that nginx, Supervisor, shells and PYTHONPATH would not all read alike.
+
+    Spaces and letters of any language are fine.
+    """
+    text = str(root)
+    wrong = [char for char in text if char in UNSAFE or (char != " " and not char.isprintable())]
+    if wrong:
+        listed = ", ".join(dict.fromkeys(map(repr, wrong)))
+        raise CommandError(
+            f"the repository's path, {text!r}, holds {listed}, which nginx, Supervisor or shells read as something "
+            "else: move it to a path without"
+        )
 
 
 @dataclass(frozen=True)

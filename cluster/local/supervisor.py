@@ -177,7 +177,8 @@ class Supervisor:
             pid=str(self.places.supervisor_pid),
             log=str(self.places.logs / "supervisord.log"),
             directory=str(self.places.state),
-            programs=f"{self.programs}/*.conf",
+            # From this file's directory: names are parted by spaces, which the path may have.
+            programs=f"{self.programs.name}/*.conf",
             user="root" if os.geteuid() == 0 else None,
         )
         if not _holds(self.conf, text):

@@ -270,7 +270,8 @@ class Instance:
         }
         self.gunicorn = subprocess.Popen(
             [
-                *(sys.executable, "-m", "gunicorn", "-c", "python:cluster_runtime.gunicorn_conf"),
+                # -P: a project may well call its configuration gunicorn.py.
+                *(sys.executable, "-P", "-m", "gunicorn", "-c", "python:cluster_runtime.gunicorn_conf"),
                 f"cluster_runtime.{self.config.interface}:application",
             ],
             env=environment,

@@ -17,10 +17,10 @@ from cluster.local.builder import Builder, Release
 from cluster.local.listeners import listening_ports
 from cluster.local.nginx import SEARCH_PATH, Nginx, is_free
 from cluster.local.orphans import Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
-from cluster.local.owner import find_owner
+from cluster.local.owner import base_python, find_owner
 from cluster.local.plan import SHOWN, Plan, make_plan
 from cluster.local.secrets import ensure_secrets, restore_secrets
-from cluster.local.state import MEMCACHED, WITHOUT_SOCKET, History, Observed, mark_served, observe, program_name
+from cluster.local.state import MEMCACHED, WATCH, WITHOUT_SOCKET, History, Observed, mark_served, observe, program_name
 from cluster.local.supervisor import Condition, Process, Supervisor, accepts, not_ours
 from cluster.local.written import retire
 from cluster.release import DRAIN_SECONDS, ReleaseSpec, runtime_config, specify
@@ -181,6 +181,7 @@ class LocalCluster:
             made=made is not None,
             migrated=made is not None and made.migrated,
             observed=observed,
+            watched=self.supervisor.is_current(self._watch_program()),
             memcached={program.name: self.supervisor.is_current(program) for program in nodes},
             hurt=tuple(self.builder.hurt(release)),
             orphans=0 if observed.kept else len(orphaned_processes(self.places)),
@@ -201,7 +202,7 @@ class LocalCluster:
         """Write files again by which Supervisor would start, another time, what runs now."""
         kept = self.supervisor.processes()
         found = self.builder.find(digest)
-        programs = [self.nginx.program(), *self._memcached_programs(found)]
+        programs = [self.nginx.program(), self._watch_program(), *self._memcached_programs(found)]
         programs += [self._program(name, found) for name in self.topology.names] if found else []
         lost = [one for one in programs if one.name in kept and not self.supervisor.is_readable(one.name)]
         for program in lost:
@@ -266,6 +267,7 @@ class LocalCluster:
             self.say("starting Supervisor")
             self.supervisor.start_daemon()
         self._ensure_memcached(plan, release)
+        self.supervisor.ensure([self._watch_program()])
         wanted = self.config.app.migrate
         if wanted:
             self.builder.migrate(release, wanted if isinstance(wanted, list) else None)
@@ -334,6 +336,16 @@ class LocalCluster:
             user=self.owner.name if self.owner.changed and not alone else None,
             environment={"PYTHONPATH": str(release.directory / "runtime"), "PYTHONDONTWRITEBYTECODE": "1"},
             stop_seconds=DRAIN_SECONDS + app.graceful_timeout.seconds + 15,
+        )
+
+    def _watch_program(self) -> Program:
+        """Return what lets stopped processes go on; it may signal whatever Supervisor has started."""
+        return Program(
+            name=WATCH,
+            command=(base_python(), "-I", str(Path(__file__).with_name("watch.py"))),
+            directory=str(self.places.state),
+            log=str(self.places.logs / f"{WATCH}.log"),
+            priority=50,
         )
 
     def _memcached_programs(self, release: Release | None) -> list[Program]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cluster.config import StackFileError, parse_config
 from cluster.config.models import SessionEngine
-from cluster.local.state import MEMCACHED, Observed, program_name
+from cluster.local.state import MEMCACHED, WATCH, Observed, program_name
 from cluster.render.nginx import SITE, NginxConfig
 from cluster.topology import Topology, percent, shares
 
@@ -42,6 +42,7 @@ class Plan:
     memcached: nodes that are to be started (or, with another size, started again).
     emptied: those of them that run, and lose what they hold.
     hurt: what of the release is not as it was made, and is put back.
+    watch: whether what lets stopped processes go on is to be started.
     orphans: processes that a killed Supervisor left; they are ended before anything is started.
     nginx_lines: the difference between the configuration in place and the new one, in nginx's own words.
     traffic: each instance's share before and after, where it changes.
@@ -60,6 +61,7 @@ class Plan:
     emptied: tuple[str, ...]
     hurt: tuple[str, ...]
     orphans: int
+    watch: bool
     static: bool
     nginx: str | None
     nginx_lines: tuple[str, ...]
@@ -78,6 +80,7 @@ class Plan:
             or self.static
             or self.nginx
             or self.hurt
+            or self.watch
             or self.orphans
         )
 
@@ -108,6 +111,8 @@ class Plan:
                 f"- {self.orphans} processes whose Supervisor was killed or can't be reached; "
                 "the site is away until all is started again"
             )
+        if self.watch:
+            lines.append("+ watch: lets processes go on that a signal has stopped")
         new = [name for name in self.memcached if name not in self.emptied]
         if new:
             lines.append(f"+ {', '.join(new)}")
@@ -163,6 +168,7 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
     memcached: Mapping[str, bool],
     hurt: tuple[str, ...],
     orphans: int,
+    watched: bool,
     nginx: Nginx,
     config: NginxConfig,
 ) -> Plan:
@@ -206,11 +212,16 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
         ),
         hurt=hurt,
         orphans=orphans,
+        watch=not (watched and observed.kept and _runs(observed, WATCH)),
         static=not same,
         nginx=action,
         nginx_lines=tuple(_nginx_difference(nginx, config)) if action == "reload" else (),
         traffic=tuple(_traffic(nginx, topology)) if action else (),
     )
+
+
+def _runs(observed: Observed, program: str) -> bool:
+    return program in observed.processes and observed.processes[program].state == "RUNNING"
 
 
 def _nginx_action(observed: Observed, nginx: Nginx, config: NginxConfig) -> str | None:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 MEMCACHED = "memcached"
 
+#: The program that lets stopped processes go on.
+WATCH = "watch"
+
 #: Said of an instance whose socket was removed: nobody reaches it.
 WITHOUT_SOCKET = "without its socket"
 

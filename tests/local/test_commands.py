@@ -277,7 +277,7 @@ def test_the_instances_of_root_run_as_an_unprivileged_user(stand: Stand) -> None
     wanted = pwd.getpwnam("www-data").pw_uid
     processes = stand.supervisor().processes()
     users = {name: uid_of(process.pid) for name, process in processes.items()}
-    assert {uid for name, uid in users.items() if name != "nginx"} == {wanted}
+    assert {uid for name, uid in users.items() if name not in {"nginx", "watch"}} == {wanted}
     workers = with_children({processes["nginx"].pid}) - {processes["nginx"].pid}
     assert {uid_of(pid) for pid in workers} == {wanted}
     print(f"{len(users) - 1} programs and {len(workers)} nginx workers run as www-data")

@@ -131,7 +131,12 @@ def assert_converges(stand: Stand) -> None:
     assert result.status == 0, result.output
     status = stand.status()
     assert status["ok"], status
-    wanted = {f"{name}-{status['release']}" for name in servers(stand.stack)} | {"memcached1", "memcached2", "nginx"}
+    wanted = {f"{name}-{status['release']}" for name in servers(stand.stack)} | {
+        "memcached1",
+        "memcached2",
+        "nginx",
+        "watch",
+    }
     processes = stand.supervisor().processes()
     assert set(processes) == wanted
     assert {process.state for process in processes.values()} == {"RUNNING"}

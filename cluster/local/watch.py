@@ -1,0 +1,103 @@
+"""Lets what a signal has stopped go on: a program of its own under Supervisor, of the standard library alone.
+
+A stopped process does not end, so nobody starts it again: a stopped nginx worker keeps the connections that it has, and
+their clients wait for a minute; a stopped Supervisor starts nothing any more. It looks at Supervisor, at what that has
+started, and at nginx's workers; an instance looks after its own workers. It also ends nginx workers whose master was
+killed: they keep the ports, and no new nginx could start.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Seconds between two looks; what was stopped at two looks in a row goes on.
+LOOK = 2.0
+
+#: Of /proc/PID/stat: stopped by a signal. (`t` is stopped by a debugger, and left alone.)
+STOPPED = "T"
+
+#: In Supervisor's command line. Whoever else has this as a child has inherited it, and its other children are nobody's.
+SUPERVISOR = b"supervisor.supervisord"
+
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One process: its parent's id, its state's letter, how its command line begins."""
+
+    parent: int
+    state: str
+    command: bytes
+
+
+def processes() -> dict[int, Seen]:
+    """Return all processes of this machine that can be read."""
+    found = {}
+    for directory in Path("/proc").iterdir():
+        if not directory.name.isdigit():
+            continue
+        try:
+            fields = (directory / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+            found[int(directory.name)] = Seen(int(fields[1]), fields[0], (directory / "cmdline").read_bytes()[:4000])
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def kept(there: dict[int, Seen], supervisor: int) -> set[int]:
+    """Return Supervisor, what it has started, and the workers of its nginx."""
+    started = {pid for pid, seen in there.items() if seen.parent == supervisor}
+    masters = {pid for pid in started if there[pid].command.startswith(b"nginx: master")}
+    return {supervisor, *started, *(pid for pid, seen in there.items() if seen.parent in masters)}
+
+
+def left_workers(there: dict[int, Seen], state: Path) -> set[int]:
+    """Return nginx workers that stand in the stack's directory and have no nginx master any more."""
+    found = set()
+    for pid, seen in there.items():
+        if not seen.command.startswith(b"nginx: worker"):
+            continue
+        parent = there.get(seen.parent)
+        if parent is not None and parent.command.startswith(b"nginx: master"):
+            continue
+        try:
+            if Path(f"/proc/{pid}/cwd").readlink() == state:
+                found.add(pid)
+        except OSError:
+            continue
+    return found
+
+
+def main() -> None:
+    """Watch until Supervisor ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    supervisor, state = os.getppid(), Path.cwd()
+    if SUPERVISOR not in processes()[supervisor].command:
+        sys.exit("this is started by Supervisor, and has outlived it")
+    before: set[tuple[int, str]] = set()
+    while os.getppid() == supervisor:
+        there = processes()
+        stopped = {(pid, "stopped") for pid in kept(there, supervisor) if pid in there and there[pid].state == STOPPED}
+        found = stopped | {(pid, "left") for pid in left_workers(there, state)}
+        for pid, how in sorted(found & before):
+            name = there[pid].command.replace(b"\0", b" ").decode("utf-8", "replace")[:60]
+            sent = signal.SIGCONT if how == "stopped" else signal.SIGQUIT
+            words = "was stopped by a signal: it goes on" if how == "stopped" else "has no master any more: it ends"
+            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} process {pid} ({name}) {words}", file=sys.stderr, flush=True)
+            try:
+                os.kill(pid, sent)
+            except OSError as error:
+                print(f"process {pid}: {error.strerror}", file=sys.stderr, flush=True)
+        before = found - before if found & before else found
+        time.sleep(LOOK)
+
+
+if __name__ == "__main__":
+    main()

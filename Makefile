@@ -3,6 +3,7 @@
 # make test               set the tests up, and run them; those on Docker where Pulumi and an engine are
 # make e2e                run the tests on Docker, and keep their results in docs/
 # make matrix             let everything happen to sessions of every engine, and keep what it cost in docs/
+# make projects           take public projects through it, and keep what was seen in docs/
 # make lock               renew the locks
 
 STACK ?= local
@@ -13,7 +14,7 @@ DOCKER := components/platforms/docker
 DOCKER_SCRIPTS := $(DOCKER)/host/*.sh $(addprefix $(DOCKER)/, app/install-python app/install-packages nginx/start \
 	nginx/deliver postgres/start)
 
-.PHONY: up down test e2e matrix check lock setup setup-tests
+.PHONY: up down test e2e matrix projects check lock setup setup-tests
 
 up: setup
 	@$(VENV)/bin/cluster up $(STACK)
@@ -54,6 +55,9 @@ e2e: setup-tests
 
 matrix: setup-tests
 	$(VENV)/bin/python -m tests.matrix
+
+projects: setup-tests
+	$(VENV)/bin/python -m tests.projects
 
 lock: $(VENV)/installed
 	./scripts/lock

@@ -52,7 +52,10 @@ A **duration** is a number with a unit, as nginx writes it: `500ms`, `30s`, `1m`
 seconds; `{Duration.largest}` at most. A **size** is `512k`, `10m` or `1g`; a bare number is bytes; `{Size.largest}`
 at most.
 
-A mistake in the file is said in one line, all mistakes at once: the key, what is allowed, and what was found.
+A mistake in the file is said in one line, all mistakes at once: the key, what is allowed, and what was found. A plain
+word that readers of YAML take differently (`no`, `010`, `1:30`, `1_000`, `1e3`) is refused, with what it would have
+been read as; in quotes it is text. A file of more than 256 kB, of more than 10,000 keys and values (an alias counts as
+what it stands for), or of more than 30 levels is refused unread.
 """
 
 SECRETS = """\

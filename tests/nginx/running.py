@@ -212,6 +212,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             "length": len(body),
             "sha256": hashlib.sha256(body).hexdigest(),
         }
+        if "accel" in arguments:
+            self.send_response_only(200)
+            for name, value in (("X-Accel-Redirect", arguments["accel"][0]), ("Content-Disposition", "inline")):
+                self.send_header(name, value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         cookie = int(arguments.get("cookie", ["0"])[0])
         self.reply(int(arguments.get("status", ["200"])[0]), "application/json", json.dumps(seen).encode(), cookie)
 

@@ -168,6 +168,7 @@ def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) ->
         "interface": app.interface.value,
         "workers": app.workers,
         "threads": app.threads,
+        "preload": app.preload,
         "health": {
             "path": health.path,
             "retries": health.retries,

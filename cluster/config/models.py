@@ -263,6 +263,12 @@ class App(_Model):
     )
     workers: int = Field(1, ge=1, le=64, description="gunicorn's workers of one instance.")
     threads: int = Field(4, ge=1, le=256, description="gunicorn's threads of one worker (wsgi).")
+    preload: bool = Field(
+        True,
+        description="Load the project once for all workers of an instance, so that one that has ended is replaced in "
+        "milliseconds. A project that starts threads or opens connections when it is imported is loaded by each "
+        "worker for itself, as with false.",
+    )
     environment: dict[VariableName, PlainText] = Field(
         default_factory=dict,
         description="Plain values for the project; secret ones go to secret_environment.",

@@ -346,8 +346,12 @@ def _proxy_defaults(topology: Topology) -> list[Directive]:
         _d("proxy_buffer_size", "16k"),
         _d("proxy_buffers", "8", "16k"),
         _d("proxy_busy_buffers_size", "32k"),
-        # Another instance is tried where this one did not answer; nginx never sends a POST twice by this.
-        _d("proxy_next_upstream", "error", "timeout"),
+        # Another instance is tried where this one could not be reached, or ended before it answered; nginx never sends
+        # a POST twice by this. One that is slow is waited for, and not begun again elsewhere: no `timeout` here. Over a
+        # unix socket a connection is made or refused at once, a full queue included.
+        _d("proxy_next_upstream", "error"),
+        # The same in each attempt: an instance does not begin what has ended two workers (cluster_runtime.attempts).
+        _d("proxy_set_header", "X-Cluster-Request", "$request_id"),
         _d("proxy_set_header", "Host", "$host$cluster_port"),
         _d("proxy_set_header", "X-Forwarded-Host", "$host$cluster_port"),
         _d("proxy_set_header", "X-Forwarded-Proto", "$scheme"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from cluster_runtime import health
-from cluster_runtime.activity import Activity
+from cluster_runtime.activity import BEAT_VARIABLE, Activity
+from cluster_runtime.attempts import BEGUN_VARIABLE, HEADER, Attempts, refusal
 from cluster_runtime.config import RuntimeConfig
 from cluster_runtime.django_setup import load_application
 from cluster_runtime.trial import KEY, Trial
@@ -34,6 +36,7 @@ class Application:
         self.project = project
         self.config = config
         self.activity = activity
+        self.attempts = Attempts(os.environ.get(BEGUN_VARIABLE), os.environ.get(BEAT_VARIABLE))
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -43,6 +46,9 @@ class Application:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if scope["type"] == "http" and health.is_internal(scope["path"], headers.get):
             await self._answer(scope, send)
+            return
+        if not self.attempts.begin(headers.get(HEADER)):
+            await _refuse(scope, send)
             return
         address = headers.get("x-real-ip")
         if address:
@@ -122,6 +128,16 @@ class Application:
         return statuses[-1]
 
 
+async def _refuse(scope: dict[str, Any], send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1011})
+        return
+    body = refusal(scope["method"], scope["path"])
+    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 502, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
 async def _lifespan(
     project: Callable[..., Awaitable[None]], scope: dict[str, Any], receive: Receive, send: Send
 ) -> None:
@@ -164,9 +180,7 @@ async def _lifespan(
 def _load() -> Application:
     config = RuntimeConfig.from_environment()
     activity = Activity(threads=0)
-    application = Application(load_application(config), config, activity)
-    activity.start_beating()
-    return application
+    return Application(load_application(config), config, activity)
 
 
 application = _load()

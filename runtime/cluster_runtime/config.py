@@ -64,6 +64,7 @@ class RuntimeConfig:
         "replace": true lets it stand for a server that the project's DATABASES name.
     secrets: a directory of files: secret_key, secret_key_fallbacks (JSON list), database_url,
         secret_environment (JSON object); all but the first may be missing.
+    preload: load the project once for all workers, where that is safe.
     drain: seconds between giving the name up and stopping; nginx's connections wear out in two.
     tree: the directory of the release in which the project lies, at `place`, with what was included from above it; all
         in it is replaced with the release. Empty where there is no release.
@@ -80,6 +81,7 @@ class RuntimeConfig:
     interface: str = "wsgi"
     workers: int = 1
     threads: int = 4
+    preload: bool = True
     health: Health = field(default_factory=Health)
     graceful_timeout: float = 30.0
     drain: float = 3.0

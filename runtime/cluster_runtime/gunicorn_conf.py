@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from cluster_runtime import preload
 from cluster_runtime.activity import announce_boot
 from cluster_runtime.config import RuntimeConfig
 from cluster_runtime.instance import die_with_parent
 
 _config = RuntimeConfig.from_environment()
+_environment, _open = dict(os.environ), preload.descriptors()
 
 bind = f"unix:{os.environ['CLUSTER_SOCKET']}"
 umask = 0o007  # nginx's user reaches the socket by its group; gunicorn's default lets everybody in
@@ -34,6 +36,15 @@ loglevel = "warning"
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a heartbeat, not on a disk
 
 
+def on_starting(_server: Any) -> None:
+    """Load the project before workers are forked, where that is safe."""
+    if not _config.preload or os.environ.get(preload.VARIABLE) == preload.NO:
+        return
+    reason = preload.load(f"cluster_runtime.{_config.interface}", _open)
+    if reason is not None:
+        preload.start_again(_environment, reason)
+
+
 def post_fork(_server: Any, _worker: Any) -> None:
     """Let no worker outlive gunicorn: a stopped or stuck one would never notice that its parent is gone."""
     die_with_parent()
@@ -41,5 +52,9 @@ def post_fork(_server: Any, _worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Let a worker that is to be replaced (max_requests) tell so while it ends its last requests."""
+    """Let the worker tell that it lives, and that it is to be replaced (max_requests) while it ends its last requests.
+
+    The thread that does so would not outlive a fork.
+    """
     worker.wsgi.activity.is_leaving = lambda: not worker.alive
+    worker.wsgi.activity.start_beating()

@@ -25,8 +25,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from cluster_runtime.activity import BEAT_INTERVAL, BEAT_VARIABLE, Beat, read_beat
+from cluster_runtime.attempts import BEGUN_VARIABLE, FILE
 from cluster_runtime.config import CONFIG_VARIABLE, ConfigError, RuntimeConfig
 from cluster_runtime.lasting import lasting
+from cluster_runtime.log import say
 from cluster_runtime.names import LONGEST_SOCKET_PATH, Name, process_of
 from cluster_runtime.sessions import nodes
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE, STAGE_VARIABLE, Stages, forget_ended, living
@@ -266,6 +268,7 @@ class Instance:
             "CLUSTER_INSTANCE": self.instance,
             "CLUSTER_RELEASE": self.release,
             MARKS_VARIABLE: str(self.marks),
+            BEGUN_VARIABLE: str(self.name.directory.parent / FILE),
             **({STAGE_VARIABLE: str(self.stages.path)} if self.stages else {}),
         }
         self.gunicorn = subprocess.Popen(
@@ -293,7 +296,8 @@ class Instance:
                 self._check(health.path, timeout=health.timeout)
             except Unhealthy as found:
                 self._read_beats(beats)
-                loading = not found.status and self._is_between_workers()
+                # Without its socket gunicorn is loading the project before it forks workers.
+                loading = not found.status and (self._is_between_workers() or not self.socket.exists())
                 error = Unhealthy("no worker has loaded the project yet") if loading else found
                 self._tell_failure(error)
                 if time.monotonic() > deadline:
@@ -632,7 +636,7 @@ class Instance:
 
     def _log(self, message: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        print(f"{stamp} {self.instance} {self.release}: {message}", file=sys.stderr, flush=True)
+        say(f"{stamp} {self.instance} {self.release}: {message}")
 
 
 def serve(sockets: Path, instance: str, release: str, patience: float = 0.0) -> None:

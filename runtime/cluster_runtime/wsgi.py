@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import http
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime import health
-from cluster_runtime.activity import Activity
+from cluster_runtime.activity import BEAT_VARIABLE, Activity
+from cluster_runtime.attempts import BEGUN_VARIABLE, HEADER, Attempts, refusal
 from cluster_runtime.config import RuntimeConfig
 from cluster_runtime.django_setup import load_application
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+ATTEMPT = "HTTP_" + HEADER.upper().replace("-", "_")
 
 
 class Application:
@@ -22,6 +26,7 @@ class Application:
         self.project = project
         self.config = config
         self.activity = activity
+        self.attempts = Attempts(os.environ.get(BEGUN_VARIABLE), os.environ.get(BEAT_VARIABLE))
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request."""
@@ -30,6 +35,8 @@ class Application:
             return self._answer(path, environ.get("QUERY_STRING", ""), start_response)
         # Over a unix socket there is no peer address; nginx alone reaches it, and sets this header on every request.
         environ["REMOTE_ADDR"] = environ.get("HTTP_X_REAL_IP", environ.get("REMOTE_ADDR", ""))
+        if not self.attempts.begin(environ.pop(ATTEMPT, None)):
+            return _refuse(environ["REQUEST_METHOD"], path, start_response)
         self.activity.begin()
         try:
             response = self.project(environ, start_response)
@@ -54,6 +61,12 @@ class Application:
         ]
         start_response(f"{answer.status} {http.HTTPStatus(answer.status).phrase}", headers)
         return [body]
+
+
+def _refuse(method: str, path: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    body = refusal(method, path)
+    start_response("502 Bad Gateway", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
 
 
 class _Counted:
@@ -98,9 +111,7 @@ def _counted_file(response: Any, activity: Activity) -> Iterable[bytes]:
 def _load() -> Application:
     config = RuntimeConfig.from_environment()
     activity = Activity(config.threads)
-    application = Application(load_application(config), config, activity)
-    activity.start_beating()
-    return application
+    return Application(load_application(config), config, activity)
 
 
 application = _load()

@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
@@ -289,24 +289,28 @@ class Backend(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 class Running:
     """nginx with the configuration of `values`, as a context manager.
 
-    `edit` changes the text of each file after rendering: what a test sabotages.
+    `edit` changes the text of each file after rendering: what a test sabotages. `sockets` is a directory in which real
+    instances have their names, in place of the stand-ins.
     """
 
     nginx: Nginx
     values: Values
     edit: Callable[[str], str] = lambda text: text
     backends: dict[str, Backend] = field(default_factory=dict)
+    sockets: Path | None = None
 
     def __enter__(self) -> Running:
         self.directory = Path(tempfile.mkdtemp(prefix="cl", dir="/tmp"))
         self.directory.chmod(0o755)
         self.places = places_in(self.directory)
+        if self.sockets is not None:
+            self.places = replace(self.places, sockets=str(self.sockets))
         for name in ("logs", "temp", "static", "conf"):
             (self.directory / name).mkdir()
         servers = build_topology(parse_config(self.values)).names
         self.values["site"].setdefault("listen", free_ports())
         self.port: int = self.values["site"]["listen"]
-        for name in servers:
+        for name in servers if self.sockets is None else ():
             self.backends[name] = Backend(self.directory / "s" / name, name)
         self.config = self.put(self.values)
         conf = str(self.directory / "conf" / "nginx.conf")

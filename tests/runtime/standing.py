@@ -39,6 +39,7 @@ MIDDLEWARE = []
 URLS = '''
 import ctypes
 import os
+import signal
 import threading
 import time
 
@@ -92,6 +93,26 @@ def boom(request):
     raise RuntimeError("boom")
 
 
+def die(request):
+    """Take the worker process with it, in one of the ways that requests do."""
+    how = request.GET["how"]
+    with open(request.GET["log"], "a") as log:
+        log.write(os.environ["CLUSTER_INSTANCE"] + "\\n")
+    if how == "exit":
+        os._exit(1)
+    elif how == "sys.exit":
+        raise SystemExit(1)
+    elif how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    ctypes.string_at(0)
+
+
+def slowly(request):
+    with open(request.GET["log"], "a") as log:
+        log.write(os.environ["CLUSTER_INSTANCE"] + "\\n")
+    return sleep(request)
+
+
 def environment(request):
     return JsonResponse(dict(os.environ))
 
@@ -114,7 +135,10 @@ def visits(request):
     return JsonResponse({"visits": request.session["visits"]})
 
 
-VIEWS = (sleep, block, hold, stream, broken_stream, file, boom, environment, requests, descriptors, visits)
+VIEWS = (
+    sleep, block, hold, stream, broken_stream, file, boom, die, slowly, environment, requests, descriptors,
+    visits,
+)
 urlpatterns = [path("", home), *(path(view.__name__, view) for view in VIEWS)]
 '''
 

@@ -150,11 +150,14 @@ def test_a_request_that_takes_longer_than_the_grace_time_does_not_keep_it_for_ev
     assert leftovers(running) == set()
 
 
-def test_a_stop_during_the_start_ends_it(stand: Stand) -> None:
-    stand.write({"slow/__init__.py": "import time\ntime.sleep(60)\n" + SETTINGS})
-    running = stand.start(settings="slow", graceful_timeout=1)
+@pytest.mark.parametrize("preload", [True, False])
+def test_a_stop_during_the_start_ends_it(stand: Stand, preload: bool) -> None:
+    begun = stand.root / "begun"
+    slow = f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(60)\n"
+    stand.write({"slow/__init__.py": slow + SETTINGS})
+    running = stand.start(settings="slow", graceful_timeout=1, preload=preload)
     running.wait_for("starting")
-    wait_until(running.name.socket("one").exists, "listening", running)
+    wait_until(begun.exists, "loading", running)
     running.process.terminate()
     assert running.ended() == 0
     assert leftovers(running) == set()
@@ -216,7 +219,7 @@ def test_a_database_that_comes_late_is_waited_for(stand: Stand) -> None:
 
 def test_a_database_that_never_comes_ends_it_with_the_reason(stand: Stand) -> None:
     path = stand.root / "never" / "db.sqlite3"
-    running = stand.start(database={"engine": "sqlite", "path": str(path)}, health={"start_timeout": 3.0})
+    running = stand.start(database={"engine": "sqlite", "path": str(path)}, health={"start_timeout": 12.0})
     assert running.ended() == 1
     last = [line for line in running.log.splitlines() if "not healthy within" in line]
     assert last
@@ -378,7 +381,7 @@ def slow_boots(stand: Stand, seconds: float) -> None:
 @pytest.mark.parametrize("interface", ["wsgi", "asgi"])
 def test_a_worker_that_begins_slowly_counts_as_starting_on_every_boot(stand: Stand, interface: str) -> None:
     stand.write({"mini/settings.py": SLOW_BOOT + SETTINGS})
-    running = stand.serving(health=IMPATIENT, interface=interface)
+    running = stand.serving(health=IMPATIENT, interface=interface, preload=False)
     gunicorn, workers = running.gunicorn, running.workers
     slow_boots(stand, 6)  # three times what two failed checks take
     for pid in workers:
@@ -393,7 +396,7 @@ def test_a_worker_that_begins_slowly_counts_as_starting_on_every_boot(stand: Sta
 
 def test_a_worker_that_never_gets_ready_is_killed_within_start_timeout(stand: Stand) -> None:
     stand.write({"mini/settings.py": SLOW_BOOT + SETTINGS})
-    running = stand.serving(health={**IMPATIENT, "start_timeout": 8.0})
+    running = stand.serving(health={**IMPATIENT, "start_timeout": 8.0}, preload=False)
     slow_boots(stand, 600)
     for pid in running.workers:
         os.kill(pid, signal.SIGKILL)
@@ -412,13 +415,14 @@ def test_a_worker_that_recycles_itself_ends_its_requests_and_costs_nothing(stand
     assert (running.gunicorn, running.process.poll()) == (gunicorn, None), running.log
 
 
-def test_what_is_too_slow_names_the_key_that_says_so(stand: Stand) -> None:
+@pytest.mark.parametrize("preload", [True, False])
+def test_what_is_too_slow_names_the_key_that_says_so(stand: Stand, preload: bool) -> None:
     slow = stand.start("one", health={"path": "/sleep?for=3", "timeout": 0.5})
     slow.wait_for_message("GET /sleep?for=3: no answer within 0.5 s (app.health.timeout)")
     slow.kill()
     stand.write({"mini/settings.py": SLOW_BOOT + SETTINGS})
     slow_boots(stand, 600)
-    never = stand.start("two", health={"start_timeout": 1.0})
+    never = stand.start("two", health={"start_timeout": 1.0}, preload=preload)
     assert never.ended() == 1
     assert "not healthy within 1 s (app.health.start_timeout): no worker has loaded the project yet" in never.log
 

@@ -1,0 +1,13 @@
+"""The log of an instance: what its processes write to standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+
+def say(message: str) -> None:
+    """Write a line to the log. A log that can't be written (a full disk) is no reason to end."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()

@@ -421,6 +421,15 @@ class Site(_Model):
     proxy_read_timeout: Duration = Field(
         Duration.parse("60s"), description="nginx's: how long an instance may be silent within a response."
     )
+    connections_per_address: int = Field(
+        1024,
+        ge=0,
+        le=65535,
+        description="How many requests one address may have at a time (HTTP/1: connections that are in a request, "
+        "WebSockets among them); more are answered with 429. The default is an office of a thousand people behind one "
+        "address with a WebSocket each. 0: no limit, which a site behind a CDN or another proxy needs, as all its "
+        "visitors come from few addresses.",
+    )
     access_log: bool = Field(True, description="Write logs/access.log.")
     static_url: PathPrefix | None = Field(
         "/static/",

@@ -44,6 +44,13 @@ UPSTREAM_CONNECTION_AGE = "500ms"
 #: Shared memory of the upstream, in kilobytes: what nginx needs for itself, and for each server.
 ZONE_BASE, ZONE_PER_SERVER = 128, 2
 
+#: Of each nginx worker: files, and connections with some room for files beside them. One address can open 28,000 (the
+#: ports that Linux gives out), and whoever comes after the last free connection is lost.
+OPEN_FILES, WORKER_CONNECTIONS = 16384, 15360
+
+#: Where requests are counted by their client's address: room for 160,000 addresses at a time.
+ADDRESSES = "cluster_addresses"
+
 SITE = "sites-available/cluster"
 ENABLED_SITE = "sites-enabled/cluster"
 
@@ -127,7 +134,8 @@ def _main(topology: Topology, places: NginxPlaces, version: Version) -> list[Dir
             for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         ),
         *_access_log(topology, places),
-        _d("client_header_timeout", "30s"),
+        # What half-sent headers cost is a connection each, until here: nothing can count them by address before.
+        _d("client_header_timeout", "10s"),
         _d("client_body_timeout", "60s"),
         _d("send_timeout", "60s"),
         _d("keepalive_timeout", "75s"),
@@ -147,10 +155,10 @@ def _main(topology: Topology, places: NginxPlaces, version: Version) -> list[Dir
     return [
         *([_d("user", places.user)] if places.user else []),
         _d("worker_processes", "auto"),
-        _d("worker_rlimit_nofile", 16384),
+        _d("worker_rlimit_nofile", OPEN_FILES),
         _d("pid", places.pid),
         _d("error_log", f"{places.logs}/error.log", "warn"),
-        _block("events", of=[_d("worker_connections", 4096)]),
+        _block("events", of=[_d("worker_connections", WORKER_CONNECTIONS)]),
         _block("http", of=http),
     ]
 
@@ -172,6 +180,7 @@ def _site(topology: Topology, places: NginxPlaces, version: Version) -> list[Dir
     ports = [instance for instance in topology.instances if instance.port is not None]
     return [
         *_maps(topology),
+        *_address_zone(topology),
         *_proxy_defaults(topology),
         _upstream(topology, places),
         *(_instance_upstream(instance, places) for instance in ports),
@@ -237,6 +246,22 @@ def _media_of(topology: Topology) -> list[tuple[Media, bool]]:
     app = topology.config.app
     found = [(app.media, False), (app.protected_media, True)]
     return [(media, internal) for media, internal in found if media is not None and media.root and media.url]
+
+
+def _address_zone(topology: Topology) -> list[Directive]:
+    if not topology.config.site.connections_per_address:
+        return []
+    return [
+        _d("limit_conn_zone", "$binary_remote_addr", f"zone={ADDRESSES}:10m"),
+        _d("limit_conn_status", 429),
+        _d("limit_conn_log_level", "warn"),
+    ]
+
+
+def _address_limit(topology: Topology) -> list[Directive]:
+    """Limit how many requests one address has at a time; of the site alone, not of instances' ports and probes."""
+    limit = topology.config.site.connections_per_address
+    return [_d("limit_conn", ADDRESSES, limit)] if limit else []
 
 
 def _socket(places: NginxPlaces, instance: str) -> str:
@@ -328,6 +353,7 @@ def _servers(topology: Topology, places: NginxPlaces, version: Version) -> list[
                 _d("listen", address, *(["default_server"] if anybody else [])),
                 _d("server_name", *site.server_names),
                 _d("client_max_body_size", str(site.client_max_body_size)),
+                *_address_limit(topology),
                 *_locations(topology, places, version, "cluster"),
             ],
         )

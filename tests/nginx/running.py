@@ -407,8 +407,8 @@ class Running:
     def connect(self, port: int | None = None) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=PATIENCE)
 
-    def open(self, port: int | None = None) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", port or self.port), PATIENCE)
+    def open(self, port: int | None = None, address: str = "127.0.0.1") -> socket.socket:
+        return socket.create_connection(("127.0.0.1", port or self.port), PATIENCE, (address, 0))
 
     def raw(self, request: bytes, *, port: int | None = None) -> Reply | None:
         """Send bytes as they are; None where nginx closed the connection without an answer."""

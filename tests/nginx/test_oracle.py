@@ -126,6 +126,7 @@ def stacks(draw: st.DrawFn) -> dict[str, Any]:
             instance_ports=port,
             client_max_body_size=size,
             proxy_read_timeout=duration,
+            connections_per_address=st.integers(0, 65_535),
             access_log=st.booleans(),
             static_url=static_url,
         )

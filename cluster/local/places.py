@@ -15,6 +15,7 @@ from cluster.release import DIGEST_LENGTH, RuntimePlaces
 from cluster.render.nginx import NginxPlaces
 from cluster.source import TREE
 from cluster_runtime import unfollowed
+from cluster_runtime.attempts import FILE as BEGUN
 from cluster_runtime.instance import CLEARED
 from cluster_runtime.names import LONGEST_SOCKET_PATH
 from cluster_runtime.sessions.nodes import NODE_RESTORE, NODE_STATE, NODES_STATE
@@ -66,7 +67,8 @@ class Places:
         self._forget_forged()
         for name in (ENDED, MEMCACHED, *instances):
             owner.make(self.run / name)
-        owner.make_file(self.run / CLEARED)
+        for name in (CLEARED, BEGUN):
+            owner.make_file(self.run / name)
         for path in self.run.glob("memcached*.sock"):
             self._adopt_memcached(path)
 

@@ -20,8 +20,9 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from cluster_runtime.activity import BEAT_INTERVAL, BEAT_VARIABLE, Beat, read_beat
@@ -35,7 +36,10 @@ from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE, STAGE_VARIABLE
 from cluster_runtime.trial import UNAVAILABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
+
+T = TypeVar("T")
 
 #: Below it the runtime answers by itself.
 PREFIX = "/-/"
@@ -173,6 +177,7 @@ class Instance:
         self.booting: dict[int, float] = {}
         self.leaving: dict[int, float] = {}
         self.stopping = False
+        self.failing: set[str] = set()
         self.lost_name_at = time.monotonic()
         sessions = self.config.sessions
         self.lasting = lasting(
@@ -212,8 +217,12 @@ class Instance:
         self._write_status()
         try:
             return self._live()
+        except OSError as error:
+            self._log(f"can't start: {error}")
+            time.sleep(RESTART_PAUSE)
+            return 1
         finally:
-            self.name.give_up(self.process)
+            self._tend("the name", self._give_up)
             self._kill_gunicorn()
             for path in (
                 self.socket,
@@ -221,7 +230,7 @@ class Instance:
                 self.name.beat_socket(self.process),
                 self.name.stage_file(self.process),
             ):
-                path.unlink(missing_ok=True)
+                self._tend("its files", partial(path.unlink, missing_ok=True))
             os.close(lock)
 
     def _live(self) -> int:
@@ -236,13 +245,13 @@ class Instance:
                 self._set_state(READY)
                 if self.prove:
                     return self._stop_gunicorn()
-                if self.name.take_if_free(self.process):
+                if self._take_name():
                     self._set_state(SERVING)
                 self._watch(beats)
             except Unhealthy as error:
                 self._log(str(error))
                 self._set_state(self.state, str(error))
-                self.name.give_up(self.process)
+                self._tend("the name", self._give_up)
                 self._kill_gunicorn()
                 self._wait(RESTART_PAUSE)
                 return 0 if self.stopping else 1
@@ -257,6 +266,13 @@ class Instance:
         receiver.setblocking(False)
         receiver.bind(str(path))
         return receiver
+
+    def _take_name(self) -> bool:
+        """Take the name where no living process holds it; tell whether it is held."""
+        return bool(self._tend("the name", partial(self.name.take_if_free, self.process)))
+
+    def _give_up(self) -> bool:
+        return self.name.give_up(self.process)
 
     def _start_gunicorn(self) -> None:
         environment = {
@@ -330,10 +346,10 @@ class Instance:
             self._check_child()
             self._read_beats(beats)
             self._look_at_name()
-            self._look_at_stage()
+            self._tend("the stage of sessions", self._look_at_stage)
             self._say_again()
             self._restore_sessions()
-            self._clear_sessions()
+            self._tend("the daily clearing of sessions", self._clear_sessions)
             self._kill_silent_workers()
             self._end_boots()
             if time.monotonic() >= next_check:
@@ -341,10 +357,24 @@ class Instance:
                 next_check = time.monotonic() + self.config.health.interval
             self._wait(TICK)
 
+    def _tend(self, what: str, action: Callable[[], T]) -> T | None:
+        """Do what serving does not need; where the disk does not let it, say so once. Whoever calls tries again."""
+        try:
+            done = action()
+        except OSError as error:
+            if what not in self.failing:
+                self._log(f"{what}: {error}; it serves on, and tries again")
+            self.failing.add(what)
+            return None
+        if what in self.failing:
+            self.failing.discard(what)
+            self._log(f"{what}: works again")
+        return done
+
     def _look_at_name(self) -> None:
         holder = self.name.holder()
         # Removed by hand, with the whole directory of sockets perhaps: nobody would be reached by it any more.
-        holds = holder == self.process or (holder is None and self.name.take_if_free(self.process))
+        holds = holder == self.process or (holder is None and self._take_name())
         if holds and self.state != SERVING:
             self._set_state(SERVING)
         elif not holds and self.state == SERVING:
@@ -352,12 +382,15 @@ class Instance:
             self._set_state(READY)
 
     def _say_again(self) -> None:
-        """Write the status again where it was removed or hurt: whoever releases would take this process for dead."""
+        """Write the status again where it was removed or hurt, or could not be written.
+
+        Whoever releases would take this process for dead.
+        """
         if time.monotonic() < self.next_status_look:
             return
         self.next_status_look = time.monotonic() + STATUS_INTERVAL
         said = self.name.status(self.process)
-        if said is None or said["pid"] != os.getpid():
+        if said is None or said["pid"] != os.getpid() or "its status" in self.failing:
             self._write_status()
 
     def _look_at_stage(self) -> None:
@@ -570,13 +603,13 @@ class Instance:
     def _drain(self) -> int:
         """Give the name up, wait until nginx's connections are worn out, then let gunicorn end its requests."""
         # Where another took the name just before the stop, nobody has looked since: the state still says so.
-        if self.name.give_up(self.process) or self.state == SERVING:
+        if self._tend("the name", self._give_up) or self.state == SERVING:
             self.lost_name_at = time.monotonic()
         self._set_state(DRAINING)
         while time.monotonic() < self.lost_name_at + self.config.drain:
             if self.gunicorn is None or self.gunicorn.poll() is not None:
                 break
-            self._look_at_stage()
+            self._tend("the stage of sessions", self._look_at_stage)
             time.sleep(TICK)
         return self._stop_gunicorn()
 
@@ -632,7 +665,7 @@ class Instance:
                 **self.lasting,
             },
         }
-        self.name.write_status(self.process, status)
+        self._tend("its status", partial(self.name.write_status, self.process, status))
 
     def _log(self, message: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -148,7 +148,7 @@ class Name:
 
     def write_status(self, release: str, status: dict[str, Any]) -> None:
         """Put `status` in place atomically, so that a reader never sees half of it."""
-        unfollowed.replace(self.status_file(release), json.dumps(status).encode())
+        put(self.status_file(release), json.dumps(status))
 
     def turn(self) -> int:
         """Return how often the name was given by `serve`; 0 where it never was."""
@@ -212,6 +212,20 @@ class Name:
             yield
         finally:
             os.close(descriptor)
+
+
+def put(path: Path, text: str) -> None:
+    """Put a small file in place atomically.
+
+    Where the disk is full it is written over what is there, whose block has room: that must not stay, since it is not
+    true any more.
+    """
+    try:
+        unfollowed.replace(path, text.encode())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        unfollowed.overwrite(path, text.encode())
 
 
 def _is_held(path: Path) -> bool:

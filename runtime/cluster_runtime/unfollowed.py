@@ -53,6 +53,16 @@ def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
         raise
 
 
+def overwrite(path: Path, content: bytes) -> None:
+    """Write a small file over what is there, at once: a reader finds the one or the other. It needs no new block."""
+    descriptor = _open(path, os.O_WRONLY)
+    try:
+        os.pwrite(descriptor, content.ljust(os.fstat(descriptor).st_size), 0)
+        os.ftruncate(descriptor, len(content))
+    finally:
+        os.close(descriptor)
+
+
 def link(path: Path, target: str) -> None:
     """Put a symbolic link in place by one rename."""
     new = path.with_name(f"{path.name}.new")
@@ -64,9 +74,17 @@ def link(path: Path, target: str) -> None:
 
 
 def open_lock(path: Path, mode: int = 0o660) -> int:
-    """Return a descriptor of a file to lock, made where it is not there yet."""
+    """Return a descriptor of a file to lock, made where it is not there yet.
+
+    One that is there can be locked on a disk that became read-only, too.
+    """
     _make_way(path)
-    return _open(path, os.O_RDWR | os.O_CREAT, mode)
+    try:
+        return _open(path, os.O_RDWR | os.O_CREAT, mode)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return _open(path, os.O_RDONLY)
 
 
 def printable(text: str) -> str:

@@ -80,7 +80,7 @@ SMALL: dict[str, Any] = {
 }
 
 KNOWN_IN_APP = (
-    "project, settings, application, interface, requirements, python, workers, threads, environment, health, "
+    "project, settings, application, interface, requirements, python, workers, threads, preload, environment, health, "
     "graceful_timeout, rollout, memory, processes, read_only, migrate, collectstatic, "
     "release_commands, shared, include, media, protected_media"
 )

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster_runtime.names import Name
+from cluster_runtime.names import Name, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -67,9 +67,7 @@ class Stages:
         stage = wanted(self.engine, self.previous, living(self.name, self.process))
         now = time.monotonic()
         if stage != self.stage or not self.path.exists():
-            new = self.path.with_name(f"{self.path.name}.new")
-            new.write_text(stage, encoding="ascii")
-            new.rename(self.path)
+            put(self.path, stage)
             self.stage, self._since = stage, now
         if self.declared != self.stage and (self.stage == FOLLOW or now >= self._since + SETTLED):
             self.declared = self.stage

@@ -252,6 +252,9 @@ def run_status(stack: Stack, *, as_json: bool) -> bool:
     _print_status(stack, cluster.topology, rows, observed, history, nginx_ok=nginx_ok)
     for line in lines(report, stack.config) if report else ():
         tell(line)
+    if cluster.nginx.version != cluster.nginx.installed:
+        running, installed = (".".join(map(str, one)) for one in (cluster.nginx.version, cluster.nginx.installed))
+        tell(f"nginx {running} runs, and {installed} is installed: `cluster down`, `cluster up` loads it")
     for line in troubles:
         tell(line)
     return healthy

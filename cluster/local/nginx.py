@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.kept import make_way, point_at, remove_tree, sync_tree
+from cluster.local.orphans import Kind, stack_processes
 from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE, OLDEST, NginxConfig, Version
 from cluster.render.supervisor import Program
 from cluster_runtime.instance import UnixConnection
@@ -49,25 +51,48 @@ def find_nginx() -> tuple[str, Version]:
     path = shutil.which("nginx", path=SEARCH_PATH)
     if path is None:
         raise NginxError("nginx is not installed: apt-get install --no-install-recommends nginx")
-    done = subprocess.run([path, "-v"], capture_output=True, text=True, check=False)
-    found = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", done.stderr)
-    if found is None:
-        raise NginxError(f"{path} -v does not tell a version: {done.stderr.strip()}")
-    version = (int(found[1]), int(found[2]), int(found[3]))
+    version = _version_of(path)
     if version < OLDEST:
         text = ".".join(map(str, version))
         raise NginxError(f"nginx {text} ({path}) is too old: {'.'.join(map(str, OLDEST))} or newer is needed")
     return path, version
 
 
+def _version_of(path: str) -> Version:
+    done = subprocess.run([path, "-v"], capture_output=True, text=True, check=False)
+    found = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", done.stderr)
+    if found is None:
+        raise NginxError(f"{path} -v does not tell a version: {done.stderr.strip()}")
+    return int(found[1]), int(found[2]), int(found[3])
+
+
+def running_binary(places: Places, installed: str) -> str | None:
+    """Return a path of the program that this stack's nginx runs, where that is not the installed one (any more).
+
+    The kernel keeps it, also when the package was upgraded since and its file is gone.
+    """
+    for process in stack_processes(places):
+        if process.kind is Kind.NGINX:
+            binary = f"/proc/{process.pid}/exe"
+            with contextlib.suppress(OSError):  # it has just ended
+                return None if os.path.samefile(binary, installed) else binary  # noqa: PTH121 - a link to no path
+    return None
+
+
 class Nginx:
-    """This stack's nginx."""
+    """This stack's nginx.
+
+    version: what runs and is told its configuration; where none runs, what is installed.
+    """
 
     def __init__(self, places: Places, supervisor: Supervisor, owner: Owner) -> None:
         self.places = places
         self.supervisor = supervisor
         self.owner = owner
-        self.path, self.version = find_nginx()
+        self.path, self.installed = find_nginx()
+        # A running one is only as new as it was when it was started: it would refuse what a newer one understands.
+        self.running = running_binary(places, self.path)
+        self.version = _version_of(self.running) if self.running else self.installed
         self.reload_wanted = False
 
     @property
@@ -145,7 +170,7 @@ class Nginx:
         return directory
 
     def _check(self, directory: Path) -> None:
-        command = [self.path, "-t", "-q", "-p", str(self.places.state), "-e", "stderr"]
+        command = [self.running or self.path, "-t", "-q", "-p", str(self.places.state), "-e", "stderr"]
         # A check opens the sockets of the configuration, and removes them: the running nginx's must not be among them.
         conf = directory / "nginx.conf"
         done = subprocess.run([*command, "-c", str(conf)], capture_output=True, text=True, check=False)

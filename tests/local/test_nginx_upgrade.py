@@ -1,0 +1,88 @@
+"""The package of nginx is upgraded while it runs: what runs is as old as it was, and is asked and told accordingly."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster.local import nginx as local_nginx
+from cluster.local.nginx import Nginx, find_nginx
+from cluster.local.owner import Owner
+from cluster.local.places import Places
+from cluster.local.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+OWNER = Owner(uid=0, gid=0, name="root")
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    (tmp_path / "stacks").mkdir()
+    found = Places(tmp_path, "t")
+    found.state.mkdir(parents=True)
+    return found
+
+
+@pytest.fixture
+def binary(places: Places, tmp_path: Path) -> Iterator[Path]:
+    """A nginx of the stack that runs, and whose file is gone: another, much newer one is installed."""
+    copy = tmp_path / "bin" / "nginx"
+    copy.parent.mkdir()
+    shutil.copy2(find_nginx()[0], copy)
+    conf = places.state / "nginx.conf"
+    conf.write_text("daemon off; master_process on; pid nginx.pid; error_log stderr; events {} \n")
+    process = subprocess.Popen(
+        [str(copy), "-p", str(places.state), "-c", str(conf), "-e", "stderr"],
+        cwd=places.state,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not (places.state / "nginx.pid").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, "nginx did not start"
+        time.sleep(0.05)
+    yield copy
+    process.terminate()
+    process.wait(30)
+
+
+def upgrade(binary: Path) -> None:
+    binary.unlink()
+    binary.write_text("#!/bin/sh\necho 'nginx version: nginx/1.99.0' >&2\n")
+    binary.chmod(0o755)
+
+
+def test_a_running_nginx_is_what_it_was_when_it_was_started(
+    places: Places, binary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = find_nginx()[1]
+    upgrade(binary)
+    monkeypatch.setattr(local_nginx, "SEARCH_PATH", str(binary.parent))
+    nginx = Nginx(places, Supervisor(places), OWNER)
+    assert (nginx.version, nginx.installed) == (version, (1, 99, 0))
+    assert str(binary) in nginx.program().command, "the next start is of the installed one"
+    assert nginx.running is not None
+    assert "test is successful" in check(nginx.running, places)
+
+
+def test_where_none_runs_the_installed_one_counts(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "nginx"
+    installed.touch()
+    upgrade(installed)
+    monkeypatch.setattr(local_nginx, "SEARCH_PATH", str(tmp_path))
+    nginx = Nginx(places, Supervisor(places), OWNER)
+    assert (nginx.version, nginx.running) == ((1, 99, 0), None)
+
+
+def check(binary: str, places: Places) -> str:
+    command = [binary, "-t", "-p", str(places.state), "-e", "stderr", "-c", str(places.state / "nginx.conf")]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stderr

@@ -31,6 +31,7 @@ from cluster.kept import (
     write_durably,
 )
 from cluster.local.mending import put_back, write_below
+from cluster.local.migrations import applied_in, were_lost
 from cluster.local.owner import base_python
 from cluster.local.secrets import write_secret
 from cluster.local.state import History
@@ -108,6 +109,12 @@ class Release:
     def migrated(self) -> bool:
         """Whether `migrate` has run in it."""
         return (self.directory / MIGRATED).exists()
+
+    @property
+    def database(self) -> Path | None:
+        """The file of an sqlite that the stack file puts beside the releases; None for any other database."""
+        found = self.runtime()["database"] or {}
+        return Path(found["path"]) if found.get("path") else None
 
     @property
     def memcached_nodes(self) -> int:
@@ -424,7 +431,14 @@ class Builder:
                 words = self._shown(release, done.stderr)
                 raise ReleaseError(f"app.migrate: migrate failed in release {release.digest}\n{words}")
         sync_tree(self.places.state)  # what the mark says is on the disk before it
-        (release.directory / MIGRATED).touch()
+        database = release.database
+        applied = applied_in(database, self.owner) if database else None
+        write_durably(release.directory / MIGRATED, json.dumps(applied or []))
+
+    def was_set_back(self, release: Release) -> bool:
+        """Tell whether an older database was put back since the release's migrations ran: they run again then."""
+        database = release.database
+        return database is not None and were_lost(release.directory / MIGRATED, database, self.owner)
 
     def manage(self, release: Release, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a management command in the release, as the instances' user, and return what it printed."""

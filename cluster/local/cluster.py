@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.config.models import DatabaseEngine, SessionEngine, dump
 from cluster.kept import make_way, point_at, remove_tree
-from cluster.local.builder import Builder, Release
+from cluster.local.builder import MIGRATED, Builder, Release
 from cluster.local.listeners import listening_ports
 from cluster.local.nginx import SEARCH_PATH, Nginx, is_free
 from cluster.local.orphans import Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
@@ -179,7 +179,7 @@ class LocalCluster:
             former=history.current,
             former_parts=former.parts() if former else {},
             made=made is not None,
-            migrated=made is not None and made.migrated,
+            migrated=made is not None and made.migrated and not self.builder.was_set_back(made),
             observed=observed,
             watched=self.supervisor.is_current(self._watch_program()),
             memcached={program.name: self.supervisor.is_current(program) for program in nodes},
@@ -270,6 +270,8 @@ class LocalCluster:
         self.supervisor.ensure([self._watch_program()])
         wanted = self.config.app.migrate
         if wanted:
+            if plan.migrate:
+                (release.directory / MIGRATED).unlink(missing_ok=True)
             self.builder.migrate(release, wanted if isinstance(wanted, list) else None)
         self._roll(plan, release)
         self._serve_static(release)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,6 +19,7 @@ from cluster.cli.failures import explain
 from cluster.kept import HurtFile, hurt, make_way, point_at, vouch, write_durably
 from cluster.local.builder import Builder, Release, copy_file
 from cluster.local.mending import put_back
+from cluster.local.migrations import applied_in, were_lost
 from cluster.local.orphans import Kind, end_processes, stack_processes
 from cluster.local.owner import Owner
 from cluster.local.places import Places
@@ -342,3 +346,44 @@ def test_secrets_that_are_gone_with_the_key_are_put_back_and_nothing_else_is(tmp
 def test_what_a_killed_up_left_among_the_secrets_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / ".secret_key.new").write_text("half")
     assert read_secrets(tmp_path) == {}
+
+
+# --- databases
+
+
+def database(path: Path, *migrations: str) -> Path:
+    path.unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE django_migrations (id INTEGER PRIMARY KEY, app TEXT, name TEXT)")
+        rows = [tuple(migration.split(".")) for migration in migrations]
+        connection.executemany("INSERT INTO django_migrations (app, name) VALUES (?, ?)", rows)
+        connection.commit()
+    return path
+
+
+def test_a_database_that_was_put_back_older_is_migrated_again(tmp_path: Path) -> None:
+    mark = tmp_path / "migrated"
+    path = database(tmp_path / "db.sqlite3", "a.0001", "a.0002")
+    write_durably(mark, json.dumps(applied_in(path, owner())))
+    assert not were_lost(mark, path, owner())
+    database(path, "a.0001", "a.0002", "b.0001")
+    assert not were_lost(mark, path, owner()), "a newer one lacks nothing"
+    database(path, "a.0001")
+    assert were_lost(mark, path, owner())
+    path.unlink()
+    sqlite3.connect(path).close()
+    path.touch()
+    assert were_lost(mark, path, owner()), "an empty one has none"
+
+
+@pytest.mark.parametrize("how", ["emptied", "garbage", "a list", "a directory"])
+def test_a_hurt_mark_of_migrations_or_a_hurt_database_is_no_traceback(tmp_path: Path, how: str) -> None:
+    mark = tmp_path / "migrated"
+    path = database(tmp_path / "db.sqlite3", "a.0001")
+    write_durably(mark, json.dumps(["a.0001"]))
+    HURTS[how](mark)
+    assert not were_lost(mark, path, owner())
+    nothing(mark)
+    write_durably(mark, json.dumps(["a.0001"]))
+    HURTS[how](path)
+    were_lost(mark, path, owner())

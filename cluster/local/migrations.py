@@ -1,0 +1,65 @@
+"""Which migrations a stack's sqlite database has: a backup that was put back has fewer than the release was told of."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from cluster.kept import HurtFile, read_kept
+from cluster.local.owner import base_python
+from cluster.local.supervisor import clean_environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cluster.local.owner import Owner
+
+APPLIED: TypeAdapter[list[str]] = TypeAdapter(list[str])
+
+#: What may be waited for, seconds: the file is on this machine.
+PATIENCE = 10.0
+
+#: Run as the database's user, isolated: whatever is in the file, it is read with that user's rights.
+LOOK = """
+import json, sqlite3, sys, urllib.parse
+connection = sqlite3.connect(f"file:{urllib.parse.quote(sys.argv[1])}?mode=ro", uri=True, timeout=5)
+print(json.dumps([f"{app}.{name}" for app, name in connection.execute("SELECT app, name FROM django_migrations")]))
+"""
+
+
+def applied_in(database: Path, owner: Owner) -> list[str] | None:
+    """Return the migrations that a database has, as `app.name`; None where it can't be said."""
+    try:
+        done = subprocess.run(
+            [base_python(), "-I", "-c", LOOK, str(database)],
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            **owner.subprocess_options(),
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode == 0:
+        return APPLIED.validate_python(json.loads(done.stdout))
+    return [] if "no such table" in done.stderr else None
+
+
+def were_lost(mark: Path, database: Path, owner: Owner) -> bool:
+    """Tell whether a database lacks migrations that it had when the mark was written."""
+    try:
+        known = read_kept(mark, APPLIED)
+    except HurtFile:
+        return False  # of a former version, which wrote none down
+    if not known:
+        return False
+    there = applied_in(database, owner)
+    return there is not None and not set(known) <= set(there)
+
+
+__all__ = ["applied_in", "were_lost"]

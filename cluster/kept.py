@@ -27,7 +27,7 @@ CODE_SUFFIXES = (".py",)
 #: Of one file, bytes: a mark names each file of an environment.
 LONGEST = 32 * 1024 * 1024
 
-#: In the names of what was moved aside.
+#: In the names of what was moved aside; they begin with a dot, which instances pass over in the run directory.
 HURT = ".hurt-"
 
 SIZES: TypeAdapter[dict[str, int]] = TypeAdapter(dict[str, int])
@@ -89,7 +89,7 @@ def make_way(path: Path, kind: int) -> Path | None:
         return None
     if found == kind or (kind == stat.S_IFREG and found == stat.S_IFLNK):
         return None
-    aside = path.with_name(f"{path.name}{HURT}{time.time_ns():x}")
+    aside = path.with_name(f".{path.name}{HURT}{time.time_ns():x}")
     path.rename(aside)
     return aside
 

@@ -84,7 +84,7 @@ def _move_aside(name: str, above: int) -> None:
     """Let nothing but a file or a link stand at `name`: a rename can't replace a directory by them."""
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
-            os.rename(name, f"{name}{HURT}{time.time_ns():x}", src_dir_fd=above, dst_dir_fd=above)
+            os.rename(name, f".{name}{HURT}{time.time_ns():x}", src_dir_fd=above, dst_dir_fd=above)
 
 
 @contextlib.contextmanager
@@ -105,7 +105,7 @@ def _below(directory: Path, inside: PurePath, owner: Owner) -> Iterator[int]:
 def _step(name: str, above: int, owner: Owner) -> int:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
-            os.rename(name, f"{name}{HURT}{time.time_ns():x}", src_dir_fd=above, dst_dir_fd=above)
+            os.rename(name, f".{name}{HURT}{time.time_ns():x}", src_dir_fd=above, dst_dir_fd=above)
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o755, dir_fd=above)
         descriptor = os.open(name, DIRECTORY, dir_fd=above)

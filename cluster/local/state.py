@@ -232,7 +232,9 @@ def names_in(places: Places) -> list[Name]:
     """Return the names of all instances that have a directory, whether the stack file knows them or not."""
     if not places.run.is_dir():
         return []
-    return [Name(places.run, path.name) for path in sorted(places.run.iterdir()) if path.is_dir()]
+    return [
+        Name(places.run, path.name) for path in sorted(places.run.iterdir()) if path.is_dir() and path.name[0] != "."
+    ]
 
 
 @contextmanager

@@ -246,7 +246,7 @@ class Supervisor:
         """Move aside files of programs that Supervisor can't read: one of them would keep it from reading any."""
         for path in self.programs.glob("*.conf"):
             if not self.is_readable(path.stem):
-                path.rename(path.with_name(f"{path.name}.hurt-{time.time_ns():x}"))
+                path.rename(path.with_name(f".{path.name}.hurt-{time.time_ns():x}"))
 
     def is_readable(self, name: str) -> bool:
         """Tell whether a program's file is there, and one that Supervisor can read."""

@@ -100,7 +100,7 @@ def _make_way(*paths: Path) -> None:
     for path in paths:
         with suppress(FileNotFoundError):
             if stat.S_ISDIR(path.lstat().st_mode):
-                path.rename(path.with_name(f"{path.name}.hurt-{time.time_ns():x}"))
+                path.rename(path.with_name(f".{path.name}.hurt-{time.time_ns():x}"))
 
 
 def _open(path: Path, flags: int, mode: int = 0) -> int:

@@ -257,7 +257,7 @@ def test_what_stands_in_the_way_is_moved_aside_and_never_deleted(tmp_path: Path)
     (path / "inside").write_text("x")
     write_durably(path, "{}")
     assert path.read_text() == "{}"
-    (aside,) = tmp_path.glob("history.json.hurt-*")
+    (aside,) = tmp_path.glob(".history.json.hurt-*")
     assert (aside / "inside").read_text() == "x"
     assert make_way(tmp_path / "none", 0) is None
 

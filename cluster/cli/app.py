@@ -156,17 +156,28 @@ def init(  # noqa: PLR0913, PLR0917 - a command's options
     stack: Annotated[str, typer.Argument(help="The stack's name.")],
     project: Annotated[Path | None, typer.Option(help="The directory that holds manage.py.")] = None,
     platform: Annotated[str, typer.Option(help="local or docker.")] = "local",
-    settings: Annotated[str | None, typer.Option(help="The settings module; default: manage.py's.")] = None,
+    settings: Annotated[
+        str | None, typer.Option(help="The settings module; default: wsgi.py's or manage.py's.")
+    ] = None,
     requirements: Annotated[
         str | None, typer.Option(help="The requirements file, from the project's directory.")
     ] = None,
+    sessions: Annotated[str | None, typer.Option(help="The session engine; default: the project's own.")] = None,
+    no_import: Annotated[
+        bool, typer.Option("--no-import", help="Read the project's files only, and run none of its code.")
+    ] = False,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Take over the project's sqlite database and its SECRET_KEY.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a stack file that is there.")] = False,
 ) -> None:
     """Look at a Django project and write its stack file; without --project, set up a stack whose file is there."""
     if project is not None:
-        from cluster.cli.initialise import run_init  # noqa: PLC0415 - each command imports only what it needs
+        from cluster.cli.initialise import Wanted, run_init  # noqa: PLC0415 - each command imports only what it needs
 
-        run_init(stack, project, platform=platform, settings=settings, requirements=requirements, force=force)
+        importing = not no_import
+        wanted = Wanted(platform, settings, requirements, sessions, importing=importing, adopt=adopt, force=force)
+        run_init(stack, project, wanted)
         return
     opened = open_stack(stack)
     if opened.config.platform == "local":

@@ -1,9 +1,10 @@
-"""`cluster init`: looks at a Django project, without running it, and writes its stack file."""
+"""`cluster init`: looks at a Django project, by importing it, and writes its stack file."""
 
 from __future__ import annotations
 
 import ast
 import os
+import posixpath
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cluster.cli.context import CommandError, find_root, tell
-from cluster.config import StackFileError, load_stack, stack_path
+from cluster.adopting import AdoptError, adopt, in_words, project_database, rows_in
+from cluster.cli.context import CommandError, Stack, find_root, findings, tell, warn
+from cluster.config import SessionEngine, StackFileError, load_stack, stack_path
 from cluster.config.load import STACKS
 from cluster.local.nginx import is_free
+from cluster.local.places import Places
+from cluster.looking import Look, look, make_environment, own_keys
 from cluster.release import REQUIREMENTS
+from cluster_runtime.choices import DJANGO_ENGINES, NO_SERVER
+from cluster_runtime.sources import Source, assignments, module_path, reads, settings_sources, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +40,54 @@ PLATFORMS = ("local", "docker")
 
 STACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
+#: Where the environments are that projects are imported in, below the repository.
+ENVIRONMENTS = Path(".cluster") / ".init"
+
+#: Files that list packages where a project keeps several, for production first.
+REQUIREMENTS_OF_PRODUCTION = tuple(
+    f"requirements/{name}.txt" for name in ("production", "prod", "deploy", "base", "common", "requirements")
+)
+
+#: What a settings module of production is called, and one for developing.
+PRODUCTION = ("production", "prod", "deploy", "live")
+DEVELOPMENT = ("dev", "develop", "development", "local", "debug", "test", "tests", "testing", "ci")
+
+#: nginx's location of static files or uploads.
+PREFIX = re.compile(r"/?([\w.~-]+/)+")
+
+#: Caches that a process has for itself alone, so that instances would not share sessions in them.
+OWN_CACHES = ("locmem", "dummy", "")
+
+
+@dataclass
+class Wanted:
+    """What the command line asks for; None and False: what the project itself says."""
+
+    platform: str = "local"
+    settings: str | None = None
+    requirements: str | None = None
+    sessions: str | None = None
+    importing: bool = True
+    adopt: bool = False
+    force: bool = False
+
+
+@dataclass
+class Written:
+    """What a stack file is written of; `lines` say what was found, `decide` what somebody must do."""
+
+    interface: str = "wsgi"
+    engine: str = "db"
+    replace: bool = False
+    database: str | None = "sqlite"
+    static: str | None = "/static/"
+    media: tuple[str, str] | None = None
+    shared: list[str] = field(default_factory=list)
+    extras: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    decide: list[str] = field(default_factory=list)
+
 
 @dataclass
 class Project:
@@ -44,73 +98,193 @@ class Project:
     requirements: str
     values: dict[str, Any] = field(default_factory=dict)
     environment: set[str] = field(default_factory=set)
+    decide: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
 
-def run_init(  # noqa: PLR0913 - the command's options
-    stack: str, directory: Path, *, platform: str, settings: str | None, requirements: str | None, force: bool
-) -> None:
+def run_init(stack: str, directory: Path, wanted: Wanted) -> None:
     """Write stacks/Pulumi.<stack>.yaml for the project in `directory`; CommandError says what can't be found."""
-    if not STACK_NAME.fullmatch(stack):
-        raise CommandError(f"{stack}: a stack's name has letters, digits, - _ and . only")
-    if platform not in PLATFORMS:
-        raise CommandError(f"--platform: must be one of {', '.join(PLATFORMS)}, got {platform}")
     root = find_root()
-    path = stack_path(root, stack)
-    if path.exists() and not force:
-        raise CommandError(f"{STACKS}/{path.name} is there already; --force overwrites it")
-    project = inspect(directory.resolve(), settings, requirements)
-    text = render_stack_file(
-        project, os.path.relpath(project.directory, root), _free_port(root, stack), stack, platform
-    )
+    path = _new_file(root, stack, wanted)
+    project = inspect(directory.resolve(), wanted.settings, wanted.requirements, static=not wanted.importing)
+    found: Look | None = None
+    if wanted.importing:
+        python = make_environment(project.directory / project.requirements, root / ENVIRONMENTS, tell)
+        found = _imported(project, python)
+    written = from_files(project, wanted) if found is None or not found.facts else from_import(project, found, wanted)
+    port = _free_port(root, stack)
+    text = render_stack_file(project, written, os.path.relpath(project.directory, root), port, stack, wanted.platform)
+    _take_over(Places(root, stack), project, found, written, wanted)
     path.write_text(text, encoding="utf-8")
-    load_stack(root, stack)  # what was written is read back: a mistake here is ours
+    opened = Stack(root, stack, load_stack(root, stack))  # what was written is read back: a mistake here is ours
     tell(f"wrote {STACKS}/{path.name}: {project.directory.name} with {project.settings}, {project.requirements}")
-    if project.environment:
-        names = ", ".join(sorted(project.environment))
-        tell(f"The settings read these environment variables: {names}")
-        tell("  plain values go to app.environment in the stack file;")
-        tell(f"  secret ones {SECRET_PLACES[platform].format(stack=stack)}")
+    for line in (*project.lines, *written.lines):
+        tell(f"  {line}")
+    needed = dict(found.missing) if found is not None else dict.fromkeys(sorted(project.environment), "")
+    _tell_variables(needed, stack, wanted.platform)
+    for line in (*project.decide, *written.decide):
+        tell(f"to decide: {line}")
+    if found is not None and found.failure:
+        tell(_why_not(found, project))
+    _tell_lints(opened, found)
     tell(f"next: cluster up {stack}")
 
 
-def inspect(directory: Path, settings: str | None, requirements: str | None) -> Project:
-    """Return what the project's files say."""
+def _new_file(root: Path, stack: str, wanted: Wanted) -> Path:
+    if not STACK_NAME.fullmatch(stack):
+        raise CommandError(f"{stack}: a stack's name has letters, digits, - _ and . only")
+    if wanted.platform not in PLATFORMS:
+        raise CommandError(f"--platform: must be one of {', '.join(PLATFORMS)}, got {wanted.platform}")
+    if wanted.sessions is not None and wanted.sessions not in tuple(SessionEngine):
+        raise CommandError(f"--sessions: must be one of {', '.join(SessionEngine)}, got {wanted.sessions}")
+    if wanted.adopt and (wanted.platform != "local" or not wanted.importing):
+        raise CommandError("--adopt: works on platform local, and imports the project")
+    path = stack_path(root, stack)
+    if path.exists() and not wanted.force:
+        raise CommandError(f"{STACKS}/{path.name} is there already; --force overwrites it")
+    return path
+
+
+def _imported(project: Project, python: str) -> Look:
+    requirements = project.directory / project.requirements
+    found = look(project.directory, project.settings, requirements, python, said={})
+    if found.failure or found.absent or not _wants_asgi(found.facts):
+        return found
+    # An application of the other interface is another module: it must import as well.
+    again = look(
+        project.directory, project.settings, requirements, python, interface="asgi", said=dict(found.placeholders)
+    )
+    again.missing, again.placeholders = found.missing | again.missing, found.placeholders | again.placeholders
+    again.extras, again.groups = found.extras + again.extras, found.groups + again.groups
+    return again
+
+
+def _wants_asgi(facts: dict[str, Any]) -> bool:
+    """Tell whether a project is one for ASGI: it answers websockets, or has no application for WSGI at all."""
+    applications = facts["applications"]
+    return bool(applications["asgi"]) and (bool(facts["asgi_apps"]) or not applications["wsgi"])
+
+
+def _why_not(found: Look, project: Project) -> str:
+    lines = [
+        f"to decide: app.settings: {project.settings} does not import yet:",
+        *(f"    {line}" for line in found.failure.splitlines()),
+    ]
+    if found.unlisted:
+        lines.append(f"app.requirements: nothing in {project.requirements} brings {found.unlisted}; add it there")
+    return "\n".join(
+        [*lines, "  the stack file has what the files alone tell; `cluster up` would fail in the same way"]
+    )
+
+
+def _tell_variables(needed: dict[str, str], stack: str, platform: str) -> None:
+    if not needed:
+        return
+    tell("to decide: app.environment: the project needs these variables, which nothing sets yet:")
+    for name, where in needed.items():
+        tell(f"    {name}{f' ({where})' if where else ''}")
+    tell("  plain values go to app.environment in the stack file;")
+    tell(f"  secret ones {SECRET_PLACES[platform].format(stack=stack)}")
+
+
+def _tell_lints(stack: Stack, found: Look | None) -> None:
+    """Print what the lints say of the project; paths that it writes are in the file already."""
+    facts = {} if found is None else {name: value for name, value in found.facts.items() if name != "paths"}
+    for finding in findings(stack, facts):
+        if finding.severity != "note":
+            warn(f"{finding.severity}: {finding}")
+
+
+def _take_over(places: Places, project: Project, found: Look | None, written: Written, wanted: Wanted) -> None:
+    """Take over the project's sqlite database and key where that is asked for; say that it is there where not."""
+    database = None if found is None else project_database(found.facts)
+    try:
+        rows = {} if database is None else rows_in(database)
+        if wanted.adopt:
+            if database is None or not rows or found is None:
+                raise CommandError("--adopt: the project has no sqlite database that holds anything")
+            adopt(places, database, own_keys(project.directory, project.settings, found, {}))
+            written.lines.append(f"adopted: {database} ({in_words(rows)}), and the project's own SECRET_KEY")
+        elif rows:
+            written.decide.append(
+                f"database: {database} is in use ({in_words(rows)}), and the stack begins with an empty one; "
+                "say `cluster init` with --adopt --force to take it over, with the project's SECRET_KEY"
+            )
+    except AdoptError as error:
+        raise CommandError(str(error)) from error
+
+
+def inspect(directory: Path, settings: str | None, requirements: str | None, *, static: bool = True) -> Project:
+    """Return what the project's files say; `static`: nothing else is asked, so its settings must be here."""
     if not (directory / "manage.py").is_file():
         below = sorted(str(found.parent.relative_to(directory)) for found in directory.glob("*/manage.py"))
         hint = f"; there is one in {', '.join(below)}" if below else ""
         raise CommandError(f"{directory} has no manage.py{hint}: --project names the directory that holds it")
-    module = settings or find_settings(directory)
-    project = Project(directory, module, requirements or find_requirements(directory))
-    for source in settings_sources(directory, module):
+    module, why = (settings, "--settings says so") if settings else find_settings(directory)
+    project = Project(directory, module, requirements or find_requirements(directory, module))
+    others = other_settings(directory, module)
+    project.lines.append(f"settings: {module}, since {why}")
+    if others and not settings:
+        project.decide.append(f"settings: there are also {', '.join(others)}; --settings chooses one of them")
+    for source in star_sources(directory, module, needed=static):
         _read_settings(source, project)
     return project
 
 
-def find_settings(directory: Path) -> str:
-    """Return the settings module that manage.py, or else a wsgi.py, sets as the default."""
+def find_settings(directory: Path) -> tuple[str, str]:
+    """Return the settings module that a wsgi.py (or asgi.py) sets as the default, else manage.py's; and which says so.
+
+    What a server runs is what wsgi.py says; manage.py is often for developing.
+    """
     pattern = re.compile(r"""DJANGO_SETTINGS_MODULE['"]\s*(?:,|\]\s*=)\s*['"]([\w.]+)['"]""")
-    candidates = [directory / "manage.py", *sorted(directory.glob("*/wsgi.py")), *sorted(directory.glob("*/asgi.py"))]
-    for path in candidates:
+    servers = [*sorted(directory.glob("*/wsgi.py")), *sorted(directory.glob("*/asgi.py"))]
+    for path in (*servers, directory / "manage.py", *sorted(directory.glob("src/*/wsgi.py"))):
         found = pattern.search(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
-        if found:
-            return found[1]
+        if found and (path not in servers or _module_path(directory, found[1]) is not None):
+            return found[1], f"{path.relative_to(directory)} names it"
     raise CommandError(f"{directory / 'manage.py'} names no settings module: say it with --settings")
 
 
-def find_requirements(directory: Path) -> str:
+def other_settings(directory: Path, module: str) -> list[str]:
+    """Return the modules beside a settings module that are settings too, by their names."""
+    path = _module_path(directory, module)
+    if path is None:
+        return []
+    if path.name == "__init__.py":
+        package, beside = module, path.parent
+    else:
+        package, beside = module.rpartition(".")[0], path.parent
+    of_settings = package.rpartition(".")[2] == "settings"
+    words = (*PRODUCTION, *DEVELOPMENT, "staging")
+    found = []
+    for other in sorted(beside.glob("*.py")):
+        name = other.stem
+        parts = re.split(r"[_-]", name)
+        if name == "__init__" or other == path:
+            continue
+        if name in words or "settings" in parts or (of_settings and any(word in parts for word in words)):
+            found.append(f"{package}.{name}" if package else name)
+    return found
+
+
+def find_requirements(directory: Path, settings: str = "") -> str:
     """Return the requirements file, from the project's directory: in it, or up to two levels above."""
+    last = settings.rpartition(".")[2]
+    of_settings = (f"requirements/{last}.txt",) if last else ()
     for up in (Path(), Path(".."), Path("../..")):
-        for name in REQUIREMENTS:
+        for name in (*of_settings, *REQUIREMENTS, *REQUIREMENTS_OF_PRODUCTION):
             if (directory / up / name).is_file():
                 return str(up / name)
     names = " nor ".join(REQUIREMENTS)
     raise CommandError(f"{directory} has neither {names}, nor has a directory above: say --requirements")
 
 
-def settings_sources(directory: Path, module: str) -> Iterator[Path]:
+def star_sources(directory: Path, module: str, *, needed: bool = True) -> Iterator[Path]:
     """Yield the files of the settings, those first that it imports with `from … import *`."""
     path = _module_path(directory, module)
     if path is None:
+        if not needed:
+            return
         raise CommandError(f"the settings module {module} is not below {directory}: say it with --settings")
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -122,16 +296,12 @@ def settings_sources(directory: Path, module: str) -> Iterator[Path]:
             base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             name = ".".join([*base, *([node.module] if node.module else [])])
             if name != module and _module_path(directory, name) is not None:
-                yield from settings_sources(directory, name)
+                yield from star_sources(directory, name)
     yield path
 
 
 def _module_path(directory: Path, module: str) -> Path | None:
-    base = directory.joinpath(*module.split("."))
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if path.is_file():
-            return path
-    return None
+    return module_path(module, [directory])
 
 
 def _read_settings(path: Path, project: Project) -> None:
@@ -168,24 +338,207 @@ def _free_port(root: Path, stack: str) -> int:
     return next(port for port in range(FIRST_PORT, 65536) if port not in taken and is_free("0.0.0.0", port))  # noqa: S104
 
 
-def render_stack_file(project: Project, directory: str, port: int, stack: str, platform: str = "local") -> str:
+# --- what is written
+
+
+def from_files(project: Project, wanted: Wanted) -> Written:
+    """Return what can be told by files alone; what is computed is named."""
+    written = Written()
+    url, apps = project.values.get("STATIC_URL", "static/"), project.values.get("INSTALLED_APPS")
+    served = isinstance(url, str) and PREFIX.fullmatch(url)
+    written.static = _prefix(str(url)) if served else None
+    if not served:
+        written.decide.append(
+            "site.static_url: STATIC_URL is computed, or another host's; write what it is, or leave null"
+        )
+    databases = project.values.get("DATABASES")
+    written.database = _made_database(wanted.platform) if databases is None or "sqlite" in str(databases) else None
+    named = "django.contrib.sessions" in str(apps) if apps is not None else True
+    own = str(project.values.get("SESSION_ENGINE", ""))
+    _choose_sessions(written, wanted, own, named, str(project.values.get("CACHES", "")))
+    return written
+
+
+def from_import(project: Project, found: Look, wanted: Wanted) -> Written:
+    """Return what the import of the project has shown."""
+    facts = found.facts
+    written = Written(extras=sorted(found.extras), groups=sorted(found.groups))
+    for kind, names in (("extra", written.extras), ("group", written.groups)):
+        written.lines += [f"requirements: the {kind} {name}, which the settings import from" for name in names]
+    if _wants_asgi(facts):
+        written.interface = "asgi"
+        why = " and ".join(facts["asgi_apps"]) or "no WSGI_APPLICATION"
+        written.lines.append(f"interface: asgi ({why}; {facts['applications']['asgi']})")
+    _choose_static(written, facts, project)
+    _choose_media(written, facts, project.directory)
+    _choose_shared(written, facts, found.absent)
+    _choose_database(written, facts, project, wanted.platform)
+    caches = str(facts.get("own_session_cache", ""))
+    named = any("django.contrib.sessions" in app for app in facts["installed"])
+    _choose_sessions(written, wanted, str(facts["own_session_engine"]), named, caches)
+    return written
+
+
+def _choose_static(written: Written, facts: dict[str, Any], project: Project) -> None:
+    url = str(facts["static_url_of_project"])
+    variables = sorted(variables_of(settings_sources(project.settings, project.directory), "STATIC_URL"))
+    if variables:
+        written.decide.append(
+            f"site.static_url: STATIC_URL is made from {', '.join(variables)}, and is {url} while nothing is set; "
+            "write what it is where they are to be set"
+        )
+    if PREFIX.fullmatch(url):
+        written.static = _prefix(url)
+        written.lines.append(f"static files: {written.static}")
+    else:
+        written.static = None
+        written.lines.append(f"static files: not nginx's: STATIC_URL is {url or 'empty'}")
+
+
+def _prefix(url: str) -> str:
+    return "/" + url.strip("/") + "/"
+
+
+def _choose_media(written: Written, facts: dict[str, Any], directory: Path) -> None:
+    root, url = facts["media"]
+    if not root:
+        return
+    path = Path(os.path.normpath(directory / root))
+    if not path.is_relative_to(directory) or path == directory:
+        written.decide.append(
+            f"app.media: MEDIA_ROOT is {path}, outside the project; the instances must be able to write there"
+        )
+    elif not PREFIX.fullmatch(url):
+        written.lines.append(
+            f"media: {path.relative_to(directory)}, which nginx does not serve: MEDIA_URL is {url or 'empty'}"
+        )
+    else:
+        written.media = (str(path.relative_to(directory)), _prefix(url))
+        written.lines.append(f"media: {written.media[0]} at {written.media[1]}")
+
+
+def _choose_shared(written: Written, facts: dict[str, Any], absent: str) -> None:
+    """Keep what the settings say is written outside the releases; uploads and databases have keys of their own."""
+    paths = [{"setting": "the project, which fails without it,", "path": absent}] if absent else []
+    for one in (*paths, *facts.get("paths", {}).get("written", ())):
+        if one["setting"].startswith(("MEDIA_ROOT", "DATABASES")):
+            continue
+        path = str(one["path"])
+        if posixpath.splitext(path)[1]:
+            path = posixpath.dirname(path) or path
+        if path not in written.shared:
+            written.shared.append(path)
+            written.lines.append(f"shared: {path}, which {one['setting']} writes")
+
+
+def _made_database(platform: str) -> str:
+    return "postgres" if platform == "docker" else "sqlite"
+
+
+def _choose_database(written: Written, facts: dict[str, Any], project: Project, platform: str) -> None:
+    """Let the cluster make a database in the place of an sqlite only: a server is the project's."""
+    engine, host = facts["own_database_engine"], facts["own_database_host"]
+    variables = sorted(variables_of(settings_sources(project.settings, project.directory), "DATABASES"))
+    by = f"; DATABASES is made from {', '.join(variables)}" if variables else ""
+    if engine not in NO_SERVER:
+        written.database = None
+        where = f" at {host}" if host and not variables else ""
+        written.lines.append(f"database: the project's own, {engine.rpartition('.')[2]}{where}{by}")
+    elif "sqlite" in engine or "spatialite" in engine:
+        written.database = _made_database(platform)
+        written.lines.append(f"database: {written.database}, made by the cluster, for the project's sqlite")
+        if variables:
+            written.decide.append(
+                f"database: sqlite is what the settings choose when nothing is set{by}: remove `cluster:database` from "
+                "the stack file where they are to choose another one"
+            )
+    elif not engine:
+        written.database = _made_database(platform)
+        written.lines.append(
+            f"database: {written.database}, made by the cluster, since the project's settings name none"
+        )
+    else:
+        written.database = None
+        written.lines.append("database: none, as the project's settings say")
+    for alias, (other, place) in facts["own_databases"].items():
+        if alias != "default":
+            written.lines.append(f"database {alias}: the project's own, {other.rpartition('.')[2]} {place}".rstrip())
+
+
+def variables_of(sources: list[Source], setting: str) -> set[str]:
+    """Return the variables that a setting is made from, or that choose it."""
+    found: set[str] = set()
+    for source in sources:
+        for node in ast.walk(source.tree):
+            inside = node.body if isinstance(node, ast.If) else []
+            if isinstance(node, ast.If) and any(
+                True for inner in inside for _ in assignments(inner_module(inner), setting)
+            ):
+                found |= {read.name for read in reads(node.test)}
+        for statement in assignments(source.tree, setting):
+            value = value_of(statement, setting)
+            if value is not None:
+                found |= {read.name for read in reads(value)}
+                if re.search(r"\.(?:db|db_url|dj_db_url)\(|dj_database_url\.config\(", ast.unparse(value)):
+                    found.add("DATABASE_URL")
+    return found
+
+
+def inner_module(statement: ast.stmt) -> ast.Module:
+    """Return a statement as a module of its own, to be looked through like one."""
+    return ast.Module(body=[statement], type_ignores=[])
+
+
+def _choose_sessions(written: Written, wanted: Wanted, own: str, installed: bool, cache: str) -> None:
+    """Keep the engine that the project has, unless another one is asked for."""
+    named = own.removeprefix(DJANGO_ENGINES)
+    if wanted.sessions is not None:
+        written.engine = wanted.sessions
+        written.replace = bool(own) and named == own and wanted.sessions != SessionEngine.PROJECT
+        written.lines.append(f"sessions: {written.engine}, as --sessions says")
+    elif own and named == own:
+        written.engine = "project"
+        written.lines.append(f"sessions: the project's own engine, {own}")
+    elif named == "cache" and not any(word and word in cache for word in OWN_CACHES) and cache:
+        written.engine = "project"
+        written.lines.append(f"sessions: in the project's own cache ({cache}), as its SESSION_ENGINE says")
+    elif named == "cache":
+        written.engine = "cached_db"
+        written.lines.append("sessions: cached_db; the project's own cache is one that instances would not share")
+    elif not own and not installed:
+        written.engine = "signed_cookies"
+        written.lines.append("sessions: signed_cookies, since django.contrib.sessions is not in INSTALLED_APPS")
+    else:
+        written.engine = named or "db"
+        why = (
+            "as the project's SESSION_ENGINE says" if named else "Django's default; cached_db reads them from memcached"
+        )
+        written.lines.append(f"sessions: {written.engine} ({why})")
+
+
+def render_stack_file(  # noqa: PLR0913, PLR0917 - what it is written of
+    project: Project, written: Written, directory: str, port: int, stack: str, platform: str = "local"
+) -> str:
     """Return the text of a commented stack file."""
 
-    def quoted(value: str) -> str:
-        return yaml.safe_dump(value, default_flow_style=True).splitlines()[0]
+    def quoted(value: object) -> str:
+        return yaml.safe_dump(value, default_flow_style=True, width=1000).splitlines()[0]
 
-    static_url = project.values.get("STATIC_URL", "static/")
-    served = isinstance(static_url, str) and re.fullmatch(r"/?([\w.~-]+/)+", static_url)
-    static = "/" + static_url.strip("/") + "/" if served else None
+    made = "made by the cluster; external: the URL in the secret database_url"
     database = (
-        "  cluster:database: {engine: sqlite}     # made by the cluster; external: the URL in the secret database_url\n"
-        if _uses_sqlite(project.values.get("DATABASES"))
+        f"  cluster:database: {{engine: {written.database}}}     # {made}\n"
+        if written.database
         else "  # cluster:database: {engine: sqlite}   # left out: the project's own DATABASES\n"
     )
     secret_place = ".cluster/" + stack + "/secrets/secret_environment" if platform == "local" else "secret_environment"
-    if platform == "docker" and _uses_sqlite(project.values.get("DATABASES")):
-        database = "  cluster:database: {engine: postgres}   # made here; or sqlite, or external (database_url)\n"
     where = directory if directory.startswith((".", "/")) else f"./{directory}"
+    chosen = {"extras": written.extras, "groups": written.groups}
+    more = {name: names for name, names in chosen.items() if names}
+    requirements = {"file": project.requirements, **more} if more else project.requirements
+    interface = "    interface: asgi\n" if written.interface == "asgi" else ""
+    media = f"    media: {quoted(dict(zip(('root', 'url'), written.media, strict=True)))}\n" if written.media else ""
+    media += f"    shared: {quoted(written.shared)}\n" if written.shared else ""
+    replace = "\n    replace: true                # the project has an engine of its own" if written.replace else ""
     return f"""\
 # Stack {stack}: all keys, with defaults and ranges, are in docs/stack-file.md. `cluster up {stack}` applies this file.
 config:
@@ -194,32 +547,21 @@ config:
   cluster:app:
     project: {quoted(where)}
     settings: {quoted(project.settings)}
-    requirements: {quoted(project.requirements)}
-    environment: {{}}                # plain values; secret ones: {secret_place}
+    requirements: {quoted(requirements)}
+{interface}{media}    environment: {{}}                # plain values; secret ones: {secret_place}
 
   cluster:upstream:
     servers: 4                     # or a list: - {{name: app1, weight: 3, max_fails: 2, backup: true, down: true}}
 
   cluster:sessions:
-    engine: {_session_engine(project)}
+    engine: {written.engine}{replace}
 
 {database}
   cluster:site:
     server_names: [localhost, 127.0.0.1]
     listen: {port}
-    static_url: {static or "null"}
+    static_url: {written.static or "null"}
 """
 
 
-def _uses_sqlite(databases: object) -> bool:
-    """Tell whether the project's database is sqlite, or not said: then the cluster makes one that instances share."""
-    return databases is None or "sqlite" in str(databases)
-
-
-def _session_engine(project: Project) -> str:
-    apps = project.values.get("INSTALLED_APPS")
-    named = "django.contrib.sessions" in str(apps) if apps is not None else True
-    return "cached_db" if named else "signed_cookies"
-
-
-__all__ = ["inspect", "render_stack_file", "run_init"]
+__all__ = ["Wanted", "inspect", "render_stack_file", "run_init"]

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from cluster.adopting import left_behind
 from cluster.cli.context import CommandError, Stack, check_lints, say, tell, warn
+from cluster.config.models import DatabaseEngine
 from cluster.local.listeners import listening_ports, with_children
 from cluster.local.orphans import stack_processes
 from cluster.local.secrets import ensure_secrets, keep_dropped, write_secret
@@ -78,6 +80,7 @@ def run_up(stack: Stack) -> None:
             release = cluster.builder.make(spec, cluster.topology)
             facts.update(release.facts())
             check_lints(stack, facts)
+            _warn_of_database(stack, release, facts)
             return release
 
         cluster.apply(plan, make)
@@ -94,6 +97,16 @@ def _keep_history(stack: Stack) -> None:
     if history.found:
         say(f"{stack.places.history.name} {history.found}: written again from what is in {stack.places.releases.name}")
         history.save(stack.places)
+
+
+def _warn_of_database(stack: Stack, release: Release, facts: dict[str, object]) -> None:
+    """Say at the first `up` that the project's own sqlite database is in use, and not what this stack begins with."""
+    database = stack.config.database
+    if database is not None and database.engine is DatabaseEngine.SQLITE:
+        project = (stack.root / stack.config.app.project).resolve()
+        line = left_behind(stack.places, project, release.project, facts)
+        if line:
+            warn(f"warning: {line}")
 
 
 def url(stack: Stack) -> str:

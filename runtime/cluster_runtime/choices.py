@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime.sessions import PROJECT
@@ -32,6 +33,11 @@ def choices(project: ModuleType) -> dict[str, Any]:
         "own_session_cache": _backend(caches, chosen("SESSION_CACHE_ALIAS")),
         "own_database_engine": str(database.get("ENGINE", "")),
         "own_database_host": str(database.get("HOST", "")),
+        "own_databases": {alias: _engine_and_file(entry) for alias, entry in chosen("DATABASES").items()},
+        "media": [str(chosen("MEDIA_ROOT") or ""), str(chosen("MEDIA_URL") or "")],
+        "static_url_of_project": str(chosen("STATIC_URL") or ""),
+        "installed": apps,
+        "applications": {name: chosen(f"{name.upper()}_APPLICATION") or "" for name in ("wsgi", "asgi")},
         "own_default_cache": _backend(caches, "default"),
         "ssl_redirect": bool(chosen("SECURE_SSL_REDIRECT")),
         "script_name": str(chosen("FORCE_SCRIPT_NAME") or ""),
@@ -46,6 +52,14 @@ def choices(project: ModuleType) -> dict[str, Any]:
         "auth_app": any(app.startswith("django.contrib.auth") for app in apps),
         "asgi_apps": [app for app in apps if app.partition(".")[0] in ("channels", "daphne")],
     }
+
+
+def _engine_and_file(entry: dict[str, Any]) -> list[str]:
+    """Return an alias' engine, and where its file is if it is sqlite's; else the host."""
+    engine, name = str(entry.get("ENGINE", "")), str(entry.get("NAME") or "")
+    if "sqlite" in engine or "spatialite" in engine:
+        return [engine, name if name.startswith(("file:", ":memory:")) else str(Path(name).absolute())]
+    return [engine, str(entry.get("HOST", ""))]
 
 
 def _backend(caches: dict[str, Any], alias: str) -> str:

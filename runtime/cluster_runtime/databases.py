@@ -98,9 +98,11 @@ def begin_with_the_projects(config: RuntimeConfig, project: dict[str, Any]) -> l
     begun = []
     for alias, entry in project.items():
         path = file_in_release(config, entry)
+        if path is None:
+            continue  # no file; a server's entry may have no NAME at all
         where = Path(str(_kept(config, alias, entry)["NAME"]))
         replaced = alias == "default" and config.database is not None
-        if path is None or replaced or where == path or where.exists() or not _holds_something(path):
+        if replaced or where == path or where.exists() or not _holds_something(path):
             continue
         new = where.with_name(f".{where.name}.{os.getpid()}.new")
         new.unlink(missing_ok=True)

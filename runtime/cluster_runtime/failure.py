@@ -29,10 +29,12 @@ WORD = re.compile(r"\b[A-Z][A-Z0-9_]{2,}\b")
 
 
 def explain(error: BaseException, project: str, sources: Sequence[Source]) -> dict[str, Any]:
-    """Return {"text", "variables", "module", "where"} of an import that failed.
+    """Return {"text", "variables", "reads", "module", "where", "absent"} of an import that failed.
 
-    variables: of the environment, which the settings need and do not have. module: what could not be imported.
-    where: file and line of the project.
+    variables: of the environment, which the settings need and do not have. reads: those that are read
+    where it failed. module: what could not be imported.
+    where: file and line of the project. absent: a path from the project's directory that it could not
+    write, its directory not being there, or another user's.
     """
     root = Path(project)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _tells(frame)]
@@ -42,7 +44,9 @@ def explain(error: BaseException, project: str, sources: Sequence[Source]) -> di
     return {
         "text": "\n".join(_lines(error, frames, root)),
         "variables": sorted(_variables(error, last, sources)),
+        "reads": sorted({read.name for read in _at(last, sources)}),
         "module": missing or "",
+        "absent": _absent(error, root),
         "where": f"{_relative(last.filename, root)}:{last.lineno}" if last is not None else "",
     }
 
@@ -65,6 +69,26 @@ def _lines(error: BaseException, frames: Sequence[FrameSummary], root: Path) -> 
     for frame in shown[-LAST_FRAMES:]:
         yield f"{_relative(frame.filename, root)}:{frame.lineno}: {frame.line}"
     yield from "".join(traceback.format_exception_only(error)).strip().splitlines()
+    cause = _cause(error)
+    if cause is not error:
+        yield from "".join(traceback.format_exception_only(cause)).strip().splitlines()
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what an error was raised from in the first place."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _absent(error: BaseException, root: Path) -> str:
+    cause = _cause(error)
+    if not isinstance(cause, FileNotFoundError | PermissionError) or not isinstance(cause.filename, str):
+        return ""
+    path = Path(os.path.normpath(root / cause.filename))
+    if not path.is_relative_to(root) or (isinstance(cause, FileNotFoundError) and path.parent.exists()):
+        return ""
+    return str(path.relative_to(root))
 
 
 def _variables(error: BaseException, last: FrameSummary | None, sources: Sequence[Source]) -> set[str]:

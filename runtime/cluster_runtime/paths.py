@@ -132,7 +132,10 @@ def _is_replaced(setting: str, config: RuntimeConfig) -> bool:
 def _sounds_written(setting: str) -> bool:
     name = setting.split("[", maxsplit=1)[0]
     known = name in {*DATA, *SCRATCH} or name.startswith(READ)
-    return not known and any(word in name for word in WRITTEN_WORDS)
+    words = {
+        word.removesuffix("S") for word in name.split("_")
+    }  # BLOG_DIR is no log, and TEMPLATE_DIR nothing temporary
+    return not known and not words.isdisjoint(WRITTEN_WORDS)
 
 
 class _Release:

@@ -181,7 +181,7 @@ def test_what_a_project_has_chosen_is_kept_or_refused_in_a_line(
     if key is None:
         assert status == 0, printed
     else:
-        assert status == REFUSED
+        assert status == REFUSED, printed
         assert printed.startswith(f"{key}: ")
         assert printed.count("\n") == 1
 

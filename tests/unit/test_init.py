@@ -1,0 +1,237 @@
+"""What `cluster init` reads of a project's files, and what it writes of what an import has shown."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from cluster.adopting import AdoptError, adopt, left_behind, rows_in
+from cluster.cli.initialise import (
+    Wanted,
+    find_requirements,
+    find_settings,
+    from_import,
+    inspect,
+    other_settings,
+    render_stack_file,
+)
+from cluster.config import parse_config
+from cluster.local.places import Places
+from cluster.looking import Look, _brings, placeholder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FACTS: dict[str, Any] = {
+    "installed": ["django.contrib.sessions"],
+    "static_url_of_project": "static/",
+    "media": ["", ""],
+    "own_session_engine": "",
+    "own_session_cache": "django.core.cache.backends.locmem.LocMemCache",
+    "own_database_engine": "django.db.backends.sqlite3",
+    "own_database_host": "",
+    "own_databases": {"default": ["django.db.backends.sqlite3", "/p/db.sqlite3"]},
+    "applications": {"wsgi": "site.wsgi.application", "asgi": ""},
+    "asgi_apps": [],
+}
+DJANGO = "django.contrib.sessions.backends."
+
+
+def files(directory: Path, **texts: str) -> Path:
+    for name, text in {"manage.py": "'DJANGO_SETTINGS_MODULE', 'mysite.settings'", **texts}.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return directory
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return files(tmp_path, **{"requirements.txt": "django", "mysite/settings.py": "", "mysite/__init__.py": ""})
+
+
+def written(project: Path, wanted: Wanted | None = None, **facts: Any) -> dict[str, Any]:
+    """Return what the stack file has for a project of which an import has shown these facts."""
+    wanted = wanted or Wanted()
+    read = inspect(project, None, None)
+    found = from_import(read, Look(python="", facts={**FACTS, **facts}), wanted)
+    text = render_stack_file(read, found, "project", 8080, "x", wanted.platform)
+    values = {key.removeprefix("cluster:"): value for key, value in yaml.safe_load(text)["config"].items()}
+    parse_config(values)
+    return values
+
+
+@pytest.mark.parametrize(
+    ("facts", "engine"),
+    [
+        ({}, "db"),
+        ({"own_session_engine": f"{DJANGO}db"}, "db"),
+        ({"own_session_engine": f"{DJANGO}cached_db"}, "cached_db"),
+        ({"own_session_engine": f"{DJANGO}file"}, "file"),
+        ({"own_session_engine": f"{DJANGO}signed_cookies"}, "signed_cookies"),
+        ({"own_session_engine": f"{DJANGO}cache"}, "cached_db"),
+        ({"own_session_engine": f"{DJANGO}cache", "own_session_cache": "django_redis.cache.RedisCache"}, "project"),
+        ({"own_session_engine": "core.sessions"}, "project"),
+        ({"installed": []}, "signed_cookies"),
+    ],
+)
+def test_the_projects_session_engine_is_kept(project: Path, facts: dict[str, Any], engine: str) -> None:
+    assert written(project, **facts)["sessions"] == {"engine": engine}
+
+
+def test_another_engine_is_used_where_it_is_asked_for(project: Path) -> None:
+    asked = Wanted(sessions="cached_db")
+    assert written(project, asked)["sessions"] == {"engine": "cached_db"}
+    own = written(project, asked, own_session_engine="core.sessions")
+    assert own["sessions"] == {"engine": "cached_db", "replace": True}
+
+
+@pytest.mark.parametrize(
+    ("engine", "platform", "database"),
+    [
+        ("django.db.backends.sqlite3", "local", {"engine": "sqlite"}),
+        ("django.db.backends.sqlite3", "docker", {"engine": "postgres"}),
+        ("django.db.backends.postgresql", "local", None),
+        ("django.db.backends.mysql", "docker", None),
+        ("some.backend", "local", None),
+        ("", "local", {"engine": "sqlite"}),
+        ("django.db.backends.dummy", "local", None),
+    ],
+)
+def test_a_database_server_is_never_replaced(
+    project: Path, engine: str, platform: str, database: dict[str, str] | None
+) -> None:
+    found = written(project, Wanted(platform=platform), own_database_engine=engine)
+    assert found.get("database") == database
+
+
+def test_what_an_import_shows_is_written(project: Path) -> None:
+    media = [str(project / "files" / "up"), "/up/"]
+    found = written(
+        project,
+        static_url_of_project="/shop/static/",
+        media=media,
+        asgi_apps=["channels"],
+        applications={"wsgi": "w", "asgi": "site.asgi.application"},
+    )
+    assert found["site"]["static_url"] == "/shop/static/"
+    assert found["app"]["media"] == {"root": "files/up", "url": "/up/"}
+    assert found["app"]["interface"] == "asgi"
+    cdn = written(project, static_url_of_project="https://cdn.example/static/")
+    assert cdn["site"]["static_url"] is None
+
+
+def test_the_settings_of_the_server_count_and_the_others_are_named(tmp_path: Path) -> None:
+    files(
+        tmp_path,
+        **{
+            "manage.py": 'os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings.local")',
+            "config/wsgi.py": 'os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings.production")',
+            "config/settings/production.py": "",
+            "config/settings/local.py": "",
+            "config/settings/base.py": "",
+            "requirements/base.txt": "",
+            "requirements/local.txt": "",
+            "requirements/production.txt": "",
+        },
+    )
+    assert find_settings(tmp_path) == ("config.settings.production", "config/wsgi.py names it")
+    assert other_settings(tmp_path, "config.settings.production") == ["config.settings.local"]
+    assert find_requirements(tmp_path, "config.settings.production") == "requirements/production.txt"
+    assert find_requirements(tmp_path, "config.settings.local") == "requirements/local.txt"
+    assert find_requirements(tmp_path, "config.settings") == "requirements/production.txt"
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [
+        ("DATABASE_URL", "postgres://"),
+        ("REDIS_URL", "redis://"),
+        ("PAYMENT_URL", "http://"),
+        ("SMTP_PORT", "1"),
+        ("USE_TLS", "False"),
+        ("STRIPE_SECRET_KEY", "placeholder-"),
+        ("ADMIN_EMAIL", "someone@"),
+        ("COLOUR", "placeholder"),
+    ],
+)
+def test_what_stands_for_a_variable_is_of_its_kind(name: str, begins: str) -> None:
+    assert placeholder(name).startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("line", "module", "brings"),
+    [
+        ("django-environ>=1", "environ", True),
+        ("psycopg[binary]>=3", "psycopg", True),
+        ("psycopg2-binary", "psycopg2", True),
+        ("djangorestframework", "rest_framework", True),
+        ("gunicorn", "environ", False),
+    ],
+)
+def test_the_package_that_brings_a_module_is_found_by_its_name(line: str, module: str, brings: bool) -> None:
+    assert _brings(line, module) is brings
+
+
+# --- taking over
+
+
+def in_use(path: Path, users: int = 3) -> Path:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE auth_user (id INTEGER)")
+        connection.execute("CREATE TABLE django_migrations (id INTEGER)")
+        connection.execute("INSERT INTO django_migrations VALUES (1)")
+        connection.executemany("INSERT INTO auth_user VALUES (?)", [(number,) for number in range(users)])
+        connection.commit()
+    return path
+
+
+KEYS = {"secret_key": "old-key", "secret_key_fallbacks": ["older"]}
+
+
+def test_a_database_and_its_key_are_taken_over_once(tmp_path: Path) -> None:
+    database = in_use(tmp_path / "db.sqlite3")
+    places = Places(tmp_path, "x")
+    adopt(places, database, KEYS)
+    assert rows_in(places.data / "db.sqlite3") == {"auth_user": 3}
+    assert (places.secrets / "secret_key").read_text() == "old-key"
+    assert (places.secrets / "secret_key").stat().st_mode & 0o777 == 0o600
+    assert (places.secrets / "secret_key_fallbacks").read_text() == '["older"]'
+    with pytest.raises(AdoptError, match="is there already, and would be lost"):
+        adopt(places, database, KEYS)
+
+
+@pytest.mark.parametrize("there", ["data/db.sqlite3", "secrets/secret_key"])
+def test_nothing_that_a_stack_has_is_replaced(tmp_path: Path, there: str) -> None:
+    database = in_use(tmp_path / "db.sqlite3")
+    places = Places(tmp_path, "x")
+    path = places.state / there
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(AdoptError, match="is there already"):
+        adopt(places, database, KEYS)
+    assert path.read_text() == "mine"
+    assert [found for found in places.state.rglob("*") if found.is_file()] == [path]
+
+
+def test_a_database_in_use_that_is_left_behind_is_told_of_at_the_first_up(tmp_path: Path) -> None:
+    project, copied, places = tmp_path / "project", tmp_path / "release" / "project", Places(tmp_path, "x")
+    project.mkdir()
+    facts = {"own_databases": {"default": ["django.db.backends.sqlite3", str(copied / "db.sqlite3")]}}
+    assert left_behind(places, project, copied, facts) is None
+    in_use(project / "db.sqlite3")
+    line = left_behind(places, project, copied, facts)
+    assert line is not None
+    assert "3 users" in line
+    assert "--adopt" in line
+    places.data.mkdir(parents=True)
+    (places.data / "db.sqlite3").touch()
+    assert left_behind(places, project, copied, facts) is None
+
+
+def test_a_project_that_nobody_has_used_holds_nothing(tmp_path: Path) -> None:
+    assert rows_in(in_use(tmp_path / "db.sqlite3", users=0)) == {}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from cluster.answers import SENSELESS, SocketTransport, json_object
 from cluster.config.models import Method
 from cluster.topology import Topology, exact_shares, percent
 
@@ -70,7 +71,7 @@ def verify(topology: Topology, reach: Reach) -> list[Check]:
     for part in (_site, _instances, _shares, _sessions, _closed):
         try:
             checks += part(topology, reach)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, *SENSELESS) as error:
             name = part.__name__.lstrip("_")
             checks.append(Check(name=name, ok=False, expected="an answer", found=f"{type(error).__name__}: {error}"))
     return checks
@@ -83,7 +84,7 @@ def sessions_report(internal: str) -> dict[str, Any] | None:
             answer = client.get("http://localhost/-/probe/sessions", headers={"Host": "internal"})
     except httpx.HTTPError:
         return None
-    return answer.json() if answer.status_code == httpx.codes.OK else None
+    return json_object(answer) if answer.status_code == httpx.codes.OK else None
 
 
 def restore_sessions(internal: str) -> bool:
@@ -100,14 +101,14 @@ def restore_sessions(internal: str) -> bool:
                 return True
         except httpx.ConnectError:
             return True
-        except (httpx.HTTPError, ValueError, KeyError):
+        except (httpx.HTTPError, *SENSELESS):
             pass  # it has much to do, or has just begun: asked again
         time.sleep(0.5)
     return False
 
 
 def _client(socket: str) -> httpx.Client:
-    return httpx.Client(transport=httpx.HTTPTransport(uds=socket), timeout=TIMEOUT, trust_env=False)
+    return httpx.Client(transport=SocketTransport(socket), timeout=TIMEOUT, trust_env=False)
 
 
 def _host(topology: Topology) -> str:
@@ -137,7 +138,7 @@ def _instances(topology: Topology, reach: Reach) -> Iterator[Check]:
                 answer = client.get("http://localhost/-/probe").raise_for_status().json()
             ok = (answer["instance"], answer["release"]) == (name, reach.release)
             found = f"{answer['instance']}, release {answer['release']}"
-        except (httpx.HTTPError, ValueError, KeyError) as error:
+        except (httpx.HTTPError, *SENSELESS) as error:
             ok, found = False, f"{type(error).__name__}: {error}"
         yield Check(name=f"{name} answers", ok=ok, expected=f"{name}, release {reach.release}", found=found)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import grp
 import http.client
 import json
 import os
@@ -97,8 +98,14 @@ class Nginx:
 
     @property
     def user(self) -> str | None:
-        """nginx's `user` directive, which only root's nginx needs."""
-        return self.owner.name if os.geteuid() == 0 else None
+        """What nginx's `user` directive says, which only root's nginx needs; the group where it has another name."""
+        if os.geteuid() != 0:
+            return None
+        try:
+            group = grp.getgrgid(self.owner.gid).gr_name
+        except KeyError:
+            return self.owner.name
+        return self.owner.name if group == self.owner.name else f"{self.owner.name} {group}"
 
     def program(self) -> Program:
         """Return what Supervisor runs."""

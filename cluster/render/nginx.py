@@ -65,7 +65,7 @@ _DIGEST_PLACE = "0" * 64
 class NginxPlaces:
     """Where things are on a platform; absolute paths.
 
-    user: nginx's `user`, or None where nginx is not started by root and can't change it.
+    user: nginx's `user` (and its group, after a space), or None where nginx is not started by root and can't change it.
     sockets: the directory of the instances' directories.
     shared: the directory of what the project writes, its uploads among it.
     static: a directory in which `current` and `previous` lead to the files of the two last releases.
@@ -153,7 +153,7 @@ def _main(topology: Topology, places: NginxPlaces, version: Version) -> list[Dir
         http.append(_d("keepalive_min_timeout", "5s"))
     http.append(_d("include", "sites-enabled/*"))
     return [
-        *([_d("user", places.user)] if places.user else []),
+        *([_d("user", *places.user.split())] if places.user else []),
         _d("worker_processes", "auto"),
         _d("worker_rlimit_nofile", OPEN_FILES),
         _d("pid", places.pid),

@@ -1,0 +1,58 @@
+"""Answers of instances: the project's code gives them, and may give anything, without end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: What of an answer is read at most, bytes.
+MOST = 4 * 1024 * 1024
+
+#: What reading an answer by its keys raises where it is another than expected.
+SENSELESS = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+
+
+class _Bounded(httpx.SyncByteStream):
+    def __init__(self, stream: httpx.SyncByteStream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = 0
+        for chunk in self._stream:
+            size += len(chunk)
+            if size > MOST:
+                raise httpx.ReadError(f"an answer of more than {MOST:,} bytes")
+            yield chunk
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class SocketTransport(httpx.HTTPTransport):
+    """HTTP over a unix socket, whose answers have an end."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(uds=path)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request."""
+        response = super().handle_request(request)
+        # An answer that unpacks to more than it was sent as would pass the limit: it is taken as it was sent.
+        headers = [(name, value) for name, value in response.headers.raw if name.lower() != b"content-encoding"]
+        assert isinstance(response.stream, httpx.SyncByteStream)  # noqa: S101 - of a transport that is not asynchronous
+        return httpx.Response(
+            response.status_code, headers=headers, stream=_Bounded(response.stream), extensions=response.extensions
+        )
+
+
+def json_object(response: httpx.Response) -> dict[str, Any] | None:
+    """Return the JSON object of an answer; None where it is something else."""
+    try:
+        found = response.json()
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

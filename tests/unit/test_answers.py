@@ -1,0 +1,63 @@
+"""Answers of instances are the project's: they may be anything, without end."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import socket
+import tempfile
+import threading
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from cluster.answers import MOST, SocketTransport, json_object
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def answering(head: bytes, chunk: bytes, chunks: int) -> Iterator[httpx.Client]:
+    """Let whoever connects be sent an answer."""
+    directory = tempfile.mkdtemp(prefix="an")
+    path = str(Path(directory) / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(8)
+
+        def serve() -> None:
+            with suppress(OSError):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + head + b"\r\n")
+                    for _number in range(chunks):
+                        connection.sendall(chunk)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with httpx.Client(transport=SocketTransport(path), timeout=30, trust_env=False) as client:
+            yield client
+    thread.join(30)
+    shutil.rmtree(directory)
+
+
+def test_an_answer_without_end_is_an_error_and_not_all_of_the_memory() -> None:
+    with answering(b"", b"x" * 65536, 10 * MOST // 65536) as client, pytest.raises(httpx.ReadError, match="more than"):
+        client.get("http://localhost/")
+
+
+def test_what_was_packed_is_not_unpacked() -> None:
+    packed = gzip.compress(b"0" * 50_000_000)
+    with answering(b"Content-Encoding: gzip\r\n", packed, 1) as client:
+        assert client.get("http://localhost/").content == packed
+
+
+@pytest.mark.parametrize("text", [b"[1]", b"nothing", b"[" * 100_000, b"\xff"])
+def test_what_is_no_object_is_none(text: bytes) -> None:
+    assert json_object(httpx.Response(200, content=text)) is None
+    assert json_object(httpx.Response(200, content=b'{"a": 1}')) == {"a": 1}

@@ -7,11 +7,13 @@
 # make lock               renew the locks
 
 STACK ?= local
-# The system's own Python, so that instances can run as another user than the one who has, say, a pyenv at home.
-PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV := .venv
+MADE_WITH := $(shell cat $(VENV)/made-with 2>/dev/null)
+# The one that was named before, or the system's own; what a project runs on is another matter (app.python).
+PYTHON ?= $(or $(MADE_WITH),$(firstword $(wildcard /usr/bin/python3) python3))
 DOCKER := components/platforms/docker
-DOCKER_SCRIPTS := $(DOCKER)/host/*.sh $(addprefix $(DOCKER)/, app/install-python app/install-packages nginx/start \
+DOCKER_SCRIPTS := $(DOCKER)/host/*.sh $(addprefix $(DOCKER)/, app/install-python app/find-python app/trusting \
+	app/with-compiler nginx/start \
 	nginx/deliver postgres/start)
 
 .PHONY: up down test e2e matrix projects check lock setup setup-tests
@@ -26,7 +28,12 @@ down: setup
 setup: $(VENV)/installed
 	@! grep -qs 'cluster:platform: local' stacks/Pulumi.$(STACK).yaml || ./scripts/require nginx memcached
 
-# The stamp lasts until a lock changes.
+# The stamp lasts until a lock changes, or another PYTHON is named.
+ifneq ($(origin PYTHON),file)
+ifneq ($(PYTHON),$(MADE_WITH))
+.PHONY: $(VENV)/installed
+endif
+endif
 $(VENV)/installed: requirements.lock pyproject.toml scripts/make-venv
 	@./scripts/make-venv $(PYTHON) $(VENV) requirements.lock
 	@touch $@
@@ -42,7 +49,7 @@ check: setup-tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	shellcheck scripts/* bench/bare-machine cluster/local/*.sh tests/e2e/*.sh .ci/run $(DOCKER_SCRIPTS)
+	shellcheck scripts/* bench/bare-machine cluster/local/*.sh cluster/install-packages cluster/install-local tests/e2e/*.sh .ci/run $(DOCKER_SCRIPTS)
 
 test: check
 	-$(VENV)/bin/python -m tests.nginx_versions

@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import cluster_runtime
 from cluster.config.models import SECRET_KEYS, DatabaseEngine, Platform
+from cluster.requirements import outermost, read_requirements
 from cluster.source import ReleaseError as ReleaseError  # noqa: PLC0414 - whoever makes releases meets it here
-from cluster.source import Source, project_place, shared_paths, shared_place, source_of
+from cluster.source import Source, digest_of, project_place, shared_paths, shared_place, source_of
 from cluster.topology import uses_memcached
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cluster.config.models import ClusterConfig
+    from cluster.requirements import LocalPackage, Requirements
+    from cluster.source import Entry
 
 #: Hexadecimal digits of a digest: enough to tell releases apart, short enough for the path of a socket.
 DIGEST_LENGTH = 12
 
-#: Where a project may list its packages, in the order looked for.
-REQUIREMENTS = ("requirements.txt", "pyproject.toml")
 
 #: What the runtime needs in the project's environment; it never changes a version that the project has.
 RUNTIME_REQUIREMENTS = ("gunicorn>=20.1",)
@@ -44,9 +45,10 @@ class ReleaseSpec:
     """A release before it is made.
 
     source: what its code is copied from. project: the directory that holds manage.py.
-    requirements: the file that lists its packages.
+    requirements: where its packages come from.
     parts: a digest of each part (code, requirements, …), so that a change can be named.
     secrets: the secrets' values by their names; never shown.
+    python_request: the versions of Python that it can run on.
     """
 
     digest: str
@@ -54,40 +56,60 @@ class ReleaseSpec:
     environment_digest: str
     source: Source
     project: Path
-    requirements: Path
+    requirements: Requirements
     secrets: Mapping[str, str]
+    python_request: str
 
     def __repr__(self) -> str:
         return f"ReleaseSpec({self.digest})"
 
 
-def specify(
-    config: ClusterConfig, root: Path, secrets: Mapping[str, str], python: str, platform: str | None = None
-) -> ReleaseSpec:
-    """Return the release that `config` asks for; `python` is the interpreter's version, `root` the repository.
-
-    `platform` stands for what else of the platform an instance is made of (its base image, say): with another one it
-    is another release.
-
-    ReleaseError where the project or its requirements can't be found.
-    """
+def find_project(config: ClusterConfig, root: Path) -> Path:
+    """Return the directory that holds manage.py; ReleaseError where it does not."""
     project = (root / config.app.project).resolve()
     if not project.is_dir():
         raise ReleaseError(f"app.project: {config.app.project}: no such directory")
     if not (project / "manage.py").is_file():
         raise ReleaseError(f"app.project: {config.app.project} has no manage.py: name the directory that holds it")
-    requirements = find_requirements(config, project)
+    return project
+
+
+def specify(  # noqa: PLR0913 - what a release is made of
+    config: ClusterConfig,
+    root: Path,
+    secrets: Mapping[str, str],
+    python: str,
+    platform: str | None = None,
+    *,
+    python_request: str = ">=3.11",
+    requirements: Requirements | None = None,
+) -> ReleaseSpec:
+    """Return the release that `config` asks for; `root` is the repository.
+
+    `python` tells one interpreter from another: its path and version, or what is asked of an image's. `platform`
+    stands for what else of the platform an instance is made of (its base image, say): with another one it is another
+    release. `requirements` are the project's, where they are read already.
+
+    ReleaseError where the project or its requirements can't be found.
+    """
+    project = find_project(config, root)
+    found = requirements or read_requirements(config.app, project)
     source = source_of(config, root)
+    above = [package for package in found.local if not package.path.is_relative_to(project)]
     parts = {
         "code": source.digest(),
         "runtime": tree_digest(RUNTIME),
-        "requirements": _requirements_digest(requirements),
+        "requirements": _requirements_digest(found),
+        "python": _digest_of(python),
         "settings": _digest_of(_what_instances_run(config)),
         "secrets": _digest_of(keyed_hashes(secrets)),
+        **({"packages": _digest_of([_package_digest(package.path, source) for package in above])} if above else {}),
         **({} if platform is None else {"platform": platform}),
     }
     environment = {
         "requirements": parts["requirements"],
+        # What only their own code says is found out by running it.
+        "unclear": [_package_digest(path, source) for path in found.unclear],
         "python": python,
         "runtime": runtime_requirements(config),
     }
@@ -97,24 +119,51 @@ def specify(
         environment_digest=_digest_of(environment)[:DIGEST_LENGTH],
         source=source,
         project=project,
-        requirements=requirements,
+        requirements=found,
         secrets=secrets,
+        python_request=python_request,
     )
 
 
-def find_requirements(config: ClusterConfig, project: Path) -> Path:
-    """Return the file that lists the project's packages."""
-    if config.app.requirements.file is not None:
-        path = project / config.app.requirements.file
-        if not path.is_file():
-            raise ReleaseError(f"app.requirements: {path}: no such file")
-        return path
-    for name in REQUIREMENTS:
-        if (project / name).is_file():
-            return project / name
-    raise ReleaseError(
-        f"app.requirements: {config.app.project} has neither {' nor '.join(REQUIREMENTS)}: name the file"
-    )
+def sources(spec: ReleaseSpec) -> dict[Path, Path]:
+    """Return the local packages that a release holds beside the project, by where they lie below its `sources`.
+
+    Those above the project; and of the project's own those that are built, which may write beside what they build.
+    """
+    paths = [package.path for package in spec.requirements.local if not _lies_in_project(package, spec)]
+    return {path.relative_to(spec.requirements.top): path for path in outermost(paths)}
+
+
+def local_lines(spec: ReleaseSpec, project: str, sources_: str) -> list[str]:
+    """Return the lines of `install-local`'s list, for a release with its project and sources at these places."""
+    lines = []
+    for package in spec.requirements.local:
+        base, top = (project, spec.project) if _lies_in_project(package, spec) else (sources_, spec.requirements.top)
+        place = Path(base) / package.path.relative_to(top)
+        lines.append(f"{'?' if package.itself else ''}{package.line(place)}")
+    return lines
+
+
+def _lies_in_project(package: LocalPackage, spec: ReleaseSpec) -> bool:
+    return package.editable and package.path.is_relative_to(spec.project)
+
+
+def package_files(directory: Path, spec: ReleaseSpec) -> list[Entry]:
+    """Return the files of a local package; the stack files of a repository that is one itself are no part of it."""
+    return _package_files(directory, spec.source)
+
+
+def _package_files(directory: Path, source: Source) -> list[Entry]:
+    entries = Source(project=directory, root=_root_of(directory, source)).tree("")
+    return [entry for entry in entries if not entry.target.startswith("stacks/Pulumi.")]
+
+
+def _root_of(directory: Path, source: Source) -> Path:
+    return source.root if directory == source.root or source.root in directory.parents else directory
+
+
+def _package_digest(directory: Path, source: Source) -> str:
+    return digest_of(_package_files(directory, source))
 
 
 def runtime_requirements(config: ClusterConfig) -> list[str]:
@@ -191,6 +240,7 @@ def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) ->
         },
         "database": database,
         "static_root": places.static_root,
+        "packages": places.packages,
     }
 
 
@@ -206,6 +256,7 @@ class RuntimePlaces:
     database: str
     sessions: str
     static_root: str
+    packages: str
     memcached: tuple[str, ...]
 
 
@@ -240,7 +291,11 @@ def trusted_origins(config: ClusterConfig) -> list[str]:
 def _what_instances_run(config: ClusterConfig) -> dict[str, Any]:
     """Return the part of the configuration that makes another release; weights and nginx's matters are not in it."""
     nowhere = RuntimePlaces(
-        project="", tree="", shared="", databases="", secrets="", database="", sessions="", static_root="", memcached=()
+        **dict.fromkeys(
+            ("project", "tree", "shared", "databases", "secrets", "database", "sessions", "static_root"), ""
+        ),
+        packages="",
+        memcached=(),
     )
     nodes = config.sessions.memcached.nodes if uses_memcached(config) else 0
     limits = {
@@ -258,9 +313,20 @@ def _what_instances_run(config: ClusterConfig) -> dict[str, Any]:
     }
 
 
-def _requirements_digest(path: Path) -> str:
-    """Return a digest of a requirements file and those that it includes; for pyproject.toml of its lock as well."""
-    return _digest_of(requirements_files(path))
+def _requirements_digest(found: Requirements) -> str:
+    """Return a digest of all that says what is installed: the same wherever the repository lies."""
+
+    def name(path: Path) -> str:
+        return os.path.relpath(path, found.directory)
+
+    contents: dict[str, str] = {name(path): text for path, text in found.texts.items()}
+    for path in found.files:
+        try:
+            contents[name(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise ReleaseError(f"app.requirements: {path}: {error.strerror}") from error
+    local = sorted(package.line(name(package.path)) for package in found.local)
+    return _digest_of([found.kind, contents, local, list(found.extras), list(found.groups)])
 
 
 def requirements_files(path: Path) -> dict[str, str]:

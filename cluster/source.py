@@ -214,11 +214,7 @@ class Source:
 
     def digest(self) -> str:
         """Return a digest of the names, contents and executable bits of what a release takes."""
-        digest = hashlib.sha256()
-        for entry in self.listing.entries:
-            if entry.fixed:
-                digest.update(f"{_fingerprint(entry)}\0\0".encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+        return digest_of(self.listing.entries)
 
     # --- looking
 
@@ -365,6 +361,15 @@ def source_of(config: ClusterConfig, root: Path) -> Source:
     )
 
 
+def digest_of(entries: Iterable[Entry]) -> str:
+    """Return a digest of the names, contents and executable bits of entries."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        if entry.fixed:
+            digest.update(f"{_fingerprint(entry)}\0\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
 def _fingerprint(entry: Entry) -> str:
     if entry.link is not None:
         return f"link\0{entry.target}\0{entry.link}"
@@ -399,6 +404,7 @@ __all__ = [
     "Entry",
     "ReleaseError",
     "Source",
+    "digest_of",
     "find_media",
     "project_place",
     "shared_paths",

@@ -14,9 +14,11 @@ from cluster.config import Platform, StackFileError, load_stack
 from cluster.config.models import SECRET_KEYS
 from cluster.docker.engine import EngineError
 from cluster.docker.places import base_image, runtime_places
+from cluster.interpreters import needs_of, request
 from cluster.lint import Facts, Severity, lint
-from cluster.release import ReleaseError, runtime_config, specify
+from cluster.release import ReleaseError, find_project, runtime_config, specify
 from cluster.render.nginx import version_in_image
+from cluster.requirements import read_requirements
 from cluster.sessions import Lasting, refusal, refused_loss, refused_rollback
 from components.platforms.docker import Docker, Engine
 from components.platforms.docker.images import platform_digest
@@ -82,7 +84,12 @@ class Program:
         """Return the release that the stack file and the code ask for; RunError where it can't be made."""
         own = platform_digest(self.config, container_digest(topology))
         try:
-            spec = specify(self.config, self.root, self.secrets, "image", own)
+            project = find_project(self.config, self.root)
+            found = read_requirements(self.config.app, project)
+            python = request(needs_of(self.config.app, found, project))
+            spec = specify(
+                *(self.config, self.root, self.secrets, python, own), requirements=found, python_request=python
+            )
         except ReleaseError as error:
             raise pulumi.RunError(str(error)) from None
         former = self._former()

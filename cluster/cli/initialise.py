@@ -19,7 +19,7 @@ from cluster.config.load import STACKS
 from cluster.local.nginx import is_free
 from cluster.local.places import Places
 from cluster.looking import Look, look, make_environment, own_keys
-from cluster.release import REQUIREMENTS
+from cluster.requirements import REQUIREMENTS
 from cluster_runtime.choices import DJANGO_ENGINES, NO_SERVER
 from cluster_runtime.sources import Source, assignments, module_path, reads, settings_sources, value_of
 

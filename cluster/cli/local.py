@@ -39,11 +39,6 @@ if TYPE_CHECKING:
     from cluster.topology import Topology
 
 
-def python_version() -> str:
-    """Return the version of the interpreter that releases' environments are made from."""
-    return f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
 def site_address(stack: Stack) -> str:
     """Return where the site answers on this machine."""
     return f"http://127.0.0.1:{stack.config.site.listen}"
@@ -65,7 +60,7 @@ def run_up(stack: Stack) -> None:
         refused = refusal(stack.config, cluster.said_of_sessions(), lambda: sessions(stack))
         if refused:
             raise CommandError(refused)
-        spec = cluster.specify(python_version())
+        spec = cluster.specify()
         refused = cluster.refused_loss(spec)
         if refused:
             raise CommandError(refused)
@@ -134,6 +129,7 @@ def run_rollback(stack: Stack, to: str | None) -> None:
         digest = to or history.former()
         if digest is None:
             raise CommandError("there is no release before the one that serves")
+        cluster.builder.mend_environment(digest)
         release = cluster.builder.find(digest)
         if release is None:
             hurt = ", ".join(cluster.builder.hurt(digest))

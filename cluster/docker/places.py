@@ -26,6 +26,9 @@ def project_directory(config: ClusterConfig) -> str:
     return f"/srv/{project_place(config)}"
 
 
+#: A release's local packages, and the source of those that are not in the project.
+PACKAGES, SOURCES = "/srv/packages", "/srv/sources"
+
 #: nginx's directory in its container: configurations, temporary files, the internal socket.
 NGINX_HOME = "/var/lib/cluster"
 
@@ -70,5 +73,6 @@ def runtime_places(topology: Topology, digest: str) -> RuntimePlaces:
         database=f"{DATA}/db.sqlite3",
         sessions=SESSION_FILES,
         static_root=f"{STATIC}/{digest}{static_url.rstrip('/')}",
+        packages=PACKAGES,
         memcached=tuple(memcached_socket(number + 1) for number in range(topology.memcached_nodes)),
     )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.config.models import Interface, Platform
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, has_secret
-from cluster.release import REQUIREMENTS
+from cluster.requirements import REQUIREMENTS, read_requirements
+from cluster.source import ReleaseError
 from cluster_runtime.paths import how_to_keep, why_written
 
 if TYPE_CHECKING:
@@ -65,6 +66,28 @@ def _requirements_missing(config: ClusterConfig, facts: Facts) -> Remarks:
     why = f"There is no {named or ' and no '.join(REQUIREMENTS)} in {config.app.project}."
     yield Remark(
         "app.requirements", why, "Name the file that lists the project's packages, from the project's directory."
+    )
+
+
+def _lock_unused(config: ClusterConfig, facts: Facts) -> Remarks:
+    # Two files that may say different things.
+    project = _project(config, facts)
+    if project is None or not project.is_dir():
+        return
+    try:
+        found = read_requirements(config.app, project.resolve())
+    except ReleaseError:
+        return  # the release says so
+    if found.beside is None:
+        return
+    named = config.app.requirements.file is not None
+    why = (
+        f"Packages come from {found.main.name}, "
+        f"{'as the stack file says' if named else 'which counts before a lock unless the stack file names that'}; "
+        f"{found.beside.name} beside it is not read."
+    )
+    yield Remark(
+        "app.requirements", why, f"Name {found.beside.name} as app.requirements.file, or remove one of the two."
     )
 
 
@@ -228,6 +251,7 @@ APP_RULES = (
     Rule("time-zero", ERROR, "A time of zero that nothing can meet.", _zero_times),
     Rule("health-path-unknown", ERROR, "The runtime does not answer this path.", _health_path_unknown),
     Rule("environment-secret", WARNING, "A plain variable looks like a secret.", _plain_secrets),
+    Rule("lock-unused", WARNING, "A lock stands beside the requirements, and is not read.", _lock_unused),
     Rule("start-timeout-short", WARNING, "Too little time for a project to start.", _short_start),
     Rule(
         "busy-timeout-short",

@@ -10,7 +10,6 @@ import re
 import shutil
 import stat
 import subprocess
-import tempfile
 import threading
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -30,15 +29,22 @@ from cluster.kept import (
     vouch,
     write_durably,
 )
+from cluster.local.environment import Environments
 from cluster.local.mending import put_back, write_below
 from cluster.local.migrations import applied_in, were_lost
-from cluster.local.owner import base_python
 from cluster.local.secrets import write_secret
 from cluster.local.state import History
 from cluster.local.supervisor import clean_environment
 from cluster.local.written import COMPLETE, FILES, SERVED, note_files
-from cluster.packages import project_requirements, run_uv
-from cluster.release import RUNTIME, ReleaseError, ReleaseSpec, runtime_config, runtime_requirements
+from cluster.release import (
+    RUNTIME,
+    ReleaseError,
+    ReleaseSpec,
+    package_files,
+    runtime_config,
+    runtime_requirements,
+    sources,
+)
 from cluster.render.mime import compressed_endings
 from cluster.source import TREE, Source, check_shared, is_file_name, project_place, shared_place, write_tree
 from cluster_runtime import unfollowed
@@ -52,6 +58,7 @@ from cluster_runtime.unfollowed import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from cluster.interpreters import Interpreter
     from cluster.local.owner import Owner
     from cluster.local.places import Places
     from cluster.source import Entry
@@ -74,8 +81,11 @@ MOST_PRINTED, MOST_FACTS, READING_SECONDS = 256 * 1024, 1024 * 1024, 5.0
 
 PR_SET_NO_NEW_PRIVS = 38
 
+#: Local packages of a release, and the source of those that are not in the project.
+PACKAGES, SOURCES = "packages", "sources"
+
 #: What of a release its mark vouches for. (Its static files too: nginx would serve empty ones.)
-VOUCHED = (TREE, "runtime", "public", SECRETS, CONFIG, PARTS, FACTS, FILES, LEFT_OUT)
+VOUCHED = (TREE, PACKAGES, SOURCES, "runtime", "public", SECRETS, CONFIG, PARTS, FACTS, FILES, LEFT_OUT)
 
 PARTS_KIND: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
 FACTS_KIND: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
@@ -187,6 +197,8 @@ class Builder:
         self.owner = owner
         self.say = say
         self._whole: dict[str, Release] = {}  # looked at once a command: each has thousands of files
+        self.environments = Environments(directory=places.environments, pythons=places.pythons, owner=owner, say=say)
+        self.interpreter: Interpreter | None = None
 
     def find(self, digest: str) -> Release | None:
         """Return the release where it is whole on this machine."""
@@ -209,10 +221,10 @@ class Builder:
 
     def make(self, spec: ReleaseSpec, topology: Topology) -> Release:
         """Return the release of `spec`, made where it is not there yet; ReleaseError says what the project lacks."""
-        found = self.find(spec.digest)
-        if found is not None:
-            return found
         environment = self._environment(spec, topology)
+        found = self.find(spec.digest)
+        if found is not None:  # perhaps its environment alone had to be made anew
+            return found
         self.say(f"copying the code of release {spec.digest}")
         directory = self.places.releases / spec.digest
         # One that has served may be serving: what is hurt of it is put back, and nothing else is touched.
@@ -231,25 +243,20 @@ class Builder:
         )
         config = runtime_config(topology.config, places, spec.digest)
         write_durably(release.config, json.dumps(config, indent=1), mode=0o644)
-        trees = {
-            release.project: spec.source.tree(str(self.places.shared)),
-            directory / "runtime" / RUNTIME.name: Source(project=RUNTIME, root=RUNTIME).tree(""),
-        }
-        for top, entries in trees.items():
-            if hurt:
-                self._mend_tree(entries, top, directory)
-            else:
-                write_tree(entries, top, copy_file)
+        self._write_code(spec, release, hurt)
         write_durably(directory / LEFT_OUT, json.dumps(spec.source.listing.left_out), mode=0o644)
         self._make_shared(spec.source)
         point_at(directory / "environment", os.path.relpath(environment, directory))
         self._write_secrets(spec, directory)
         write_durably(directory / PARTS, json.dumps(dict(spec.parts)), mode=0o644)
-        make_way(directory / "public", stat.S_IFDIR)
-        (directory / "public").mkdir(exist_ok=True)
+        for name in ("public", PACKAGES, SOURCES):
+            make_way(directory / name, stat.S_IFDIR)
+            (directory / name).mkdir(exist_ok=True)
         self._forget_static(directory, hurt)
         self._give(directory)
-        self._describe(release, spec.requirements)
+        if not hurt or any(path.startswith((PACKAGES, SOURCES)) for path in hurt):
+            self.environments.install_local(spec, release, environment)
+        self._describe(release, spec.requirements.main)
         if topology.config.app.collectstatic:
             self._collect_static(release, topology)
         if not hurt:
@@ -258,6 +265,20 @@ class Builder:
             write_durably(directory / FILES, "{}", mode=0o644)  # whatever is there may be the project's: it is kept
         vouch(directory, COMPLETE, *VOUCHED)
         return release
+
+    def _write_code(self, spec: ReleaseSpec, release: Release, hurt: list[str]) -> None:
+        """Copy the code, that of local packages and the runtime into a release, or put back what is hurt of them."""
+        directory = release.directory
+        trees = {
+            release.project: spec.source.tree(str(self.places.shared)),
+            directory / "runtime" / RUNTIME.name: Source(project=RUNTIME, root=RUNTIME).tree(""),
+            **{directory / SOURCES / place: package_files(source, spec) for place, source in sources(spec).items()},
+        }
+        for top, entries in trees.items():
+            if hurt:
+                self._mend_tree(entries, top, directory)
+            else:
+                write_tree(entries, top, copy_file)
 
     def _make_shared(self, source: Source) -> None:
         """Make what the project writes, where it is not there yet, of what the project holds there."""
@@ -325,7 +346,7 @@ class Builder:
         if names:
             code = "import os, sys; [os.remove(path) for path in sys.argv[1:] if os.path.isfile(path)]"
             subprocess.run(
-                [base_python(), "-I", "-c", code, *names],
+                [self._interpreter().path, "-I", "-c", code, *names],
                 cwd=directory,
                 check=False,
                 capture_output=True,
@@ -336,26 +357,18 @@ class Builder:
 
     def _environment(self, spec: ReleaseSpec, topology: Topology) -> Path:
         """Return the environment of the release's packages, made where no other release has had the same."""
-        directory = self.places.environments / spec.environment_digest
-        if hurt(directory, COMPLETE) == []:
-            return directory
-        self.say("making the environment of Python packages")
-        remove_tree(directory)
-        make_way(directory.parent, stat.S_IFDIR)
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        run_uv("venv", "--quiet", "--python", base_python(), str(directory))
-        python = str(directory / "bin" / "python")
-        install = ("pip", "install", "--quiet", "--python", python)
-        with tempfile.TemporaryDirectory() as temporary:
-            run_uv(*install, "-r", str(project_requirements(spec.requirements, Path(temporary))), cwd=spec.project)
-            # The runtime's own packages must fit to what the project has, never the other way round.
-            frozen = run_uv("pip", "freeze", "--quiet", "--python", python)
-            constraints = Path(temporary) / "constraints.txt"
-            pins = (line for line in frozen.splitlines() if re.fullmatch(r"[\w.\[\]-]+==\S+", line))
-            constraints.write_text("\n".join(pins), encoding="utf-8")
-            run_uv(*install, "-c", str(constraints), *runtime_requirements(topology.config))
-        vouch(directory, COMPLETE, ".")
-        return directory
+        return self.environments.make(spec, self._interpreter(), runtime_requirements(topology.config))
+
+    def _interpreter(self) -> Interpreter:
+        """Return this machine's interpreter by which the release was specified."""
+        assert self.interpreter is not None  # noqa: S101 - set by who specifies
+        return self.interpreter
+
+    def mend_environment(self, digest: str) -> None:
+        """Make the environment of a former release anew where its Python is gone."""
+        link = self.places.releases / digest / "environment"
+        if link.is_symlink() and self.places.environments in link.resolve().parents:
+            self.environments.mend(link.resolve())
 
     # --- the project
 

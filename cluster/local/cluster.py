@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.config.models import DatabaseEngine, SessionEngine, dump
+from cluster.interpreters import find_interpreter, needs_of, request
 from cluster.kept import make_way, point_at, remove_tree
 from cluster.local.builder import MIGRATED, Builder, Release
 from cluster.local.listeners import listening_ports
@@ -23,9 +24,10 @@ from cluster.local.secrets import ensure_secrets, restore_secrets
 from cluster.local.state import MEMCACHED, WATCH, WITHOUT_SOCKET, History, Observed, mark_served, observe, program_name
 from cluster.local.supervisor import Condition, Process, Supervisor, accepts, not_ours
 from cluster.local.written import retire
-from cluster.release import DRAIN_SECONDS, ReleaseSpec, runtime_config, specify
+from cluster.release import DRAIN_SECONDS, ReleaseSpec, find_project, runtime_config, specify
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.supervisor import Program
+from cluster.requirements import read_requirements
 from cluster.sessions import Lasting, of_release, refused_loss
 from cluster.source import TREE, project_place
 from cluster.topology import batches, build_topology
@@ -68,7 +70,7 @@ class UpError(Exception):
 
 
 class LocalCluster:
-    """One stack on this machine. `say` is told each step; `python` is the version for the release's digest."""
+    """One stack on this machine. `say` is told each step."""
 
     def __init__(self, places: Places, config: ClusterConfig, say: Callable[[str], None]) -> None:
         self.places = places
@@ -94,10 +96,19 @@ class LocalCluster:
 
     # --- planning
 
-    def specify(self, python: str) -> ReleaseSpec:
-        """Return the release that the stack file asks for."""
+    def specify(self) -> ReleaseSpec:
+        """Return the release that the stack file asks for, on an interpreter of this machine's."""
+        root = self.places.root
+        project = find_project(self.config, root)
+        found = read_requirements(self.config.app, project)
+        needs = needs_of(self.config.app, found, project)
+        options = self.owner.subprocess_options()
+        interpreter = find_interpreter(needs, self.places.pythons, options, self.owner.name)
+        self.builder.interpreter = interpreter
         secrets = ensure_secrets(self.places.secrets)
-        return specify(self.config, self.places.root, secrets, python)
+        return specify(
+            *(self.config, root, secrets, str(interpreter)), requirements=found, python_request=request(needs)
+        )
 
     def nginx_config(self) -> NginxConfig:
         """Return nginx's configuration for this machine."""
@@ -178,7 +189,7 @@ class LocalCluster:
             parts=parts,
             former=history.current,
             former_parts=former.parts() if former else {},
-            made=made is not None,
+            made=made is not None and self.builder.environments.works(made.directory / "environment"),
             migrated=made is not None and made.migrated and not self.builder.was_set_back(made),
             observed=observed,
             watched=self.supervisor.is_current(self._watch_program()),

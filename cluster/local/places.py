@@ -127,6 +127,11 @@ class Places:
         return self.state / "environments"
 
     @property
+    def pythons(self) -> Path:
+        """Interpreters that uv brought."""
+        return self.root / STATE / "pythons"
+
+    @property
     def history(self) -> Path:
         """Which releases have served."""
         return self.state / "history.json"
@@ -237,5 +242,6 @@ class Places:
             database=str(self.data / "db.sqlite3"),
             sessions=str(self.data / "sessions"),
             static_root=str(release / "public") + (static_url or "/static/").rstrip("/"),
+            packages=str(release / "packages"),
             memcached=tuple(str(self.memcached_socket(number + 1)) for number in range(memcached_nodes)),
         )

@@ -23,6 +23,8 @@ PARTS = {
     "code": "code",
     "runtime": "runtime",
     "requirements": "requirements",
+    "python": "Python",
+    "packages": "local packages above the project",
     "settings": "settings of the app",
     "secrets": "secrets",
 }

@@ -65,6 +65,7 @@ class RuntimeConfig:
     secrets: a directory of files: secret_key, secret_key_fallbacks (JSON list), database_url,
         secret_environment (JSON object); all but the first may be missing.
     preload: load the project once for all workers, where that is safe.
+    packages: a directory of what the release installs from its own copy of local packages; it may be missing.
     drain: seconds between giving the name up and stopping; nginx's connections wear out in two.
     tree: the directory of the release in which the project lies, at `place`, with what was included from above it; all
         in it is replaced with the release. Empty where there is no release.
@@ -99,6 +100,7 @@ class RuntimeConfig:
     shared_root: str = ""
     media: str | None = None
     databases: str = ""
+    packages: str = ""
 
     @classmethod
     def load(cls, path: str | Path) -> RuntimeConfig:

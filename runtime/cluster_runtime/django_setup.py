@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import site
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,9 @@ def prepare(config: RuntimeConfig) -> None:
     os.chdir(config.project)
     if config.project not in sys.path:
         sys.path.insert(0, config.project)
+    if config.packages and os.path.isdir(config.packages):  # noqa: PTH112 - before the project, as little as can be
+        # As pip would have it: after the project's directory and beside site-packages, with .pth files read.
+        site.addsitedir(config.packages)
 
 
 def load_application(config: RuntimeConfig) -> Any:

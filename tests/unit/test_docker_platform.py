@@ -8,6 +8,7 @@ import json
 import os
 import re
 import stat
+import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from cluster.config import parse_config
 from cluster.docker.engine import Engine, EngineError, Live, read_live
 from cluster.docker.places import NGINX_PLACES, base_image, nginx_config, runtime_places
 from cluster.local.places import Places
+from cluster.packages import UV_CONFIG
 from cluster.release import ReleaseError, ReleaseSpec, RuntimePlaces, runtime_config, specify
 from cluster.render.nginx import NginxPlaces, render_nginx, version_in_image
 from cluster.source import project_place
@@ -757,26 +759,70 @@ def test_a_context_holds_all_that_packages_are_installed_from_and_no_more(name: 
     root = repository(tmp_path / "repository", **files)
     write_context(tmp_path / "context", *specified(root, site_values(requirements)))
     directory = tmp_path / "context" / "requirements"
-    assert (directory / "main").read_text() == main
+    assert (directory / "main").read_text() == f"{main}\n"
     tree_held = {path for path, (mode, _) in listing(directory / "tree").items() if mode[0] == "-"}
-    assert tree_held == held, "more: a change of code would install all packages again"
+    assert tree_held == {*held, str(Path(main).parent / UV_CONFIG)}, (
+        "more: a change of code would install all packages again"
+    )
     assert (directory / "tree" / main).read_bytes() == (
         root / "site" / (requirements or "requirements.txt")
     ).read_bytes()
 
 
-def test_of_a_lock_file_its_export_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def exported(*arguments: str, **_options: Any) -> str:
-        Path(arguments[arguments.index("--output-file") + 1]).write_text("django==5.2.1\n")
-        return ""
+def test_of_poetry_s_lock_its_export_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
 
-    monkeypatch.setattr("cluster.packages.run_uv", exported)
+    def exported(_kind: str, words: list[str], directory: Path, **_options: Any) -> subprocess.CompletedProcess[str]:
+        told.append(words)
+        text = f"django==5.2.1\nlib @ file://{directory.parent}/lib\nwheel @ file://{directory}/wheel.whl\n"
+        return subprocess.CompletedProcess(words, 0, "" if words == ["check", "--lock"] else text, "")
+
+    monkeypatch.setattr("cluster.packages._run_exporter", exported)
+    files = {"site/pyproject.toml": '[tool.poetry]\nname = "site"\n', "site/poetry.lock": ""}
+    root = repository(tmp_path / "repository", **files)
+    write_context(tmp_path / "context", *specified(root, site_values("pyproject.toml")))
+    directory = tmp_path / "context" / "requirements"
+    main = directory / "tree" / (directory / "main").read_text().strip()
+    wheel = "wheel @ file:///requirements/tree/wheel.whl"
+    assert wheel in main.read_text().splitlines(), "a path of this machine's would not be found in the image"
+    assert (directory / "how").read_text() == "exact\n"
+    assert told == [["check", "--lock"], ["export", "--format", "requirements.txt"]]
+
+
+def test_of_uv_s_lock_what_uv_exports_it_from_is_held(tmp_path: Path) -> None:
     project = '[project]\nname = "site"\nversion = "1"\ndependencies = ["django"]\n'
     root = repository(tmp_path / "repository", **{"site/pyproject.toml": project, "site/uv.lock": "version = 1\n"})
     write_context(tmp_path / "context", *specified(root, site_values("pyproject.toml")))
     directory = tmp_path / "context" / "requirements"
-    assert (directory / "tree" / (directory / "main").read_text()).read_text() == "django==5.2.1\n"
-    assert {path.name for path in (directory / "tree").iterdir()} == {"requirements.txt"}
+    assert (directory / "how").read_text() == "locked\n"
+    assert {path.name for path in (directory / "tree").iterdir()} == {"uv.lock", "pyproject.toml", UV_CONFIG}
+
+
+def test_local_packages_are_installed_from_what_the_image_holds(tmp_path: Path) -> None:
+    files = {
+        "site/requirements.txt": "-e .\n-e ../lib\ndjango\n",
+        **{f"{name}/pyproject.toml": f'[project]\nname = "{name}"\nversion = "1"\n' for name in ("site", "lib")},
+        "lib/lib.py": "x\n",
+    }
+    root = repository(tmp_path / "repository", **files)
+    context = tmp_path / "context"
+    write_context(context, *specified(root, site_values("requirements.txt")))
+    assert (context / "local" / "list").read_text() == "-e /srv/tree/above/site\n-e /srv/sources/lib\n"
+    assert {path.name for path in (context / "sources" / "lib").iterdir()} == {"pyproject.toml", "lib.py"}
+    held = {path.name for path in (context / "requirements" / "tree" / "lib").iterdir()}
+    assert held == {"pyproject.toml"}, "a change of its code would install all packages again"
+    assert (context / "requirements" / "how").read_text() == "compile\n"
+
+
+def test_an_image_is_built_with_the_certificates_that_the_caller_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "company.pem").write_text("a company's\n")
+    for name, expected in (("company.pem", "a company's\n"), ("none.pem", "")):
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / name))
+        context = tmp_path / f"context-{name}"
+        write_context(context, *specified(repository(tmp_path / name.partition(".")[0]), site_values()))
+        assert (context / "certificates" / "ca.pem").read_text() == expected
 
 
 def test_a_change_of_the_code_changes_nothing_that_packages_are_installed_from(tmp_path: Path) -> None:
@@ -907,10 +953,18 @@ def test_how_containers_are_made_is_part_of_the_release_and_weights_are_not() ->
 
 def test_the_layer_of_packages_does_not_see_the_code() -> None:
     dockerfile = (images.FILES / "app" / "Dockerfile").read_text()
-    packages, _from, final = dockerfile.partition("\nFROM ${BASE}\n")
-    assert re.findall(r"^COPY (\S+)", packages, re.MULTILINE) == ["install-python", "install-packages", "requirements"]
+    packages, _from, rest = dockerfile.partition("\nFROM packages AS local\n")
+    local, _from, final = rest.partition("\nFROM ${BASE}\n")
+    words = re.findall(r"^COPY (.+) /\S+$", packages, re.MULTILINE)
+    assert words == [
+        *("trusting install-python", "certificates", "install-packages find-python with-compiler", "requirements")
+    ]
+    assert re.findall(r"^COPY (\S+)", local, re.MULTILINE) == ["tree", "sources", "install-local", "local"]
     order = re.findall(r"^COPY (?:--\S+ )?(\S+)", final, re.MULTILINE)
-    assert order == ["install-python", "/opt/environment", "runtime", "tree", "left-out.json", "config.json"]
+    assert order == [
+        *("install-python", "/opt/python", "/opt/environment", "runtime", "/srv/packages", "/srv/sources"),
+        *("/srv/tree", "left-out.json", "config.json"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,10 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         [case({"app.requirements": "none.txt"}, "app.requirements", root=ROOT)],
         [case(root=ROOT), case({"app.requirements": "none.txt"})],
     ),
+    "lock-unused": (
+        [case({"app.project": "./tests/unit/locked"}, "app.requirements", root=ROOT)],
+        [case(root=ROOT), case({"app.project": "./tests/unit/locked"}), case({"app.project": "./no"}, root=ROOT)],
+    ),
     "secret-key-missing": (
         [case({"platform": "docker"}, "secret_key", secrets=frozenset())],
         [

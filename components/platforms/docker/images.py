@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.docker.places import SHARED, base_image, runtime_places
-from cluster.packages import project_requirements
+from cluster.docker.places import SHARED, SOURCES, base_image, project_directory, runtime_places
+from cluster.packages import INSTALL_LOCAL, INSTALL_PACKAGES, UV_CONFIG, write_installation
 from cluster.release import (
     RUNTIME,
-    ReleaseError,
-    requirements_files,
+    local_lines,
+    package_files,
     runtime_config,
     runtime_requirements,
+    sources,
 )
 from cluster.source import Source, check_shared, project_place, write_tree
 from cluster_runtime.paths import LEFT_OUT
@@ -31,10 +31,14 @@ FILES = Path(__file__).resolve().parent
 DIRECTORY_MODE, FILE_MODE, PROGRAM_MODE = 0o755, 0o644, 0o755
 
 
+def _scripts() -> list[Path]:
+    return [*sorted((FILES / "app").iterdir()), INSTALL_LOCAL, INSTALL_PACKAGES]
+
+
 def platform_digest(config: ClusterConfig, container: str) -> str:
     """Return what else an instance is made of on this platform: `container` stands for how its container is made."""
     digest = hashlib.sha256(f"{base_image(config, 'app')}\0{container}\0".encode())
-    for path in sorted((FILES / "app").iterdir()):
+    for path in _scripts():
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -48,13 +52,19 @@ def write_context(directory: Path, topology: Topology, spec: ReleaseSpec) -> Non
     new = directory.with_name(f".{directory.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    for path in sorted((FILES / "app").iterdir()):
+    for path in _scripts():
         _copy(path, new / path.name)
     for shared in spec.source.shared:
         check_shared(shared, spec.source.project / shared)
     write_tree(spec.source.tree(SHARED), new / project_place(topology.config), _copy)
     _write(new / LEFT_OUT, json.dumps(spec.source.listing.left_out))
     write_tree(Source(project=RUNTIME, root=RUNTIME).tree(""), new / "runtime" / RUNTIME.name, _copy)
+    (new / "sources").mkdir()
+    for place, source in sources(spec).items():
+        write_tree(package_files(source, spec), new / "sources" / place, _copy)
+    lines = local_lines(spec, project_directory(topology.config), SOURCES)
+    _write(new / "local" / "list", "".join(f"{line}\n" for line in lines))
+    _write(new / "certificates" / "ca.pem", _trusted())
     _write_requirements(new / "requirements", topology.config, spec)
     config = runtime_config(topology.config, runtime_places(topology, spec.digest), spec.digest)
     _write(new / "config.json", json.dumps(config, indent=1))
@@ -67,36 +77,24 @@ def write_context(directory: Path, topology: Topology, spec: ReleaseSpec) -> Non
 
 def _write_requirements(directory: Path, config: ClusterConfig, spec: ReleaseSpec) -> None:
     """Write what packages are installed from: a change of code must not change it."""
-    tree = directory / "tree"
-    tree.mkdir(parents=True)
-    exported = project_requirements(spec.requirements, tree, outlives=True)
-    if exported != spec.requirements:
-        main = Path(exported.name)
-    elif _needs_source(spec.requirements):
-        write_tree(Source(project=spec.requirements.parent, root=spec.source.root).tree(""), tree, _copy)
-        main = Path(spec.requirements.name)
-    else:
-        files = {
-            (spec.requirements.parent / name).resolve(): text
-            for name, text in requirements_files(spec.requirements).items()
-        }
-        top = Path(os.path.commonpath([path.parent for path in files]))
-        for path, text in files.items():
-            _write(tree / path.relative_to(top), text)
-        main = spec.requirements.resolve().relative_to(top)
-    _write(directory / "main", main.as_posix())
-    _write(directory / "runtime", "\n".join([*runtime_requirements(config), ""]))
+    write_installation(
+        *(directory, spec.requirements),
+        runtime=runtime_requirements(config),
+        python=spec.python_request,
+        place="/requirements",
+        outlives=True,
+    )
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(PROGRAM_MODE if path.stat().st_mode & 0o100 else FILE_MODE)
+    inner = spec.requirements.directory.relative_to(spec.requirements.top)
+    _write(directory / "config", f"{(Path('tree') / inner / UV_CONFIG).as_posix()}\n")
 
 
-def _needs_source(requirements: Path) -> bool:
-    """Tell whether a pyproject.toml lets its build backend say what it depends on."""
-    if requirements.name != "pyproject.toml":
-        return False
-    try:
-        project = tomllib.loads(requirements.read_text(encoding="utf-8")).get("project", {})
-    except tomllib.TOMLDecodeError as error:
-        raise ReleaseError(f"app.requirements: {requirements}: {error}") from error
-    return "dependencies" in project.get("dynamic", ())
+def _trusted() -> str:
+    """Return the certificates that the caller trusts by SSL_CERT_FILE, as a company's proxy needs them; or none."""
+    path = os.environ.get("SSL_CERT_FILE")
+    return Path(path).read_text(encoding="utf-8") if path and Path(path).is_file() else ""
 
 
 def _copy(source: Path, target: Path) -> None:

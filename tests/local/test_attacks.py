@@ -159,7 +159,7 @@ def test_a_directory_that_becomes_a_link_while_it_is_given_away_leads_root_nowhe
                 owner().own(data)
             with contextlib.suppress(OSError, PlaceError):
                 owner().make(data)
-                owner().make_below(data, "sub")
+                owner().make_below(data, "sessions")
             if not protected and not ground.untouched():
                 break
     print(f"{tries[0]:,} tries beside {turns:,} turns")

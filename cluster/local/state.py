@@ -155,7 +155,7 @@ def _own_status(name: Name, release: str, process: Process) -> dict[str, Any] | 
 
 
 #: What a release may be called: it is a part of paths.
-Digest = Annotated[str, Field(pattern="^[0-9a-f]{1,64}$")]
+Digest = Annotated[str, Field(pattern="^[0-9a-z]{1,64}$")]
 
 
 @dataclass(kw_only=True)

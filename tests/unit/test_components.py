@@ -500,7 +500,7 @@ MOUNTS: dict[str, tuple[set[str], set[str]]] = {
         NAMES,
         (
             {"sessions", "database-sockets", "database-secrets", "secrets", "static", "sockets", "shared"},
-            {"/srv/database", "/srv/secrets", "/srv/static"},
+            {"/run/database", "/srv/database", "/srv/secrets", "/srv/static"},
         ),
     ),
     **dict.fromkeys(("memcached1", "memcached2"), ({"sessions"}, set())),

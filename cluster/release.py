@@ -15,7 +15,7 @@ from cluster.config.models import SECRET_KEYS, DatabaseEngine, Platform
 from cluster.requirements import outermost, read_requirements
 from cluster.source import ReleaseError as ReleaseError  # noqa: PLC0414 - whoever makes releases meets it here
 from cluster.source import Source, digest_of, project_place, shared_paths, shared_place, source_of
-from cluster.topology import uses_memcached
+from cluster.topology import served_static_url, site_url, uses_memcached
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -225,6 +225,7 @@ def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) ->
             "timeout": health.timeout.seconds,
             "start_timeout": health.start_timeout.seconds,
             "busy_timeout": health.busy_timeout.seconds,
+            "pages": health.pages,
         },
         "graceful_timeout": app.graceful_timeout.seconds,
         "drain": DRAIN_SECONDS,
@@ -239,7 +240,11 @@ def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) ->
             "replace": config.sessions.replace,
         },
         "database": database,
-        "static_root": places.static_root,
+        # Where nothing is collected the project's own stays.
+        "static_root": places.static_root if app.collectstatic else "",
+        "site": site_url(config).rstrip("/"),
+        "static_url": served_static_url(config) or "",
+        "release_commands": app.release_commands,
         "packages": places.packages,
     }
 

@@ -92,12 +92,22 @@ def exact_shares(config: ClusterConfig) -> bool:
     return config.upstream.method is Method.ROUND_ROBIN
 
 
+def site_host(config: ClusterConfig) -> str:
+    """Return a host of the first of the site's names: of a pattern one that it matches."""
+    name = config.site.server_names[0]
+    return "localhost" if name == "_" else f"www{name[1:]}" if name.startswith("*") else name.removeprefix(".")
+
+
 def site_url(config: ClusterConfig) -> str:
     """Return the address to open in a browser."""
-    name = config.site.server_names[0]
-    host = "localhost" if name == "_" or name.startswith(("*", ".")) else name
+    host = site_host(config)
     port = config.site.listen
     return f"http://{host}/" if port == 80 else f"http://{host}:{port}/"  # noqa: PLR2004
+
+
+def served_static_url(config: ClusterConfig) -> str | None:
+    """Return the path below which nginx serves what was collected; None where it passes everything on."""
+    return config.site.static_url if config.app.collectstatic else None
 
 
 def percent(share: Fraction) -> str:

@@ -5,17 +5,22 @@ What a platform must bring is in `Reach`: ways to nginx's internal socket, to ea
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import http.client
+import os
 import time
 import urllib.parse
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from cluster.answers import SENSELESS, SocketTransport, json_object
 from cluster.config.models import Method
-from cluster.topology import Topology, exact_shares, percent
+from cluster.topology import Topology, exact_shares, percent, site_host, site_url
+from cluster_runtime.gate import Site, Visitor, asker, probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -111,23 +116,72 @@ def _client(socket: str) -> httpx.Client:
     return httpx.Client(transport=SocketTransport(socket), timeout=TIMEOUT, trust_env=False)
 
 
-def _host(topology: Topology) -> str:
-    name = topology.config.site.server_names[0]
-    return "localhost" if name == "_" else name.removeprefix("*").lstrip(".")
+def _said_of_site(topology: Topology, reach: Reach) -> Site:
+    """Return what an instance says of the site; where none says it, what the stack file does."""
+    for name in topology.names:
+        said = probe(Path(reach.instances[name]), "/-/probe/site")
+        if said:
+            return Site.read(said)
+    return Site(site=site_url(topology.config).rstrip("/"), hosts=(site_host(topology.config),))
 
 
 def _site(topology: Topology, reach: Reach) -> Iterator[Check]:
+    """Look at the site as a visitor does, through nginx."""
+    site = _said_of_site(topology, reach)
+    address = urllib.parse.urlsplit(reach.address)
+
+    def connect() -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT)
+
+    visitor = Visitor(site, asker(connect, lambda _url: {}), files=False)
+    for page in site.pages or ("/",):  # what keeps no release back is still what a visitor sees
+        yield from _page(visitor, page)
+    if site.websocket is not None:
+        yield _websocket(connect, site.site, site.websocket)
     with httpx.Client(timeout=TIMEOUT, trust_env=False) as client:
-        answer = client.get(f"{reach.address}/", headers={"Host": _host(topology)})
-        ok = answer.status_code < SERVER_ERROR
-        yield Check(name="site", ok=ok, expected="an answer below 500", found=f"GET / {answer.status_code}")
-        denied = client.get(f"{reach.address}/-/health", headers={"Host": _host(topology)})
+        denied = client.get(f"{reach.address}/-/health", headers={"Host": urllib.parse.urlsplit(site.site).netloc})
         yield Check(
             name="the runtime's pages are not public",
             ok=denied.status_code == httpx.codes.NOT_FOUND,
             expected="404",
             found=f"GET /-/health {denied.status_code}",
         )
+
+
+def _page(visitor: Visitor, page: str) -> Iterator[Check]:
+    faults = visitor.look(page)
+    status = visitor.statuses.get(page)
+    name, expected = f"page {page}", "an answer below 500, with its files"
+    if faults:
+        for fault in faults:
+            yield Check(name=name, ok=False, expected=expected, found=f"{fault.text}. {fault.hint}".removesuffix(". "))
+    elif status == httpx.codes.SERVICE_UNAVAILABLE:
+        yield Check(name=name, ok=None, expected=expected, found=f"GET {page} {status}: the project says so by itself")
+    else:
+        yield Check(name=name, ok=True, expected=expected, found=f"GET {page} {status}")
+
+
+def _websocket(connect: Callable[[], http.client.HTTPConnection], site: str, path: str) -> Check:
+    """Ask for a websocket of the project's: it is accepted, or refused by the project itself (who is not logged in)."""
+    headers = {
+        "Host": urllib.parse.urlsplit(site).netloc,
+        "Origin": site,
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
+    }
+    name, expected = f"websocket {path}", "101, or the project's own refusal"
+    connection = connect()
+    try:
+        connection.request("GET", path, headers=headers)
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return Check(name=name, ok=False, expected=expected, found=f"{type(error).__name__}: {error}")
+    finally:
+        connection.close()
+    ok = status in {httpx.codes.SWITCHING_PROTOCOLS, httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
+    return Check(name=name, ok=ok, expected=expected, found=str(status))
 
 
 def _instances(topology: Topology, reach: Reach) -> Iterator[Check]:

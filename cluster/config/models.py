@@ -6,6 +6,7 @@ docs/stack-file.md is generated from here (`cluster reference`).
 from __future__ import annotations
 
 import posixpath
+import shlex
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -112,6 +113,17 @@ def _no(value: object) -> object:
     return {"root": None} if value is False else value
 
 
+def _command(value: str) -> str:
+    """Return a management command whose arguments are quoted as for a shell."""
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise PydanticCustomError("command", "can't be split into words: {why}", {"why": str(error)}) from None
+    if not words or words[0].startswith("-"):
+        raise PydanticCustomError("command", "must begin with the name of a management command")
+    return value
+
+
 def _project_path(value: str) -> str:
     """Return a path as it is from the project's directory, without steps that lead nowhere."""
     path = posixpath.normpath(value)
@@ -156,7 +168,7 @@ PathText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$
 ProjectPath = Annotated[
     str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00\n]+$"), AfterValidator(_project_path)
 ]
-CommandText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$")]
+CommandText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$"), AfterValidator(_command)]
 PythonVersion = Annotated[str, StringConstraints(pattern=r"^3\.\d{1,2}(\.\d{1,2})?$")]
 PackageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
 HashKey = Annotated[str, StringConstraints(min_length=1, pattern=r"^[\w$ :./{}-]+$")]

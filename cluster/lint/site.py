@@ -182,18 +182,24 @@ def _can_be_set(url: str) -> bool:
 
 
 def _static_elsewhere(config: ClusterConfig, facts: Facts) -> Remarks:
-    # Another server serves them.
+    # Pages ask another server, which may take the files from this one: by STATIC_URL's own path, and no other.
     url = _project_static_url(facts)
-    if config.site.static_url is not None and url is not None and urlsplit(url).netloc:
-        why = f"The project's STATIC_URL is {url}: its pages ask another server for static files, not this nginx."
-        yield Remark("site.static_url", why, "Set it to null, or set STATIC_URL to a path.")
+    if config.site.static_url is None or url is None or not urlsplit(url).netloc:
+        return
+    path = urlsplit(url).path
+    if config.site.static_url != path:
+        why = (
+            f"The project's STATIC_URL is {url}: its pages ask another server, which finds nothing here below {path}, "
+            f"as nginx serves static files below {config.site.static_url}."
+        )
+        yield Remark("site.static_url", why, f"Set it to {path if _can_be_set(path) else 'null'}.")
 
 
 def _static_not_collected(config: ClusterConfig, _facts: Facts) -> Remarks:
-    # nginx serves what collectstatic collected.
+    # nginx serves what collectstatic collected, and nothing else.
     if config.site.static_url is not None and not config.app.collectstatic:
-        why = f"nginx answers 404 below {config.site.static_url}, as nothing collects the static files."
-        yield Remark("app.collectstatic", why, "Set it to true, or set site.static_url to null.")
+        why = f"Nothing is collected, so nginx passes requests below {config.site.static_url} on to the project."
+        yield Remark("app.collectstatic", why, "Set it to true, or set site.static_url to null if the project answers.")
 
 
 def _static_app_missing(config: ClusterConfig, facts: Facts) -> Remarks:
@@ -245,7 +251,7 @@ SITE_RULES = (
     Rule("duplicate-server-name", WARNING, "nginx ignores a server name that stands twice.", _duplicate_server_names),
     Rule("any-host", WARNING, "With `_` Django believes any Host header.", _any_host),
     Rule("unlimited-bodies", WARNING, "nginx takes request bodies of any size.", _unlimited_bodies),
-    Rule("static-elsewhere", WARNING, "STATIC_URL is on another server.", _static_elsewhere),
+    Rule("static-elsewhere", WARNING, "STATIC_URL is on another server, by another path.", _static_elsewhere),
     Rule(
         "static-not-collected",
         WARNING,

@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -53,10 +54,11 @@ from cluster_runtime.describe import REFUSED
 from cluster_runtime.instance import die_with_parent
 from cluster_runtime.paths import LEFT_OUT
 from cluster_runtime.prepare import mask
+from cluster_runtime.progress import read_telling
 from cluster_runtime.unfollowed import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from cluster.interpreters import Interpreter
     from cluster.local.owner import Owner
@@ -69,10 +71,11 @@ LAST_LINES = 15
 
 #: Its migrations have run.
 MIGRATED = "migrated"
+COMMANDED = "commanded"
 
 #: Files and directories of a release; what the project must not change of its own release is not its user's.
 CONFIG, PARTS, FACTS, SECRETS = "config.json", "parts.json", "project.json", "secrets"
-KEPT_FILES = (CONFIG, PARTS, FACTS, COMPLETE, MIGRATED, SERVED)
+KEPT_FILES = (CONFIG, PARTS, FACTS, COMPLETE, MIGRATED, COMMANDED, SERVED)
 OURS = (*KEPT_FILES, SECRETS, FILES, LEFT_OUT, "runtime", "environment")
 
 #: What is kept of what a program of the project prints, and read of the facts that it writes, bytes; and how long its
@@ -257,8 +260,9 @@ class Builder:
         if not hurt or any(path.startswith((PACKAGES, SOURCES)) for path in hurt):
             self.environments.install_local(spec, release, environment)
         self._describe(release, spec.requirements.main)
+        (directory / COMMANDED).unlink(missing_ok=True)  # what they wrote may be gone
         if topology.config.app.collectstatic:
-            self._collect_static(release, topology)
+            self._collect_static(release)
         if not hurt:
             note_files(directory, TREE)
         elif FILES in hurt:
@@ -404,9 +408,9 @@ class Builder:
             hint = f"\nIf {missing[1]} is a package, add it to {requirements.name}."
         raise ReleaseError(f"app.settings: the project does not import\n{self._shown(release, done.stderr)}{hint}")
 
-    def _collect_static(self, release: Release, topology: Topology) -> None:
+    def _collect_static(self, release: Release) -> None:
         facts = release.facts()
-        if not facts.get("static_app") or topology.config.site.static_url is None:
+        if not facts.get("static_app"):
             return
         self.say("collecting static files")
         done = self.manage(release, "collectstatic", "--noinput", "-v", "0")
@@ -414,6 +418,10 @@ class Builder:
             raise ReleaseError(
                 f"app.collectstatic: collectstatic failed\n{self._shown(release, done.stderr or done.stdout)}"
             )
+        self._finish_static(release)
+
+    def _finish_static(self, release: Release) -> None:
+        """Put a compressed copy beside each static file that is worth it."""
         public = str(release.directory / "public")
         done = self.run(release, "cluster_runtime.compress", public, ",".join(compressed_endings()))
         if done.returncode != 0:
@@ -439,10 +447,11 @@ class Builder:
             raise ReleaseError(f"app.migrate: no database {', '.join(unknown)}; those to migrate are: {there}")
         for alias in known if aliases is None else aliases:
             self.say("migrating the database" if alias == "default" else f"migrating the database {alias}")
-            done = self.manage(release, "migrate", "--noinput", "-v", "1", "--database", alias)
+            words = ("migrate", "--noinput", "-v", "1", "--database", alias)
+            done = self.run(release, "cluster_runtime.manage", *words, say=self.say)
             if done.returncode != 0:
-                words = self._shown(release, done.stderr)
-                raise ReleaseError(f"app.migrate: migrate failed in release {release.digest}\n{words}")
+                shown = self._shown(release, done.stdout)
+                raise ReleaseError(f"app.migrate: migrate failed in release {release.digest}\n{shown}")
         sync_tree(self.places.state)  # what the mark says is on the disk before it
         database = release.database
         applied = applied_in(database, self.owner) if database else None
@@ -453,15 +462,48 @@ class Builder:
         database = release.database
         return database is not None and were_lost(release.directory / MIGRATED, database, self.owner)
 
+    def run_commands(self, release: Release, commands: Sequence[str]) -> None:
+        """Run app.release_commands in the release, once; what they write below STATIC_ROOT is served as well.
+
+        An `up` that was killed between them runs all of them again. ReleaseError has the last lines of what one said.
+        """
+        if not commands or (release.directory / COMMANDED).exists():
+            return
+        for number, command in enumerate(commands):
+            self.say(f"running {command}")
+            done = self.run(release, "cluster_runtime.manage", *shlex.split(command), say=self.say)
+            if done.returncode != 0:
+                words = self._shown(release, done.stdout)
+                raise ReleaseError(
+                    f"app.release_commands[{number}]: `{command}` failed in release {release.digest}\n{words}"
+                )
+        self._finish_static(release)
+        note_files(release.directory, TREE)  # what they made is the release's
+        sync_tree(self.places.state)  # as above
+        (release.directory / COMMANDED).touch()
+
+    def judge(self, release: Release, new: Path, former: Path | None) -> str:
+        """Return why the release, of which an instance listens at `new`, must not serve; empty where it may.
+
+        former: where an instance of the serving release listens, if there is any.
+        """
+        words = ("--socket", str(new), *(("--former", str(former)) if former else ()))
+        done = self.run(release, "cluster_runtime.gate", *words)
+        if done.returncode == 0:
+            return ""
+        return mask(done.stdout or _last(done.stderr), release.secrets())
+
     def manage(self, release: Release, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a management command in the release, as the instances' user, and return what it printed."""
         return self.run(release, "cluster_runtime.manage", *arguments)
 
-    def run(self, release: Release, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, release: Release, module: str, *arguments: str, say: Callable[[str], None] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a module of the runtime in the release, as the instances' user; return the end of what it printed.
 
         It is the project's code: it gets none of this program's descriptors, groups or rights, and no terminal, into
-        which it could type.
+        which it could type. With `say` its progress is told as it goes, and all that it prints is its stdout.
         """
         options = self.owner.subprocess_options()
         with subprocess.Popen(
@@ -470,21 +512,22 @@ class Builder:
             env=release.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.PIPE if say is None else subprocess.STDOUT,
             umask=0o027,
             start_new_session=bool(options),
             preexec_fn=partial(confine, release.project),  # noqa: PLW1509 - no thread of this program holds what it needs
             **options,
         ) as process:
             assert process.stdout is not None  # noqa: S101 - they were asked for
-            assert process.stderr is not None  # noqa: S101
-            printed = [_End(process.stdout), _End(process.stderr)]
+            printed = [_End(process.stdout, say), *([_End(process.stderr)] if process.stderr else [])]
             try:
                 status = process.wait()
             except BaseException:
                 process.kill()
                 raise
-            return subprocess.CompletedProcess(process.args, status, *(end.text() for end in printed))
+            return subprocess.CompletedProcess(
+                process.args, status, *(end.text() for end in printed), *([""] if say else [])
+            )
 
     # --- whose it is
 
@@ -537,17 +580,20 @@ class Builder:
 
 
 class _End:
-    """The end of what a program prints; all of it may be more than there is memory for."""
+    """The end of what a program prints; all of it may be more than there is memory for. `say` is told its progress."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], say: Callable[[str], None] | None = None) -> None:
         self._kept = b""
+        self._say = say
         self._reader = threading.Thread(target=self._read, args=(stream,), daemon=True)
         self._reader.start()
 
     def _read(self, stream: IO[bytes]) -> None:
         with contextlib.suppress(ValueError, OSError):  # closed, since who has it open would never end
-            while chunk := os.read(stream.fileno(), 65536):
-                self._kept = (self._kept + chunk)[-MOST_PRINTED:]
+            read_telling(stream.fileno(), self._keep, self._say or (lambda _message: None))
+
+    def _keep(self, chunk: bytes) -> None:
+        self._kept = (self._kept + chunk)[-MOST_PRINTED:]
 
     def text(self) -> str:
         self._reader.join(timeout=READING_SECONDS)

@@ -23,7 +23,7 @@ from cluster.local.plan import SHOWN, Plan, make_plan
 from cluster.local.secrets import ensure_secrets, restore_secrets
 from cluster.local.state import MEMCACHED, WATCH, WITHOUT_SOCKET, History, Observed, mark_served, observe, program_name
 from cluster.local.supervisor import Condition, Process, Supervisor, accepts, not_ours
-from cluster.local.written import retire
+from cluster.local.written import SERVED, retire
 from cluster.release import DRAIN_SECONDS, ReleaseSpec, find_project, runtime_config, specify
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.supervisor import Program
@@ -32,6 +32,7 @@ from cluster.sessions import Lasting, of_release, refused_loss
 from cluster.source import TREE, project_place
 from cluster.topology import batches, build_topology
 from cluster.verify import restore_sessions
+from cluster_runtime.gate import serving_socket
 from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
 from cluster_runtime.names import Name
 from cluster_runtime.prepare import mask
@@ -284,6 +285,7 @@ class LocalCluster:
             if plan.migrate:
                 (release.directory / MIGRATED).unlink(missing_ok=True)
             self.builder.migrate(release, wanted if isinstance(wanted, list) else None)
+        self.builder.run_commands(release, self.config.app.release_commands)
         self._roll(plan, release)
         self._serve_static(release)
         history = History.load(self.places)
@@ -337,7 +339,8 @@ class LocalCluster:
         app = self.config.app
         name = program_name(instance, release.digest)
         run = (release.python, "-P", "-m", "cluster_runtime.instance", "run", "--instance", instance)
-        command = (*run, "--config", str(release.config), "--sockets", str(self.places.run))
+        # Nothing serves before it was looked at, the first release of all included.
+        command = (*run, "--told", "--config", str(release.config), "--sockets", str(self.places.run))
         # Supervisor would give it all of the user's groups: sudo's caller may be in docker's, which is as good as root.
         alone = self.owner.alone(release.project) if self.owner.changed else ()
         return Program(
@@ -416,6 +419,7 @@ class LocalCluster:
         """Bring the release into service, batch by batch; a batch that never gets healthy takes no name."""
         names = tuple(name for name in self.topology.names if name in plan.start or name in plan.serve)
         done: list[str] = []
+        judged = False
         for batch in batches(names, self.config.app):
             started: list[str] = []
             try:
@@ -425,6 +429,9 @@ class LocalCluster:
                     self._start(new, release)
                     self._restart_silent([name for name in group if name not in new], release)
                     self._await_ready(group, release)
+                    if not judged:
+                        self._judge(batch[0], release)
+                        judged = True
             except UpError as error:
                 self._withdraw(started, release)
                 if done and plan.former:
@@ -456,6 +463,23 @@ class LocalCluster:
         if silent:
             self.supervisor.stop([program_name(name, release.digest) for name in silent])
             self._start(silent, release)
+
+    def _judge(self, name: str, release: Release) -> None:
+        """Let no release serve that does less for a visitor than the one that does.
+
+        Where nothing serves, one that has served before may do so again, whatever its pages answer by now.
+        """
+        run = self.places.run
+        holders = [(other, Name(run, other).holder()) for other in self.topology.names]
+        if any(holder == release.digest and Name(run, other).alive(holder) for other, holder in holders):
+            return
+        former = serving_socket(run, release.digest)
+        if former is None and (release.directory / SERVED).exists():
+            return
+        self.say("looking at its pages as a visitor")
+        problems = self.builder.judge(release, Name(run, name).socket(release.digest), former)
+        if problems:
+            raise UpError(f"release {release.digest} does not do for visitors what it should:\n{problems}")
 
     def _start(self, names: Iterable[str], release: Release) -> None:
         names = list(names)

@@ -16,6 +16,7 @@ import crossplane
 from cluster.config.models import Method, Server
 from cluster.render.mime import COMPRESSED, MEDIA_TYPES
 from cluster.source import location_of
+from cluster.topology import served_static_url
 
 if TYPE_CHECKING:
     from cluster.config.models import Media
@@ -400,7 +401,6 @@ def _proxy_defaults(topology: Topology) -> list[Directive]:
 
 
 def _locations(topology: Topology, places: NginxPlaces, version: Version, upstream: str) -> list[Directive]:
-    site = topology.config.site
     proxy = [_d("proxy_pass", f"http://{upstream}")]
     closes = version < KEEPALIVE_MIN_TIMEOUT_SINCE
     locations = [
@@ -411,8 +411,9 @@ def _locations(topology: Topology, places: NginxPlaces, version: Version, upstre
     ]
     if closes:
         locations.append(_block("location", "@closing", of=[_d("keepalive_timeout", 0), *proxy]))
-    if site.static_url is not None:
-        locations += _static_locations(str(site.static_url), places, closes=closes)
+    static_url = served_static_url(topology.config)
+    if static_url is not None:
+        locations += _static_locations(static_url, places, closes=closes)
     for number, (media, internal) in enumerate(_media_of(topology)):
         closing = f"@closing_media{number}"
         files = _media(topology, places, media, internal=internal)

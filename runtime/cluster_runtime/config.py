@@ -60,6 +60,7 @@ class RuntimeConfig:
     origins: added to Django's CSRF_TRUSTED_ORIGINS.
     site: the address that visitors ask for, as http://localhost:8080.
     static_url: what nginx serves by itself, from the release's static files; empty where it serves none.
+    release_commands: management commands, as a shell splits them, that run once before the release is proven.
     database: {"engine": "sqlite", "path": …}, {"engine": "external"} (its URL is a secret), or None: the project's.
         "replace": true lets it stand for a server that the project's DATABASES name.
     secrets: a directory of files: secret_key, secret_key_fallbacks (JSON list), database_url,
@@ -101,6 +102,7 @@ class RuntimeConfig:
     media: str | None = None
     databases: str = ""
     packages: str = ""
+    release_commands: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: str | Path) -> RuntimeConfig:
@@ -118,7 +120,7 @@ class RuntimeConfig:
             sessions = dict(data.get("sessions", {}))
             sessions["memcached"] = tuple(sessions.get("memcached", ()))
             data["sessions"] = Sessions(**sessions)
-            for name in data.keys() & {"hosts", "origins"}:
+            for name in data.keys() & {"hosts", "origins", "release_commands"}:
                 data[name] = tuple(data[name])
             config = cls(**data)
         except (TypeError, ValueError) as error:

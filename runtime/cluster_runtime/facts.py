@@ -24,6 +24,7 @@ def site_facts(config: RuntimeConfig) -> dict[str, Any]:
         "site": config.site,
         "hosts": list(config.hosts),
         "pages": pages(config),
+        "unrouted": [] if config.health.pages is not None else [page for page in pages(config) if not _is_routed(page)],
         "static_url": settings.STATIC_URL or "",
         "static_root": config.static_root,
         "static_here": _keeps_static_files_here(),
@@ -38,6 +39,17 @@ def pages(config: RuntimeConfig) -> list[str]:
     if config.health.pages is not None:
         return list(config.health.pages)
     return list(dict.fromkeys(("/", *_login_page())))
+
+
+def _is_routed(page: str) -> bool:
+    """Tell whether the project has a view for a page. Where it has none, its page for what is not found answers."""
+    from django.urls import Resolver404, resolve  # noqa: PLC0415 - after the settings
+
+    try:
+        resolve(page)
+    except Resolver404:
+        return False
+    return True
 
 
 def _login_page() -> Iterator[str]:
@@ -86,7 +98,7 @@ def websocket(config: RuntimeConfig) -> str | None:
         )
     for route in getattr(application, "routes", ()):
         path = _example_of(route)
-        if path is not None:
+        if path is not None and not hasattr(route.callback, "routes"):
             return path
     return None
 

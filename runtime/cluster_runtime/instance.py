@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -73,6 +74,9 @@ STOP_MARGIN = 5.0
 
 #: Checks in a row by which a project fails by itself until it counts as sure that it will go on so.
 SURE = 3
+
+#: The exit status of a proof by which a healthy release must not serve.
+UNFIT = 4
 
 #: Seconds between two checks of an instance that starts and answers, but not as it should.
 RECHECK = 1.0
@@ -152,11 +156,30 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """An instance only proves its release, and takes no name.
+
+    verdict: where it writes why the release must not serve. former: where an instance of the serving one listens.
+    """
+
+    verdict: Path
+    former: Path | None
+    pages: bool
+
+
 class Instance:
     """One life of one instance process."""
 
-    def __init__(
-        self, instance: str, config_path: Path, sockets: Path, *, container: bool = False, prove: bool = False
+    def __init__(  # noqa: PLR0913 - what its command line says
+        self,
+        instance: str,
+        config_path: Path,
+        sockets: Path,
+        *,
+        container: bool = False,
+        told: bool = False,
+        prove: Proof | None = None,
     ) -> None:
         self.config_path = config_path
         self.config = RuntimeConfig.load(config_path)
@@ -165,6 +188,7 @@ class Instance:
         self.release = self.config.release
         self.process = process_of(self.release, container=container)
         self.container = container
+        self.told = told
         self.prove = prove
         self.socket = self.name.socket(self.process)
         self.state = STARTING
@@ -244,13 +268,15 @@ class Instance:
                     return self._stop_gunicorn()
                 self._set_state(READY)
                 if self.prove:
-                    return self._stop_gunicorn()
+                    return self._judge_pages(self.prove)
                 if self._take_name():
                     self._set_state(SERVING)
                 self._watch(beats)
             except Unhealthy as error:
                 self._log(str(error))
                 self._set_state(self.state, str(error))
+                if self.prove and error.failure:
+                    self.prove.verdict.write_text(f"{error}\n{error.failure}\n", encoding="utf-8")
                 self._tend("the name", self._give_up)
                 self._kill_gunicorn()
                 self._wait(RESTART_PAUSE)
@@ -269,7 +295,8 @@ class Instance:
 
     def _take_name(self) -> bool:
         """Take the name where no living process holds it; tell whether it is held."""
-        return bool(self._tend("the name", partial(self.name.take_if_free, self.process)))
+        ungiven = not self.told or self.state == SERVING
+        return bool(self._tend("the name", partial(self.name.take_if_free, self.process, ungiven=ungiven)))
 
     def _give_up(self) -> bool:
         return self.name.give_up(self.process)
@@ -335,6 +362,16 @@ class Instance:
         self.sure, self.failure = sure, error.failure
         if not told:
             self._set_state(STARTING, str(error))
+
+    def _judge_pages(self, proof: Proof) -> int:
+        """Look at the release's pages, end it, and return the exit status."""
+        from cluster_runtime.gate import judge  # noqa: PLC0415 - it asks by what is here
+
+        lines = judge(self.socket, proof.former) if proof.pages else []
+        if lines:
+            proof.verdict.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        self._stop_gunicorn()
+        return UNFIT if lines else 0
 
     # --- serving
 
@@ -699,13 +736,18 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="be the instance process")
     run.add_argument("--config", type=Path, required=True)
+    run.add_argument("--told", action="store_true", help="take the name only where it was given to this release before")
     take = commands.add_parser("serve", help="let a healthy release take the instance's name")
     take.add_argument("--release", required=True)
     take.add_argument("--turn", type=int, help="written down where the name was given")
     take.add_argument("--wait", type=float, default=0.0, help="seconds that the release has to get healthy")
     status = commands.add_parser("status", help="print the status of a release; exit 0 if it is ready or serving")
     status.add_argument("--release", required=True)
-    run.add_argument("--prove", action="store_true", help="end with 0 as soon as it is healthy; take no name")
+    run.add_argument(
+        "--prove", type=Path, metavar="FILE", help="only prove the release; FILE gets why it must not serve"
+    )
+    run.add_argument("--former", type=Path, metavar="SOCKET", help="of what serves, whose pages are compared")
+    run.add_argument("--no-pages", action="store_true", help="let health alone prove it")
     for command in (run, take, status):
         command.add_argument("--sockets", type=Path, required=True)
         command.add_argument("--instance", required=True)
@@ -714,7 +756,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "run":
             sockets, config = options.sockets.absolute(), options.config.absolute()
-            return Instance(options.instance, config, sockets, container=options.container, prove=options.prove).run()
+            proof = None
+            if options.prove:
+                proof = Proof(verdict=options.prove, former=options.former, pages=not options.no_pages)
+            kind = {"container": options.container, "told": options.told}
+            return Instance(options.instance, config, sockets, **kind, prove=proof).run()
         process = process_of(options.release, container=options.container)
         if options.command == "serve":
             serve(options.sockets, options.instance, process, options.wait)

@@ -115,13 +115,16 @@ class Name:
             self._point_at(release)
             return former
 
-    def take_if_free(self, release: str) -> bool:
-        """Let `release` hold the name unless another, living process does or was given it; tell whether it holds it."""
+    def take_if_free(self, release: str, *, ungiven: bool = True) -> bool:
+        """Let `release` hold the name unless another, living process does or was given it; tell whether it holds it.
+
+        ungiven: also where the name was never given to anybody.
+        """
         with self._locked():
             holder = self.holder()
             if holder == release:
                 return True
-            if self.given() not in (None, release):
+            if self.given() not in ((None, release) if ungiven else (release,)):
                 return False
             if holder is not None and self.alive(holder):
                 return False

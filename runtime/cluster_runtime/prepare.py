@@ -1,8 +1,9 @@
 """What is done once for a release before its instances start: `python -m cluster_runtime.prepare WHAT`.
 
 - `release`: writes its secrets (standard input: a JSON object), imports the project and its URLs, collects its static
-  files, with a compressed copy beside each that is worth it, runs the migrations, and starts one instance that takes no
-  name and ends as soon as it is healthy. Whatever fails, nothing after it is done.
+  files, runs the migrations and app.release_commands, puts a compressed copy beside each static file that is worth it,
+  and starts one instance that takes no name: it must get healthy, and its pages are looked at as a visitor would
+  (cluster_runtime.gate). Whatever fails, nothing after it is done. Progress is told on standard output.
 - `show`: lets the collected static files be the ones that nginx looks in first.
 
 A failure is told by the last lines of what the program printed, without the value of any secret.
@@ -15,6 +16,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,7 +30,10 @@ from urllib.parse import unquote, urlsplit
 from cluster_runtime.compress import compress
 from cluster_runtime.config import SECRET_NAMES, ConfigError, RuntimeConfig
 from cluster_runtime.describe import COLLECT, MIGRATE, NOT_COLLECTED, NOT_MIGRATED, REFUSED
+from cluster_runtime.gate import serving_socket
+from cluster_runtime.instance import UNFIT
 from cluster_runtime.names import TURN
+from cluster_runtime.progress import follow
 from cluster_runtime.secret_files import forget_old, write_all
 
 if TYPE_CHECKING:
@@ -124,33 +129,50 @@ class Tasks:
         with tempfile.TemporaryDirectory() as temporary:
             wanted = [*([COLLECT] if collect else []), *([] if migrate is None else [f"{MIGRATE}={migrate}"])]
             self._run(problems, "cluster_runtime.describe", str(Path(temporary) / "project.json"), *wanted)
+        for number, command in enumerate(self.config.release_commands):
+            words = f"app.release_commands[{number}]: `{command}` failed in release {self.config.release}"
+            _say(f"running {command}")
+            self._run({None: words}, "cluster_runtime.manage", *shlex.split(command))
         if collect:
             compress(public, endings)
 
-    def prove(self, instance: str) -> None:
-        """Start an instance on sockets of its own, and end it as soon as it is healthy."""
-        with tempfile.TemporaryDirectory() as sockets:
-            run = ("cluster_runtime.instance", "run", "--prove", "--instance", instance, "--sockets", sockets)
-            words = f"{instance} of release {self.config.release} did not get healthy"
-            self._run({None: words}, *run, "--config", os.environ["CLUSTER_CONFIG"])
+    def prove(self, instance: str, serving: Path | None, *, judge: bool) -> None:
+        """Start an instance on sockets of its own; once it is healthy its pages are looked at, and it ends.
 
-    def _run(self, problems: Mapping[int | None, str], module: str, *arguments: str) -> None:
-        """Run a module; TaskError with the problem of its exit status (None: of any other than 0)."""
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", module, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        if done.returncode != 0:
-            # What a check says again and again would leave no room for why.
-            lines = [line for line, _same in groupby(mask(done.stdout, self.secrets).strip().splitlines())]
-            hints = [READ_ONLY_HINT] if os.strerror(errno.EROFS) in done.stdout else []
-            problem = problems.get(done.returncode, problems[None])
-            raise TaskError("\n".join([problem, *(f"    {line}" for line in lines[-LAST_LINES:]), *hints]))
+        serving: where an instance of the serving release listens. judge: whether its pages decide.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            verdict = Path(temporary) / "verdict"
+            words = ["--prove", str(verdict), *(["--former", str(serving)] if serving else [])]
+            words += [] if judge else ["--no-pages"]
+            run = ("cluster_runtime.instance", "run", "--instance", instance, "--sockets", temporary, *words)
+            problems = {
+                None: f"{instance} of release {self.config.release} did not get healthy",
+                UNFIT: f"release {self.config.release} does not do for visitors what it should:",
+            }
+            self._run(problems, *run, "--config", os.environ["CLUSTER_CONFIG"], verdict=verdict)
+
+    def _run(
+        self, problems: Mapping[int | None, str], module: str, *arguments: str, verdict: Path | None = None
+    ) -> None:
+        """Run a module; TaskError with the problem of its exit status (None: of any other than 0).
+
+        verdict: where the program says why in words that are better than the last lines of what it printed.
+        """
+        done = follow([sys.executable, "-P", "-m", module, *arguments], _say, stdin=subprocess.DEVNULL)
+        if done.returncode == 0:
+            return
+        found = verdict.read_text(encoding="utf-8") if verdict is not None and verdict.exists() else ""
+        # What a check says again and again would leave no room for why.
+        lines = [line for line, _same in groupby(mask(found or done.stdout, self.secrets).strip().splitlines())]
+        hints = [READ_ONLY_HINT] if os.strerror(errno.EROFS) in done.stdout else []
+        problem = problems.get(done.returncode, problems[None])
+        last = lines if found else lines[-LAST_LINES:]
+        raise TaskError("\n".join([problem, *(f"    {line}" for line in last), *hints]))
+
+
+def _say(message: str) -> None:
+    print(message, flush=True)
 
 
 @contextmanager
@@ -177,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--migrate", default="", help="aliases of the databases to migrate, by commas; default: every one"
     )
     release.add_argument("--instance", required=True, help="the one that is started to prove the release")
-    release.add_argument("--sockets", type=Path, help="forget old releases' secrets, but for those that serve by these")
+    release.add_argument("--sockets", type=Path, help="of what serves: its secrets are kept, its pages compared")
     release.add_argument(
         "--link", action="append", default=[], metavar="NAME=PATH", help="a secret that lies elsewhere"
     )
@@ -206,7 +228,11 @@ def _prepare(config: RuntimeConfig, options: argparse.Namespace) -> None:
     tasks = Tasks(config)
     collect, migrate = not options.no_collect, None if options.no_migrate else options.migrate
     tasks.build(tuple(options.compress.split(",")), collect=collect, migrate=migrate)
-    tasks.prove(options.instance)
+    serving = serving_socket(options.sockets, config.release) if options.sockets is not None else None
+    current = options.lock.parent / CURRENT
+    # Where nothing serves, a release that has served may do so again, whatever its pages answer by now.
+    served = current.is_symlink() and str(current.readlink()) == config.release
+    tasks.prove(options.instance, serving, judge=serving is not None or not served)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class Trial:
     def failed(self, error: BaseException) -> None:
         """Keep what the project raised."""
         words = traceback.TracebackException.from_exception(error, limit=-FRAMES)
-        lines = "".join(words.format()).rstrip().splitlines()
+        lines = [line for line in "".join(words.format()).rstrip().splitlines() if line.strip(" ^~")]
         self.failure = "\n".join(lines[-LINES:])
         self.passing = _may_pass(error)
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from cluster_runtime.compress import WORTH_COMPRESSING, compress
 from cluster_runtime.prepare import mask
+from tests.runtime.standing import SECRET_KEY, SETTINGS, URLS
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.runtime.standing import Stand
 
 KEY = "canary-key-0123456789"
 
@@ -159,3 +164,103 @@ def test_what_a_killed_compression_left_is_in_nobodys_way(tmp_path: Path) -> Non
     compress(tmp_path, (".css",))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.css", "a.css.gz"]
     assert gzip.decompress((tmp_path / "a.css.gz").read_bytes()) == b"a" * 5000
+
+
+# --- a release, as a container proves it
+
+
+STATIC = SETTINGS.replace("INSTALLED_APPS = []", 'INSTALLED_APPS = ["django.contrib.staticfiles", "mini"]') + (
+    'STATIC_URL = "/static/"\n'
+)
+PAGE = """
+
+from django.http import HttpResponse
+
+urlpatterns.insert(0, path("page", lambda request: HttpResponse('<link href="/static/site.css">')))
+"""
+COMMAND = """
+from pathlib import Path
+
+from django.conf import settings
+from django.core.management.base import BaseCommand
+
+
+class Command(BaseCommand):
+    def add_arguments(self, parser):
+        parser.add_argument("text")
+
+    def handle(self, text, **options):
+        Path(settings.STATIC_ROOT, "site.css").write_text(text * 2000)
+"""
+
+
+def prepare(stand: Stand, **values: object) -> subprocess.CompletedProcess[str]:
+    root = stand.root / "static" / "one" / "static"
+    health = {"pages": ["/page"], **values.pop("health", {})}  # type: ignore[dict-item]
+    settings = {"static_root": str(root), "static_url": "/static/", "site": "http://localhost:8080", **values}
+    config = stand.config("one", secrets=str(stand.root / "kept" / "one"), health=health, **settings)
+    command = [sys.executable, "-m", "cluster_runtime.prepare", "--lock", str(stand.root / "static" / "lock")]
+    (stand.root / "static").mkdir(exist_ok=True)
+    (stand.root / "kept").mkdir(exist_ok=True)
+    return subprocess.run(
+        [
+            *command,
+            "release",
+            "--no-migrate",
+            "--instance",
+            "app1",
+            "--sockets",
+            str(stand.sockets),
+            "--compress",
+            ".css",
+        ],
+        env=stand.environment(config),
+        input=json.dumps({"secret_key": SECRET_KEY}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def a_project(stand: Stand) -> None:
+    stand.write({"mini/settings.py": STATIC, "mini/urls.py": URLS + PAGE})
+    stand.write({"mini/management/__init__.py": "", "mini/management/commands/__init__.py": ""})
+    stand.write({"mini/management/commands/build.py": COMMAND})
+
+
+def test_a_page_whose_file_is_missing_stops_a_release_and_a_release_command_makes_it(stand: Stand) -> None:
+    a_project(stand)
+    done = prepare(stand)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[0] == "release one does not do for visitors what it should:"
+    assert "app.health.pages: GET /page names /static/site.css, which is not there" in lines[1]
+    done = prepare(stand, release_commands=["build 'a b'"])
+    assert done.returncode == 0, done.stderr
+    assert "running build 'a b'" in done.stdout.splitlines()
+    made = stand.root / "static" / "one" / "static" / "site.css"
+    assert gzip.decompress(made.with_name("site.css.gz").read_bytes()) == made.read_bytes()
+    assert prepare(stand, health={"pages": []}).returncode == 0, "the saboteur: with no page to look at"
+
+
+def test_a_release_command_that_fails_is_named(stand: Stand) -> None:
+    a_project(stand)
+    done = prepare(stand, release_commands=["check", "build"])
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == "app.release_commands[1]: `build` failed in release one"
+    assert "the following arguments are required: text" in done.stderr
+
+
+def test_a_page_that_fails_stops_a_release_with_the_project_s_traceback_where_the_serving_one_answers(
+    stand: Stand,
+) -> None:
+    a_project(stand)
+    serving = stand.serving("zero", health={"pages": []})
+    stand.write({"mini/urls.py": URLS.replace('path("", home)', 'path("", boom)')})
+    done = prepare(stand, health={"pages": ["/"]})
+    assert done.returncode == 1
+    assert "app.health.pages: GET / is answered with 500; the serving release answers 200" in done.stderr
+    assert done.stderr.count("RuntimeError: boom") == 1
+    assert serving.name.holder() == "zero"
+    done = prepare(stand, health={"pages": ["/boom"]})
+    assert done.returncode == 0, "the serving release answers the same"

@@ -111,6 +111,16 @@ MISTAKES: list[tuple[str, object, str]] = [
             "(letters, digits and _, not beginning with a digit)"
         ),
     ),
+    (
+        "app.release_commands",
+        ["compress 'a b"],
+        "app.release_commands[0]: can't be split into words: No closing quotation, got \"compress 'a b\"",
+    ),
+    (
+        "app.release_commands",
+        ["  "],
+        "app.release_commands[0]: must begin with the name of a management command, got '  '",
+    ),
     # missing
     (
         "app",

@@ -739,8 +739,12 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         ],
     ),
     "static-elsewhere": (
-        [case({}, "site.static_url", **project(static_url="https://cdn.example.com/"))],
         [
+            case({}, "site.static_url", **project(static_url="https://cdn.example.com/")),
+            case({}, "site.static_url", **project(static_url="https://cdn.example.com/assets/")),
+        ],
+        [
+            case({}, **project(static_url="https://cdn.example.com/static/")),
             case({"site.static_url": None}, **project(static_url="https://cdn.example.com/")),
             case({}, **project(static_url="static/")),
         ],

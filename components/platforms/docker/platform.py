@@ -301,7 +301,7 @@ class Docker:
         words = [
             *("--lock", TASK_LOCK, "release", "--instance", topology.names[0], "--sockets", RUN),
             *("--compress", ",".join(compressed_endings())),
-            *([] if app.collectstatic and topology.config.site.static_url else ["--no-collect"]),
+            *([] if app.collectstatic else ["--no-collect"]),
             *([] if app.migrate else ["--no-migrate"]),
             *(["--migrate", ",".join(app.migrate)] if isinstance(app.migrate, list) else []),
             *(word for name, path in made.secret_links.items() for word in ("--link", f"{name}={path}")),

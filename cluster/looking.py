@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import secrets
 import shutil
@@ -23,6 +24,7 @@ from cluster.local.owner import base_python, find_owner
 from cluster.local.supervisor import clean_environment
 from cluster.packages import run_uv
 from cluster.release import RUNTIME, ReleaseError, requirements_files
+from cluster.source import Source, write_tree
 from cluster_runtime import unfollowed
 from cluster_runtime.describe import NOT_IMPORTED, REFUSED
 
@@ -195,18 +197,17 @@ def look(  # noqa: PLR0913 - what is looked at, and by what
 def own_keys(project: Path, settings: str, found: Look, said: dict[str, str]) -> dict[str, Any]:
     """Return the project's own SECRET_KEY and SECRET_KEY_FALLBACKS; its settings import, as `found` says."""
     environment = {**found.placeholders, **said}
-    with _imported(project, settings, found.python, "wsgi", environment, "cluster_runtime.own_keys") as (done, output):
+    with _imported(project, settings, found.python, "wsgi", environment, "cluster_runtime.own_keys") as (done, written):
         if done is None or done.returncode != 0:
             raise ReleaseError("--adopt: the project's SECRET_KEY can't be read")
-        return _written(output)
+        return written
 
 
 def _describe(
     project: Path, settings: str, python: str, interface: str, environment: dict[str, str]
 ) -> tuple[dict[str, Any], dict[str, Any] | None, str]:
     """Return what describe says, why it failed (None where it did not), and its words."""
-    with _imported(project, settings, python, interface, environment, "cluster_runtime.describe") as (done, output):
-        facts = _written(output)
+    with _imported(project, settings, python, interface, environment, "cluster_runtime.describe") as (done, facts):
         if done is None:
             words = f"the import did not end within {PATIENCE} s"
             return facts, {"text": words, **NOTHING}, words
@@ -221,10 +222,14 @@ def _describe(
         return facts, {"text": words, **NOTHING}, words
 
 
-def _written(output: Path) -> dict[str, Any]:
-    """Return what the project's process wrote: it may be anything, and lead anywhere."""
+def _written(output: Path, copy: str, project: str) -> dict[str, Any]:
+    """Return what the project's process wrote: it may be anything, and lead anywhere.
+
+    What it says of its copy it says of the project.
+    """
     try:
-        found = json.loads(unfollowed.read(output, MOST_FACTS) or b"{}")
+        text = unfollowed.read(output, MOST_FACTS).decode("utf-8", "replace").replace(copy, project)
+        found = json.loads(text or "{}")
     except (OSError, unfollowed.NotAFileError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -233,18 +238,19 @@ def _written(output: Path) -> dict[str, Any]:
 @contextmanager
 def _imported(  # noqa: PLR0913, PLR0917 - what is imported, how, and what looks at it
     project: Path, settings: str, python: str, interface: str, environment: dict[str, str], module: str
-) -> Iterator[tuple[subprocess.CompletedProcess[str] | None, Path]]:
-    """Run a module of the runtime over a project where it is; yield how it ended (None: not), and what it wrote."""
+) -> Iterator[tuple[subprocess.CompletedProcess[str] | None, dict[str, Any]]]:
+    """Run a module of the runtime over a copy of a project; yield how it ended (None: not), and what it wrote."""
     with tempfile.TemporaryDirectory() as temporary:
-        here = Path(temporary)
-        (here / "secrets").mkdir(mode=0o700)
+        top, here = Path(temporary), Path(temporary) / "run"
+        copy = _copied(project, settings, top / "tree")
+        (here / "secrets").mkdir(mode=0o700, parents=True)
         (here / "secrets" / "secret_key").write_text(secrets.token_urlsafe(40), encoding="utf-8")
         config = {
             "release": "init",
-            "project": str(project),
+            "project": str(copy),
+            "tree": str(copy),  # what is written in it is what app.shared is for
             "settings": settings,
             "secrets": str(here / "secrets"),
-            "tree": str(project),  # what is written in it is what app.shared is for
             "interface": interface,
             "environment": environment,
             "sessions": {"engine": "project"},
@@ -253,7 +259,7 @@ def _imported(  # noqa: PLR0913, PLR0917 - what is imported, how, and what looks
         output = here / "output.json"
         # The project's code runs as its instances will, and never as root; until here only this user reached this.
         owner = find_owner(Path(python).parents[2])
-        owner.own(here)
+        owner.own(top)
         done = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             done = subprocess.run(
@@ -271,10 +277,25 @@ def _imported(  # noqa: PLR0913, PLR0917 - what is imported, how, and what looks
                 errors="replace",
                 check=False,
                 timeout=PATIENCE,
-                preexec_fn=partial(confine, project),
+                preexec_fn=partial(confine, copy),
                 **owner.subprocess_options(),
             )
-        yield done, output
+        if done is not None:
+            done.stderr = done.stderr.replace(str(copy), str(project))
+        yield done, _written(output, str(copy), str(project))
+
+
+def _copied(project: Path, settings: str, here: Path) -> Path:
+    """Return a copy of a project that may be written to, as some do while they are imported; all above is linked."""
+    above = here / "above"
+    above.mkdir(parents=True)
+    for level, directory in ((above, project), (here, project.parent)):
+        for sibling in directory.parent.iterdir():
+            if sibling != directory and not os.path.lexists(level / sibling.name):
+                (level / sibling.name).symlink_to(sibling)
+    copy = above / project.name
+    write_tree(Source(project=project, root=project.parent.parent, module=settings).tree(""), copy, shutil.copy2)
+    return copy
 
 
 def _fed(failure: dict[str, Any], found: Look, tried: dict[str, list[str]]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import posixpath
 import re
@@ -18,6 +19,7 @@ from cluster.config import SessionEngine, StackFileError, load_stack, stack_path
 from cluster.config.load import STACKS
 from cluster.local.nginx import is_free
 from cluster.local.places import Places
+from cluster.local.secrets import read_secrets
 from cluster.looking import Look, look, make_environment, own_keys
 from cluster.requirements import REQUIREMENTS
 from cluster_runtime.choices import DJANGO_ENGINES, NO_SERVER
@@ -110,7 +112,7 @@ def run_init(stack: str, directory: Path, wanted: Wanted) -> None:
     found: Look | None = None
     if wanted.importing:
         python = make_environment(project.directory / project.requirements, root / ENVIRONMENTS, tell)
-        found = _imported(project, python)
+        found = _imported(project, python, _known_variables(Places(root, stack)))
     written = from_files(project, wanted) if found is None or not found.facts else from_import(project, found, wanted)
     port = _free_port(root, stack)
     text = render_stack_file(project, written, os.path.relpath(project.directory, root), port, stack, wanted.platform)
@@ -145,14 +147,20 @@ def _new_file(root: Path, stack: str, wanted: Wanted) -> Path:
     return path
 
 
-def _imported(project: Project, python: str) -> Look:
+def _known_variables(places: Places) -> dict[str, str]:
+    """Return the secret variables that the stack has already: whoever was told of a missing one says this again."""
+    known = read_secrets(places.secrets).get("secret_environment") or "{}"
+    return {name: str(value) for name, value in json.loads(known).items()}
+
+
+def _imported(project: Project, python: str, said: dict[str, str]) -> Look:
     requirements = project.directory / project.requirements
-    found = look(project.directory, project.settings, requirements, python, said={})
+    found = look(project.directory, project.settings, requirements, python, said=said)
     if found.failure or found.absent or not _wants_asgi(found.facts):
         return found
     # An application of the other interface is another module: it must import as well.
     again = look(
-        project.directory, project.settings, requirements, python, interface="asgi", said=dict(found.placeholders)
+        project.directory, project.settings, requirements, python, interface="asgi", said={**found.placeholders, **said}
     )
     again.missing, again.placeholders = found.missing | again.missing, found.placeholders | again.placeholders
     again.extras, again.groups = found.extras + again.extras, found.groups + again.groups

@@ -71,6 +71,9 @@ BROUGHT_BY = {
 }
 
 
+#: In an environment: a copy of what its local packages are made of, and where that was copied from.
+SOURCE, SOURCE_OF = "source", "source-of.json"
+
 #: What a failure says that says nothing.
 NOTHING: dict[str, Any] = {"variables": [], "module": "", "where": "", "reads": [], "absent": ""}
 
@@ -113,18 +116,29 @@ def make_environment(requirements: Path, directory: Path, say: Callable[[str], N
     place = directory / digest
     python, complete = str(place / "bin" / "python"), place / "complete"
     if complete.exists():
+        _copy_source(requirements.parent, place)
         return python
     say("making an environment of the project's packages, to import it")
     shutil.rmtree(place, ignore_errors=True)
     directory.mkdir(parents=True, exist_ok=True)
     run_uv("venv", "--quiet", "--python", _wanted_python(requirements), str(place))
     install = ("pip", "install", "--quiet", "--python", python)
-    if requirements.name != "pyproject.toml":
-        run_uv(*install, "-r", str(requirements), cwd=requirements.parent)
+    # Whoever builds a package writes beside it: into a copy, and never into the user's own tree.
+    copied = _copy_source(requirements.parent, place) / requirements.name
+    if copied.name != "pyproject.toml":
+        run_uv(*install, "-r", str(copied), cwd=copied.parent)
     else:
-        _install_project(requirements, install)
+        _install_project(copied, install)
     complete.touch()
     return python
+
+
+def _copy_source(directory: Path, place: Path) -> Path:
+    """Copy what an environment's local packages are made of, as it is now; beside it stands where it was."""
+    shutil.rmtree(place / SOURCE, ignore_errors=True)
+    copy = _copied(directory, "", place / SOURCE)
+    (place / SOURCE_OF).write_text(json.dumps({str(copy): str(directory)}), encoding="utf-8")
+    return copy
 
 
 def _wanted_python(requirements: Path) -> str:
@@ -222,13 +236,16 @@ def _describe(
         return facts, {"text": words, **NOTHING}, words
 
 
-def _written(output: Path, copy: str, project: str) -> dict[str, Any]:
-    """Return what the project's process wrote: it may be anything, and lead anywhere.
+def _of_originals(text: str, originals: dict[str, str]) -> str:
+    for copy, original in originals.items():
+        text = text.replace(copy, original)
+    return text
 
-    What it says of its copy it says of the project.
-    """
+
+def _written(output: Path, originals: dict[str, str]) -> dict[str, Any]:
+    """Return what the project's process wrote: it may be anything, and lead anywhere."""
     try:
-        text = unfollowed.read(output, MOST_FACTS).decode("utf-8", "replace").replace(copy, project)
+        text = _of_originals(unfollowed.read(output, MOST_FACTS).decode("utf-8", "replace"), originals)
         found = json.loads(text or "{}")
     except (OSError, unfollowed.NotAFileError, ValueError, RecursionError):
         return {}
@@ -241,7 +258,7 @@ def _imported(  # noqa: PLR0913, PLR0917 - what is imported, how, and what looks
 ) -> Iterator[tuple[subprocess.CompletedProcess[str] | None, dict[str, Any]]]:
     """Run a module of the runtime over a copy of a project; yield how it ended (None: not), and what it wrote."""
     with tempfile.TemporaryDirectory() as temporary:
-        top, here = Path(temporary), Path(temporary) / "run"
+        top, here, place = Path(temporary), Path(temporary) / "run", Path(python).parents[1]
         copy = _copied(project, settings, top / "tree")
         (here / "secrets").mkdir(mode=0o700, parents=True)
         (here / "secrets" / "secret_key").write_text(secrets.token_urlsafe(40), encoding="utf-8")
@@ -280,9 +297,11 @@ def _imported(  # noqa: PLR0913, PLR0917 - what is imported, how, and what looks
                 preexec_fn=partial(confine, copy),
                 **owner.subprocess_options(),
             )
+        # What they say of copies they say of the user's own.
+        originals = {str(copy): str(project), **json.loads((place / SOURCE_OF).read_text(encoding="utf-8"))}
         if done is not None:
-            done.stderr = done.stderr.replace(str(copy), str(project))
-        yield done, _written(output, str(copy), str(project))
+            done.stderr = _of_originals(done.stderr, originals)
+        yield done, _written(output, originals)
 
 
 def _copied(project: Path, settings: str, here: Path) -> Path:

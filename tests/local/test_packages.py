@@ -81,3 +81,14 @@ def test_an_editable_package_runs_from_the_release_s_copy_also_after_a_rollback_
     served = pages(stand, 40)
     assert served == {first}, "code that was never released runs"
     assert listing(stand.project) == before, "something was written into the working tree"
+
+
+def test_init_imports_a_src_layout_and_writes_nothing_into_it() -> None:
+    with contextlib.closing(Stand(case="editable-install")) as stand:
+        before = {path: path.read_bytes() for path in sorted(stand.project.rglob("*")) if path.is_file()}
+        result = stand.run("init", "looked", "--project", "project")
+        assert result.status == 0, result.output
+        assert "static files: /static/" in result.output, "it was not imported"
+        assert "settings: mysite.settings" in (stand.root / "stacks" / "Pulumi.looked.yaml").read_text()
+        after = {path: path.read_bytes() for path in sorted(stand.project.rglob("*")) if path.is_file()}
+        assert after == before

@@ -155,16 +155,17 @@ def hurt(directory: Path, mark: str) -> list[str] | None:
         return [mark]
     if sizes is None:
         return None
-    return [path for path, size in sizes.items() if is_hurt(directory / path, size)]
+    top = f"{directory}{os.sep}"  # thousands of them, at each command
+    return [path for path, size in sizes.items() if is_hurt(top + path, size)]
 
 
-def is_hurt(path: Path, size: int) -> bool:
+def is_hurt(path: str, size: int) -> bool:
     """Tell whether a file that was `size` bytes long is not what it was; of links, what they lead to."""
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116 - see there
     except OSError:
         return True
-    return is_hurt_status(found, path.name, size)
+    return is_hurt_status(found, path, size)
 
 
 def is_hurt_status(found: os.stat_result, name: str, size: int) -> bool:

@@ -121,7 +121,7 @@ class Release:
     @property
     def migrated(self) -> bool:
         """Whether `migrate` has run in it."""
-        return (self.directory / MIGRATED).exists()
+        return (self.directory / MIGRATED).is_file()
 
     @property
     def database(self) -> Path | None:

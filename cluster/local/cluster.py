@@ -283,7 +283,7 @@ class LocalCluster:
         wanted = self.config.app.migrate
         if wanted:
             if plan.migrate:
-                (release.directory / MIGRATED).unlink(missing_ok=True)
+                remove_tree(release.directory / MIGRATED)
             self.builder.migrate(release, wanted if isinstance(wanted, list) else None)
         self.builder.run_commands(release, self.config.app.release_commands)
         self._roll(plan, release)

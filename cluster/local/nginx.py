@@ -39,6 +39,9 @@ CLOSING_SECONDS = 2.0
 #: Seconds that an old nginx's old workers may take, after the new ones serve, to close the connections they keep.
 SETTLING_SECONDS = 1.0
 
+#: An nginx that ends says so of its own socket where somebody has removed that: no word about a configuration.
+GONE = " unlink() "
+
 #: Seconds until a reloaded nginx must tell its new digest.
 RELOAD_SECONDS = 20.0
 
@@ -256,7 +259,7 @@ class Nginx:
         with log.open("rb") as file:
             file.seek(offset)
             lines = file.read().decode("utf-8", "replace").splitlines()
-        return "\n".join(line for line in lines if "[emerg]" in line)
+        return "\n".join(line for line in lines if "[emerg]" in line and GONE not in line)
 
     def forget_others(self) -> None:
         """Remove configurations that are not in place."""

@@ -259,7 +259,7 @@ def test_a_release_whose_database_does_not_answer_takes_no_name(stand: Stand) ->
         url = stand.places.secrets / "database_url"
         url.write_text("sqlite:////nonexistent/db.sqlite3")
         url.chmod(0o600)
-        stand.stack["database"] = {"engine": "external"}
+        stand.stack["database"] = {"engine": "external", "discard": True}
         stand.edit_stack(lambda stack: stack["app"].update(migrate=False))
         result = refused(
             stand,

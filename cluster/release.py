@@ -208,7 +208,6 @@ def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) ->
         "place": project_place(config),
         "tree": places.tree,
         "shared": {path: shared_place(path) for path in shared_paths(config)},
-        "shared_root": places.shared,
         "media": None if app.media is None else app.media.root or "",
         "databases": places.databases,
         "settings": app.settings,
@@ -255,7 +254,6 @@ class RuntimePlaces:
 
     project: str
     tree: str
-    shared: str
     databases: str
     secrets: str
     database: str
@@ -296,9 +294,7 @@ def trusted_origins(config: ClusterConfig) -> list[str]:
 def _what_instances_run(config: ClusterConfig) -> dict[str, Any]:
     """Return the part of the configuration that makes another release; weights and nginx's matters are not in it."""
     nowhere = RuntimePlaces(
-        **dict.fromkeys(
-            ("project", "tree", "shared", "databases", "secrets", "database", "sessions", "static_root"), ""
-        ),
+        **dict.fromkeys(("project", "tree", "databases", "secrets", "database", "sessions", "static_root"), ""),
         packages="",
         memcached=(),
     )

@@ -67,7 +67,6 @@ def runtime_places(topology: Topology, digest: str) -> RuntimePlaces:
     return RuntimePlaces(
         project=project_directory(topology.config),
         tree=f"/srv/{TREE}",
-        shared=SHARED,
         databases=f"{SHARED}/.databases",
         secrets=f"{SECRETS}/{digest}",
         database=f"{DATA}/db.sqlite3",

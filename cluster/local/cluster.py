@@ -130,8 +130,8 @@ class LocalCluster:
             for running in observed.running
             if observed.holders.get(running.instance) == running.release
         ]
-        last = self._last_release()
-        if any(said) or last is None:
+        last = None if any(said) else self._last_release()
+        if last is None:
             return said
         return [dict(of_release(last.runtime(), last.secrets()))]
 

@@ -236,7 +236,6 @@ class Places:
         return RuntimePlaces(
             project=str(release / project_place),
             tree=str(release / TREE),
-            shared=str(self.shared),
             databases=str(self.data / "databases"),
             secrets=str(release / "secrets"),
             database=str(self.data / "db.sqlite3"),

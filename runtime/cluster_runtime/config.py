@@ -70,7 +70,7 @@ class RuntimeConfig:
     drain: seconds between giving the name up and stopping; nginx's connections wear out in two.
     tree: the directory of the release in which the project lies, at `place`, with what was included from above it; all
         in it is replaced with the release. Empty where there is no release.
-    shared: what the project writes, by paths from its directory: each a link to this path below `shared_root`.
+    shared: what the project writes, by paths from its directory: each a link to this path among all that is shared.
     media: the one of MEDIA_ROOT; empty where there is to be none, None where the stack file does not say.
     databases: a directory for the sqlite files that the project has in its own; empty where they stay there.
     """
@@ -98,7 +98,6 @@ class RuntimeConfig:
     place: str = ""
     tree: str = ""
     shared: dict[str, str] = field(default_factory=dict)
-    shared_root: str = ""
     media: str | None = None
     databases: str = ""
     packages: str = ""

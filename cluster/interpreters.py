@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import subprocess
@@ -182,25 +183,35 @@ def candidates(pythons: Path) -> Iterator[str]:
     directories = [
         *map(Path, SYSTEM),
         *(Path(directory) for directory in os.environ.get("PATH", "").split(os.pathsep) if directory),
-        *sorted(Path("/opt").glob("*/bin")),
-        *sorted(Path(os.environ.get("PYENV_ROOT") or home / ".pyenv").glob("versions/*/bin"), reverse=True),
-        *sorted((home / ".local/share/uv/python").glob("*/bin"), reverse=True),
-        *sorted(pythons.glob("*/bin"), reverse=True),
+        *reversed(_below(Path("/opt"), "*/bin")),
+        *_below(Path(os.environ.get("PYENV_ROOT") or home / ".pyenv"), "versions/*/bin"),
+        *_below(home / ".local/share/uv/python", "*/bin"),
+        *_below(pythons, "*/bin"),
     ]
     seen = set[str]()
     for directory in (*directories[:2], None, *directories[2:]):
         for path in [Path(base_python())] if directory is None else _pythons_in(directory):
-            real = str(path.resolve())
+            real = os.path.realpath(path)
             if real not in seen:
                 seen.add(real)
                 yield real
 
 
+def _below(directory: Path, pattern: str) -> list[Path]:
+    """Return what matches below a directory, the last name first; nothing where it is another user's."""
+    return [directory / name for name in sorted(glob.glob(pattern, root_dir=directory), reverse=True)]  # noqa: PTH207 - pathlib raises
+
+
 def _pythons_in(directory: Path) -> list[Path]:
     """Return the interpreters in a directory, `python3` first, then the newest; none of a virtual environment."""
-    if (directory.parent / "pyvenv.cfg").exists() or directory.name == "shims" or not directory.is_dir():
+    if directory.name == "shims":
         return []
-    found = [path for path in directory.glob("python3*") if re.fullmatch(r"python3(\.\d+)?", path.name)]
+    try:
+        if (directory.parent / "pyvenv.cfg").exists() or not directory.is_dir():
+            return []
+        found = [path for path in directory.glob("python3*") if re.fullmatch(r"python3(\.\d+)?", path.name)]
+    except PermissionError:  # another user's
+        return []
     return sorted(found, key=lambda path: -int(path.name.partition(".")[2] or 999))
 
 

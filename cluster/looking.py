@@ -107,6 +107,7 @@ def make_environment(requirements: Path, directory: Path, say: Callable[[str], N
 
     directory: holds the environments. ReleaseError has uv's own words.
     """
+    requirements = Path(os.path.normpath(requirements))  # its directory is copied by its name
     texts = requirements_files(requirements)
     for name in (".python-version", "poetry.lock", "setup.py", "setup.cfg"):
         path = requirements.with_name(name)

@@ -41,6 +41,9 @@ ANSWER_SECONDS = 10.0
 #: How long it has to end all that it keeps: the longest drain, and graceful_timeout's default, and some.
 END_SECONDS = 90.0
 
+#: Between two looks whether programs have ended, seconds: each look costs Supervisor milliseconds.
+STOPPING_SECONDS = 0.1
+
 #: Supervisor's fault codes that mean that what was asked for is so already.
 BAD_NAME, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED = 10, 60, 70, 90
 
@@ -257,16 +260,18 @@ class Supervisor:
             return False
         return parser.sections() == [f"program:{name}"] and parser.has_option(f"program:{name}", COMMAND)
 
-    def stop(self, names: Iterable[str]) -> None:
-        """Stop programs, all at the same time; return when they have ended."""
+    def stop(self, names: Iterable[str], *, kill: bool = False) -> None:
+        """Stop programs, all at the same time; return when they have ended. `kill` those that have nothing to end."""
         names = list(names)
         for name in names:
             self._tolerant("stopProcess", name, False, allowed=(BAD_NAME, NOT_RUNNING))
+            if kill:
+                self._tolerant("signalProcess", name, "KILL", allowed=(BAD_NAME, NOT_RUNNING))
         while True:
             processes = self.processes()
             if not any(name in processes and processes[name].state == "STOPPING" for name in names):
                 return
-            time.sleep(0.05)
+            time.sleep(STOPPING_SECONDS)
 
     def remove(self, names: Iterable[str], *, keep_files: bool = False) -> None:
         """Stop programs and forget them."""

@@ -5,6 +5,7 @@ A setting that the project's version of gunicorn does not know yet is passed ove
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
@@ -43,6 +44,8 @@ def on_starting(_server: Any) -> None:
     reason = preload.load(f"cluster_runtime.{_config.interface}", _open)
     if reason is not None:
         preload.start_again(_environment, reason)
+    # What is loaded now lives until the end: no worker searches it for garbage, at its end least of all (0.2 s each).
+    gc.freeze()
 
 
 def post_fork(_server: Any, _worker: Any) -> None:

@@ -155,7 +155,8 @@ class Stand:
         return [sys.executable, "-m", *self.launcher, *arguments]
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return {**kept, "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
 
     def run(self, *arguments: str, timeout: float = 300, **environment: str) -> Result:
         done = subprocess.run(

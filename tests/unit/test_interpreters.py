@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -116,3 +118,21 @@ def test_a_resolver_s_words_about_an_old_python_are_one_line() -> None:
         "fits, or ask for another version of the package"
     )
     assert python_too_old("error: no such index") is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_interpreters_of_another_user_are_passed_over(tmp_path: Path) -> None:
+    """Another user's home may be named by PYENV_ROOT and PATH (sudo -u keeps both)."""
+    tmp_path.chmod(0o755)
+    home = tmp_path / "home"
+    (home / "versions" / "3.12.1" / "bin").mkdir(parents=True)
+    home.chmod(0o700)
+    code = (
+        "import os, pathlib; from cluster.interpreters import candidates; os.setuid(65534); "
+        f"print(*candidates(pathlib.Path({str(home)!r})))"
+    )
+    path = f"{home / 'versions' / '3.12.1' / 'bin'}:{os.environ['PATH']}"
+    environment = {**os.environ, "PYENV_ROOT": str(home), "HOME": str(home), "PATH": path}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "/usr/bin/python3" in done.stdout

@@ -639,8 +639,9 @@ IGNORED = (
 
 def test_a_context_holds_the_project_the_runtime_and_nothing_that_is_ignored(tmp_path: Path) -> None:
     root = repository(tmp_path / "repository", **dict.fromkeys(IGNORED, "x"), **{"site/pkg/code.py": "y = 1\n"})
-    write_context(tmp_path / "context", *specified(root, site_values()))
-    held = listing(tmp_path / "context")
+    write_context(tmp_path / "images" / "context", *specified(root, site_values()))
+    assert (tmp_path / "images").stat().st_mode & 0o777 == 0o700  # passwords of private indexes may be in it
+    held = listing(tmp_path / "images" / "context")
     tree = {path for path, (mode, _) in held.items() if path.startswith("tree/") and mode[0] == "-"}
     named = {"manage.py", "requirements.txt", "pkg/__init__.py", "pkg/code.py"}
     assert tree == {f"{PROJECT}/{path}" for path in named}

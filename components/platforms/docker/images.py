@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FILES = Path(__file__).resolve().parent
 
-DIRECTORY_MODE, FILE_MODE, PROGRAM_MODE = 0o755, 0o644, 0o755
+DIRECTORY_MODE, FILE_MODE, PROGRAM_MODE, PRIVATE_MODE = 0o755, 0o644, 0o755, 0o700
 
 
 def _scripts() -> list[Path]:
@@ -51,7 +51,10 @@ def write_context(directory: Path, topology: Topology, spec: ReleaseSpec) -> Non
 
     new = directory.with_name(f".{directory.name}.new")
     shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
+    # The passwords of private indexes are in it: nobody else reads it, and the final image has none of them.
+    new.parent.mkdir(parents=True, exist_ok=True)
+    new.parent.chmod(PRIVATE_MODE)
+    new.mkdir()
     for path in _scripts():
         _copy(path, new / path.name)
     for shared in spec.source.shared:

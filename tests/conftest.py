@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    import pytest
+import pytest
 
 #: Lines of a test's output that are results: counted requests, checked stacks, measured times.
 RESULT = re.compile(r"\d of [\d,]+ |\d stacks|\d s$|in [\d.]+ s\b")
 
 _results: list[tuple[str, str]] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests that share a fixture on one worker (--dist loadgroup); any other test runs wherever there is room."""
+    for item in items:
+        shared = sorted(_shared_fixtures(item))
+        if shared:
+            item.add_marker(pytest.mark.xdist_group(" ".join((item.nodeid.partition("::")[0], *shared))))
+
+
+def _shared_fixtures(item: pytest.Item) -> set[str]:
+    """Return the fixtures that a test shares with others, with their parameters: each of these is a stand of its own."""
+    definitions: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009 - pytest has no public way
+    callspec = getattr(item, "callspec", None)
+    ids = dict(zip(getattr(callspec, "_arg2scope", {}), getattr(callspec, "_idlist", ()), strict=False))
+    return {
+        f"{name}={ids.get(name, '')}"
+        for name, found in definitions.items()
+        if found[-1].scope in {"module", "session"} and found[-1].baseid.startswith("tests")
+    }
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from cluster_runtime import unfollowed
 from cluster_runtime.names import put
-from tests.runtime.standing import Running, Stand, wait_until
+from tests.runtime.standing import Running, Stand, processes, wait_until
 from tests.small_disk import SmallDisk, small_disk
 
 if TYPE_CHECKING:
@@ -66,8 +66,11 @@ def test_a_full_disk_costs_no_request_and_the_status_stays_true(stand: Stand, di
 def test_what_is_started_again_on_a_full_disk_serves(stand: Stand, disk: SmallDisk, end: signal.Signals) -> None:
     former = stand.serving()
     disk.fill()
+    workers = former.workers
     former.process.send_signal(end)
     former.ended()
+    # Those of one that was killed end a moment later, and answer until then.
+    wait_until(lambda: not workers & {pid for pid, _parent, _session in processes()}, "ended, its workers too", former)
     disk.fill()  # what it has left
     running = stand.start()
     wait_until(lambda: running.name.holder() == "one" and answers(running), "serving", running)

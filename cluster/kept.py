@@ -176,11 +176,13 @@ def is_hurt_status(found: os.stat_result, name: str, size: int) -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    """Return the files at and below `path`; what its links lead to is not of it."""
+    """Return the files at and below `path`, without bytecode; what its links lead to is not of it."""
     if not path.is_dir():
         return [path] if path.is_file() else []
     found = []
-    for directory, _directories, names in os.walk(path):
+    for directory, directories, names in os.walk(path):
+        if "__pycache__" in directories:
+            directories.remove("__pycache__")  # where it is gone, or cut short, Python compiles again
         for name in names:
             file = Path(directory, name)
             if not file.is_symlink() and file.is_file():

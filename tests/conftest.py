@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _shared_fixtures(item: pytest.Item) -> set[str]:
-    """Return the fixtures that a test shares with others, with their parameters: each of these is a stand of its own."""
+    """Return the fixtures that a test shares with others, with their parameters: each is a stand."""
     definitions: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009 - pytest has no public way
     callspec = getattr(item, "callspec", None)
     ids = dict(zip(getattr(callspec, "_arg2scope", {}), getattr(callspec, "_idlist", ()), strict=False))

@@ -259,6 +259,7 @@ class Builder:
         self._give(directory)
         if not hurt or any(path.startswith((PACKAGES, SOURCES)) for path in hurt):
             self.environments.install_local(spec, release, environment)
+        self._compile(directory)
         self._describe(release, spec.requirements.main)
         (directory / COMMANDED).unlink(missing_ok=True)  # what they wrote may be gone
         if topology.config.app.collectstatic:
@@ -283,6 +284,17 @@ class Builder:
                 self._mend_tree(entries, top, directory)
             else:
                 write_tree(entries, top, copy_file)
+
+    def _compile(self, directory: Path) -> None:
+        """Compile a release's code once, for the dozen processes that import it and may write nothing beside it.
+
+        What can't be compiled is not for this Python; it may stay.
+        """
+        command = [self._interpreter().path, "-I", "-S", "-m", "compileall", "-q"]
+        subprocess.run([*command, str(directory / "runtime")], cwd="/", check=True, capture_output=True)
+        theirs = [str(directory / name) for name in (TREE, PACKAGES, SOURCES)]
+        options = self.owner.subprocess_options()
+        subprocess.run([*command, *theirs], cwd="/", check=False, capture_output=True, **options)
 
     def _make_shared(self, source: Source) -> None:
         """Make what the project writes, where it is not there yet, of what the project holds there."""

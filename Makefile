@@ -1,6 +1,8 @@
 # make up [STACK=local]   set everything up, and bring the cluster up
 # make down [STACK=local] stop it, and keep its data
-# make test               set the tests up, and run them; those on Docker where Pulumi and an engine are
+# make quick              the checks, the unit tests, one nginx, and one cluster's life on this machine: two minutes
+# make test               whatever guards a promise on this machine
+# make test-all           that again with the other nginx versions and more projects, and on Docker where that can be
 # make e2e                run the tests on Docker, and keep their results in docs/
 # make matrix             let everything happen to sessions of every engine, and keep what it cost in docs/
 # make projects           take public projects through it, and keep what was seen in docs/
@@ -16,7 +18,11 @@ DOCKER_SCRIPTS := $(DOCKER)/host/*.sh $(addprefix $(DOCKER)/, app/install-python
 	app/with-compiler nginx/start \
 	nginx/deliver postgres/start)
 
-.PHONY: up down test e2e matrix projects check lock setup setup-tests
+# Two workers for each processor (tests/conftest.py); tests that share a stand are on the same one.
+SIDE_BY_SIDE := -n auto --dist loadgroup
+ON_THIS_MACHINE := tests/unit tests/nginx tests/runtime tests/local
+
+.PHONY: up down quick test test-all e2e matrix projects check lock setup setup-tests
 
 up: setup
 	@$(VENV)/bin/cluster up $(STACK)
@@ -39,7 +45,7 @@ $(VENV)/installed: requirements.lock pyproject.toml scripts/make-venv
 	@touch $@
 
 setup-tests: setup $(VENV)/tests-installed
-	@./scripts/require shellcheck
+	@./scripts/require nginx memcached postgresql chromium chromium-driver shellcheck
 
 $(VENV)/tests-installed: $(VENV)/installed requirements-dev.lock
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements-dev.lock
@@ -51,9 +57,19 @@ check: setup-tests
 	$(VENV)/bin/mypy
 	shellcheck scripts/* bench/bare-machine cluster/local/*.sh cluster/install-packages cluster/install-local tests/e2e/*.sh .ci/run $(DOCKER_SCRIPTS)
 
+quick: check
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) -m "not wide" -q tests/unit tests/nginx/test_rendered.py \
+		tests/nginx/test_reload.py tests/local/test_quick.py
+
 test: check
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) -m "not wide" --durations=10 $(ON_THIS_MACHINE)
+
+# Those on Docker alone: they start a dozen containers each.
+test-all: check
 	-$(VENV)/bin/python -m tests.nginx_versions
-	./scripts/run-tests $(VENV)/bin/python
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) --durations=10 $(ON_THIS_MACHINE)
+	@if why=$$($(VENV)/bin/python -m tests.e2e.tools); then $(VENV)/bin/python -m pytest tests/e2e; \
+		else echo "tests on Docker did not run: $$why"; fi
 	@$(VENV)/bin/python -m tests.e2e.results
 	@$(VENV)/bin/python -m tests.matrix --age
 

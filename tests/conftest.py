@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -11,6 +12,11 @@ import pytest
 RESULT = re.compile(r"\d of [\d,]+ |\d stacks|\d s$|in [\d.]+ s\b")
 
 _results: list[tuple[str, str]] = []
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many workers `-n auto` is: two for each processor, since most tests wait for something to settle."""
+    return 2 * (os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -52,9 +52,14 @@ TEXT = "cluster " * 1000
 Values = dict[str, Any]
 
 
+def _width(name: str) -> list[pytest.MarkDecorator]:
+    return [] if name == "installed" else [pytest.mark.wide]
+
+
 def versions() -> list[Any]:
     """The parameters of a test for every nginx; one that can't be had here is a skip that says why."""
-    missing = [] if installed_nginx() else [("installed", "nginx is not installed")]
+    here = installed_nginx()
+    missing = [] if here else [("installed", "nginx is not installed")]
     for suite in SUITES:
         if not (CACHE / suite).is_dir():
             missing.append((suite, f"the nginx of {suite} is not here; `python -m tests.nginx_versions` fetches it"))
@@ -64,8 +69,15 @@ def versions() -> list[Any]:
         except NginxUnavailable as error:
             missing.append((suite, f"the nginx of {suite} does not run here: {error}"))
     return [
-        *(pytest.param(nginx, id=".".join(map(str, nginx.version))) for nginx in nginx_versions()),
-        *(pytest.param(None, id=name, marks=pytest.mark.skip(reason=reason)) for name, reason in missing),
+        *(
+            # Those beside the machine's own are `make test-all`'s.
+            pytest.param(nginx, id=".".join(map(str, nginx.version)), marks=[] if nginx == here else [pytest.mark.wide])
+            for nginx in nginx_versions()
+        ),
+        *(
+            pytest.param(None, id=name, marks=[pytest.mark.skip(reason=reason), *_width(name)])
+            for name, reason in missing
+        ),
     ]
 
 

@@ -253,9 +253,15 @@ def python_too_old(words: str) -> str | None:
     found = re.search(
         r"current Python version \(([\d.]+)\) does not satisfy Python([<>=!~][^\s]*) and (\S+) depends on Python", text
     )
-    if found is None:
-        return None
+    if found is not None:
+        package, needed, here = found[3], found[2], f"the environment has {found[1]}"
+    else:
+        # Where an index does not say it, and only the package does.
+        of_package = re.search(r"Because (\S+) requires Python ([<>=!~]\S*) and ", text)
+        if of_package is None:
+            return None
+        package, needed, here = of_package[1], of_package[2], "the environment's is another"
     return (
-        f"app.python: {found[3]} needs Python {found[2]}, and the environment has {found[1]}: set app.python to a "
-        "version that fits, or ask for another version of the package"
+        f"app.python: {package} needs Python {needed}, and {here}: set app.python to a version that fits, or ask for "
+        "another version of the package"
     )

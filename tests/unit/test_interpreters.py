@@ -117,6 +117,13 @@ def test_a_resolver_s_words_about_an_old_python_are_one_line() -> None:
         "app.python: django==6.1 needs Python >=3.12, and the environment has 3.11.2: set app.python to a version that "
         "fits, or ask for another version of the package"
     )
+    of_a_package = (
+        "cause: Because lib==1 requires Python >=3.99 and only lib==1 is available, we can conclude that all versions\n"
+        "of lib cannot be used."
+    )
+    assert (python_too_old(of_a_package) or "").startswith(
+        "app.python: lib==1 needs Python >=3.99, and the environment"
+    )
     assert python_too_old("error: no such index") is None
 
 

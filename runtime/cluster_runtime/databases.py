@@ -26,6 +26,9 @@ ENGINES = {
     "sqlite": "django.db.backends.sqlite3",
 }
 
+#: The same sqlite, of a Django that does not know what it needs for several processes; and the first that does.
+IMMEDIATE_SQLITE, KNOWS_TRANSACTION_MODE = "cluster_runtime.sqlite_immediate", (5, 1)
+
 #: Seconds that a connection is kept: reconnecting for each request costs three quarters of the throughput.
 CONNECTION_AGE = 600
 
@@ -85,8 +88,13 @@ def _kept(config: RuntimeConfig, alias: str, entry: dict[str, Any]) -> dict[str,
     ours = sqlite(str(where))
     if config.interface == "asgi":
         ours["CONN_MAX_AGE"] = 0
-    options = {**ours["OPTIONS"], **entry.get("OPTIONS", {})}
-    return {**ours, **entry, "NAME": ours["NAME"], "OPTIONS": options}
+    found = {**ours, **entry, "NAME": ours["NAME"]}
+    if entry["ENGINE"] == ENGINES["sqlite"]:
+        found["ENGINE"] = ours["ENGINE"]
+    elif ours["ENGINE"] != ENGINES["sqlite"]:
+        # A backend of somebody else's, over one that would refuse these options.
+        ours["OPTIONS"] = {"timeout": ours["OPTIONS"]["timeout"]}
+    return {**found, "OPTIONS": {**ours["OPTIONS"], **entry.get("OPTIONS", {})}}
 
 
 def begin_with_the_projects(config: RuntimeConfig, project: dict[str, Any]) -> list[str]:
@@ -125,8 +133,10 @@ def _holds_something(path: Path) -> bool:
 
 def sqlite(path: str) -> dict[str, Any]:
     """Return sqlite as several processes need it: readers beside a writer, and no read-then-write that fails."""
+    from django import VERSION  # noqa: PLC0415 - the project's
+
     return {
-        "ENGINE": "django.db.backends.sqlite3",
+        "ENGINE": ENGINES["sqlite"] if VERSION >= KNOWS_TRANSACTION_MODE else IMMEDIATE_SQLITE,
         "NAME": path,
         "CONN_MAX_AGE": CONNECTION_AGE,
         "OPTIONS": {

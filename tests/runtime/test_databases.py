@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import django
 import pytest
+import uv
 
 from cluster_runtime.config import RuntimeConfig
-from cluster_runtime.databases import all_of, begin_with_the_projects
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from cluster_runtime.databases import IMMEDIATE_SQLITE, all_of, begin_with_the_projects
 
 SQLITE = "django.db.backends.sqlite3"
 
@@ -85,3 +89,112 @@ def test_a_database_begins_once_with_what_the_project_has(config: RuntimeConfig,
     assert rows(target) == [(1,), (2,), (3,)]
     assert {path.name for path in (tmp_path / "databases").iterdir()} >= {"audit.sqlite3"}
     assert not list((tmp_path / "databases").glob(".*"))
+
+
+# --- Django before 5.1
+
+
+OLD, NEW = (4, 2, 0, "final", 0), (5, 1, 0, "final", 0)
+
+
+@pytest.mark.parametrize(
+    ("version", "engine", "found", "immediate"),
+    [
+        (OLD, SQLITE, IMMEDIATE_SQLITE, True),
+        (NEW, SQLITE, SQLITE, True),
+        (OLD, "other.sqlite", "other.sqlite", False),
+        (NEW, "other.sqlite", "other.sqlite", True),
+    ],
+)
+def test_options_that_a_django_does_not_know_are_not_given_to_its_backend(  # noqa: PLR0917 - a table
+    version: tuple[Any, ...],
+    engine: str,
+    found: str,
+    immediate: bool,
+    config: RuntimeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(django, "VERSION", version)
+    entry = all_of(config, {"audit": {"ENGINE": engine, "NAME": "audit.db"}})["audit"]
+    assert entry["ENGINE"] == found
+    assert ("transaction_mode" in entry["OPTIONS"]) is immediate
+    assert entry["OPTIONS"]["timeout"] == 20
+
+
+#: Adds to a number as often as it is told, each time after a look at it: what fails without BEGIN IMMEDIATE.
+ADD = """
+import json, sys, time, django
+from django.conf import settings
+from cluster_runtime.databases import sqlite
+path, engine, times = sys.argv[1], sys.argv[2], int(sys.argv[3])
+entry = sqlite(path)
+if engine:
+    entry = {"ENGINE": engine, "NAME": path, "OPTIONS": {"timeout": 20}}
+settings.configure(DATABASES={"default": entry}, USE_TZ=True)
+django.setup()
+from django.db import OperationalError, connection, transaction
+failed = 0
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(times):
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT x FROM t")
+            (found,) = cursor.fetchone()
+            time.sleep(0.005)
+            cursor.execute("UPDATE t SET x = %s", [found + 1])
+    except OperationalError:
+        failed += 1
+with connection.cursor() as cursor:
+    cursor.execute("PRAGMA journal_mode")
+    (mode,) = cursor.fetchone()
+print(json.dumps([django.VERSION[:2], connection.vendor, mode, failed]))
+"""
+
+
+@pytest.fixture(scope="module")
+def django_42(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the Python of an environment with the last Django that is older than 5.0."""
+    place = tmp_path_factory.mktemp("django42")
+    python = str(place / "bin" / "python")
+    for words in (
+        ["venv", "--python", sys.executable, str(place)],
+        ["pip", "install", "--python", python, "django~=4.2.0"],
+    ):
+        command = [uv.find_uv_bin(), "--no-config", "--system-certs", "--quiet", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"Django 4.2 can't be had here: {done.stderr.strip().splitlines()[-1]}")
+    return python
+
+
+def add(python: str, path: Path, engine: str = "") -> tuple[list[list[Any]], int]:
+    """Let four processes, all begun, add to a number 40 times each; return what they say, and the number."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE t (x)")
+        connection.execute("INSERT INTO t VALUES (0)")
+    runtime = str(Path(__file__).resolve().parents[2] / "runtime")
+    environment = {**os.environ, "PYTHONPATH": runtime}
+    command = [python, "-c", ADD, str(path), engine, "40"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen(command, env=environment, **pipes) for _ in range(4)]
+    for process in running:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [json.loads(process.communicate(timeout=120)[0]) for process in running]
+    return said, rows(str(path))[0][0]
+
+
+def test_a_django_4_2_reads_and_writes_in_several_processes_as_a_newer_one_does(django_42: str, tmp_path: Path) -> None:
+    said, number = add(django_42, tmp_path / "db.sqlite3")
+    assert said == [[[4, 2], "sqlite", "wal", 0]] * 4
+    assert number == 160, "of 160 additions"
+    # Its own backend, with which the same fails.
+    said, number = add(django_42, tmp_path / "own.sqlite3", SQLITE)
+    assert number == 160 - sum(failed for *_, failed in said)
+    assert number < 160

@@ -1,35 +1,43 @@
-"""Looks at a project by importing it, in an environment made for that: what its settings say once they have run."""
+"""Looks at a project by importing it, with the packages that `up` installs: what its settings say when they run."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
 import subprocess
-import sys
-import tempfile
-import tomllib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.local.builder import MOST_FACTS, confine
-from cluster.local.owner import base_python, find_owner
+from cluster.interpreters import find_interpreter, needs_of, request
+from cluster.local.builder import MOST_FACTS, PACKAGES, SOURCES, confine
+from cluster.local.environment import Environments
+from cluster.local.owner import find_owner
 from cluster.local.supervisor import clean_environment
-from cluster.packages import run_uv
-from cluster.release import RUNTIME, ReleaseError, requirements_files
-from cluster.source import Source, write_tree
+from cluster.release import (
+    RUNTIME,
+    RUNTIME_REQUIREMENTS,
+    ReleaseError,
+    ReleaseSpec,
+    environment_digest,
+    package_files,
+    sources,
+)
+from cluster.requirements import optional_lines, read_requirements
+from cluster.source import TREE, Source, write_tree
 from cluster_runtime import unfollowed
 from cluster_runtime.describe import NOT_IMPORTED, REFUSED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from cluster.config.models import App
 
 #: As many variables as a project may lack, extras and groups included, each of which costs one more import.
 MOST_TRIES = 80
@@ -71,8 +79,8 @@ BROUGHT_BY = {
 }
 
 
-#: In an environment: a copy of what its local packages are made of, and where that was copied from.
-SOURCE, SOURCE_OF = "source", "source-of.json"
+#: Of a copy of a project: as it was before it was imported, and what runs in it.
+KEPT, RUN = "kept", "run"
 
 #: What a failure says that says nothing.
 NOTHING: dict[str, Any] = {"variables": [], "module": "", "where": "", "reads": [], "absent": ""}
@@ -83,12 +91,11 @@ class Look:
     """What came of it.
 
     facts: what describe said; empty where nothing could be imported. missing: variables that the project needs, with
-    the place that reads each. extras, groups: of pyproject.toml, that bring what the settings import. unlisted:
+    the place that reads each. extras, groups: of the requirements, that bring what the settings import. unlisted:
     a module that nothing brings. absent: what the project wants to write below a directory that is not there. failure:
     why it does not import even so, by its own traceback.
     """
 
-    python: str
     facts: dict[str, Any] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     placeholders: dict[str, str] = field(default_factory=dict)
@@ -99,101 +106,123 @@ class Look:
     failure: str = ""
 
 
-# --- the environment
+# --- the copy
 
 
-def make_environment(requirements: Path, directory: Path, say: Callable[[str], None]) -> str:
-    """Return the Python of an environment with a project's packages, made where there is none of the same yet.
+class Subject:
+    """A project that is looked at: a copy of it, with the packages that `up` would install for it.
 
-    directory: holds the environments. ReleaseError has uv's own words.
+    app: what the stack file would say. environments: where those of packages are kept; pythons: where uv puts
+    interpreters. directory: holds the copy, and only who runs this can reach it yet. `say` is told what is done.
+    ReleaseError, in a line, says what `up` would: of a lock that is stale, a Python that is not here.
     """
-    requirements = Path(os.path.normpath(requirements))  # its directory is copied by its name
-    texts = requirements_files(requirements)
-    for name in (".python-version", "poetry.lock", "setup.py", "setup.cfg"):
-        path = requirements.with_name(name)
-        if path.is_file():
-            texts[name] = path.read_text(encoding="utf-8", errors="replace")
-    digest = hashlib.sha256(json.dumps([sys.version_info[:2], texts], sort_keys=True).encode()).hexdigest()[:12]
-    place = directory / digest
-    python, complete = str(place / "bin" / "python"), place / "complete"
-    if complete.exists():
-        _copy_source(requirements.parent, place)
-        return python
-    say("making an environment of the project's packages, to import it")
-    shutil.rmtree(place, ignore_errors=True)
-    directory.mkdir(parents=True, exist_ok=True)
-    run_uv("venv", "--quiet", "--python", _wanted_python(requirements), str(place))
-    install = ("pip", "install", "--quiet", "--python", python)
-    # Whoever builds a package writes beside it: into a copy, and never into the user's own tree.
-    copied = _copy_source(requirements.parent, place) / requirements.name
-    if copied.name != "pyproject.toml":
-        run_uv(*install, "-r", str(copied), cwd=copied.parent)
-    else:
-        _install_project(copied, install)
-    complete.touch()
-    return python
+
+    def __init__(  # noqa: PLR0913 - what is looked at, and where
+        self,
+        app: App,
+        project: Path,
+        *,
+        environments: Path,
+        pythons: Path,
+        directory: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        self.app = app
+        self.project = project
+        self.directory = directory
+        self.source = Source(project=project, root=project.parent.parent, module=app.settings)
+        self.owner = find_owner(environments)
+        self.environments = Environments(directory=environments, pythons=pythons, owner=self.owner, say=say)
+        self.install((), ())
+
+    @property
+    def copy(self) -> Path:
+        """The project's directory in the copy."""
+        return self.directory / TREE / "above" / self.project.name
+
+    @property
+    def originals(self) -> dict[str, str]:
+        """What is the user's own, by its copy; what lies in another one first."""
+        above = self.copy.parent
+        return {
+            **{str(self.directory / SOURCES / place): str(path) for path, place in _by_path(self.spec)},
+            str(self.copy): str(self.project),
+            str(above): str(self.project.parent),
+            str(above.parent): str(self.project.parent.parent),
+        }
+
+    def install(self, extras: Sequence[str], groups: Sequence[str]) -> None:
+        """Make the environment and the copy, as `up` would make them of a stack file with these extras and groups."""
+        self.extras, self.groups = list(extras), list(groups)
+        chosen = self.app.requirements.model_copy(update={"extras": self.extras, "groups": self.groups})
+        app = self.app.model_copy(update={"requirements": chosen})
+        self.requirements = read_requirements(app, self.project)
+        needs = needs_of(app, self.requirements, self.project)
+        options = self.owner.subprocess_options()
+        interpreter = find_interpreter(needs, self.environments.pythons, options, self.owner.name)
+        digest = environment_digest(self.requirements, self.source, str(interpreter), RUNTIME_REQUIREMENTS)
+        self.spec = ReleaseSpec(
+            digest="init",
+            parts={},
+            environment_digest=digest,
+            source=self.source,
+            project=self.project,
+            requirements=self.requirements,
+            secrets={},
+            python_request=request(needs),
+        )
+        environment = self.environments.make(self.spec, interpreter, RUNTIME_REQUIREMENTS)
+        self.python = str(environment / "bin" / "python")
+        self._copy_all(environment)
+
+    def _copy_all(self, environment: Path) -> None:
+        """Copy the project and its local packages, and install these from the copy: who builds one writes beside it."""
+        for name in (TREE, KEPT, PACKAGES, SOURCES):
+            shutil.rmtree(self.directory / name, ignore_errors=True)
+        for name in (PACKAGES, SOURCES):
+            (self.directory / name).mkdir()
+        _copy_project(self.source, self.copy)
+        for path, place in _by_path(self.spec):
+            write_tree(package_files(path, self.spec), self.directory / SOURCES / place, shutil.copy2)
+        # From here on it is the instances' user's, which builds and imports it: until now nobody else could reach it.
+        self.owner.own(*(self.directory / name for name in (TREE, PACKAGES, SOURCES)))
+        self.owner.let_read(self.directory, 0o750)
+        self.environments.install_local(self.spec, self.directory, self.copy, environment)
+        (self.directory / TREE).rename(self.directory / KEPT)
+
+    def renew(self) -> None:
+        """Put the copy back as it was before it was imported: some projects write while they are."""
+        tree = self.directory / TREE
+        shutil.rmtree(tree, ignore_errors=True)
+        self.owner.make(tree)
+        # As its user: who wrote there may have put anything in the place of anything.
+        done = subprocess.run(
+            ["cp", "--archive", "--", f"{self.directory / KEPT}/.", f"{tree}/"],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+            **self.owner.subprocess_options(),
+        )
+        if done.returncode != 0:
+            raise ReleaseError(f"app.project: it can't be copied: {done.stderr.strip()}")
 
 
-def _copy_source(directory: Path, place: Path) -> Path:
-    """Copy what an environment's local packages are made of, as it is now; beside it stands where it was."""
-    shutil.rmtree(place / SOURCE, ignore_errors=True)
-    copy = _copied(directory, "", place / SOURCE)
-    (place / SOURCE_OF).write_text(json.dumps({str(copy): str(directory)}), encoding="utf-8")
-    return copy
-
-
-def _wanted_python(requirements: Path) -> str:
-    """Return what uv is asked for: what the project pins or needs, else the Python that this program runs on."""
-    pinned = requirements.with_name(".python-version")
-    if pinned.is_file():
-        words = pinned.read_text(encoding="utf-8").split()
-        if words and re.fullmatch(r"3\.\d+(\.\d+)?", words[0]):
-            return words[0]
-    project = _pyproject(requirements).get("project", {})
-    asked = str(project.get("requires-python", "")).strip()
-    ours = f"{sys.version_info.major}.{sys.version_info.minor}"
-    least = re.search(r">=\s*3\.(\d+)", asked)
-    if not asked or (least is not None and int(least[1]) <= sys.version_info.minor and "<" not in asked):
-        return base_python()
-    return asked or ours
-
-
-def _pyproject(requirements: Path) -> dict[str, Any]:
-    path = requirements.with_name("pyproject.toml")
-    if not path.is_file():
-        return {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ReleaseError(f"app.requirements: {path}: {error}") from error
-
-
-def _install_project(pyproject: Path, install: tuple[str, ...]) -> None:
-    """Install what a pyproject.toml lists, as its uv.lock has it, and the project itself where it is a package."""
-    document, here = _pyproject(pyproject), pyproject.parent
-    if pyproject.with_name("uv.lock").is_file():
-        with tempfile.TemporaryDirectory() as temporary:
-            exported = Path(temporary) / "requirements.txt"
-            options = ("--quiet", "--frozen", "--no-dev", "--project", str(here))
-            run_uv("export", *options, "--output-file", str(exported), cwd=here)
-            run_uv(*install, "-r", str(exported), cwd=here)
-    elif "build-system" in document or "project" not in document:
-        run_uv(*install, "-e", str(here), cwd=here)
-    else:
-        run_uv(*install, "-r", str(pyproject), cwd=here)
+def _by_path(spec: ReleaseSpec) -> list[tuple[Path, Path]]:
+    """Return the local packages beside the project, with where each lies below `sources`; the innermost first."""
+    found = [(path, place) for place, path in sources(spec).items()]
+    return sorted(found, key=lambda one: -len(one[1].parts))
 
 
 # --- the import
 
 
-def look(  # noqa: PLR0913 - what is looked at, and by what
-    project: Path, settings: str, requirements: Path, python: str, *, interface: str = "wsgi", said: dict[str, str]
-) -> Look:
+def look(subject: Subject, *, interface: str = "wsgi", said: dict[str, str]) -> Look:
     """Import a project, with something in the place of each variable that it lacks; `said` are those that are known."""
-    found = Look(python=python)
+    found = Look(extras=list(subject.extras), groups=list(subject.groups))
     tried: dict[str, list[str]] = {}
     for _try in range(MOST_TRIES):
-        facts, failure, words = _describe(project, settings, python, interface, {**found.placeholders, **said})
+        facts, failure, words = _describe(subject, interface, {**found.placeholders, **said})
         found.facts = facts
         if failure is None:
             found.failure = words
@@ -204,25 +233,25 @@ def look(  # noqa: PLR0913 - what is looked at, and by what
             found.failure = ""
             return found
         found.failure = failure["text"] or words
-        if not (_fed(failure, found, tried) or _added(failure, found, requirements, settings)):
+        if not (_fed(failure, found, tried) or _added(failure, found, subject)):
             return found
     return found
 
 
-def own_keys(project: Path, settings: str, found: Look, said: dict[str, str]) -> dict[str, Any]:
+def own_keys(subject: Subject, found: Look, said: dict[str, str]) -> dict[str, Any]:
     """Return the project's own SECRET_KEY and SECRET_KEY_FALLBACKS; its settings import, as `found` says."""
     environment = {**found.placeholders, **said}
-    with _imported(project, settings, found.python, "wsgi", environment, "cluster_runtime.own_keys") as (done, written):
+    with _imported(subject, "wsgi", environment, "cluster_runtime.own_keys") as (done, written):
         if done is None or done.returncode != 0:
             raise ReleaseError("--adopt: the project's SECRET_KEY can't be read")
         return written
 
 
 def _describe(
-    project: Path, settings: str, python: str, interface: str, environment: dict[str, str]
+    subject: Subject, interface: str, environment: dict[str, str]
 ) -> tuple[dict[str, Any], dict[str, Any] | None, str]:
     """Return what describe says, why it failed (None where it did not), and its words."""
-    with _imported(project, settings, python, interface, environment, "cluster_runtime.describe") as (done, facts):
+    with _imported(subject, interface, environment, "cluster_runtime.describe") as (done, facts):
         if done is None:
             words = f"the import did not end within {PATIENCE} s"
             return facts, {"text": words, **NOTHING}, words
@@ -254,68 +283,66 @@ def _written(output: Path, originals: dict[str, str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _imported(  # noqa: PLR0913, PLR0917 - what is imported, how, and what looks at it
-    project: Path, settings: str, python: str, interface: str, environment: dict[str, str], module: str
+def _imported(
+    subject: Subject, interface: str, environment: dict[str, str], module: str
 ) -> Iterator[tuple[subprocess.CompletedProcess[str] | None, dict[str, Any]]]:
     """Run a module of the runtime over a copy of a project; yield how it ended (None: not), and what it wrote."""
-    with tempfile.TemporaryDirectory() as temporary:
-        top, here, place = Path(temporary), Path(temporary) / "run", Path(python).parents[1]
-        copy = _copied(project, settings, top / "tree")
-        (here / "secrets").mkdir(mode=0o700, parents=True)
-        (here / "secrets" / "secret_key").write_text(secrets.token_urlsafe(40), encoding="utf-8")
-        config = {
-            "release": "init",
-            "project": str(copy),
-            "tree": str(copy),  # what is written in it is what app.shared is for
-            "settings": settings,
-            "secrets": str(here / "secrets"),
-            "interface": interface,
-            "environment": environment,
-            "sessions": {"engine": "project"},
-        }
-        (here / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        output = here / "output.json"
-        # The project's code runs as its instances will, and never as root; until here only this user reached this.
-        owner = find_owner(Path(python).parents[2])
-        owner.own(top)
-        done = None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            done = subprocess.run(
-                [python, "-P", "-m", module, str(output)],
-                cwd=here,
-                env={
-                    **clean_environment(),
-                    "PYTHONPATH": str(RUNTIME.parent),
-                    "PYTHONDONTWRITEBYTECODE": "1",
-                    "CLUSTER_CONFIG": str(here / "config.json"),
-                },
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
-                timeout=PATIENCE,
-                preexec_fn=partial(confine, copy),
-                **owner.subprocess_options(),
-            )
-        # What they say of copies they say of the user's own.
-        originals = {str(copy): str(project), **json.loads((place / SOURCE_OF).read_text(encoding="utf-8"))}
-        if done is not None:
-            done.stderr = _of_originals(done.stderr, originals)
-        yield done, _written(output, originals)
+    subject.renew()
+    here = subject.directory / RUN
+    shutil.rmtree(here, ignore_errors=True)
+    (here / "secrets").mkdir(mode=0o700, parents=True)
+    (here / "secrets" / "secret_key").write_text(secrets.token_urlsafe(40), encoding="utf-8")
+    config = {
+        "release": "init",
+        "project": str(subject.copy),
+        "tree": str(subject.copy),  # what is written in it is what app.shared is for
+        "settings": subject.app.settings,
+        "secrets": str(here / "secrets"),
+        "packages": str(subject.directory / PACKAGES),
+        "interface": interface,
+        "environment": environment,
+        "sessions": {"engine": "project"},
+    }
+    (here / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    output = here / "output.json"
+    # The project's code runs as its instances will, and never as root.
+    subject.owner.own(here)
+    done = None
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        done = subprocess.run(
+            [subject.python, "-P", "-m", module, str(output)],
+            cwd=here,
+            env={
+                **clean_environment(),
+                "PYTHONPATH": str(RUNTIME.parent),
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "CLUSTER_CONFIG": str(here / "config.json"),
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=PATIENCE,
+            preexec_fn=partial(confine, subject.copy),
+            **subject.owner.subprocess_options(),
+        )
+    # What they say of copies they say of the user's own.
+    if done is not None:
+        done.stderr = _of_originals(done.stderr, subject.originals)
+    yield done, _written(output, subject.originals)
 
 
-def _copied(project: Path, settings: str, here: Path) -> Path:
-    """Return a copy of a project that may be written to, as some do while they are imported; all above is linked."""
-    above = here / "above"
+def _copy_project(source: Source, copy: Path) -> None:
+    """Copy a project to where it may be written to, as some do while they are imported; all above is linked."""
+    above = copy.parent
     above.mkdir(parents=True)
-    for level, directory in ((above, project), (here, project.parent)):
+    project = source.project
+    for level, directory in ((above, project), (above.parent, project.parent)):
         for sibling in directory.parent.iterdir():
             if sibling != directory and not os.path.lexists(level / sibling.name):
                 (level / sibling.name).symlink_to(sibling)
-    copy = above / project.name
-    write_tree(Source(project=project, root=project.parent.parent, module=settings).tree(""), copy, shutil.copy2)
-    return copy
+    write_tree(source.tree(""), copy, shutil.copy2)
 
 
 def _fed(failure: dict[str, Any], found: Look, tried: dict[str, list[str]]) -> bool:
@@ -348,36 +375,24 @@ def placeholder(name: str) -> str:
     return "placeholder-" + "x" * 40 if re.search(r"KEY|SECRET|TOKEN|PASSWORD", words) else "placeholder"
 
 
-def _added(failure: dict[str, Any], found: Look, requirements: Path, settings: str) -> bool:
-    """Install the extra or the group of pyproject.toml that brings what could not be imported."""
+def _added(failure: dict[str, Any], found: Look, subject: Subject) -> bool:
+    """Install the extra or the group that brings what could not be imported."""
     module = failure["module"].partition(".")[0]
     if not module or module == found.unlisted:
         return False
     found.unlisted = module
-    document, here = _pyproject(requirements), requirements.parent
-    install = ("pip", "install", "--quiet", "--python", found.python)
-    if module == settings.partition(".")[0] and "build-system" in document:
-        run_uv(*install, "--no-deps", "-e", str(here), cwd=here)
-        return True
-    for kind, name, lines in _optional(document):
+    # Those for developing last.
+    every = sorted(
+        optional_lines(subject.requirements), key=lambda one: bool(re.search(r"dev|test|lint|doc|type", one[1].lower()))
+    )
+    for kind, name, lines in every:
         chosen = found.extras if kind == "extra" else found.groups
         if name not in chosen and any(_brings(line, module) for line in lines):
-            run_uv(*install, *lines, cwd=here)
             chosen.append(name)
+            subject.install(found.extras, found.groups)
             found.unlisted = ""
             return True
     return False
-
-
-def _optional(document: dict[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield the extras and groups with what they bring; those for developing last."""
-    extras = document.get("project", {}).get("optional-dependencies", {})
-    groups = document.get("dependency-groups", {})
-    every = [
-        *(("extra", name, [line for line in lines if isinstance(line, str)]) for name, lines in extras.items()),
-        *(("group", name, [line for line in lines if isinstance(line, str)]) for name, lines in groups.items()),
-    ]
-    yield from sorted(every, key=lambda one: bool(re.search(r"dev|test|lint|doc|type", one[1].lower())))
 
 
 def _brings(line: str, module: str) -> bool:

@@ -76,21 +76,6 @@ def mask_urls(text: str) -> str:
     return re.sub(r"(?<=://)[^/\s@'\"]+(?=@)", "****", text)
 
 
-def run_uv(*arguments: str, cwd: Path | None = None, outlives: bool = False, config: Path | None = None) -> str:
-    """Run uv, without any of its configuration files but `config`, and return what it printed.
-
-    ReleaseError has its own words. outlives: let it end by itself where the caller is killed. A program with threads
-    that take part in every fork (gRPC's, in a Pulumi program) has no other choice.
-    """
-    chosen = ("--config-file", str(config)) if config else ("--no-config",)
-    command = [uv.find_uv_bin(), *chosen, "--system-certs", *arguments]
-    done = run_program(command, cwd=cwd, outlives=outlives)
-    # A full disk or a vanished index is told by uv itself, better than by anything we could add.
-    if done.returncode != 0:
-        raise ReleaseError(f"app.requirements: the packages can't be installed\n{last_lines(done.stderr)}")
-    return done.stdout
-
-
 def run_program(
     command: list[str],
     *,
@@ -99,7 +84,11 @@ def run_program(
     environment: Mapping[str, str] | None = None,
     **options: Any,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program that installs or exports; `environment` is added to uv's."""
+    """Run a program that installs or exports; `environment` is added to uv's.
+
+    outlives: let it end by itself where the caller is killed. A program with threads that take part in every fork
+    (gRPC's, in a Pulumi program) has no other choice.
+    """
     return subprocess.run(
         command,
         cwd=cwd,

@@ -18,7 +18,7 @@ from cluster.source import Source, digest_of, project_place, shared_paths, share
 from cluster.topology import served_static_url, site_url, uses_memcached
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from cluster.config.models import ClusterConfig
     from cluster.requirements import LocalPackage, Requirements
@@ -106,23 +106,28 @@ def specify(  # noqa: PLR0913 - what a release is made of
         **({"packages": _digest_of([_package_digest(package.path, source) for package in above])} if above else {}),
         **({} if platform is None else {"platform": platform}),
     }
-    environment = {
-        "requirements": parts["requirements"],
-        # What only their own code says is found out by running it.
-        "unclear": [_package_digest(path, source) for path in found.unclear],
-        "python": python,
-        "runtime": runtime_requirements(config),
-    }
     return ReleaseSpec(
         digest=_digest_of(parts)[:DIGEST_LENGTH],
         parts=parts,
-        environment_digest=_digest_of(environment)[:DIGEST_LENGTH],
+        environment_digest=environment_digest(found, source, python, runtime_requirements(config)),
         source=source,
         project=project,
         requirements=found,
         secrets=secrets,
         python_request=python_request,
     )
+
+
+def environment_digest(found: Requirements, source: Source, python: str, runtime: Sequence[str]) -> str:
+    """Return the digest of an environment of packages: those of the project, and what the runtime adds."""
+    environment = {
+        "requirements": _requirements_digest(found),
+        # What only their own code says is found out by running it.
+        "unclear": [_package_digest(path, source) for path in found.unclear],
+        "python": python,
+        "runtime": list(runtime),
+    }
+    return _digest_of(environment)[:DIGEST_LENGTH]
 
 
 def sources(spec: ReleaseSpec) -> dict[Path, Path]:
@@ -328,29 +333,6 @@ def _requirements_digest(found: Requirements) -> str:
             raise ReleaseError(f"app.requirements: {path}: {error.strerror}") from error
     local = sorted(package.line(name(package.path)) for package in found.local)
     return _digest_of([found.kind, contents, local, list(found.extras), list(found.groups)])
-
-
-def requirements_files(path: Path) -> dict[str, str]:
-    """Return the text of a requirements file, and of those that it includes, by their paths from its directory."""
-    seen: dict[str, str] = {}
-    waiting = [path]
-    if path.name == "pyproject.toml" and path.with_name("uv.lock").is_file():
-        waiting.append(path.with_name("uv.lock"))
-    while waiting:
-        here = waiting.pop()
-        name = os.path.relpath(here, path.parent)
-        if name in seen:
-            continue
-        try:
-            text = here.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ReleaseError(f"app.requirements: {here}: {error.strerror}") from error
-        seen[name] = text
-        for line in text.splitlines() if here.suffix == ".txt" else ():
-            words = line.replace("=", " ", 1).split() if line.startswith("--") else line.split()
-            if len(words) > 1 and words[0] in ("-r", "--requirement", "-c", "--constraint"):
-                waiting.append(here.parent / words[1])
-    return seen
 
 
 def _digest_of(value: object) -> str:

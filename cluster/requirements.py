@@ -249,6 +249,29 @@ def known_groups(found: Requirements) -> set[str]:
     return {*groups, *poetry.get("group", {}), *pdm.get("dev-dependencies", {}), *old}
 
 
+def optional_lines(found: Requirements) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield each extra and group that the requirements have ("extra" or "group", its name), with what it brings."""
+    extras, groups = known_extras(found), known_groups(found)
+    document = found.project
+    poetry = document.get("tool", {}).get("poetry", {})
+    for name in _in_order(
+        extras, document.get("project", {}).get("optional-dependencies", {}), poetry.get("extras", {})
+    ):
+        lines = document.get("project", {}).get("optional-dependencies", {}).get(name, [])
+        yield "extra", name, [*lines, *poetry.get("extras", {}).get(name, ())]
+    locked = read_json(found.main) if found.kind is Kind.PIPENV else {}
+    for name in _in_order(groups, document.get("dependency-groups", {}), poetry.get("group", {}), locked):
+        lines = wanted_lines({**document, "project": {}}, (), [name])
+        of_poetry = poetry.get("group", {}).get(name, {}).get("dependencies", {})
+        yield "group", name, [*lines, *of_poetry, *locked.get(name, ())]
+
+
+def _in_order(names: set[str], *tables: Iterable[str]) -> list[str]:
+    """Return names as they follow each other in these tables, and then those that are in none of them."""
+    written = [name for table in tables for name in table if name in names]
+    return list(dict.fromkeys((*written, *sorted(names))))
+
+
 def _check_chosen(found: Requirements) -> None:
     """Refuse extras and groups that are not there, with those that are."""
     dynamic = "optional-dependencies" in found.project.get("project", {}).get("dynamic", ())

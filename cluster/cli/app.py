@@ -162,6 +162,9 @@ def init(  # noqa: PLR0913, PLR0917 - a command's options
     requirements: Annotated[
         str | None, typer.Option(help="The requirements file, from the project's directory.")
     ] = None,
+    python: Annotated[
+        str | None, typer.Option(help="The version of Python, 3.13 for one; default: what the project asks for.")
+    ] = None,
     sessions: Annotated[str | None, typer.Option(help="The session engine; default: the project's own.")] = None,
     no_import: Annotated[
         bool, typer.Option("--no-import", help="Read the project's files only, and run none of its code.")
@@ -176,7 +179,9 @@ def init(  # noqa: PLR0913, PLR0917 - a command's options
         from cluster.cli.initialise import Wanted, run_init  # noqa: PLC0415 - each command imports only what it needs
 
         importing = not no_import
-        wanted = Wanted(platform, settings, requirements, sessions, importing=importing, adopt=adopt, force=force)
+        wanted = Wanted(
+            platform, settings, requirements, python, sessions, importing=importing, adopt=adopt, force=force
+        )
         run_init(stack, project, wanted)
         return
     opened = open_stack(stack)

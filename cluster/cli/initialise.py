@@ -7,6 +7,7 @@ import json
 import os
 import posixpath
 import re
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,12 @@ from cluster.adopting import AdoptError, adopt, in_words, project_database, rows
 from cluster.cli.context import CommandError, Stack, find_root, findings, tell, warn
 from cluster.config import SessionEngine, StackFileError, load_stack, stack_path
 from cluster.config.load import STACKS
+from cluster.config.models import PYTHON_VERSION, App, Requirements
 from cluster.local.nginx import is_free
 from cluster.local.places import Places
 from cluster.local.secrets import read_secrets
-from cluster.looking import Look, look, make_environment, own_keys
+from cluster.looking import Look, Subject, look, own_keys
+from cluster.release import ReleaseError
 from cluster.requirements import REQUIREMENTS
 from cluster_runtime.choices import DJANGO_ENGINES, NO_SERVER
 from cluster_runtime.sources import Source, assignments, module_path, reads, settings_sources, value_of
@@ -68,6 +71,7 @@ class Wanted:
     platform: str = "local"
     settings: str | None = None
     requirements: str | None = None
+    python: str | None = None
     sessions: str | None = None
     importing: bool = True
     adopt: bool = False
@@ -98,6 +102,7 @@ class Project:
     directory: Path
     settings: str
     requirements: str
+    python: str | None = None
     values: dict[str, Any] = field(default_factory=dict)
     environment: set[str] = field(default_factory=set)
     decide: list[str] = field(default_factory=list)
@@ -108,15 +113,21 @@ def run_init(stack: str, directory: Path, wanted: Wanted) -> None:
     """Write stacks/Pulumi.<stack>.yaml for the project in `directory`; CommandError says what can't be found."""
     root = find_root()
     path = _new_file(root, stack, wanted)
+    places = Places(root, stack)
     project = inspect(directory.resolve(), wanted.settings, wanted.requirements, static=not wanted.importing)
+    project.python = wanted.python
     found: Look | None = None
-    if wanted.importing:
-        python = make_environment(project.directory / project.requirements, root / ENVIRONMENTS, tell)
-        found = _imported(project, python, _known_variables(Places(root, stack)))
-    written = from_files(project, wanted) if found is None or not found.facts else from_import(project, found, wanted)
-    port = _free_port(root, stack)
-    text = render_stack_file(project, written, os.path.relpath(project.directory, root), port, stack, wanted.platform)
-    _take_over(Places(root, stack), project, found, written, wanted)
+    with tempfile.TemporaryDirectory() as temporary:
+        if wanted.importing:
+            subject = _subject(project, places, Path(temporary))
+            found = _imported(subject, _known_variables(places))
+        used = found is not None and found.facts
+        written = from_import(project, found, wanted) if found is not None and used else from_files(project, wanted)
+        port = _free_port(root, stack)
+        where = os.path.relpath(project.directory, root)
+        text = render_stack_file(project, written, where, port, stack, wanted.platform)
+        if found is not None:
+            _take_over(places, subject, found, written, adopting=wanted.adopt)
     path.write_text(text, encoding="utf-8")
     opened = Stack(root, stack, load_stack(root, stack))  # what was written is read back: a mistake here is ours
     tell(f"wrote {STACKS}/{path.name}: {project.directory.name} with {project.settings}, {project.requirements}")
@@ -139,6 +150,8 @@ def _new_file(root: Path, stack: str, wanted: Wanted) -> Path:
         raise CommandError(f"--platform: must be one of {', '.join(PLATFORMS)}, got {wanted.platform}")
     if wanted.sessions is not None and wanted.sessions not in tuple(SessionEngine):
         raise CommandError(f"--sessions: must be one of {', '.join(SessionEngine)}, got {wanted.sessions}")
+    if wanted.python is not None and not re.match(PYTHON_VERSION, wanted.python):
+        raise CommandError(f'--python: must be a version such as "3.13", got {wanted.python}')
     if wanted.adopt and (wanted.platform != "local" or not wanted.importing):
         raise CommandError("--adopt: works on platform local, and imports the project")
     path = stack_path(root, stack)
@@ -153,17 +166,37 @@ def _known_variables(places: Places) -> dict[str, str]:
     return {name: str(value) for name, value in json.loads(known).items()}
 
 
-def _imported(project: Project, python: str, said: dict[str, str]) -> Look:
-    requirements = project.directory / project.requirements
-    found = look(project.directory, project.settings, requirements, python, said=said)
+def _subject(project: Project, places: Places, directory: Path) -> Subject:
+    """Return a copy of a project with the packages that `up` would install; CommandError says why there is none."""
+    app = App.model_construct(
+        project=str(project.directory),
+        settings=project.settings,
+        requirements=Requirements(file=project.requirements),
+        python=project.python,
+    )
+    try:
+        return Subject(
+            app,
+            project.directory,
+            environments=places.root / ENVIRONMENTS,
+            pythons=places.pythons,
+            directory=directory,
+            say=tell,
+        )
+    except ReleaseError as error:
+        said = str(error)
+        # There is no stack file yet.
+        how = "; init takes it as --python, and with --no-import it needs none"
+        raise CommandError(f"{said}{how}" if said.startswith("app.python: ") else said) from error
+
+
+def _imported(subject: Subject, said: dict[str, str]) -> Look:
+    found = look(subject, said=said)
     if found.failure or found.absent or not _wants_asgi(found.facts):
         return found
     # An application of the other interface is another module: it must import as well.
-    again = look(
-        project.directory, project.settings, requirements, python, interface="asgi", said={**found.placeholders, **said}
-    )
+    again = look(subject, interface="asgi", said={**found.placeholders, **said})
     again.missing, again.placeholders = found.missing | again.missing, found.placeholders | again.placeholders
-    again.extras, again.groups = found.extras + again.extras, found.groups + again.groups
     return again
 
 
@@ -203,15 +236,15 @@ def _tell_lints(stack: Stack, found: Look | None) -> None:
             warn(f"{finding.severity}: {finding}")
 
 
-def _take_over(places: Places, project: Project, found: Look | None, written: Written, wanted: Wanted) -> None:
+def _take_over(places: Places, subject: Subject, found: Look, written: Written, *, adopting: bool) -> None:
     """Take over the project's sqlite database and key where that is asked for; say that it is there where not."""
-    database = None if found is None else project_database(found.facts)
+    database = project_database(found.facts)
     try:
         rows = {} if database is None else rows_in(database)
-        if wanted.adopt:
-            if database is None or not rows or found is None:
+        if adopting:
+            if database is None or not rows:
                 raise CommandError("--adopt: the project has no sqlite database that holds anything")
-            adopt(places, database, own_keys(project.directory, project.settings, found, {}))
+            adopt(places, database, own_keys(subject, found, {}))
             written.lines.append(f"adopted: {database} ({in_words(rows)}), and the project's own SECRET_KEY")
         elif rows:
             written.decide.append(
@@ -229,7 +262,8 @@ def inspect(directory: Path, settings: str | None, requirements: str | None, *, 
         hint = f"; there is one in {', '.join(below)}" if below else ""
         raise CommandError(f"{directory} has no manage.py{hint}: --project names the directory that holds it")
     module, why = (settings, "--settings says so") if settings else find_settings(directory)
-    project = Project(directory, module, requirements or find_requirements(directory, module))
+    named = None if requirements is None else _named_requirements(directory, requirements)
+    project = Project(directory, module, named or find_requirements(directory, module))
     others = other_settings(directory, module)
     project.lines.append(f"settings: {module}, since {why}")
     if others and not settings:
@@ -237,6 +271,14 @@ def inspect(directory: Path, settings: str | None, requirements: str | None, *, 
     for source in star_sources(directory, module, needed=static):
         _read_settings(source, project)
     return project
+
+
+def _named_requirements(directory: Path, name: str) -> str:
+    """Return what --requirements says, from the project's directory, as a stack file does."""
+    path = Path(os.path.normpath(directory / name))
+    if not path.is_file():
+        raise CommandError(f"--requirements: {path}: no such file (its path begins at the project's directory)")
+    return os.path.relpath(path, directory)
 
 
 def find_settings(directory: Path) -> tuple[str, str]:
@@ -543,6 +585,7 @@ def render_stack_file(  # noqa: PLR0913, PLR0917 - what it is written of
     chosen = {"extras": written.extras, "groups": written.groups}
     more = {name: names for name, names in chosen.items() if names}
     requirements = {"file": project.requirements, **more} if more else project.requirements
+    python = f'    python: "{project.python}"\n' if project.python else ""
     interface = "    interface: asgi\n" if written.interface == "asgi" else ""
     media = f"    media: {quoted(dict(zip(('root', 'url'), written.media, strict=True)))}\n" if written.media else ""
     media += f"    shared: {quoted(written.shared)}\n" if written.shared else ""
@@ -556,7 +599,7 @@ config:
     project: {quoted(where)}
     settings: {quoted(project.settings)}
     requirements: {quoted(requirements)}
-{interface}{media}    environment: {{}}                # plain values; secret ones: {secret_place}
+{python}{interface}{media}    environment: {{}}                # plain values; secret ones: {secret_place}
 
   cluster:upstream:
     servers: 4                     # or a list: - {{name: app1, weight: 3, max_fails: 2, backup: true, down: true}}

@@ -169,7 +169,8 @@ ProjectPath = Annotated[
     str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00\n]+$"), AfterValidator(_project_path)
 ]
 CommandText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$"), AfterValidator(_command)]
-PythonVersion = Annotated[str, StringConstraints(pattern=r"^3\.\d{1,2}(\.\d{1,2})?$")]
+PYTHON_VERSION = r"^3\.\d{1,2}(\.\d{1,2})?$"
+PythonVersion = Annotated[str, StringConstraints(pattern=PYTHON_VERSION)]
 PackageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
 HashKey = Annotated[str, StringConstraints(min_length=1, pattern=r"^[\w$ :./{}-]+$")]
 

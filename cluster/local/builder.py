@@ -258,7 +258,7 @@ class Builder:
         self._forget_static(directory, hurt)
         self._give(directory)
         if not hurt or any(path.startswith((PACKAGES, SOURCES)) for path in hurt):
-            self.environments.install_local(spec, release, environment)
+            self.environments.install_local(spec, directory, release.project, environment)
         self._compile(directory)
         self._describe(release, spec.requirements.main)
         (directory / COMMANDED).unlink(missing_ok=True)  # what they wrote may be gone

@@ -25,7 +25,6 @@ from cluster.release import ReleaseError, local_lines
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cluster.local.builder import Release
     from cluster.local.owner import Owner
     from cluster.release import ReleaseSpec
 
@@ -97,10 +96,13 @@ class Environments:
         kept.chmod(0o700)
         vouch(directory, COMPLETE, ".")
 
-    def install_local(self, spec: ReleaseSpec, release: Release, environment: Path) -> None:
-        """Install a release's local packages from its own copy of their source, as the instances' user."""
-        sources = str(release.directory / "sources")
-        lines = local_lines(spec, str(release.project), sources)
+    def install_local(self, spec: ReleaseSpec, directory: Path, project: Path, environment: Path) -> None:
+        """Install a release's local packages from its own copy of their source, as the instances' user.
+
+        directory: the release's. project: where the project is in it.
+        """
+        sources = str(directory / "sources")
+        lines = local_lines(spec, str(project), sources)
         if not lines:
             return
         self.say("installing the project's local packages")
@@ -112,10 +114,10 @@ class Environments:
             # Build backends are the project's own code. What they download is kept apart from the caller's.
             private = {"UV_CACHE_DIR": str(work / "cache"), "HOME": str(work)} if self.owner.changed else {}
             python = str(environment / "bin" / "python")
-            words = (str(work / "list"), str(release.directory / "packages"), python, str(work / "uv.toml"))
+            words = (str(work / "list"), str(directory / "packages"), python, str(work / "uv.toml"))
             done = run_program(
                 [str(INSTALL_LOCAL), *words, sources],
-                cwd=release.directory,
+                cwd=directory,
                 environment={"UV": uv.find_uv_bin(), **private},
                 start_new_session=self.owner.changed,  # and no terminal of the caller's
                 **self.owner.subprocess_options(),

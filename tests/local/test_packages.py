@@ -6,10 +6,12 @@ import contextlib
 import re
 import signal
 import time
+import zipfile
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+import yaml
 
 from tests.local.stand import Stand
 
@@ -92,3 +94,116 @@ def test_init_imports_a_src_layout_and_writes_nothing_into_it() -> None:
         assert "settings: mysite.settings" in (stand.root / "stacks" / "Pulumi.looked.yaml").read_text()
         after = {path: path.read_bytes() for path in sorted(stand.project.rglob("*")) if path.is_file()}
         assert after == before
+
+
+# --- what init looks at is what up installs
+
+
+def initialise(stand: Stand, *options: str, status: int = 0) -> str:
+    """Write the stack file by init; return what it said."""
+    result = stand.run("init", stand.name, "--project", "project", "--force", *options)
+    assert result.status == status, result.output
+    if status == 0:
+        found = yaml.safe_load(stand.file.read_text())["config"]
+        stand.stack = {key.removeprefix("cluster:"): value for key, value in found.items()}
+        stand.port = stand.stack["site"]["listen"]
+    return result.output
+
+
+def environments(directory: Path) -> dict[str, set[str]]:
+    """Return the packages of each environment that a directory holds."""
+    return {
+        environment.name: {path.name for path in environment.glob("lib/python*/site-packages/*.dist-info")}
+        for environment in directory.iterdir()
+    }
+
+
+@pytest.mark.parametrize(("case", "lock"), [("poetry", "poetry.lock"), ("pdm", "pdm.lock")])
+def test_init_looks_with_the_versions_of_a_lock_which_are_those_that_up_runs(case: str, lock: str) -> None:
+    with contextlib.closing(Stand(case=case)) as stand:
+        before = listing(stand.project)
+        said = initialise(stand)
+        assert "static files: /static/" in said, "it was not imported"
+        looked = environments(stand.root / ".cluster" / ".init")
+        (packages,) = looked.values()
+        assert "django-5.2.1.dist-info" in packages, packages
+        result = stand.up()
+        assert result.status == 0, result.output
+        assert page(stand) == "Django 5.2.1\n"
+        assert environments(stand.places.environments) == looked
+        assert listing(stand.project) == before
+        # A lock that is stale is the same line for both.
+        pyproject = stand.project / "pyproject.toml"
+        text = pyproject.read_text()
+        pyproject.write_text(text.replace('"^5.2"', '"^5.2.1"').replace("django>=5.2", "django>=5.2.1"))
+        assert pyproject.read_text() != text
+        line = f"app.requirements: {lock} is not what pyproject.toml asks for: run `{case} lock`"
+        assert stand.up().output.splitlines()[-1].startswith(line)
+        stand.file.unlink()
+        assert initialise(stand, status=1).splitlines()[-1].startswith(line)
+        assert not stand.file.exists()
+
+
+PYPROJECT = """
+[project]
+name = "mysite"
+version = "1"
+dependencies = ["django>=5.2"]
+[project.optional-dependencies]
+test = ["django-environ", "coverage"]
+prod = ["django-environ"]
+[dependency-groups]
+dev = ["sqlparse", "python-decouple"]
+web = ["python-decouple"]
+"""
+
+
+def test_extras_and_groups_that_the_settings_import_from_are_installed_and_written() -> None:
+    with contextlib.closing(Stand(case="poetry")) as stand:
+        (stand.project / "poetry.lock").unlink()
+        (stand.project / "pyproject.toml").write_text(PYPROJECT)
+        settings = stand.project / "mysite" / "settings.py"
+        settings.write_text(f"import environ\nimport decouple\n{settings.read_text()}")
+        said = initialise(stand)
+        assert "the extra prod, which the settings import from" in said
+        assert "the group web, which the settings import from" in said
+        assert stand.stack["app"]["requirements"] == {"file": "pyproject.toml", "extras": ["prod"], "groups": ["web"]}
+        result = stand.up()
+        assert result.status == 0, result.output
+        assert page(stand).startswith("Django ")
+
+
+def wheel(directory: Path, name: str, *metadata: str) -> None:
+    """Write a package that holds nothing."""
+    directory.mkdir(exist_ok=True)
+    said = "\n".join(("Metadata-Version: 2.1", f"Name: {name}", "Version: 1", *metadata, ""))
+    with zipfile.ZipFile(directory / f"{name}-1-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{name}-1.dist-info/METADATA", said)
+        archive.writestr(f"{name}-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{name}-1.dist-info/RECORD", "")
+
+
+def test_a_python_that_is_too_old_for_a_package_is_one_line_of_init_and_of_up() -> None:
+    with contextlib.closing(Stand(case="adopt")) as stand:
+        wheel(stand.project / "wheels", "of_tomorrow", "Requires-Python: >=3.99")
+        requirements = stand.project / "requirements.txt"
+        requirements.write_text(f"--find-links wheels\nof-tomorrow\n{requirements.read_text()}")
+        former = stand.file.read_text()
+        line = "app.python: of-tomorrow==1 needs Python >=3.99, and the environment's is another: set app.python to "
+        (*_, first) = stand.up().output.splitlines()
+        assert first.startswith(line)
+        (*said, second) = initialise(stand, status=1).splitlines()
+        assert second == f"{first}; init takes it as --python, and with --no-import it needs none"
+        assert len(said) < 3, said
+        assert stand.file.read_text() == former
+        assert "app.python: Python ==3.99.* (app.python) is needed; " in initialise(stand, "--python", "3.99", status=1)
+
+
+def test_a_requirements_file_that_is_not_there_is_one_line_before_anything_is_done() -> None:
+    with contextlib.closing(Stand(case="adopt")) as stand:
+        said = initialise(stand, "--requirements", "deploy/prod.txt", status=1)
+        path = stand.project / "deploy" / "prod.txt"
+        assert said == f"--requirements: {path}: no such file (its path begins at the project's directory)\n"
+        assert not (stand.root / ".cluster").exists()
+        initialise(stand, "--requirements", str(stand.project / "requirements.txt"), "--no-import")
+        assert stand.stack["app"]["requirements"] == "requirements.txt"

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from cluster.adopting import AdoptError, adopt, left_behind, rows_in
+from cluster.cli.context import CommandError
 from cluster.cli.initialise import (
     Wanted,
     find_requirements,
@@ -58,7 +59,7 @@ def written(project: Path, wanted: Wanted | None = None, **facts: Any) -> dict[s
     """Return what the stack file has for a project of which an import has shown these facts."""
     wanted = wanted or Wanted()
     read = inspect(project, None, None)
-    found = from_import(read, Look(python="", facts={**FACTS, **facts}), wanted)
+    found = from_import(read, Look(facts={**FACTS, **facts}), wanted)
     text = render_stack_file(read, found, "project", 8080, "x", wanted.platform)
     values = {key.removeprefix("cluster:"): value for key, value in yaml.safe_load(text)["config"].items()}
     parse_config(values)
@@ -123,6 +124,21 @@ def test_what_an_import_shows_is_written(project: Path) -> None:
     assert found["app"]["interface"] == "asgi"
     cdn = written(project, static_url_of_project="https://cdn.example/static/")
     assert cdn["site"]["static_url"] is None
+
+
+def test_what_the_command_line_says_of_packages_is_written(project: Path) -> None:
+    read = inspect(project, None, "./requirements.txt")
+    read.python = "3.13"
+    written = from_import(read, Look(facts=FACTS, extras=["prod"], groups=["web"]), Wanted())
+    app = yaml.safe_load(render_stack_file(read, written, "project", 8080, "x"))["config"]["cluster:app"]
+    assert app["python"] == "3.13"
+    assert app["requirements"] == {"file": "requirements.txt", "extras": ["prod"], "groups": ["web"]}
+
+
+@pytest.mark.parametrize("name", ["nothing.txt", "../nothing.txt", "/nothing.txt", "mysite"])
+def test_a_requirements_file_that_is_not_there_is_named_by_its_path(project: Path, name: str) -> None:
+    with pytest.raises(CommandError, match=r"^--requirements: /.*: no such file"):
+        inspect(project, None, name)
 
 
 def test_the_settings_of_the_server_count_and_the_others_are_named(tmp_path: Path) -> None:

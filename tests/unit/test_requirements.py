@@ -10,7 +10,7 @@ import pytest
 from cluster.config import parse_config
 from cluster.packages import mask_urls, uv_config
 from cluster.release import ReleaseSpec, local_lines, sources, specify
-from cluster.requirements import Kind, Requirements, find_reference, local_path, read_requirements
+from cluster.requirements import Kind, Requirements, find_reference, local_path, optional_lines, read_requirements
 from cluster.source import ReleaseError
 
 if TYPE_CHECKING:
@@ -190,6 +190,56 @@ def test_a_lock_beside_pyproject_is_read(kind: Kind, tmp_path: Path) -> None:
     root = project(tmp_path, **{"site/pyproject.toml": GROUPS, f"site/{kind.value}": ""})
     assert read(root).kind is kind
     assert read(root, kind.value).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("files", "named", "brings"),
+    [
+        (
+            {
+                "pyproject.toml": '[project.optional-dependencies]\nweb = ["b"]\nall = ["x[web]"]\n'
+                '[dependency-groups]\ndev = ["d", {include-group = "base"}]\nbase = ["e"]\n'
+            },
+            "pyproject.toml",
+            [
+                ("extra", "web", ["b"]),
+                ("extra", "all", ["x[web]"]),
+                ("group", "dev", ["d", "e"]),
+                ("group", "base", ["e"]),
+            ],
+        ),
+        (
+            {
+                "pyproject.toml": '[tool.poetry.extras]\npg = ["psycopg"]\n'
+                '[tool.poetry.group.prod.dependencies]\ngevent = "*"\n',
+                "poetry.lock": "",
+            },
+            "pyproject.toml",
+            [("extra", "pg", ["psycopg"]), ("group", "prod", ["gevent"])],
+        ),
+        (
+            {"pyproject.toml": '[tool.pdm.dev-dependencies]\ntest = ["t"]\n', "pdm.lock": ""},
+            "pyproject.toml",
+            [("group", "test", ["t"])],
+        ),
+        (
+            {"Pipfile.lock": '{"_meta": {}, "default": {}, "develop": {"t": {"version": "==1"}}}'},
+            "Pipfile.lock",
+            [("group", "develop", ["t"])],
+        ),
+        # Of a requirements file `up` takes no extras, whatever stands beside it.
+        (
+            {"requirements.txt": "", "pyproject.toml": '[project.optional-dependencies]\nweb = ["b"]\n'},
+            "requirements.txt",
+            [],
+        ),
+    ],
+)
+def test_each_extra_and_group_that_can_be_chosen_is_known_with_what_it_brings(
+    files: dict[str, str], named: str, brings: list[Any], tmp_path: Path
+) -> None:
+    root = project(tmp_path, **{f"site/{name}": text for name, text in files.items()})
+    assert list(optional_lines(read(root, named))) == brings
 
 
 def test_two_locks_are_refused_until_one_is_named(tmp_path: Path) -> None:

@@ -28,6 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(" ".join((item.nodeid.partition("::")[0], *shared))))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to run where the groups are not heeded: each worker would make stands of its own, and tests would fail."""
+    if getattr(session.config.option, "loadgroup", False):
+        for item in session.items:
+            if item.get_closest_marker("xdist_group") and "@" not in item.nodeid.rpartition("]")[2]:
+                raise pytest.UsageError(f"xdist does not group by xdist_group: {item.nodeid}")
+
+
 def _shared_fixtures(item: pytest.Item) -> set[str]:
     """Return the fixtures that a test shares with others, with their parameters: each is a stand."""
     definitions: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009 - pytest has no public way

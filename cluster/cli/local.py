@@ -64,7 +64,7 @@ def run_up(stack: Stack) -> None:
         refused = cluster.refused_loss(spec)
         if refused:
             raise CommandError(refused)
-        cluster.put_back(spec.digest)
+        cluster.put_back(cluster.builder.find(spec.digest))
         plan = cluster.plan(spec.digest, dict(spec.parts))
         _print_plan(stack, plan)
         _keep_history(stack)
@@ -327,7 +327,10 @@ def _print_status(  # noqa: PLR0913 - what is shown
             state = f"{process['state']}: {process['message']}" if process["message"] else process["state"]
             table.add_row(row["instance"], share, process["release"], escape(state), since, str(process["pid"]))
     Console().print(table)
-    nginx = "not running" if observed.nginx is None else "current" if nginx_ok else "runs another configuration"
+    if observed.nginx is None:
+        nginx = "runs, and does not answer" if observed.silent else "not running"
+    else:
+        nginx = "current" if nginx_ok else "runs another configuration"
     tell(
         f"nginx: {nginx}; sessions: {stack.config.sessions.engine}; release: {history.current or 'none'}; {url(stack)}"
     )

@@ -32,11 +32,11 @@ from cluster.kept import (
 )
 from cluster.local.environment import Environments
 from cluster.local.mending import put_back, write_below
-from cluster.local.migrations import applied_in, were_lost
+from cluster.local.migrations import APPLIED, applied_in, were_lost
 from cluster.local.secrets import write_secret
 from cluster.local.state import History
 from cluster.local.supervisor import clean_environment
-from cluster.local.written import COMPLETE, FILES, SERVED, note_files
+from cluster.local.written import COMPLETE, FILES, SERVED, known_files, note_files
 from cluster.release import (
     RUNTIME,
     ReleaseError,
@@ -266,7 +266,7 @@ class Builder:
             self._collect_static(release)
         if not hurt:
             note_files(directory, TREE)
-        elif FILES in hurt:
+        elif known_files(directory) is None:
             write_durably(directory / FILES, "{}", mode=0o644)  # whatever is there may be the project's: it is kept
         vouch(directory, COMPLETE, *VOUCHED)
         return release
@@ -465,9 +465,20 @@ class Builder:
                 shown = self._shown(release, done.stdout)
                 raise ReleaseError(f"app.migrate: migrate failed in release {release.digest}\n{shown}")
         sync_tree(self.places.state)  # what the mark says is on the disk before it
+        self._note_migrations(release)
+
+    def _note_migrations(self, release: Release) -> None:
         database = release.database
         applied = applied_in(database, self.owner) if database else None
         write_durably(release.directory / MIGRATED, json.dumps(applied or []))
+
+    def put_back_migrations(self, release: Release) -> None:
+        """Write down again which migrations the database has, where the mark that they have run does not tell."""
+        try:
+            read_kept(release.directory / MIGRATED, APPLIED)
+        except HurtFile:
+            if release.migrated:
+                self._note_migrations(release)
 
     def was_set_back(self, release: Release) -> bool:
         """Tell whether an older database was put back since the release's migrations ran: they run again then."""
@@ -490,7 +501,8 @@ class Builder:
                     f"app.release_commands[{number}]: `{command}` failed in release {release.digest}\n{words}"
                 )
         self._finish_static(release)
-        note_files(release.directory, TREE)  # what they made is the release's
+        if not (release.directory / SERVED).exists():  # else instances may have written as well: all of it is kept
+            note_files(release.directory, TREE)  # what they made is the release's
         sync_tree(self.places.state)  # as above
         (release.directory / COMMANDED).touch()
 

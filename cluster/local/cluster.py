@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.config.models import DatabaseEngine, SessionEngine, dump
 from cluster.interpreters import find_interpreter, needs_of, request
-from cluster.kept import make_way, point_at, remove_tree
+from cluster.kept import HurtFile, make_way, point_at, remove_tree
 from cluster.local.builder import MIGRATED, Builder, Release
 from cluster.local.listeners import listening_ports
+from cluster.local.nginx import PROGRAM as NGINX
 from cluster.local.nginx import SEARCH_PATH, Nginx, is_free
 from cluster.local.orphans import Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
 from cluster.local.owner import base_python, find_owner
@@ -39,7 +40,7 @@ from cluster_runtime.prepare import mask
 from cluster_runtime.secret_files import is_held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from cluster.config.models import ClusterConfig
     from cluster.local.places import Places
@@ -210,17 +211,43 @@ class LocalCluster:
         make_way(self.places.closing, stat.S_IFREG)
         self.places.closing.unlink(missing_ok=True)
 
-    def put_back(self, digest: str) -> None:
-        """Write files again by which Supervisor would start, another time, what runs now."""
+    def put_back(self, release: Release | None) -> None:
+        """Write again what was hurt beside what runs: first of all, by which Supervisor would start it another time.
+
+        release: the wanted one, where it is whole. The file of an instance, of whichever release, says what that
+        release's configuration says: where this is hurt too, it is written when that was put back.
+        """
+        if release is not None:
+            self.builder.put_back_migrations(release)
         kept = self.supervisor.processes()
-        found = self.builder.find(digest)
-        programs = [self.nginx.program(), self._watch_program(), *self._memcached_programs(found)]
-        programs += [self._program(name, found) for name in self.topology.names] if found else []
-        lost = [one for one in programs if one.name in kept and not self.supervisor.is_readable(one.name)]
-        for program in lost:
-            self.supervisor.write(program)
-        if lost:
-            self.say(f"wrote the files of {', '.join(program.name for program in lost)} again, which Supervisor reads")
+        if not kept:
+            return
+        lost = self._lost(kept)
+        others = [self.nginx.program(), self._watch_program(), *self._memcached_programs(None)] if lost else []
+        programs = {program.name: program for program in others}
+        written = []
+        for name in lost:
+            program = programs.get(name) or self._program_of(name)
+            if program is not None:
+                self.supervisor.write(program)
+                written.append(name)
+        if written:
+            self.say(f"wrote the files of {', '.join(written)} again, which Supervisor reads")
+        self.supervisor.put_back()
+        self.nginx.put_back(self.nginx_config(), dump(self.config), kept.get(NGINX))
+
+    def _lost(self, processes: Mapping[str, Process]) -> list[str]:
+        """Return the programs that run, and whose files Supervisor could not read another time."""
+        running = [name for name, process in processes.items() if process.state in ("RUNNING", "STARTING")]
+        return [name for name in running if not self.supervisor.is_readable(name)]
+
+    def _program_of(self, name: str) -> Program | None:
+        """Return the program of an instance by what Supervisor calls it; None where its release can't tell it."""
+        instance, _dash, digest = name.rpartition("-")
+        try:
+            return self._program(instance, Release(digest=digest, directory=self.places.releases / digest))
+        except HurtFile:
+            return None
 
     def _wake(self) -> None:
         """Let what a signal has stopped go on; UpError where it is another user's, or Supervisor hangs even so."""
@@ -239,15 +266,34 @@ class LocalCluster:
 
     def troubles(self, observed: Observed, history: History) -> list[str]:
         """Return what is wrong that no instance can say of itself, a line each; what runs may serve all the same."""
+        gone = self.gone()
+        if gone:
+            return [gone]
         found = []
         if not observed.kept and (observed.running or observed.supervisor is not Condition.GONE):
             pids = ", ".join(map(str, self.supervisor.pids()))
             who = f"Supervisor (process {pids})" if pids else "Supervisor"
             found.append(f"{who} {observed.supervisor}: nothing that ends is started again")
-        found += [f"{process} is stopped by a signal (SIGSTOP)" for process in observed.stopped]
+        others = [process for process in observed.stopped if process.kind is not Kind.SUPERVISOR]
+        found += [f"{process} is stopped by a signal (SIGSTOP)" for process in others]
+        if observed.silent:
+            found.append(f"nginx (process {observed.processes[NGINX].pid}) runs, but its own socket does not answer")
+        config = self.nginx_config()
+        if observed.nginx == config.digest and not self.nginx.is_in_place(config):
+            found.append(f"{self.places.nginx}: nginx runs what it should, and would load something else another time")
+        lost = self._lost(observed.processes) if observed.kept else []
+        if lost:
+            found.append(f"{self.supervisor.programs}: Supervisor could not start {', '.join(lost)} another time")
+        found += [
+            f"{name} would not take its name again after a restart: nothing tells that it was given to it"
+            for name, holder in observed.holders.items()
+            if holder is not None and observed.given[name] is None
+        ]
         if history.found:
             found.append(f"{self.places.history}: {history.found}; what is said here is read from the releases")
         hurt = self.builder.hurt(history.current)
+        if history.current is not None and not (self.places.releases / history.current).is_dir():
+            found.append(f"release {history.current} is not in {self.places.releases} any more")
         if hurt:
             found.append(f"release {history.current} was hurt: {', '.join(hurt[:SHOWN])}{', …' * (len(hurt) > SHOWN)}")
         return [f"{line}; `cluster up {self.places.stack}` mends it" for line in found if line]
@@ -263,7 +309,7 @@ class LocalCluster:
             return ""
         return (
             f"stack {self.places.stack} runs (processes {pids}), but {self.places.state} was removed or moved away: "
-            "what served still serves, and its database, uploads, sessions and secret_key are where that is. Put it "
+            "nothing serves without it, and its database, uploads, sessions and secret_key are where that is. Put it "
             f"back, or end what runs with `cluster down {self.places.stack}`; `cluster up` begins anew then"
         )
 
@@ -278,6 +324,7 @@ class LocalCluster:
             self._end_orphans()
             self.say("starting Supervisor")
             self.supervisor.start_daemon()
+        self.put_back(release)
         self._ensure_memcached(plan, release)
         self.supervisor.ensure([self._watch_program()])
         wanted = self.config.app.migrate
@@ -293,10 +340,10 @@ class LocalCluster:
         mark_served(self.places, release.digest)
         history.save(self.places)
         if plan.nginx:
-            self.say("starting nginx" if plan.nginx == "start" else "reloading nginx")
-            if plan.nginx == "start":
+            self.say("reloading nginx" if plan.nginx == "reload" else "starting nginx")
+            if plan.nginx != "reload":
                 end_processes(orphaned_nginx(self.places), signal.SIGQUIT)
-            self.nginx.put_in_place(directory, config.digest)
+            self.nginx.put_in_place(directory, config.digest, reload=plan.nginx == "reload")
         self._stop_stale(release, settle=plan.nginx == "reload")
         self._forget_old(history, release)
 
@@ -336,7 +383,6 @@ class LocalCluster:
             raise UpError("\n".join(taken))
 
     def _program(self, instance: str, release: Release) -> Program:
-        app = self.config.app
         name = program_name(instance, release.digest)
         run = (release.python, "-P", "-m", "cluster_runtime.instance", "run", "--instance", instance)
         # Nothing serves before it was looked at, the first release of all included.
@@ -351,7 +397,7 @@ class LocalCluster:
             priority=500,
             user=self.owner.name if self.owner.changed and not alone else None,
             environment={"PYTHONPATH": str(release.directory / "runtime"), "PYTHONDONTWRITEBYTECODE": "1"},
-            stop_seconds=DRAIN_SECONDS + app.graceful_timeout.seconds + 15,
+            stop_seconds=DRAIN_SECONDS + release.runtime()["graceful_timeout"] + 15,
         )
 
     def _watch_program(self) -> Program:

@@ -62,4 +62,4 @@ def were_lost(mark: Path, database: Path, owner: Owner) -> bool:
     return there is not None and not set(known) <= set(there)
 
 
-__all__ = ["applied_in", "were_lost"]
+__all__ = ["APPLIED", "applied_in", "were_lost"]

@@ -17,8 +17,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.kept import make_way, point_at, remove_tree, sync_tree
+from pydantic import TypeAdapter
+
+from cluster.kept import HurtFile, make_way, point_at, read_kept, remove_tree, sync_tree, write_kept
 from cluster.local.orphans import Kind, stack_processes
+from cluster.local.supervisor import put_pid
 from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE, OLDEST, NginxConfig, Version
 from cluster.render.supervisor import Program
 from cluster_runtime.instance import UnixConnection
@@ -26,12 +29,16 @@ from cluster_runtime.instance import UnixConnection
 if TYPE_CHECKING:
     from cluster.local.owner import Owner
     from cluster.local.places import Places
-    from cluster.local.supervisor import Supervisor
+    from cluster.local.supervisor import Process, Supervisor
 
 #: Debian keeps nginx where an ordinary user's PATH does not look.
 SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
 
 PROGRAM = "nginx"
+
+#: In a configuration's directory: the stack that it was rendered from.
+STACK = "stack.json"
+KEPT_STACK: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])
 
 #: Seconds that an old nginx closes busy clients' connections politely, before a reload closes the idle ones.
 CLOSING_SECONDS = 2.0
@@ -149,13 +156,20 @@ class Nginx:
         except OSError:
             return ""  # hurt: then it is put in place anew
 
+    def put_back(self, config: NginxConfig, stack: dict[str, object], process: Process | None) -> None:
+        """Write again what is of no matter to nginx, which runs as `process`, and was hurt beside what it runs."""
+        if self.is_in_place(config):
+            self._write_stack(self.places.nginx / "current", stack)
+        if process is not None and process.pid:
+            put_pid(self.places.nginx_pid, process.pid)
+
+    def _write_stack(self, directory: Path, stack: dict[str, object]) -> None:
+        if _stack_in(directory) is None:
+            write_kept(directory / STACK, stack)
+
     def current_stack(self) -> dict[str, object] | None:
         """Return the stack's configuration that the one in place was rendered from."""
-        try:
-            found = json.loads(self.current_text("stack.json"))
-        except (ValueError, RecursionError):
-            return None
-        return found if isinstance(found, dict) else None
+        return _stack_in(self.places.nginx / "current")
 
     def write(self, config: NginxConfig, stack: dict[str, object]) -> Path:
         """Write a configuration beside the one in place, and check it; NginxError has nginx's own words."""
@@ -164,13 +178,14 @@ class Nginx:
             new = directory.with_suffix(".new")
             for former in (directory, new):
                 remove_tree(former)
-            for path, text in {**config.files, "stack.json": json.dumps(stack)}.items():
+            for path, text in {**config.files, STACK: json.dumps(stack)}.items():
                 (new / path).parent.mkdir(parents=True, exist_ok=True)
                 (new / path).write_text(text, encoding="utf-8")
             for path, target in config.links.items():
                 (new / path).parent.mkdir(parents=True, exist_ok=True)
                 (new / path).symlink_to(target)
             new.rename(directory)
+        self._write_stack(directory, stack)
         try:
             self._check(directory)
         except NginxError:
@@ -196,14 +211,18 @@ class Nginx:
         sync_tree(self.places.nginx)
         point_at(self.places.nginx / "current", directory.name)
 
-    def put_in_place(self, directory: Path, digest: str) -> None:
-        """Make a checked configuration the current one, and let nginx run it; on failure the former one is put back."""
+    def put_in_place(self, directory: Path, digest: str, *, reload: bool) -> None:
+        """Make a checked configuration the current one, and let nginx run it; on failure the former one is put back.
+
+        reload: whether it ran before; else one that answers was started since then, with what was in place.
+        """
         former = self._current()
         self._point_at(directory)
         try:
-            if self.live_digest() is None:
+            live = self.live_digest()
+            if live is None:
                 self._start(digest)
-            else:
+            elif reload or live != digest or former != directory:
                 self._reload(digest)
         except NginxError:
             if former is not None:
@@ -277,6 +296,14 @@ def _holds(directory: Path, config: NginxConfig) -> bool:
         )
     except OSError:
         return False
+
+
+def _stack_in(directory: Path) -> dict[str, object] | None:
+    """Return the stack that a configuration was rendered from; None where that was hurt."""
+    try:
+        return read_kept(directory / STACK, KEPT_STACK)
+    except HurtFile:
+        return None
 
 
 def is_free(address: str, port: int) -> bool:

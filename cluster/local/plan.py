@@ -94,7 +94,9 @@ class Plan:
 
     def _release_lines(self) -> list[str]:
         if self.former == self.release:
-            return []
+            if self.make and not self.hurt:
+                return [f"~ release {self.release} is not here any more: it is made again"]
+            return [f"~ the migrations of release {self.release} run again"] if self.migrate and not self.make else []
         if self.former is None:
             line = f"release {self.release}: the first one"
         else:
@@ -146,7 +148,11 @@ class Plan:
         if self.nginx is None:
             return []
         untouched = "" if self.start or self.stop else "; no process of the app is touched by it"
-        words = {"start": "nginx: start", "reload": f"nginx: one reload{untouched}"}
+        words = {
+            "start": "nginx: start",
+            "restart": "nginx: started again, since its own socket does not answer; it refuses connections meanwhile",
+            "reload": f"nginx: one reload{untouched}",
+        }
         return [words[self.nginx], *(f"    {line}" for line in self.nginx_lines)]
 
     def _traffic_lines(self) -> list[str]:
@@ -183,7 +189,7 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
     serve = tuple(
         name
         for name in topology.names
-        if observed.holders.get(name) != release
+        if (observed.holders.get(name), observed.given.get(name)) != (release, release)
         or not any(running.release == release and running.state == "serving" for running in observed.of(name))
     )
     stale = tuple(
@@ -193,6 +199,7 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
     )
     action = _nginx_action(observed, nginx, config)
     same = observed.static == release
+    running = observed.nginx is not None or action == "restart"
     return Plan(
         topology=topology,
         release=release,
@@ -218,7 +225,8 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
         static=not same,
         nginx=action,
         nginx_lines=tuple(_nginx_difference(nginx, config)) if action == "reload" else (),
-        traffic=tuple(_traffic(nginx, topology)) if action else (),
+        # What is lost of the configuration in place does not tell what was before.
+        traffic=tuple(_traffic(nginx, topology)) if action and (nginx.current_stack() or not running) else (),
     )
 
 
@@ -229,7 +237,7 @@ def _runs(observed: Observed, program: str) -> bool:
 def _nginx_action(observed: Observed, nginx: Nginx, config: NginxConfig) -> str | None:
     """Compare with what nginx runs, and with what it would load if it were started again."""
     if observed.nginx is None or not observed.kept:
-        return "start"
+        return "restart" if observed.kept and observed.silent else "start"
     current = observed.nginx == config.digest and nginx.is_in_place(config)
     return None if current and not nginx.reload_wanted else "reload"
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from cluster.kept import HurtFile, make_way, read_kept, write_kept
+from cluster.local.nginx import PROGRAM as NGINX
 from cluster.local.orphans import Kind, stack_processes
 from cluster.local.supervisor import Condition, Process
 from cluster.local.written import SERVED
@@ -70,6 +71,7 @@ class Observed:
     """The cluster as it is.
 
     holders: the release that holds each instance's name; None where none does.
+    given: the release to which it was given, which takes it again when it is started again; None where none is known.
     nginx: the digest of the configuration that nginx runs; None where it does not answer.
     static: the release whose static files are served first.
     stopped: processes that a signal has stopped: they do nothing, and nobody is told.
@@ -79,6 +81,7 @@ class Observed:
     processes: Mapping[str, Process]
     running: tuple[Running, ...]
     holders: Mapping[str, str | None]
+    given: Mapping[str, str | None]
     nginx: str | None
     static: str | None
     stopped: tuple[Found, ...] = ()
@@ -87,6 +90,12 @@ class Observed:
     def kept(self) -> bool:
         """Whether Supervisor keeps what runs."""
         return self.supervisor is Condition.RUNNING
+
+    @property
+    def silent(self) -> bool:
+        """Whether nginx runs and does not answer: its own socket was removed, or something else stands there."""
+        process = self.processes.get(NGINX)
+        return self.nginx is None and process is not None and process.state == "RUNNING"
 
     def of(self, instance: str) -> list[Running]:
         """Return the processes of an instance."""
@@ -104,7 +113,7 @@ def observe(places: Places, supervisor: Supervisor, nginx: Nginx) -> Observed:
     condition = supervisor.condition()
     # What Supervisor can't tell any more runs all the same.
     processes = supervisor.processes() if condition is Condition.RUNNING else _unkept(there)
-    running, holders = [], {}
+    running, holders, given = [], {}, {}
     for process in processes.values():
         instance, dash, release = process.name.rpartition("-")
         if not dash:
@@ -112,12 +121,13 @@ def observe(places: Places, supervisor: Supervisor, nginx: Nginx) -> Observed:
         name = Name(places.run, instance)
         status, listens = _own_status(name, release, process), name.alive(release)
         running.append(Running(instance=instance, release=release, process=process, status=status, listens=listens))
-        holders[instance] = name.holder()
+        holders[instance], given[instance] = name.holder(), name.given()
     return Observed(
         supervisor=condition,
         processes=processes,
         running=tuple(running),
         holders=holders,
+        given=given,
         nginx=nginx.live_digest(),
         static=_static_release(places),
         stopped=tuple(process for process in there if process.stopped),

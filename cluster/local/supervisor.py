@@ -187,6 +187,12 @@ class Supervisor:
         if not _holds(self.conf, text):
             write_durably(self.conf, text)
 
+    def put_back(self) -> None:
+        """Write again what a running one has read and written at its start, where that was hurt since."""
+        self._write_conf()
+        for pid in self.pids():
+            put_pid(self.places.supervisor_pid, pid)
+
     def start_daemon(self) -> None:
         """Start Supervisor itself, with the programs whose files are there."""
         self._write_conf()
@@ -311,6 +317,12 @@ class Supervisor:
         except (OSError, http.client.HTTPException) as error:
             raise SupervisorError(f"Supervisor went away ({error}); `cluster up` starts it again") from error
         return True
+
+
+def put_pid(path: Path, pid: int) -> None:
+    """Let a file hold the id of a process that runs."""
+    if not _holds(path, f"{pid}\n"):
+        write_durably(path, f"{pid}\n", mode=0o644)
 
 
 def _holds(path: Path, text: str) -> bool:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,17 +51,23 @@ def note_files(release: Path, tree: str) -> None:
     (release / FILES).write_text(json.dumps(known), encoding="utf-8")
 
 
+def known_files(release: Path) -> dict[str, Any] | None:
+    """Return what a release is made of, as it was noted; None where that is gone or hurt."""
+    try:
+        known = json.loads((release / FILES).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return known if isinstance(known, dict) else None
+
+
 def retire(release: Path, tree: str, aside: Path) -> list[str]:
     """Remove a release; return the files that its project wrote, which are kept below `aside` then."""
     written: list[str] = []
     tree = tree if (release / tree).is_dir() else FORMER_TREE
-    try:
-        known = json.loads((release / FILES).read_text(encoding="utf-8"))
-    except FileNotFoundError:  # it was never whole, and has never run; unless the file was lost, or is not known yet
-        known = {} if any((release / mark).exists() for mark in (SERVED, COMPLETE)) else None
-    except (OSError, ValueError, RecursionError):
-        known = {}  # nobody can say what is the project's: all of it is kept
-    known = known if known is None or isinstance(known, dict) else {}
+    known = known_files(release)
+    # Where nobody can say what is the project's, all of it is kept; but one that was never whole has never run.
+    if known is None and (os.path.lexists(release / FILES) or any((release / m).exists() for m in (SERVED, COMPLETE))):
+        known = {}
     if known is not None and (release / tree).is_dir():
         written = [
             path for path, found, _directory, _name in _files(release / tree) if known.get(path) != _state(found)

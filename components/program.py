@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import pulumi
 
 from cluster.config import Platform, StackFileError, load_stack
 from cluster.config.models import SECRET_KEYS
+from cluster.docker.bases import ages
 from cluster.docker.engine import EngineError
 from cluster.docker.places import base_image, runtime_places
 from cluster.interpreters import needs_of, request
@@ -20,6 +22,7 @@ from cluster.release import ReleaseError, find_project, runtime_config, specify
 from cluster.render.nginx import version_in_image
 from cluster.requirements import read_requirements
 from cluster.sessions import Lasting, refusal, refused_loss, refused_rollback
+from cluster.topology import build_topology
 from components.platforms.docker import Docker, Engine
 from components.platforms.docker.images import platform_digest
 from components.platforms.docker.platform import container_digest
@@ -50,7 +53,7 @@ class Program:
 
     def platform(self, topology: Topology) -> Docker:
         """Return the platform, with what runs on it now; RunError where its engine is away."""
-        engine = Engine(pulumi.Config("docker").get("host") or "")
+        engine = engine_of()
         name = stack_label(self.stack)
         try:
             live = engine.live(name)
@@ -113,6 +116,11 @@ def stack_label(stack: str) -> str:
     return f"{pulumi.get_project()}/{stack}"
 
 
+def engine_of() -> Engine:
+    """Return the stack's engine."""
+    return Engine(pulumi.Config("docker").get("host") or "")
+
+
 def open_program() -> Program:
     """Read the stack's file and secrets, and judge them; RunError has a line for each problem."""
     root, stack = Path.cwd(), pulumi.get_stack()
@@ -126,7 +134,13 @@ def open_program() -> Program:
         raise pulumi.RunError(f"platform: {config.platform} is not there yet; local and docker are")
     secrets = _secrets()
     facts = Facts(
-        root=root, nginx=version_in_image(base_image(config, "nginx")), secrets=frozenset(secrets), privileged=True
+        root=root,
+        nginx=version_in_image(base_image(config, "nginx")),
+        secrets=frozenset(secrets),
+        privileged=True,
+        stack=stack,
+        now=dt.datetime.now(dt.UTC),
+        bases=ages(engine_of(), build_topology(config)) if config.images.as_of is None else {},
     )
     findings = lint(config, facts)
     errors = [str(finding) for finding in findings if finding.severity is Severity.ERROR]

@@ -32,10 +32,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program."
 
 
 @app.command()
-def up(stack: StackName = DEFAULT_STACK) -> None:
+def up(
+    stack: StackName = DEFAULT_STACK,
+    pull: Annotated[
+        bool,
+        typer.Option(
+            "--pull", help="Platform docker: pull the base images first, and build all anew with security updates."
+        ),
+    ] = False,
+) -> None:
     """Make the cluster what its stack file says, losing no request."""
     opened = open_stack(stack)
-    commands(opened).run_up(opened)
+    commands(opened).run_up(opened, pull=pull)
 
 
 @app.command()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+import yaml
 
 from cluster.cli import interrupts
 from cluster.config import ClusterConfig, Platform, StackFileError, load_stack
@@ -71,6 +74,11 @@ class Stack:
 
         return Places(self.root, self.name)
 
+    def engine_host(self) -> str:
+        """Return the stack's docker:host; empty for the engine of the environment."""
+        document = yaml.safe_load(stack_path(self.root, self.name).read_text(encoding="utf-8"))
+        return str((document.get("config") or {}).get("docker:host") or "")
+
     def local(self) -> LocalCluster:
         """Return the cluster on this machine."""
         from cluster.local.cluster import LocalCluster  # noqa: PLC0415 - only for platform local
@@ -81,8 +89,8 @@ class Stack:
 class Commands(Protocol):
     """What each platform's module of commands has."""
 
-    def run_up(self, stack: Stack) -> None:
-        """Make the cluster what its stack file says."""
+    def run_up(self, stack: Stack, *, pull: bool = False) -> None:
+        """Make the cluster what its stack file says; `pull`: on images that are pulled anew."""
         ...
 
     def run_rollback(self, stack: Stack, to: str | None) -> None:
@@ -183,8 +191,22 @@ def findings(stack: Stack, project: dict[str, object] | None = None) -> list[Fin
         project=project,
         other_listens=_other_listens(stack) if local else {},
         privileged=os.geteuid() == 0 if local else None,
+        stack=stack.name,
+        now=dt.datetime.now(dt.UTC),
+        bases=_bases(stack) if stack.config.platform is Platform.DOCKER else {},
     )
     return lint(stack.config, facts)
+
+
+def _bases(stack: Stack) -> dict[str, dt.datetime]:
+    """Return when the bases of a stack's images were made, as far as its engine says so."""
+    if stack.config.images.as_of is not None:
+        return {}
+    from cluster.docker.bases import ages  # noqa: PLC0415 - only for platform docker
+    from cluster.docker.engine import Engine  # noqa: PLC0415
+    from cluster.topology import build_topology  # noqa: PLC0415
+
+    return ages(Engine(stack.engine_host()), build_topology(stack.config))
 
 
 def _secret_names(stack: Stack) -> frozenset[str]:

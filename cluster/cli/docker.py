@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import difflib
 import json
 import os
@@ -13,17 +14,27 @@ import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
 import yaml
 
-from cluster.cli.context import CommandError, Stack, check_lints, tell
+from cluster.cli.context import CommandError, Stack, check_lints, say, tell, warn
 from cluster.cli.local import fail_unverified, print_checks
 from cluster.cli.pulumi import Event, Pulumi, PulumiError, name_of
-from cluster.config.load import stack_path
 from cluster.config.models import DROPPED_KEYS
-from cluster.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, STACK_LABEL, Engine, EngineError
+from cluster.config.units import moment_text
+from cluster.docker.bases import SERVES_ON, Base, BaseError, base_of, bases, context_as_of, ensure, forget
+from cluster.docker.engine import (
+    INSTANCE_LABEL,
+    RELEASE_LABEL,
+    ROLE_LABEL,
+    STACK_LABEL,
+    Engine,
+    EngineError,
+    image_repository,
+)
 from cluster.docker.observe import SHORT_ID, Observed, observe
 from cluster.docker.places import DATABASE_SECRETS, RUN, base_image
 from cluster.docker.reach import reach
@@ -37,6 +48,7 @@ from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from cluster.verify import Check
 
@@ -86,7 +98,7 @@ class DockerStack:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.topology: Topology = build_topology(stack.config)
-        self.engine = Engine(engine_host(stack))
+        self.engine = Engine(stack.engine_host())
         self.label = f"{project_name(stack)}/{stack.name}"
 
     def observe(self) -> Observed:
@@ -99,12 +111,6 @@ class DockerStack:
         if holder is None:
             raise CommandError(f"{name} does not serve; `cluster status {self.stack.name}` says what runs")
         return holder.rpartition(".")[2]
-
-
-def engine_host(stack: Stack) -> str:
-    """Return the stack's docker:host; empty for the engine of the environment."""
-    document = yaml.safe_load(stack_path(stack.root, stack.name).read_text(encoding="utf-8"))
-    return str((document.get("config") or {}).get("docker:host") or "")
 
 
 def project_name(stack: Stack) -> str:
@@ -125,9 +131,9 @@ def run_init(stack: Stack) -> None:
     tell(f"stack {stack.name} is set up; next: cluster up {stack.name}")
 
 
-def run_up(stack: Stack) -> None:
-    """Set up what is missing, let Pulumi do it, and prove it."""
-    _up(stack, None)
+def run_up(stack: Stack, *, pull: bool = False) -> None:
+    """Set up what is missing, let Pulumi do it, and prove it; `pull`: on images that are pulled now."""
+    _up(stack, None, pull=pull)
 
 
 def run_rollback(stack: Stack, to: str | None) -> None:
@@ -147,13 +153,18 @@ def run_rollback(stack: Stack, to: str | None) -> None:
     tell(f"release {digest} serves. The next `cluster up` follows the stack file and the code again.")
 
 
-def _up(stack: Stack, rollback: str | None) -> None:
+def _up(stack: Stack, rollback: str | None, *, pull: bool = False) -> None:
     began = time.monotonic()
+    if pull:
+        images = stack.config.images.model_copy(update={"as_of": this_minute()})
+        stack = replace(stack, config=stack.config.model_copy(update={"images": images}))
     docker = DockerStack(stack)
     docker.engine.run("version")
     pulumi = Pulumi(stack.root, stack.name)
     resources = pulumi.set_up()
     check_lints(stack)
+    if pull:
+        _pull(docker, pulumi)
     refresh = bool(_lost(docker, resources))
     if refresh:
         tell("containers are missing or stopped: looking at what is there first")
@@ -180,6 +191,33 @@ def _up(stack: Stack, rollback: str | None) -> None:
     checks = proof.of(release)
     fail_unverified(checks)
     tell(f"verified: {sum(check.ok is True for check in checks)} checks; {site_url(stack.config)}")
+
+
+def this_minute() -> dt.datetime:
+    """Return when this minute began."""
+    return dt.datetime.now(dt.UTC).replace(second=0, microsecond=0)
+
+
+def _pull(docker: DockerStack, pulumi: Pulumi) -> None:
+    """Pull the bases, and only then write as of when they are; CommandError where one can't be had."""
+    as_of = docker.stack.config.images.as_of
+    assert as_of is not None  # noqa: S101 - for mypy
+    try:
+        for base in bases(docker.topology, as_of):
+            said = ensure(docker.engine, docker.label, base, say)
+            if said:
+                warn(f"warning: {said}")
+    except BaseError as error:
+        raise CommandError(f"{error}; nothing is changed, the stack file neither, and {SERVES_ON}") from error
+    pulumi.set_value("images.as_of", moment_text(as_of))
+
+
+def _kept_bases(docker: DockerStack, contexts: Path) -> list[Base]:
+    """Return the bases of the stack file, and those that the releases which are kept were built on."""
+    config = docker.stack.config
+    kept = [] if config.images.as_of is None else bases(docker.topology, config.images.as_of)
+    former = [context_as_of(context) for context in (contexts.iterdir() if contexts.is_dir() else ())]
+    return [*kept, *(base for as_of in former if (base := base_of(config, "app", as_of)))]
 
 
 def _lost(docker: DockerStack, resources: list[dict[str, Any]]) -> list[str]:
@@ -259,7 +297,8 @@ def _remember(docker: DockerStack, release: str, *, rolled_back: bool) -> None:
     for context in contexts.iterdir() if contexts.is_dir() else ():
         if context.name not in keep:
             shutil.rmtree(context)
-    repository = f"django-cluster/{docker.label.lower().replace('/', '-')}/app"
+    forget(docker.engine, docker.label, _kept_bases(docker, contexts))
+    repository = image_repository(docker.label, "app")
     for line in docker.engine.run("images", "--format", "{{.Repository}}:{{.Tag}}", repository).splitlines():
         if line.rpartition(":")[2] not in keep:
             with contextlib.suppress(EngineError):  # a container of it is still ending
@@ -280,7 +319,7 @@ def _explain(docker: DockerStack, error: PulumiError, pulumi: Pulumi) -> str:
         kind, name = name_of(urn)
         if kind == CONTAINER:
             words += _last_log(docker, name, pulumi)
-        if kind == IMAGE:
+        if kind == IMAGE and SERVES_ON not in str(error):
             service = name.removesuffix("-image")
             base = base_image(docker.stack.config, service)
             if UNREACHABLE.search(str(error)):
@@ -290,7 +329,8 @@ def _explain(docker: DockerStack, error: PulumiError, pulumi: Pulumi) -> str:
                 words = [f"the image of {what} can't be built:", *_build_output(error.remarks.get(urn, ())), *words]
     if "no space left on device" in str(error).lower():
         words.append("The disk is full; free some room and run it again (docker system df says what takes it).")
-    serves = "What served still serves; the" if _serves(docker) else "The"
+    told = SERVES_ON in str(error)
+    serves = "What served still serves; the" if not told and _serves(docker) else "The"
     words.append(f"{serves} next `cluster up` goes on from here.")
     return "\n".join(words)
 

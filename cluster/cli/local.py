@@ -44,8 +44,13 @@ def site_address(stack: Stack) -> str:
     return f"http://127.0.0.1:{stack.config.site.listen}"
 
 
-def run_up(stack: Stack) -> None:
+def run_up(stack: Stack, *, pull: bool = False) -> None:
     """Plan, say so, do it, and prove it."""
+    if pull:
+        raise CommandError(
+            f"--pull is for platform docker: it builds the images anew, with security updates; stack {stack.name} runs "
+            "what this machine has installed (apt-get upgrade)"
+        )
     cluster = stack.local()
     gone = cluster.gone()
     if gone:

@@ -167,6 +167,10 @@ class Pulumi:
         """Put a secret into the stack file."""
         self._explained("config", "set", "--secret", f"cluster:{name}", "--stack", self.stack, stdin=value)
 
+    def set_value(self, path: str, value: str) -> None:
+        """Put a plain value into the stack file, at a dotted path below `cluster:`; its comments stay."""
+        self._explained("config", "set", "--path", f"cluster:{path}", value, "--stack", self.stack)
+
     def secret(self, name: str) -> str | None:
         """Return a secret of the stack file; None where it has none of that name."""
         document = yaml.safe_load(stack_path(self.root, self.stack).read_text(encoding="utf-8"))
@@ -359,6 +363,7 @@ def plain(text: str) -> str:
     text = re.sub(r"<\{%[^%]*%\}>|\x1b\[[0-9;]*m", "", text)
     text = re.sub(r"^\s*sdk-v2/\S+: sdk\.\S+: ", "", text)
     text = re.sub(r"^\s*(error|warning): ", "", text, flags=re.MULTILINE)
+    text = re.sub(r'before hook "[^"\n]*" failed: ', "", text)
     text = re.sub(r"\d+ errors? occurred:\s*", "", text)
     text = re.sub(r"\* (?:creating|updating|deleting) urn:\S+?::(\w[\w-]*): ", r"\1: ", text)
     text = re.sub(r'exit status \d+: running "[^\n]*?":?\s*\n', "", text)

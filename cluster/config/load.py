@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from cluster.config.document import DocumentError, Written, read_document, step
 from cluster.config.models import DROPPED_KEYS, SECRET_KEYS, ClusterConfig, Media
-from cluster.config.units import Duration
+from cluster.config.units import MOMENT, Duration
 from cluster.source import find_media
 
 if TYPE_CHECKING:
@@ -243,6 +243,8 @@ def _remedy(given: Any, text: str, kind: str, location: tuple[int | str, ...]) -
         return f"{json.dumps(_short(text), ensure_ascii=False)} in quotes" if text else '"" for an empty text'
     if not isinstance(given, Written):
         return None
+    if kind == "moment":
+        return f'"{text}" in quotes' if MOMENT.fullmatch(text) else None
     if kind in ("bool_type", "migrate") and isinstance(given.reading, bool):
         return given.words
     number = kind in ("int_type", "batch", "unit") or (kind, location[-1]) == ("list_type", "servers")

@@ -5,6 +5,7 @@ docs/stack-file.md is generated from here (`cluster reference`).
 
 from __future__ import annotations
 
+import datetime as dt
 import posixpath
 import shlex
 from enum import StrEnum
@@ -16,13 +17,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     PlainValidator,
     SecretStr,
     StringConstraints,
 )
 from pydantic_core import PydanticCustomError
 
-from cluster.config.units import Duration, Size
+from cluster.config.document import Written
+from cluster.config.units import MOMENT, Duration, Size, moment_text, parse_moment
 
 
 class Platform(StrEnum):
@@ -143,7 +146,24 @@ def _migrate(value: object) -> bool | list[str]:
     raise PydanticCustomError("migrate", "must be true or false, or a list of aliases of DATABASES")
 
 
+def _moment(value: object) -> dt.datetime:
+    """Take a moment of the past as text; plain too where no reader takes it for a date: Pulumi writes it so."""
+    if isinstance(value, Written) and (found := MOMENT.fullmatch(value.text)) and found[1]:
+        value = value.text
+    try:
+        moment = parse_moment(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise PydanticCustomError("moment", "{message}", {"message": str(error)}) from None
+    now = dt.datetime.now(dt.UTC)
+    if moment > now + CLOCKS_DIFFER:
+        raise PydanticCustomError("future", "must not be in the future, it is {now} now", {"now": moment_text(now)})
+    return moment
+
+
 LARGEST_CLUSTER = 1000
+
+#: How much the clock of who wrote a moment may be ahead of this one.
+CLOCKS_DIFFER = dt.timedelta(minutes=10)
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Weight = Annotated[int, Field(ge=1, le=65535)]
@@ -168,6 +188,7 @@ PathText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$
 ProjectPath = Annotated[
     str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00\n]+$"), AfterValidator(_project_path)
 ]
+Moment = Annotated[dt.datetime, PlainValidator(_moment), PlainSerializer(moment_text)]
 CommandText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$"), AfterValidator(_command)]
 PYTHON_VERSION = r"^3\.\d{1,2}(\.\d{1,2})?$"
 PythonVersion = Annotated[str, StringConstraints(pattern=PYTHON_VERSION)]
@@ -458,6 +479,11 @@ class Images(_Model):
     nginx: PathText | None = Field(None, description="For nginx.")
     memcached: PathText | None = Field(None, description="For the memcached nodes.")
     postgres: PathText | None = Field(None, description="For PostgreSQL.")
+    as_of: Moment | None = Field(
+        None,
+        description="Every image is built anew from its base as it was pulled then or later, with its distribution's "
+        "updates as of then: security updates. `cluster up --pull` writes it; null: a base is whatever the engine has.",
+    )
 
 
 class Host(_Model):

@@ -1,10 +1,11 @@
-"""Durations and sizes, written as nginx writes them.
+"""Durations and sizes, written as nginx writes them; and moments.
 
 Source: https://nginx.org/en/docs/syntax.html
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from typing import TYPE_CHECKING, Any, Self
 
@@ -92,3 +93,20 @@ class Size(_Unit):
     def parse(cls, value: object) -> Self:
         """Read nginx's text; its units may be upper case."""
         return super().parse(value.lower() if isinstance(value, str) else value)
+
+
+#: A moment as it is written: a date, or a time to the minute, in UTC.
+MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}Z)?")
+
+
+def parse_moment(text: str) -> dt.datetime:
+    """Read a date (its beginning) or a time, in UTC; ValueError says what is allowed."""
+    try:
+        return dt.datetime.fromisoformat(text if MOMENT.fullmatch(text) else "").replace(tzinfo=dt.UTC)
+    except ValueError:
+        raise ValueError('must be a date or a time in UTC, "2026-11-26" or "2026-11-26T10:05Z"') from None
+
+
+def moment_text(moment: dt.datetime) -> str:
+    """Return a moment as `parse_moment` reads it, to the minute."""
+    return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%MZ")

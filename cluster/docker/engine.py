@@ -23,6 +23,11 @@ INSTANCE_LABEL, RELEASE_LABEL = "django-cluster.instance", "django-cluster.relea
 LOOK_SECONDS = 20.0
 
 
+def image_repository(stack: str, service: str) -> str:
+    """Return what the images of a stack's service are called, whatever their tags."""
+    return f"django-cluster/{stack.lower().replace('/', '-')}/{service}"
+
+
 class EngineError(Exception):
     """The engine is away or refuses; the text says what to do."""
 
@@ -109,6 +114,13 @@ class Engine:
         if done.returncode != 0:
             raise EngineError(self._explain(done.stderr.strip()))
         return done.stdout
+
+    def said(self, *arguments: str, timeout: float = LOOK_SECONDS) -> str:
+        """As `run`, with what went to standard error too."""
+        done = self._run(arguments, timeout)
+        if done.returncode != 0:
+            raise EngineError(self._explain(done.stderr.strip()))
+        return done.stdout + done.stderr
 
     def output(self, *arguments: str, timeout: float = LOOK_SECONDS) -> str:
         """Run a `docker` command and return all that it printed, whatever its status: a container's log, say."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt  # noqa: TC003 - a field's type
+from collections.abc import Mapping  # noqa: TC003 - a field's type
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - a field's type
@@ -40,6 +42,7 @@ class Facts:
     secrets: the names of the secrets that the stack has (secret_key, database_url, …), whatever holds them.
     project: what `cluster_runtime.describe` says of the project, by its keys.
     other_listens: ports that other stacks of the repository listen on, with the stacks' names.
+    stack: its name. now: the time of the day. bases: when the images were made that the stack's are built on.
     privileged: whether nginx may listen on ports below 1024 (root may).
     """
 
@@ -48,4 +51,7 @@ class Facts:
     secrets: frozenset[str] | None = None
     project: dict[str, object] | None = None
     other_listens: dict[int, str] = field(default_factory=dict)
+    stack: str | None = None
+    now: dt.datetime | None = None
+    bases: Mapping[str, dt.datetime] = field(default_factory=dict)
     privileged: bool | None = None

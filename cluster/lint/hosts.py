@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cluster.config.models import Platform, Role
-from cluster.lint.rule import ERROR, NOTE, Remark, Rule, numbered_servers
+from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, numbered_servers
 
 if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
     from cluster.lint.finding import Facts
     from cluster.lint.rule import Remarks
+
+#: Days after which a base is old.
+OLDEST_BASE = 30
 
 WITH_IMAGES = (Platform.DOCKER, Platform.SWARM)
 
@@ -72,10 +75,31 @@ def _images_ignored(config: ClusterConfig, _facts: Facts) -> Remarks:
         yield Remark("images", why, "Remove it, or set platform to docker.")
 
 
+def _old_base(config: ClusterConfig, facts: Facts) -> Remarks:
+    # Debian and the makers of images put security updates into new ones.
+    if config.platform not in WITH_IMAGES or facts.now is None:
+        return
+    remedy = f"Say `cluster up --pull {facts.stack or 'STACK'}`."
+    as_of = config.images.as_of
+    if as_of is not None:
+        days = (facts.now - as_of).days
+        if days > OLDEST_BASE:
+            why = f"The images are as of {as_of.date()}, {days} days ago: security updates since then are not in them."
+            yield Remark("images.as_of", why, remedy)
+        return
+    keys = {getattr(config.images, key): key for key in ("postgres", "memcached", "nginx", "app", "base")}
+    for image, made in facts.bases.items():
+        days = (facts.now - made).days
+        if days > OLDEST_BASE:
+            why = f"{image} was made {days} days ago: security updates since then are not in what is built on it."
+            yield Remark(f"images.{keys[image]}", why, remedy)
+
+
 HOST_RULES = (
     Rule("role-missing", ERROR, "No host has the role app, or nginx.", _missing_roles),
     Rule("host-unknown", ERROR, "A server's host is not there, or takes no instances.", _unknown_host),
     Rule("duplicate-host", ERROR, "Two hosts have the same name.", _duplicate_hosts),
     Rule("hosts-ignored", NOTE, "Hosts are for platform remote.", _hosts_ignored),
+    Rule("base-old", WARNING, f"A base of platform docker is older than {OLDEST_BASE} days.", _old_base),
     Rule("images-ignored", NOTE, "Images are for platforms with containers.", _images_ignored),
 )

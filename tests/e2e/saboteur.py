@@ -7,12 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pulumi
+
 from components.platforms.docker import platform
 from components.platforms.docker.platform import Docker
 from tests.local.saboteur import broken_rendering, no_retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from cluster.docker.bases import Base
 
 HERE = Path(__file__).parent
 
@@ -56,6 +60,18 @@ def no_turn() -> None:
     platform.Docker.live = property(lambda _self: _Blind(), lambda _self, _value: None)  # type: ignore[assignment]
 
 
+def no_pull() -> None:
+    """The base as of a time is what the engine has: nothing is pulled."""
+
+    def kept(self: Docker, service: str, base: Base) -> pulumi.ResourceHook:
+        def tag(_arguments: pulumi.ResourceHookArgs) -> None:
+            self.engine.run("tag", base.image, base.name(self.stack))
+
+        return pulumi.ResourceHook(f"{service}-base", tag)
+
+    Docker._pulled = kept  # type: ignore[method-assign]
+
+
 class _Blind:
     @staticmethod
     def next_nginx_turn(_digest: str) -> int:
@@ -70,4 +86,4 @@ class _Blind:
         return 1
 
 
-__all__ = ["broken_rendering", "no_drain", "no_health_gate", "no_retry", "no_turn"]
+__all__ = ["broken_rendering", "no_drain", "no_health_gate", "no_pull", "no_retry", "no_turn"]

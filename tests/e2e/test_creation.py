@@ -72,8 +72,8 @@ class Outage:
 class Outages(Load):
     """A load that knows for how long requests failed."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
-        super().__init__(address)
+    def __init__(self, address: tuple[str, int], clients: int = 12) -> None:
+        super().__init__(address, clients=clients)
         self.outages: list[Outage] = []
 
     def __enter__(self) -> Outages:
@@ -90,9 +90,9 @@ class Outages(Load):
     def _note(self, when: float, *, failed: bool) -> None:
         last = self.outages[-1] if self.outages else None
         if failed:
-            if last is None or when - last.refused > APART:
+            if last is None or (last.answered and when - last.refused > APART):
                 self.outages.append(Outage(when, when))
-            else:  # what was answered since had begun before
+            else:  # nothing was answered since, or it had begun before
                 last.refused, last.answered = when, 0.0
         elif last is not None and not last.answered:
             last.answered = when

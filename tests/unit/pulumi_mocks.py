@@ -277,7 +277,8 @@ def run_main(
 ) -> Record:
     """Return the record of the repository's own program, for a stack, where `live` runs."""
     write_stack(root, values)
-    with patch.object(Engine, "live", return_value=live or Live()), contextlib.chdir(root):
+    engine = patch.object(Engine, "live", return_value=live or Live())
+    with engine, patch("components.program.ages", return_value={}), contextlib.chdir(root):
         return record(program, preview=preview, secrets=secrets)
 
 

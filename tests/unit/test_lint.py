@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,9 @@ def project(**keys: Any) -> dict[str, Any]:
 def written(*, data: bool) -> dict[str, Any]:
     return {"paths": {"written": [{"setting": "X_ROOT", "path": "files", "data": data}], "missing": []}}
 
+
+DOCKER = {"platform": "docker"}
+JANUARY, FEBRUARY = (dt.datetime(2026, month, 1, tzinfo=dt.UTC) for month in (1, 2))
 
 #: For each rule: stacks in which it fires, and stacks in which it does not.
 CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
@@ -804,6 +808,26 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         ],
         [case(REMOTE)],
     ),
+    "base-old": (
+        [
+            case({**DOCKER, "images": {"as_of": "2026-01-01"}}, "images.as_of", now=FEBRUARY),
+            case(DOCKER, "images.base", now=FEBRUARY, bases={"debian:trixie-slim": JANUARY}),
+            case(
+                {**DOCKER, "images": {"nginx": "nginx:1.30"}},
+                "images.nginx",
+                now=FEBRUARY,
+                bases={"debian:trixie-slim": FEBRUARY, "nginx:1.30": JANUARY},
+            ),
+        ],
+        [
+            case({**DOCKER, "images": {"as_of": "2026-01-02"}}, now=FEBRUARY),
+            case({**DOCKER, "images": {"as_of": "2026-01-02"}}, now=FEBRUARY, bases={"debian:trixie-slim": JANUARY}),
+            case({**DOCKER, "images": {"as_of": "2026-01-01"}}),
+            case(DOCKER, now=FEBRUARY),
+            case(DOCKER, bases={"debian:trixie-slim": JANUARY}),
+            case({"images": {"as_of": "2026-01-01"}}, now=FEBRUARY),
+        ],
+    ),
     "images-ignored": (
         [case({"images": {"nginx": "nginx:1.30"}}, "images")],
         [case(), case({"platform": "docker", "images": {"nginx": "nginx:1.30"}})],
@@ -871,6 +895,18 @@ def test_the_example_has_neither_errors_nor_warnings() -> None:
 def test_the_stacks_of_the_repository_have_neither_errors_nor_warnings(path: Path) -> None:
     config = load_stack(ROOT, path.name[7:-5])
     assert [str(found) for found in lint(config, Facts(root=ROOT)) if found.severity is not Severity.NOTE] == []
+
+
+def test_an_old_base_is_named_with_its_age_and_what_to_say() -> None:
+    facts = Facts(now=FEBRUARY, bases={"debian:trixie-slim": JANUARY}, stack="shop")
+    (found,) = [str(one) for one in findings(DOCKER, facts) if one.id == "base-old"]
+    assert found.startswith("images.base: debian:trixie-slim was made 31 days ago: ")
+    assert "`cluster up --pull shop`" in found
+    (found,) = [
+        str(one) for one in findings({**DOCKER, "images": {"as_of": "2026-01-01"}}, facts) if one.id == "base-old"
+    ]
+    assert found.startswith("images.as_of: The images are as of 2026-01-01, 31 days ago: ")
+    assert "`cluster up --pull shop`" in found
 
 
 def test_no_message_repeats_the_value_of_a_variable_that_looks_secret() -> None:

@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.config.units import moment_text
+from cluster.docker.bases import AS_OF, base_of
 from cluster.docker.places import SHARED, SOURCES, base_image, project_directory, runtime_places
 from cluster.packages import INSTALL_LOCAL, INSTALL_PACKAGES, UV_CONFIG, write_installation
 from cluster.release import (
@@ -38,6 +40,9 @@ def _scripts() -> list[Path]:
 def platform_digest(config: ClusterConfig, container: str) -> str:
     """Return what else an instance is made of on this platform: `container` stands for how its container is made."""
     digest = hashlib.sha256(f"{base_image(config, 'app')}\0{container}\0".encode())
+    base = base_of(config, "app", config.images.as_of)
+    if base is not None:
+        digest.update(base.name("").encode())
     for path in _scripts():
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -70,6 +75,8 @@ def write_context(directory: Path, topology: Topology, spec: ReleaseSpec) -> Non
     _write(new / "certificates" / "ca.pem", _trusted())
     _write_requirements(new / "requirements", topology.config, spec)
     config = runtime_config(topology.config, runtime_places(topology, spec.digest), spec.digest)
+    if topology.config.images.as_of is not None:
+        _write(new / AS_OF, moment_text(topology.config.images.as_of))
     _write(new / "config.json", json.dumps(config, indent=1))
     for path in (new, *new.rglob("*")):
         if path.is_dir() and not path.is_symlink():

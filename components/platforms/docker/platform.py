@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pulumi
@@ -14,7 +15,8 @@ import pulumi_docker as docker
 from pulumi_command import local
 
 from cluster.config.models import DatabaseEngine, SessionEngine
-from cluster.docker.engine import INSTANCE_LABEL, RELEASE_LABEL
+from cluster.docker.bases import SERVES_ON, BaseError, base_of, context_as_of, ensure
+from cluster.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, image_repository
 from cluster.docker.places import (
     DATA,
     DATABASE,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cluster.config.models import ClusterConfig
+    from cluster.docker.bases import Base
     from cluster.docker.engine import Engine, Live
     from cluster.release import ReleaseSpec
     from cluster.topology import Topology
@@ -142,6 +145,7 @@ class Docker:
     work: where build contexts are written, from the program's directory.
     secrets: the stack's secrets, a JSON object; a secret output.
     live: what runs, as found when the program began.
+    pulling: held while a base is pulled. refused: why one can't be had.
     """
 
     stack: str
@@ -149,6 +153,8 @@ class Docker:
     engine: Engine
     live: Live
     secrets: pulumi.Output[str]
+    pulling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    refused: dict[str, str] = field(default_factory=dict)
 
     # --- store
 
@@ -510,11 +516,11 @@ class Docker:
     # --- parts
 
     def _service_image(self, service: str, config: ClusterConfig, opts: pulumi.ResourceOptions) -> pulumi.Output[str]:
-        base = base_image(config, service)
-        tag = hashlib.sha256(base.encode())
+        image, base = base_image(config, service), base_of(config, service, config.images.as_of)
+        tag = hashlib.sha256((image if base is None else base.name(self.stack)).encode())
         for path in sorted((FILES / service).iterdir()):
             tag.update(path.read_bytes())
-        return self._image(service, FILES / service, tag.hexdigest()[:12], {"BASE": base}, opts)
+        return self._image(service, FILES / service, tag.hexdigest()[:12], {"BASE": image}, base, opts)
 
     def _release_image(self, topology: Topology, spec: ReleaseSpec, opts: pulumi.ResourceOptions) -> pulumi.Output[str]:
         context = self.work / spec.digest
@@ -531,15 +537,28 @@ class Docker:
             "PROJECT": project_directory(topology.config),
             **writable,
         }
-        return self._image("app", context, spec.digest, arguments, opts)
+        base = base_of(topology.config, "app", context_as_of(context))
+        return self._image("app", context, spec.digest, arguments, base, opts)
 
-    def _image(
-        self, service: str, context: Path, tag: str, arguments: dict[str, str], opts: pulumi.ResourceOptions
+    def _image(  # noqa: PLR0913, PLR0917 - what every image needs
+        self,
+        service: str,
+        context: Path,
+        tag: str,
+        arguments: dict[str, str],
+        base: Base | None,
+        opts: pulumi.ResourceOptions,
     ) -> pulumi.Output[str]:
+        """Let the engine build an image. `base`: on what, where that is a base as of a time."""
         where = os.path.relpath(context)
+        if base is not None:
+            arguments = {**arguments, "BASE": base.name(self.stack)}
+            pulled = self._pulled(service, base)
+            hooks = pulumi.ResourceHookBinding(before_create=[pulled], before_update=[pulled])
+            opts = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(hooks=hooks))
         image = docker.Image(
             f"{service}-image",
-            image_name=f"django-cluster/{self.stack.lower().replace('/', '-')}/{service}:{tag}",
+            image_name=f"{image_repository(self.stack, service)}:{tag}",
             build=docker.DockerBuildArgs(
                 context=where,
                 dockerfile=f"{where}/Dockerfile",
@@ -550,6 +569,27 @@ class Docker:
             opts=opts,
         )
         return image.repo_digest
+
+    def _pulled(self, service: str, base: Base) -> pulumi.ResourceHook:
+        """Return what is done before an image is built: the engine has its base as of that time, or pulls it now.
+
+        So does any machine from which `up` is said, and an engine whose images were cleared away.
+        """
+
+        async def pull(_arguments: pulumi.ResourceHookArgs) -> None:
+            async with self.pulling:  # several images are built on one base: what failed for one is not tried again
+                if base.image not in self.refused:
+                    try:
+                        said = await asyncio.to_thread(ensure, self.engine, self.stack, base)
+                    except BaseError as error:
+                        self.refused[base.image] = f"{error}; {SERVES_ON}"
+                    else:
+                        if said:
+                            pulumi.log.warn(said)
+                        return
+                raise BaseError(self.refused[base.image])
+
+        return pulumi.ResourceHook(f"{service}-base", pull)
 
     def _container(  # noqa: PLR0913 - what every container needs
         self,

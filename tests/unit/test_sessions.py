@@ -11,6 +11,7 @@ from cluster.config import parse_config
 from cluster.config.models import SessionEngine
 from cluster.sessions import Lasting, lines, of_release, refusal, refused_loss, refused_rollback
 from cluster_runtime.lasting import database_name
+from cluster_runtime.sessions import report
 from tests.unit.pulumi_mocks import stack_values
 
 
@@ -267,3 +268,13 @@ def test_an_external_database_is_known_by_its_place_and_not_by_who_asks(url: str
     external = {"engine": "external"}
     said = serving(database=database_name(external, URL))
     assert (refused_loss([said], wanted(database=external, database_url=url)) is None) is same
+
+
+def test_a_node_that_hangs_is_told_of_in_words() -> None:
+    class Hanging:
+        path = "/run/memcached/memcached1.sock"
+
+        def read(self, *_what: str) -> None:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    assert report._node(Hanging()) == {"node": "memcached1", "error": "it does not answer in time"}

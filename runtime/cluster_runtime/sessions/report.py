@@ -131,6 +131,8 @@ def _node(node: Any) -> dict[str, Any]:
     name = Path(node.path).name.removesuffix(".sock")
     try:
         stats, limits = node.read("stats"), node.read("stats", "settings")
+    except BlockingIOError:  # by the socket's own time-out
+        return {"node": name, "error": "it does not answer in time"}
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what is told
         return {"node": name, "error": f"{type(error).__name__}: {error}"}
     found = {what: int(stats[key.encode()]) for what, key in STATS.items()}

@@ -35,6 +35,24 @@ def docker_port() -> int:
         return port
 
 
+def docker_stack() -> dict[str, Any]:
+    """Return a stack of the example with four instances, PostgreSQL and two memcached nodes."""
+    return {
+        "platform": "docker",
+        "app": {
+            "project": "./example",
+            "settings": "example.settings",
+            "requirements": "requirements.txt",
+            "memory": "256m",
+            "health": {"start_timeout": "25s"},
+        },
+        "upstream": {"servers": [dict(server) for server in SERVERS]},
+        "sessions": {"engine": "cached_db", "memcached": {"nodes": 2, "memory": "32m"}},
+        "database": {"engine": "postgres"},
+        "site": {"server_names": ["cluster", "localhost", "127.0.0.1"], "listen": docker_port()},
+    }
+
+
 class DockerStand(Stand):
     """The same as the stand on this machine, in containers."""
 
@@ -56,21 +74,7 @@ class DockerStand(Stand):
         self.host = host
         self.path = f"{path}:" if path else ""
         super().__init__(
-            stack
-            or {
-                "platform": "docker",
-                "app": {
-                    "project": "./example",
-                    "settings": "example.settings",
-                    "requirements": "requirements.txt",
-                    "memory": "256m",
-                    "health": {"start_timeout": "25s"},
-                },
-                "upstream": {"servers": [dict(server) for server in SERVERS]},
-                "sessions": {"engine": "cached_db", "memcached": {"nodes": 2, "memory": "32m"}},
-                "database": {"engine": "postgres"},
-                "site": {"server_names": ["cluster", "localhost", "127.0.0.1"], "listen": docker_port()},
-            },
+            stack or docker_stack(),
             case=case,
         )
         self.port = self.stack["site"]["listen"]

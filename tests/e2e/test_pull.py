@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tests.e2e.stand import DockerStand, docker_port
+from tests.e2e.stand import DockerStand, docker_stack
 from tests.e2e.test_creation import Outages
 from tests.e2e.tools import BASE, docker
 from tests.load import Load
@@ -124,21 +124,9 @@ def registry() -> Iterator[Registry]:
 @pytest.fixture(scope="module")
 def stand(registry: Registry) -> Iterator[DockerStand]:
     """A stack on the registry's base. Of sqlite, so that nginx alone is what can't be replaced without a refusal."""
-    stack: dict[str, Any] = {
-        "platform": "docker",
-        "app": {
-            "project": "./example",
-            "settings": "example.settings",
-            "requirements": "requirements.txt",
-            "memory": "256m",
-            "health": {"start_timeout": "40s"},
-        },
-        "upstream": {"servers": [dict(server) for server in SERVERS]},
-        "sessions": {"engine": "cached_db", "memcached": {"nodes": 2, "memory": "32m"}},
-        "database": {"engine": "sqlite"},
-        "site": {"server_names": ["cluster", "localhost", "127.0.0.1"], "listen": docker_port()},
-        "images": {"base": registry.image},
-    }
+    stack = docker_stack() | {"database": {"engine": "sqlite"}, "images": {"base": registry.image}}
+    stack["app"]["health"]["start_timeout"] = "40s"
+    stack["upstream"]["servers"] = [dict(server) for server in SERVERS]
     with contextlib.closing(DockerStand(stack, name="p")) as found:
         result = found.run("up", found.name, timeout=900)
         assert result.status == 0, result.output

@@ -197,10 +197,24 @@ def _export(directory: Path, found: Requirements, *, outlives: bool) -> str:
     check, export = _export_words(found)
     for words in (check, export):
         done = _run_exporter(found.kind, words, directory, outlives=outlives)
-        if done.returncode != 0:
+        if done.returncode != 0 and (words is export or is_of_lock(found.kind, done.stderr + done.stdout)):
             raise ReleaseError(_not_exported(found, done.stderr + done.stdout, stale=words is check))
     lines = [line for _first, _end, line in logical_lines(done.stdout) if not line.startswith(("-i ", "--extra-index"))]
     return "\n".join(lines)
+
+
+def is_of_lock(kind: Kind, words: str) -> bool:
+    """Tell whether a check that failed speaks of the lock.
+
+    Poetry's looks at more: at a README, which is not in this copy, and at all that it would publish.
+    """
+    errors = _errors(words)
+    return kind is not Kind.POETRY or not errors or any(str(kind) in line for line in errors)
+
+
+def _errors(words: str) -> list[str]:
+    """Return what a tool calls errors, among its warnings."""
+    return [line for line in words.splitlines() if line.startswith("Error: ")]
 
 
 def _export_words(found: Requirements) -> tuple[list[str], list[str]]:
@@ -250,7 +264,7 @@ def _run_exporter(kind: Kind, words: list[str], directory: Path, *, outlives: bo
 def _not_exported(found: Requirements, words: str, *, stale: bool) -> str:
     """Return one line: why a lock can't be honoured, and what to do."""
     name = EXPORTERS[found.kind][0]
-    last = mask_urls(" ".join(words.split()[-40:]))
+    last = mask_urls(" ".join(("\n".join(_errors(words)) or words).split()[-40:]))
     if stale and not re.search(
         r"(?i)failed to (?:fetch|download)|no solution|not found in the (?:cache|package registry)", words
     ):

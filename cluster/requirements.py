@@ -5,6 +5,7 @@ All of it is read from files alone: nothing is resolved, built or asked of an in
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import tomllib
@@ -231,7 +232,26 @@ def known_extras(found: Requirements) -> set[str]:
     if found.kind in (Kind.REQUIREMENTS, Kind.PIPENV):
         return set()
     poetry = found.project.get("tool", {}).get("poetry", {})
-    return {*found.project.get("project", {}).get("optional-dependencies", {}), *poetry.get("extras", {})}
+    return {*_extras_of(found), *poetry.get("extras", {})}
+
+
+def _extras_of(found: Requirements) -> dict[str, list[str]]:
+    """Return what each extra brings, as pyproject.toml says, or setup.cfg where that leaves it to setuptools."""
+    if "project" in found.project:
+        extras: dict[str, list[str]] = found.project["project"].get("optional-dependencies", {})
+        return extras
+    table = setup_cfg(found.directory).get("options.extras_require", {})
+    return {name: [line for line in text.splitlines() if line.strip()] for name, text in table.items()}
+
+
+def setup_cfg(directory: Path) -> dict[str, dict[str, str]]:
+    """Return the tables of a setup.cfg; empty where there is none that can be read."""
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read(directory / "setup.cfg", encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError):
+        return {}
+    return {name: dict(table) for name, table in parser.items()}
 
 
 def known_groups(found: Requirements) -> set[str]:
@@ -254,11 +274,9 @@ def optional_lines(found: Requirements) -> Iterator[tuple[str, str, list[str]]]:
     extras, groups = known_extras(found), known_groups(found)
     document = found.project
     poetry = document.get("tool", {}).get("poetry", {})
-    for name in _in_order(
-        extras, document.get("project", {}).get("optional-dependencies", {}), poetry.get("extras", {})
-    ):
-        lines = document.get("project", {}).get("optional-dependencies", {}).get(name, [])
-        yield "extra", name, [*lines, *poetry.get("extras", {}).get(name, ())]
+    brought = _extras_of(found)
+    for name in _in_order(extras, brought, poetry.get("extras", {})):
+        yield "extra", name, [*brought.get(name, ()), *poetry.get("extras", {}).get(name, ())]
     locked = read_json(found.main) if found.kind is Kind.PIPENV else {}
     for name in _in_order(groups, document.get("dependency-groups", {}), poetry.get("group", {}), locked):
         lines = wanted_lines({**document, "project": {}}, (), [name])
@@ -275,6 +293,7 @@ def _in_order(names: set[str], *tables: Iterable[str]) -> list[str]:
 def _check_chosen(found: Requirements) -> None:
     """Refuse extras and groups that are not there, with those that are."""
     dynamic = "optional-dependencies" in found.project.get("project", {}).get("dynamic", ())
+    dynamic |= is_of_setuptools(found.project, found.directory) and (found.directory / "setup.py").is_file()
     for key, chosen, known in (
         ("extras", found.extras, known_extras(found)),
         ("groups", found.groups, known_groups(found)),
@@ -614,6 +633,13 @@ def is_package(document: Mapping[str, Any]) -> bool:
     return not refused and named and ("build-system" in document or tool.get("uv", {}).get("package") is True)
 
 
+def is_of_setuptools(document: Mapping[str, Any], directory: Path) -> bool:
+    """Tell whether a setup.cfg or setup.py says what a package is, beside a pyproject.toml that does not."""
+    if "project" in document or "poetry" in document.get("tool", {}):
+        return False
+    return "name" in setup_cfg(directory).get("metadata", {}) or (directory / "setup.py").is_file()
+
+
 def _read_pyproject(found: Requirements, _project: Path) -> Requirements:
     document = found.project
     if "project" not in document and document.get("tool", {}).get("poetry", {}).get("package-mode") is False:
@@ -621,7 +647,8 @@ def _read_pyproject(found: Requirements, _project: Path) -> Requirements:
             f"app.requirements: {found.main} is Poetry's, and there is no poetry.lock beside it: run `poetry lock`"
         )
     gathered = _Gathered(files=[found.main])
-    if not is_clear(document) and (is_package(document) or "dynamic" in document.get("project", {})):
+    asked = is_package(document) or is_of_setuptools(document, found.directory)
+    if not is_clear(document) and (asked or "dynamic" in document.get("project", {})):
         gathered.unclear.append(found.directory)
     root = workspace_root(found.directory)
     if root is not None:
@@ -638,7 +665,7 @@ def _workspace_files(root: Path) -> list[Path]:
 
 def _with_itself(found: Requirements, gathered: _Gathered) -> Requirements:
     """Add the project itself where it is a package; return `found`."""
-    if is_package(found.project):
+    if is_package(found.project) or is_of_setuptools(found.project, found.directory):
         gathered.local.setdefault(found.directory, LocalPackage(path=found.directory, editable=True, itself=True))
     return found
 

@@ -53,6 +53,9 @@ REQUIREMENTS_OF_PRODUCTION = tuple(
     f"requirements/{name}.txt" for name in ("production", "prod", "deploy", "base", "common", "requirements")
 )
 
+#: A directory that holds the packages of a project, as many keep them out of the way of tests and tools.
+SOURCES = "src"
+
 #: What a settings module of production is called, and one for developing.
 PRODUCTION = ("production", "prod", "deploy", "live")
 DEVELOPMENT = ("dev", "develop", "development", "local", "debug", "test", "tests", "testing", "ci")
@@ -287,8 +290,14 @@ def find_settings(directory: Path) -> tuple[str, str]:
     What a server runs is what wsgi.py says; manage.py is often for developing.
     """
     pattern = re.compile(r"""DJANGO_SETTINGS_MODULE['"]\s*(?:,|\]\s*=)\s*['"]([\w.]+)['"]""")
-    servers = [*sorted(directory.glob("*/wsgi.py")), *sorted(directory.glob("*/asgi.py"))]
-    for path in (*servers, directory / "manage.py", *sorted(directory.glob("src/*/wsgi.py"))):
+    places = ("*", f"{SOURCES}/*")
+    servers = [
+        path
+        for name in ("wsgi.py", "asgi.py")
+        for place in places
+        for path in sorted(directory.glob(f"{place}/{name}"))
+    ]
+    for path in (*servers, directory / "manage.py"):
         found = pattern.search(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
         if found and (path not in servers or _module_path(directory, found[1]) is not None):
             return found[1], f"{path.relative_to(directory)} names it"
@@ -351,7 +360,19 @@ def star_sources(directory: Path, module: str, *, needed: bool = True) -> Iterat
 
 
 def _module_path(directory: Path, module: str) -> Path | None:
-    return module_path(module, [directory])
+    return module_path(module, _roots(directory))
+
+
+def _roots(directory: Path) -> tuple[Path, Path]:
+    """Return where a project's modules may begin: beside manage.py, or below src, where it is installed from."""
+    return directory, directory / SOURCES
+
+
+def _sources(project: Project) -> list[Source]:
+    root = next(
+        (root for root in _roots(project.directory) if module_path(project.settings, [root])), project.directory
+    )
+    return settings_sources(project.settings, root)
 
 
 def _read_settings(path: Path, project: Project) -> None:
@@ -431,7 +452,7 @@ def from_import(project: Project, found: Look, wanted: Wanted) -> Written:
 
 def _choose_static(written: Written, facts: dict[str, Any], project: Project) -> None:
     url = str(facts["static_url_of_project"])
-    variables = sorted(variables_of(settings_sources(project.settings, project.directory), "STATIC_URL"))
+    variables = sorted(variables_of(_sources(project), "STATIC_URL"))
     if variables:
         written.decide.append(
             f"site.static_url: STATIC_URL is made from {', '.join(variables)}, and is {url} while nothing is set; "
@@ -488,7 +509,7 @@ def _made_database(platform: str) -> str:
 def _choose_database(written: Written, facts: dict[str, Any], project: Project, platform: str) -> None:
     """Let the cluster make a database in the place of an sqlite only: a server is the project's."""
     engine, host = facts["own_database_engine"], facts["own_database_host"]
-    variables = sorted(variables_of(settings_sources(project.settings, project.directory), "DATABASES"))
+    variables = sorted(variables_of(_sources(project), "DATABASES"))
     by = f"; DATABASES is made from {', '.join(variables)}" if variables else ""
     if engine not in NO_SERVER:
         written.database = None

@@ -162,6 +162,23 @@ def test_the_settings_of_the_server_count_and_the_others_are_named(tmp_path: Pat
     assert find_requirements(tmp_path, "config.settings") == "requirements/production.txt"
 
 
+def test_settings_below_src_are_found_and_read(tmp_path: Path) -> None:
+    files(
+        tmp_path,
+        **{
+            "manage.py": 'os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings_local")',
+            "src/shop/wsgi.py": 'os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")',
+            "src/shop/settings.py": 'import os\nNAME = os.environ["NAME"]\nSTATIC_URL = "/s/"',
+            "src/shop/production.py": "",
+            "pyproject.toml": "",
+        },
+    )
+    read = inspect(tmp_path, None, None)
+    assert read.settings == "shop.settings"
+    assert (read.values["STATIC_URL"], read.environment) == ("/s/", {"NAME"})
+    assert read.decide == ["settings: there are also shop.production; --settings chooses one of them"]
+
+
 @pytest.mark.parametrize(
     ("name", "begins"),
     [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster.config import parse_config
-from cluster.packages import mask_urls, uv_config
+from cluster.packages import is_of_lock, mask_urls, uv_config
 from cluster.release import ReleaseSpec, local_lines, sources, specify
 from cluster.requirements import Kind, Requirements, find_reference, local_path, optional_lines, read_requirements
 from cluster.source import ReleaseError
@@ -227,6 +227,15 @@ def test_a_lock_beside_pyproject_is_read(kind: Kind, tmp_path: Path) -> None:
             "Pipfile.lock",
             [("group", "develop", ["t"])],
         ),
+        # A pyproject.toml that leaves it to setuptools, whose setup.cfg says what there is.
+        (
+            {
+                "pyproject.toml": '[build-system]\nrequires = ["setuptools"]\n',
+                "setup.cfg": "[metadata]\nname = shop\n[options.extras_require]\nweb =\n    b\n    c>1\n",
+            },
+            "pyproject.toml",
+            [("extra", "web", ["b", "c>1"])],
+        ),
         # Of a requirements file `up` takes no extras, whatever stands beside it.
         (
             {"requirements.txt": "", "pyproject.toml": '[project.optional-dependencies]\nweb = ["b"]\n'},
@@ -240,6 +249,38 @@ def test_each_extra_and_group_that_can_be_chosen_is_known_with_what_it_brings(
 ) -> None:
     root = project(tmp_path, **{f"site/{name}": text for name, text in files.items()})
     assert list(optional_lines(read(root, named))) == brings
+
+
+@pytest.mark.parametrize(
+    ("beside", "package"),
+    [
+        ({"setup.cfg": "[metadata]\nname = shop\n"}, True),
+        ({"setup.py": "from setuptools import setup\nsetup(name='shop')\n"}, True),
+        ({"setup.cfg": "[flake8]\nmax-line-length = 88\n"}, False),
+        ({"setup.cfg": "no table\n"}, False),
+        ({}, False),
+    ],
+)
+def test_a_package_whose_metadata_is_setuptools_own_is_needed_whole(
+    beside: dict[str, str], package: bool, tmp_path: Path
+) -> None:
+    site = {"pyproject.toml": "[tool.ruff]\n", "shop/__init__.py": "", **beside}
+    root = project(tmp_path, **{f"site/{name}": text for name, text in site.items()})
+    found = read(root, "pyproject.toml")
+    assert found.unclear == ((root / "site",) if package else ())
+    assert [local.path for local in found.local] == ([root / "site"] if package else [])
+
+
+@pytest.mark.parametrize(
+    ("words", "of_the_lock"),
+    [
+        ("Error: Declared README file does not exist: README.md\nWarning: use poetry.lock\n", False),
+        ("Error: a\nError: pyproject.toml changed significantly since poetry.lock was last generated.\n", True),
+        ("error: Failed to fetch: `https://pypi.org/simple/poetry/`\n", True),
+    ],
+)
+def test_only_what_poetry_says_of_its_lock_makes_it_stale(words: str, of_the_lock: bool) -> None:
+    assert is_of_lock(Kind.POETRY, words) is of_the_lock
 
 
 def test_two_locks_are_refused_until_one_is_named(tmp_path: Path) -> None:

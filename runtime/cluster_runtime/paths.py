@@ -31,6 +31,9 @@ DATA = {
     "DATABASES": "['NAME']",
     "EMAIL_FILE_PATH": "",
     "SESSION_FILE_PATH": "",
+    # An index of Whoosh or Xapian, and a queue that is an sqlite file: of packages that so many projects have.
+    "HAYSTACK_CONNECTIONS": "['PATH']",
+    "HUEY": "['filename']",
 }
 SCRATCH = {"LOGGING": "['filename']", "CACHES": "['LOCATION']", "FILE_UPLOAD_TEMP_DIR": ""}
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
+import subprocess
+import sys
 import time
 import zipfile
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+import uv
 import yaml
 
+from cluster.packages import INSTALL_PACKAGES
 from tests.local.stand import Stand
 
 if TYPE_CHECKING:
@@ -207,3 +212,29 @@ def test_a_requirements_file_that_is_not_there_is_one_line_before_anything_is_do
         assert not (stand.root / ".cluster").exists()
         initialise(stand, "--requirements", str(stand.project / "requirements.txt"), "--no-import")
         assert stand.stack["app"]["requirements"] == "requirements.txt"
+
+
+@pytest.mark.parametrize("how", ["resolve", "exact"])
+def test_an_old_gunicorn_gets_the_setuptools_that_it_imports(how: str, tmp_path: Path) -> None:
+    """gunicorn 20 imports pkg_resources: Poetry's old locks leave setuptools out, and the newest one has it no more."""
+    texts = {
+        "tree/requirements.txt": "gunicorn==20.1.0\n",
+        "tree/cluster-uv.toml": "",
+        "how": f"{how}\n",
+        "main": "requirements.txt\n",
+        "options": "",
+        "runtime": "gunicorn>=20.1\n",
+    }
+    (tmp_path / "from" / "tree").mkdir(parents=True)
+    for name, text in texts.items():
+        (tmp_path / "from" / name).write_text(text)
+    environment = tmp_path / "environment"
+    subprocess.run(
+        [str(INSTALL_PACKAGES), str(tmp_path / "from"), str(environment), sys.executable],
+        env={**os.environ, "UV": uv.find_uv_bin()},
+        check=True,
+    )
+    version = subprocess.run(
+        [str(environment / "bin" / "python"), "-m", "gunicorn", "--version"], capture_output=True, text=True, check=True
+    )
+    assert "20.1.0" in version.stdout

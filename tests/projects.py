@@ -47,7 +47,7 @@ RESULTS, TABLE = ROOT / "docs" / "projects.json", ROOT / "docs" / "projects.md"
 
 #: Seconds that one command may take: a first `up` compiles and downloads whatever the project needs.
 TIMEOUT = 1500.0
-CLIENTS, PAUSE, RELEASES = 6, 0.05, 3
+CLIENTS, PAUSE, RELEASES = 6, 0.2, 3
 USER, EMAIL, PASSWORD = "someone", "someone@example.com", "a long pass phrase 4711"
 
 #: Not by `createsuperuser`: some projects have one of their own, that only asks.
@@ -131,7 +131,9 @@ class Project:
     directory: what holds manage.py. options: of `init`. built: commands that the project's own instructions name before
     it runs (npm). environment, secrets: what its settings ask for. by_hand: what else had to be done, in words; stack:
     the same as changes of the stack file, by dotted keys. pages: what the load asks for. login: the page with the form,
-    who: its field, form: further ones; inside: a page that only who is logged in gets. media: whether it keeps uploads.
+    empty where the project has none; who: its field, typed: what is typed there, form: further ones; account: what else
+    an account needs before it may log in, as a statement about the user `u`; inside: a page that only who is logged in
+    gets. media: whether it keeps uploads.
     """
 
     kind: str
@@ -147,6 +149,8 @@ class Project:
     login: str = "/admin/login/"
     inside: str = "/admin/"
     who: str = "username"
+    typed: str = USER
+    account: str = ""
     form: Mapping[str, str] = field(default_factory=dict)
     media: bool = True
 
@@ -313,11 +317,17 @@ class Trial:
         return f"{sum(check['ok'] for check in checks)} of {len(checks)} checks"
 
     def log_in(self) -> str:
-        self.cluster("manage", self.name, "--", "shell", "-c", MAKE_USER)
+        if not self.project.login:
+            return "has none"
+        account = f"{MAKE_USER}; {self.project.account}".rstrip("; ")
+        self.cluster("manage", self.name, "--", "shell", "-c", account)
         _status, page = self.ask("GET", self.project.login)
         token = re.search(r'name="?csrfmiddlewaretoken"? value="([^"]+)"', page)
-        who = EMAIL if self.project.who == "email" else USER
-        form = {self.project.who: who, "password": PASSWORD, "csrfmiddlewaretoken": token[1] if token else ""}
+        form = {
+            self.project.who: self.project.typed,
+            "password": PASSWORD,
+            "csrfmiddlewaretoken": token[1] if token else "",
+        }
         form |= self.project.form
         status, page = self.ask("POST", self.project.login, urlencode(form))
         if status not in (301, 302, 303):
@@ -351,6 +361,7 @@ class Trial:
         return "saved"
 
     def release(self) -> str:
+        self.cookies.clear()  # the clients are strangers, who may be answered otherwise than who has logged in
         usual = {page: self.ask("GET", page)[0] for page in self.project.pages}
         kept = 0
         with load(self, usual) as counts:
@@ -445,16 +456,12 @@ PROJECTS: dict[str, Project] = {
         kind="shop",
         source=github("django-oscar/django-oscar", "cdbfc4412c87dd9037d62b04755780b76490373c"),
         directory="sandbox",
-        by_hand=("`app.requirements.extras: [test]`: its settings import what that extra brings",),
-        stack={"app.requirements": {"file": "../pyproject.toml", "extras": ["test"]}},
         pages=("/", "/catalogue/"),
     ),
     "channels": Project(
         kind="channels (websockets)",
         source=github("django/channels", "60cbc43c1069dce5567c1081781c94e4f4ba0c19"),
         directory="tests/sample_project",
-        by_hand=("`app.requirements.extras: [daphne]`: its settings import what that extra brings",),
-        stack={"app.requirements": {"file": "../../pyproject.toml", "extras": ["daphne"]}},
         pages=("/admin/login/",),
         media=False,
     ),
@@ -468,7 +475,9 @@ PROJECTS: dict[str, Project] = {
     "llteacher": Project(
         kind="uv workspace",
         source=github("RedBeardLab/llteacher", "26c440ccfe8fdd9f8e23109188ae89c92002ec0e"),
-        pages=("/",),
+        pages=("/", "/accounts/login/"),
+        login="/accounts/login/",
+        inside="/accounts/profile/",
         media=False,
     ),
     "webpack": Project(
@@ -504,6 +513,7 @@ PROJECTS: dict[str, Project] = {
         source=github("babybuddy/babybuddy", "fa8bf4cd66ed149e23c215763a49a2f76dbcd2b7"),
         options=("--settings", "babybuddy.settings.base"),
         pages=("/login/",),
+        login="/login/",
     ),
     "healthchecks": Project(
         kind="application that compresses its files",
@@ -511,6 +521,7 @@ PROJECTS: dict[str, Project] = {
         pages=("/", "/docs/"),
         login="/accounts/login/",
         who="email",
+        typed=EMAIL,
         form={"action": "login"},
         media=False,
     ),
@@ -520,18 +531,23 @@ PROJECTS: dict[str, Project] = {
         options=("--settings", "bookmarks.settings.prod"),
         built=(("npm", "ci", "--no-audit", "--no-fund"), ("npm", "run", "build")),
         pages=("/login/",),
+        login="/login/",
+        inside="/bookmarks",
+        media=False,
     ),
     "formula": Project(
         kind="Poetry, with a requirement from git",
         source=github("unfoldadmin/formula", "131f6e85013c6918a441041d004521d8b1f06a15"),
         directory="src",
-        pages=("/admin/login/",),
-        media=False,
+        pages=("/", "/en/admin/login/"),
+        login="/en/admin/login/",
+        inside="/en/admin/",
     ),
     "hexlet": Project(
         kind="Poetry, a Django that is older than 5.2",
         source=github("hexlet-components/hexlet-python-django", "8e4f8861fe1e3537c0795fbe1f915c3f8d23acf6"),
-        pages=("/",),
+        pages=("/", "/calc/history", "/calc/1/2"),
+        login="",
         media=False,
     ),
     "django-ca": Project(
@@ -542,8 +558,6 @@ PROJECTS: dict[str, Project] = {
         ),
         directory="ca",
         secrets={"DJANGO_CA_SECRET_KEY": "a key that the overlay replaces"},
-        by_hand=("`app.shared: [files]`, as `up` says",),
-        stack={"app.shared": ["files"]},
         pages=("/admin/login/", "/static/admin/css/base.css"),
         media=False,
     ),
@@ -567,6 +581,8 @@ PROJECTS: dict[str, Project] = {
         pages=("/", "/accounts/login/"),
         login="/accounts/login/",
         who="login",
+        typed=EMAIL,
+        account="u.emailaddress_set.create(email=u.email, verified=True, primary=True)",
         media=False,
     ),
 }
@@ -594,7 +610,8 @@ Public Django projects as they are published, unmodified, through `cluster init`
 (platform local). Then somebody logs in by the project's own form, and every instance is asked on its own socket for a
 page that nobody else gets; a file is saved by the project's own default storage and asked for from nginx after each of
 three releases; those are made while {clients} clients ask for the project's pages all the time. A request failed when
-it was not answered, or with another status than before. "-": the project keeps no uploads, or the step was not come to.
+it was not answered, or with another status than before. "has none": the project has no form to log in by; "-": it
+keeps no uploads, or the step was not come to.
 
 What `init` asks for (values for environment variables that the settings need) was given, and is named in the column;
 what else had to be done by hand stands below the table. What failed is told as it was seen. Seconds are those of a

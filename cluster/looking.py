@@ -257,13 +257,18 @@ def _describe(
             return facts, {"text": words, **NOTHING}, words
         lines = done.stderr.strip().splitlines()
         if done.returncode in (0, REFUSED):
-            # Which paths are shared is written only after this.
-            told = [line for line in lines if not line.startswith("app.shared: ")]
-            return facts, None, "\n".join(told) if done.returncode == REFUSED else ""
+            return facts, None, "\n".join(_refusals(facts))
         words = "\n".join(lines[-8:])
         if done.returncode == NOT_IMPORTED and "failure" in facts:
             return facts, facts.pop("failure"), words
         return facts, {"text": words, **NOTHING}, words
+
+
+def _refusals(facts: dict[str, Any]) -> list[str]:
+    """Take why `up` would refuse the project out of its facts; which paths are shared is written after this."""
+    refused = facts.pop("refused", [])
+    lines = [str(line) for line in refused] if isinstance(refused, list) else []
+    return [line for line in lines if not line.startswith("app.shared: ")]
 
 
 def _of_originals(text: str, originals: dict[str, str]) -> str:

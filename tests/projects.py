@@ -281,13 +281,14 @@ class Trial:
         self.stand.file.unlink()
         self.stand.name = self.name
         directory = str(self.home.relative_to(self.stand.root))
+        # What init asks for is said before it: so it looks at what will run.
+        if self.project.secrets:
+            self.stand.places.secrets.mkdir(parents=True, mode=0o700, exist_ok=True)
+            write_secret(self.stand.places.secrets / "secret_environment", json.dumps(dict(self.project.secrets)))
         said = self.cluster("init", self.name, "--project", directory, *self.project.options)
         (self.stand.root / "init.txt").write_text(said)
         print(said, flush=True)
         self.edit()
-        if self.project.secrets:
-            self.stand.places.secrets.mkdir(parents=True, mode=0o700, exist_ok=True)
-            write_secret(self.stand.places.secrets / "secret_environment", json.dumps(dict(self.project.secrets)))
         named = [*self.project.environment, *self.project.secrets]
         return f"ok; given: {', '.join(named)}" if named else "ok"
 

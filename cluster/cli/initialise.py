@@ -94,6 +94,7 @@ class Written:
     shared: list[str] = field(default_factory=list)
     extras: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     decide: list[str] = field(default_factory=list)
 
@@ -141,7 +142,7 @@ def run_init(stack: str, directory: Path, wanted: Wanted) -> None:
     for line in (*project.decide, *written.decide):
         tell(f"to decide: {line}")
     if found is not None and found.failure:
-        tell(_why_not(found, project))
+        tell(_why_not(found, project, stack, wanted.platform))
     _tell_lints(opened, found)
     tell(f"next: cluster up {stack}")
 
@@ -209,7 +210,7 @@ def _wants_asgi(facts: dict[str, Any]) -> bool:
     return bool(applications["asgi"]) and (bool(facts["asgi_apps"]) or not applications["wsgi"])
 
 
-def _why_not(found: Look, project: Project) -> str:
+def _why_not(found: Look, project: Project, stack: str, platform: str) -> str:
     lines = [
         f"to decide: app.settings: {project.settings} does not import yet:",
         *(f"    {line}" for line in found.failure.splitlines()),
@@ -217,7 +218,12 @@ def _why_not(found: Look, project: Project) -> str:
     if found.unlisted:
         lines.append(f"app.requirements: nothing in {project.requirements} brings {found.unlisted}; add it there")
     return "\n".join(
-        [*lines, "  the stack file has what the files alone tell; `cluster up` would fail in the same way"]
+        [
+            *lines,
+            "  the stack file has what the files alone tell; `cluster up` would fail in the same way.",
+            f"  A variable that it wants goes {SECRET_PLACES[platform].format(stack=stack)};",
+            "  then say init again, with --force",
+        ]
     )
 
 
@@ -443,6 +449,9 @@ def from_import(project: Project, found: Look, wanted: Wanted) -> Written:
     _choose_static(written, facts, project)
     _choose_media(written, facts, project.directory)
     _choose_shared(written, facts, found.absent)
+    if facts.get("offline_compression"):
+        written.commands.append("compress")
+        written.lines.append("release commands: compress, without which no page can be made: COMPRESS_OFFLINE is set")
     _choose_database(written, facts, project, wanted.platform)
     caches = str(facts.get("own_session_cache", ""))
     named = any("django.contrib.sessions" in app for app in facts["installed"])
@@ -610,6 +619,7 @@ def render_stack_file(  # noqa: PLR0913, PLR0917 - what it is written of
     interface = "    interface: asgi\n" if written.interface == "asgi" else ""
     media = f"    media: {quoted(dict(zip(('root', 'url'), written.media, strict=True)))}\n" if written.media else ""
     media += f"    shared: {quoted(written.shared)}\n" if written.shared else ""
+    media += f"    release_commands: {quoted(written.commands)}\n" if written.commands else ""
     replace = "\n    replace: true                # the project has an engine of its own" if written.replace else ""
     return f"""\
 # Stack {stack}: all keys, with defaults and ranges, are in docs/stack-file.md. `cluster up {stack}` applies this file.

@@ -136,6 +136,14 @@ def _websockets(config: ClusterConfig, facts: Facts) -> Remarks:
         yield Remark("app.interface", why, "Set it to asgi.")
 
 
+def _offline_compression(config: ClusterConfig, facts: Facts) -> Remarks:
+    # Its template tag raises for what is not in the manifest that the command writes.
+    commands = {command.split()[0] for command in config.app.release_commands if command.split()}
+    if _of(facts).get("offline_compression") and "compress" not in commands:
+        why = "COMPRESS_OFFLINE is set, and nothing compresses: a page that has something to compress is no page."
+        yield Remark("app.release_commands", why, "Add compress to it.")
+
+
 CHOICE_RULES = (
     Rule("debug-derived", WARNING, "Settings that were made from a DEBUG that is True.", _debug_derived),
     Rule("debug-variable", WARNING, "A variable asks for DEBUG.", _debug_variable),
@@ -146,6 +154,7 @@ CHOICE_RULES = (
     Rule("cookie-domain", WARNING, "Cookies for a domain that the site is not in.", _cookie_domain),
     Rule("cors-open", WARNING, "CORS is open to all origins, with credentials.", _open_to_all_origins),
     Rule("websockets-unanswered", WARNING, "channels or daphne with the interface wsgi.", _websockets),
+    Rule("compression-missing", WARNING, "COMPRESS_OFFLINE without the command compress.", _offline_compression),
     Rule("mail-nowhere", WARNING, "Mail that reaches nobody.", _no_mail),
     Rule("any-password", NOTE, "No password validators.", _any_password),
     Rule("cache-dummy", NOTE, "The project's default cache keeps nothing.", _no_cache),

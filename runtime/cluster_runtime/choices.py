@@ -50,6 +50,9 @@ def choices(project: ModuleType) -> dict[str, Any]:
         "cors_credentials": bool(chosen("CORS_ALLOW_CREDENTIALS")),
         "password_validators": len(chosen("AUTH_PASSWORD_VALIDATORS")),
         "auth_app": any(app.startswith("django.contrib.auth") for app in apps),
+        "offline_compression": "compressor" in apps
+        and bool(chosen("COMPRESS_OFFLINE", False))
+        and bool(chosen("COMPRESS_ENABLED", True)),
         "asgi_apps": [app for app in apps if app.partition(".")[0] in ("channels", "daphne")],
     }
 

@@ -3,9 +3,9 @@
 To a file, since a project may print whatever it likes while it is imported. With `--collect` it collects the project's
 static files as well, and with `--migrate` it then runs the migrations of every database (`--migrate=a,b`: of these),
 which spares other starts of Django; where these fail the exit status is NOT_COLLECTED or NOT_MIGRATED. It is REFUSED,
-with a line for each reason, where the stack file would replace what the project has chosen itself, or where the project
-writes into the release, or misses something there; and NOT_IMPORTED, with FILE saying why ("failure"), where it does
-not import.
+with a line for each reason (in FILE: "refused"), where the stack file would replace what the project has chosen itself,
+or where the project writes into the release, or misses something there; and NOT_IMPORTED, with FILE saying why
+("failure"), where it does not import.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def main() -> int:
         missed = refusals_of_paths(look(config, opened, None))
         print(*filter(None, (failure["text"], remedy(failure), *missed)), sep="\n", file=sys.stderr)
         return NOT_IMPORTED
-    output.write_text(json.dumps(facts), encoding="utf-8")
     refused = [*refusals(config, facts), *refusals_of_paths(facts["paths"])]
+    output.write_text(json.dumps({**facts, "refused": refused}), encoding="utf-8")
     if refused:
         print(*refused, sep="\n", file=sys.stderr)
         return REFUSED

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
-from typing import TYPE_CHECKING, Any
+import subprocess
+from contextlib import closing, contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import yaml
@@ -22,10 +24,14 @@ from cluster.cli.initialise import (
 )
 from cluster.config import parse_config
 from cluster.local.places import Places
-from cluster.looking import Look, _brings, placeholder
+from cluster.looking import Look, _brings, look, placeholder
+from cluster_runtime.describe import REFUSED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from cluster.looking import Subject
 
 FACTS: dict[str, Any] = {
     "installed": ["django.contrib.sessions"],
@@ -124,6 +130,8 @@ def test_what_an_import_shows_is_written(project: Path) -> None:
     assert found["app"]["interface"] == "asgi"
     cdn = written(project, static_url_of_project="https://cdn.example/static/")
     assert cdn["site"]["static_url"] is None
+    assert "release_commands" not in found["app"]
+    assert written(project, offline_compression=True)["app"]["release_commands"] == ["compress"]
 
 
 def test_what_the_command_line_says_of_packages_is_written(project: Path) -> None:
@@ -268,3 +276,28 @@ def test_a_database_in_use_that_is_left_behind_is_told_of_at_the_first_up(tmp_pa
 
 def test_a_project_that_nobody_has_used_holds_nothing(tmp_path: Path) -> None:
     assert rows_in(in_use(tmp_path / "db.sqlite3", users=0)) == {}
+
+
+@pytest.mark.parametrize(
+    ("refused", "why"),
+    [
+        ([], ""),
+        (["app.shared: HAYSTACK_CONNECTIONS is index in the project …"], ""),
+        (["app.include: the project looks for ../data, which is not in the release"], "app.include: "),
+        ("whatever a project writes there", ""),
+    ],
+)
+def test_a_warning_of_the_project_s_is_no_reason_not_to_import(
+    refused: Any, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned = subprocess.CompletedProcess[str]([], REFUSED, "", "base.py:61: UserWarning: No directory at: /static/")
+
+    @contextmanager
+    def imported(*_arguments: Any) -> Iterator[Any]:
+        yield warned, {"refused": refused, **FACTS}
+
+    monkeypatch.setattr("cluster.looking._imported", imported)
+    found = look(cast("Subject", SimpleNamespace(extras=(), groups=())), said={})
+    assert found.failure.startswith(why)
+    assert bool(found.failure) is bool(why)
+    assert found.facts == FACTS

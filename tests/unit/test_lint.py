@@ -615,6 +615,13 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         ],
     ),
     "ssl-redirect": ([case({}, "app.settings", **project(ssl_redirect=True))], [case(**project(ssl_redirect=False))]),
+    "compression-missing": (
+        [case({}, "app.release_commands", **project(offline_compression=True))],
+        [
+            case(**project(offline_compression=False)),
+            case({"app.release_commands": ["compress --force"]}, **project(offline_compression=True)),
+        ],
+    ),
     "csrf-cookie-secure": (
         [case({}, "app.settings", **project(csrf_cookie_secure=True))],
         [case(**project(csrf_cookie_secure=False))],

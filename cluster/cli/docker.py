@@ -21,6 +21,7 @@ import typer
 import yaml
 
 from cluster.cli.context import CommandError, Stack, check_lints, say, tell, warn
+from cluster.cli.failures import tells_of_no_room
 from cluster.cli.local import fail_unverified, print_checks
 from cluster.cli.pulumi import Event, Pulumi, PulumiError, name_of
 from cluster.config.models import DROPPED_KEYS
@@ -327,7 +328,7 @@ def _explain(docker: DockerStack, error: PulumiError, pulumi: Pulumi) -> str:
             else:
                 what = "the release" if service == "app" else service
                 words = [f"the image of {what} can't be built:", *_build_output(error.remarks.get(urn, ())), *words]
-    if "no space left on device" in str(error).lower():
+    if tells_of_no_room(str(error)):
         words.append("The disk is full; free some room and run it again (docker system df says what takes it).")
     told = SERVES_ON in str(error)
     serves = "What served still serves; the" if not told and _serves(docker) else "The"

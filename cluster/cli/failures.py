@@ -11,6 +11,12 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 FREE_ROOM = "free some room and run it again"
 
 
+def tells_of_no_room(text: str) -> bool:
+    """Tell whether a program that was run says that the disk is full; some break their lines within that."""
+    words = " ".join(text.split()).lower()
+    return any(os.strerror(code).lower() in words for code in NO_ROOM)
+
+
 def explain(error: BaseException) -> str | None:
     """Return what to tell the user of a failure; None for one that is this program's own mistake."""
     from cluster.cli.context import CommandError  # noqa: PLC0415 - only where there is something to explain
@@ -39,9 +45,7 @@ def explain(error: BaseException) -> str | None:
     )
     if isinstance(error, (*told, ReleaseError)):
         text = str(error)
-        # Said by a program that was run: uv, or the project's own code.
-        full = any(os.strerror(code).lower() in text.lower() for code in NO_ROOM)
-        return f"{text}\nThe disk is full; {FREE_ROOM}. What served still serves." if full else text
+        return f"{text}\nThe disk is full; {FREE_ROOM}. What served still serves." if tells_of_no_room(text) else text
     if isinstance(error, OSError) and error.errno in (*NO_ROOM, errno.EACCES, errno.EROFS):
         hint = FREE_ROOM if error.errno in NO_ROOM else "check its owner"
         return f"{error.filename or 'the disk'}: {error.strerror}; {hint}. What served still serves."

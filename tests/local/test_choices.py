@@ -46,7 +46,9 @@ def initialise(stand: Stand, *options: str) -> tuple[dict[str, Any], str]:
     assert result.status == 0, result.output
     found = yaml.safe_load(stand.file.read_text())["config"]
     values = {key.removeprefix("cluster:"): value for key, value in found.items()}
-    stand.stack, stand.port = values, values["site"]["listen"]
+    # Tests beside this one are told of the same free port.
+    values["site"]["listen"] = stand.port
+    stand.stack = values
     stand.stack["upstream"]["servers"] = [{"name": "app1"}, {"name": "app2"}]
     return values, result.output
 

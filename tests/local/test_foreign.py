@@ -89,7 +89,9 @@ def test_a_public_project_comes_up_unmodified(name: str, tmp_path: Path) -> None
             result = stand.run("init", name, "--project", directory, "--force", *project.options)
             assert result.status == 0, result.output
         document = yaml.safe_load(stand.file.read_text())
-        stand.port = document["config"]["cluster:site"]["listen"]
+        # Tests beside this one are told of the same free port.
+        document["config"]["cluster:site"]["listen"] = stand.port
+        stand.file.write_text(yaml.safe_dump(document, sort_keys=False))
         result = stand.up()
         assert result.status == 0, result.output
         result = stand.verify()

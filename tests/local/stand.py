@@ -188,6 +188,16 @@ class Stand:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - nothing else is done
         )
 
+    def take_initialised(self) -> None:
+        """Take the stack file that init wrote for this stack's, on this stand's port.
+
+        init looks for a free one from 8080 on, and tells a stand beside this one of the same.
+        """
+        found = yaml.safe_load(self.file.read_text())["config"]
+        self.stack = {key.removeprefix("cluster:"): value for key, value in found.items()}
+        self.stack["site"]["listen"] = self.port
+        self.write()
+
     def up(self) -> Result:
         return self.run("up", self.name)
 

@@ -11,7 +11,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import yaml
 
 from tests.local.stand import Stand
 
@@ -44,13 +43,9 @@ def initialise(stand: Stand, *options: str) -> tuple[dict[str, Any], str]:
     """Write the stack file by init; return what it has, and what init said."""
     result = stand.run("init", stand.name, "--project", "project", "--force", *options)
     assert result.status == 0, result.output
-    found = yaml.safe_load(stand.file.read_text())["config"]
-    values = {key.removeprefix("cluster:"): value for key, value in found.items()}
-    # Tests beside this one are told of the same free port.
-    values["site"]["listen"] = stand.port
-    stand.stack = values
+    stand.take_initialised()
     stand.stack["upstream"]["servers"] = [{"name": "app1"}, {"name": "app2"}]
-    return values, result.output
+    return stand.stack, result.output
 
 
 def client(stand: Stand) -> httpx.Client:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-import yaml
 
 from tests.local.stand import Stand
 
@@ -88,10 +87,7 @@ def test_a_public_project_comes_up_unmodified(name: str, tmp_path: Path) -> None
             write_secrets(stand, project)
             result = stand.run("init", name, "--project", directory, "--force", *project.options)
             assert result.status == 0, result.output
-        document = yaml.safe_load(stand.file.read_text())
-        # Tests beside this one are told of the same free port.
-        document["config"]["cluster:site"]["listen"] = stand.port
-        stand.file.write_text(yaml.safe_dump(document, sort_keys=False))
+        stand.take_initialised()
         result = stand.up()
         assert result.status == 0, result.output
         result = stand.verify()

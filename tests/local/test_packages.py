@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 import uv
-import yaml
 
 from cluster.packages import INSTALL_PACKAGES
 from tests.local.stand import Stand
@@ -109,9 +108,7 @@ def initialise(stand: Stand, *options: str, status: int = 0) -> str:
     result = stand.run("init", stand.name, "--project", "project", "--force", *options)
     assert result.status == status, result.output
     if status == 0:
-        found = yaml.safe_load(stand.file.read_text())["config"]
-        stand.stack = {key.removeprefix("cluster:"): value for key, value in found.items()}
-        stand.port = stand.stack["site"]["listen"]
+        stand.take_initialised()
     return result.output
 
 

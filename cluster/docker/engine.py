@@ -110,22 +110,23 @@ class Engine:
 
     def run(self, *arguments: str, timeout: float = LOOK_SECONDS) -> str:
         """Run a `docker` command and return what it printed; EngineError has its words."""
-        done = self._run(arguments, timeout)
-        if done.returncode != 0:
-            raise EngineError(self._explain(done.stderr.strip()))
-        return done.stdout
+        return self._done(arguments, timeout).stdout
 
     def said(self, *arguments: str, timeout: float = LOOK_SECONDS) -> str:
         """As `run`, with what went to standard error too."""
-        done = self._run(arguments, timeout)
-        if done.returncode != 0:
-            raise EngineError(self._explain(done.stderr.strip()))
+        done = self._done(arguments, timeout)
         return done.stdout + done.stderr
 
     def output(self, *arguments: str, timeout: float = LOOK_SECONDS) -> str:
         """Run a `docker` command and return all that it printed, whatever its status: a container's log, say."""
         done = self._run(arguments, timeout)
         return done.stdout + done.stderr
+
+    def _done(self, arguments: tuple[str, ...], timeout: float) -> subprocess.CompletedProcess[str]:
+        done = self._run(arguments, timeout)
+        if done.returncode != 0:
+            raise EngineError(self._explain(done.stderr.strip()))
+        return done
 
     def _run(self, arguments: tuple[str, ...], timeout: float) -> subprocess.CompletedProcess[str]:
         try:

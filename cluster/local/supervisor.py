@@ -279,10 +279,10 @@ class Supervisor:
                 return
             time.sleep(STOPPING_SECONDS)
 
-    def remove(self, names: Iterable[str], *, keep_files: bool = False) -> None:
-        """Stop programs and forget them."""
+    def remove(self, names: Iterable[str], *, keep_files: bool = False, kill: bool = False) -> None:
+        """Stop programs, as `stop` does, and forget them."""
         names = list(names)
-        self.stop(names)
+        self.stop(names, kill=kill)
         for name in names:
             if not keep_files:
                 (self.programs / f"{name}.conf").unlink(missing_ok=True)

@@ -288,10 +288,10 @@ class Builder:
     def _compile(self, directory: Path) -> None:
         """Compile a release's code once, for the dozen processes that import it and may write nothing beside it.
 
-        What can't be compiled is not for this Python; it may stay.
+        What can't be compiled is not for this Python, or there is no room for it: each process compiles it then.
         """
         command = [self._interpreter().path, "-I", "-S", "-m", "compileall", "-q"]
-        subprocess.run([*command, str(directory / "runtime")], cwd="/", check=True, capture_output=True)
+        subprocess.run([*command, str(directory / "runtime")], cwd="/", check=False, capture_output=True)
         theirs = [str(directory / name) for name in (TREE, PACKAGES, SOURCES)]
         options = self.owner.subprocess_options()
         subprocess.run([*command, *theirs], cwd="/", check=False, capture_output=True, **options)

@@ -530,7 +530,11 @@ PROJECTS: dict[str, Project] = {
         kind="application with a data directory",
         source=github("sissbruecker/linkding", "4e8318d0ae5859f61fbc05ec0cc007cd00247eb2"),
         options=("--settings", "bookmarks.settings.prod"),
-        built=(("npm", "ci", "--no-audit", "--no-fund"), ("npm", "run", "build")),
+        built=(
+            ("mkdir", "-p", "data/assets", "data/favicons", "data/previews"),
+            ("npm", "ci", "--no-audit", "--no-fund"),
+            ("npm", "run", "build"),
+        ),
         pages=("/login/",),
         login="/login/",
         inside="/bookmarks",

@@ -345,15 +345,21 @@ def find_requirements(directory: Path, settings: str = "") -> str:
 
 
 def star_sources(directory: Path, module: str, *, needed: bool = True) -> Iterator[Path]:
-    """Yield the files of the settings, those first that it imports with `from … import *`."""
+    """Yield the files of the settings, those first that it imports with `from … import *`.
+
+    needed: nothing else tells what they say. Else one that this Python can't read, since it is older than the
+    project's, is left to the import.
+    """
     path = _module_path(directory, module)
     if path is None:
         if not needed:
             return
         raise CommandError(f"the settings module {module} is not below {directory}: say it with --settings")
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_bytes())
     except SyntaxError as error:
+        if not needed:
+            return
         raise CommandError(f"{path}:{error.lineno}: {error.msg}") from error
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in tree.body:
@@ -361,7 +367,7 @@ def star_sources(directory: Path, module: str, *, needed: bool = True) -> Iterat
             base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             name = ".".join([*base, *([node.module] if node.module else [])])
             if name != module and _module_path(directory, name) is not None:
-                yield from star_sources(directory, name)
+                yield from star_sources(directory, name, needed=needed)
     yield path
 
 
@@ -382,7 +388,7 @@ def _sources(project: Project) -> list[Source]:
 
 
 def _read_settings(path: Path, project: Project) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = ast.parse(path.read_bytes())
     for node in tree.body:
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             try:

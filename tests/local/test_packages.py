@@ -16,7 +16,7 @@ import httpx
 import pytest
 import uv
 
-from cluster.packages import INSTALL_PACKAGES
+from cluster.packages import INSTALL_LOCAL, INSTALL_PACKAGES
 from tests.local.stand import Stand
 
 if TYPE_CHECKING:
@@ -235,3 +235,42 @@ def test_an_old_gunicorn_gets_the_setuptools_that_it_imports(how: str, tmp_path:
         [str(environment / "bin" / "python"), "-m", "gunicorn", "--version"], capture_output=True, text=True, check=True
     )
     assert "20.1.0" in version.stdout
+
+
+@pytest.mark.parametrize(
+    ("requires", "backend", "table"),
+    [
+        ("setuptools-scm>=8", "setuptools.build_meta", "[tool.setuptools_scm]"),
+        ("hatch-vcs>=0.5", "hatchling.build", '[tool.hatch.version]\nsource = "vcs"'),
+        ("pdm-backend>=2.4", "pdm.backend", '[tool.pdm.version]\nsource = "scm"'),
+    ],
+)
+def test_a_package_that_git_numbers_is_installed_from_a_release_which_has_no_git(
+    requires: str, backend: str, table: str, tmp_path: Path
+) -> None:
+    texts = {
+        "sources/numbered/pyproject.toml": f"""
+            [build-system]
+            requires = ["setuptools>=68", "hatchling", "{requires}"]
+            build-backend = "{backend}"
+            [project]
+            name = "numbered"
+            dynamic = ["version"]
+            """.replace("            ", "")
+        + f"{table}\n",
+        "sources/numbered/numbered/__init__.py": "HERE = 1\n",
+        "list": f"{tmp_path}/sources/numbered\n",
+        "uv.toml": "",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    packages = tmp_path / "packages"
+    words = (str(tmp_path / "list"), str(packages), sys.executable, str(tmp_path / "uv.toml"))
+    subprocess.run(
+        [str(INSTALL_LOCAL), *words, str(tmp_path / "sources")],
+        env={**os.environ, "UV": uv.find_uv_bin()},
+        check=True,
+    )
+    assert (packages / "numbered" / "__init__.py").read_text() == "HERE = 1\n"
+    assert {path.name for path in packages.glob(".*")} == set()

@@ -187,6 +187,20 @@ def test_settings_below_src_are_found_and_read(tmp_path: Path) -> None:
     assert read.decide == ["settings: there are also shop.production; --settings chooses one of them"]
 
 
+def test_settings_that_this_python_is_too_old_to_read_are_left_to_the_import(tmp_path: Path) -> None:
+    directory = files(
+        tmp_path,
+        **{
+            "mysite/settings.py": "from mysite.base import *\nDEBUG = True\n",
+            "mysite/base.py": "STATIC_URL = not Python of any age\n",
+            "requirements.txt": "django\n",
+        },
+    )
+    assert inspect(directory, None, None, static=False).values == {"DEBUG": True}
+    with pytest.raises(CommandError, match=r"mysite/base\.py:1: invalid syntax"):
+        inspect(directory, None, None)
+
+
 @pytest.mark.parametrize(
     ("name", "begins"),
     [

@@ -32,6 +32,7 @@ from cluster.requirements import optional_lines, read_requirements
 from cluster.source import TREE, Source, write_tree
 from cluster_runtime import unfollowed
 from cluster_runtime.describe import NOT_IMPORTED, REFUSED
+from cluster_runtime.paths import directory_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -92,8 +93,8 @@ class Look:
 
     facts: what describe said; empty where nothing could be imported. missing: variables that the project needs, with
     the place that reads each. extras, groups: of the requirements, that bring what the settings import. unlisted:
-    a module that nothing brings. absent: what the project wants to write below a directory that is not there. failure:
-    why it does not import even so, by its own traceback.
+    a module that nothing brings. absent: what the project wants to write where a release has no directory for it.
+    failure: why it does not import even so, by its own traceback.
     """
 
     facts: dict[str, Any] = field(default_factory=dict)
@@ -102,7 +103,7 @@ class Look:
     extras: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     unlisted: str = ""
-    absent: str = ""
+    absent: list[str] = field(default_factory=list)
     failure: str = ""
 
 
@@ -133,6 +134,7 @@ class Subject:
         self.source = Source(project=project, root=project.parent.parent, module=app.settings)
         self.owner = find_owner(environments)
         self.environments = Environments(directory=environments, pythons=pythons, owner=self.owner, say=say)
+        self.shared: list[str] = []
         self.install((), ())
 
     @property
@@ -191,13 +193,21 @@ class Subject:
         (self.directory / TREE).rename(self.directory / KEPT)
 
     def renew(self) -> None:
-        """Put the copy back as it was before it was imported: some projects write while they are."""
+        """Put the copy back as it was before it was imported, with `shared` as `up` would make them.
+
+        Some projects write while they are imported.
+        """
         tree = self.directory / TREE
         shutil.rmtree(tree, ignore_errors=True)
         self.owner.make(tree)
-        # As its user: who wrote there may have put anything in the place of anything.
+        self._run_as_user("cp", "--archive", "--", f"{self.directory / KEPT}/.", f"{tree}/")
+        if self.shared:
+            self._run_as_user("mkdir", "--parents", "--", *(str(self.copy / path) for path in self.shared))
+
+    def _run_as_user(self, *command: str) -> None:
+        """Run a command as the instances' user: who wrote there may have put anything in the place of anything."""
         done = subprocess.run(
-            ["cp", "--archive", "--", f"{self.directory / KEPT}/.", f"{tree}/"],
+            command,
             cwd="/",
             capture_output=True,
             text=True,
@@ -227,15 +237,22 @@ def look(subject: Subject, *, interface: str = "wsgi", said: dict[str, str]) -> 
         if failure is None:
             found.failure = words
             return found
-        if failure["absent"]:
-            # The directory is made where `up` shares it; what comes after it can't be told before.
-            found.absent = str(failure["absent"])
-            found.failure = ""
-            return found
         found.failure = failure["text"] or words
-        if not (_fed(failure, found, tried) or _added(failure, found, subject)):
+        shared = _shared(failure, found, subject)
+        if not (shared or _fed(failure, found, tried) or _added(failure, found, subject)):
             return found
     return found
+
+
+def _shared(failure: dict[str, Any], found: Look, subject: Subject) -> bool:
+    """Note a path that the project writes on import, and make what `up` makes for it; tell whether that was new."""
+    path = str(failure["absent"])
+    directory = directory_of(path)
+    if "/" not in path or directory in subject.shared or {"", ".."} & set(directory.split("/")):
+        return False
+    found.absent.append(path)
+    subject.shared.append(directory)
+    return True
 
 
 def own_keys(subject: Subject, found: Look, said: dict[str, str]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ from cluster.local.nginx import find_nginx
 from cluster.local.secrets import write_secret
 from cluster_runtime.instance import UnixConnection
 from cluster_runtime.names import Name
+from tests.local.postgres import Postgres
 from tests.local.stand import ROOT, Stand
 
 if TYPE_CHECKING:
@@ -129,11 +130,11 @@ class Project:
     """One row.
 
     directory: what holds manage.py. options: of `init`. built: commands that the project's own instructions name before
-    it runs (npm). environment, secrets: what its settings ask for. by_hand: what else had to be done, in words; stack:
-    the same as changes of the stack file, by dotted keys. pages: what the load asks for. login: the page with the form,
-    empty where the project has none; who: its field, typed: what is typed there, form: further ones; account: what else
-    an account needs before it may log in, as a statement about the user `u`; inside: a page that only who is logged in
-    gets. media: whether it keeps uploads.
+    it runs (npm). environment, secrets: what its settings ask for; `{server}` in them is a PostgreSQL server's socket.
+    by_hand: what else had to be done, in words; stack: the same as changes of the stack file, by dotted keys. pages:
+    what the load asks for. login: the page with the form, empty where the project has none; who: its field, typed: what
+    is typed there, form: further ones; account: what else an account needs before it may log in, as a statement about
+    the user `u`; inside: a page that only who is logged in gets. media: whether it keeps uploads.
     """
 
     kind: str
@@ -433,6 +434,19 @@ def load(trial: Trial, usual: Mapping[str, int]) -> Iterator[Counter[str]]:
             one.join(150)
 
 
+@contextlib.contextmanager
+def serving(project: Project) -> Iterator[Project]:
+    """Start the server that a project's variables name."""
+    named = "{server}" in str((project.environment, project.secrets))
+    with contextlib.closing(Postgres()) if named else contextlib.nullcontext() as server:
+        socket = str(server.root) if server else ""
+        environment, secrets = (
+            {name: value.replace("{server}", socket) for name, value in values.items()}
+            for values in (project.environment, project.secrets)
+        )
+        yield replace(project, environment=environment, secrets=secrets)
+
+
 def cookiecutter(**answers: str) -> tuple[str, ...]:
     """Return the command that makes a project of a template."""
     return ("cookiecutter", "--no-input", "{template}", *(f"{key}={value}" for key, value in answers.items()))
@@ -500,7 +514,7 @@ PROJECTS: dict[str, Project] = {
         directory="shop",
         options=("--settings", "config.settings.production", "--requirements", "requirements/production.txt"),
         environment={
-            "DATABASE_URL": "sqlite:///db.sqlite3",
+            "DATABASE_URL": "postgres://cluster@/{server}/cluster",
             "REDIS_URL": "redis://127.0.0.1:6379/0",
             "DJANGO_ADMIN_URL": "admin/",
             "DJANGO_SECURE_SSL_REDIRECT": "False",
@@ -670,7 +684,8 @@ def main() -> None:
     for name in options.names or PROJECTS:
         stand = Stand()
         try:
-            Trial(name, PROJECTS[name], stand).go()
+            with serving(PROJECTS[name]) as project:
+                Trial(name, project, stand).go()
         finally:
             if options.keep:
                 print(stand.root, flush=True)

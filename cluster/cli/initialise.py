@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import os
-import posixpath
 import re
 import tempfile
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from cluster.looking import Look, Subject, look, own_keys
 from cluster.release import ReleaseError
 from cluster.requirements import REQUIREMENTS
 from cluster_runtime.choices import DJANGO_ENGINES, NO_SERVER
+from cluster_runtime.paths import directory_of
 from cluster_runtime.sources import Source, assignments, module_path, reads, settings_sources, value_of
 
 if TYPE_CHECKING:
@@ -196,10 +196,11 @@ def _subject(project: Project, places: Places, directory: Path) -> Subject:
 
 def _imported(subject: Subject, said: dict[str, str]) -> Look:
     found = look(subject, said=said)
-    if found.failure or found.absent or not _wants_asgi(found.facts):
+    if found.failure or not _wants_asgi(found.facts):
         return found
     # An application of the other interface is another module: it must import as well.
     again = look(subject, interface="asgi", said={**found.placeholders, **said})
+    again.absent = [*found.absent, *again.absent]
     again.missing, again.placeholders = found.missing | again.missing, found.placeholders | again.placeholders
     return again
 
@@ -503,15 +504,13 @@ def _choose_media(written: Written, facts: dict[str, Any], directory: Path) -> N
         written.lines.append(f"media: {written.media[0]} at {written.media[1]}")
 
 
-def _choose_shared(written: Written, facts: dict[str, Any], absent: str) -> None:
+def _choose_shared(written: Written, facts: dict[str, Any], absent: list[str]) -> None:
     """Keep what the settings say is written outside the releases; uploads and databases have keys of their own."""
-    paths = [{"setting": "the project, which fails without it,", "path": absent}] if absent else []
+    paths = [{"setting": "the project, which fails without it,", "path": path} for path in absent]
     for one in (*paths, *facts.get("paths", {}).get("written", ())):
         if one["setting"].startswith(("MEDIA_ROOT", "DATABASES")):
             continue
-        path = str(one["path"])
-        if posixpath.splitext(path)[1]:
-            path = posixpath.dirname(path) or path
+        path = directory_of(str(one["path"]))
         if path not in written.shared:
             written.shared.append(path)
             written.lines.append(f"shared: {path}, which {one['setting']} writes")

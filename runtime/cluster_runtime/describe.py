@@ -111,7 +111,7 @@ def main() -> int:
         load_application(config)
         facts = describe(config, opened) | derived(config)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is: the project's own code may raise anything
-        failure = explain(error, config.project, sources_of(config.settings, config.project))
+        failure = explain(error, config.project, sources_of(config.settings, config.project), opened.database)
         output.write_text(json.dumps({**_choices(), "failure": failure}), encoding="utf-8")
         # Why it does not import may be that what it reads was left out of the release.
         missed = refusals_of_paths(look(config, opened, None))

@@ -7,7 +7,9 @@ import re
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from cluster_runtime.paths import directory_of
 from cluster_runtime.sources import Read, Source, reads
 
 if TYPE_CHECKING:
@@ -25,12 +27,16 @@ SAYS_MISSING = re.compile(
     r"environment variable|env(?:ironment)? var|envvar|not found|not set|missing|required", re.IGNORECASE
 )
 
+#: What sqlite says of a file whose directory is not there.
+NOT_OPENED = "unable to open database file"
+
 WORD = re.compile(r"\b[A-Z][A-Z0-9_]{2,}\b")
 
 
-def explain(error: BaseException, project: str, sources: Sequence[Source]) -> dict[str, Any]:
+def explain(error: BaseException, project: str, sources: Sequence[Source], database: str = "") -> dict[str, Any]:
     """Return {"text", "variables", "reads", "module", "where", "absent"} of an import that failed.
 
+    database: the file that sqlite was asked for last.
     variables: of the environment, which the settings need and do not have. reads: those that are read
     where it failed. module: what could not be imported.
     where: file and line of the project. absent: a path from the project's directory that it could not
@@ -46,7 +52,7 @@ def explain(error: BaseException, project: str, sources: Sequence[Source]) -> di
         "variables": sorted(_variables(error, last, sources)),
         "reads": sorted({read.name for read in _at(last, sources)}),
         "module": missing or "",
-        "absent": _absent(error, root),
+        "absent": _absent(error, root, database),
         "where": f"{_relative(last.filename, root)}:{last.lineno}" if last is not None else "",
     }
 
@@ -81,12 +87,17 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def _absent(error: BaseException, root: Path) -> str:
+def _absent(error: BaseException, root: Path, database: str) -> str:
     cause = _cause(error)
-    if not isinstance(cause, FileNotFoundError | PermissionError) or not isinstance(cause.filename, str):
+    if isinstance(cause, FileNotFoundError | PermissionError) and isinstance(cause.filename, str):
+        named = cause.filename
+    elif type(cause).__name__ == "OperationalError" and NOT_OPENED in str(cause) and database:
+        named = urlsplit(database).path if database.startswith("file:") else database
+    else:
         return ""
-    path = Path(os.path.normpath(root / cause.filename))
-    if not path.is_relative_to(root) or (isinstance(cause, FileNotFoundError) and path.parent.exists()):
+    path = Path(os.path.normpath(root / named))
+    may_write = path.parent.exists() and (isinstance(cause, FileNotFoundError) or os.access(path.parent, os.W_OK))
+    if not path.is_relative_to(root) or (may_write and not isinstance(cause, PermissionError)):
         return ""
     return str(path.relative_to(root))
 
@@ -156,5 +167,11 @@ def remedy(failure: dict[str, Any]) -> str:
         return (
             f"app.environment: the project needs {names}{where}, which the environment does not have; set it in "
             "app.environment, or in the secret secret_environment"
+        )
+    if failure["absent"]:
+        path = failure["absent"]
+        return (
+            f"app.shared: the project wants to write {path}, which a release can't keep: add {directory_of(path)} to "
+            "app.shared"
         )
     return ""

@@ -48,19 +48,26 @@ MOST_OPENED = 200
 
 
 class Opened:
-    """Remembers what is looked for in the release's tree and is not there, from `begin` on."""
+    """Remembers what is looked for in the release's tree and is not there, from `begin` on.
+
+    database: the file that sqlite was asked for last, whose own error does not name it.
+    """
 
     def __init__(self, config: RuntimeConfig) -> None:
         self.tree = config.tree
         self.paths: dict[str, None] = {}
+        self.database = ""
 
     def begin(self) -> None:
         """Listen: an audit hook can't be taken away again, and costs a project nothing once it has started."""
-        if self.tree:
-            sys.addaudithook(self._hear)
+        sys.addaudithook(self._hear)
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event != "open" or not arguments or len(self.paths) >= MOST_OPENED:
+        if event == "sqlite3.connect":
+            name = arguments[0] if arguments else ""
+            self.database = os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else ""
+            return
+        if not self.tree or event != "open" or not arguments or len(self.paths) >= MOST_OPENED:
             return
         path, flags = arguments[0], arguments[2]
         if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR):
@@ -105,11 +112,13 @@ def why_written(one: dict[str, Any]) -> str:
 
 def how_to_keep(one: dict[str, Any]) -> str:
     """Return a sentence: what to write into the stack file."""
-    path = one["path"]
-    if posixpath.splitext(path)[1]:
-        directory = posixpath.dirname(path)
-        return f"Add its directory, {directory}, to app.shared." if directory else f"Add {path} to app.shared."
-    return f"Add {path} to app.shared."
+    path, shared = one["path"], directory_of(one["path"])
+    return f"Add {path} to app.shared." if shared == path else f"Add its directory, {shared}, to app.shared."
+
+
+def directory_of(path: str) -> str:
+    """Return what app.shared takes for a path of the project's: of a file its directory, but the project's own."""
+    return (posixpath.dirname(path) if posixpath.splitext(path)[1] else "") or path
 
 
 def refusals(found: dict[str, Any]) -> list[str]:

@@ -22,6 +22,9 @@ KEY = "cluster_runtime.trial"
 #: Of a traceback are kept so many frames of each exception, the last ones, and so many lines in all.
 FRAMES, LINES = 6, 24
 
+#: Of one frame, or of what an exception says (a whole page, with some), so many lines, and characters of each.
+LINES_OF_ONE, CHARACTERS = 6, 300
+
 #: The project's own word for "not now". nginx passes it on, and it is no failure.
 UNAVAILABLE = 503
 
@@ -52,9 +55,15 @@ class Trial:
     def failed(self, error: BaseException) -> None:
         """Keep what the project raised."""
         words = traceback.TracebackException.from_exception(error, limit=-FRAMES)
-        lines = [line for line in "".join(words.format()).rstrip().splitlines() if line.strip(" ^~")]
+        lines = [line for part in words.format() for line in _shortened(part)]
         self.failure = "\n".join(lines[-LINES:])
         self.passing = _may_pass(error)
+
+
+def _shortened(text: str) -> list[str]:
+    lines = [line for line in text.rstrip().splitlines() if line.strip(" ^~")]
+    kept = [line if len(line) <= CHARACTERS else f"{line[:CHARACTERS]}…" for line in lines[:LINES_OF_ONE]]
+    return kept if len(lines) <= LINES_OF_ONE else [*kept, "…"]
 
 
 def _may_pass(error: BaseException | None) -> bool:

@@ -185,3 +185,20 @@ def test_a_project_that_does_not_import_is_told_once_by_its_own_last_lines() -> 
         assert re.search(r"mysite/settings\.py:\d+: import nowhere", result.output)
         assert "nothing in requirements.txt brings nowhere" in result.output
         assert len(result.output.splitlines()) < 25
+
+
+def test_a_database_that_is_opened_on_import_below_a_directory_that_is_not_there_is_shared() -> None:
+    """As huey does. sqlite's own error names no file."""
+    with standing("adopt") as stand:
+        settings = stand.project / "mysite" / "settings.py"
+        opened = "\nimport sqlite3\nsqlite3.connect(BASE_DIR / 'queue' / 'tasks.sqlite3')\n"
+        settings.write_text(settings.read_text() + opened)
+        result = stand.up()
+        assert result.status == 1
+        assert "add queue to app.shared" in result.output
+        values, said = initialise(stand)
+        assert values["app"].get("shared") == ["queue"], said
+        assert "does not import" not in said
+        result = stand.up()
+        assert result.status == 0, result.output
+        assert (stand.places.shared / "project" / "queue").is_dir() or list(stand.places.shared.rglob("queue"))

@@ -11,9 +11,11 @@ import pytest
 
 from cluster_runtime.gate import Answer, Site, Visitor, judge
 from cluster_runtime.progress import follow
+from cluster_runtime.trial import Trial
 from tests.runtime.standing import SETTINGS, URLS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.runtime.standing import Stand
@@ -184,3 +186,22 @@ def test_progress_is_told_while_a_program_runs() -> None:
     assert (done.returncode, done.stdout.splitlines()) == (3, lines)
     assert said[0] == "migration 1: app.0000_x"
     assert 2 <= len(said) < len(lines), said
+
+
+def _fail(text: str) -> Iterator[str]:
+    yield from ()
+    raise ValueError(text)
+
+
+def test_a_page_in_an_error_s_text_hides_no_frame() -> None:
+    """As django-compressor's OfflineGenerationError holds the block that it misses."""
+    trial = Trial(site="http://localhost")
+    page = "\n".join(["missing:", "x" * 1000, *["<p>a line</p>"] * 400])
+    with pytest.raises(ValueError, match="missing") as raised:
+        next(_fail(page))
+    trial.failed(raised.value)
+    lines = trial.failure.splitlines()
+    assert "test_gate.py" in trial.failure
+    assert lines[-1] == "…"
+    assert len(lines) < 20
+    assert max(map(len, lines)) < 400

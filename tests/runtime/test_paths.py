@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from cluster_runtime import paths
+from cluster_runtime.failure import explain
 from cluster_runtime.paths import Opened, look, refusals
 
 if TYPE_CHECKING:
@@ -46,3 +48,15 @@ def test_a_server_s_address_is_no_path(tmp_path: Path) -> None:
     (tree / "site").mkdir(parents=True)
     connections = {"default": {"ENGINE": "solr", "URL": "http://localhost:8983/solr"}}
     assert written(tree, HAYSTACK_CONNECTIONS=connections, HUEY={"url": "redis://localhost"}) == []
+
+
+def test_what_sqlite_could_not_open_is_named_by_what_it_was_asked_for(tmp_path: Path) -> None:
+    config = cast("RuntimeConfig", SimpleNamespace(tree=""))
+    opened = Opened(config)
+    opened.begin()
+    for name in (str(tmp_path / "queue" / "tasks.db"), f"file:{tmp_path}/queue/tasks.db?mode=rwc"):
+        with pytest.raises(sqlite3.OperationalError) as failed:
+            sqlite3.connect(name, uri=name.startswith("file:"))
+        assert explain(failed.value, str(tmp_path), [], opened.database)["absent"] == "queue/tasks.db"
+    other = sqlite3.OperationalError("database is locked")
+    assert explain(other, str(tmp_path), [], opened.database)["absent"] == ""

@@ -44,6 +44,7 @@ from cluster.local.state import History
 from cluster.sessions import lines
 from cluster.topology import Topology, build_topology, percent, site_url
 from cluster.verify import verify
+from cluster_runtime.migrations import lacking_url
 from cluster_runtime.prepare import mask
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
 
@@ -170,6 +171,7 @@ def _up(stack: Stack, rollback: str | None, *, pull: bool = False) -> None:
     if refresh:
         tell("containers are missing or stopped: looking at what is there first")
     environment = {"CLUSTER_RELEASE": rollback} if rollback else {}
+    _migrate_again(docker)
     proof = Proof(docker)
     progress = Progress(docker.topology, proof.begin)
     try:
@@ -192,6 +194,18 @@ def _up(stack: Stack, rollback: str | None, *, pull: bool = False) -> None:
     checks = proof.of(release)
     fail_unverified(checks)
     tell(f"verified: {sum(check.ok is True for check in checks)} checks; {site_url(stack.config)}")
+
+
+def _migrate_again(docker: DockerStack) -> None:
+    """Run the migrations that the databases of the serving release lack: an older one was put back."""
+    wanted = docker.stack.config.app.migrate
+    said = None
+    with contextlib.suppress(EngineError):  # what keeps it from answering is told by what follows
+        said = docker.engine.ask(docker.label, lacking_url(wanted)) if wanted else None
+    for alias, names in ((said or {}).get("lacking") or {}).items():
+        tell(f"the database {alias} lacks {len(names)} migrations of the release that serves: migrating it again")
+        if run_manage(docker.stack, ["migrate", "--noinput", "--database", alias]) != 0:
+            raise CommandError(f"app.migrate: the database {alias} can't be migrated again; migrate said why above")
 
 
 def this_minute() -> dt.datetime:

@@ -181,11 +181,15 @@ class Engine:
 
     def sessions(self, stack: str) -> dict[str, Any] | None:
         """Return what an instance says of the session store; None where none says it."""
+        return self.ask(stack, "/-/probe/sessions")
+
+    def ask(self, stack: str, url: str) -> dict[str, Any] | None:
+        """Return what an instance says below /-/probe; None where none says it."""
         nginx = self.containers(stack, "nginx")
         if not nginx:
             return None
         try:
-            text = self.run("exec", nginx[0], "/usr/local/lib/cluster/ask", "/-/probe/sessions")
+            text = self.run("exec", nginx[0], "/usr/local/lib/cluster/ask", url)
         except EngineError:
             return None
         found: dict[str, Any] = json.loads(text)

@@ -33,8 +33,9 @@ from cluster.sessions import Lasting, of_release, refused_loss
 from cluster.source import TREE, project_place
 from cluster.topology import batches, build_topology
 from cluster.verify import restore_sessions
-from cluster_runtime.gate import serving_socket
+from cluster_runtime.gate import probe, serving_socket
 from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
+from cluster_runtime.migrations import lacking_url
 from cluster_runtime.names import Name
 from cluster_runtime.prepare import mask
 from cluster_runtime.secret_files import is_held
@@ -192,7 +193,7 @@ class LocalCluster:
             former=history.current,
             former_parts=former.parts() if former else {},
             made=made is not None and self.builder.environments.works(made.directory / "environment"),
-            migrated=made is not None and made.migrated and not self.builder.was_set_back(made),
+            migrated=made is not None and made.migrated and not self._was_set_back(made, observed),
             observed=observed,
             watched=self.supervisor.is_current(self._watch_program()),
             memcached={program.name: self.supervisor.is_current(program) for program in nodes},
@@ -201,6 +202,23 @@ class LocalCluster:
             nginx=self.nginx,
             config=self.nginx_config(),
         )
+
+    def _was_set_back(self, release: Release, observed: Observed) -> bool:
+        """Tell whether older databases were put back since the release's migrations ran: they run again then.
+
+        An instance of the release says so. Where none runs, its sqlite file does; of a server nothing does.
+        """
+        wanted = self.config.app.migrate
+        if not wanted:
+            return False
+        url = lacking_url(wanted)
+        for running in observed.running:
+            if running.release == release.digest and running.listens:
+                said = probe(Name(self.places.run, running.instance).socket(release.digest), url)
+                if said:
+                    return bool(said.get("lacking"))
+        on_server = release.database is None and not observed.running
+        return on_server or self.builder.was_set_back(release)
 
     # --- changing
 

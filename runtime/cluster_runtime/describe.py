@@ -23,6 +23,7 @@ from cluster_runtime.databases import begin_with_the_projects
 from cluster_runtime.debug import derived, sources_of
 from cluster_runtime.django_setup import OVERLAY, prepare
 from cluster_runtime.failure import explain, remedy
+from cluster_runtime.migrations import is_to_migrate
 from cluster_runtime.paths import Opened, look
 from cluster_runtime.paths import refusals as refusals_of_paths
 
@@ -76,20 +77,6 @@ def _own_databases(config: RuntimeConfig) -> dict[str, Any]:
     """Return the project's own DATABASES, under what the overlay makes of them."""
     own: dict[str, Any] = getattr(import_module(config.settings), "DATABASES", {})
     return own
-
-
-def is_to_migrate(alias: str) -> bool:
-    """Tell whether a database is one that `migrate` is for: not a mirror, and one that takes some application's tables.
-
-    Of a database that the project's routers keep migrations from, it would make a table of its own.
-    """
-    from django.apps import apps  # noqa: PLC0415 - after the settings
-    from django.db import connections, router  # noqa: PLC0415
-
-    entry = connections[alias].settings_dict
-    if entry["ENGINE"] == "django.db.backends.dummy" or entry.get("TEST", {}).get("MIRROR"):
-        return False
-    return any(router.allow_migrate_model(alias, model) for model in apps.get_models(include_auto_created=True))
 
 
 def _sqlite_file(database: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@
 - `/-/health?project`: the first of these alone, with the status that the project answered.
 - `/-/probe`: which instance and release this is.
 - `/-/probe/site`: what whoever looks at the site as a visitor must know of the project.
+- `/-/probe/migrations?databases=A,B`: which migrations of the release these databases lack; all, where none is named.
 - `/-/probe/failure?path=PATH`: what the project raises when it is asked for that page, and the status of its answer.
 - `/-/probe/sessions`: how many there are, and what room they take.
 - `/-/probe/restore`: "restored" tells whether each memcached node has what it should; where not, it begins to get it.
@@ -61,6 +62,7 @@ def answer(path: str, query: str, config: RuntimeConfig, through_project: Callab
         "/-/probe": lambda: Answer(200, identity()),
         "/-/probe/site": lambda: Answer(200, {**identity(), **site_facts(config)}),
         "/-/probe/failure": lambda: _failure(arguments, config, through_project),
+        "/-/probe/migrations": lambda: _migrations(arguments),
         "/-/probe/session": lambda: _session(arguments),
         "/-/probe/sessions": _report,
         "/-/probe/restore": _restore,
@@ -94,6 +96,15 @@ def _failure(arguments: dict[str, str], config: RuntimeConfig, through_project: 
     trial = Trial(site=config.site, path=path, query=query, arrives=False)
     status = _run(trial, through_project)
     return Answer(200, {**identity(), "status": status, "failure": trial.failure, "passing": trial.passing})
+
+
+def _migrations(arguments: dict[str, str]) -> Answer:
+    from cluster_runtime.migrations import lacking  # noqa: PLC0415 - used here alone
+
+    try:
+        return Answer(200, {**identity(), "lacking": lacking(filter(None, arguments.get("databases", "").split(",")))})
+    except Exception as error:  # noqa: BLE001 - a database, or a migration, that can't be read raises anything
+        return Answer(503, {**identity(), "error": f"{type(error).__name__}: {error}"})
 
 
 def _run(trial: Trial, through_project: Callable[[Trial], int]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -99,7 +100,7 @@ class Told(Engine):
     def _answered(self, arguments: tuple[str, ...]) -> str | None:
         if arguments[2] == "cat":
             return "canary-made-password"
-        return self.live_text
+        return None if "/-/probe/migrations" in arguments[-1] else self.live_text
 
 
 def opened(root: Path) -> Stack:
@@ -379,6 +380,26 @@ def test_an_up_that_changes_nothing_remembers_what_pulumi_itself_has_let_serve(
     run_up(stack)
     assert remembered(stack) == (after, "new")
     assert "no changes; release new serves" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_database_that_was_set_back_is_migrated_again_in_the_release_that_serves(
+    status: int, with_run: Callable[[Told, Run], Stack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(NOTHING, "new")
+    migrated: list[list[str]] = []
+    stack = with_run(Told(found=STARTED, live_text=SERVED), run)
+    monkeypatch.setattr(Told, "ask", lambda _engine, _stack, _url: {"lacking": {"audit": ["visits.0002_more"]}})
+
+    def run_manage(_stack: Stack, words: list[str]) -> int:
+        migrated.append(words)
+        return status
+
+    monkeypatch.setattr(cli, "run_manage", run_manage)
+    with pytest.raises(CommandError, match="audit can't be migrated again") if status else nullcontext():
+        run_up(stack)
+    assert migrated == [["migrate", "--noinput", "--database", "audit"]]
+    assert len(run.asked) == 1 - status, "nothing is changed over a database that is not as it should be"
 
 
 def made(stack: Stack, *releases: str) -> None:

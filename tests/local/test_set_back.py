@@ -1,0 +1,57 @@
+"""A database that was put back from a backup older than its release is migrated again, whatever holds it."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from tests.local.postgres import Postgres, missing
+from tests.local.stand import Stand
+
+AGAIN = "run again"
+
+
+def unapplied(stand: Stand, *database: str) -> int:
+    listed = stand.run("manage", stand.name, "--", "showmigrations", "--plan", *database)
+    assert listed.status == 0, listed.output
+    return listed.output.count("[ ]")
+
+
+def set_back(stand: Stand, *words: str) -> None:
+    done = stand.run("manage", stand.name, "--", "migrate", *words)
+    assert done.status == 0, done.output
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_a_server_is_migrated_again_while_it_runs_and_after_it_was_down() -> None:
+    with contextlib.closing(Postgres()) as database, contextlib.closing(Stand(database=database)) as stand:
+        assert stand.up().status == 0
+        assert AGAIN not in stand.up().output
+        set_back(stand, "visits", "zero")
+        assert unapplied(stand) == 1
+        result = stand.up()
+        assert (result.status, result.output.count(AGAIN)) == (0, 1), result.output
+        assert unapplied(stand) == 0
+        assert "no changes" in stand.up().output
+        set_back(stand, "visits", "zero")
+        assert stand.run("down", stand.name).status == 0
+        result = stand.up()
+        assert result.status == 0, result.output
+        assert unapplied(stand) == 0
+
+
+def test_a_second_sqlite_is_migrated_again() -> None:
+    with contextlib.closing(Stand(case="second-database")) as stand:
+        assert stand.up().status == 0
+        set_back(stand, "audit", "zero", "--database", "audit")
+        assert unapplied(stand, "--database", "audit") > 0
+        result = stand.up()
+        assert (result.status, result.output.count(AGAIN)) == (0, 1), result.output
+        listed = stand.run("manage", stand.name, "--", "showmigrations", "audit", "--database", "audit")
+        assert "[ ]" not in listed.output
+        assert "no changes" in stand.up().output
+        # Whoever migrates by hand is not interfered with.
+        stand.edit_stack(lambda stack: stack["app"].update(migrate=False))
+        set_back(stand, "audit", "zero", "--database", "audit")
+        assert AGAIN not in stand.up().output

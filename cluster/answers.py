@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -15,9 +15,6 @@ MOST = 4 * 1024 * 1024
 
 #: No socket speaks TLS; httpx would read all of the machine's certificates for each of them, 50 ms a time.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-#: What reading an answer by its keys raises where it is another than expected.
-SENSELESS = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 
 
 class _Bounded(httpx.SyncByteStream):
@@ -51,12 +48,3 @@ class SocketTransport(httpx.HTTPTransport):
         return httpx.Response(
             response.status_code, headers=headers, stream=_Bounded(response.stream), extensions=response.extensions
         )
-
-
-def json_object(response: httpx.Response) -> dict[str, Any] | None:
-    """Return the JSON object of an answer; None where it is something else."""
-    try:
-        found = response.json()
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None

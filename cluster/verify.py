@@ -9,7 +9,6 @@ import base64
 import hashlib
 import http.client
 import os
-import time
 import urllib.parse
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from cluster.answers import SENSELESS, SocketTransport, json_object
+from cluster.answers import SocketTransport
+from cluster.asking import SENSELESS, TIMEOUT
 from cluster.config.models import Method
 from cluster.topology import Topology, exact_shares, percent, site_host, site_url
 from cluster_runtime.gate import Site, Visitor, asker, probe
@@ -34,12 +34,7 @@ ATTEMPTS = 3
 #: What a share may differ from its weight's where nginx's method is not exact, in standard deviations.
 DEVIATIONS = 4
 
-TIMEOUT = 10.0
-
 SERVER_ERROR = 500
-
-#: Seconds that a memcached node has to get its sessions from the others.
-RESTORE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,36 +75,6 @@ def verify(topology: Topology, reach: Reach) -> list[Check]:
             name = part.__name__.lstrip("_")
             checks.append(Check(name=name, ok=False, expected="an answer", found=f"{type(error).__name__}: {error}"))
     return checks
-
-
-def sessions_report(internal: str) -> dict[str, Any] | None:
-    """Return what an instance says of the session store (cluster_runtime.sessions.report); None where none says it."""
-    try:
-        with _client(internal) as client:
-            answer = client.get("http://localhost/-/probe/sessions", headers={"Host": "internal"})
-    except httpx.HTTPError:
-        return None
-    return json_object(answer) if answer.status_code == httpx.codes.OK else None
-
-
-def restore_sessions(internal: str) -> bool:
-    """Wait until each memcached node has the sessions that it should; False where one does not get them.
-
-    Where no instance answers nobody can give them, and nothing more is lost by going on.
-    """
-    deadline = time.monotonic() + RESTORE_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            with _client(internal) as client:
-                answer = client.get("http://localhost/-/probe/restore", headers={"Host": "internal"})
-            if answer.json()["restored"]:
-                return True
-        except httpx.ConnectError:
-            return True
-        except (httpx.HTTPError, *SENSELESS):
-            pass  # it has much to do, or has just begun: asked again
-        time.sleep(0.5)
-    return False
 
 
 def _client(socket: str) -> httpx.Client:

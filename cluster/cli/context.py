@@ -1,4 +1,7 @@
-"""What the commands share: the repository, the stack, the console."""
+"""What the commands share: the repository, the stack, the console.
+
+Each function imports what it needs: a command line that is only explained (--help) reads no stack file.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import yaml
-
 from cluster.cli import interrupts
-from cluster.config import ClusterConfig, Platform, StackFileError, load_stack
-from cluster.config.load import STACKS, stack_path
 
 if TYPE_CHECKING:
+    from cluster.config import ClusterConfig
     from cluster.lint import Finding
     from cluster.local.cluster import LocalCluster
     from cluster.local.places import Places
@@ -33,6 +33,8 @@ class CommandError(Exception):
 
 def find_root() -> Path:
     """Return the repository: the nearest directory upwards that holds `stacks`."""
+    from cluster.config.load import STACKS  # noqa: PLC0415
+
     try:
         here = Path.cwd()
     except FileNotFoundError as error:
@@ -76,6 +78,10 @@ class Stack:
 
     def engine_host(self) -> str:
         """Return the stack's docker:host; empty for the engine of the environment."""
+        import yaml  # noqa: PLC0415
+
+        from cluster.config.load import stack_path  # noqa: PLC0415
+
         document = yaml.safe_load(stack_path(self.root, self.name).read_text(encoding="utf-8"))
         return str((document.get("config") or {}).get("docker:host") or "")
 
@@ -128,6 +134,8 @@ class Commands(Protocol):
 
 def commands(stack: Stack) -> Commands:
     """Return the commands of the stack's platform; CommandError where there are none yet."""
+    from cluster.config import Platform  # noqa: PLC0415
+
     if stack.config.platform is Platform.LOCAL:
         from cluster.cli import local  # noqa: PLC0415 - each command imports only what it needs
 
@@ -141,6 +149,8 @@ def commands(stack: Stack) -> Commands:
 
 def stack_or_word(name: str) -> tuple[str, list[str]]:
     """Return the stack that a command line's first word names; one that names none is a word for the default stack."""
+    from cluster.config.load import stack_path  # noqa: PLC0415
+
     if stack_path(find_root(), name).exists():
         return name, []
     return DEFAULT_STACK, [name]
@@ -148,6 +158,8 @@ def stack_or_word(name: str) -> tuple[str, list[str]]:
 
 def open_stack(name: str) -> Stack:
     """Read the stack file of `name`."""
+    from cluster.config import load_stack  # noqa: PLC0415
+
     root = find_root()
     return Stack(root, name, load_stack(root, name))
 
@@ -173,7 +185,8 @@ def warn(line: str) -> None:
 
 def findings(stack: Stack, project: dict[str, object] | None = None) -> list[Finding]:
     """Return what the lints find in a stack, with what is known of this machine and the project."""
-    from cluster.lint import Facts, lint  # noqa: PLC0415 - most commands need none of it
+    from cluster.config import Platform  # noqa: PLC0415
+    from cluster.lint import Facts, lint  # noqa: PLC0415
     from cluster.local.nginx import NginxError, find_nginx  # noqa: PLC0415
     from cluster.render.nginx import version_in_image  # noqa: PLC0415
 
@@ -216,6 +229,9 @@ def _secret_names(stack: Stack) -> frozenset[str]:
 
 def _other_listens(stack: Stack) -> dict[int, str]:
     """Return the ports of other stacks on this machine."""
+    from cluster.config import Platform, StackFileError, load_stack  # noqa: PLC0415
+    from cluster.config.load import STACKS  # noqa: PLC0415
+
     found = {}
     for path in sorted((stack.root / STACKS).glob("Pulumi.*.yaml")):
         name = path.name[7:-5]

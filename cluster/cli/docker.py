@@ -38,12 +38,10 @@ from cluster.docker.engine import (
 )
 from cluster.docker.observe import SHORT_ID, Observed, observe
 from cluster.docker.places import DATABASE_SECRETS, RUN, base_image
-from cluster.docker.reach import reach
 from cluster.local.secrets import with_dropped
 from cluster.local.state import History
 from cluster.sessions import lines
 from cluster.topology import Topology, build_topology, percent, site_url
-from cluster.verify import verify
 from cluster_runtime.migrations import lacking_url
 from cluster_runtime.prepare import mask
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
@@ -412,9 +410,7 @@ class Proof:
             return self._begun[1].result()
 
     def _verify(self, release: str) -> list[Check]:
-        docker = self.docker
-        with reach(docker.engine, docker.label, docker.topology, release) as ways:
-            return verify(docker.topology, ways)
+        return _checked(self.docker, release)
 
 
 class Progress:
@@ -656,9 +652,15 @@ def run_verify(stack: Stack, *, as_json: bool) -> bool:
     if observed.live.nginx is None:
         raise CommandError(f"stack {stack.name} is not up; `cluster up {stack.name}` starts it")
     release = observed.release or next(iter(filter(None, observed.live.holders.values())), "none").partition(".")[0]
+    return print_checks(_checked(docker, release), as_json=as_json)
+
+
+def _checked(docker: DockerStack, release: str) -> list[Check]:
+    from cluster.docker.reach import reach  # noqa: PLC0415 - most commands send no requests
+    from cluster.verify import verify  # noqa: PLC0415
+
     with reach(docker.engine, docker.label, docker.topology, release) as ways:
-        checks = verify(docker.topology, ways)
-    return print_checks(checks, as_json=as_json)
+        return verify(docker.topology, ways)
 
 
 def run_logs(stack: Stack, names: list[str], *, lines: int, follow: bool) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 
-from cluster.config import StackFileError
-
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 FREE_ROOM = "free some room and run it again"
 
@@ -20,6 +18,7 @@ def tells_of_no_room(text: str) -> bool:
 def explain(error: BaseException) -> str | None:
     """Return what to tell the user of a failure; None for one that is this program's own mistake."""
     from cluster.cli.context import CommandError  # noqa: PLC0415 - only where there is something to explain
+    from cluster.config import StackFileError  # noqa: PLC0415
     from cluster.docker.engine import EngineError  # noqa: PLC0415
     from cluster.kept import HurtFile  # noqa: PLC0415
     from cluster.local.cluster import UpError  # noqa: PLC0415

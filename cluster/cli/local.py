@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cluster.adopting import left_behind
-from cluster.answers import SENSELESS
+from cluster.asking import SENSELESS, sessions_report
 from cluster.cli.context import CommandError, Stack, check_lints, say, tell, warn
 from cluster.config.models import DatabaseEngine
 from cluster.local.listeners import listening_ports, with_children
@@ -25,7 +25,6 @@ from cluster.local.state import History, Observed, locked
 from cluster.rotation import unverified_by
 from cluster.sessions import Lasting, lines, refusal, refused_loss, refused_rollback
 from cluster.topology import percent, site_url
-from cluster.verify import Check, Reach, sessions_report, verify
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
 from cluster_runtime.unfollowed import printable
 
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from cluster.local.owner import Owner
     from cluster.local.plan import Plan
     from cluster.topology import Topology
+    from cluster.verify import Check
 
 
 def site_address(stack: Stack) -> str:
@@ -87,7 +87,7 @@ def run_up(stack: Stack, *, pull: bool = False) -> None:
         cluster.apply(plan, make)
         seconds = time.monotonic() - began
     tell(f"done in {seconds:.1f} s")
-    checks = verify(cluster.topology, reach(stack, cluster, spec.digest))
+    checks = checked(stack, cluster, spec.digest)
     fail_unverified(checks)
     tell(f"verified: {sum(check.ok is True for check in checks)} checks; {url(stack)}")
 
@@ -156,7 +156,7 @@ def run_rollback(stack: Stack, to: str | None) -> None:
         if plan.is_empty:
             return
         cluster.apply(plan, lambda: release, rolled_back=True)
-    checks = verify(cluster.topology, reach(stack, cluster, digest))
+    checks = checked(stack, cluster, digest)
     fail_unverified(checks)
     tell(f"release {digest} serves. The next `cluster up` follows the stack file and the code again.")
 
@@ -341,8 +341,9 @@ def _print_status(  # noqa: PLR0913 - what is shown
     )
 
 
-def reach(stack: Stack, cluster: LocalCluster, release: str) -> Reach:
-    """Return how this machine's cluster is reached, for verify."""
+def checked(stack: Stack, cluster: LocalCluster, release: str) -> list[Check]:
+    """Check with real requests that `release` serves, and everything else."""
+    from cluster.verify import Reach, verify  # noqa: PLC0415 - most commands send no requests
     from cluster_runtime.names import Name  # noqa: PLC0415
 
     def intruders() -> list[str]:
@@ -351,13 +352,14 @@ def reach(stack: Stack, cluster: LocalCluster, release: str) -> Reach:
         others = {process.pid for process in processes.values() if process.pid} - nginx
         return [f"process {pid} on port {port}" for pid, port in listening_ports(others) if pid not in nginx]
 
-    return Reach(
+    ways = Reach(
         internal=str(stack.places.nginx_socket),
         instances={name: str(Name(stack.places.run, name).link) for name in cluster.topology.names},
         address=site_address(stack),
         release=release,
         intruders=intruders,
     )
+    return verify(cluster.topology, ways)
 
 
 def run_verify(stack: Stack, *, as_json: bool) -> bool:
@@ -368,7 +370,7 @@ def run_verify(stack: Stack, *, as_json: bool) -> bool:
         trouble = cluster.troubles(cluster.observe(), History.load(stack.places))
         words = "is not up" if not trouble else f"does not answer: {trouble[0]}"
         raise CommandError(f"stack {stack.name} {words}; `cluster up {stack.name}` starts it")
-    return print_checks(verify(cluster.topology, reach(stack, cluster, current)), as_json=as_json)
+    return print_checks(checked(stack, cluster, current), as_json=as_json)
 
 
 def print_checks(checks: list[Check], *, as_json: bool) -> bool:

@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.asking import restore_sessions
 from cluster.config.models import DatabaseEngine, SessionEngine, dump
 from cluster.interpreters import find_interpreter, needs_of, request
 from cluster.kept import HurtFile, make_way, point_at, remove_tree
@@ -32,7 +33,6 @@ from cluster.requirements import read_requirements
 from cluster.sessions import Lasting, of_release, refused_loss
 from cluster.source import TREE, project_place
 from cluster.topology import batches, build_topology
-from cluster.verify import restore_sessions
 from cluster_runtime.gate import probe, serving_socket
 from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
 from cluster_runtime.migrations import lacking_url

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from cluster.answers import MOST, SocketTransport, json_object
+from cluster.answers import MOST, SocketTransport
+from cluster.asking import object_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,5 +60,5 @@ def test_what_was_packed_is_not_unpacked() -> None:
 
 @pytest.mark.parametrize("text", [b"[1]", b"nothing", b"[" * 100_000, b"\xff"])
 def test_what_is_no_object_is_none(text: bytes) -> None:
-    assert json_object(httpx.Response(200, content=text)) is None
-    assert json_object(httpx.Response(200, content=b'{"a": 1}')) == {"a": 1}
+    assert object_in(text) is None
+    assert object_in(b'{"a": 1}') == {"a": 1}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 #: What of an answer is read at most, bytes.
 MOST = 4 * 1024 * 1024
 
-#: No socket speaks TLS; httpx would read all of the machine's certificates for each of them, 50 ms a time.
+#: Nobody who is asked here speaks TLS; httpx would read all of the machine's certificates each time, in 50 ms.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 

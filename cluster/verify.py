@@ -6,21 +6,21 @@ What a platform must bring is in `Reach`: ways to nginx's internal socket, to ea
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import http.client
 import os
 import urllib.parse
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from cluster.answers import SocketTransport
-from cluster.asking import SENSELESS, TIMEOUT
+from cluster.answers import NO_TLS, SocketTransport
+from cluster.asking import SENSELESS, TIMEOUT, object_in
 from cluster.config.models import Method
 from cluster.topology import Topology, exact_shares, percent, site_host, site_url
-from cluster_runtime.gate import Site, Visitor, asker, probe
+from cluster_runtime.gate import Site, Visitor, asker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -65,35 +65,68 @@ class Reach:
     intruders: Callable[[], list[str]]
 
 
+class Ways:
+    """The ways to a cluster, and a connection to each of its sockets that is kept: a new one may be a process there."""
+
+    def __init__(self, reach: Reach) -> None:
+        self.reach = reach
+        self._clients: dict[str, httpx.Client] = {}
+
+    def client(self, socket: str) -> httpx.Client:
+        """Return what asks over a socket."""
+        if socket not in self._clients:
+            transport = SocketTransport(socket)
+            self._clients[socket] = httpx.Client(transport=transport, timeout=TIMEOUT, trust_env=False)
+        return self._clients[socket]
+
+    def instance(self, name: str) -> httpx.Client:
+        """Return what asks an instance by its own socket."""
+        return self.client(self.reach.instances[name])
+
+    def internal(self) -> httpx.Client:
+        """Return what asks through nginx's internal socket."""
+        return self.client(self.reach.internal)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for client in self._clients.values():
+            client.close()
+
+
 def verify(topology: Topology, reach: Reach) -> list[Check]:
     """Check everything; the first failure does not stop the rest."""
     checks: list[Check] = []
-    for part in (_site, _instances, _shares, _sessions, _closed):
-        try:
-            checks += part(topology, reach)
-        except (httpx.HTTPError, *SENSELESS) as error:
-            name = part.__name__.lstrip("_")
-            checks.append(Check(name=name, ok=False, expected="an answer", found=f"{type(error).__name__}: {error}"))
+    with contextlib.closing(Ways(reach)) as ways:
+        for part in (_site, _instances, _shares, _sessions, _closed):
+            try:
+                checks += part(topology, ways)
+            except (httpx.HTTPError, *SENSELESS) as error:
+                name, found = part.__name__.lstrip("_"), f"{type(error).__name__}: {error}"
+                checks.append(Check(name=name, ok=False, expected="an answer", found=found))
     return checks
 
 
-def _client(socket: str) -> httpx.Client:
-    return httpx.Client(transport=SocketTransport(socket), timeout=TIMEOUT, trust_env=False)
-
-
-def _said_of_site(topology: Topology, reach: Reach) -> Site:
+def _said_of_site(topology: Topology, ways: Ways) -> Site:
     """Return what an instance says of the site; where none says it, what the stack file does."""
     for name in topology.names:
-        said = probe(Path(reach.instances[name]), "/-/probe/site")
+        said = _said(ways, name)
         if said:
             return Site.read(said)
     return Site(site=site_url(topology.config).rstrip("/"), hosts=(site_host(topology.config),))
 
 
-def _site(topology: Topology, reach: Reach) -> Iterator[Check]:
+def _said(ways: Ways, name: str) -> dict[str, Any] | None:
+    try:
+        response = ways.instance(name).get("http://localhost/-/probe/site")
+    except httpx.HTTPError:
+        return None
+    return object_in(response.content) if response.status_code == httpx.codes.OK else None
+
+
+def _site(topology: Topology, ways: Ways) -> Iterator[Check]:
     """Look at the site as a visitor does, through nginx."""
-    site = _said_of_site(topology, reach)
-    address = urllib.parse.urlsplit(reach.address)
+    site = _said_of_site(topology, ways)
+    address = urllib.parse.urlsplit(ways.reach.address)
 
     def connect() -> http.client.HTTPConnection:
         return http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT)
@@ -103,8 +136,8 @@ def _site(topology: Topology, reach: Reach) -> Iterator[Check]:
         yield from _page(visitor, page)
     if site.websocket is not None:
         yield _websocket(connect, site.site, site.websocket)
-    with httpx.Client(timeout=TIMEOUT, trust_env=False) as client:
-        denied = client.get(f"{reach.address}/-/health", headers={"Host": urllib.parse.urlsplit(site.site).netloc})
+    with httpx.Client(timeout=TIMEOUT, trust_env=False, verify=NO_TLS) as client:
+        denied = client.get(f"{ways.reach.address}/-/health", headers={"Host": urllib.parse.urlsplit(site.site).netloc})
         yield Check(
             name="the runtime's pages are not public",
             ok=denied.status_code == httpx.codes.NOT_FOUND,
@@ -149,23 +182,22 @@ def _websocket(connect: Callable[[], http.client.HTTPConnection], site: str, pat
     return Check(name=name, ok=ok, expected=expected, found=str(status))
 
 
-def _instances(topology: Topology, reach: Reach) -> Iterator[Check]:
+def _instances(topology: Topology, ways: Ways) -> Iterator[Check]:
     for name in topology.names:
-        found = f"release {reach.release}"
+        found = f"release {ways.reach.release}"
         try:
-            with _client(reach.instances[name]) as client:
-                answer = client.get("http://localhost/-/probe").raise_for_status().json()
-            ok = (answer["instance"], answer["release"]) == (name, reach.release)
+            answer = ways.instance(name).get("http://localhost/-/probe").raise_for_status().json()
+            ok = (answer["instance"], answer["release"]) == (name, ways.reach.release)
             found = f"{answer['instance']}, release {answer['release']}"
         except (httpx.HTTPError, *SENSELESS) as error:
             ok, found = False, f"{type(error).__name__}: {error}"
-        yield Check(name=f"{name} answers", ok=ok, expected=f"{name}, release {reach.release}", found=found)
+        yield Check(name=f"{name} answers", ok=ok, expected=f"{name}, release {ways.reach.release}", found=found)
 
 
 # --- shares
 
 
-def _shares(topology: Topology, reach: Reach) -> list[Check]:
+def _shares(topology: Topology, ways: Ways) -> list[Check]:
     method = topology.config.upstream.method
     weights = sum(i.server.weight for i in topology.instances if i.share)
     fewest = FEWEST if exact_shares(topology.config) else FEWEST_BY_CHANCE
@@ -173,10 +205,10 @@ def _shares(topology: Topology, reach: Reach) -> list[Check]:
     checks: list[Check] = []
     for _attempt in range(ATTEMPTS):
         # With others' requests between ours only chance decides, and it takes more of them to tell.
-        before = _requests_so_far(reach)
-        counts = _count(reach, requests, method)
+        before = _requests_so_far(ways)
+        counts = _count(ways, requests, method)
         # The look before is counted as well. More than that, and others' requests have come between ours.
-        alone = _requests_so_far(reach) - before == requests + 1
+        alone = _requests_so_far(ways) - before == requests + 1
         checks = [_share_check(topology, name, counts, requests, alone=alone) for name in topology.names]
         if all(check.ok is not False for check in checks) and (alone or requests >= FEWEST_BY_CHANCE):
             break  # among others' requests the same number again would tell no more
@@ -193,18 +225,17 @@ def _excused(topology: Topology, checks: list[Check]) -> list[Check]:
     return [replace(check, ok=None, found=check.found + why) if check.ok is False else check for check in checks]
 
 
-def _count(reach: Reach, requests: int, method: Method) -> dict[str, int]:
+def _count(ways: Ways, requests: int, method: Method) -> dict[str, int]:
     counts: dict[str, int] = {}
-    with _client(reach.internal) as client:
-        for number in range(requests):
-            headers = {"Host": "internal"}
-            url = "http://localhost/-/probe"
-            if method is Method.IP_HASH:
-                headers["X-Probe-Address"] = _address(number)
-            if method is Method.HASH:
-                url += f"?{number}"
-            answer = client.get(url, headers=headers).raise_for_status().json()
-            counts[answer["instance"]] = counts.get(answer["instance"], 0) + 1
+    for number in range(requests):
+        headers = {"Host": "internal"}
+        url = "http://localhost/-/probe"
+        if method is Method.IP_HASH:
+            headers["X-Probe-Address"] = _address(number)
+        if method is Method.HASH:
+            url += f"?{number}"
+        answer = ways.internal().get(url, headers=headers).raise_for_status().json()
+        counts[answer["instance"]] = counts.get(answer["instance"], 0) + 1
     return counts
 
 
@@ -214,11 +245,10 @@ def _address(number: int) -> str:
     return f"10.{network[0]}.{network[1]}.1"
 
 
-def _requests_so_far(reach: Reach) -> int:
+def _requests_so_far(ways: Ways) -> int:
     """Return how many requests nginx has served (stub_status), this one included."""
-    with _client(reach.internal) as client:
-        text = client.get("http://localhost/-/connections", headers={"Host": "internal"}).raise_for_status().text
-    return int(text.splitlines()[2].split()[2])
+    answer = ways.internal().get("http://localhost/-/connections", headers={"Host": "internal"}).raise_for_status()
+    return int(answer.text.splitlines()[2].split()[2])
 
 
 def _share_check(topology: Topology, name: str, counts: dict[str, int], requests: int, *, alone: bool) -> Check:
@@ -253,11 +283,11 @@ def _share_check(topology: Topology, name: str, counts: dict[str, int], requests
 # --- sessions
 
 
-def _sessions(topology: Topology, reach: Reach) -> Iterator[Check]:
+def _sessions(topology: Topology, ways: Ways) -> Iterator[Check]:
     """Let one session be served by every instance in turn, and see that each finds what the one before it stored."""
     names = topology.names
     expected = f"counted by {len(names)} instances"
-    answer = _session(reach, names[0], "create=1")
+    answer = _session(ways, names[0], "create=1")
     if answer.get("status") == httpx.codes.NOT_IMPLEMENTED:
         yield Check(
             name="a session on every instance", ok=None, expected=expected, found="the project uses no sessions"
@@ -268,27 +298,27 @@ def _sessions(topology: Topology, reach: Reach) -> Iterator[Check]:
         if "session" not in answer:
             problem = str(answer.get("error", answer))
             break
-        answer = _session(reach, name, f"write={urllib.parse.quote(answer['session'], safe='')}")
+        answer = _session(ways, name, f"write={urllib.parse.quote(answer['session'], safe='')}")
         if answer.get("counter") != number + 1:
             problem = f"{name} found {answer.get('counter', answer.get('error'))}, not what was stored before"
             break
     if not problem:
-        _session(reach, names[-1], f"delete={urllib.parse.quote(answer['session'], safe='')}")
+        _session(ways, names[-1], f"delete={urllib.parse.quote(answer['session'], safe='')}")
     found = problem or f"counted by {len(names)} instances ({topology.config.sessions.engine})"
     yield Check(name="a session on every instance", ok=not problem, expected=expected, found=found)
 
 
-def _session(reach: Reach, instance: str, query: str) -> dict[str, Any]:
-    with _client(reach.instances[instance]) as client:
-        response = client.get(f"http://localhost/-/probe/session?{query}", headers={"X-Forwarded-Proto": "https"})
-        if response.status_code >= SERVER_ERROR and response.status_code != httpx.codes.NOT_IMPLEMENTED:
-            return {"error": f"{instance} answered with {response.status_code}"}
-        answer: dict[str, Any] = response.json()
-        return {**answer, "status": response.status_code}
+def _session(ways: Ways, instance: str, query: str) -> dict[str, Any]:
+    url = f"http://localhost/-/probe/session?{query}"
+    response = ways.instance(instance).get(url, headers={"X-Forwarded-Proto": "https"})
+    if response.status_code >= SERVER_ERROR and response.status_code != httpx.codes.NOT_IMPLEMENTED:
+        return {"error": f"{instance} answered with {response.status_code}"}
+    answer: dict[str, Any] = response.json()
+    return {**answer, "status": response.status_code}
 
 
-def _closed(_topology: Topology, reach: Reach) -> Iterator[Check]:
-    found = reach.intruders()
+def _closed(_topology: Topology, ways: Ways) -> Iterator[Check]:
+    found = ways.reach.intruders()
     yield Check(
         name="nothing but nginx listens on a port",
         ok=not found,

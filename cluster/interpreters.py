@@ -157,23 +157,24 @@ def find_interpreter(needs: list[Need], pythons: Path, options: Mapping[str, Any
     ReleaseError is one line, with what is there.
     """
     wanted = [Need(allows=(LEAST,), source="the cluster's own runtime"), *needs]
-    seen: dict[str, str] = {}
+    here, refused = dict[str, None](), list[str]()
     for path in candidates(pythons):
         found = _ask(path, options)
         if found is None:
             if _ask(path, {}) is not None:
-                seen[path] = f"{path}, which {user} can't run"
+                refused.append(path)
             continue
-        seen[path] = str(found)
+        here[str(found)] = None
         if all(need.holds(found.version) for need in wanted):
             return found
     brought = _bring(request(needs), pythons)
     if brought is not None:
         return find_interpreter(needs, pythons, options, user)
     asked = ", ".join(str(need) for need in (needs or wanted))
+    others = f" ({user} can't run {', '.join(refused)})" if refused else ""
     raise ReleaseError(
-        f"app.python: Python {asked} is needed; here are {', '.join(dict.fromkeys(seen.values())) or 'none'}, and uv "
-        'can\'t bring another: install one where everybody can run it, or say which in app.python ("3.13")'
+        f"app.python: Python {asked} is needed; here are {', '.join(here) or 'none'}{others}, and uv can't bring "
+        'another: install one where everybody can run it, or say which in app.python ("3.13")'
     )
 
 

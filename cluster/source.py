@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cluster.settings_source import Settings, read_settings
+from cluster_runtime.databases import file_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -39,6 +40,9 @@ IGNORED_DIRECTORIES = frozenset(
     )
 )
 DATABASE_SUFFIXES = (".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".sqlite3-journal")
+
+#: What every sqlite database begins with.
+SQLITE_MAGIC = b"SQLite format 3\0"
 
 #: What lies beside an sqlite database while it is used.
 SQLITE_ENDINGS = ("", "-wal", "-shm", "-journal")
@@ -180,11 +184,11 @@ class Source:
         """The sqlite files that DATABASES names: their content is data, and never code."""
         found: Any = self.settings.known("DATABASES") or {}
         entries = [
-            str(entry.get("NAME"))
+            file_of(str(entry.get("NAME") or ""))
             for alias, entry in (found.items() if isinstance(found, dict) else ())
             if isinstance(entry, dict) and alias not in self.owned_databases and "sqlite" in str(entry.get("ENGINE"))
         ]
-        return tuple(self.project / name for name in entries if name and ":" not in name)
+        return tuple(self.project / name for name in entries if name)
 
     @cached_property
     def listing(self) -> Listing:
@@ -196,6 +200,10 @@ class Source:
             if not os.path.lexists(source):
                 raise ReleaseError(f"app.include: {path}: there is no {source}")
             self._take(found, source, path, Rule.WHOLE)
+            if is_sqlite(source):
+                # What was not yet written back from its journal belongs to it.
+                journals = [(source.with_name(source.name + ending), path + ending) for ending in ("-wal", "-journal")]
+                found.entries += [Entry(target, journal) for journal, target in journals if journal.is_file()]
         for file in self._database_files():
             found.entries.append(Entry(os.path.relpath(file, self.project), file, fixed=False))
         found.entries = list({entry.target: entry for entry in found.entries}.values())
@@ -328,6 +336,14 @@ class Source:
                 yield from (file for file in files if file.is_file())
 
 
+def is_sqlite(path: Path) -> bool:
+    """Tell whether a file is an sqlite database, by its first bytes."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC
+
+
 def write_tree(entries: Iterable[Entry], project: Path, copy: Callable[[Path, Path], object]) -> None:
     """Write entries where they belong; `project` is the project's directory in the release, `copy` copies a file."""
     project.mkdir(parents=True, exist_ok=True)
@@ -406,6 +422,7 @@ __all__ = [
     "Source",
     "digest_of",
     "find_media",
+    "is_sqlite",
     "project_place",
     "shared_paths",
     "shared_place",

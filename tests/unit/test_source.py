@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +140,17 @@ def test_a_database_of_the_project_is_seed_and_never_code(root: Path) -> None:
     assert taken(root) == {"data.db", "audit", "audit-wal"}
     (root / "site" / "audit").write_text("another row")
     assert source(root).digest() == before, "each visit of the development server would make another release"
+
+
+def test_a_database_may_be_named_by_a_uri_or_by_the_stack_file(root: Path) -> None:
+    database = '{"ENGINE": "x.sqlite3", "NAME": f"file:{BASE_DIR}/audit.sqlite3?mode=rwc"}'
+    make(root, "audit.sqlite3", settings=f'DATABASES = {{"audit": {database}}}\n')
+    with contextlib.closing(sqlite3.connect(root / "site" / "site.sqlite3")) as connection, connection:
+        connection.execute("CREATE TABLE t (x)")
+    (root / "site" / "site.sqlite3-wal").write_text("")
+    assert taken(root) == {"audit.sqlite3"}
+    # Where settings compute it, only its maker can say so; what is not yet written back belongs to it.
+    assert taken(root, include=["site.sqlite3"]) == {"audit.sqlite3", "site.sqlite3", "site.sqlite3-wal"}
 
 
 def test_a_link_that_stays_in_the_project_stays_a_link(root: Path) -> None:

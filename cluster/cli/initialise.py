@@ -499,13 +499,13 @@ def _choose_media(written: Written, facts: dict[str, Any], directory: Path) -> N
 
 def _choose_shared(written: Written, facts: dict[str, Any], absent: str) -> None:
     """Keep what the settings say is written outside the releases; uploads and databases have keys of their own."""
-    paths = [{"setting": "the project, which fails without it,", "path": absent}] if absent else []
+    absent = (posixpath.dirname(absent) or absent) if posixpath.splitext(absent)[1] else absent
+    paths = [{"setting": "the project, which fails without it,", "share": absent}] if absent else []
     for one in (*paths, *facts.get("paths", {}).get("written", ())):
-        if one["setting"].startswith(("MEDIA_ROOT", "DATABASES")):
+        path = str(one["share"])
+        # What the import alone writes may be for each release, or must stay: only who made the project knows.
+        if not path or not one["setting"] or one["setting"].startswith(("MEDIA_ROOT", "DATABASES")):
             continue
-        path = str(one["path"])
-        if posixpath.splitext(path)[1]:
-            path = posixpath.dirname(path) or path
         if path not in written.shared:
             written.shared.append(path)
             written.lines.append(f"shared: {path}, which {one['setting']} writes")

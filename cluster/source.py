@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.settings_source import Settings, read_settings
 from cluster_runtime.databases import file_of
+from cluster_runtime.gather import is_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -40,9 +41,6 @@ IGNORED_DIRECTORIES = frozenset(
     )
 )
 DATABASE_SUFFIXES = (".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".sqlite3-journal")
-
-#: What every sqlite database begins with.
-SQLITE_MAGIC = b"SQLite format 3\0"
 
 #: What lies beside an sqlite database while it is used.
 SQLITE_ENDINGS = ("", "-wal", "-shm", "-journal")
@@ -336,14 +334,6 @@ class Source:
                 yield from (file for file in files if file.is_file())
 
 
-def is_sqlite(path: Path) -> bool:
-    """Tell whether a file is an sqlite database, by its first bytes."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC
-
-
 def write_tree(entries: Iterable[Entry], project: Path, copy: Callable[[Path, Path], object]) -> None:
     """Write entries where they belong; `project` is the project's directory in the release, `copy` copies a file."""
     project.mkdir(parents=True, exist_ok=True)
@@ -422,7 +412,6 @@ __all__ = [
     "Source",
     "digest_of",
     "find_media",
-    "is_sqlite",
     "project_place",
     "shared_paths",
     "shared_place",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import shutil
 import signal
 import stat
@@ -36,6 +37,7 @@ from cluster.verify import restore_sessions
 from cluster_runtime.gate import serving_socket
 from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
 from cluster_runtime.names import Name
+from cluster_runtime.paths import is_within
 from cluster_runtime.prepare import mask
 from cluster_runtime.secret_files import is_held
 
@@ -147,7 +149,25 @@ class LocalCluster:
             Lasting.of(runtime["sessions"]["path"], runtime["database"], spec.secrets),
             discard_sessions=sessions.discard,
             discard_data=discard,
-        ) or (None if discard else self._lost_database(runtime["database"]))
+        ) or (
+            self.refused_hiding(runtime["shared"], spec.digest)
+            or (None if discard else self._lost_database(runtime["database"]))
+        )
+
+    def refused_hiding(self, shared: Iterable[str], digest: str) -> str | None:
+        """Return why release `digest`, which shares these paths, must not serve: it would not see what is kept."""
+        last = self._last_release()
+        for path, place in last.runtime()["shared"].items() if last else ():
+            where = self.places.shared / place
+            files = [where] if where.is_file() else [file for file in where.rglob("*") if not file.is_dir()]
+            seen = [posixpath.join(path, file.relative_to(where)) if file != where else path for file in files]
+            if any(not any(is_within(file, other) for other in shared) for file in seen):
+                return (
+                    f"app.shared: {path} is kept in {where}, and release {digest} does not share it: what is in there "
+                    f"would not be seen any more. Say `cluster up` with {path} in app.shared, or move it away if it "
+                    "may be left behind"
+                )
+        return None
 
     def _lost_database(self, database: dict[str, Any] | None) -> str | None:
         """Return what to say of an sqlite that a release has served with, and that is gone or empty now."""
@@ -345,6 +365,8 @@ class LocalCluster:
                 end_processes(orphaned_nginx(self.places), signal.SIGQUIT)
             self.nginx.put_in_place(directory, config.digest, reload=plan.nginx == "reload")
         self._stop_stale(release, settle=plan.nginx == "reload")
+        if plan.former is not None and plan.former != release.digest:
+            self.builder.take_written(plan.former, release)
         self._forget_old(history, release)
 
     def _make_directories(self) -> None:

@@ -339,4 +339,14 @@ def _paths_in(where: str, value: Any, depth: int) -> Iterator[tuple[str, str]]:
             yield from _paths_in(where, inner, depth + 1)
 
 
-__all__ = ["LEFT_OUT", "Opened", "Stored", "how_to_keep", "look", "refusals", "storages_of_project", "why_written"]
+__all__ = [
+    "LEFT_OUT",
+    "Opened",
+    "Stored",
+    "how_to_keep",
+    "is_within",
+    "look",
+    "refusals",
+    "storages_of_project",
+    "why_written",
+]

@@ -215,8 +215,19 @@ class Source:
 
     def tree(self, shared: str) -> list[Entry]:
         """Return all that lies in a release's tree: what is taken, and links to what is shared, below `shared`."""
-        links = [Entry(path, None, link=f"{shared}/{shared_place(path)}") for path in self.shared]
+        links = [Entry(place, None, link=f"{shared}/{shared_place(path)}") for place, path in self._links.items()]
         return [*self.listing.entries, *links]
+
+    @cached_property
+    def _links(self) -> dict[str, str]:
+        """What is shared, by where its link lies: through links of the project, as they are in a release too."""
+        project = self.project.resolve()
+        found = {}
+        for path in self.shared:
+            above = Path(os.path.realpath(self.project / posixpath.dirname(path)))
+            inside = above == project or project in above.parents
+            found[os.path.relpath(above / posixpath.basename(path), project) if inside else path] = path
+        return found
 
     def digest(self) -> str:
         """Return a digest of the names, contents and executable bits of what a release takes."""
@@ -249,7 +260,7 @@ class Source:
         """Return by which rule an entry of a directory is taken; None where it is left out."""
         directory = path.is_dir() and not path.is_symlink()
         useless = path.name in NEVER or path.name.endswith(BYTECODE) or (directory and (path / VENV_MARK).is_file())
-        if useless or target in self.shared or self._is_database(path):
+        if useless or target in self._links or self._is_database(path):
             return None
         if rule is Rule.WHOLE or any(path == named or named in path.parents for named in self._named):
             return Rule.WHOLE

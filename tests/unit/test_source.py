@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -125,6 +126,16 @@ def test_what_is_shared_is_no_part_of_a_release_but_a_link(root: Path) -> None:
         "media": "/data/media",
         "var/audit.sqlite3": "/data/var%2Faudit.sqlite3/audit.sqlite3",
     }
+
+
+def test_what_is_shared_below_a_link_of_the_project_is_a_link_where_that_leads(root: Path) -> None:
+    make(root, "data/media/a.txt", "data/b.txt")
+    (root / "site" / "var").symlink_to("data")
+    entries = source(root, shared=["var/media"]).tree("/kept")
+    write_tree(entries, root / "release", shutil.copy2)
+    assert str((root / "release" / "data" / "media").readlink()) == "/kept/var%2Fmedia"
+    assert str((root / "release" / "var").readlink()) == "data"
+    assert (root / "release" / "var" / "b.txt").read_text() == "x"
 
 
 def test_two_shared_paths_never_lie_in_one_place() -> None:

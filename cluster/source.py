@@ -231,7 +231,18 @@ class Source:
 
     def digest(self) -> str:
         """Return a digest of the names, contents and executable bits of what a release takes."""
-        return digest_of(self.listing.entries)
+        return _digest(self._fingerprints)
+
+    @cached_property
+    def _fingerprints(self) -> list[str]:
+        """What each entry was when it was looked at."""
+        return fingerprints(self.listing.entries)
+
+    def changed(self) -> list[str]:
+        """Return what is not any more as it was when the digest was made."""
+        now = fingerprints(self.listing.entries)
+        fixed = [entry.target for entry in self.listing.entries if entry.fixed]
+        return [path for path, then, new in zip(fixed, self._fingerprints, now, strict=True) if then != new]
 
     # --- looking
 
@@ -380,10 +391,18 @@ def source_of(config: ClusterConfig, root: Path) -> Source:
 
 def digest_of(entries: Iterable[Entry]) -> str:
     """Return a digest of the names, contents and executable bits of entries."""
+    return _digest(fingerprints(entries))
+
+
+def fingerprints(entries: Iterable[Entry]) -> list[str]:
+    """Return, of each entry that makes another release when it changes, its name, content and executable bit."""
+    return [_fingerprint(entry) for entry in entries if entry.fixed]
+
+
+def _digest(found: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for entry in entries:
-        if entry.fixed:
-            digest.update(f"{_fingerprint(entry)}\0\0".encode("utf-8", "surrogateescape"))
+    for one in found:
+        digest.update(f"{one}\0\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -391,8 +410,8 @@ def _fingerprint(entry: Entry) -> str:
     if entry.link is not None:
         return f"link\0{entry.target}\0{entry.link}"
     assert entry.source is not None, "what is made empty is not fixed"  # noqa: S101 - for the type checker
-    kind = "program" if entry.source.stat().st_mode & 0o100 else "file"
     try:
+        kind = "program" if entry.source.stat().st_mode & 0o100 else "file"
         with entry.source.open("rb") as file:
             return f"{kind}\0{entry.target}\0{hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError as error:

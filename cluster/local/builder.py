@@ -41,6 +41,7 @@ from cluster.release import (
     RUNTIME,
     ReleaseError,
     ReleaseSpec,
+    check_copied,
     package_files,
     runtime_config,
     runtime_requirements,
@@ -285,6 +286,7 @@ class Builder:
                 self._mend_tree(entries, top, directory)
             else:
                 write_tree(entries, top, copy_file)
+        check_copied(spec)
 
     def _compile(self, directory: Path) -> None:
         """Compile a release's code once, for the dozen processes that import it and may write nothing beside it.

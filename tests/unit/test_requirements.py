@@ -10,7 +10,7 @@ import pytest
 
 from cluster.config import parse_config
 from cluster.packages import is_of_lock, mask_urls, uv_config, write_installation
-from cluster.release import ReleaseSpec, local_lines, sources, specify
+from cluster.release import ReleaseSpec, check_copied, local_lines, sources, specify
 from cluster.requirements import Kind, Requirements, find_reference, local_path, optional_lines, read_requirements
 from cluster.source import ReleaseError
 
@@ -127,6 +127,21 @@ def test_a_change_above_the_project_is_another_release_with_a_word_for_it(tmp_pa
     second = spec(root)
     assert {part for part in second.parts if second.parts[part] != first.parts[part]} == {"packages"}
     assert second.environment_digest == first.environment_digest
+
+
+@pytest.mark.parametrize("path", ["site/views.py", "lib/x.py"])
+@pytest.mark.parametrize("text", ["never released", None])
+def test_what_was_changed_since_it_was_looked_at_is_no_release(path: str, text: str | None, tmp_path: Path) -> None:
+    packages = {"lib/pyproject.toml": PACKAGE.format(name="lib"), "lib/x.py": "1"}
+    root = project(tmp_path, **{"site/requirements.txt": "-e ../lib\n", "site/views.py": "1", **packages})
+    first = spec(root)
+    check_copied(first)
+    if text is None:
+        (root / path).unlink()
+    else:
+        (root / path).write_text(text)
+    with pytest.raises(ReleaseError):
+        check_copied(first)
 
 
 def test_a_package_whose_own_code_says_what_it_needs_makes_another_environment(tmp_path: Path) -> None:

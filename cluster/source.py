@@ -121,6 +121,13 @@ def check_shared(path: str, held: Path) -> None:
         raise ReleaseError(
             f"app.shared: {path} is a file, and its name has no ending: name the directory that holds it"
         )
+    code = next((name for name in ("__init__.py", "manage.py") if (held / name).is_file()), None)
+    if code is not None or held.suffix in KEPT_SUFFIXES:
+        why = f" (it holds {code})" if code else ""
+        raise ReleaseError(
+            f"app.shared: {path} is code{why}, and what is shared is the same for all releases: no change of it would "
+            "ever run; name what the project writes there"
+        )
 
 
 @dataclass(frozen=True)

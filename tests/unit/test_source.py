@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster.config import load_stack, parse_config
-from cluster.source import ReleaseError, Source, project_place, shared_place, source_of, write_tree
+from cluster.source import ReleaseError, Source, check_shared, project_place, shared_place, source_of, write_tree
 from tests.local.stand import ROOT, stack_of_case
 
 if TYPE_CHECKING:
@@ -126,6 +126,14 @@ def test_what_is_shared_is_no_part_of_a_release_but_a_link(root: Path) -> None:
         "media": "/data/media",
         "var/audit.sqlite3": "/data/var%2Faudit.sqlite3/audit.sqlite3",
     }
+
+
+def test_code_is_not_to_be_shared(root: Path) -> None:
+    make(root, "media/a.txt", "media/sample.py")
+    check_shared("media", root / "site" / "media")
+    for path in ("pkg", "pkg/settings.py"):
+        with pytest.raises(ReleaseError, match=f"app.shared: {path} is code"):
+            check_shared(path, root / "site" / path)
 
 
 def test_what_is_shared_below_a_link_of_the_project_is_a_link_where_that_leads(root: Path) -> None:

@@ -27,10 +27,13 @@ LEFT_OUT = "left-out.json"
 #: Settings that Django, or a project, reads directories from.
 READ = ("STATICFILES_DIRS", "TEMPLATES", "LOCALE_PATHS", "FIXTURE_DIRS", "sys.path")
 
+#: How an option of a storage ends in any setting: packages have storages of their own (FILER_STORAGES, DBBACKUP_…).
+STORED_AT = "['location']"
+
 #: Settings whose paths are written, with the end of the one that is, where only some are; DATA is somebody's data.
 DATA = {
     "MEDIA_ROOT": "",
-    "STORAGES": "['location']",
+    "STORAGES": STORED_AT,
     "DATABASES": "['NAME']",
     "EMAIL_FILE_PATH": "",
     "SESSION_FILE_PATH": "",
@@ -118,7 +121,7 @@ def look(
         path = release.path_of(text)
         if path is None or setting.startswith(IGNORED):
             continue
-        data = _is_among(DATA, setting)
+        data = _is_among(DATA, setting) or setting.endswith(STORED_AT)
         if data or _is_among(SCRATCH, setting) or _sounds_written(setting):
             if not release.is_shared(path) and not _is_replaced(setting, config):
                 written.append(release.written(setting, path, data=data))

@@ -36,6 +36,7 @@ def written(
         ("HAYSTACK_CONNECTIONS", {"default": {"ENGINE": "whoosh", "PATH": "{site}/whoosh_index"}}, "whoosh_index"),
         ("HUEY", {"huey_class": "huey.SqliteHuey", "filename": "{site}/data/tasks.sqlite3"}, "data/tasks.sqlite3"),
         ("STORAGES", {"default": {"OPTIONS": {"location": "{site}/files"}}}, "files"),
+        ("DBBACKUP_STORAGE_OPTIONS", {"location": "{site}/dumps"}, "dumps"),
     ],
 )
 def test_what_a_well_known_package_writes_is_data(name: str, value: Any, path: str, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from cluster_runtime.prepare import mask
 from cluster_runtime.secret_files import is_held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from cluster.config.models import ClusterConfig
     from cluster.local.places import Places
@@ -157,11 +157,11 @@ class LocalCluster:
     def refused_hiding(self, shared: Iterable[str], digest: str) -> str | None:
         """Return why release `digest`, which shares these paths, must not serve: it would not see what is kept."""
         last = self._last_release()
+        shared = list(shared)
         for path, place in last.runtime()["shared"].items() if last else ():
             where = self.places.shared / place
-            files = [where] if where.is_file() else [file for file in where.rglob("*") if not file.is_dir()]
-            seen = [posixpath.join(path, file.relative_to(where)) if file != where else path for file in files]
-            if any(not any(is_within(file, other) for other in shared) for file in seen):
+            # Where all of it is seen nobody looks through it: there may be millions of files.
+            if not _is_seen(path, shared) and any(not _is_seen(file, shared) for file in _files_of(where, path)):
                 return (
                     f"app.shared: {path} is kept in {where}, and release {digest} does not share it: what is in there "
                     f"would not be seen any more. Say `cluster up` with {path} in app.shared, or move it away if it "
@@ -734,6 +734,19 @@ class LocalCluster:
         self.supervisor.remove(nodes, keep_files=True, kill=True)
         self.supervisor.shutdown()
         self._end_orphans()
+
+
+def _is_seen(path: str, shared: Iterable[str]) -> bool:
+    return any(is_within(path, other) for other in shared)
+
+
+def _files_of(where: Path, path: str) -> Iterator[str]:
+    """Yield the files of something that is shared as `path`, by their paths from the project's directory."""
+    if where.is_file():
+        yield path
+    for file in where.rglob("*"):
+        if not file.is_dir():
+            yield posixpath.join(path, file.relative_to(where))
 
 
 def _whole(said: dict[str, Any] | None) -> dict[str, Any] | None:

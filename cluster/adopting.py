@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.local.secrets import DIRECTORY_MODE, write_secret
+from cluster_runtime.gather import back_up
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,12 +75,7 @@ def adopt(places: Places, database: Path, keys: Mapping[str, Any]) -> None:
     new = target.with_name(f".{target.name}.new")
     new.unlink(missing_ok=True)
     try:
-        # By sqlite itself: what was not yet written back from its journal belongs to it.
-        with (
-            closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as old,
-            closing(sqlite3.connect(new)) as it,
-        ):
-            old.backup(it)
+        back_up(database, new)
     except sqlite3.Error as error:
         raise AdoptError(f"--adopt: {database}: {error}") from error
     write_secret(key, str(keys["secret_key"]))

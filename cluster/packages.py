@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import uv
 
 from cluster.local.owner import base_python
-from cluster.requirements import Kind, Requirements, logical_lines, outermost, read_json, read_toml, workspace_root
+from cluster.requirements import Kind, Requirements, logical_lines, outermost, read_json, read_toml, uv_table
 from cluster.source import ReleaseError, Source, write_tree
 from cluster_runtime.instance import die_with_parent
 
@@ -166,10 +166,6 @@ def _copy_needed(tree: Path, found: Requirements) -> None:
         target = tree / path.relative_to(found.top)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
-    for links in _find_links(found):
-        for path in links.iterdir() if links.is_dir() and links.is_relative_to(found.top) else ():
-            if path.is_file():
-                _copy(path, tree / path.relative_to(found.top))
     (tree / found.directory.relative_to(found.top)).mkdir(parents=True, exist_ok=True)
 
 
@@ -285,14 +281,15 @@ def uv_config(found: Requirements, *, absolute: bool = False) -> str:
     absolute: directories of packages' files by their whole paths, for where it is not used beside the requirements.
     """
     settings: dict[str, Any] = {}
-    uv_table = _uv_table(found)
-    indexes = [*_indexes(found, uv_table)]
-    settings |= {name: uv_table[name] for name in UV_SETTINGS if name in uv_table}
+    table = uv_table(found.directory)
+    indexes = [*_indexes(found, table)]
+    settings |= {name: table[name] for name in UV_SETTINGS if name in table}
     if found.kind in EXPORTERS and indexes:
         # Each package is pinned, and by its hash where the lock has one: whichever index has it.
         settings.setdefault("index-strategy", "unsafe-best-match")
-    links = [str(path) if absolute else os.path.relpath(path, found.directory) for path in _find_links(found)]
-    links += [link for link in _find_link_words(found, uv_table) if "://" in link]
+    links = [str(path) if absolute else os.path.relpath(path, found.directory) for path in found.links]
+    links += [link for link in table.get("find-links", ()) if "://" in link]
+    links += [word for option, word in _index_options(found) if option in ("-f", "--find-links")]
     if links:
         settings["find-links"] = links
     lines = [f"{name} = {_toml(value)}" for name, value in settings.items()]
@@ -301,18 +298,11 @@ def uv_config(found: Requirements, *, absolute: bool = False) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _uv_table(found: Requirements) -> dict[str, Any]:
-    """Return [tool.uv] of the project, or of the workspace that it is a member of."""
-    root = workspace_root(found.directory) or found.directory
-    table: dict[str, Any] = read_toml(root / "pyproject.toml").get("tool", {}).get("uv", {})
-    return {**table, **table.get("pip", {})}
-
-
-def _indexes(found: Requirements, uv_table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    yield from (dict(index) for index in uv_table.get("index", ()))
-    yield from ({"url": url} for url in uv_table.get("extra-index-url", ()))
-    if "index-url" in uv_table:
-        yield {"url": uv_table["index-url"], "default": True}
+def _indexes(found: Requirements, table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    yield from (dict(index) for index in table.get("index", ()))
+    yield from ({"url": url} for url in table.get("extra-index-url", ()))
+    if "index-url" in table:
+        yield {"url": table["index-url"], "default": True}
     tool = found.project.get("tool", {})
     yield from _poetry_indexes(tool.get("poetry", {}).get("source", ()))
     pdm = tool.get("pdm", {}).get("source", ())
@@ -370,17 +360,6 @@ def _index_options(found: Requirements) -> Iterator[tuple[str, str]]:
             option = INDEX_OPTION.match(line)
             if option:
                 yield option[1], _expanded(option[2])
-
-
-def _find_link_words(found: Requirements, uv_table: Mapping[str, Any]) -> list[str]:
-    words = [word for option, word in _index_options(found) if option in ("-f", "--find-links")]
-    return [*uv_table.get("find-links", ()), *words]
-
-
-def _find_links(found: Requirements) -> list[Path]:
-    """Return the directories that hold packages' files."""
-    words = _find_link_words(found, _uv_table(found))
-    return [Path(os.path.normpath(found.directory / word)) for word in words if "://" not in word]
 
 
 def _toml(value: object) -> str:

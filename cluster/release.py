@@ -95,7 +95,7 @@ def specify(  # noqa: PLR0913 - what a release is made of
     project = find_project(config, root)
     found = requirements or read_requirements(config.app, project)
     source = source_of(config, root)
-    above = [package for package in found.local if not package.path.is_relative_to(project)]
+    above = _above_digest(found, project, source)
     parts = {
         "code": source.digest(),
         "runtime": tree_digest(RUNTIME),
@@ -103,7 +103,7 @@ def specify(  # noqa: PLR0913 - what a release is made of
         "python": _digest_of(python),
         "settings": _digest_of(_what_instances_run(config)),
         "secrets": _digest_of(keyed_hashes(secrets)),
-        **({"packages": _digest_of([_package_digest(package.path, source) for package in above])} if above else {}),
+        **({"packages": above} if above else {}),
         **({} if platform is None else {"platform": platform}),
     }
     return ReleaseSpec(
@@ -116,6 +116,24 @@ def specify(  # noqa: PLR0913 - what a release is made of
         secrets=secrets,
         python_request=python_request,
     )
+
+
+def check_copied(spec: ReleaseSpec) -> None:
+    """Refuse what was copied of a project that is not any more what the release's digest was made of."""
+    changed = spec.source.changed()
+    if _above_digest(spec.requirements, spec.project, spec.source) != spec.parts.get("packages", ""):
+        changed.append("a local package")
+    if changed:
+        raise ReleaseError(
+            f"app.project: {changed[0]} was changed while the release was made of it: say it again (what changes all "
+            "the time is no code: let git ignore it, or name it in app.shared)"
+        )
+
+
+def _above_digest(found: Requirements, project: Path, source: Source) -> str:
+    """Return the digest of the local packages that do not lie in the project; empty where there are none."""
+    above = [package for package in found.local if not package.path.is_relative_to(project)]
+    return _digest_of([_package_digest(package.path, source) for package in above]) if above else ""
 
 
 def environment_digest(found: Requirements, source: Source, python: str, runtime: Sequence[str]) -> str:

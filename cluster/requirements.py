@@ -75,6 +75,7 @@ class Requirements:
     texts: requirements files as they are installed from, with their local paths written from `directory`.
     files: others that are needed to find out what to install: locks, pyproject.toml files, archives.
     unclear: local packages whose own code says what they need: they are needed whole.
+    links: directories of packages' files that are looked through; those files are among `files`.
     top: the directory that holds all of them.
     beside: a lock that stands there and is not used.
     """
@@ -88,6 +89,7 @@ class Requirements:
     files: tuple[Path, ...] = ()
     local: tuple[LocalPackage, ...] = ()
     unclear: tuple[Path, ...] = ()
+    links: tuple[Path, ...] = ()
     top: Path = Path("/")
     beside: Path | None = None
 
@@ -334,6 +336,7 @@ class Reference:
     marker: str
 
 
+LINKS = re.compile(r"(?:^|(?<=\s))(?:-f|--find-links)(?:\s*=\s*|\s+)(\S+)")
 OPTION = re.compile(r"(-r|--requirement|-c|--constraint)(?:\s*=\s*|\s+|(?<=-[rc]))(?P<path>\S.*)")
 EDITABLE = re.compile(r"(?:-e|--editable)(?:\s*=\s*|\s+)")
 DIRECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\s*(?P<extras>\[[^\]]*\])?\s*@\s*(?P<target>\S+)")
@@ -410,6 +413,7 @@ class _Gathered:
     #: By a file and a line of it: what a reference in it leads to.
     references: dict[tuple[Path, int], tuple[Reference, Path]] = field(default_factory=dict)
     unclear: list[Path] = field(default_factory=list)
+    links: list[Path] = field(default_factory=list)
 
     def add(self, package: LocalPackage, extras: Iterable[str] = ()) -> None:
         """Add a package, and what its own metadata takes from paths."""
@@ -442,7 +446,7 @@ def _read_requirements_txt(found: Requirements, project: Path) -> Requirements:
         here = waiting.pop()
         if here in gathered.texts:
             continue
-        gathered.texts[here] = text = _text(here)
+        gathered.texts[here] = text = _without_links(_text(here), here, found, project, gathered)
         for number, _end, line in logical_lines(text):
             option = OPTION.match(line.strip())
             if option:
@@ -463,6 +467,27 @@ def _read_requirements_txt(found: Requirements, project: Path) -> Requirements:
     return _collected(found, gathered)
 
 
+def _without_links(text: str, here: Path, found: Requirements, project: Path, gathered: _Gathered) -> str:
+    """Return a requirements file without directories to look for packages in, which are gathered.
+
+    uv is told of them by its configuration: it takes a relative one from elsewhere than pip does.
+    """
+
+    def gathered_or_kept(option: re.Match[str]) -> str:
+        word = option[1].strip("'\"")
+        if "://" in word and not word.startswith("file:"):
+            return option[0]
+        places = _places(local_path(word), here, found, project)
+        gathered.links.append(next((place for place in places if place.is_dir()), places[0]))
+        return ""
+
+    lines = text.split("\n")
+    for number, end, line in reversed(list(logical_lines(text))):
+        if line.lstrip().startswith("-") and LINKS.search(line):
+            lines[number:end] = [LINKS.sub(gathered_or_kept, line)]
+    return "\n".join(lines)
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -476,17 +501,19 @@ def _names(extras: str) -> list[str]:
     return [name.strip() for name in extras.strip("[]").split(",") if name.strip()]
 
 
+def _places(path: str, here: Path, found: Requirements, project: Path) -> list[Path]:
+    """Return what a path in a requirements file may lead to, the likeliest first."""
+    bases = dict.fromkeys((project.resolve(), found.directory, here.parent, *here.parent.parents[:2]))
+    return [Path(os.path.normpath(base / path)) for base in bases]
+
+
 def _place(reference: Reference, here: Path, found: Requirements, project: Path) -> Path:
     """Return what a reference leads to.
 
     pip takes it from where it was run, and nobody knows where that was: the project's directory, that of the file that
     is named in the stack file, or that of the file that has the line; the first of them that has something to install.
     """
-    path = local_path(reference.target)
-    places = [
-        Path(os.path.normpath(base / path))
-        for base in dict.fromkeys((project.resolve(), found.directory, here.parent, *here.parent.parents[:2]))
-    ]
+    places = _places(local_path(reference.target), here, found, project)
     for place in places:
         if place.is_file() or any((place / name).is_file() for name in METADATA):
             return place.resolve()
@@ -503,6 +530,7 @@ def _collected(found: Requirements, gathered: _Gathered) -> Requirements:
         files=tuple(dict.fromkeys(path.resolve() for path in gathered.files)),
         local=tuple(gathered.local.values()),
         unclear=tuple(gathered.unclear),
+        links=tuple(gathered.links),
         texts=gathered.texts,
     )
     texts = {}
@@ -525,7 +553,23 @@ def _top(found: Requirements) -> Path:
 
 
 def _with_top(found: Requirements) -> Requirements:
+    """Return the requirements with all files that they are found by, and the directory that holds everything."""
+    words = [word for word in uv_table(found.directory).get("find-links", ()) if "://" not in word]
+    links = dict.fromkeys((*found.links, *(Path(os.path.normpath(found.directory / word)) for word in words)))
+    inside = [path for place in links if place.is_dir() for path in sorted(place.iterdir()) if _is_archive(path)]
+    found = replace(found, links=tuple(links), files=tuple(dict.fromkeys((*found.files, *inside))))
     return replace(found, top=_top(found))
+
+
+def _is_archive(path: Path) -> bool:
+    return path.name.endswith(ARCHIVES) and path.is_file()
+
+
+def uv_table(directory: Path) -> dict[str, Any]:
+    """Return [tool.uv] of the project in `directory`, or of the workspace that it is a member of."""
+    root = workspace_root(directory) or directory
+    table: dict[str, Any] = read_toml(root / "pyproject.toml").get("tool", {}).get("uv", {})
+    return {**table, **table.get("pip", {})}
 
 
 # --- pyproject.toml

@@ -18,6 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cluster.settings_source import Settings, read_settings
+from cluster_runtime.databases import file_of
+from cluster_runtime.gather import is_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -119,6 +121,13 @@ def check_shared(path: str, held: Path) -> None:
         raise ReleaseError(
             f"app.shared: {path} is a file, and its name has no ending: name the directory that holds it"
         )
+    code = next((name for name in ("__init__.py", "manage.py") if (held / name).is_file()), None)
+    if code is not None or held.suffix in KEPT_SUFFIXES:
+        why = f" (it holds {code})" if code else ""
+        raise ReleaseError(
+            f"app.shared: {path} is code{why}, and what is shared is the same for all releases: no change of it would "
+            "ever run; name what the project writes there"
+        )
 
 
 @dataclass(frozen=True)
@@ -180,11 +189,11 @@ class Source:
         """The sqlite files that DATABASES names: their content is data, and never code."""
         found: Any = self.settings.known("DATABASES") or {}
         entries = [
-            str(entry.get("NAME"))
+            file_of(str(entry.get("NAME") or ""))
             for alias, entry in (found.items() if isinstance(found, dict) else ())
             if isinstance(entry, dict) and alias not in self.owned_databases and "sqlite" in str(entry.get("ENGINE"))
         ]
-        return tuple(self.project / name for name in entries if name and ":" not in name)
+        return tuple(self.project / name for name in entries if name)
 
     @cached_property
     def listing(self) -> Listing:
@@ -196,6 +205,10 @@ class Source:
             if not os.path.lexists(source):
                 raise ReleaseError(f"app.include: {path}: there is no {source}")
             self._take(found, source, path, Rule.WHOLE)
+            if is_sqlite(source):
+                # What was not yet written back from its journal belongs to it.
+                journals = [(source.with_name(source.name + ending), path + ending) for ending in ("-wal", "-journal")]
+                found.entries += [Entry(target, journal) for journal, target in journals if journal.is_file()]
         for file in self._database_files():
             found.entries.append(Entry(os.path.relpath(file, self.project), file, fixed=False))
         found.entries = list({entry.target: entry for entry in found.entries}.values())
@@ -209,12 +222,34 @@ class Source:
 
     def tree(self, shared: str) -> list[Entry]:
         """Return all that lies in a release's tree: what is taken, and links to what is shared, below `shared`."""
-        links = [Entry(path, None, link=f"{shared}/{shared_place(path)}") for path in self.shared]
+        links = [Entry(place, None, link=f"{shared}/{shared_place(path)}") for place, path in self._links.items()]
         return [*self.listing.entries, *links]
+
+    @cached_property
+    def _links(self) -> dict[str, str]:
+        """What is shared, by where its link lies: through links of the project, as they are in a release too."""
+        project = self.project.resolve()
+        found = {}
+        for path in self.shared:
+            above = Path(os.path.realpath(self.project / posixpath.dirname(path)))
+            inside = above == project or project in above.parents
+            found[os.path.relpath(above / posixpath.basename(path), project) if inside else path] = path
+        return found
 
     def digest(self) -> str:
         """Return a digest of the names, contents and executable bits of what a release takes."""
-        return digest_of(self.listing.entries)
+        return _digest(self._fingerprints)
+
+    @cached_property
+    def _fingerprints(self) -> list[str]:
+        """What each entry was when it was looked at."""
+        return fingerprints(self.listing.entries)
+
+    def changed(self) -> list[str]:
+        """Return what is not any more as it was when the digest was made."""
+        now = fingerprints(self.listing.entries)
+        fixed = [entry.target for entry in self.listing.entries if entry.fixed]
+        return [path for path, then, new in zip(fixed, self._fingerprints, now, strict=True) if then != new]
 
     # --- looking
 
@@ -243,7 +278,7 @@ class Source:
         """Return by which rule an entry of a directory is taken; None where it is left out."""
         directory = path.is_dir() and not path.is_symlink()
         useless = path.name in NEVER or path.name.endswith(BYTECODE) or (directory and (path / VENV_MARK).is_file())
-        if useless or target in self.shared or self._is_database(path):
+        if useless or target in self._links or self._is_database(path):
             return None
         if rule is Rule.WHOLE or any(path == named or named in path.parents for named in self._named):
             return Rule.WHOLE
@@ -363,10 +398,18 @@ def source_of(config: ClusterConfig, root: Path) -> Source:
 
 def digest_of(entries: Iterable[Entry]) -> str:
     """Return a digest of the names, contents and executable bits of entries."""
+    return _digest(fingerprints(entries))
+
+
+def fingerprints(entries: Iterable[Entry]) -> list[str]:
+    """Return, of each entry that makes another release when it changes, its name, content and executable bit."""
+    return [_fingerprint(entry) for entry in entries if entry.fixed]
+
+
+def _digest(found: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for entry in entries:
-        if entry.fixed:
-            digest.update(f"{_fingerprint(entry)}\0\0".encode("utf-8", "surrogateescape"))
+    for one in found:
+        digest.update(f"{one}\0\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -374,8 +417,8 @@ def _fingerprint(entry: Entry) -> str:
     if entry.link is not None:
         return f"link\0{entry.target}\0{entry.link}"
     assert entry.source is not None, "what is made empty is not fixed"  # noqa: S101 - for the type checker
-    kind = "program" if entry.source.stat().st_mode & 0o100 else "file"
     try:
+        kind = "program" if entry.source.stat().st_mode & 0o100 else "file"
         with entry.source.open("rb") as file:
             return f"{kind}\0{entry.target}\0{hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError as error:

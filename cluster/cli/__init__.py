@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from typing import TextIO
 
 from cluster.cli import interrupts
 from cluster.cli.app import app
 from cluster.cli.failures import explain
 
 
+def take_any_name(stream: TextIO) -> None:
+    """Let a stream print whatever a file is called: a name need not be text, nor text that the terminal knows."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Run the command line; a failure is told in plain words, and the exit status is 1."""
     interrupts.watch()
+    take_any_name(sys.stdout)
     try:
         app()
     except KeyboardInterrupt:

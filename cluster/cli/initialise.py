@@ -506,11 +506,12 @@ def _choose_media(written: Written, facts: dict[str, Any], directory: Path) -> N
 
 def _choose_shared(written: Written, facts: dict[str, Any], absent: list[str]) -> None:
     """Keep what the settings say is written outside the releases; uploads and databases have keys of their own."""
-    paths = [{"setting": "the project, which fails without it,", "path": path} for path in absent]
+    paths = [{"setting": "the project, which fails without it,", "share": directory_of(path)} for path in absent]
     for one in (*paths, *facts.get("paths", {}).get("written", ())):
-        if one["setting"].startswith(("MEDIA_ROOT", "DATABASES")):
+        path = str(one["share"])
+        # What the import alone writes may be for each release, or must stay: only who made the project knows.
+        if not path or not one["setting"] or one["setting"].startswith(("MEDIA_ROOT", "DATABASES")):
             continue
-        path = directory_of(str(one["path"]))
         if path not in written.shared:
             written.shared.append(path)
             written.lines.append(f"shared: {path}, which {one['setting']} writes")

@@ -148,7 +148,7 @@ def run_rollback(stack: Stack, to: str | None) -> None:
         refused = refused_rollback(digest, runtime, said)
         refused = refused or unverified_by(release.secrets(), keys(stack).read()[0], digest)
         lasting = Lasting.of(runtime["sessions"]["path"], runtime["database"], release.secrets())
-        refused = refused or refused_loss(said, lasting)
+        refused = refused or refused_loss(said, lasting) or cluster.refused_hiding(runtime["shared"], digest)
         if refused:
             raise CommandError(refused)
         plan = cluster.plan(digest, release.parts())

@@ -41,6 +41,7 @@ from cluster.release import (
     RUNTIME,
     ReleaseError,
     ReleaseSpec,
+    check_copied,
     package_files,
     runtime_config,
     runtime_requirements,
@@ -51,6 +52,7 @@ from cluster.source import TREE, Source, check_shared, is_file_name, project_pla
 from cluster_runtime import unfollowed
 from cluster_runtime.config import ConfigError, RuntimeConfig
 from cluster_runtime.describe import REFUSED
+from cluster_runtime.gather import gather
 from cluster_runtime.instance import die_with_parent
 from cluster_runtime.paths import LEFT_OUT
 from cluster_runtime.prepare import mask
@@ -248,7 +250,6 @@ class Builder:
         write_durably(release.config, json.dumps(config, indent=1), mode=0o644)
         self._write_code(spec, release, hurt)
         write_durably(directory / LEFT_OUT, json.dumps(spec.source.listing.left_out), mode=0o644)
-        self._make_shared(spec.source)
         point_at(directory / "environment", os.path.relpath(environment, directory))
         self._write_secrets(spec, directory)
         write_durably(directory / PARTS, json.dumps(dict(spec.parts)), mode=0o644)
@@ -257,6 +258,7 @@ class Builder:
             (directory / name).mkdir(exist_ok=True)
         self._forget_static(directory, hurt)
         self._give(directory)
+        self._make_shared(spec.source, release)
         if not hurt or any(path.startswith((PACKAGES, SOURCES)) for path in hurt):
             self.environments.install_local(spec, directory, release.project, environment)
         self._compile(directory)
@@ -284,6 +286,7 @@ class Builder:
                 self._mend_tree(entries, top, directory)
             else:
                 write_tree(entries, top, copy_file)
+        check_copied(spec)
 
     def _compile(self, directory: Path) -> None:
         """Compile a release's code once, for the dozen processes that import it and may write nothing beside it.
@@ -296,7 +299,7 @@ class Builder:
         options = self.owner.subprocess_options()
         subprocess.run([*command, *theirs], cwd="/", check=False, capture_output=True, **options)
 
-    def _make_shared(self, source: Source) -> None:
+    def _make_shared(self, source: Source, release: Release) -> None:
         """Make what the project writes, where it is not there yet, of what the project holds there."""
         self.owner.hold(self.places.shared)
         self.owner.make_below(self.places.data, "databases", 0o750)
@@ -313,41 +316,56 @@ class Builder:
             self.say(f"copying {path}: from now on it is kept in {place.relative_to(self.places.root)}")
             new = self.places.shared / f".{directory.name}.new"
             shutil.rmtree(new, ignore_errors=True)
+            copy = new / place.relative_to(directory)
             if written is not None:
-                self._copy_written(written, new)
-            elif held.is_dir():
-                shutil.copytree(held, new, symlinks=True)
+                self.owner.make(new, 0o750)
+                self._gather(written, copy, release)
             else:
                 new.mkdir()
-                shutil.copy2(held, new / place.name)
+                gather(held, copy)
             self.owner.own(new)
             shutil.rmtree(directory, ignore_errors=True)  # empty: what it would hold is not there
             new.rename(directory)
 
+    def take_written(self, former: str, release: Release) -> None:
+        """Take what a former release's project wrote since the copy was made, when nothing of that release runs.
+
+        It is where the former release did not share a path, or its project has put a file in the place of the link.
+        """
+        for path, place in release.runtime()["shared"].items():
+            written = self._written_by(former, path)
+            if written is not None:
+                for left in self._gather(written, self.places.shared / place, release):
+                    self.say(f"{left}: a database that has another one in its place now, and is left where it is")
+
     def _written_by_serving(self, path: str) -> Path | None:
         """Return where the release that serves has a path that is to be shared from now on; None where it has not."""
         current = History.load(self.places).current
-        if current is None:
-            return None
+        return None if current is None else self._written_by(current, path)
+
+    def _written_by(self, digest: str, path: str) -> Path | None:
+        """Return where a release has a path that is none of what it shares; None where it has not."""
         try:
-            found = Release(digest=current, directory=self.places.releases / current).project / path
-        except (ConfigError, OSError, ValueError):  # it is hurt: what it holds is not deleted with it, but kept aside
+            found = Release(digest=digest, directory=self.places.releases / digest).project / path
+        except (HurtFile, OSError):  # it is hurt: what it holds is not deleted with it, but kept aside
             return None
         return found if found.exists() and not found.is_symlink() else None
 
-    def _copy_written(self, written: Path, new: Path) -> None:
+    def _gather(self, written: Path, target: Path, release: Release) -> list[str]:
         """Copy what a release's project wrote, as its user: it may lead anywhere at any moment."""
-        self.owner.make(new, 0o750)
-        what = f"{written}/." if written.is_dir() else str(written)
+        program = release.directory / "runtime" / RUNTIME.name / f"{gather.__name__}.py"
         done = subprocess.run(
-            ["cp", "--archive", "--", what, f"{new}/"],
+            [release.python, "-I", "-S", str(program), str(written), str(target)],
+            cwd="/",
             capture_output=True,
             text=True,
+            errors="replace",
             check=False,
             **self.owner.subprocess_options(),
         )
         if done.returncode != 0:
             raise ReleaseError(f"app.shared: {written} can't be copied: {_last(done.stderr)}")
+        return [printable(line) for line in done.stdout.splitlines() if line]
 
     def _mend_tree(self, entries: Iterable[Entry], top: Path, directory: Path) -> None:
         """Put back what is hurt of a tree whose top is in `directory`; databases are data, and left as they are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import shutil
 import signal
 import stat
@@ -37,11 +38,12 @@ from cluster_runtime.gate import probe, serving_socket
 from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
 from cluster_runtime.migrations import lacking_url
 from cluster_runtime.names import Name
+from cluster_runtime.paths import is_within
 from cluster_runtime.prepare import mask
 from cluster_runtime.secret_files import is_held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from cluster.config.models import ClusterConfig
     from cluster.local.places import Places
@@ -148,7 +150,25 @@ class LocalCluster:
             Lasting.of(runtime["sessions"]["path"], runtime["database"], spec.secrets),
             discard_sessions=sessions.discard,
             discard_data=discard,
-        ) or (None if discard else self._lost_database(runtime["database"]))
+        ) or (
+            self.refused_hiding(runtime["shared"], spec.digest)
+            or (None if discard else self._lost_database(runtime["database"]))
+        )
+
+    def refused_hiding(self, shared: Iterable[str], digest: str) -> str | None:
+        """Return why release `digest`, which shares these paths, must not serve: it would not see what is kept."""
+        last = self._last_release()
+        shared = list(shared)
+        for path, place in last.runtime()["shared"].items() if last else ():
+            where = self.places.shared / place
+            # Where all of it is seen nobody looks through it: there may be millions of files.
+            if not _is_seen(path, shared) and any(not _is_seen(file, shared) for file in _files_of(where, path)):
+                return (
+                    f"app.shared: {path} is kept in {where}, and release {digest} does not share it: what is in there "
+                    f"would not be seen any more. Say `cluster up` with {path} in app.shared, or move it away if it "
+                    "may be left behind"
+                )
+        return None
 
     def _lost_database(self, database: dict[str, Any] | None) -> str | None:
         """Return what to say of an sqlite that a release has served with, and that is gone or empty now."""
@@ -363,6 +383,8 @@ class LocalCluster:
                 end_processes(orphaned_nginx(self.places), signal.SIGQUIT)
             self.nginx.put_in_place(directory, config.digest, reload=plan.nginx == "reload")
         self._stop_stale(release, settle=plan.nginx == "reload")
+        if plan.former is not None and plan.former != release.digest:
+            self.builder.take_written(plan.former, release)
         self._forget_old(history, release)
 
     def _make_directories(self) -> None:
@@ -730,6 +752,19 @@ class LocalCluster:
         self.supervisor.remove(nodes, keep_files=True, kill=True)
         self.supervisor.shutdown()
         self._end_orphans()
+
+
+def _is_seen(path: str, shared: Iterable[str]) -> bool:
+    return any(is_within(path, other) for other in shared)
+
+
+def _files_of(where: Path, path: str) -> Iterator[str]:
+    """Yield the files of something that is shared as `path`, by their paths from the project's directory."""
+    if where.is_file():
+        yield path
+    for file in where.rglob("*"):
+        if not file.is_dir():
+            yield posixpath.join(path, file.relative_to(where))
 
 
 def _whole(said: dict[str, Any] | None) -> dict[str, Any] | None:

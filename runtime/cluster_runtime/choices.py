@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster_runtime.databases import file_of
 from cluster_runtime.sessions import PROJECT
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def _engine_and_file(entry: dict[str, Any]) -> list[str]:
     """Return an alias' engine, and where its file is if it is sqlite's; else the host."""
     engine, name = str(entry.get("ENGINE", "")), str(entry.get("NAME") or "")
     if "sqlite" in engine or "spatialite" in engine:
-        return [engine, name if name.startswith(("file:", ":memory:")) else str(Path(name).absolute())]
+        file = file_of(name)
+        return [engine, str(Path(file).absolute()) if file else name]
     return [engine, str(entry.get("HOST", ""))]
 
 

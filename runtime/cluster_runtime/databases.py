@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from cluster_runtime.config import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from urllib.parse import SplitResult
 
     from cluster_runtime.config import RuntimeConfig
@@ -66,10 +67,23 @@ def all_of(config: RuntimeConfig, project: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def file_of(name: str) -> str:
+    """Return the path in an sqlite's NAME, which may be a URI (`file:db.sqlite3?mode=rwc`).
+
+    Empty where there is none, or none that is written: in memory, or opened for reading alone.
+    """
+    if not name.startswith("file:"):
+        return "" if name == ":memory:" else name
+    parts = urlsplit(name)
+    options = dict(parse_qsl(parts.query))
+    read_only = options.get("immutable") in {"1", "on", "yes", "true"} or options.get("mode") in {"ro", "memory"}
+    return "" if read_only or parts.path == ":memory:" else unquote(parts.path)
+
+
 def file_in_release(config: RuntimeConfig, entry: dict[str, Any]) -> Path | None:
     """Return the sqlite file of an entry of DATABASES where it lies in the release; None for any other database."""
-    name = str(entry.get("NAME") or "")
-    if "sqlite" not in str(entry.get("ENGINE", "")) or not name or ":" in name or not config.tree:
+    name = file_of(str(entry.get("NAME") or ""))
+    if "sqlite" not in str(entry.get("ENGINE", "")) or not name or not config.tree:
         return None
     path = Path(os.path.normpath(Path(config.project) / name))
     return path if Path(config.tree) in path.parents else None
@@ -104,13 +118,8 @@ def begin_with_the_projects(config: RuntimeConfig, project: dict[str, Any]) -> l
     made. Of several processes that do so at the same time, one wins, whole.
     """
     begun = []
-    for alias, entry in project.items():
-        path = file_in_release(config, entry)
-        if path is None:
-            continue  # no file; a server's entry may have no NAME at all
-        where = Path(str(_kept(config, alias, entry)["NAME"]))
-        replaced = alias == "default" and config.database is not None
-        if replaced or where == path or where.exists() or not _holds_something(path):
+    for alias, path, where in not_begun(config, project):
+        if not _holds_something(path):
             continue
         new = where.with_name(f".{where.name}.{os.getpid()}.new")
         new.unlink(missing_ok=True)
@@ -125,6 +134,21 @@ def begin_with_the_projects(config: RuntimeConfig, project: dict[str, Any]) -> l
         finally:
             new.unlink()
     return begun
+
+
+def not_begun(config: RuntimeConfig, project: dict[str, Any]) -> Iterator[tuple[str, Path, Path]]:
+    """Yield the databases that are to be kept among the data and are not there yet.
+
+    Each is its alias, the path that the project names in the release, and where it will be.
+    """
+    for alias, entry in project.items():
+        path = file_in_release(config, entry)
+        if path is None:
+            continue  # no file; a server's entry may have no NAME at all
+        where = Path(str(_kept(config, alias, entry)["NAME"]))
+        replaced = alias == "default" and config.database is not None
+        if not replaced and where != path and not where.exists():
+            yield alias, path, where
 
 
 def _holds_something(path: Path) -> bool:

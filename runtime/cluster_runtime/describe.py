@@ -19,12 +19,12 @@ from typing import Any
 
 from cluster_runtime.choices import choices, refusals
 from cluster_runtime.config import RuntimeConfig
-from cluster_runtime.databases import begin_with_the_projects
+from cluster_runtime.databases import begin_with_the_projects, file_of, not_begun
 from cluster_runtime.debug import derived, sources_of
 from cluster_runtime.django_setup import OVERLAY, prepare
 from cluster_runtime.failure import explain, remedy
 from cluster_runtime.migrations import is_to_migrate
-from cluster_runtime.paths import Opened, look
+from cluster_runtime.paths import Opened, look, storages_of_project
 from cluster_runtime.paths import refusals as refusals_of_paths
 
 COLLECT = "--collect"
@@ -46,6 +46,8 @@ def describe(config: RuntimeConfig, opened: Opened) -> dict[str, Any]:
     get_resolver().url_patterns  # noqa: B018 - imports the URLs, which Django does only at the first request
     database = settings.DATABASES.get("default", {})
     own = _own_databases(config)
+    begun = begin_with_the_projects(config, own)
+    waiting = {alias: path for alias, path, _where in not_begun(config, own)}
     return {
         "static_url": settings.STATIC_URL,
         "static_app": apps.is_installed("django.contrib.staticfiles"),
@@ -56,8 +58,8 @@ def describe(config: RuntimeConfig, opened: Opened) -> dict[str, Any]:
         "session_cookie_samesite": settings.SESSION_COOKIE_SAMESITE,
         "media_url": settings.MEDIA_URL,
         "databases": [alias for alias in settings.DATABASES if is_to_migrate(alias)],
-        "begun": begin_with_the_projects(config, own),
-        "paths": look(config, opened, settings),
+        "begun": begun,
+        "paths": look(config, opened, settings, storages_of_project(), waiting),
         "database_engine": database.get("ENGINE", ""),
         "database_name": _sqlite_file(database),
         "wsgi_application": getattr(settings, "WSGI_APPLICATION", None),
@@ -83,7 +85,8 @@ def _sqlite_file(database: dict[str, Any]) -> str:
     """Return the absolute path of an sqlite database, which may stand as relative to the project's directory."""
     if "sqlite" not in database.get("ENGINE", ""):
         return ""
-    return str(Path(str(database.get("NAME") or "")).absolute())
+    name = str(database.get("NAME") or "")
+    return str(Path(file_of(name) or name).absolute())
 
 
 def main() -> int:

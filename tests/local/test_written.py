@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import httpx
@@ -183,3 +184,38 @@ def test_without_what_is_shared_an_upload_is_lost() -> None:
         stand.edit_stack(lambda stack: stack["app"].update(media={"root": "media"}))
         up(stand)
         assert get(stand, "/media/docs/late.txt").text == "hello"
+
+
+def test_what_is_uploaded_while_its_directory_becomes_a_shared_one_is_not_lost() -> None:
+    with standing("media") as stand:
+        stand.edit_stack(lambda stack: stack["app"].update(media=False))
+        up(stand)
+        upload(stand, "before.txt", b"hello")
+        sent: list[str] = []
+        ended = threading.Event()
+
+        def send() -> None:
+            while not ended.wait(0.1):
+                upload(stand, f"u{len(sent)}.txt", b"hello")
+                sent.append(f"u{len(sent)}.txt")
+
+        sender = threading.Thread(target=send)
+        stand.edit_stack(lambda stack: stack["app"].update(media={"root": "media"}))
+        sender.start()
+        try:
+            up(stand)
+        finally:
+            ended.set()
+            sender.join()
+        lost = [name for name in ("before.txt", *sent) if get(stand, f"/media/docs/{name}").status_code != 200]
+        assert len(sent) > 20, "nobody uploaded meanwhile"
+        assert not lost, f"{len(lost)} of {len(sent)}"
+        # Neither the stack file nor an older release hides them.
+        former = stand.release()
+        refused = f"app.shared: media is kept in {stand.places.shared}/media, and release "
+        assert stand.rollback().output.splitlines()[-1].startswith(refused)
+        stand.edit_stack(lambda stack: stack["app"].update(media=False))
+        assert stand.up().output.splitlines()[-1].startswith(refused)
+        assert stand.release() == former
+        (stand.places.shared / "media").rename(stand.root / "left-behind")
+        assert stand.up().status == 0

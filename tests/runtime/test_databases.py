@@ -16,7 +16,8 @@ import pytest
 import uv
 
 from cluster_runtime.config import RuntimeConfig
-from cluster_runtime.databases import IMMEDIATE_SQLITE, all_of, begin_with_the_projects
+from cluster_runtime.databases import IMMEDIATE_SQLITE, all_of, begin_with_the_projects, not_begun
+from cluster_runtime.paths import LEFT_OUT, Opened, look, refusals
 
 SQLITE = "django.db.backends.sqlite3"
 
@@ -56,7 +57,27 @@ def test_a_file_in_the_release_is_kept_among_the_data(name: str, config: Runtime
     assert found["OPTIONS"]["transaction_mode"] == "IMMEDIATE", "set up for several processes, as default is"
 
 
-@pytest.mark.parametrize("name", [":memory:", "file:x?mode=memory", "/var/lib/x.sqlite3", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "file:audit.db",
+        "file:audit.db?mode=rwc&cache=shared",
+        "file:{project}/a%20b.db?mode=rw",
+        "file://{project}/a.db",
+    ],
+)
+def test_a_file_may_be_named_by_a_uri(name: str, config: RuntimeConfig) -> None:
+    entry = {"ENGINE": SQLITE, "NAME": name.format(project=config.project), "OPTIONS": {"uri": True}}
+    assert all_of(config, {"audit": entry})["audit"]["NAME"] == f"{config.databases}/audit.sqlite3"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(":memory:", "file:x?mode=memory", "file::memory:?cache=shared", "/var/lib/x.sqlite3", ""),
+        *("file:/var/lib/x.sqlite3", "file:geo.db?mode=ro", "file:geo.db?immutable=1"),
+    ],
+)
 def test_what_is_no_file_in_the_release_stays_as_it_is(name: str, config: RuntimeConfig) -> None:
     entry = {"ENGINE": SQLITE, "NAME": name}
     assert all_of(config, {"audit": entry}) == {"audit": entry}
@@ -89,6 +110,21 @@ def test_a_database_begins_once_with_what_the_project_has(config: RuntimeConfig,
     assert rows(target) == [(1,), (2,), (3,)]
     assert {path.name for path in (tmp_path / "databases").iterdir()} >= {"audit.sqlite3"}
     assert not list((tmp_path / "databases").glob(".*"))
+
+
+def test_a_database_that_the_release_has_no_file_of_is_told_of_until_it_has_begun(config: RuntimeConfig) -> None:
+    own = {"audit": {"ENGINE": SQLITE, "NAME": "file:audit.db"}, "shared": {"ENGINE": SQLITE, "NAME": "var/x.db"}}
+    waiting = {alias: path for alias, path, _where in not_begun(config, own)}
+    assert waiting == {"audit": Path(config.project) / "audit.db"}
+    left_out = Path(config.tree).parent / LEFT_OUT
+    left_out.write_text('["audit.db"]')
+    assert refusals(look(config, Opened(config), None, (), waiting)) == [
+        "app.include: DATABASES['audit'] looks for audit.db, which is not in the release: add audit.db to app.include"
+    ]
+    left_out.write_text("[]")
+    assert refusals(look(config, Opened(config), None, (), waiting)) == [], "the project has none either"
+    fill(Path(config.databases) / "audit.sqlite3", 1)
+    assert list(not_begun(config, own)) == []
 
 
 # --- Django before 5.1

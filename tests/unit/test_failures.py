@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
+
 import pytest
 
+from cluster.cli import take_any_name
 from cluster.cli.failures import explain
 from cluster.release import ReleaseError
 
@@ -21,3 +25,12 @@ def test_a_full_disk_is_told_of_however_the_line_is_broken(words: str) -> None:
 
 def test_other_failures_are_told_as_they_are() -> None:
     assert explain(ReleaseError("no manage.py")) == "no manage.py"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_name_that_is_no_text_is_printed(encoding: str) -> None:
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding=encoding, errors="strict")
+    take_any_name(stream)
+    print(os.fsdecode(b"media/\xff.jpg"), file=stream, flush=True)
+    assert written.getvalue() == b"media/\\udcff.jpg\n"

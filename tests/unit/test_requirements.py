@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cluster.config import parse_config
-from cluster.packages import is_of_lock, mask_urls, uv_config
-from cluster.release import ReleaseSpec, local_lines, sources, specify
+from cluster.packages import is_of_lock, mask_urls, uv_config, write_installation
+from cluster.release import ReleaseSpec, check_copied, local_lines, sources, specify
 from cluster.requirements import Kind, Requirements, find_reference, local_path, optional_lines, read_requirements
 from cluster.source import ReleaseError
 
@@ -126,6 +127,21 @@ def test_a_change_above_the_project_is_another_release_with_a_word_for_it(tmp_pa
     second = spec(root)
     assert {part for part in second.parts if second.parts[part] != first.parts[part]} == {"packages"}
     assert second.environment_digest == first.environment_digest
+
+
+@pytest.mark.parametrize("path", ["site/views.py", "lib/x.py"])
+@pytest.mark.parametrize("text", ["never released", None])
+def test_what_was_changed_since_it_was_looked_at_is_no_release(path: str, text: str | None, tmp_path: Path) -> None:
+    packages = {"lib/pyproject.toml": PACKAGE.format(name="lib"), "lib/x.py": "1"}
+    root = project(tmp_path, **{"site/requirements.txt": "-e ../lib\n", "site/views.py": "1", **packages})
+    first = spec(root)
+    check_copied(first)
+    if text is None:
+        (root / path).unlink()
+    else:
+        (root / path).write_text(text)
+    with pytest.raises(ReleaseError):
+        check_copied(first)
 
 
 def test_a_package_whose_own_code_says_what_it_needs_makes_another_environment(tmp_path: Path) -> None:
@@ -390,6 +406,39 @@ def test_indexes_of_pyproject_and_of_requirements_files_are_uv_s(tmp_path: Path)
         root = project(tmp_path, **{f"site/{name}": text})
         written = uv_config(read(root, name))
         assert expected in written, (text, written)
+
+
+@pytest.mark.parametrize(
+    ("line", "wheels"),
+    [
+        ("--find-links wheels", "site/wheels"),
+        ("--no-index --find-links=../wheels", "wheels"),
+        ("-f {root}/wheels", "wheels"),
+        ("--find-links file://{root}/wheels", "wheels"),
+        ("-r requirements/base.txt", "site/wheels"),
+    ],
+)
+def test_packages_files_in_a_directory_are_part_of_what_is_installed(line: str, wheels: str, tmp_path: Path) -> None:
+    base = "--find-links ../wheels\nlib\n"
+    text = f"{line.format(root=tmp_path)}\nlib\n"
+    files = {"site/requirements.txt": text, "site/requirements/base.txt": base, f"{wheels}/lib-1-py3-none-any.whl": "1"}
+    root = project(tmp_path, **{**files, f"{wheels}/notes.txt": "1"})
+    first = spec(root)
+    assert first.requirements.links == (root / wheels,)
+    assert "find-links" not in str(first.requirements.texts), "uv takes a relative one from elsewhere than pip"
+    (root / wheels / "lib-1-py3-none-any.whl").write_text("2")
+    second = spec(root)
+    assert second.environment_digest != first.environment_digest, "the package is another one"
+    assert second.parts["requirements"] != first.parts["requirements"]
+    (root / wheels / "notes.txt").write_text("2")
+    assert spec(root).environment_digest == second.environment_digest
+    place = os.path.relpath(root / wheels, root / "site")
+    assert f'find-links = ["{place}"]' in uv_config(second.requirements)
+    write_installation(
+        *(tmp_path / "from", second.requirements), runtime=(), python=">=3.11", place=str(tmp_path / "from")
+    )
+    tree = tmp_path / "from" / "tree" / (root / "site").relative_to(second.requirements.top)
+    assert (tree / place / "lib-1-py3-none-any.whl").read_text() == "2"
 
 
 def test_a_variable_in_an_index_s_address_is_put_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

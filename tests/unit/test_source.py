@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import sqlite3
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cluster.config import load_stack, parse_config
-from cluster.source import ReleaseError, Source, project_place, shared_place, source_of, write_tree
+from cluster.source import ReleaseError, Source, check_shared, project_place, shared_place, source_of, write_tree
 from tests.local.stand import ROOT, stack_of_case
 
 if TYPE_CHECKING:
@@ -126,6 +128,24 @@ def test_what_is_shared_is_no_part_of_a_release_but_a_link(root: Path) -> None:
     }
 
 
+def test_code_is_not_to_be_shared(root: Path) -> None:
+    make(root, "media/a.txt", "media/sample.py")
+    check_shared("media", root / "site" / "media")
+    for path in ("pkg", "pkg/settings.py"):
+        with pytest.raises(ReleaseError, match=f"app.shared: {path} is code"):
+            check_shared(path, root / "site" / path)
+
+
+def test_what_is_shared_below_a_link_of_the_project_is_a_link_where_that_leads(root: Path) -> None:
+    make(root, "data/media/a.txt", "data/b.txt")
+    (root / "site" / "var").symlink_to("data")
+    entries = source(root, shared=["var/media"]).tree("/kept")
+    write_tree(entries, root / "release", shutil.copy2)
+    assert str((root / "release" / "data" / "media").readlink()) == "/kept/var%2Fmedia"
+    assert str((root / "release" / "var").readlink()) == "data"
+    assert (root / "release" / "var" / "b.txt").read_text() == "x"
+
+
 def test_two_shared_paths_never_lie_in_one_place() -> None:
     paths = ["a/b", "a%2Fb", "../a/b", "..%2Fa/b", "a.b", "a/b.c", "a%2Fb.c"]
     assert len({shared_place(path) for path in paths}) == len(paths)
@@ -139,6 +159,17 @@ def test_a_database_of_the_project_is_seed_and_never_code(root: Path) -> None:
     assert taken(root) == {"data.db", "audit", "audit-wal"}
     (root / "site" / "audit").write_text("another row")
     assert source(root).digest() == before, "each visit of the development server would make another release"
+
+
+def test_a_database_may_be_named_by_a_uri_or_by_the_stack_file(root: Path) -> None:
+    database = '{"ENGINE": "x.sqlite3", "NAME": f"file:{BASE_DIR}/audit.sqlite3?mode=rwc"}'
+    make(root, "audit.sqlite3", settings=f'DATABASES = {{"audit": {database}}}\n')
+    with contextlib.closing(sqlite3.connect(root / "site" / "site.sqlite3")) as connection, connection:
+        connection.execute("CREATE TABLE t (x)")
+    (root / "site" / "site.sqlite3-wal").write_text("")
+    assert taken(root) == {"audit.sqlite3"}
+    # Where settings compute it, only its maker can say so; what is not yet written back belongs to it.
+    assert taken(root, include=["site.sqlite3"]) == {"audit.sqlite3", "site.sqlite3", "site.sqlite3-wal"}
 
 
 def test_a_link_that_stays_in_the_project_stays_a_link(root: Path) -> None:

@@ -14,6 +14,7 @@ from cluster.docker.places import SHARED, SOURCES, base_image, project_directory
 from cluster.packages import INSTALL_LOCAL, INSTALL_PACKAGES, UV_CONFIG, write_installation
 from cluster.release import (
     RUNTIME,
+    check_copied,
     local_lines,
     package_files,
     runtime_config,
@@ -70,6 +71,7 @@ def write_context(directory: Path, topology: Topology, spec: ReleaseSpec) -> Non
     (new / "sources").mkdir()
     for place, source in sources(spec).items():
         write_tree(package_files(source, spec), new / "sources" / place, _copy)
+    check_copied(spec)
     lines = local_lines(spec, project_directory(topology.config), SOURCES)
     _write(new / "local" / "list", "".join(f"{line}\n" for line in lines))
     _write(new / "certificates" / "ca.pem", _trusted())

@@ -30,6 +30,7 @@ def site_facts(config: RuntimeConfig) -> dict[str, Any]:
         "static_here": _keeps_static_files_here(),
         "served_static_url": config.static_url,
         "ssl_redirect": bool(settings.SECURE_SSL_REDIRECT),
+        "prepend_www": bool(settings.PREPEND_WWW),
         "websocket": websocket(config),
     }
 
@@ -58,7 +59,7 @@ def _login_page() -> Iterator[str]:
     from django.urls import NoReverseMatch  # noqa: PLC0415
 
     try:
-        url = urlsplit(str(resolve_url(settings.LOGIN_URL)))
+        url = urlsplit(str(resolve_url(settings.LOGIN_URL or "")))
     except NoReverseMatch:
         return  # a project whose users never log in need not have it
     if not url.netloc and url.path.startswith("/"):

@@ -164,7 +164,7 @@ def run_rollback(stack: Stack, to: str | None) -> None:
 def fail_unverified(checks: list[Check]) -> None:
     """Raise CommandError where a check failed."""
     failed = [
-        f"{check.name}: expected {check.expected}, found {printable(check.found)}"
+        f"{printable(check.name)}: expected {check.expected}, found {printable(check.found)}"
         for check in checks
         if check.ok is False
     ]
@@ -388,7 +388,8 @@ def print_checks(checks: list[Check], *, as_json: bool) -> bool:
         table.add_column(heading)
     words = {True: "[green]ok[/]", False: "[red]failed[/]", None: "-"}
     for check in checks:
-        table.add_row(words[check.ok], check.name, check.expected, escape(printable(check.found)))
+        row = (check.name, check.expected, check.found)  # of all of them the project may have a word
+        table.add_row(words[check.ok], *(escape(printable(word)) for word in row))
     Console().print(table)
     return ok
 

@@ -25,7 +25,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from cluster_runtime.instance import UnixConnection
 from cluster_runtime.names import Name
-from cluster_runtime.trial import UNAVAILABLE
+from cluster_runtime.trial import UNAVAILABLE, VISITOR, passed_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -327,8 +327,7 @@ def asker(connect: Callable[[], http.client.HTTPConnection], headers: Callable[[
     def ask(url: str, cookies: dict[str, str]) -> Answer:
         sent = {
             "Host": urlsplit(url).netloc,
-            "User-Agent": "Mozilla/5.0 (compatible; django-cluster)",
-            "Accept": "text/html,*/*;q=0.8",
+            **VISITOR,
             "Connection": "close",
             **({"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())} if cookies else {}),
             **headers(url),
@@ -377,18 +376,7 @@ def _cookies(lines: list[str]) -> dict[str, str]:
 
 def ask_instance(socket: Path) -> Ask:
     """Return what asks an instance as nginx does, for a visitor."""
-
-    def headers(url: str) -> dict[str, str]:
-        parts = urlsplit(url)
-        return {
-            "X-Forwarded-Host": parts.netloc,
-            "X-Forwarded-Proto": parts.scheme,
-            "X-Forwarded-Port": str(parts.port or (443 if parts.scheme == "https" else 80)),
-            "X-Forwarded-For": "127.0.0.1",
-            "X-Real-IP": "127.0.0.1",
-        }
-
-    return asker(lambda: UnixConnection(str(socket), TIMEOUT), headers)
+    return asker(lambda: UnixConnection(str(socket), TIMEOUT), passed_on)
 
 
 def probe(socket: Path, url: str) -> dict[str, Any]:

@@ -273,6 +273,27 @@ def test_a_project_without_a_page_to_log_in_is_judged_by_the_others(stand: Stand
     assert judge(serving.name.socket("one"), None) == []
 
 
+#: Reads what every browser says, and what nginx adds.
+PARTICULAR = """
+def particular(get_response):
+    def answer(request):
+        for name in ("HTTP_USER_AGENT", "HTTP_ACCEPT", "HTTP_ACCEPT_LANGUAGE"):
+            request.META[name]
+        if request.path != "/":
+            request.META["HTTP_X_REAL_IP"], request.META["HTTP_X_FORWARDED_PORT"]
+        return get_response(request)
+    return answer
+"""
+
+
+@pytest.mark.parametrize("interface", ["wsgi", "asgi"])
+def test_a_project_that_relies_on_what_browsers_and_nginx_say_gets_healthy(stand: Stand, interface: str) -> None:
+    settings = SETTINGS.replace("MIDDLEWARE = []", 'MIDDLEWARE = ["mini.particular.particular"]')
+    stand.write({"mini/settings.py": settings, "mini/particular.py": PARTICULAR})
+    serving = stand.serving("one", interface=interface, health={"path": "/"})
+    assert judge(serving.name.socket("one"), None) == []
+
+
 def test_progress_is_told_while_a_program_runs() -> None:
     lines = ["Operations to perform:", *(f"  Applying app.{number:04}_x... OK" for number in range(30))]
     code = f"import time\nfor line in {lines!r}:\n    print(line, flush=True)\n    time.sleep(0.1)\nraise SystemExit(3)"

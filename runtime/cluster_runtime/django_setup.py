@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -10,12 +11,18 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime import debug
+from cluster_runtime.sources import are_imported
 from cluster_runtime.trial import watch_failures
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from cluster_runtime.config import RuntimeConfig
 
 OVERLAY = "cluster_runtime.settings"
+
+#: What makes settings of classes, when it has been installed before they are imported.
+CONFIGURATIONS = "configurations"
 
 
 def prepare(config: RuntimeConfig) -> None:
@@ -36,6 +43,22 @@ def prepare(config: RuntimeConfig) -> None:
     if config.packages and os.path.isdir(config.packages):  # noqa: PTH112 - before the project, as little as can be
         # As pip would have it: after the project's directory and beside site-packages, with .pth files read.
         site.addsitedir(config.packages)
+
+
+def import_settings(config: RuntimeConfig) -> ModuleType:
+    """Import the project's own settings, while DJANGO_SETTINGS_MODULE names them, as it does without the overlay.
+
+    django-configurations makes them of a class only then (the one that DJANGO_CONFIGURATION names).
+    """
+    former = os.environ["DJANGO_SETTINGS_MODULE"]
+    os.environ["DJANGO_SETTINGS_MODULE"] = config.settings
+    try:
+        if are_imported(CONFIGURATIONS, debug.sources_of(config.settings, config.project)):
+            with contextlib.suppress(ImportError):  # a project may have a package of that name itself
+                importlib.import_module(f"{CONFIGURATIONS}.importer").install()
+        return importlib.import_module(config.settings)
+    finally:
+        os.environ["DJANGO_SETTINGS_MODULE"] = former
 
 
 def load_application(config: RuntimeConfig) -> Any:

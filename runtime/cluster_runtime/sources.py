@@ -102,6 +102,13 @@ def _imported(tree: ast.Module, package: str) -> Iterator[str]:
                 yield from (f"{name}.{alias.name}" for alias in node.names if alias.name != "*")
 
 
+def are_imported(package: str, sources: Iterable[Source]) -> bool:
+    """Tell whether files of the settings import something of a package."""
+    return any(
+        name.partition(".")[0] == package for source in sources for name in _imported(source.tree, source.module)
+    )
+
+
 def _included(tree: ast.Module, path: Path) -> Iterator[Path]:
     """Yield the files that django-split-settings' include() names."""
     for node in ast.walk(tree):

@@ -26,7 +26,7 @@ from cluster.looking import Look, Subject, look, own_keys
 from cluster.release import ReleaseError
 from cluster.requirements import REQUIREMENTS
 from cluster_runtime.choices import DJANGO_ENGINES, NO_SERVER
-from cluster_runtime.sources import Source, assignments, module_path, reads, settings_sources, value_of
+from cluster_runtime.sources import DATABASE_URL, Source, assignments, module_path, reads, settings_sources, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -560,7 +560,7 @@ def variables_of(sources: list[Source], setting: str) -> set[str]:
             if value is not None:
                 found |= {read.name for read in reads(value)}
                 if re.search(r"\.(?:db|db_url|dj_db_url)\(|dj_database_url\.config\(", ast.unparse(value)):
-                    found.add("DATABASE_URL")
+                    found.add(DATABASE_URL)
     return found
 
 

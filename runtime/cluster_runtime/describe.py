@@ -11,6 +11,7 @@ or where the project writes into the release, or misses something there; and NOT
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -20,11 +21,12 @@ from typing import Any
 from cluster_runtime.choices import choices, refusals
 from cluster_runtime.config import RuntimeConfig
 from cluster_runtime.databases import begin_with_the_projects
-from cluster_runtime.debug import derived, sources_of
+from cluster_runtime.debug import derived, sources_of, variables
 from cluster_runtime.django_setup import OVERLAY, prepare
 from cluster_runtime.failure import explain, remedy
 from cluster_runtime.paths import Opened, look
 from cluster_runtime.paths import refusals as refusals_of_paths
+from cluster_runtime.sources import DATABASE_URL, reads
 
 COLLECT = "--collect"
 NOT_COLLECTED = 3
@@ -78,6 +80,17 @@ def _own_databases(config: RuntimeConfig) -> dict[str, Any]:
     return own
 
 
+def _set_late(config: RuntimeConfig, known: dict[str, str]) -> list[str]:
+    """Return the variables that the settings read and the application's module has set: after they were read.
+
+    Where wsgi.py loads an .env, a server imports it before the settings; the overlay is set up before either.
+    """
+    found = {name for name, value in os.environ.items() if known.get(name) != value}
+    sources = sources_of(config.settings, config.project)
+    read = {DATABASE_URL, *(read.name for source in sources for read in reads(source.tree))}
+    return sorted(found & read - variables(sources).keys() - {"DJANGO_SETTINGS_MODULE"})
+
+
 def is_to_migrate(alias: str) -> bool:
     """Tell whether a database is one that `migrate` is for: not a mirror, and one that takes some application's tables.
 
@@ -101,15 +114,17 @@ def _sqlite_file(database: dict[str, Any]) -> str:
 
 def main() -> int:
     """Write the facts, and prove that the project's application imports."""
-    from cluster_runtime.django_setup import load_application  # noqa: PLC0415 - imports the project
+    from cluster_runtime.django_setup import import_application, set_up  # noqa: PLC0415 - imports the project
 
     config = RuntimeConfig.from_environment()
     output, opened = Path(sys.argv[1]), Opened(config)
     try:
         prepare(config)
         opened.begin()
-        load_application(config)
-        facts = describe(config, opened) | derived(config)
+        set_up(config)
+        known = dict(os.environ)
+        import_application(config)
+        facts = describe(config, opened) | derived(config) | {"set_late": _set_late(config, known)}
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is: the project's own code may raise anything
         failure = explain(error, config.project, sources_of(config.settings, config.project))
         output.write_text(json.dumps({**_choices(), "failure": failure}), encoding="utf-8")

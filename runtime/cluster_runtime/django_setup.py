@@ -63,12 +63,21 @@ def import_settings(config: RuntimeConfig) -> ModuleType:
 
 def load_application(config: RuntimeConfig) -> Any:
     """Return the project's own WSGI or ASGI application, with Django set up under the overlay."""
+    set_up(config)
+    return import_application(config)
+
+
+def set_up(config: RuntimeConfig) -> None:
+    """Set Django up under the overlay: a wsgi.py that sets DJANGO_SETTINGS_MODULE can't undo it from here on."""
     prepare(config)
     import django  # noqa: PLC0415 - only after the environment is prepared
 
-    # From here on the settings are loaded: a wsgi.py that sets DJANGO_SETTINGS_MODULE can't undo the overlay.
     django.setup()
     watch_failures()
+
+
+def import_application(config: RuntimeConfig) -> Any:
+    """Import the project's own WSGI or ASGI application; Django is set up."""
     from django.conf import settings  # noqa: PLC0415
 
     attribute = "WSGI_APPLICATION" if config.interface == "wsgi" else "ASGI_APPLICATION"

@@ -20,6 +20,9 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: What gives a variable's text as it is.
 RAW_READS = ("os.environ.get", "environ.get", "os.getenv", "getenv", "os.environ", "environ")
 
+#: What environs, django-environ and dj-database-url read where the settings name no variable for a database.
+DATABASE_URL = "DATABASE_URL"
+
 Place = ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Expr
 
 

@@ -118,7 +118,7 @@ class _Reader:
             return
         self.found.files.append(path)
         try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
+            tree = ast.parse(path.read_bytes())
         except (OSError, SyntaxError, ValueError, RecursionError):
             return  # the import says so, in Python's own words
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]

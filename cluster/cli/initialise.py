@@ -352,9 +352,11 @@ def star_sources(directory: Path, module: str, *, needed: bool = True) -> Iterat
             return
         raise CommandError(f"the settings module {module} is not below {directory}: say it with --settings")
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_bytes())  # in whatever encoding it says, with a mark of its byte order or without
     except SyntaxError as error:
-        raise CommandError(f"{path}:{error.lineno}: {error.msg}") from error
+        raise CommandError(f"{path}:{error.lineno or 1}: {error.msg}") from error
+    except ValueError as error:
+        raise CommandError(f"{path}: {error}") from error
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
@@ -382,7 +384,7 @@ def _sources(project: Project) -> list[Source]:
 
 
 def _read_settings(path: Path, project: Project) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = ast.parse(path.read_bytes())
     for node in tree.body:
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             try:

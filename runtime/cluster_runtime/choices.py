@@ -48,7 +48,7 @@ def choices(project: ModuleType) -> dict[str, Any]:
         "email_backend": str(chosen("EMAIL_BACKEND")),
         "cors_all": any(bool(chosen(name)) for name in ("CORS_ALLOW_ALL_ORIGINS", "CORS_ORIGIN_ALLOW_ALL")),
         "cors_credentials": bool(chosen("CORS_ALLOW_CREDENTIALS")),
-        "password_validators": len(chosen("AUTH_PASSWORD_VALIDATORS")),
+        "password_validators": len(chosen("AUTH_PASSWORD_VALIDATORS") or ()),
         "auth_app": any(app.startswith("django.contrib.auth") for app in apps),
         "offline_compression": "compressor" in apps
         and bool(chosen("COMPRESS_OFFLINE", False))

@@ -127,13 +127,14 @@ def main() -> int:
         facts = describe(config, opened) | derived(config) | {"set_late": _set_late(config, known)}
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is: the project's own code may raise anything
         failure = explain(error, config.project, sources_of(config.settings, config.project))
-        output.write_text(json.dumps({**_choices(), "failure": failure}), encoding="utf-8")
+        output.write_text(json.dumps({**_choices(), "failure": failure}, default=str), encoding="utf-8")
         # Why it does not import may be that what it reads was left out of the release.
         missed = refusals_of_paths(look(config, opened, None))
         print(*filter(None, (failure["text"], remedy(failure), *missed)), sep="\n", file=sys.stderr)
         return NOT_IMPORTED
     refused = [*refusals(config, facts), *refusals_of_paths(facts["paths"])]
-    output.write_text(json.dumps({**facts, "refused": refused}), encoding="utf-8")
+    # A setting may be lazy (reverse_lazy, gettext_lazy), and is what it says.
+    output.write_text(json.dumps({**facts, "refused": refused}, default=str), encoding="utf-8")
     if refused:
         print(*refused, sep="\n", file=sys.stderr)
         return REFUSED
@@ -161,4 +162,7 @@ def _succeeds(command: str, **options: Any) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # a thread that the project has started would go on for ever

@@ -217,6 +217,15 @@ def test_what_the_applications_module_sets_too_late_for_the_settings_is_refused(
     assert (f" sets {named}, which the settings read" in printed) == bool(named)
 
 
+def test_lazy_settings_and_threads_of_the_projects_own_are_no_reason_not_to_describe_it(stand: Stand) -> None:
+    lazy = "from django.utils.functional import lazystr\n"
+    thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\n"
+    found = facts(
+        stand, f'{lazy}{thread}STATIC_URL = MEDIA_URL = lazystr("/files/")\nAUTH_PASSWORD_VALIDATORS = None\n'
+    )
+    assert (found["static_url"], found["password_validators"]) == ("/files/", 0)
+
+
 # --- a project that does not import
 
 

@@ -7,6 +7,7 @@ import sys
 from cluster.cli import interrupts
 from cluster.cli.app import app
 from cluster.cli.failures import explain
+from cluster_runtime.unfollowed import printable
 
 
 def main() -> None:
@@ -21,5 +22,5 @@ def main() -> None:
         words = explain(error)
         if words is None:
             raise
-        print(words, file=sys.stderr)  # noqa: T201
+        print(printable(words), file=sys.stderr)  # noqa: T201
         sys.exit(1)

@@ -108,8 +108,11 @@ def _example_of(route: Any) -> str | None:
     """Return a path that a route of Django's matches, without the routes below it; None where none is found."""
     from django.utils.regex_helper import normalize  # noqa: PLC0415 - after the settings
 
-    for form, parameters in normalize(route.pattern.regex.pattern):
-        path = form % dict.fromkeys(parameters, EXAMPLE)
-        if route.pattern.match(path):
-            return "/" + path.removeprefix("/")
+    try:
+        for form, parameters in normalize(route.pattern.regex.pattern):
+            path = form % dict.fromkeys(parameters, EXAMPLE)
+            if route.pattern.match(path):
+                return "/" + path.removeprefix("/")
+    except (ValueError, TypeError):
+        pass  # an expression that Django can't turn around: with (?i) in it, or with a %
     return None

@@ -9,10 +9,13 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from django.urls.resolvers import RegexPattern
 
+from cluster_runtime.facts import _example_of
 from cluster_runtime.gate import Answer, Site, Visitor, asker, judge
 from cluster_runtime.progress import follow
 from tests.runtime.standing import SETTINGS, URLS
@@ -292,6 +295,15 @@ def test_a_project_that_relies_on_what_browsers_and_nginx_say_gets_healthy(stand
     stand.write({"mini/settings.py": settings, "mini/particular.py": PARTICULAR})
     serving = stand.serving("one", interface=interface, health={"path": "/"})
     assert judge(serving.name.socket("one"), None) == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [(r"ws/(?P<room>\w+)/$", "/ws/1/"), (r"^/?ws/$", "/ws/"), (r"(?i)ws/$", None), (r"ws/100%/$", None)],
+)
+def test_a_websocket_that_is_asked_for_is_one_that_its_route_matches(pattern: str, path: str | None) -> None:
+    route = SimpleNamespace(pattern=RegexPattern(pattern, is_endpoint=True))
+    assert _example_of(route) == path
 
 
 def test_progress_is_told_while_a_program_runs() -> None:

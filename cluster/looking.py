@@ -31,6 +31,7 @@ from cluster.release import (
 from cluster.requirements import optional_lines, read_requirements
 from cluster.source import TREE, Source, write_tree
 from cluster_runtime import unfollowed
+from cluster_runtime.choices import SET_LATE
 from cluster_runtime.describe import NOT_IMPORTED, REFUSED
 from cluster_runtime.paths import directory_of
 
@@ -236,6 +237,7 @@ def look(subject: Subject, *, interface: str = "wsgi", said: dict[str, str]) -> 
         found.facts = facts
         if failure is None:
             found.failure = words
+            found.missing |= dict.fromkeys(facts.get("set_late", ()), "the application's module sets it too late")
             return found
         found.failure = failure["text"] or words
         shared = _shared(failure, found, subject)
@@ -282,10 +284,13 @@ def _describe(
 
 
 def _refusals(facts: dict[str, Any]) -> list[str]:
-    """Take why `up` would refuse the project out of its facts; which paths are shared is written after this."""
+    """Take why `up` would refuse the project out of its facts.
+
+    Which paths are shared is written after this, and which variables are to be set is told.
+    """
     refused = facts.pop("refused", [])
     lines = [str(line) for line in refused] if isinstance(refused, list) else []
-    return [line for line in lines if not line.startswith("app.shared: ")]
+    return [line for line in lines if not line.startswith(("app.shared: ", f"{SET_LATE}: "))]
 
 
 def _of_originals(text: str, originals: dict[str, str]) -> str:

@@ -9,6 +9,7 @@ from typing import TextIO
 from cluster.cli import interrupts
 from cluster.cli.app import app
 from cluster.cli.failures import explain
+from cluster_runtime.unfollowed import printable
 
 
 def take_any_name(stream: TextIO) -> None:
@@ -30,5 +31,5 @@ def main() -> None:
         words = explain(error)
         if words is None:
             raise
-        print(words, file=sys.stderr)  # noqa: T201
+        print(printable(words), file=sys.stderr)  # noqa: T201
         sys.exit(1)

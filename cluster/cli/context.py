@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cluster.cli import interrupts
+from cluster_runtime.unfollowed import printable
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
@@ -170,17 +171,20 @@ def say(line: str) -> None:
 
 
 def tell(line: str) -> None:
-    """Print a result. Nobody reading it any more (`cluster up | head`) does not end what is being done."""
+    """Print a result, without what a terminal obeys: names of files and words of the project's may be in it.
+
+    Nobody reading it any more (`cluster up | head`) does not end what is being done.
+    """
     interrupts.check()
     try:
-        print(line, flush=True)  # noqa: T201
+        print(printable(line), flush=True)  # noqa: T201
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def warn(line: str) -> None:
     """Print what is not the result."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
+    print(printable(line), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def findings(stack: Stack, project: dict[str, object] | None = None) -> list[Finding]:

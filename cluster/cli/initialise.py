@@ -26,7 +26,7 @@ from cluster.release import ReleaseError
 from cluster.requirements import REQUIREMENTS
 from cluster_runtime.choices import DJANGO_ENGINES, NO_SERVER
 from cluster_runtime.paths import directory_of
-from cluster_runtime.sources import Source, assignments, module_path, reads, settings_sources, value_of
+from cluster_runtime.sources import DATABASE_URL, Source, assignments, module_path, reads, settings_sources, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -357,11 +357,12 @@ def star_sources(directory: Path, module: str, *, needed: bool = True) -> Iterat
             return
         raise CommandError(f"the settings module {module} is not below {directory}: say it with --settings")
     try:
-        tree = ast.parse(path.read_bytes())
-    except SyntaxError as error:
+        tree = ast.parse(path.read_bytes())  # in whatever encoding it says, with a mark of its byte order or without
+    except (SyntaxError, ValueError) as error:
         if not needed:
             return
-        raise CommandError(f"{path}:{error.lineno}: {error.msg}") from error
+        line = f":{error.lineno or 1}" if isinstance(error, SyntaxError) else ""
+        raise CommandError(f"{path}{line}: {getattr(error, 'msg', error)}") from error
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
@@ -566,7 +567,7 @@ def variables_of(sources: list[Source], setting: str) -> set[str]:
             if value is not None:
                 found |= {read.name for read in reads(value)}
                 if re.search(r"\.(?:db|db_url|dj_db_url)\(|dj_database_url\.config\(", ast.unparse(value)):
-                    found.add("DATABASE_URL")
+                    found.add(DATABASE_URL)
     return found
 
 

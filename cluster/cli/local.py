@@ -163,11 +163,7 @@ def run_rollback(stack: Stack, to: str | None) -> None:
 
 def fail_unverified(checks: list[Check]) -> None:
     """Raise CommandError where a check failed."""
-    failed = [
-        f"{check.name}: expected {check.expected}, found {printable(check.found)}"
-        for check in checks
-        if check.ok is False
-    ]
+    failed = [f"{check.name}: expected {check.expected}, found {check.found}" for check in checks if check.ok is False]
     if failed:
         raise CommandError("the cluster is up, but did not pass verification:\n" + "\n".join(failed))
 
@@ -266,7 +262,7 @@ def run_status(stack: Stack, *, as_json: bool) -> bool:
         return healthy
     _print_status(stack, cluster.topology, rows, observed, history, nginx_ok=nginx_ok)
     for line in _store_lines(report, stack):
-        tell(printable(line))
+        tell(line)
     if cluster.nginx.version != cluster.nginx.installed:
         running, installed = (".".join(map(str, one)) for one in (cluster.nginx.version, cluster.nginx.installed))
         tell(f"nginx {running} runs, and {installed} is installed: `cluster down`, `cluster up` loads it")
@@ -390,7 +386,8 @@ def print_checks(checks: list[Check], *, as_json: bool) -> bool:
         table.add_column(heading)
     words = {True: "[green]ok[/]", False: "[red]failed[/]", None: "-"}
     for check in checks:
-        table.add_row(words[check.ok], check.name, check.expected, escape(printable(check.found)))
+        row = (check.name, check.expected, check.found)  # of all of them the project may have a word
+        table.add_row(words[check.ok], *(escape(printable(word)) for word in row))
     Console().print(table)
     return ok
 
@@ -406,7 +403,7 @@ def run_logs(stack: Stack, names: list[str], *, lines: int, follow: bool) -> Non
     with subprocess.Popen(command, stdout=subprocess.PIPE) as tail:
         assert tail.stdout is not None  # noqa: S101 - it was asked for
         for line in tail.stdout:  # anybody's words: a client's, the project's
-            tell(printable(line.decode("utf-8", "replace")).rstrip("\n"))
+            tell(line.decode("utf-8", "replace").rstrip("\n"))
     raise typer.Exit(tail.returncode)
 
 

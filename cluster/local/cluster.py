@@ -715,7 +715,11 @@ class LocalCluster:
         for directory in self.places.releases.iterdir():
             if directory.name in keep | linked or is_held(directory / "secrets"):
                 continue
-            kept = retire(directory, TREE, self.places.kept)
+            try:
+                kept = retire(directory, TREE, self.places.kept)
+            except (OSError, RecursionError) as error:  # its project may have made anything there
+                self.say(f"release {directory.name} can't be removed, and stays: {error}")
+                continue
             if kept:
                 shown = ", ".join(kept[:MOST_SHOWN]) + (
                     f" and {len(kept) - MOST_SHOWN} more" if kept[MOST_SHOWN:] else ""

@@ -90,7 +90,6 @@ class Application:
 
     async def _through_project(self, trial: Trial) -> int:
         parts = urlsplit(trial.site)
-        host = parts.netloc.encode()
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
@@ -101,12 +100,7 @@ class Application:
             "raw_path": trial.path.encode(),
             "query_string": trial.query.encode(),
             "root_path": "",
-            "headers": [
-                (b"host", host),
-                (b"x-forwarded-host", host),
-                (b"x-forwarded-proto", parts.scheme.encode()),
-                (b"x-forwarded-for", b"127.0.0.1"),
-            ],
+            "headers": [(name.lower().encode(), value.encode()) for name, value in trial.headers.items()],
             "client": ("127.0.0.1", 0),
             "server": (parts.hostname or "", 443 if parts.scheme == "https" else 80),
             KEY: trial,

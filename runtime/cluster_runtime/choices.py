@@ -49,7 +49,7 @@ def choices(project: ModuleType) -> dict[str, Any]:
         "email_backend": str(chosen("EMAIL_BACKEND")),
         "cors_all": any(bool(chosen(name)) for name in ("CORS_ALLOW_ALL_ORIGINS", "CORS_ORIGIN_ALLOW_ALL")),
         "cors_credentials": bool(chosen("CORS_ALLOW_CREDENTIALS")),
-        "password_validators": len(chosen("AUTH_PASSWORD_VALIDATORS")),
+        "password_validators": len(chosen("AUTH_PASSWORD_VALIDATORS") or ()),
         "auth_app": any(app.startswith("django.contrib.auth") for app in apps),
         "offline_compression": "compressor" in apps
         and bool(chosen("COMPRESS_OFFLINE", False))
@@ -72,13 +72,27 @@ def _backend(caches: dict[str, Any], alias: str) -> str:
     return str((entry or {}).get("BACKEND", ""))
 
 
+#: Of the stack file, what a variable belongs into that the settings read and the application's module sets after that.
+SET_LATE = "app.environment"
+
 #: What keeps no data of its own on another machine.
 NO_SERVER = ("", "django.db.backends.dummy", "django.db.backends.sqlite3", "django.contrib.gis.db.backends.spatialite")
 
 
 def refusals(config: RuntimeConfig, facts: Mapping[str, Any]) -> list[str]:
     """Return why the stack file must not be as it is: it would replace what the project has chosen, and lose by it."""
-    return [line for line in (_session_engine(config, facts), _database(config, facts), _script_name(facts)) if line]
+    found = (_session_engine(config, facts), _database(config, facts), _script_name(facts), _set_late(facts))
+    return [line for line in found if line]
+
+
+def _set_late(facts: Mapping[str, Any]) -> str:
+    names = ", ".join(facts["set_late"])
+    if not names:
+        return ""
+    return (
+        f"{SET_LATE}: the module of the application sets {names}, which the settings read; here, and in management "
+        "commands, they are read before it: set it in app.environment, or in the secret secret_environment"
+    )
 
 
 def _session_engine(config: RuntimeConfig, facts: Mapping[str, Any]) -> str:

@@ -278,13 +278,13 @@ def digests(module: ModuleType) -> dict[str, str]:
 def main() -> None:
     """Write the digests."""
     from cluster_runtime.config import RuntimeConfig  # noqa: PLC0415
-    from cluster_runtime.django_setup import prepare  # noqa: PLC0415
+    from cluster_runtime.django_setup import import_settings, prepare  # noqa: PLC0415
 
     config = RuntimeConfig.from_environment()
     prepare(config)
     if FORCED in sys.argv:
         sys.meta_path.insert(0, _Forced(sources_of(config.settings, config.project)))
-    Path(sys.argv[1]).write_text(json.dumps(digests(importlib.import_module(config.settings))), encoding="utf-8")
+    Path(sys.argv[1]).write_text(json.dumps(digests(import_settings(config))), encoding="utf-8")
 
 
 if __name__ == "__main__":

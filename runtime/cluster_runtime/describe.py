@@ -11,6 +11,7 @@ or where the project writes into the release, or misses something there; and NOT
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -20,12 +21,13 @@ from typing import Any
 from cluster_runtime.choices import choices, refusals
 from cluster_runtime.config import RuntimeConfig
 from cluster_runtime.databases import begin_with_the_projects, file_of, not_begun
-from cluster_runtime.debug import derived, sources_of
+from cluster_runtime.debug import derived, sources_of, variables
 from cluster_runtime.django_setup import OVERLAY, prepare
 from cluster_runtime.failure import explain, remedy
 from cluster_runtime.migrations import is_to_migrate
 from cluster_runtime.paths import Opened, look, storages_of_project
 from cluster_runtime.paths import refusals as refusals_of_paths
+from cluster_runtime.sources import DATABASE_URL, reads
 
 COLLECT = "--collect"
 NOT_COLLECTED = 3
@@ -81,6 +83,17 @@ def _own_databases(config: RuntimeConfig) -> dict[str, Any]:
     return own
 
 
+def _set_late(config: RuntimeConfig, known: dict[str, str]) -> list[str]:
+    """Return the variables that the settings read and the application's module has set: after they were read.
+
+    Where wsgi.py loads an .env, a server imports it before the settings; the overlay is set up before either.
+    """
+    found = {name for name, value in os.environ.items() if known.get(name) != value}
+    sources = sources_of(config.settings, config.project)
+    read = {DATABASE_URL, *(read.name for source in sources for read in reads(source.tree))}
+    return sorted(found & read - variables(sources).keys() - {"DJANGO_SETTINGS_MODULE"})
+
+
 def _sqlite_file(database: dict[str, Any]) -> str:
     """Return the absolute path of an sqlite database, which may stand as relative to the project's directory."""
     if "sqlite" not in database.get("ENGINE", ""):
@@ -91,24 +104,27 @@ def _sqlite_file(database: dict[str, Any]) -> str:
 
 def main() -> int:
     """Write the facts, and prove that the project's application imports."""
-    from cluster_runtime.django_setup import load_application  # noqa: PLC0415 - imports the project
+    from cluster_runtime.django_setup import import_application, set_up  # noqa: PLC0415 - imports the project
 
     config = RuntimeConfig.from_environment()
     output, opened = Path(sys.argv[1]), Opened(config)
     try:
         prepare(config)
         opened.begin()
-        load_application(config)
-        facts = describe(config, opened) | derived(config)
+        set_up(config)
+        known = dict(os.environ)
+        import_application(config)
+        facts = describe(config, opened) | derived(config) | {"set_late": _set_late(config, known)}
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is: the project's own code may raise anything
         failure = explain(error, config.project, sources_of(config.settings, config.project), opened.database)
-        output.write_text(json.dumps({**_choices(), "failure": failure}), encoding="utf-8")
+        output.write_text(json.dumps({**_choices(), "failure": failure}, default=str), encoding="utf-8")
         # Why it does not import may be that what it reads was left out of the release.
         missed = refusals_of_paths(look(config, opened, None))
         print(*filter(None, (failure["text"], remedy(failure), *missed)), sep="\n", file=sys.stderr)
         return NOT_IMPORTED
     refused = [*refusals(config, facts), *refusals_of_paths(facts["paths"])]
-    output.write_text(json.dumps({**facts, "refused": refused}), encoding="utf-8")
+    # A setting may be lazy (reverse_lazy, gettext_lazy), and is what it says.
+    output.write_text(json.dumps({**facts, "refused": refused}, default=str), encoding="utf-8")
     if refused:
         print(*refused, sep="\n", file=sys.stderr)
         return REFUSED
@@ -136,4 +152,7 @@ def _succeeds(command: str, **options: Any) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # a thread that the project has started would go on for ever

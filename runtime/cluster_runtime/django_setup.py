@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -10,12 +11,18 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime import debug
+from cluster_runtime.sources import are_imported
 from cluster_runtime.trial import watch_failures
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from cluster_runtime.config import RuntimeConfig
 
 OVERLAY = "cluster_runtime.settings"
+
+#: What makes settings of classes, when it has been installed before they are imported.
+CONFIGURATIONS = "configurations"
 
 
 def prepare(config: RuntimeConfig) -> None:
@@ -38,14 +45,39 @@ def prepare(config: RuntimeConfig) -> None:
         site.addsitedir(config.packages)
 
 
+def import_settings(config: RuntimeConfig) -> ModuleType:
+    """Import the project's own settings, while DJANGO_SETTINGS_MODULE names them, as it does without the overlay.
+
+    django-configurations makes them of a class only then (the one that DJANGO_CONFIGURATION names).
+    """
+    former = os.environ["DJANGO_SETTINGS_MODULE"]
+    os.environ["DJANGO_SETTINGS_MODULE"] = config.settings
+    try:
+        if are_imported(CONFIGURATIONS, debug.sources_of(config.settings, config.project)):
+            with contextlib.suppress(ImportError):  # a project may have a package of that name itself
+                importlib.import_module(f"{CONFIGURATIONS}.importer").install()
+        return importlib.import_module(config.settings)
+    finally:
+        os.environ["DJANGO_SETTINGS_MODULE"] = former
+
+
 def load_application(config: RuntimeConfig) -> Any:
     """Return the project's own WSGI or ASGI application, with Django set up under the overlay."""
+    set_up(config)
+    return import_application(config)
+
+
+def set_up(config: RuntimeConfig) -> None:
+    """Set Django up under the overlay: a wsgi.py that sets DJANGO_SETTINGS_MODULE can't undo it from here on."""
     prepare(config)
     import django  # noqa: PLC0415 - only after the environment is prepared
 
-    # From here on the settings are loaded: a wsgi.py that sets DJANGO_SETTINGS_MODULE can't undo the overlay.
     django.setup()
     watch_failures()
+
+
+def import_application(config: RuntimeConfig) -> Any:
+    """Import the project's own WSGI or ASGI application; Django is set up."""
     from django.conf import settings  # noqa: PLC0415
 
     attribute = "WSGI_APPLICATION" if config.interface == "wsgi" else "ASGI_APPLICATION"

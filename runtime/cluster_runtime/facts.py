@@ -30,6 +30,7 @@ def site_facts(config: RuntimeConfig) -> dict[str, Any]:
         "static_here": _keeps_static_files_here(),
         "served_static_url": config.static_url,
         "ssl_redirect": bool(settings.SECURE_SSL_REDIRECT),
+        "prepend_www": bool(settings.PREPEND_WWW),
         "websocket": websocket(config),
     }
 
@@ -58,7 +59,7 @@ def _login_page() -> Iterator[str]:
     from django.urls import NoReverseMatch  # noqa: PLC0415
 
     try:
-        url = urlsplit(str(resolve_url(settings.LOGIN_URL)))
+        url = urlsplit(str(resolve_url(settings.LOGIN_URL or "")))
     except NoReverseMatch:
         return  # a project whose users never log in need not have it
     if not url.netloc and url.path.startswith("/"):
@@ -107,8 +108,11 @@ def _example_of(route: Any) -> str | None:
     """Return a path that a route of Django's matches, without the routes below it; None where none is found."""
     from django.utils.regex_helper import normalize  # noqa: PLC0415 - after the settings
 
-    for form, parameters in normalize(route.pattern.regex.pattern):
-        path = form % dict.fromkeys(parameters, EXAMPLE)
-        if route.pattern.match(path):
-            return "/" + path.removeprefix("/")
+    try:
+        for form, parameters in normalize(route.pattern.regex.pattern):
+            path = form % dict.fromkeys(parameters, EXAMPLE)
+            if route.pattern.match(path):
+                return "/" + path.removeprefix("/")
+    except (ValueError, TypeError):
+        pass  # an expression that Django can't turn around: with (?i) in it, or with a %
     return None

@@ -25,7 +25,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from cluster_runtime.instance import UnixConnection
 from cluster_runtime.names import Name
-from cluster_runtime.trial import UNAVAILABLE
+from cluster_runtime.trial import UNAVAILABLE, VISITOR, passed_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +41,12 @@ MOST_REDIRECTS, MOST_BYTES = 10, 2_000_000
 
 #: Style sheets and scripts of one page that are looked for. Without one of them it may be of no use.
 MOST_FILES = 30
+
+#: What stands in a request's path as it is; `%` begins what is quoted already.
+KEPT_IN_PATHS = "/?%:@!$&'()*+,;=~[]"
+
+#: What there is to do where Django leads everybody to www. and nginx does not know that name.
+PREPEND_WWW = "whose name is not in site.server_names: add it there, or set PREPEND_WWW to False for this stack"
 
 SERVER_ERROR = 500
 
@@ -77,6 +83,7 @@ class Site:
     static_here: bool = False
     served_static_url: str = ""
     ssl_redirect: bool = False
+    prepend_www: bool = False
     websocket: str | None = None
 
     @classmethod
@@ -127,12 +134,14 @@ class Visitor:
             url, answer = self._follow(url)
         except _Loop as loop:
             return [self._loop(page, str(loop))]
+        except _Nowhere as nowhere:
+            return [Fault(page=page, kind="loop", url=url, text=f"GET {page} leads to {nowhere}")]
         except (OSError, http.client.HTTPException) as error:
             text = f"GET {page}: {'no answer in time' if isinstance(error, TimeoutError) else error!r}"
             return [Fault(page=page, kind="error", url=url, text=text)]
         self.statuses[page] = answer.status
         led = "" if _path(url) == page else f" leads to {_path(url)}, which"
-        if page in self.site.unrouted and not led:
+        if page in self.site.unrouted and not led and answer.status >= http.HTTPStatus.BAD_REQUEST:
             return []  # the project has no such page, and its page for what is not found does not decide
         if answer.status >= SERVER_ERROR and answer.status != UNAVAILABLE:
             return [Fault(page=page, kind="error", url=url, text=f"GET {page}{led} is answered with {answer.status}")]
@@ -148,7 +157,11 @@ class Visitor:
             if answer.status not in REDIRECTS or not answer.location:
                 return url, answer
             cookies |= answer.cookies
-            there = urljoin(url, answer.location).partition("#")[0]
+            there = _joined(url, answer.location)
+            if there is None:
+                raise _Nowhere(f"{answer.location}, which is no address")
+            if self._is_own_by_www(there):
+                raise _Nowhere(f"{there}, {PREPEND_WWW}")
             if (there, tuple(sorted(cookies.items()))) in seen:
                 raise _Loop(there)
             if self._is_own_by_tls(there):
@@ -160,14 +173,24 @@ class Visitor:
 
     def _is_own(self, url: str) -> bool:
         own, parts = urlsplit(self.site.site), urlsplit(url)
-        known = parts.hostname == own.hostname or parts.hostname in self.site.hosts
-        return known and (parts.scheme, parts.port) == (own.scheme, own.port)
+        return self._is_known(parts.hostname) and (parts.scheme, parts.port) == (own.scheme, own.port)
+
+    def _is_known(self, host: str | None) -> bool:
+        """Tell whether a host is one of the site's names; one that begins with a dot is that domain, and all below."""
+        own = urlsplit(self.site.site).hostname
+        below = any(name.startswith(".") and f".{host}".endswith(name) for name in self.site.hosts)
+        return host == own or host in self.site.hosts or below
 
     def _is_own_by_tls(self, url: str) -> bool:
         """Tell whether a URL is of this site, but by TLS where the site has none: nobody answers there."""
         own, parts = urlsplit(self.site.site), urlsplit(url)
-        known = parts.hostname == own.hostname or parts.hostname in self.site.hosts
-        return known and (own.scheme, parts.scheme) == ("http", "https")
+        return self._is_known(parts.hostname) and (own.scheme, parts.scheme) == ("http", "https")
+
+    def _is_own_by_www(self, url: str) -> bool:
+        """Tell whether Django puts www. before the site's own name, by which nginx does not know it."""
+        host = urlsplit(url).hostname
+        led = self.site.prepend_www and host == f"www.{urlsplit(self.site.site).hostname}"
+        return led and not self._is_known(host) and "*" not in self.site.hosts
 
     def _loop(self, page: str, there: str) -> Fault:
         if not self._is_own_by_tls(there):
@@ -220,9 +243,8 @@ class Visitor:
         prefix = urlsplit(urljoin(self.site.site + "/", self.site.static_url)).path
         if self.files and not self._is_own(url) and _is_file(self.site.static_root, path.removeprefix(prefix)):
             return True  # whoever serves it takes it from there
-        own = urljoin(self.site.site + "/", quote(path, safe="/%:@!$&'()*+,;=~"))
         try:
-            return self.ask(own, {}).status < http.HTTPStatus.BAD_REQUEST
+            return self.ask(urljoin(self.site.site + "/", path), {}).status < http.HTTPStatus.BAD_REQUEST
         except (OSError, http.client.HTTPException):
             return False
 
@@ -231,8 +253,25 @@ class _Loop(Exception):  # noqa: N818 - a state, not a mistake
     """A redirect leads to where somebody has been."""
 
 
+class _Nowhere(Exception):  # noqa: N818 - a state, not a mistake
+    """A redirect leads to where nobody answers; the text says where, and why."""
+
+
 def _is_file(root: str, path: str) -> bool:
-    return not root or (Path(root) / unquote(path).lstrip("/")).is_file()
+    try:
+        return not root or (Path(root) / unquote(path).lstrip("/")).is_file()
+    except OSError:
+        return False  # no file has a name so long
+
+
+def _joined(base: str, reference: str) -> str | None:
+    """Return the URL that a page or a redirect names; None where a browser would make none of it either."""
+    try:
+        url = urljoin(base, reference.strip()).partition("#")[0]
+        urlsplit(url).port  # noqa: B018 - read only here, and no number perhaps
+    except ValueError:
+        return None
+    return url
 
 
 def _path(url: str) -> str:
@@ -265,14 +304,18 @@ class _References(HTMLParser):
             case _:
                 pass
 
+    def parse_marked_section(self, start: int, report: int = 1) -> int:
+        """Take `<![…>` for a comment, as browsers do: Python's own parser raises where it does not know the word."""
+        return self.parse_bogus_comment(start, report=bool(report))
+
 
 def _references(html: str, url: str) -> list[str]:
     """Return the URLs of a page's style sheets and scripts, and of its pictures the first."""
     parser = _References()
     parser.feed(html)
-    base = urljoin(url, parser.base)
-    found = [*parser.files[:MOST_FILES], *parser.pictures[:1]]
-    return list(dict.fromkeys(urljoin(base, reference.strip()).partition("#")[0] for reference in found))
+    base = _joined(url, parser.base) or url
+    found = [_joined(base, reference) for reference in (*parser.files[:MOST_FILES], *parser.pictures[:1])]
+    return list(dict.fromkeys(reference for reference in found if reference is not None))
 
 
 # --- asking
@@ -284,18 +327,17 @@ def asker(connect: Callable[[], http.client.HTTPConnection], headers: Callable[[
     def ask(url: str, cookies: dict[str, str]) -> Answer:
         sent = {
             "Host": urlsplit(url).netloc,
-            "User-Agent": "Mozilla/5.0 (compatible; django-cluster)",
-            "Accept": "text/html,*/*;q=0.8",
+            **VISITOR,
             "Connection": "close",
             **({"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())} if cookies else {}),
             **headers(url),
         }
         connection = connect()
         try:
-            connection.request("GET", _path(url) or "/", headers=sent)
+            connection.request("GET", quote(_path(url) or "/", safe=KEPT_IN_PATHS), headers=sent)
             response = connection.getresponse()
             is_html = response.headers.get_content_type() in ("text/html", "application/xhtml+xml")
-            html = response.read(MOST_BYTES).decode("utf-8", "replace") if is_html else ""
+            html = _read(response) if is_html else ""
             return Answer(
                 status=response.status,
                 location=response.headers.get("Location", ""),
@@ -306,6 +348,20 @@ def asker(connect: Callable[[], http.client.HTTPConnection], headers: Callable[[
             connection.close()
 
     return ask
+
+
+def _read(response: http.client.HTTPResponse) -> str:
+    """Read a page, of one that goes on for ever what comes within the time that a page may take."""
+    deadline, read = time.monotonic() + TIMEOUT, b""
+    while len(read) < MOST_BYTES and time.monotonic() < deadline:
+        part = response.read1(MOST_BYTES)
+        if not part:
+            break
+        read += part
+    try:
+        return read.decode(response.headers.get_content_charset("utf-8"), "replace")
+    except LookupError:
+        return read.decode("utf-8", "replace")
 
 
 def _cookies(lines: list[str]) -> dict[str, str]:
@@ -320,18 +376,7 @@ def _cookies(lines: list[str]) -> dict[str, str]:
 
 def ask_instance(socket: Path) -> Ask:
     """Return what asks an instance as nginx does, for a visitor."""
-
-    def headers(url: str) -> dict[str, str]:
-        parts = urlsplit(url)
-        return {
-            "X-Forwarded-Host": parts.netloc,
-            "X-Forwarded-Proto": parts.scheme,
-            "X-Forwarded-Port": str(parts.port or (443 if parts.scheme == "https" else 80)),
-            "X-Forwarded-For": "127.0.0.1",
-            "X-Real-IP": "127.0.0.1",
-        }
-
-    return asker(lambda: UnixConnection(str(socket), TIMEOUT), headers)
+    return asker(lambda: UnixConnection(str(socket), TIMEOUT), passed_on)
 
 
 def probe(socket: Path, url: str) -> dict[str, Any]:

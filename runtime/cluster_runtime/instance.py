@@ -34,7 +34,7 @@ from cluster_runtime.log import say
 from cluster_runtime.names import LONGEST_SOCKET_PATH, Name, process_of
 from cluster_runtime.sessions import nodes
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE, STAGE_VARIABLE, Stages, forget_ended, living
-from cluster_runtime.trial import UNAVAILABLE
+from cluster_runtime.trial import UNAVAILABLE, VISITOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,7 +116,8 @@ def ask(path: Path, url: str, host: str, timeout: float) -> tuple[int, str]:
     """GET `url` over the socket at `path`; return status and text, or raise Unhealthy where none comes in time."""
     connection = UnixConnection(str(path), timeout)
     try:
-        connection.request("GET", url, headers={"Host": host, "X-Forwarded-Proto": "https", "Connection": "close"})
+        headers = {"Host": host, **VISITOR, "X-Forwarded-Proto": "https", "Connection": "close"}
+        connection.request("GET", url, headers=headers)
         response = connection.getresponse()
         return response.status, response.read(65536).decode("utf-8", "replace")
     except TimeoutError as error:

@@ -5,20 +5,19 @@ For a site that was in use before: what the former key has signed (sessions, lin
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
 
 from cluster_runtime.config import RuntimeConfig
-from cluster_runtime.django_setup import prepare
+from cluster_runtime.django_setup import import_settings, prepare
 
 
 def main() -> None:
     """Write them where nobody else reads them."""
     config = RuntimeConfig.from_environment()
     prepare(config)
-    project = importlib.import_module(config.settings)
+    project = import_settings(config)
     found = {
         "secret_key": str(getattr(project, "SECRET_KEY", "")),
         "secret_key_fallbacks": [str(key) for key in getattr(project, "SECRET_KEY_FALLBACKS", [])],

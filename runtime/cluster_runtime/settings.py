@@ -5,16 +5,16 @@ Used as DJANGO_SETTINGS_MODULE; it needs CLUSTER_CONFIG. What is not named here 
 
 from __future__ import annotations
 
-import importlib
 import json
 from typing import Any
 
 from cluster_runtime import databases
 from cluster_runtime.config import ConfigError, RuntimeConfig
+from cluster_runtime.django_setup import import_settings
 from cluster_runtime.sessions import settings_for
 
 _config = RuntimeConfig.from_environment()
-_project = importlib.import_module(_config.settings)
+_project = import_settings(_config)
 globals().update({name: getattr(_project, name) for name in dir(_project) if name.isupper()})
 
 
@@ -60,3 +60,9 @@ if not _of_project("LOGGING", None):
         "handlers": {"stderr": {"class": "logging.StreamHandler"}},
         "loggers": {"django": {"handlers": ["stderr"], "level": "WARNING"}},
     }
+
+_dynaconf = _of_project("DYNACONF", None)
+if hasattr(_dynaconf, "populate_obj"):
+    # It has put settings of its own into the place of Django's: what is decided here must be decided there.
+    _own = {name: value for name, value in globals().items() if name.isupper()}
+    _dynaconf.update({name: value for name, value in _own.items() if value is not _of_project(name, None)}, merge=False)

@@ -20,6 +20,9 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: What gives a variable's text as it is.
 RAW_READS = ("os.environ.get", "environ.get", "os.getenv", "getenv", "os.environ", "environ")
 
+#: What environs, django-environ and dj-database-url read where the settings name no variable for a database.
+DATABASE_URL = "DATABASE_URL"
+
 Place = ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Expr
 
 
@@ -100,6 +103,13 @@ def _imported(tree: ast.Module, package: str) -> Iterator[str]:
             if name:
                 yield name
                 yield from (f"{name}.{alias.name}" for alias in node.names if alias.name != "*")
+
+
+def are_imported(package: str, sources: Iterable[Source]) -> bool:
+    """Tell whether files of the settings import something of a package."""
+    return any(
+        name.partition(".")[0] == package for source in sources for name in _imported(source.tree, source.module)
+    )
 
 
 def _included(tree: ast.Module, path: Path) -> Iterator[Path]:

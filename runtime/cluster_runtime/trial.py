@@ -11,6 +11,7 @@ import traceback
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponseBase
 
 KEY = "cluster_runtime.trial"
+
+#: What every browser says of itself; the language is the site's own choice. Projects read these without asking whether
+#: they are there.
+VISITOR = {
+    "User-Agent": "Mozilla/5.0 (compatible; django-cluster)",
+    "Accept": "text/html,*/*;q=0.8",
+    "Accept-Language": "*",
+}
 
 #: Of a traceback are kept so many frames of each exception, the last ones, and so many lines in all.
 FRAMES, LINES = 6, 24
@@ -52,6 +61,11 @@ class Trial:
     failure: str = ""
     passing: bool = False
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What it comes with: a visitor's headers, and nginx's."""
+        return {"Host": urlsplit(self.site).netloc, **VISITOR, **passed_on(self.site)}
+
     def failed(self, error: BaseException) -> None:
         """Keep what the project raised."""
         words = traceback.TracebackException.from_exception(error, limit=-FRAMES)
@@ -64,6 +78,18 @@ def _shortened(text: str) -> list[str]:
     lines = [line for line in text.rstrip().splitlines() if line.strip(" ^~")]
     kept = [line if len(line) <= CHARACTERS else f"{line[:CHARACTERS]}…" for line in lines[:LINES_OF_ONE]]
     return kept if len(lines) <= LINES_OF_ONE else [*kept, "…"]
+
+
+def passed_on(site: str) -> dict[str, str]:
+    """Return what nginx adds to the headers of a request for a site's address."""
+    parts = urlsplit(site)
+    return {
+        "X-Forwarded-Host": parts.netloc,
+        "X-Forwarded-Proto": parts.scheme,
+        "X-Forwarded-Port": str(parts.port or (443 if parts.scheme == "https" else 80)),
+        "X-Forwarded-For": "127.0.0.1",
+        "X-Real-IP": "127.0.0.1",
+    }
 
 
 def _may_pass(error: BaseException | None) -> bool:

@@ -186,6 +186,46 @@ def test_what_a_project_has_chosen_is_kept_or_refused_in_a_line(
         assert printed.count("\n") == 1
 
 
+#: Sets what an .env would, as wsgi.py does where it loads one.
+LATE = """
+import os
+from django.core.wsgi import get_wsgi_application
+os.environ["DJANGO_SETTINGS_MODULE"] = "mini.settings"
+os.environ.setdefault("DATABASE_URL", "postgres://db/mini")
+os.environ.setdefault("PAY_KEY", "secret")
+os.environ.setdefault("LC_ALL", "C")
+application = get_wsgi_application()
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "named"),
+    [
+        ('PAY = os.environ.get("PAY_KEY")\n', {}, "DATABASE_URL, PAY_KEY"),
+        ("", {}, "DATABASE_URL"),
+        ('PAY = os.environ.get("PAY_KEY")\n', {"DATABASE_URL": "sqlite:////tmp/x", "PAY_KEY": "mine"}, ""),
+        ('NAMED = os.environ["DJANGO_SETTINGS_MODULE"]\n', {"DATABASE_URL": "sqlite:////tmp/x"}, ""),
+    ],
+)
+def test_what_the_applications_module_sets_too_late_for_the_settings_is_refused(
+    stand: Stand, settings: str, said: dict[str, str], named: str
+) -> None:
+    stand.write({"mini/wsgi.py": LATE})
+    settings = f'import os\nWSGI_APPLICATION = "mini.wsgi.application"\n{settings}'
+    status, _found, printed = describe(stand, settings, environment=said)
+    assert status == (REFUSED if named else 0), printed
+    assert (f" sets {named}, which the settings read" in printed) == bool(named)
+
+
+def test_lazy_settings_and_threads_of_the_projects_own_are_no_reason_not_to_describe_it(stand: Stand) -> None:
+    lazy = "from django.utils.functional import lazystr\n"
+    thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\n"
+    found = facts(
+        stand, f'{lazy}{thread}STATIC_URL = MEDIA_URL = lazystr("/files/")\nAUTH_PASSWORD_VALIDATORS = None\n'
+    )
+    assert (found["static_url"], found["password_validators"]) == ("/files/", 0)
+
+
 # --- a project that does not import
 
 

@@ -5,19 +5,27 @@ from __future__ import annotations
 import http.client
 import subprocess
 import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from django.urls.resolvers import RegexPattern
 
-from cluster_runtime.gate import Answer, Site, Visitor, judge
+from cluster_runtime.facts import _example_of
+from cluster_runtime.gate import Answer, Site, Visitor, asker, judge
 from cluster_runtime.progress import follow
 from cluster_runtime.trial import Trial
 from tests.runtime.standing import SETTINGS, URLS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from cluster_runtime.gate import Ask
     from tests.runtime.standing import Stand
 
 SITE = "http://localhost:8080"
@@ -60,6 +68,8 @@ def test_a_page_that_the_project_does_not_have_is_not_judged_but_where_it_leads_
     broken = Answer(status=500)
     assert kinds(visitor({"/": broken}, unrouted=("/",))) == []
     assert kinds(visitor({"/": to("/en/"), "/en/": broken}, unrouted=("/",))) == ["error"]
+    lacking = Answer(status=200, html='<script src="/static/a.js"></script>')
+    assert kinds(visitor({"/": lacking}, unrouted=("/",))) == ["file"], "a middleware answers it"
 
 
 def test_what_fails_once_and_not_again_is_no_fault() -> None:
@@ -82,13 +92,28 @@ REDIRECTS: dict[str, tuple[dict[str, Answer], list[str]]] = {
     "to another of its names by TLS": ({"/": to("https://www.example.org/")}, ["loop"]),
     "to another page by TLS": ({"/": to("/in"), "/in": to("https://localhost:8080/in")}, ["loop"]),
     "to another of its names": ({"/": to("http://www.example.org:8080/")}, []),
+    "to a name of a domain of its own that fails": ({"/": to("http://a.example.net:8080/b")}, ["error"]),
+    "to what is no address": ({"/": to("http://[broken/")}, ["loop"]),
+    "to a port that is no number": ({"/": to("http://localhost:port/")}, ["loop"]),
 }
 
 
 @pytest.mark.parametrize("what", REDIRECTS)
 def test_a_redirect_is_followed_within_the_site(what: str) -> None:
     answers, faults = REDIRECTS[what]
-    assert kinds(visitor(answers)) == faults
+    answers |= {"http://a.example.net:8080/b": Answer(status=500)}
+    assert kinds(visitor(answers, hosts=("localhost", "www.example.org", ".example.net"))) == faults
+
+
+@pytest.mark.parametrize(
+    ("hosts", "faults"), [(("localhost",), ["loop"]), (("localhost", "www.localhost"), []), (("localhost", "*"), [])]
+)
+def test_a_redirect_to_www_is_one_to_nobody_where_nginx_does_not_know_that_name(
+    hosts: tuple[str, ...], faults: list[str]
+) -> None:
+    answers = {"/": to("http://www.localhost:8080/"), "http://www.localhost:8080/": Answer(status=200)}
+    assert kinds(visitor(answers, hosts=hosts, prepend_www=True)) == faults
+    assert kinds(visitor(answers, hosts=hosts)) == [], "anybody's server may have it"
 
 
 def test_a_page_that_wants_a_cookie_first_leads_back_to_itself_only_once() -> None:
@@ -117,6 +142,10 @@ PAGES: dict[str, tuple[str, list[str]]] = {
     "a file that is there": ('<script src="/static/here.js"></script>', []),
     "a name with a space": ('<script src="/static/a%20b.js"></script>', ["/static/a%20b.js"]),
     "what is no HTML at all": ("<<<>>&;<link <script", []),
+    "a comment of a kind that nobody knows": ('<![x[ y ]]><script src="/static/a.js"></script>', ["/static/a.js"]),
+    "an address that is none": ('<script src="http://[x/a.js"></script><img src="/static/a.png">', ["/static/a.png"]),
+    "a base that is none": ('<base href="http://[x/"><script src="/static/a.js"></script>', ["/static/a.js"]),
+    "a name that no file has": (f'<script src="/static/{"a" * 300}.js"></script>', [f"/static/{'a' * 300}.js"]),
 }
 
 
@@ -154,6 +183,70 @@ def test_a_file_with_another_hash_in_its_name_is_the_same_fault() -> None:
     assert key("app.0123456789ab.js") != key("other.0123456789ab.js")
 
 
+@contextmanager
+def answering(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[Ask]:
+    """Ask a server that answers every GET so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        def log_message(self, *_words: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield asker(lambda: http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=5), lambda _url: {})
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_page_that_streams_for_ever_is_looked_at_for_as_long_as_a_page_may_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cluster_runtime.gate.TIMEOUT", 0.5)
+
+    def stream(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/html")
+        handler.end_headers()
+        handler.wfile.write(b'<script src="/static/a.js"></script>')
+        with suppress(OSError):
+            for _second in range(200):
+                handler.wfile.write(b"<p>more")
+                time.sleep(0.05)
+
+    with answering(stream) as ask:
+        begun = time.monotonic()
+        assert ask(f"{SITE}/", {}).html.startswith("<script")
+        assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "latin-1", "no-such-charset"])
+def test_a_page_is_read_in_its_own_charset(charset: str) -> None:
+    html = "<script src='/static/a.js'></script>"
+
+    def page(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", f"text/html; charset={charset}")
+        handler.end_headers()
+        handler.wfile.write(html.encode("utf-8" if charset.startswith("no") else charset))
+
+    with answering(page) as ask:
+        assert ask(f"{SITE}/", {}).html == html
+
+
+def test_a_page_of_any_letters_is_asked_for() -> None:
+    def page(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200 if handler.path == "/stra%C3%9Fe%20a/?q=%C3%BC%20b&r=%20" else 404)
+        handler.end_headers()
+
+    with answering(page) as ask:
+        assert ask(f"{SITE}/straße a/?q=ü b&r=%20", {}).status == 200
+
+
 def test_an_answer_that_never_comes_is_a_fault() -> None:
     def ask(_url: str, _cookies: dict[str, str]) -> Answer:
         raise http.client.RemoteDisconnected("gone")
@@ -176,6 +269,42 @@ def test_a_release_is_judged_by_what_the_serving_one_does(stand: Stand) -> None:
     both = judge(new.name.socket("two"), None)
     assert sum(line.startswith("app.health.pages") for line in both) == 2
     assert judge(serving.name.socket("one"), new.name.socket("two")) == []
+
+
+def test_a_project_without_a_page_to_log_in_is_judged_by_the_others(stand: Stand) -> None:
+    stand.write({"mini/settings.py": SETTINGS + "LOGIN_URL = None\n"})
+    serving = stand.serving("one")
+    assert judge(serving.name.socket("one"), None) == []
+
+
+#: Reads what every browser says, and what nginx adds.
+PARTICULAR = """
+def particular(get_response):
+    def answer(request):
+        for name in ("HTTP_USER_AGENT", "HTTP_ACCEPT", "HTTP_ACCEPT_LANGUAGE"):
+            request.META[name]
+        if request.path != "/":
+            request.META["HTTP_X_REAL_IP"], request.META["HTTP_X_FORWARDED_PORT"]
+        return get_response(request)
+    return answer
+"""
+
+
+@pytest.mark.parametrize("interface", ["wsgi", "asgi"])
+def test_a_project_that_relies_on_what_browsers_and_nginx_say_gets_healthy(stand: Stand, interface: str) -> None:
+    settings = SETTINGS.replace("MIDDLEWARE = []", 'MIDDLEWARE = ["mini.particular.particular"]')
+    stand.write({"mini/settings.py": settings, "mini/particular.py": PARTICULAR})
+    serving = stand.serving("one", interface=interface, health={"path": "/"})
+    assert judge(serving.name.socket("one"), None) == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [(r"ws/(?P<room>\w+)/$", "/ws/1/"), (r"^/?ws/$", "/ws/"), (r"(?i)ws/$", None), (r"ws/100%/$", None)],
+)
+def test_a_websocket_that_is_asked_for_is_one_that_its_route_matches(pattern: str, path: str | None) -> None:
+    route = SimpleNamespace(pattern=RegexPattern(pattern, is_endpoint=True))
+    assert _example_of(route) == path
 
 
 def test_progress_is_told_while_a_program_runs() -> None:

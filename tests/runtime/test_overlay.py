@@ -161,6 +161,113 @@ def test_settings_may_be_a_package_of_several_files(stand: Stand) -> None:
     assert (found["MY_OWN"], found["OTHER"], found["SECRET_KEY"]) == ("prod", "base", SECRET_KEY)
 
 
+#: Does to Django what dynaconf's own module does: whoever imports its settings from then on gets dynaconf's.
+DYNACONF = """
+import sys
+from django import conf
+
+
+class Settings:
+    configured = True
+
+    def __init__(self, module):
+        self.module, self.more = module, {}
+
+    def __getattr__(self, name):
+        known = vars(self)
+        if name in known.get("more", {}):
+            return known["more"][name]
+        if hasattr(known["module"], name):
+            return getattr(known["module"], name)
+        from django.conf import global_settings
+        return getattr(global_settings, name)
+
+    def __dir__(self):
+        return [*dir(conf.global_settings), *dir(self.module)]
+
+    def populate_obj(self, module):
+        vars(module).update(self.more)
+
+    def update(self, data, merge):
+        self.more |= data
+
+
+def DjangoDynaconf(name):
+    module = sys.modules[name]
+    module.settings = module.DYNACONF = settings = Settings(module)
+
+    class Wrapper:
+        def __getattribute__(self, name):
+            return settings if name == "settings" else getattr(conf, name)
+
+    sys.modules["django.conf"] = Wrapper()
+    return settings
+"""
+
+
+def test_settings_that_dynaconf_has_put_in_the_place_of_djangos_are_the_overlays_too(stand: Stand) -> None:
+    stand.write({"dynaconf.py": DYNACONF})
+    found = show(
+        stand,
+        'DEBUG = True\nOWN = "own"\nimport dynaconf\nsettings = dynaconf.DjangoDynaconf(__name__)\n',
+        hosts=["cluster"],
+    )
+    assert (found["DEBUG"], found["SECRET_KEY"], found["ALLOWED_HOSTS"]) == (False, SECRET_KEY, ["cluster"])
+    assert found["SESSION_ENGINE"].startswith("cluster_runtime.")
+    assert (found["OWN"], found["ROOT_URLCONF"]) == ("own", "mini.urls")
+
+
+#: Makes settings of the class that a variable names, in the module that DJANGO_SETTINGS_MODULE names, as
+#: django-configurations does.
+CONFIGURATIONS = """
+import importlib.machinery, os, sys
+
+
+class Loader(importlib.machinery.SourceFileLoader):
+    def exec_module(self, module):
+        super().exec_module(module)
+        made = getattr(module, os.environ["DJANGO_CONFIGURATION"])
+        vars(module).update({name: getattr(made, name) for name in dir(made) if name.isupper()})
+
+
+class Importer:
+    def find_spec(self, name, path=None, target=None):
+        if name != os.environ["DJANGO_SETTINGS_MODULE"]:
+            return None
+        found = importlib.machinery.PathFinder.find_spec(name, path)
+        found.loader = Loader(name, found.origin)
+        return found
+
+
+def install():
+    sys.meta_path.insert(0, Importer())
+"""
+
+
+def test_settings_may_be_a_class_of_django_configurations(stand: Stand) -> None:
+    lines = "".join(f"    {line}\n" for line in SETTINGS.strip().splitlines())
+    stand.write(
+        {
+            "configurations/__init__.py": "Configuration = object\n",
+            "configurations/importer.py": CONFIGURATIONS,
+            "mini/settings.py": f"from configurations import Configuration\nclass Base(Configuration):\n{lines}"
+            "class Prod(Base):\n    OWN = 'own'\n",
+        }
+    )
+    found = show(stand, environment={"DJANGO_CONFIGURATION": "Prod"})
+    assert (found["OWN"], found["ROOT_URLCONF"], found["SECRET_KEY"]) == ("own", "mini.urls", SECRET_KEY)
+
+
+def test_a_package_of_the_projects_may_be_called_like_one_that_makes_settings(stand: Stand) -> None:
+    stand.write({"configurations.py": "OWN = 'own'\n"})
+    assert show(stand, "from configurations import OWN\n")["OWN"] == "own"
+
+
+def test_settings_are_imported_while_the_environment_names_them(stand: Stand) -> None:
+    found = show(stand, "import os\nNAMED = os.environ['DJANGO_SETTINGS_MODULE']\n")
+    assert (found["NAMED"], found["environment"]) == ("mini.settings", "cluster_runtime.settings")
+
+
 def test_settings_see_the_plain_and_the_secret_environment(stand: Stand) -> None:
     stand.secret("secret_environment", '{"TOKEN": "t"}')
     text = 'import os\nBOTH = [os.environ["PLAIN"], os.environ["TOKEN"]]\n'

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from cluster.cli import take_any_name
+from cluster.cli.context import tell, warn
 from cluster.cli.failures import explain
 from cluster.release import ReleaseError
 
@@ -34,3 +35,11 @@ def test_a_name_that_is_no_text_is_printed(encoding: str) -> None:
     take_any_name(stream)
     print(os.fsdecode(b"media/\xff.jpg"), file=stream, flush=True)
     assert written.getvalue() == b"media/\\udcff.jpg\n"
+
+
+def test_no_word_of_a_project_s_obeys_a_terminal_or_ends_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "a\x1b[2Jb \udcff c\nd"  # as the name of a file may be
+    tell(hostile)
+    warn(hostile)
+    said = capsys.readouterr()
+    assert said.out == said.err == "a\N{REPLACEMENT CHARACTER}[2Jb \N{REPLACEMENT CHARACTER} c\nd\n"

@@ -202,6 +202,26 @@ def test_settings_that_this_python_is_too_old_to_read_are_left_to_the_import(tmp
 
 
 @pytest.mark.parametrize(
+    "settings",
+    [b'\xef\xbb\xbfSTATIC_URL = "/s/"', b'# coding: latin-1\nOWNER = "J\xfcrg"\nSTATIC_URL = "/s/"'],
+)
+def test_settings_may_be_in_any_encoding_that_python_reads(tmp_path: Path, settings: bytes) -> None:
+    named = 'os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")'
+    files(tmp_path, **{"manage.py": named, "shop/settings.py": "", "requirements.txt": ""})
+    (tmp_path / "shop" / "settings.py").write_bytes(settings)
+    assert inspect(tmp_path, None, None).values["STATIC_URL"] == "/s/"
+
+
+def test_settings_that_are_no_python_are_named(tmp_path: Path) -> None:
+    named = 'os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")'
+    files(tmp_path, **{"manage.py": named, "shop/settings.py": "", "requirements.txt": ""})
+    for text in (b"x = (", b"x = '\x00'", b"x = '\xff'"):
+        (tmp_path / "shop" / "settings.py").write_bytes(text)
+        with pytest.raises(CommandError, match=r"shop/settings\.py:"):
+            inspect(tmp_path, None, None)
+
+
+@pytest.mark.parametrize(
     ("name", "begins"),
     [
         ("DATABASE_URL", "postgres://"),

@@ -278,6 +278,14 @@ def test_uploads_are_found_in_the_settings(settings: str, media: tuple[str, str 
     assert (None if found is None else (found.root, found.url)) == media
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1"])
+def test_settings_of_any_encoding_are_read(encoding: str, root: Path) -> None:
+    make(root)
+    text = f'# coding: {encoding}\n{SETTINGS}OWNER = "Jürg"\nMEDIA_ROOT = BASE_DIR / "media"\n'
+    (root / "site" / "pkg" / "settings.py").write_text(text, encoding=encoding)
+    assert os.path.basename(source(root).settings.known("MEDIA_ROOT")) == "media"  # noqa: PTH119
+
+
 def test_settings_that_import_others_are_read_in_their_order(root: Path) -> None:
     make(root, settings='from .base import *\nMEDIA_URL = "/late/"\n')
     (root / "site" / "pkg" / "base.py").write_text(

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import subprocess
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import Mock
 
 import pytest
 
+from cluster.local.cluster import LocalCluster
+from cluster.local.places import Places
 from cluster.local.written import note_files, retire
 from cluster_runtime.secret_files import hold, is_held
 
@@ -96,3 +101,29 @@ def test_a_command_keeps_its_release_as_long_as_it_runs(release: Path) -> None:
     assert is_held(secrets), "one of two commands has ended"
     os.close(other)
     assert not is_held(secrets)
+
+
+def test_a_release_that_can_t_be_removed_stays_and_is_named(tmp_path: Path) -> None:
+    """Its project's code may have made directories in each other, more than can be walked through."""
+    places = Places(tmp_path, "t")
+    for path in (places.releases / "0123456789ab" / "tree", places.static, places.environments, places.logs):
+        path.mkdir(parents=True)
+    note_files(places.releases / "0123456789ab", "tree")
+    directory = os.open(places.releases / "0123456789ab" / "tree", os.O_RDONLY)
+    for _level in range(1500):
+        os.mkdir("d", dir_fd=directory)
+        below = os.open("d", os.O_RDONLY, dir_fd=directory)
+        os.close(directory)
+        directory = below
+    os.close(directory)
+    said: list[str] = []
+    cluster = SimpleNamespace(places=places, say=said.append, topology=SimpleNamespace(names=("app1",)), nginx=Mock())
+    history = SimpleNamespace(releases=[], current=None, former=lambda: None, save=lambda _places: None)
+    try:
+        LocalCluster._forget_old(
+            cast("LocalCluster", cluster), cast("Any", history), cast("Any", SimpleNamespace(digest="x"))
+        )
+        assert [line for line in said if line.startswith("release 0123456789ab can't be removed, and stays: ")]
+        assert (places.releases / "0123456789ab").is_dir()
+    finally:
+        subprocess.run(["rm", "-rf", str(places.releases)], check=True)

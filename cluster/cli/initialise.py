@@ -256,6 +256,11 @@ def _take_over(places: Places, subject: Subject, found: Look, written: Written, 
                 raise CommandError("--adopt: the project has no sqlite database that holds anything")
             adopt(places, database, own_keys(subject, found, {}))
             written.lines.append(f"adopted: {database} ({in_words(rows)}), and the project's own SECRET_KEY")
+            if written.engine == SessionEngine.FILE:
+                written.decide.append(
+                    "sessions: the project has them in files, which are not taken over; sessions.path can name their "
+                    "directory (its SESSION_FILE_PATH, else the machine's temporary one) if the instances may write it"
+                )
         elif rows:
             written.decide.append(
                 f"database: {database} is in use ({in_words(rows)}), and the stack begins with an empty one; "

@@ -32,7 +32,7 @@ from cluster.kept import (
 )
 from cluster.local.environment import Environments
 from cluster.local.mending import put_back, write_below
-from cluster.local.migrations import APPLIED, applied_in, were_lost
+from cluster.local.migrations import APPLIED, applied_in, holds_tables, were_lost
 from cluster.local.secrets import write_secret
 from cluster.local.state import History
 from cluster.local.supervisor import clean_environment
@@ -75,9 +75,12 @@ LAST_LINES = 15
 MIGRATED = "migrated"
 COMMANDED = "commanded"
 
+#: The names of the project's own sqlite files among the data, as they were when its migrations had run.
+DATABASES = "databases.json"
+
 #: Files and directories of a release; what the project must not change of its own release is not its user's.
 CONFIG, PARTS, FACTS, SECRETS = "config.json", "parts.json", "project.json", "secrets"
-KEPT_FILES = (CONFIG, PARTS, FACTS, COMPLETE, MIGRATED, COMMANDED, SERVED)
+KEPT_FILES = (CONFIG, PARTS, FACTS, COMPLETE, MIGRATED, COMMANDED, SERVED, DATABASES)
 OURS = (*KEPT_FILES, SECRETS, FILES, LEFT_OUT, "runtime", "environment")
 
 #: What is kept of what a program of the project prints, and read of the facts that it writes, bytes; and how long its
@@ -488,7 +491,18 @@ class Builder:
     def _note_migrations(self, release: Release) -> None:
         database = release.database
         applied = applied_in(database, self.owner) if database else None
+        own = self.places.data / "databases"
+        names = sorted(path.name for path in own.glob("*.sqlite3") if holds_tables(path, self.owner))
+        write_durably(release.directory / DATABASES, json.dumps(names))
         write_durably(release.directory / MIGRATED, json.dumps(applied or []))
+
+    def own_databases(self, release: Release) -> list[Path]:
+        """Return the project's own sqlite files that held something when the release's migrations had run."""
+        try:
+            names = read_kept(release.directory / DATABASES, APPLIED) or []
+        except HurtFile:
+            names = []
+        return [self.places.data / "databases" / name for name in names]
 
     def put_back_migrations(self, release: Release) -> None:
         """Write down again which migrations the database has, where the mark that they have run does not tell."""

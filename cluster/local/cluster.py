@@ -18,6 +18,7 @@ from cluster.interpreters import find_interpreter, needs_of, request
 from cluster.kept import HurtFile, make_way, point_at, remove_tree
 from cluster.local.builder import MIGRATED, Builder, Release
 from cluster.local.listeners import listening_ports
+from cluster.local.migrations import holds_tables
 from cluster.local.nginx import PROGRAM as NGINX
 from cluster.local.nginx import SEARCH_PATH, Nginx, is_free
 from cluster.local.orphans import Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
@@ -32,7 +33,7 @@ from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.supervisor import Program
 from cluster.requirements import read_requirements
 from cluster.sessions import Lasting, of_release, refused_loss
-from cluster.source import TREE, project_place
+from cluster.source import TREE, is_file_name, project_place
 from cluster.topology import batches, build_topology
 from cluster_runtime.gate import probe, serving_socket
 from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
@@ -41,6 +42,7 @@ from cluster_runtime.names import Name
 from cluster_runtime.paths import is_within
 from cluster_runtime.prepare import mask
 from cluster_runtime.secret_files import is_held
+from cluster_runtime.unfollowed import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -172,18 +174,21 @@ class LocalCluster:
 
     def _lost_database(self, database: dict[str, Any] | None) -> str | None:
         """Return what to say of an sqlite that a release has served with, and that is gone or empty now."""
-        if database is None or database["engine"] != DatabaseEngine.SQLITE:
-            return None
         last = self._last_release()
-        if last is None or not last.migrated or (last.runtime()["database"] or {}).get("path") != database["path"]:
+        if last is None or not last.migrated:
             return None
-        path = Path(database["path"])
-        if path.is_file() and path.stat().st_size:
-            return None
-        return (
-            f"database: {path} is gone or empty, and release {last.digest} served with it: put it back "
-            "(from a backup), or set `database.discard: true` for one `cluster up`, which begins with an empty one"
-        )
+        paths = self.builder.own_databases(last)
+        if database is not None and database["engine"] == DatabaseEngine.SQLITE:
+            paths += [path for path in (last.database,) if path is not None and str(path) == database["path"]]
+        for path in paths:
+            if not holds_tables(path, self.owner):
+                key = "sessions" if database is None else "database"
+                return (
+                    f"database: {printable(str(path))} is gone or empty, and release {last.digest} served with it: put "
+                    f"it back (from a backup), or set `{key}.discard: true` for one `cluster up`, which begins with an "
+                    "empty one"
+                )
+        return None
 
     def _last_release(self) -> Release | None:
         current = History.load(self.places).current
@@ -246,8 +251,26 @@ class LocalCluster:
         """Undo what a killed `up` may have left in force: clients' connections that end after each response."""
         self._wake()
         self._make_directories()
+        for path, directory in self._gone_of_shared():
+            if directory.is_symlink():
+                raise UpError(f"{directory}, which is {path} of the project, leads nowhere: is its disk mounted?")
+            for above in (self.places.shared, directory):
+                make_way(above, stat.S_IFDIR)
+            self.owner.hold(self.places.shared)
+            self.owner.make(directory, 0o750)
+            self.say(f"{directory} was gone, which is {path} of the project: it is there again, and empty")
         make_way(self.places.closing, stat.S_IFREG)
         self.places.closing.unlink(missing_ok=True)
+
+    def _gone_of_shared(self) -> list[tuple[str, Path]]:
+        """Return what the last release shares and is not there any more, with the directory that it was or lay in."""
+        last, found = self._last_release(), []
+        for path, place in last.runtime()["shared"].items() if last else ():
+            where = self.places.shared / place
+            directory = where.parent if is_file_name(path) else where
+            if not directory.is_dir():
+                found.append((path, directory))
+        return found
 
     def put_back(self, release: Release | None) -> None:
         """Write again what was hurt beside what runs: first of all, by which Supervisor would start it another time.
@@ -329,6 +352,7 @@ class LocalCluster:
         ]
         if history.found:
             found.append(f"{self.places.history}: {history.found}; what is said here is read from the releases")
+        found += [f"{directory}, which is {path} of the project, is gone" for path, directory in self._gone_of_shared()]
         hurt = self.builder.hurt(history.current)
         if history.current is not None and not (self.places.releases / history.current).is_dir():
             found.append(f"release {history.current} is not in {self.places.releases} any more")

@@ -23,18 +23,41 @@ APPLIED: TypeAdapter[list[str]] = TypeAdapter(list[str])
 PATIENCE = 10.0
 
 #: Run as the database's user, isolated: whatever is in the file, it is read with that user's rights.
-LOOK = """
+CONNECT = """
 import json, sqlite3, sys, urllib.parse
 connection = sqlite3.connect(f"file:{urllib.parse.quote(sys.argv[1])}?mode=ro", uri=True, timeout=5)
+"""
+LOOK = """
 print(json.dumps([f"{app}.{name}" for app, name in connection.execute("SELECT app, name FROM django_migrations")]))
+"""
+COUNT = """
+print(*connection.execute("SELECT count(*) FROM sqlite_master").fetchone())
 """
 
 
 def applied_in(database: Path, owner: Owner) -> list[str] | None:
     """Return the migrations that a database has, as `app.name`; None where it can't be said."""
+    done = _look(LOOK, database, owner)
+    if done is not None and done.returncode == 0:
+        return APPLIED.validate_python(json.loads(done.stdout))
+    return [] if done is not None and "no such table" in done.stderr else None
+
+
+def holds_tables(database: Path, owner: Owner) -> bool:
+    """Tell whether an sqlite file is there and holds any table, or can't be read, which is another matter.
+
+    Whoever connects makes a new one in the place of one that is gone.
+    """
+    if not database.is_file() or not database.stat().st_size:
+        return False
+    done = _look(COUNT, database, owner)
+    return done is None or done.stdout.strip() != "0"
+
+
+def _look(code: str, database: Path, owner: Owner) -> subprocess.CompletedProcess[str] | None:
     try:
-        done = subprocess.run(
-            [base_python(), "-I", "-c", LOOK, str(database)],
+        return subprocess.run(
+            [base_python(), "-I", "-c", f"{CONNECT}{code}", str(database)],
             env=clean_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -45,9 +68,6 @@ def applied_in(database: Path, owner: Owner) -> list[str] | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    if done.returncode == 0:
-        return APPLIED.validate_python(json.loads(done.stdout))
-    return [] if "no such table" in done.stderr else None
 
 
 def were_lost(mark: Path, database: Path, owner: Owner) -> bool:
@@ -62,4 +82,4 @@ def were_lost(mark: Path, database: Path, owner: Owner) -> bool:
     return there is not None and not set(known) <= set(there)
 
 
-__all__ = ["APPLIED", "applied_in", "were_lost"]
+__all__ = ["APPLIED", "applied_in", "holds_tables", "were_lost"]

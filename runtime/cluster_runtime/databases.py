@@ -143,8 +143,8 @@ def not_begun(config: RuntimeConfig, project: dict[str, Any]) -> Iterator[tuple[
     """
     for alias, entry in project.items():
         path = file_in_release(config, entry)
-        if path is None:
-            continue  # no file; a server's entry may have no NAME at all
+        if path is None or not config.databases:
+            continue  # no file, or it stays where it is; a server's entry may have no NAME at all
         where = Path(str(_kept(config, alias, entry)["NAME"]))
         replaced = alias == "default" and config.database is not None
         if not replaced and where != path and not where.exists():

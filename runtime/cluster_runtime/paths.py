@@ -163,7 +163,7 @@ def why_written(one: dict[str, Any]) -> str:
 
 def how_to_keep(one: dict[str, Any]) -> str:
     """Return a sentence: what to write into the stack file."""
-    share = one["share"]
+    share = one.get("share", one["path"])  # a release of a former runtime says nothing of it
     if not share:
         return "Let the project write into a directory of its own, and add that to app.shared."
     return f"Add {share} to app.shared." if share == one["path"] else f"Add its directory, {share}, to app.shared."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import threading
 from typing import TYPE_CHECKING
 
@@ -219,3 +220,40 @@ def test_what_is_uploaded_while_its_directory_becomes_a_shared_one_is_not_lost()
         assert stand.release() == former
         (stand.places.shared / "media").rename(stand.root / "left-behind")
         assert stand.up().status == 0
+
+
+def test_what_is_kept_and_was_removed_is_told_and_made_again() -> None:
+    with standing("media") as stand:
+        up(stand)
+        upload(stand, "photo.txt", b"hello")
+        kept = stand.places.shared / "media"
+        kept.rename(stand.root / "aside")
+        status = stand.status()
+        assert not status["ok"]
+        assert f"{kept}, which is media of the project, is gone; `cluster up t` mends it" in status["troubles"]
+        kept.symlink_to(stand.root / "no-disk")
+        result = stand.up()
+        assert result.status == 1
+        assert f"{kept}, which is media of the project, leads nowhere: is its disk mounted?" in result.output
+        kept.unlink()
+        assert f"{kept} was gone, which is media of the project: it is there again, and empty" in up(stand).output
+        upload(stand, "photo.txt", b"hello again")
+        assert stand.status()["ok"]
+
+
+def test_a_database_of_the_projects_own_that_is_gone_is_refused_until_told() -> None:
+    with standing("second-database") as stand:
+        up(stand)
+        audit = stand.places.data / "databases" / "audit.sqlite3"
+        aside = stand.root / "aside"
+        aside.mkdir()
+        for path in audit.parent.glob("audit*"):
+            path.rename(aside / path.name)
+        sqlite3.connect(audit).execute("PRAGMA journal_mode=WAL").close()  # as an instance that connects does
+        result = stand.up()
+        assert result.status == 1
+        assert f"database: {audit} is gone or empty" in result.output
+        assert "set `database.discard: true`" in result.output
+        for path in aside.iterdir():
+            path.rename(audit.parent / path.name)
+        assert "no changes" in up(stand).output

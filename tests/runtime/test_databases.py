@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,15 @@ def test_a_database_that_the_release_has_no_file_of_is_told_of_until_it_has_begu
     assert refusals(look(config, Opened(config), None, (), waiting)) == [], "the project has none either"
     fill(Path(config.databases) / "audit.sqlite3", 1)
     assert list(not_begun(config, own)) == []
+
+
+@pytest.mark.parametrize("name", ["audit.db", "file:audit.db?mode=rwc"])
+def test_where_databases_stay_in_the_project_none_is_begun(name: str, config: RuntimeConfig) -> None:
+    stays = replace(config, databases="")
+    fill(Path(config.project) / "audit.db", 1)
+    own = {"audit": {"ENGINE": SQLITE, "NAME": name}}
+    assert all_of(stays, own) == own
+    assert list(not_begun(stays, own)) == []
 
 
 # --- Django before 5.1

@@ -19,7 +19,7 @@ from cluster.cli.failures import explain
 from cluster.kept import HurtFile, hurt, make_way, point_at, vouch, write_durably
 from cluster.local.builder import Builder, Release, copy_file
 from cluster.local.mending import put_back
-from cluster.local.migrations import applied_in, were_lost
+from cluster.local.migrations import applied_in, holds_tables, were_lost
 from cluster.local.orphans import Kind, end_processes, stack_processes
 from cluster.local.owner import Owner
 from cluster.local.places import Places
@@ -374,6 +374,19 @@ def test_a_database_that_was_put_back_older_is_migrated_again(tmp_path: Path) ->
     sqlite3.connect(path).close()
     path.touch()
     assert were_lost(mark, path, owner()), "an empty one has none"
+
+
+def test_a_database_that_somebody_made_anew_by_connecting_holds_nothing(tmp_path: Path) -> None:
+    path = database(tmp_path / "db.sqlite3", "a.0001")
+    assert holds_tables(path, owner())
+    path.unlink()
+    assert not holds_tables(path, owner())
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        assert path.stat().st_size, "it is a file of some kilobytes"
+        assert not holds_tables(path, owner())
+    path.write_bytes(b"garbage")
+    assert holds_tables(path, owner()), "what can't be read is another matter"
 
 
 @pytest.mark.parametrize("how", ["emptied", "garbage", "a list", "a directory"])

@@ -187,6 +187,27 @@ def test_settings_below_src_are_found_and_read(tmp_path: Path) -> None:
     assert read.decide == ["settings: there are also shop.production; --settings chooses one of them"]
 
 
+def test_what_wsgi_says_of_the_environment_is_written(tmp_path: Path) -> None:
+    """django-configurations takes the class of the settings from there."""
+    server = """
+import os
+os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
+os.environ.setdefault("DJANGO_CONFIGURATION", "Production")
+os.environ.setdefault("PYTHONPATH", "/elsewhere")
+os.environ["REGION"] = "eu: 1"
+os.environ["HOME"] = os.path.dirname(__file__)
+"""
+    other = server.replace("shop.settings", "shop.other").replace("Production", "Other")
+    files(tmp_path, **{"manage.py": "", "shop/settings.py": "", "shop/wsgi.py": server, "requirements.txt": ""})
+    files(tmp_path, **{"other/wsgi.py": other})
+    project = inspect(tmp_path, "shop.settings", None)
+    assert project.said == {"DJANGO_CONFIGURATION": "Production", "REGION": "eu: 1"}
+    written = yaml.safe_load(
+        render_stack_file(project, from_import(project, Look(facts=FACTS), Wanted()), "s", 8080, "t")
+    )
+    assert written["config"]["cluster:app"]["environment"] == project.said
+
+
 @pytest.mark.parametrize(
     "settings",
     [b'\xef\xbb\xbfSTATIC_URL = "/s/"', b'# coding: latin-1\nOWNER = "J\xfcrg"\nSTATIC_URL = "/s/"'],

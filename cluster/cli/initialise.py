@@ -567,7 +567,7 @@ def _choose_database(written: Written, facts: dict[str, Any], project: Project, 
         written.database = None
         where = f" at {host}" if host and not variables else ""
         written.lines.append(f"database: the project's own, {engine.rpartition('.')[2]}{where}{by}")
-    elif "sqlite" in engine or "spatialite" in engine:
+    elif "sqlite" in engine:
         written.database = _made_database(platform)
         written.lines.append(f"database: {written.database}, made by the cluster, for the project's sqlite")
         if variables:

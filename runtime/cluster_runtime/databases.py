@@ -66,10 +66,15 @@ def all_of(config: RuntimeConfig, project: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def is_of_files(engine: str) -> bool:
+    """Tell whether an engine is sqlite's, or one of those over it: each of its databases is a file."""
+    return "sqlite" in engine or "spatialite" in engine
+
+
 def file_in_release(config: RuntimeConfig, entry: dict[str, Any]) -> Path | None:
     """Return the sqlite file of an entry of DATABASES where it lies in the release; None for any other database."""
     name = str(entry.get("NAME") or "")
-    if "sqlite" not in str(entry.get("ENGINE", "")) or not name or ":" in name or not config.tree:
+    if not is_of_files(str(entry.get("ENGINE", ""))) or not name or ":" in name or not config.tree:
         return None
     path = Path(os.path.normpath(Path(config.project) / name))
     return path if Path(config.tree) in path.parents else None

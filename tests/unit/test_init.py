@@ -105,6 +105,7 @@ def test_another_engine_is_used_where_it_is_asked_for(project: Path) -> None:
         ("django.db.backends.postgresql", "local", None),
         ("django.db.backends.mysql", "docker", None),
         ("some.backend", "local", None),
+        ("django.contrib.gis.db.backends.spatialite", "local", None),
         ("", "local", {"engine": "sqlite"}),
         ("django.db.backends.dummy", "local", None),
     ],

@@ -18,6 +18,7 @@ from cluster.cli.context import CommandError, Stack, find_root, findings, tell, 
 from cluster.config import SessionEngine, StackFileError, load_stack, stack_path
 from cluster.config.load import STACKS
 from cluster.config.models import PYTHON_VERSION, App, Requirements
+from cluster.lint.app import OWNED_VARIABLE
 from cluster.local.nginx import is_free
 from cluster.local.places import Places
 from cluster.local.secrets import read_secrets
@@ -101,7 +102,10 @@ class Written:
 
 @dataclass
 class Project:
-    """What can be read from a project's files: `values` are the settings that are written as plain constants."""
+    """What can be read from a project's files.
+
+    values: the settings that are written as plain constants. said: variables that wsgi.py (or asgi.py) sets.
+    """
 
     directory: Path
     settings: str
@@ -109,6 +113,7 @@ class Project:
     python: str | None = None
     values: dict[str, Any] = field(default_factory=dict)
     environment: set[str] = field(default_factory=set)
+    said: dict[str, str] = field(default_factory=dict)
     decide: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
@@ -124,14 +129,14 @@ def run_init(stack: str, directory: Path, wanted: Wanted) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         if wanted.importing:
             subject = _subject(project, places, Path(temporary))
-            found = _imported(subject, _known_variables(places))
+            found = _imported(subject, {**project.said, **_known_variables(places)})
         used = found is not None and found.facts
         written = from_import(project, found, wanted) if found is not None and used else from_files(project, wanted)
         port = _free_port(root, stack)
         where = os.path.relpath(project.directory, root)
         text = render_stack_file(project, written, where, port, stack, wanted.platform)
         if found is not None:
-            _take_over(places, subject, found, written, adopting=wanted.adopt)
+            _take_over(places, subject, found, written, project.said, adopting=wanted.adopt)
     path.write_text(text, encoding="utf-8")
     opened = Stack(root, stack, load_stack(root, stack))  # what was written is read back: a mistake here is ours
     tell(f"wrote {STACKS}/{path.name}: {project.directory.name} with {project.settings}, {project.requirements}")
@@ -246,7 +251,9 @@ def _tell_lints(stack: Stack, found: Look | None) -> None:
             warn(f"{finding.severity}: {finding}")
 
 
-def _take_over(places: Places, subject: Subject, found: Look, written: Written, *, adopting: bool) -> None:
+def _take_over(  # noqa: PLR0913 - what is taken over, and from where
+    places: Places, subject: Subject, found: Look, written: Written, said: dict[str, str], *, adopting: bool
+) -> None:
     """Take over the project's sqlite database and key where that is asked for; say that it is there where not."""
     database = project_database(found.facts)
     try:
@@ -254,7 +261,7 @@ def _take_over(places: Places, subject: Subject, found: Look, written: Written, 
         if adopting:
             if database is None or not rows:
                 raise CommandError("--adopt: the project has no sqlite database that holds anything")
-            adopt(places, database, own_keys(subject, found, {}))
+            adopt(places, database, own_keys(subject, found, said))
             written.lines.append(f"adopted: {database} ({in_words(rows)}), and the project's own SECRET_KEY")
             if written.engine == SessionEngine.FILE:
                 written.decide.append(
@@ -285,6 +292,8 @@ def inspect(directory: Path, settings: str | None, requirements: str | None, *, 
         project.decide.append(f"settings: there are also {', '.join(others)}; --settings chooses one of them")
     for source in star_sources(directory, module, needed=static):
         _read_settings(source, project)
+    project.said = set_for_servers(directory, module)
+    project.lines += [f"environment: {name}, which the project sets for its server" for name in project.said]
     return project
 
 
@@ -302,18 +311,50 @@ def find_settings(directory: Path) -> tuple[str, str]:
     What a server runs is what wsgi.py says; manage.py is often for developing.
     """
     pattern = re.compile(r"""DJANGO_SETTINGS_MODULE['"]\s*(?:,|\]\s*=)\s*['"]([\w.]+)['"]""")
-    places = ("*", f"{SOURCES}/*")
-    servers = [
-        path
-        for name in ("wsgi.py", "asgi.py")
-        for place in places
-        for path in sorted(directory.glob(f"{place}/{name}"))
-    ]
+    servers = _server_modules(directory)
     for path in (*servers, directory / "manage.py"):
         found = pattern.search(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
         if found and (path not in servers or _module_path(directory, found[1]) is not None):
             return found[1], f"{path.relative_to(directory)} names it"
     raise CommandError(f"{directory / 'manage.py'} names no settings module: say it with --settings")
+
+
+def _server_modules(directory: Path) -> list[Path]:
+    """Return what a server imports: wsgi.py and asgi.py."""
+    places = ("*", f"{SOURCES}/*")
+    return [
+        path
+        for name in ("wsgi.py", "asgi.py")
+        for place in places
+        for path in sorted(directory.glob(f"{place}/{name}"))
+    ]
+
+
+def set_for_servers(directory: Path, settings: str) -> dict[str, str]:
+    """Return the variables that the module which names the settings sets for a server, as plain texts."""
+    for path in _server_modules(directory):
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):
+            continue
+        found = dict(_set_variables(tree))
+        if found.get("DJANGO_SETTINGS_MODULE") == settings:
+            return {name: text for name, text in found.items() if not re.fullmatch(OWNED_VARIABLE, name)}
+    return {}
+
+
+def _set_variables(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield what stands in os.environ.setdefault("NAME", "text") and os.environ["NAME"] = "text"."""
+    for node in tree.body:
+        match node:
+            case ast.Expr(ast.Call(func, [ast.Constant(str(name)), ast.Constant(str(text))])):
+                if ast.unparse(func) in ("os.environ.setdefault", "environ.setdefault"):
+                    yield name, text
+            case ast.Assign([ast.Subscript(place, ast.Constant(str(name)))], ast.Constant(str(text))):
+                if ast.unparse(place) in ("os.environ", "environ"):
+                    yield name, text
+            case _:
+                pass
 
 
 def other_settings(directory: Path, module: str) -> list[str]:
@@ -536,7 +577,7 @@ def _choose_database(written: Written, facts: dict[str, Any], project: Project, 
         written.database = None
         where = f" at {host}" if host and not variables else ""
         written.lines.append(f"database: the project's own, {engine.rpartition('.')[2]}{where}{by}")
-    elif "sqlite" in engine or "spatialite" in engine:
+    elif "sqlite" in engine:
         written.database = _made_database(platform)
         written.lines.append(f"database: {written.database}, made by the cluster, for the project's sqlite")
         if variables:
@@ -632,6 +673,7 @@ def render_stack_file(  # noqa: PLR0913, PLR0917 - what it is written of
     media = f"    media: {quoted(dict(zip(('root', 'url'), written.media, strict=True)))}\n" if written.media else ""
     media += f"    shared: {quoted(written.shared)}\n" if written.shared else ""
     media += f"    release_commands: {quoted(written.commands)}\n" if written.commands else ""
+    environment = f"    environment: {quoted(project.said)}".ljust(34)
     replace = "\n    replace: true                # the project has an engine of its own" if written.replace else ""
     return f"""\
 # Stack {stack}: all keys, with defaults and ranges, are in docs/stack-file.md. `cluster up {stack}` applies this file.
@@ -642,7 +684,7 @@ config:
     project: {quoted(where)}
     settings: {quoted(project.settings)}
     requirements: {quoted(requirements)}
-{python}{interface}{media}    environment: {{}}                # plain values; secret ones: {secret_place}
+{python}{interface}{media}{environment} # plain values; secret ones: {secret_place}
 
   cluster:upstream:
     servers: 4                     # or a list: - {{name: app1, weight: 3, max_fails: 2, backup: true, down: true}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster_runtime.databases import file_of
+from cluster_runtime.databases import file_of, is_of_files
 from cluster_runtime.sessions import PROJECT
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def choices(project: ModuleType) -> dict[str, Any]:
 def _engine_and_file(entry: dict[str, Any]) -> list[str]:
     """Return an alias' engine, and where its file is if it is sqlite's; else the host."""
     engine, name = str(entry.get("ENGINE", "")), str(entry.get("NAME") or "")
-    if "sqlite" in engine or "spatialite" in engine:
+    if is_of_files(engine):
         file = file_of(name)
         return [engine, str(Path(file).absolute()) if file else name]
     return [engine, str(entry.get("HOST", ""))]
@@ -75,8 +75,8 @@ def _backend(caches: dict[str, Any], alias: str) -> str:
 #: Of the stack file, what a variable belongs into that the settings read and the application's module sets after that.
 SET_LATE = "app.environment"
 
-#: What keeps no data of its own on another machine.
-NO_SERVER = ("", "django.db.backends.dummy", "django.db.backends.sqlite3", "django.contrib.gis.db.backends.spatialite")
+#: Engines in whose place the stack file's sqlite can stand: none, and the same.
+NO_SERVER = ("", "django.db.backends.dummy", "django.db.backends.sqlite3")
 
 
 def refusals(config: RuntimeConfig, facts: Mapping[str, Any]) -> list[str]:
@@ -110,8 +110,10 @@ def _database(config: RuntimeConfig, facts: Mapping[str, Any]) -> str:
     if own in NO_SERVER or database.get("engine") != "sqlite" or database.get("replace"):
         return ""
     where = f" at {facts['own_database_host']}" if facts["own_database_host"] else ""
+    kind = "an sqlite of another kind" if is_of_files(own) else "a server"
+    name = own if is_of_files(own) else own.rpartition(".")[2]
     return (
-        f"database.engine: the project's DATABASES name a server ({own.rpartition('.')[2]}{where}), and sqlite would "
+        f"database.engine: the project's DATABASES name {kind} ({name}{where}), and sqlite would "
         "put an empty file in its place; remove `database` to keep the project's, or set it to external with the "
         "secret database_url (or set `replace: true` beside it)"
     )

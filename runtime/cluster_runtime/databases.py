@@ -67,6 +67,11 @@ def all_of(config: RuntimeConfig, project: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def is_of_files(engine: str) -> bool:
+    """Tell whether an engine is sqlite's, or one of those over it: each of its databases is a file."""
+    return "sqlite" in engine or "spatialite" in engine
+
+
 def file_of(name: str) -> str:
     """Return the path in an sqlite's NAME, which may be a URI (`file:db.sqlite3?mode=rwc`).
 
@@ -83,7 +88,7 @@ def file_of(name: str) -> str:
 def file_in_release(config: RuntimeConfig, entry: dict[str, Any]) -> Path | None:
     """Return the sqlite file of an entry of DATABASES where it lies in the release; None for any other database."""
     name = file_of(str(entry.get("NAME") or ""))
-    if "sqlite" not in str(entry.get("ENGINE", "")) or not name or not config.tree:
+    if not is_of_files(str(entry.get("ENGINE", ""))) or not name or not config.tree:
         return None
     path = Path(os.path.normpath(Path(config.project) / name))
     return path if Path(config.tree) in path.parents else None

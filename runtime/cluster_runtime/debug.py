@@ -288,4 +288,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from cluster_runtime.django_setup import leave
+
     main()
+    leave(0)

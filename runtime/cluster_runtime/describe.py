@@ -22,7 +22,7 @@ from cluster_runtime.choices import choices, refusals
 from cluster_runtime.config import RuntimeConfig
 from cluster_runtime.databases import begin_with_the_projects, file_of, not_begun
 from cluster_runtime.debug import derived, sources_of, variables
-from cluster_runtime.django_setup import OVERLAY, prepare
+from cluster_runtime.django_setup import OVERLAY, leave, prepare
 from cluster_runtime.failure import explain, remedy
 from cluster_runtime.migrations import is_to_migrate
 from cluster_runtime.paths import Opened, look, storages_of_project
@@ -152,7 +152,4 @@ def _succeeds(command: str, **options: Any) -> bool:
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # a thread that the project has started would go on for ever
+    leave(main())

@@ -10,7 +10,7 @@ import os
 import sys
 
 from cluster_runtime.config import RuntimeConfig
-from cluster_runtime.django_setup import import_settings, prepare
+from cluster_runtime.django_setup import import_settings, leave, prepare
 
 
 def main() -> None:
@@ -29,3 +29,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave(0)

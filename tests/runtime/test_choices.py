@@ -221,7 +221,8 @@ def test_lazy_settings_and_threads_of_the_projects_own_are_no_reason_not_to_desc
     lazy = "from django.utils.functional import lazystr\n"
     thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\n"
     found = facts(
-        stand, f'{lazy}{thread}STATIC_URL = MEDIA_URL = lazystr("/files/")\nAUTH_PASSWORD_VALIDATORS = None\n'
+        stand,
+        f'{lazy}{thread}DEBUG = True\nSTATIC_URL = MEDIA_URL = lazystr("/files/")\nAUTH_PASSWORD_VALIDATORS = None\n',
     )
     assert (found["static_url"], found["password_validators"]) == ("/files/", 0)
 

@@ -16,6 +16,7 @@ import django
 import pytest
 import uv
 
+from cluster_runtime.choices import refusals as refusals_of_choices
 from cluster_runtime.config import RuntimeConfig
 from cluster_runtime.databases import IMMEDIATE_SQLITE, all_of, begin_with_the_projects, not_begun
 from cluster_runtime.paths import LEFT_OUT, Opened, look, refusals
@@ -56,6 +57,16 @@ def test_a_file_in_the_release_is_kept_among_the_data(name: str, config: Runtime
     found = all_of(config, {"audit": {"ENGINE": SQLITE, "NAME": name}})["audit"]
     assert found["NAME"] == f"{config.databases}/audit.sqlite3"
     assert found["OPTIONS"]["transaction_mode"] == "IMMEDIATE", "set up for several processes, as default is"
+
+
+def test_spatialite_is_kept_as_it_is_and_never_replaced_by_a_plain_sqlite(config: RuntimeConfig) -> None:
+    engine = "django.contrib.gis.db.backends.spatialite"
+    found = all_of(config, {"default": {"ENGINE": engine, "NAME": "db.sqlite3"}})["default"]
+    assert (found["ENGINE"], found["NAME"]) == (engine, f"{config.databases}/default.sqlite3")
+    facts = {"own_session_engine": "", "own_database_engine": engine, "own_database_host": ""}
+    replaced = replace(config, database={"engine": "sqlite", "path": "/tmp/x"})
+    (refused,) = refusals_of_choices(replaced, {**facts, "script_name": "", "set_late": []})
+    assert refused.startswith(f"database.engine: the project's DATABASES name an sqlite of another kind ({engine})")
 
 
 @pytest.mark.parametrize(

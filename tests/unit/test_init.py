@@ -105,6 +105,7 @@ def test_another_engine_is_used_where_it_is_asked_for(project: Path) -> None:
         ("django.db.backends.postgresql", "local", None),
         ("django.db.backends.mysql", "docker", None),
         ("some.backend", "local", None),
+        ("django.contrib.gis.db.backends.spatialite", "local", None),
         ("", "local", {"engine": "sqlite"}),
         ("django.db.backends.dummy", "local", None),
     ],
@@ -199,6 +200,27 @@ def test_settings_that_this_python_is_too_old_to_read_are_left_to_the_import(tmp
     assert inspect(directory, None, None, static=False).values == {"DEBUG": True}
     with pytest.raises(CommandError, match=r"mysite/base\.py:1: invalid syntax"):
         inspect(directory, None, None)
+
+
+def test_what_wsgi_says_of_the_environment_is_written(tmp_path: Path) -> None:
+    """django-configurations takes the class of the settings from there."""
+    server = """
+import os
+os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
+os.environ.setdefault("DJANGO_CONFIGURATION", "Production")
+os.environ.setdefault("PYTHONPATH", "/elsewhere")
+os.environ["REGION"] = "eu: 1"
+os.environ["HOME"] = os.path.dirname(__file__)
+"""
+    other = server.replace("shop.settings", "shop.other").replace("Production", "Other")
+    files(tmp_path, **{"manage.py": "", "shop/settings.py": "", "shop/wsgi.py": server, "requirements.txt": ""})
+    files(tmp_path, **{"other/wsgi.py": other})
+    project = inspect(tmp_path, "shop.settings", None)
+    assert project.said == {"DJANGO_CONFIGURATION": "Production", "REGION": "eu: 1"}
+    written = yaml.safe_load(
+        render_stack_file(project, from_import(project, Look(facts=FACTS), Wanted()), "s", 8080, "t")
+    )
+    assert written["config"]["cluster:app"]["environment"] == project.said
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from cluster.cli import local as local_commands
 from cluster.cli import main
 from cluster.local import cluster as local
 from cluster.local import nginx as local_nginx
+from cluster.local.builder import Builder
 from cluster.local.cluster import LocalCluster
 from cluster.render import nginx
 from cluster_runtime.names import Name
@@ -73,6 +74,11 @@ def no_filling() -> None:
         self.supervisor.ensure(self._memcached_programs(release))
 
     LocalCluster._ensure_memcached = ensure  # type: ignore[method-assign,assignment]
+
+
+def no_second_copy() -> None:
+    """What is written while a path becomes a shared one stays with the former release."""
+    Builder.take_written = lambda *_arguments: None  # type: ignore[method-assign]
 
 
 def no_nginx() -> None:

@@ -37,8 +37,15 @@ loglevel = "warning"
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a heartbeat, not on a disk
 
 
-def on_starting(_server: Any) -> None:
+#: The exit statuses by which a worker says that it can't boot. gunicorn's own, 3 and 4, are those that a request of the
+#: project's may end its worker with (`sys.exit(3)`), and gunicorn would end itself then, and all workers with it.
+BOOT_ERROR, LOAD_ERROR = 241, 242
+
+
+def on_starting(server: Any) -> None:
     """Load the project before workers are forked, where that is safe."""
+    arbiter = type(server)  # a worker of uvicorn's reads them there
+    arbiter.WORKER_BOOT_ERROR, arbiter.APP_LOAD_ERROR = BOOT_ERROR, LOAD_ERROR
     if not _config.preload or os.environ.get(preload.VARIABLE) == preload.NO:
         return
     reason = preload.load(f"cluster_runtime.{_config.interface}", _open)

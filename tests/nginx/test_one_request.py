@@ -138,9 +138,11 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-@pytest.mark.parametrize("how", ["segfault", "exit", "sys.exit", "kill"])
+# 3 and 4 are gunicorn's own words for a worker that can't boot.
+@pytest.mark.parametrize("how", ["segfault", "exit", "exit-3", "exit-4", "sys.exit", "sys.exit-3", "kill"])
 def test_a_request_that_ends_its_worker_ends_one_other(instances: Stand, how: str) -> None:
     died = instances.root / f"died-{how}"
+    before = [running.gunicorn for running in instances.running]
     with in_front_of(instances) as nginx:
         reply = nginx.request(f"/die?how={how}&log={died}")
         assert nginx.request("/sleep?for=0").status == 200
@@ -149,6 +151,7 @@ def test_a_request_that_ends_its_worker_ends_one_other(instances: Stand, how: st
     assert reply.status == 502
     logs = [running.log for running in instances.running]
     assert sum("GET '/die' ended two workers" in log for log in logs) >= 1, "nobody says which request it was"
+    assert [running.gunicorn for running in instances.running] == before, "their workers are not all"
 
 
 def test_without_the_mark_it_ends_the_workers_of_all(instances: Stand) -> None:

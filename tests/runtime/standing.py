@@ -95,13 +95,13 @@ def boom(request):
 
 def die(request):
     """Take the worker process with it, in one of the ways that requests do."""
-    how = request.GET["how"]
+    how, _, code = request.GET["how"].partition("-")
     with open(request.GET["log"], "a") as log:
         log.write(os.environ["CLUSTER_INSTANCE"] + "\\n")
     if how == "exit":
-        os._exit(1)
+        os._exit(int(code or 1))
     elif how == "sys.exit":
-        raise SystemExit(1)
+        raise SystemExit(int(code or 1))
     elif how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     ctypes.string_at(0)

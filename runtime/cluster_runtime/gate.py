@@ -385,8 +385,8 @@ def probe(socket: Path, url: str) -> dict[str, Any]:
     try:
         connection.request("GET", url, headers={"Host": "localhost", "Connection": "close"})
         response = connection.getresponse()
-        said = json.loads(response.read())
-    except (OSError, http.client.HTTPException, ValueError):
+        said = json.loads(response.read(MOST_BYTES))
+    except (OSError, http.client.HTTPException, ValueError, RecursionError):
         return {}
     finally:
         connection.close()

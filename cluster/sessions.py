@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.config.models import SessionEngine
 from cluster_runtime.lasting import database_name, lasting, mark
+from cluster_runtime.paths import is_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -130,6 +131,17 @@ def _left_behind(known: set[str], told: list[Said], left: Callable[[], Mapping[s
     )
 
 
+def refused_hiding(release: str, runtime: Mapping[str, Any], said: Iterable[Said | None]) -> str | None:
+    """Return why a former release must not serve again: it would not see what its project has written since."""
+    hidden = hidden_by(runtime.get("shared", ()), said)
+    if hidden is None:
+        return None
+    return (
+        f"app.shared: what the project writes to {hidden} is kept now, and release {release}, which does not share it, "
+        "would hide it. Take the code back instead, and say `cluster up`"
+    )
+
+
 def refused_rollback(release: str, runtime: Mapping[str, Any], said: Iterable[Said | None]) -> str | None:
     """Return why a former release must not serve again; `runtime` is its configuration file."""
     sessions = runtime["sessions"]
@@ -152,12 +164,14 @@ class Lasting:
     """What users' sessions and data hang on, of who is to serve.
 
     keys: marks of the SECRET_KEY and its fallbacks. path: the directory of sessions in files. database: which it is;
-    empty for the project's own.
+    empty for the project's own. shared: the paths of the project that are kept outside the releases; None where the
+    platform looks itself whether anything is in those that are given up.
     """
 
     keys: frozenset[str]
     path: str
     database: str
+    shared: frozenset[str] | None = None
 
     @classmethod
     def of(cls, sessions_path: str, database: Mapping[str, Any] | None, secrets: Mapping[str, str]) -> Lasting:
@@ -199,7 +213,21 @@ def _ended_sessions(one: Said, wanted: Lasting) -> str | None:
     return None
 
 
+def hidden_by(shared: Iterable[str], said: Iterable[Said | None]) -> str | None:
+    """Return what is kept now and would not be seen by a release that shares these paths; None where all would be."""
+    known = list(shared)
+    kept = (str(path) for one in said if one is not None for path in one.get("shared", ()))
+    return next((path for path in kept if not any(is_within(path, other) for other in known)), None)
+
+
 def _hidden_data(one: Said, wanted: Lasting) -> str | None:
+    hidden = None if wanted.shared is None else hidden_by(wanted.shared, [one])
+    if hidden is not None:
+        key = "database.discard" if wanted.database else "sessions.discard"
+        return (
+            f"app.shared: what the project writes to {hidden} is kept, and a release that does not share it would hide "
+            f"it. Put {hidden} back, or set `{key}: true` for one `up`, if it may be left behind"
+        )
     former = one.get("database")
     if not former or former == wanted.database:
         return None
@@ -219,7 +247,11 @@ def of_release(runtime: Mapping[str, Any], secrets: Mapping[str, str] | None = N
         **kept,
         "memcached": sessions.get("memcached", []),
         **lasting(
-            sessions.get("path", ""), known.get("secret_key"), runtime.get("database"), known.get("database_url")
+            sessions.get("path", ""),
+            known.get("secret_key"),
+            runtime.get("database"),
+            known.get("database_url"),
+            runtime.get("shared", ()),
         ),
     }
 

@@ -21,7 +21,7 @@ from cluster.lint import Facts, Severity, lint
 from cluster.release import ReleaseError, find_project, runtime_config, specify
 from cluster.render.nginx import version_in_image
 from cluster.requirements import read_requirements
-from cluster.sessions import Lasting, refusal, refused_loss, refused_rollback
+from cluster.sessions import Lasting, refusal, refused_hiding, refused_loss, refused_rollback
 from cluster.topology import build_topology
 from components.platforms.docker import Docker, Engine
 from components.platforms.docker.images import platform_digest
@@ -63,7 +63,7 @@ class Program:
         served = [live.sessions(name) for name in live.holders if name in topology.names or live.answers.get(name)]
         rollback = self._former()
         refused = (
-            refused_rollback(*rollback, served)
+            refused_rollback(*rollback, served) or refused_hiding(*rollback, served)
             if rollback
             else refusal(self.config, served, lambda: engine.sessions(name))
             or refused_loss(
@@ -81,7 +81,8 @@ class Program:
     def _lasting(self, topology: Topology) -> Lasting:
         """Return what sessions and data hang on in the release that the stack file asks for."""
         runtime = runtime_config(self.config, runtime_places(topology, ""), "")
-        return Lasting.of(runtime["sessions"]["path"], runtime["database"], self.secrets)
+        found = Lasting.of(runtime["sessions"]["path"], runtime["database"], self.secrets)
+        return replace(found, shared=frozenset(runtime["shared"]))
 
     def release(self, topology: Topology) -> ReleaseSpec:
         """Return the release that the stack file and the code ask for; RunError where it can't be made."""

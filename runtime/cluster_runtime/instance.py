@@ -210,6 +210,7 @@ class Instance:
             self.config.secret("secret_key"),
             self.config.database,
             self.config.secret("database_url"),
+            self.config.shared,
         )
         self.stages = Stages(self.name, self.process, sessions.engine, sessions.previous) if sessions.previous else None
         self.marks = sockets / ENDED

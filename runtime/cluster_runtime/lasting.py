@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 def mark(key: str) -> str:
@@ -37,11 +37,16 @@ def database_name(database: Mapping[str, Any] | None, url: str | None) -> str:
 
 
 def lasting(
-    sessions_path: str, secret_key: str | None, database: Mapping[str, Any] | None, database_url: str | None
-) -> dict[str, str]:
-    """Return the directory of sessions in files, the mark of the key that signs, and the database."""
+    sessions_path: str,
+    secret_key: str | None,
+    database: Mapping[str, Any] | None,
+    database_url: str | None,
+    shared: Iterable[str],
+) -> dict[str, Any]:
+    """Return the directory of sessions in files, the mark of the key that signs, the database, and what is shared."""
     return {
         "path": sessions_path,
         "key": mark(secret_key) if secret_key else "",
         "database": database_name(database, database_url),
+        "shared": sorted(shared),
     }

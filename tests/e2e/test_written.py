@@ -34,6 +34,11 @@ def test_uploads_and_commands_outlive_the_releases_on_docker() -> None:
         finally:
             command.kill()
         assert_served_as_files(stand, plant=lambda link: docker("exec", stand.container("app1"), "ln", "-s", *link))
+        stand.edit_stack(lambda stack: stack["app"].update(media=False))
+        refused = stand.up()
+        assert refused.status == 1
+        assert "app.shared: what the project writes to media is kept" in refused.output, refused.output
+        stand.edit_stack(lambda stack: stack["app"].pop("media"))
         assert stand.down().status == 0
         up(stand)
         assert get(stand, "/media/docs/photo.txt").text == "hello", "`down` is to keep the data"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from cluster.config import parse_config
 from cluster.config.models import SessionEngine
-from cluster.sessions import Lasting, lines, of_release, refusal, refused_loss, refused_rollback
+from cluster.sessions import Lasting, lines, of_release, refusal, refused_hiding, refused_loss, refused_rollback
 from cluster_runtime.lasting import database_name
 from cluster_runtime.sessions import report
 from tests.unit.pulumi_mocks import stack_values
@@ -253,6 +254,23 @@ def test_a_database_that_would_hide_data_is_refused_unless_told(database: Any) -
     assert refused.startswith("database: the data is in sqlite /data/db.sqlite3 now")
     assert "secret-word" not in refused
     assert refused_loss([serving()], wanted(database=database, database_url=URL), discard_data=True) is None
+
+
+def test_what_is_kept_for_the_project_is_not_hidden_unless_told() -> None:
+    release = wanted()
+    said = [None, serving(shared=["media", "var/log"])]
+    assert refused_loss(said, release) is None, "the platform looks itself whether there is anything"
+    assert refused_loss(said, replace(release, shared=frozenset({"media", "var"}))) is None
+    refused = refused_loss(said, replace(release, shared=frozenset({"med", "var"})))
+    assert refused is not None
+    assert refused.startswith("app.shared: what the project writes to media is kept")
+    assert refused_loss(said, replace(release, shared=frozenset()), discard_data=True) is None
+    former = {"shared": {"var": "var"}}
+    assert (refused_hiding("abc", former, said) or "").startswith(
+        "app.shared: what the project writes to media is kept"
+    )
+    assert refused_hiding("abc", {"shared": {"media": "media", "var/log": "x"}}, said) is None
+    assert refused_hiding("abc", {}, [serving(), None]) is None
 
 
 @pytest.mark.parametrize(

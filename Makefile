@@ -19,7 +19,7 @@ DOCKER_SCRIPTS := $(DOCKER)/host/*.sh $(addprefix $(DOCKER)/, app/install-python
 	nginx/deliver postgres/start)
 
 # Two workers for each processor (tests/conftest.py); tests that share a stand are on the same one.
-SIDE_BY_SIDE := -n auto --dist loadgroup
+SIDE_BY_SIDE := -n auto --dist loadgroup --no-loadscope-reorder
 ON_THIS_MACHINE := tests/unit tests/nginx tests/runtime tests/local
 
 .PHONY: up down quick test test-all e2e matrix projects check lock setup setup-tests

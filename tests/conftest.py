@@ -11,6 +11,12 @@ import pytest
 #: Lines of a test's output that are results: counted requests, checked stacks, measured times.
 RESULT = re.compile(r"\d of [\d,]+ |\d stacks|\d s$|in [\d.]+ s\b")
 
+#: The files whose tests take the most time, the slowest first: begun last, they would run alone at the end.
+SLOWEST = (
+    *("test_conformance", "test_killed_up", "test_sessions", "test_variants", "test_hurt_state", "test_bad_input"),
+    *("test_commands", "test_choices", "test_written", "test_gate", "test_packages", "test_foreign", "test_browser"),
+)
+
 _results: list[tuple[str, str]] = []
 
 
@@ -21,7 +27,12 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks by the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share a fixture on one worker (--dist loadgroup); any other test runs wherever there is room."""
+    """Keep tests that share a fixture on one worker (--dist loadgroup); any other test runs wherever there is room.
+
+    The slowest are begun first, by --no-loadscope-reorder.
+    """
+    rank = {f"tests/local/{name}.py": number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
     for item in items:
         shared = sorted(_shared_fixtures(item))
         if shared:

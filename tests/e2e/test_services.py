@@ -7,9 +7,11 @@ import http.client
 import json
 import os
 import shlex
+import signal as signals
 import socket
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -62,6 +64,45 @@ def test_postgresql_restarted_under_load_loses_no_session_and_answers_again(stan
     assert load.counts.lost == []
     assert after.failed == [], "the database is back, and requests still fail"
     assert back < 5
+
+
+def nginx_processes(stand: DockerStand, word: str) -> list[int]:
+    """Return the processes in nginx's container whose command line has a word, by their ids here."""
+    (nginx,) = stand.containers("nginx")
+    listed = docker("top", nginx, "-eo", "pid,args").splitlines()[1:]
+    return [int(line.split()[0]) for line in listed if word in line]
+
+
+def stopped(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"]
+
+
+def stop(pids: list[int]) -> None:
+    assert pids
+    for pid in pids:
+        os.kill(pid, signals.SIGSTOP)
+
+
+def test_nginx_workers_that_were_stopped_go_on_by_themselves_and_without_the_watch_they_do_not(
+    stand: DockerStand,
+) -> None:
+    workers = nginx_processes(stand, "nginx: worker")
+    stop(workers)
+    began = time.monotonic()
+    while stopped(workers):
+        assert time.monotonic() - began < 60
+        time.sleep(0.2)
+    print(f"{len(workers)} workers of nginx stopped: they went on after {time.monotonic() - began:.1f} s")
+    (watch,) = nginx_processes(stand, "cluster/watch")
+    os.kill(watch, signals.SIGKILL)
+    stop(workers)
+    time.sleep(10)
+    assert stopped(workers) == workers
+    for pid in workers:
+        os.kill(pid, signals.SIGCONT)
+    docker("restart", "--time", "60", *stand.containers("nginx"))
+    stand.wait_healthy()
+    assert nginx_processes(stand, "cluster/watch"), "it comes with nginx"
 
 
 def test_with_the_whole_engine_restarted_the_cluster_comes_back_by_itself(stand: DockerStand) -> None:

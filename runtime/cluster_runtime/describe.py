@@ -14,9 +14,10 @@ import json
 import os
 import sys
 import traceback
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster_runtime.choices import choices, refusals
 from cluster_runtime.config import RuntimeConfig
@@ -27,7 +28,12 @@ from cluster_runtime.failure import explain, remedy
 from cluster_runtime.migrations import is_to_migrate
 from cluster_runtime.paths import Opened, look, storages_of_project
 from cluster_runtime.paths import refusals as refusals_of_paths
-from cluster_runtime.sources import DATABASE_URL, reads
+from cluster_runtime.sources import DATABASE_URL, assignments, reads, value_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cluster_runtime.sources import Source
 
 COLLECT = "--collect"
 NOT_COLLECTED = 3
@@ -91,7 +97,20 @@ def _set_late(config: RuntimeConfig, known: dict[str, str]) -> list[str]:
     found = {name for name, value in os.environ.items() if known.get(name) != value}
     sources = sources_of(config.settings, config.project)
     read = {DATABASE_URL, *(read.name for source in sources for read in reads(source.tree))}
-    return sorted(found & read - variables(sources).keys() - {"DJANGO_SETTINGS_MODULE"})
+    return sorted(found & read - variables(sources).keys() - _of_the_key(sources) - {"DJANGO_SETTINGS_MODULE"})
+
+
+def _of_the_key(sources: Sequence[Source]) -> set[str]:
+    """Return the variables that make nothing but SECRET_KEY, which is the stack's."""
+    given = [
+        value
+        for source in sources
+        for node in assignments(source.tree, "SECRET_KEY")
+        if (value := value_of(node, "SECRET_KEY")) is not None
+    ]
+    made = Counter(read.name for value in given for read in reads(value))
+    everywhere = Counter(read.name for source in sources for read in reads(source.tree))
+    return {name for name, number in made.items() if everywhere[name] == number}
 
 
 def _sqlite_file(database: dict[str, Any]) -> str:

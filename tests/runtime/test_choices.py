@@ -204,6 +204,12 @@ application = get_wsgi_application()
         ('PAY = os.environ.get("PAY_KEY")\n', {}, "DATABASE_URL, PAY_KEY"),
         ("", {}, "DATABASE_URL"),
         ('PAY = os.environ.get("PAY_KEY")\n', {"DATABASE_URL": "sqlite:////tmp/x", "PAY_KEY": "mine"}, ""),
+        ('SECRET_KEY = os.environ.get("PAY_KEY", "x")\n', {"DATABASE_URL": "sqlite:////tmp/x"}, ""),
+        (
+            'SECRET_KEY = os.environ.get("PAY_KEY", "x")\nPAY = os.environ.get("PAY_KEY")\n',
+            {"DATABASE_URL": "sqlite:////tmp/x"},
+            "PAY_KEY",
+        ),
         ('NAMED = os.environ["DJANGO_SETTINGS_MODULE"]\n', {"DATABASE_URL": "sqlite:////tmp/x"}, ""),
     ],
 )

@@ -7,6 +7,7 @@ is told from one that is not there. A mark vouches for all that is below its dir
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import shutil
@@ -26,6 +27,9 @@ CODE_SUFFIXES = (".py",)
 
 #: Of one file, bytes: a mark names each file of an environment.
 LONGEST = 32 * 1024 * 1024
+
+#: Seconds for which whoever is still writing into a directory that is removed may go on.
+PATIENCE = 10.0
 
 #: In the names of what was moved aside; they begin with a dot, which instances pass over in the run directory.
 HURT = ".hurt-"
@@ -106,11 +110,19 @@ def point_at(link: Path, target: str) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove whatever is at `path`."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
+    """Remove whatever is at `path`; what was killed with the one who made it may write there for a moment more."""
+    if not os.path.lexists(path):
+        return
+    if not stat.S_ISDIR(path.lstat().st_mode):
         path.unlink(missing_ok=True)
+        return
+    deadline = time.monotonic() + PATIENCE
+    while path.is_dir():
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or time.monotonic() > deadline:
+                raise
 
 
 def sync_directory(directory: Path) -> None:

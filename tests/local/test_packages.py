@@ -211,6 +211,30 @@ def test_a_requirements_file_that_is_not_there_is_one_line_before_anything_is_do
         assert stand.stack["app"]["requirements"] == "requirements.txt"
 
 
+def test_what_installs_ends_with_whoever_said_so(tmp_path: Path) -> None:
+    """Else it would go on writing where the next `up` removes what a killed one left."""
+    texts = {"tree/requirements.txt": "django>=5.2,<5.3\n", "tree/cluster-uv.toml": "", "how": "resolve\n"}
+    texts |= {"main": "requirements.txt\n", "options": "", "runtime": "gunicorn>=25\n"}
+    (tmp_path / "from" / "tree").mkdir(parents=True)
+    for name, text in texts.items():
+        (tmp_path / "from" / name).write_text(text)
+    environment = tmp_path / "environment"
+    words = [str(INSTALL_PACKAGES), str(tmp_path / "from"), str(environment), sys.executable]
+    with subprocess.Popen(words, env={**os.environ, "UV": uv.find_uv_bin()}) as script:
+        deadline = time.monotonic() + 60
+        while not list(environment.glob("lib/python*/site-packages/django")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        script.kill()
+    deadline = time.monotonic() + 60
+    listing = ["ps", "-ww", "-eo", "args"]
+    while str(environment) in subprocess.run(listing, capture_output=True, text=True, check=True).stdout:
+        assert time.monotonic() < deadline, "it still installs"
+        time.sleep(0.05)
+    sources, compiled = (len(list(environment.rglob(pattern))) for pattern in ("*.py", "*.pyc"))
+    assert compiled < sources / 2, "it went on to its end"
+
+
 @pytest.mark.parametrize("how", ["resolve", "exact"])
 def test_an_old_gunicorn_gets_the_setuptools_that_it_imports(how: str, tmp_path: Path) -> None:
     """gunicorn 20 imports pkg_resources: Poetry's old locks leave setuptools out, and the newest one has it no more."""

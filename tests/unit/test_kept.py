@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.cli.failures import explain
-from cluster.kept import HurtFile, hurt, make_way, point_at, vouch, write_durably
+from cluster.kept import HurtFile, hurt, make_way, point_at, remove_tree, vouch, write_durably
 from cluster.local.builder import Builder, Release, copy_file
 from cluster.local.mending import put_back
 from cluster.local.migrations import applied_in, holds_tables, were_lost
@@ -400,3 +400,30 @@ def test_a_hurt_mark_of_migrations_or_a_hurt_database_is_no_traceback(tmp_path: 
     write_durably(mark, json.dumps(["a.0001"]))
     HURTS[how](path)
     were_lost(mark, path, owner())
+
+
+WRITE = """
+import os, sys, time
+end = time.monotonic() + 1
+print("writes", flush=True)
+while time.monotonic() < end:
+    try:
+        os.makedirs(sys.argv[1], exist_ok=True)
+        open(os.path.join(sys.argv[1], str(time.monotonic_ns())), "w").close()
+    except OSError:
+        pass
+"""
+
+
+def test_a_directory_that_somebody_still_writes_into_for_a_moment_is_removed(tmp_path: Path) -> None:
+    """As what installs packages does, when `up` was killed with it."""
+    tree = tmp_path / "tree"
+    words = [sys.executable, "-c", WRITE, str(tree / "a" / "b")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        for _turn in range(20):
+            remove_tree(tree)
+        writer.wait()
+    remove_tree(tree)
+    assert not tree.exists()

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import tempfile
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,7 @@ def run_init(stack: str, directory: Path, wanted: Wanted) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         if wanted.importing:
             subject = _subject(project, places, Path(temporary))
-            found = _imported(subject, {**project.said, **_known_variables(places)})
+            found = _imported(subject, {**project.said, **_known_variables(places, path)})
         used = found is not None and found.facts
         written = from_import(project, found, wanted) if found is not None and used else from_files(project, wanted)
         port = _free_port(root, stack)
@@ -137,7 +138,7 @@ def run_init(stack: str, directory: Path, wanted: Wanted) -> None:
         text = render_stack_file(project, written, where, port, stack, wanted.platform)
         if found is not None:
             _take_over(places, subject, found, written, project.said, adopting=wanted.adopt)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text + _kept_secrets(path), encoding="utf-8")
     opened = Stack(root, stack, load_stack(root, stack))  # what was written is read back: a mistake here is ours
     tell(f"wrote {STACKS}/{path.name}: {project.directory.name} with {project.settings}, {project.requirements}")
     for line in (*project.lines, *written.lines):
@@ -169,10 +170,35 @@ def _new_file(root: Path, stack: str, wanted: Wanted) -> Path:
     return path
 
 
-def _known_variables(places: Places) -> dict[str, str]:
+def _kept_secrets(path: Path) -> str:
+    """Return a stack file's lines with Pulumi's secrets, and with what they are read by: nothing replaces them."""
+    if not path.exists():
+        return ""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        return ""  # no command has read it either
+    if not isinstance(found, dict):
+        return ""
+    config = found.pop("config", None)
+    values = config if isinstance(config, dict) else {}
+    inside = {
+        key: value
+        for key, value in values.items()
+        if (isinstance(value, dict) and "secure" in value) or not str(key).startswith("cluster:")
+    }
+    lines = textwrap.indent(yaml.safe_dump(inside, sort_keys=False), "  ") if inside else ""
+    return lines + (yaml.safe_dump(found, sort_keys=False) if found else "")
+
+
+def _known_variables(places: Places, path: Path) -> dict[str, str]:
     """Return the secret variables that the stack has already: whoever was told of a missing one says this again."""
-    known = read_secrets(places.secrets).get("secret_environment") or "{}"
-    return {name: str(value) for name, value in json.loads(known).items()}
+    known = read_secrets(places.secrets).get("secret_environment")
+    if known is None and path.exists() and "cluster:secret_environment:" in path.read_text(encoding="utf-8"):
+        from cluster.cli.pulumi import Pulumi  # noqa: PLC0415 - only where Pulumi keeps it
+
+        known = Pulumi(places.root, places.stack).secret("secret_environment")
+    return {name: str(value) for name, value in json.loads(known or "{}").items()}
 
 
 def _subject(project: Project, places: Places, directory: Path) -> Subject:

@@ -41,6 +41,11 @@ def test_a_public_project_comes_up_unmodified_on_docker(name: str, tmp_path: Pat
                 text=True,
                 check=True,
             )
+            # As it said: without them nothing imports. It finds them where Pulumi keeps them, and leaves them there.
+            again = ("--platform", "docker", "--project", directory, "--force", *project.options)
+            result = stand.run("init", stand.name, *again)
+            assert result.status == 0, result.output
+            assert "does not import" not in result.output
         if project.writes:
             result = stand.up()
             assert result.status != 0

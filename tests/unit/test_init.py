@@ -15,6 +15,7 @@ from cluster.adopting import AdoptError, adopt, left_behind, rows_in
 from cluster.cli.context import CommandError
 from cluster.cli.initialise import (
     Wanted,
+    _kept_secrets,
     find_requirements,
     find_settings,
     from_import,
@@ -357,3 +358,23 @@ def test_a_warning_of_the_project_s_is_no_reason_not_to_import(
     assert found.failure.startswith(why)
     assert bool(found.failure) is bool(why)
     assert found.facts == FACTS
+
+
+def test_what_is_written_anew_keeps_pulumis_secrets_and_its_other_keys(tmp_path: Path) -> None:
+    path = tmp_path / "Pulumi.dev.yaml"
+    assert _kept_secrets(path) == ""
+    before = {
+        "encryptionsalt": "v1:salt:=",
+        "config": {
+            "cluster:platform": "docker",
+            "cluster:secret_key": {"secure": "v1:abc"},
+            "cluster:app": {"project": "./old"},
+            "docker:host": "ssh://root@example",
+        },
+    }
+    path.write_text(yaml.safe_dump(before))
+    found = yaml.safe_load("config:\n  cluster:platform: docker\n" + _kept_secrets(path))
+    del before["config"]["cluster:app"]  # type: ignore[attr-defined]
+    assert found == before
+    path.write_text(":\n  - not: [YAML")
+    assert _kept_secrets(path) == ""

@@ -217,7 +217,7 @@ def hidden_by(shared: Iterable[str], said: Iterable[Said | None]) -> str | None:
     """Return what is kept now and would not be seen by a release that shares these paths; None where all would be."""
     known = list(shared)
     kept = (str(path) for one in said if one is not None for path in one.get("shared", ()))
-    return next((path for path in kept if not any(is_within(path, other) for other in known)), None)
+    return next((path for path in kept if not is_within(path, known)), None)
 
 
 def _hidden_data(one: Said, wanted: Lasting) -> str | None:

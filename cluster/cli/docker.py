@@ -399,7 +399,7 @@ class Proof:
 
     def begin(self, release: str) -> None:
         """Begin to check that `release` serves, as well as everything else."""
-        self._begun = release, self._executor.submit(self._verify, release)
+        self._begun = release, self._executor.submit(_checked, self.docker, release)
 
     def of(self, release: str) -> list[Check]:
         """Return the checks."""
@@ -408,9 +408,6 @@ class Proof:
         assert self._begun is not None  # noqa: S101 - for mypy
         with self._executor:
             return self._begun[1].result()
-
-    def _verify(self, release: str) -> list[Check]:
-        return _checked(self.docker, release)
 
 
 class Progress:

@@ -164,7 +164,7 @@ class LocalCluster:
         for path, place in last.runtime()["shared"].items() if last else ():
             where = self.places.shared / place
             # Where all of it is seen nobody looks through it: there may be millions of files.
-            if not _is_seen(path, shared) and any(not _is_seen(file, shared) for file in _files_of(where, path)):
+            if not is_within(path, shared) and any(not is_within(file, shared) for file in _files_of(where, path)):
                 return (
                     f"app.shared: {path} is kept in {where}, and release {digest} does not share it: what is in there "
                     f"would not be seen any more. Say `cluster up` with {path} in app.shared, or move it away if it "
@@ -178,8 +178,8 @@ class LocalCluster:
         if last is None or not last.migrated:
             return None
         paths = self.builder.own_databases(last)
-        if database is not None and database["engine"] == DatabaseEngine.SQLITE:
-            paths += [path for path in (last.database,) if path is not None and str(path) == database["path"]]
+        if database is not None and database["engine"] == DatabaseEngine.SQLITE and last.database is not None:
+            paths += [last.database] if str(last.database) == database["path"] else []
         for path in paths:
             if not holds_tables(path, self.owner):
                 key = "sessions" if database is None else "database"
@@ -780,10 +780,6 @@ class LocalCluster:
         self.supervisor.remove(nodes, keep_files=True, kill=True)
         self.supervisor.shutdown()
         self._end_orphans()
-
-
-def _is_seen(path: str, shared: Iterable[str]) -> bool:
-    return any(is_within(path, other) for other in shared)
 
 
 def _files_of(where: Path, path: str) -> Iterator[str]:

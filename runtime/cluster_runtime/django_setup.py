@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import site
@@ -53,7 +54,9 @@ def import_settings(config: RuntimeConfig) -> ModuleType:
     former = os.environ["DJANGO_SETTINGS_MODULE"]
     os.environ["DJANGO_SETTINGS_MODULE"] = config.settings
     try:
-        if are_imported(CONFIGURATIONS, debug.sources_of(config.settings, config.project)):
+        # Few projects have it, and every process comes by here: the settings are looked through only where it is.
+        installed = importlib.util.find_spec(CONFIGURATIONS) is not None
+        if installed and are_imported(CONFIGURATIONS, debug.sources_of(config.settings, config.project)):
             with contextlib.suppress(ImportError):  # a project may have a package of that name itself
                 importlib.import_module(f"{CONFIGURATIONS}.importer").install()
         return importlib.import_module(config.settings)

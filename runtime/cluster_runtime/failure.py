@@ -7,8 +7,8 @@ import re
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from cluster_runtime.databases import file_of
 from cluster_runtime.paths import directory_of
 from cluster_runtime.sources import Read, Source, reads
 
@@ -91,9 +91,11 @@ def _absent(error: BaseException, root: Path, database: str) -> str:
     cause = _cause(error)
     if isinstance(cause, FileNotFoundError | PermissionError) and isinstance(cause.filename, str):
         named = cause.filename
-    elif type(cause).__name__ == "OperationalError" and NOT_OPENED in str(cause) and database:
-        named = urlsplit(database).path if database.startswith("file:") else database
+    elif type(cause).__name__ == "OperationalError" and NOT_OPENED in str(cause):
+        named = file_of(database)
     else:
+        named = ""
+    if not named:
         return ""
     path = Path(os.path.normpath(root / named))
     may_write = path.parent.exists() and (isinstance(cause, FileNotFoundError) or os.access(path.parent, os.W_OK))

@@ -136,7 +136,7 @@ def look(
             missing.append({"setting": setting, "path": path})
     for found in (_uploads(config, settings, release, storages), _written_by_import(opened, release)):
         named = [str(one["path"]) for one in written]
-        written += [one for one in found if not any(is_within(str(one["path"]), path) for path in named)]
+        written += [one for one in found if not is_within(str(one["path"]), named)]
     missing += _left_out(opened, release, databases or {}, {str(one["path"]) for one in missing})
     return {"written": written, "missing": missing}
 
@@ -264,9 +264,9 @@ def _written_by_import(opened: Opened, release: _Release) -> list[dict[str, Any]
     ]
 
 
-def is_within(path: str, other: str) -> bool:
-    """Tell whether a path is another one, or below it."""
-    return path == other or path.startswith(f"{other}/")
+def is_within(path: str, others: Iterable[str]) -> bool:
+    """Tell whether a path is one of others, or below one."""
+    return any(path == other or path.startswith(f"{other}/") for other in others)
 
 
 class _Release:
@@ -310,7 +310,7 @@ class _Release:
         return Path(self.project, path).is_file()
 
     def is_shared(self, path: str) -> bool:
-        return any(is_within(path, shared) for shared in self.shared)
+        return is_within(path, self.shared)
 
     def is_left_out(self, path: str) -> bool:
         """Tell whether a path is not here, though it is where the release was made of."""

@@ -211,16 +211,27 @@ def test_a_requirements_file_that_is_not_there_is_one_line_before_anything_is_do
         assert stand.stack["app"]["requirements"] == "requirements.txt"
 
 
+def installing(directory: Path, requirement: str, *, how: str = "resolve", runtime: str) -> list[str]:
+    """Write what `install-packages` installs from; return the command that makes `directory`/environment of it."""
+    texts = {
+        "tree/requirements.txt": f"{requirement}\n",
+        "tree/cluster-uv.toml": "",
+        "how": f"{how}\n",
+        "main": "requirements.txt\n",
+        "options": "",
+        "runtime": f"{runtime}\n",
+    }
+    (directory / "from" / "tree").mkdir(parents=True)
+    for name, text in texts.items():
+        (directory / "from" / name).write_text(text)
+    return [str(INSTALL_PACKAGES), str(directory / "from"), str(directory / "environment"), sys.executable]
+
+
 def test_what_installs_ends_with_whoever_said_so(tmp_path: Path) -> None:
     """Else it would go on writing where the next `up` removes what a killed one left."""
-    texts = {"tree/requirements.txt": "django>=5.2,<5.3\n", "tree/cluster-uv.toml": "", "how": "resolve\n"}
-    texts |= {"main": "requirements.txt\n", "options": "", "runtime": "gunicorn>=25\n"}
-    (tmp_path / "from" / "tree").mkdir(parents=True)
-    for name, text in texts.items():
-        (tmp_path / "from" / name).write_text(text)
+    command = installing(tmp_path, "django>=5.2,<5.3", runtime="gunicorn>=25")
     environment = tmp_path / "environment"
-    words = [str(INSTALL_PACKAGES), str(tmp_path / "from"), str(environment), sys.executable]
-    with subprocess.Popen(words, env={**os.environ, "UV": uv.find_uv_bin()}) as script:
+    with subprocess.Popen(command, env={**os.environ, "UV": uv.find_uv_bin()}) as script:
         deadline = time.monotonic() + 60
         while not list(environment.glob("lib/python*/site-packages/django")):
             assert time.monotonic() < deadline
@@ -238,26 +249,10 @@ def test_what_installs_ends_with_whoever_said_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["resolve", "exact"])
 def test_an_old_gunicorn_gets_the_setuptools_that_it_imports(how: str, tmp_path: Path) -> None:
     """gunicorn 20 imports pkg_resources: Poetry's old locks leave setuptools out, and the newest one has it no more."""
-    texts = {
-        "tree/requirements.txt": "gunicorn==20.1.0\n",
-        "tree/cluster-uv.toml": "",
-        "how": f"{how}\n",
-        "main": "requirements.txt\n",
-        "options": "",
-        "runtime": "gunicorn>=20.1\n",
-    }
-    (tmp_path / "from" / "tree").mkdir(parents=True)
-    for name, text in texts.items():
-        (tmp_path / "from" / name).write_text(text)
-    environment = tmp_path / "environment"
-    subprocess.run(
-        [str(INSTALL_PACKAGES), str(tmp_path / "from"), str(environment), sys.executable],
-        env={**os.environ, "UV": uv.find_uv_bin()},
-        check=True,
-    )
-    version = subprocess.run(
-        [str(environment / "bin" / "python"), "-m", "gunicorn", "--version"], capture_output=True, text=True, check=True
-    )
+    command = installing(tmp_path, "gunicorn==20.1.0", how=how, runtime="gunicorn>=20.1")
+    subprocess.run(command, env={**os.environ, "UV": uv.find_uv_bin()}, check=True)
+    python = str(tmp_path / "environment" / "bin" / "python")
+    version = subprocess.run([python, "-m", "gunicorn", "--version"], capture_output=True, text=True, check=True)
     assert "20.1.0" in version.stdout
 
 

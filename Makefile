@@ -68,13 +68,13 @@ test: check
 test-all: check
 	-$(VENV)/bin/python -m tests.nginx_versions
 	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) --durations=10 $(ON_THIS_MACHINE)
-	@if why=$$($(VENV)/bin/python -m tests.e2e.tools); then $(VENV)/bin/python -m pytest tests/e2e; \
+	@if why=$$($(VENV)/bin/python -m tests.e2e.tools); then $(VENV)/bin/python -m pytest --timeout=3600 tests/e2e; \
 		else echo "tests on Docker did not run: $$why"; fi
 	@$(VENV)/bin/python -m tests.e2e.results
 	@$(VENV)/bin/python -m tests.matrix --age
 
 e2e: setup-tests
-	$(VENV)/bin/python -m pytest tests/e2e --write-results
+	$(VENV)/bin/python -m pytest --timeout=3600 tests/e2e --write-results
 
 matrix: setup-tests
 	$(VENV)/bin/python -m tests.matrix

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cluster.settings_source import Settings, read_settings
-from cluster_runtime.databases import file_of
+from cluster_runtime.databases import file_of, is_of_files
 from cluster_runtime.gather import is_sqlite
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class Source:
         entries = [
             file_of(str(entry.get("NAME") or ""))
             for alias, entry in (found.items() if isinstance(found, dict) else ())
-            if isinstance(entry, dict) and alias not in self.owned_databases and "sqlite" in str(entry.get("ENGINE"))
+            if isinstance(entry, dict) and alias not in self.owned_databases and is_of_files(str(entry.get("ENGINE")))
         ]
         return tuple(self.project / name for name in entries if name)
 

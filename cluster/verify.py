@@ -21,6 +21,7 @@ from cluster.asking import SENSELESS, TIMEOUT, object_in
 from cluster.config.models import Method
 from cluster.topology import Topology, exact_shares, percent, site_host, site_url
 from cluster_runtime.gate import Site, Visitor, asker
+from cluster_runtime.unfollowed import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -312,7 +313,8 @@ def _session(ways: Ways, instance: str, query: str) -> dict[str, Any]:
     url = f"http://localhost/-/probe/session?{query}"
     response = ways.instance(instance).get(url, headers={"X-Forwarded-Proto": "https"})
     if response.status_code >= SERVER_ERROR and response.status_code != httpx.codes.NOT_IMPLEMENTED:
-        return {"error": f"{instance} answered with {response.status_code}"}
+        said = (object_in(response.content) or {}).get("error", response.status_code)
+        return {"error": f"{instance} answered with {printable(str(said))}"}
     answer: dict[str, Any] = response.json()
     return {**answer, "status": response.status_code}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from typing import Any
 
 import pytest
@@ -18,6 +19,14 @@ SLOWEST = (
 )
 
 _results: list[tuple[str, str]] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the directory in which the stands of a run leave for each other what takes long (tests/local/stand.py)."""
+    if not hasattr(config, "workerinput"):
+        directory = tempfile.TemporaryDirectory(prefix="ct")
+        os.environ["CLUSTER_TESTS_SHARED"] = directory.name
+        config.add_cleanup(directory.cleanup)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -167,7 +167,7 @@ class Load:
         slow: int = 3,
         slow_seconds: float = 1.0,
         posts: bool = True,
-        pause: float = 0.1,
+        pause: float = 0.2,
     ) -> None:
         self.address = address
         self.host = host

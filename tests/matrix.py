@@ -41,7 +41,7 @@ def local() -> Iterator[SessionStand]:
     from tests.local.postgres import Postgres  # noqa: PLC0415 - of one platform each
     from tests.local.stand import Stand  # noqa: PLC0415
 
-    with contextlib.closing(Postgres()) as database, contextlib.closing(Stand(database=database)) as stand:
+    with contextlib.closing(Postgres()) as database, contextlib.closing(Stand(database=database, instances=4)) as stand:
         stand.edit_stack(lambda stack: stack["sessions"].update(memcached={"nodes": 2, "memory": "32m"}))
         yield stand
 

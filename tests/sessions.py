@@ -340,4 +340,4 @@ def interrupt_at(process: subprocess.Popen[str], words: str, *, times: int) -> N
 
 
 def load_of(stand: SessionStand) -> Load:
-    return Load(stand.address, clients=8, slow=1)
+    return Load(stand.address, clients=8, slow=1, pause=0.3)

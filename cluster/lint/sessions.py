@@ -9,6 +9,7 @@ from cluster.config.models import DatabaseEngine, Interface, Platform, SessionEn
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, has_secret
 from cluster.sessions import CANNOT_SURVIVE, Fault
 from cluster.topology import build_topology, uses_memcached
+from cluster_runtime.databases import is_of_files
 
 if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
@@ -45,7 +46,7 @@ def _sqlite_path(config: ClusterConfig, facts: Facts) -> str | None:
     """Return the key that makes the database sqlite; None where it is another, or not known."""
     if config.database is not None:
         return "database.engine" if config.database.engine is DatabaseEngine.SQLITE else None
-    return "database" if "sqlite" in str((facts.project or {}).get("database_engine", "")) else None
+    return "database" if is_of_files(str((facts.project or {}).get("database_engine", ""))) else None
 
 
 def _sqlite_over_hosts(config: ClusterConfig, facts: Facts) -> Remarks:

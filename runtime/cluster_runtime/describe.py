@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_runtime.choices import choices, refusals
 from cluster_runtime.config import RuntimeConfig
-from cluster_runtime.databases import begin_with_the_projects, file_of, not_begun
+from cluster_runtime.databases import begin_with_the_projects, file_of, is_of_files, not_begun
 from cluster_runtime.debug import derived, sources_of, variables
 from cluster_runtime.django_setup import OVERLAY, leave, prepare
 from cluster_runtime.failure import explain, remedy
@@ -115,7 +115,7 @@ def _of_the_key(sources: Sequence[Source]) -> set[str]:
 
 def _sqlite_file(database: dict[str, Any]) -> str:
     """Return the absolute path of an sqlite database, which may stand as relative to the project's directory."""
-    if "sqlite" not in database.get("ENGINE", ""):
+    if not is_of_files(str(database.get("ENGINE", ""))):
         return ""
     name = str(database.get("NAME") or "")
     return str(Path(file_of(name) or name).absolute())

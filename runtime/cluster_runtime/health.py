@@ -69,7 +69,10 @@ def answer(path: str, query: str, config: RuntimeConfig, through_project: Callab
         "/-/health": lambda: _health(arguments, config, through_project),
     }
     unknown = {"error": f"the runtime answers {', '.join(answers)}"}
-    return answers.get(path, lambda: Answer(404, unknown))()
+    try:
+        return answers.get(path, lambda: Answer(404, unknown))()
+    except Exception as error:  # noqa: BLE001 - a store that is away raises anything: to a server it looks like a client
+        return Answer(503, {**identity(), "error": f"{type(error).__name__}: {error}"})
 
 
 def identity() -> dict[str, Any]:
@@ -101,10 +104,7 @@ def _failure(arguments: dict[str, str], config: RuntimeConfig, through_project: 
 def _migrations(arguments: dict[str, str]) -> Answer:
     from cluster_runtime.migrations import lacking  # noqa: PLC0415 - used here alone
 
-    try:
-        return Answer(200, {**identity(), "lacking": lacking(filter(None, arguments.get("databases", "").split(",")))})
-    except Exception as error:  # noqa: BLE001 - a database, or a migration, that can't be read raises anything
-        return Answer(503, {**identity(), "error": f"{type(error).__name__}: {error}"})
+    return Answer(200, {**identity(), "lacking": lacking(filter(None, arguments.get("databases", "").split(",")))})
 
 
 def _run(trial: Trial, through_project: Callable[[Trial], int]) -> int:

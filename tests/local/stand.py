@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,11 +34,19 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 
+#: Names the directory of a test run in which stands leave for each other what takes long to make.
+SHARED = "CLUSTER_TESTS_SHARED"
+
 
 @dataclass(frozen=True)
 class Result:
     status: int
     output: str
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a directory with its files' modes, owners and times."""
+    subprocess.run(["cp", "-a", str(source), str(target)], check=True)
 
 
 def free_port(*, consecutive: int = 1) -> int:
@@ -86,11 +95,13 @@ class Stand:
         path: Path | None = None,
         database: Postgres | None = None,
         case: str | None = None,
+        instances: int = 2,
     ) -> None:
         """Make the repository.
 
-        database: the stack's external database; sqlite where there is none. case: the name of a project of tests/cases
-        with its stack, which stand in the example's place.
+        instances: how many the example has; two show what most tests look for. database: the stack's external database;
+        sqlite where there is none. case: the name of a project of tests/cases with its stack, which stand in the
+        example's place.
         """
         # Reachable for the unprivileged user that root's instances run as, unlike pytest's own directories.
         self.root = Path(tempfile.mkdtemp(prefix="cl")) if path is None else path
@@ -114,7 +125,7 @@ class Stand:
                 "requirements": "requirements.txt",
                 "health": {"start_timeout": "25s"},
             },
-            "upstream": {"servers": [{"name": f"app{n}", "weight": w} for n, w in ((1, 3), (2, 1), (3, 1), (4, 1))]},
+            "upstream": {"servers": [{"name": f"app{n + 1}", "weight": 1 if n else 3} for n in range(instances)]},
             "sessions": {"engine": "cached_db"},
             "database": {"engine": "external" if database else "sqlite"},
             "site": {"server_names": ["cluster", "localhost", "127.0.0.1"]},
@@ -199,7 +210,26 @@ class Stand:
         self.write()
 
     def up(self) -> Result:
-        return self.run("up", self.name)
+        """Bring it up; the example's environment is made by the first stand of a run, and copied by the others."""
+        made = self._made_environments()
+        if made is not None and made.exists() and not self.places.environments.exists():
+            self.places.environments.parent.mkdir(parents=True, exist_ok=True)
+            copy_tree(made, self.places.environments)
+        result = self.run("up", self.name)
+        if made is not None and result.status == 0 and not made.exists():
+            with tempfile.TemporaryDirectory(dir=made.parent) as own:
+                copy_tree(self.places.environments, Path(own) / "copy")
+                with suppress(OSError):  # another worker was first
+                    (Path(own) / "copy").rename(made)
+        return result
+
+    def _made_environments(self) -> Path | None:
+        """Return where a run keeps what is made of these requirements; None where this stand makes its own."""
+        shared = os.environ.get(SHARED)
+        if not shared or self.source != ROOT / "example" or self.launcher != ("cluster",):
+            return None
+        requirements = (self.project / "requirements.txt").read_bytes()
+        return Path(shared) / hashlib.sha256(requirements).hexdigest()[:12]
 
     def rollback(self) -> Result:
         return self.run("rollback", self.name)

@@ -33,7 +33,6 @@ OUR_FRAME = re.compile(r'File ".*/cluster/(cli|config|lint|local|render)/')
 
 def two_instances() -> Stand:
     stand = Stand()
-    stand.edit_stack(lambda stack: stack["upstream"].update(servers=stack["upstream"]["servers"][:2]))
     # A release that never gets healthy is waited for this long.
     stand.edit_stack(lambda stack: stack["app"].update(health={"start_timeout": "8s"}))
     return stand

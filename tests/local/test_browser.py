@@ -31,7 +31,7 @@ PEOPLE = ("anna", "boris")
 
 @pytest.fixture
 def stand() -> Iterator[Stand]:
-    with contextlib.closing(Stand()) as found:
+    with contextlib.closing(Stand(instances=4)) as found:
         assert found.up().status == 0
         for name in PEOPLE:
             create = ("createsuperuser", "--noinput", "--username", name, "--email", f"{name}@example.com")

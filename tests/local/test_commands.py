@@ -37,15 +37,9 @@ SECRET_ENVIRONMENT = {"API_TOKEN": "a-token-that-nobody-may-see"}
 FALLBACKS = ["a-former-key-that-nobody-may-see"]
 
 
-def small_stand(path: Path | None = None) -> Stand:
-    stand = Stand(path=path)
-    stand.edit_stack(lambda stack: stack["upstream"].update(servers=stack["upstream"]["servers"][:2]))
-    return stand
-
-
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
-    with contextlib.closing(small_stand()) as stand:
+    with contextlib.closing(Stand()) as stand:
         stand.places.secrets.mkdir(parents=True, mode=0o700)
         for name, value in (("secret_environment", SECRET_ENVIRONMENT), ("secret_key_fallbacks", FALLBACKS)):
             path = stand.places.secrets / name
@@ -365,7 +359,7 @@ def test_down_keeps_the_data_and_deletes_it_only_when_told_twice(stand: Stand) -
 
 
 def test_before_the_first_up_every_command_says_so() -> None:
-    with contextlib.closing(small_stand()) as stand:
+    with contextlib.closing(Stand()) as stand:
         assert_refused(stand.verify(), "stack t is not up; `cluster up t` starts it")
         assert_refused(stand.run("logs", stand.name), "stack t has no logs yet")
         message = "stack t has no release yet; `cluster up t` makes one"
@@ -383,7 +377,7 @@ def test_a_checkout_deeper_than_a_socket_s_path_works() -> None:
     top = Path(tempfile.mkdtemp(prefix="cl"))
     top.chmod(0o755)
     deep = top / "a-directory-with-a-name-of-some-length" / "and-another-one-in-it-of-the-same-length" / "and-a-third"
-    with contextlib.closing(small_stand(deep)) as stand:
+    with contextlib.closing(Stand(path=deep)) as stand:
         assert len(os.fsencode(stand.places.state / "run" / "app1" / "0123456789ab.sock")) > LONGEST_SOCKET_PATH
         assert_done(stand.up())
         assert_done(stand.verify())
@@ -401,6 +395,9 @@ class UnprivilegedStand(Stand):
 
     user = "www-data"
 
+    def _made_environments(self) -> None:
+        """Make its own: another user's are not its."""
+
     def command(self, *arguments: str) -> list[str]:
         identity = ["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups", "--no-new-privs"]
         return [*identity, *super().command(*arguments)]
@@ -413,7 +410,6 @@ class UnprivilegedStand(Stand):
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can be another user")
 def test_no_root_is_needed() -> None:
     with contextlib.closing(UnprivilegedStand()) as stand:
-        stand.edit_stack(lambda stack: stack["upstream"].update(servers=stack["upstream"]["servers"][:2]))
         (stand.root / "home").mkdir()
         for path in (stand.root, *stand.root.rglob("*")):
             shutil.chown(path, stand.user, stand.user)

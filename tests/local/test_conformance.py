@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Stand]:
-    with contextlib.closing(Stand()) as stand:
+    with contextlib.closing(Stand(instances=4)) as stand:
         result = stand.up()
         assert result.status == 0, result.output
         yield stand

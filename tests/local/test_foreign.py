@@ -67,7 +67,13 @@ PROJECTS = {
 }
 
 
-@pytest.fixture(params=sorted(PROJECTS))
+#: What the biggest of them show, tests/local/test_packages.py and test_choices.py show too.
+WIDE = ("django-ca",)
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.wide if name in WIDE else ()) for name in sorted(PROJECTS)]
+)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -118,7 +118,6 @@ ROUNDS = {
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
     with contextlib.closing(Stand()) as stand:
-        stand.edit_stack(lambda stack: stack["upstream"].update(servers=stack["upstream"]["servers"][:2]))
         result = stand.up()
         assert result.status == 0, result.output
         yield stand

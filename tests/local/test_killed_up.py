@@ -30,7 +30,6 @@ AROUND = 100
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
     with contextlib.closing(Stand()) as stand:
-        stand.edit_stack(lambda stack: stack["upstream"].update(servers=stack["upstream"]["servers"][:2]))
         # More threads than clients: what the load waits for is `up`, and not itself.
         stand.edit_stack(lambda stack: stack["app"].update(threads=16))
         result = stand.up()
@@ -39,8 +38,8 @@ def stand() -> Iterator[Stand]:
 
 
 def load_of(stand: Stand) -> Load:
-    """Twelve clients, most of them with requests that take a while: there is always one on its way."""
-    return Load(stand.address, slow=10, slow_seconds=0.3)
+    """Eight clients, most of them with requests that take a while: there is always one on its way."""
+    return Load(stand.address, clients=8, slow=6, slow_seconds=0.3, pause=0.3)
 
 
 @dataclass(frozen=True)

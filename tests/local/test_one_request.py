@@ -23,7 +23,7 @@ def workers(stand: Stand) -> dict[str, set[int]]:
 
 
 def test_a_request_that_kills_ends_two_workers_of_four() -> None:
-    with contextlib.closing(Stand()) as stand:
+    with contextlib.closing(Stand(instances=len(NAMES))) as stand:
         stand.edit_code("example/urls.py", DIE)
         assert_up(stand)
         before, gunicorns = workers(stand), {name: stand.processes(name) for name in NAMES}

@@ -11,10 +11,9 @@ from tests.local.stand import Stand
 
 def test_up_a_weight_change_a_release_and_down_lose_nothing() -> None:
     with contextlib.closing(Stand()) as stand:
-        stand.edit_stack(lambda stack: stack["upstream"].update(servers=stack["upstream"]["servers"][:2]))
         assert_up(stand)
         first = stand.release()
-        with Load(stand.address) as load:
+        with Load(stand.address, pause=0.3) as load:
             load.wait_for(AROUND)
             stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=5))
             assert_up(stand)

@@ -1,7 +1,7 @@
 """Connections from one address that never finish their headers: `python -m tests.nginx.flood PORT COUNT ADDRESS`.
 
 It opens anew what nginx has closed, until its standard input ends, and writes a line when it has opened COUNT. How many
-of them are open at a time is nginx's affair: it may have too few connections for them, or have closed the first by then.
+are open at a time is nginx's affair: it may have too few connections for them, or have closed the first by then.
 """
 
 from __future__ import annotations

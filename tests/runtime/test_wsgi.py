@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.runtime.memcached import Memcached
 from tests.runtime.standing import Running, Stand, ask, wait_until
 
 if TYPE_CHECKING:
@@ -152,3 +153,15 @@ def test_a_project_without_sessions_has_nothing_to_probe(stand: Stand) -> None:
     running = stand.serving()
     status, body = running.get("/-/probe/session?create")
     assert (status, json.loads(body)["error"]) == (501, "the project uses no sessions")
+
+
+def test_a_store_that_is_away_is_said_by_the_probe() -> None:
+    """A server takes what is raised by a connection of the store's for its client's, and closes that without a word."""
+    with closing(Stand({"mini/settings.py": SETTINGS})) as stand:
+        node = Memcached(stand.root / "m.sock")
+        running = stand.serving(sessions={"engine": "cache", "memcached": [str(node.path)]})
+        node.kill()
+        for path in ("session?create", "session?read=unknownunknownunknown"):
+            status, body = running.get(f"/-/probe/{path}")
+            assert status == 503, (path, body)
+            assert "Connection" in json.loads(body)["error"]

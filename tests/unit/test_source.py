@@ -152,7 +152,7 @@ def test_two_shared_paths_never_lie_in_one_place() -> None:
 
 
 def test_a_database_of_the_project_is_seed_and_never_code(root: Path) -> None:
-    databases = 'DATABASES = {"default": {"ENGINE": "x.sqlite3", "NAME": BASE_DIR / "data.db"}, '
+    databases = 'DATABASES = {"default": {"ENGINE": "x.spatialite", "NAME": BASE_DIR / "data.db"}, '
     databases += '"audit": {"ENGINE": "x.sqlite3", "NAME": str(BASE_DIR / "audit")}}\n'
     make(root, "data.db", "audit", "audit-wal", "audit-shm", settings=databases)
     before = source(root).digest()

@@ -11,6 +11,7 @@ import hashlib
 import http.client
 import os
 import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from cluster_runtime.gate import Site, Visitor, asker
 from cluster_runtime.unfollowed import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 #: Requests to measure shares with: this many rounds of the sum of weights, within these bounds.
 ROUNDS, FEWEST, FEWEST_BY_CHANCE, MOST = 2, 20, 200, 3000
@@ -96,15 +97,20 @@ class Ways:
 
 def verify(topology: Topology, reach: Reach) -> list[Check]:
     """Check everything; the first failure does not stop the rest."""
-    checks: list[Check] = []
-    with contextlib.closing(Ways(reach)) as ways:
-        for part in (_site, _instances, _shares, _sessions, _closed):
-            try:
-                checks += part(topology, ways)
-            except (httpx.HTTPError, *SENSELESS) as error:
-                name, found = part.__name__.lstrip("_"), f"{type(error).__name__}: {error}"
-                checks.append(Check(name=name, ok=False, expected="an answer", found=found))
-    return checks
+    # Who listens is asked of the machines, and takes its time, while the cluster is asked over its own sockets.
+    with contextlib.closing(Ways(reach)) as ways, ThreadPoolExecutor(max_workers=1) as aside:
+        listening = aside.submit(_checks, _closed, topology, ways)
+        parts = (_site, _instances, _shares, _sessions)
+        return [check for part in parts for check in _checks(part, topology, ways)] + listening.result()
+
+
+def _checks(part: Callable[[Topology, Ways], Iterable[Check]], topology: Topology, ways: Ways) -> list[Check]:
+    """Return the checks of a part; one that says why, where it could not look."""
+    try:
+        return list(part(topology, ways))
+    except (httpx.HTTPError, *SENSELESS) as error:
+        name, found = part.__name__.lstrip("_"), f"{type(error).__name__}: {error}"
+        return [Check(name=name, ok=False, expected="an answer", found=found)]
 
 
 def _said_of_site(topology: Topology, ways: Ways) -> Site:

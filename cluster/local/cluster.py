@@ -710,8 +710,15 @@ class LocalCluster:
             files = (name.socket, name.status_file, name.beat_socket, name.stage_file)
             for path in (file(digest) for file in files):
                 path.unlink(missing_ok=True)
-            if instance not in self.topology.names and not name.link.is_symlink():
-                shutil.rmtree(name.directory, ignore_errors=True)
+            if instance not in self.topology.names and name.holder() in (None, digest):
+                self._forget_name(name)
+
+    def _forget_name(self, name: Name) -> None:
+        """Remove the directory of an instance that has ended, in which what it started may write for a moment more."""
+        try:
+            remove_tree(name.directory)
+        except OSError as error:  # it is its user's directory, who may do there whatever they like
+            self.say(f"{name.directory} can't be removed: {error.strerror}")
 
     def _end_orphans(self) -> None:
         """End a Supervisor that can't be reached, and what one that was killed left: a new one can't adopt them."""

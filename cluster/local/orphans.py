@@ -125,7 +125,7 @@ def _is_ours(process: Path, arguments: tuple[str, ...], kind: Kind, places: Plac
     marks = {
         Kind.SUPERVISOR: (f"-c {places.supervisor}/supervisord.conf ",),
         Kind.INSTANCE: (f"--sockets {places.run} ",),
-        Kind.MEMCACHED: (f"-s {places.run}/memcached",),
+        Kind.MEMCACHED: (f"-s {places.memcached_listens(1).parent}/", f"-s {places.run}/memcached"),
         Kind.NGINX: (f"-p {places.state} ", f"-p {places.state}/ "),
     }
     command = " ".join(arguments) + " "

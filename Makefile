@@ -48,7 +48,7 @@ setup-tests: setup $(VENV)/tests-installed
 	@./scripts/require nginx memcached postgresql chromium chromium-driver shellcheck
 
 $(VENV)/tests-installed: $(VENV)/installed requirements-dev.lock
-	@$(VENV)/bin/uv --system-certs pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements-dev.lock
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements-dev.lock
 	@touch $@
 
 check: setup-tests

@@ -18,6 +18,9 @@ SLOWEST = (
     *("test_commands", "test_choices", "test_written", "test_gate", "test_packages", "test_foreign", "test_browser"),
 )
 
+#: Names the directory of a test run in which stands leave for each other what takes long to make.
+SHARED = "CLUSTER_TESTS_SHARED"
+
 _results: list[tuple[str, str]] = []
 
 
@@ -25,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the directory in which the stands of a run leave for each other what takes long (tests/local/stand.py)."""
     if not hasattr(config, "workerinput"):
         directory = tempfile.TemporaryDirectory(prefix="ct")
-        os.environ["CLUSTER_TESTS_SHARED"] = directory.name
+        os.environ[SHARED] = directory.name
         config.add_cleanup(directory.cleanup)
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 TIMEOUT = 60.0
 
+#: A client's pause, in seconds, where a test counts changes more than requests: the load is most of what it costs.
+SPARSE = 0.3
+
 
 @dataclass
 class Counts:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cluster.config.models import SessionEngine
 from cluster.sessions import CANNOT_SURVIVE, Fault
-from tests.load import Load
+from tests.load import SPARSE, Load
 
 if TYPE_CHECKING:
     import subprocess
@@ -340,4 +340,4 @@ def interrupt_at(process: subprocess.Popen[str], words: str, *, times: int) -> N
 
 
 def load_of(stand: SessionStand) -> Load:
-    return Load(stand.address, clients=8, slow=1, pause=0.3)
+    return Load(stand.address, clients=8, slow=1, pause=SPARSE)

@@ -26,6 +26,7 @@ from cluster.local.secrets import write_secret
 from cluster.local.supervisor import Process, Supervisor
 from cluster_runtime.instance import UnixConnection
 from cluster_runtime.names import Name
+from tests.conftest import SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from tests.local.postgres import Postgres
 
 ROOT = Path(__file__).resolve().parents[2]
-
-#: Names the directory of a test run in which stands leave for each other what takes long to make.
-SHARED = "CLUSTER_TESTS_SHARED"
 
 
 @dataclass(frozen=True)

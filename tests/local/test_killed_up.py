@@ -17,7 +17,7 @@ import pytest
 from cluster.local.listeners import with_children
 from cluster.local.orphans import orphaned_processes
 from tests.conformance import assert_nothing_lost, servers, wait_until
-from tests.load import Load
+from tests.load import SPARSE, Load
 from tests.local.stand import Stand, kill_at_line
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def stand() -> Iterator[Stand]:
 
 def load_of(stand: Stand) -> Load:
     """Eight clients, most of them with requests that take a while: there is always one on its way."""
-    return Load(stand.address, clients=8, slow=6, slow_seconds=0.3, pause=0.3)
+    return Load(stand.address, clients=8, slow=6, slow_seconds=0.3, pause=SPARSE)
 
 
 @dataclass(frozen=True)

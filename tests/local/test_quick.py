@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from tests.conformance import AROUND, assert_nothing_lost, assert_up, servers
-from tests.load import Load
+from tests.load import SPARSE, Load
 from tests.local.stand import Stand
 
 
@@ -13,7 +13,7 @@ def test_up_a_weight_change_a_release_and_down_lose_nothing() -> None:
     with contextlib.closing(Stand()) as stand:
         assert_up(stand)
         first = stand.release()
-        with Load(stand.address, pause=0.3) as load:
+        with Load(stand.address, pause=SPARSE) as load:
             load.wait_for(AROUND)
             stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=5))
             assert_up(stand)

@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conformance import assert_nothing_lost, assert_up, servers
-from tests.load import Load
+from tests.load import SPARSE, Load
 from tests.local.stand import Stand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-#: Seconds that a client waits between two visits: what is counted are instances and releases, not requests.
-PAUSE = 0.3
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +29,7 @@ def test_sessions_of_each_engine_hold_on_every_instance_and_over_a_release(stand
     assert_up(stand)
     result = stand.verify()
     assert (result.status, f"({engine})" in result.output) == (0, True), result.output
-    with Load(stand.address, slow=0, pause=PAUSE) as load:
+    with Load(stand.address, slow=0, pause=SPARSE) as load:
         load.wait_for(200)
         stand.edit_code("visits/apps.py", f"# {engine}\n")
         assert_up(stand)
@@ -48,7 +45,7 @@ def test_asgi_instances_serve_and_are_released_without_a_loss(stand: Stand) -> N
     stand.edit_stack(lambda stack: (stack["app"].update(interface="asgi"), stack.update(sessions=sessions)))
     assert_up(stand)
     assert stand.verify().status == 0
-    with Load(stand.address, pause=PAUSE) as load:
+    with Load(stand.address, pause=SPARSE) as load:
         load.wait_for(200)
         stand.edit_code("visits/apps.py", "# asgi\n")
         assert_up(stand)

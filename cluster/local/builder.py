@@ -51,7 +51,7 @@ from cluster.render.mime import compressed_endings
 from cluster.source import TREE, Source, check_shared, is_file_name, project_place, shared_place, write_tree
 from cluster_runtime import unfollowed
 from cluster_runtime.config import ConfigError, RuntimeConfig
-from cluster_runtime.describe import REFUSED
+from cluster_runtime.describe import COLLECT, NOT_COLLECTED, REFUSED
 from cluster_runtime.gather import gather
 from cluster_runtime.instance import die_with_parent
 from cluster_runtime.paths import LEFT_OUT
@@ -265,10 +265,8 @@ class Builder:
         if not hurt or any(path.startswith((PACKAGES, SOURCES)) for path in hurt):
             self.environments.install_local(spec, directory, release.project, environment)
         self._compile(directory)
-        self._describe(release, spec.requirements.main)
         (directory / COMMANDED).unlink(missing_ok=True)  # what they wrote may be gone
-        if topology.config.app.collectstatic:
-            self._collect_static(release)
+        self._import(release, spec.requirements.main, collect=topology.config.app.collectstatic)
         if not hurt:
             note_files(directory, TREE)
         elif known_files(directory) is None:
@@ -420,38 +418,37 @@ class Builder:
             write_secret(secrets / name, value)
             (secrets / name).chmod(0o400)
 
-    def _describe(self, release: Release, requirements: Path) -> None:
-        self.say("importing the project")
+    def _import(self, release: Release, requirements: Path, *, collect: bool) -> None:
+        """Prove that the project imports, keep what it says of itself, and collect its static files.
+
+        In one process, since each start of Django costs as much as all that it does here.
+        """
+        self.say("importing the project and collecting its static files" if collect else "importing the project")
         # The file is made here and given away; what was written there is read as anybody's word, and then kept as ours.
         output = release.directory / FACTS
         make_way(output, stat.S_IFREG)
         output.unlink(missing_ok=True)
         self.owner.make_file(output)
-        done = self.run(release, "cluster_runtime.describe", str(output))
+        wanted = [COLLECT] if collect else []
+        done = self.run(release, "cluster_runtime.describe", str(output), *wanted)
         unfollowed.replace(output, json.dumps(_told(output)).encode())
-        if done.returncode == 0:
-            for alias in release.facts().get("begun", ()):
-                self.say(f"database {alias}: begun with a copy of the project's file")
-            return
-        if done.returncode == REFUSED:
-            raise ReleaseError(done.stderr.strip())
-        missing = re.search(r"ModuleNotFoundError: No module named '([^']+)'", done.stderr)
-        hint = ""
-        if missing:
-            hint = f"\nIf {missing[1]} is a package, add it to {requirements.name}."
-        raise ReleaseError(f"app.settings: the project does not import\n{self._shown(release, done.stderr)}{hint}")
+        if done.returncode not in (0, NOT_COLLECTED):
+            raise ReleaseError(self._not_imported(release, done, requirements))
+        for alias in release.facts().get("begun", ()):
+            self.say(f"database {alias}: begun with a copy of the project's file")
+        if done.returncode == NOT_COLLECTED:
+            shown = self._shown(release, done.stderr or done.stdout)
+            raise ReleaseError(f"app.collectstatic: collectstatic failed\n{shown}")
+        if collect and release.facts().get("static_app"):
+            self._finish_static(release)
 
-    def _collect_static(self, release: Release) -> None:
-        facts = release.facts()
-        if not facts.get("static_app"):
-            return
-        self.say("collecting static files")
-        done = self.manage(release, "collectstatic", "--noinput", "-v", "0")
-        if done.returncode != 0:
-            raise ReleaseError(
-                f"app.collectstatic: collectstatic failed\n{self._shown(release, done.stderr or done.stdout)}"
-            )
-        self._finish_static(release)
+    def _not_imported(self, release: Release, done: subprocess.CompletedProcess[str], requirements: Path) -> str:
+        """Return why a release can't be: what its project has chosen, or what it raised."""
+        if done.returncode == REFUSED:
+            return done.stderr.strip()
+        missing = re.search(r"ModuleNotFoundError: No module named '([^']+)'", done.stderr)
+        hint = f"\nIf {missing[1]} is a package, add it to {requirements.name}." if missing else ""
+        return f"app.settings: the project does not import\n{self._shown(release, done.stderr)}{hint}"
 
     def _finish_static(self, release: Release) -> None:
         """Put a compressed copy beside each static file that is worth it."""

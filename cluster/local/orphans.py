@@ -47,10 +47,11 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A process of the stack."""
+    """A process of the stack. `group` is its process group: Supervisor makes one for each that it starts."""
 
     pid: int
     parent: int
+    group: int
     kind: Kind
     stopped: bool
     arguments: tuple[str, ...]
@@ -66,7 +67,8 @@ class Found:
 
 def stack_processes(places: Places) -> list[Found]:
     """Return the stack's processes: Supervisor, and all that it starts but what those start themselves."""
-    found = []
+    found: list[Found] = []
+    workers: list[Found] = []
     state = places.state.resolve()
     for name in os.listdir("/proc"):  # noqa: PTH208 - names; a machine has hundreds, and each command looks several times
         if not name.isdigit() or int(name) == os.getpid():
@@ -75,7 +77,11 @@ def stack_processes(places: Places) -> list[Found]:
         try:
             arguments = _arguments(name)
             kind = _kind(arguments) if arguments else None
-            if kind is None or not _is_ours(directory, arguments, kind, places, state):
+            if kind is None:
+                continue
+            stands = _where(directory)
+            untold = kind is Kind.WORKER and stands is None
+            if not untold and not _is_ours(stands, arguments, kind, places, state):
                 continue
             # The project's code can call itself what it likes; these two are of who says `up`, or of root.
             if kind in (Kind.SUPERVISOR, Kind.NGINX) and directory.stat().st_uid not in (0, os.geteuid()):
@@ -85,9 +91,34 @@ def stack_processes(places: Places) -> list[Found]:
             continue  # it has ended, or is not ours to read
         if fields[0] in "ZX":
             continue
-        pid, parent, stopped = int(directory.name), int(fields[1]), fields[0] == STOPPED
-        found.append(Found(pid=pid, parent=parent, kind=kind, stopped=stopped, arguments=arguments))
-    return found
+        pid, parent, group, stopped = int(name), int(fields[1]), int(fields[2]), fields[0] == STOPPED
+        process = Found(pid=pid, parent=parent, group=group, kind=kind, stopped=stopped, arguments=arguments)
+        (workers if untold else found).append(process)
+    return found + _of_nginx(workers, found, places) if workers else found
+
+
+def _of_nginx(workers: Iterable[Found], found: Iterable[Found], places: Places) -> list[Found]:
+    """Return those nginx workers that are of the stack's nginx, of which nothing but their process group is told.
+
+    A container without CAP_SYS_PTRACE tells of no other user's process where it stands.
+    """
+    masters = {process.pid for process in found if process.kind is Kind.NGINX}
+    try:
+        last = int(places.nginx_pid.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        last = 0
+    # No process gets the number of a group in which one still is: where none has it, it is the killed master's.
+    if last and not Path(f"/proc/{last}").exists():
+        masters.add(last)
+    return [process for process in workers if process.group in masters]
+
+
+def _where(process: Path) -> Path | None:
+    """Return the directory that a process stands in; None where it is another user's, and that is not told."""
+    try:
+        return Path(str((process / "cwd").readlink()).removesuffix(DELETED))
+    except PermissionError:
+        return None
 
 
 def _arguments(pid: str) -> tuple[str, ...]:
@@ -113,12 +144,8 @@ def _kind(arguments: tuple[str, ...]) -> Kind | None:
     return {"memcached": Kind.MEMCACHED, "nginx": Kind.NGINX}.get(name)
 
 
-def _is_ours(process: Path, arguments: tuple[str, ...], kind: Kind, places: Places, state: Path) -> bool:
+def _is_ours(stands: Path | None, arguments: tuple[str, ...], kind: Kind, places: Places, state: Path) -> bool:
     """Tell whether it was started with this stack's paths, or stands in its directory, `state`."""
-    try:
-        stands = Path(str((process / "cwd").readlink()).removesuffix(DELETED))
-    except PermissionError:
-        stands = None  # another user's
     inside = stands is not None and (stands == state or (kind is Kind.INSTANCE and state in stands.parents))
     if inside:
         return True

@@ -173,8 +173,10 @@ def derived(config: RuntimeConfig) -> dict[str, Any]:
     sources = sources_of(config.settings, config.project)
     if not _may_be_true(sources, config):
         return nothing
-    plain, _words = _digests()
-    forced, words = _digests(FORCED)
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - every process of an instance comes by here
+
+    with ThreadPoolExecutor() as pool:
+        (plain, _words), (forced, words) = pool.map(lambda options: _digests(*options), ((), (FORCED,)))
     if plain is None or forced is None:
         return {**nothing, "debug_unknown": words if plain is not None else ""}
     different = sorted(name for name in {*plain, *forced} - OWNED if plain.get(name) != forced.get(name))

@@ -62,7 +62,7 @@ KILLS = (
     Kill("making the environment", after=0.3, requirements=True, added="app4"),
     Kill("copying the code"),
     Kill("importing the project", removed="app4"),
-    Kill("collecting static files", added="app5"),
+    Kill("importing the project", after=0.5, added="app5"),
     Kill("migrating the database"),
     Kill("starting app1 of", removed="app5"),
     Kill("app1 is healthy", added="app6"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +34,31 @@ def test_another_users_memcached_is_known_by_where_it_listens(
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        pytest.param("{group}", [Kind.WORKER], id="the master was killed, and the pid file still names it"),
+        pytest.param("{other}", [], id="another nginx is the stack's"),
+        pytest.param("", [], id="nothing says which is"),
+    ],
+)
+def test_another_users_nginx_workers_are_known_by_the_group_of_their_killed_master(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, found: list[Kind]
+) -> None:
+    """Without CAP_SYS_PTRACE a worker's title and group are all that is told of it."""
+    worker = f"exec -a 'nginx: worker process' {sys.executable} -c 'import time; print(flush=True); time.sleep(60)'"
+    master = subprocess.Popen(["bash", "-c", f"({worker}) & sleep 60"], stdout=subprocess.PIPE, start_new_session=True)
+    places = Places(tmp_path, "t")
+    places.nginx_pid.parent.mkdir(parents=True)
+    places.nginx_pid.write_text(said.format(group=master.pid, other=2**22 + 1))
+    try:
+        assert master.stdout is not None
+        assert master.stdout.readline() == b"\n"
+        master.kill()
+        master.wait()
+        monkeypatch.setattr(Path, "readlink", refused)
+        assert [one.kind for one in stack_processes(places) if one.group == master.pid] == found
+    finally:
+        os.killpg(master.pid, signal.SIGKILL)

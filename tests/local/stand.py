@@ -15,6 +15,7 @@ import tempfile
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from cluster.local.supervisor import Process, Supervisor
 from cluster_runtime.instance import UnixConnection
 from cluster_runtime.names import Name
 from tests.conftest import SHARED
+from tests.local.forked import Commands, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +36,17 @@ if TYPE_CHECKING:
     from tests.local.postgres import Postgres
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@cache
+def _commands() -> Commands:
+    """Return who runs the commands of all stands of this process."""
+    return Commands(_environment())
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
 
 
 @dataclass(frozen=True)
@@ -164,14 +177,17 @@ class Stand:
         return [sys.executable, "-m", *self.launcher, *arguments]
 
     def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        return {**kept, "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
+        return _environment()
 
     def run(self, *arguments: str, timeout: float = 300, **environment: str) -> Result:
+        environment = self.environment() | environment
+        if self.launcher == ("cluster",):
+            request = Request([*arguments], str(self.root), environment)
+            return Result(*_commands().run(request, timeout))
         done = subprocess.run(
             self.command(*arguments),
             cwd=self.root,
-            env={**self.environment(), **environment},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,0 +1,169 @@
+"""Runs the `cluster` command without importing it each time, which is most of what a short one costs.
+
+`python -m tests.local.forked DESCRIPTOR` imports it once, and forks for each command that it is sent: the fork goes on
+as `python -m cluster` does once it has imported the same.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import select
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cluster
+from cluster.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: What the command imports only while it runs, beside its own modules.
+LATE = ("rich.console", "typer._adapters")
+
+#: Bytes of a request: a command line and an environment.
+MOST = 128 * 1024
+
+
+@dataclass(frozen=True)
+class Request:
+    """One command: its arguments, where it runs, and its environment."""
+
+    arguments: list[str]
+    directory: str
+    environment: dict[str, str]
+
+
+class Commands:
+    """Runs commands, each from whichever thread."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with other:
+            program = [sys.executable, "-m", "tests.local.forked", str(other.fileno())]
+            self._process = subprocess.Popen(
+                program,
+                cwd=ROOT,
+                env=environment,
+                pass_fds=[other.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,  # Python looks once what kind of output it has: a fork's is a pipe
+            )
+        atexit.register(self.close)
+
+    def run(self, request: Request, timeout: float) -> tuple[int, str]:
+        """Return a command's exit status (subprocess's) and all that it printed; TimeoutExpired after so many seconds.
+
+        As with a pipe of subprocess's, that ends when all have closed it that the command has started.
+        """
+        mine, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        output, written = os.pipe()
+        try:
+            with other:
+                message = json.dumps(asdict(request)).encode()
+                assert len(message) < MOST
+                socket.send_fds(self._control, [message], [written, other.fileno()])
+                os.close(written)
+            pid = int(mine.recv(64))
+            printed = _read(output, timeout)
+            if printed is None:
+                os.kill(pid, signal.SIGKILL)
+                raise subprocess.TimeoutExpired(request.arguments, timeout)
+            return int(mine.recv(64)), printed.decode(errors="replace")
+        finally:
+            mine.close()
+            os.close(output)
+
+    def close(self) -> None:
+        """End the process that forks."""
+        self._control.close()
+        self._process.wait()
+
+
+def _read(descriptor: int, timeout: float) -> bytes | None:
+    """Return what is written until all have closed it; None where that is not so after `timeout` seconds."""
+    deadline, kept = time.monotonic() + timeout, bytearray()
+    while select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        chunk = os.read(descriptor, 65536)
+        if not chunk:
+            return bytes(kept)
+        kept += chunk
+    return None
+
+
+def serve(control: socket.socket) -> None:
+    """Fork for each request, and tell its process id and then its exit status; return in the fork alone."""
+    waiting = selectors.DefaultSelector()
+    waiting.register(control, selectors.EVENT_READ)
+    while True:
+        for key, _events in waiting.select():
+            if isinstance(key.data, tuple):
+                pid, reply = key.data
+                waiting.unregister(key.fd)
+                os.close(key.fd)
+                with reply:
+                    _tell(reply, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                continue
+            message, descriptors, _flags, _address = socket.recv_fds(control, MOST, 2)
+            if not message:
+                sys.exit()
+            output, reply = descriptors[0], socket.socket(fileno=descriptors[1])
+            pid = os.fork()
+            if pid == 0:
+                for other in [
+                    *waiting.get_map().values()
+                ]:  # inherited by what the command starts, they would be open for ever
+                    os.close(other.fd)
+                    if other.data:
+                        other.data[1].close()
+                reply.close()
+                waiting.close()
+                _become(Request(**json.loads(message)), output)
+                return
+            os.close(output)
+            _tell(reply, pid)
+            waiting.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, reply))
+
+
+def _tell(reply: socket.socket, number: int) -> None:
+    try:
+        reply.send(str(number).encode())
+    except BrokenPipeError:
+        return  # nobody waits any more
+
+
+def _become(request: Request, output: int) -> None:
+    """Take a request's place: its directory, environment and output."""
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.close(output)
+    os.chdir(request.directory)
+    os.environ.clear()
+    os.environ.update(request.environment)
+    sys.argv[1:] = request.arguments
+    sys.path[0] = request.directory
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+if __name__ == "__main__":
+    for module in pkgutil.walk_packages(cluster.__path__, "cluster."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in LATE:
+        importlib.import_module(name)
+    gc.freeze()  # no fork searches for garbage what all have in common
+    serve(socket.socket(fileno=int(sys.argv[1])))
+    main()

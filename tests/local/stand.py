@@ -95,7 +95,10 @@ def stack_of_case(case: str) -> dict[str, Any]:
 
 
 class Stand:
-    """A repository with one stack, and the `cluster` command run in it."""
+    """A repository with one stack, and the `cluster` command run in it.
+
+    forks: whether commands are forks of one that has imported all (tests/local/forked.py), or start like a user's.
+    """
 
     name: str = "t"
 
@@ -127,6 +130,7 @@ class Stand:
         self.port = free_port()
         self.address = ("127.0.0.1", self.port)
         self.launcher: tuple[str, ...] = ("cluster",)
+        self.forks = True
         self.database = database
         self.stack: dict[str, Any] = stack or {
             "platform": "local",
@@ -181,7 +185,7 @@ class Stand:
 
     def run(self, *arguments: str, timeout: float = 300, **environment: str) -> Result:
         environment = self.environment() | environment
-        if self.launcher == ("cluster",):
+        if self.forks and self.launcher == ("cluster",):
             request = Request([*arguments], str(self.root), environment)
             return Result(*_commands().run(request, timeout))
         done = subprocess.run(

@@ -11,6 +11,7 @@ from tests.local.stand import Stand
 
 def test_up_a_weight_change_a_release_and_down_lose_nothing() -> None:
     with contextlib.closing(Stand()) as stand:
+        stand.forks = False
         assert_up(stand)
         first = stand.release()
         with Load(stand.address, pause=SPARSE) as load:

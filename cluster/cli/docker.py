@@ -23,7 +23,7 @@ import yaml
 from cluster.cli.context import CommandError, Stack, check_lints, say, tell, warn
 from cluster.cli.failures import tells_of_no_room
 from cluster.cli.local import fail_unverified, print_checks
-from cluster.cli.pulumi import Event, Pulumi, PulumiError, name_of
+from cluster.cli.pulumi import STACK, Event, Pulumi, PulumiError, name_of
 from cluster.config.models import DROPPED_KEYS
 from cluster.config.units import moment_text
 from cluster.docker.bases import SERVES_ON, Base, BaseError, base_of, bases, context_as_of, ensure, forget
@@ -77,8 +77,11 @@ BUILD_FRAME = re.compile(
     r"digest: |\[|Building your image|To ensure you are|Starting Docker build|error: executor|\s*$"
 )
 
-#: How the command is called that waits for a memcached node.
-RESTORED = "-restored"
+#: How the command is called that waits for a memcached node, the one by which an instance takes its name, and nginx's.
+RESTORED, SERVE, NGINX_CONFIG = "-restored", "-serve", "nginx-config"
+
+#: Operations of Pulumi's that change nothing.
+UNCHANGED = ("same", "read", "refresh")
 
 #: A port in what the engine says of one that it can't publish.
 PORT = re.compile(r"(?:Bind for|bind host port|for|bind host port for|tcp4?|tcp6?) \S*?:(?P<port>\d+)(?=[:/ ])")
@@ -88,7 +91,7 @@ COMMANDS = {
     "database-password": "giving the database its password",
     "prepare": "the release: static files, migrations, and one instance that proves it healthy",
     "static-current": "letting nginx serve the release's static files",
-    "nginx-config": "nginx: checking its configuration, one reload",
+    NGINX_CONFIG: "nginx: checking its configuration, one reload",
 }
 
 
@@ -161,7 +164,9 @@ def _up(stack: Stack, rollback: str | None, *, pull: bool = False) -> None:
     docker = DockerStack(stack)
     docker.engine.run("version")
     pulumi = Pulumi(stack.root, stack.name)
-    resources = pulumi.set_up()
+    with ThreadPoolExecutor(max_workers=1) as beside:  # each of the two waits for a program
+        lacking = beside.submit(_lacking_migrations, docker)
+        resources = pulumi.set_up()
     check_lints(stack)
     if pull:
         _pull(docker, pulumi)
@@ -169,7 +174,7 @@ def _up(stack: Stack, rollback: str | None, *, pull: bool = False) -> None:
     if refresh:
         tell("containers are missing or stopped: looking at what is there first")
     environment = {"CLUSTER_RELEASE": rollback} if rollback else {}
-    _migrate_again(docker)
+    _migrate_again(docker, lacking.result())
     proof = Proof(docker)
     progress = Progress(docker.topology, proof.begin)
     try:
@@ -179,9 +184,11 @@ def _up(stack: Stack, rollback: str | None, *, pull: bool = False) -> None:
         with contextlib.suppress(EngineError):  # an engine that is away is told by the error itself
             _stop_what_never_served(docker)
         raise CommandError(words) from error
-    resources = pulumi.export()
-    orphans = _remove_orphans(docker, resources)
-    release = _release_of(resources)
+    orphans: list[str] = []
+    if not changes.none or "release" not in changes.outputs or _unknown(docker, resources):
+        resources = pulumi.export()
+        orphans = _remove_orphans(docker, resources)
+    release = changes.outputs.get("release") or _release_of(resources)
     if changes.none and not orphans:
         if History.load(stack.places).current != release:
             _remember(docker, release, rolled_back=rollback is not None)
@@ -194,13 +201,18 @@ def _up(stack: Stack, rollback: str | None, *, pull: bool = False) -> None:
     tell(f"verified: {sum(check.ok is True for check in checks)} checks; {site_url(stack.config)}")
 
 
-def _migrate_again(docker: DockerStack) -> None:
-    """Run the migrations that the databases of the serving release lack: an older one was put back."""
+def _lacking_migrations(docker: DockerStack) -> dict[str, list[str]]:
+    """Return the migrations that the databases of the serving release lack, by alias; none where nobody says it."""
     wanted = docker.stack.config.app.migrate
     said = None
     with contextlib.suppress(EngineError):  # what keeps it from answering is told by what follows
         said = docker.engine.ask(docker.label, lacking_url(wanted)) if wanted else None
-    for alias, names in ((said or {}).get("lacking") or {}).items():
+    return (said or {}).get("lacking") or {}
+
+
+def _migrate_again(docker: DockerStack, lacking: dict[str, list[str]]) -> None:
+    """Run the migrations that the databases of the serving release lack: an older one was put back."""
+    for alias, names in lacking.items():
         tell(f"the database {alias} lacks {len(names)} migrations of the release that serves: migrating it again")
         if run_manage(docker.stack, ["migrate", "--noinput", "--database", alias]) != 0:
             raise CommandError(f"app.migrate: the database {alias} can't be migrated again; migrate said why above")
@@ -246,27 +258,34 @@ def _lost(docker: DockerStack, resources: list[dict[str, Any]]) -> list[str]:
 
 def _release_of(resources: list[dict[str, Any]]) -> str:
     """Return the stack's output `release`."""
-    (stack,) = [resource for resource in resources if resource["type"] == "pulumi:pulumi:Stack"]
+    (stack,) = [resource for resource in resources if resource["type"] == STACK]
     return str(stack["outputs"]["release"])
 
 
-def _remove_orphans(docker: DockerStack, resources: list[dict[str, Any]], *, tasks: bool = False) -> list[str]:
-    """Remove containers of this stack that a killed run left and no state knows; return their names.
+def _unknown(docker: DockerStack, resources: list[dict[str, Any]], *, tasks: bool = False) -> list[dict[str, Any]]:
+    """Return the containers of this stack that a killed run left and no state knows.
 
     tasks: those too that run a task, or a management command.
     """
     known = {resource.get("id") for resource in resources}
     volumes = {resource["id"] for resource in resources if name_of(resource["urn"])[0] == "Volume"}
+    return [
+        container
+        for container in docker.engine.mounting(docker.label, volumes)
+        if container["Id"] not in known and (tasks or not _runs_task(container))
+    ]
+
+
+def _runs_task(container: dict[str, Any]) -> bool:
+    return container["Config"]["Labels"].get(ROLE_LABEL) == "task" and bool(container["State"]["Running"])
+
+
+def _remove_orphans(docker: DockerStack, resources: list[dict[str, Any]], *, tasks: bool = False) -> list[str]:
+    """Remove what `_unknown` returns; return the names."""
     names = []
-    for container in docker.engine.mounting(docker.label, volumes):
-        task = container["Config"]["Labels"].get(ROLE_LABEL) == "task"
-        if container["Id"] in known or (task and container["State"]["Running"] and not tasks):
-            continue
+    for container in _unknown(docker, resources, tasks=tasks):
         name = container["Name"].lstrip("/")
-        tell(
-            f"  removing {name}: "
-            + ("its command ends" if container["State"]["Running"] and task else "a killed run left it")
-        )
+        tell(f"  removing {name}: {'its command ends' if _runs_task(container) else 'a killed run left it'}")
         docker.engine.remove(container["Id"], grace=ORPHAN_SECONDS)
         names.append(name)
     return names
@@ -413,14 +432,15 @@ class Proof:
 class Progress:
     """Says what the engine does, in words, as it is begun (and for a name taken, once it is done).
 
-    served: called with the release once all of it serves, when only removals are left.
+    served: called with the release once all of it serves as the stack file says, when only removals are left.
     """
 
     def __init__(self, topology: Topology, served: Callable[[str], None] | None = None) -> None:
         self.topology = topology
         self.told: set[str] = set()
         self._served = served
-        self._taken: dict[str, str] = {}
+        self._changed = False
+        self._releases: dict[str, str] = {}
 
     def take(self, event: Event) -> None:
         """Take one event of the engine's."""
@@ -432,15 +452,17 @@ class Progress:
                 tell(f"  {line}")
 
     def _look_for_the_end(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
-        """Pulumi removes what was replaced when all else is done."""
-        if after:
-            taken = name_taken(after["metadata"])
-            self._taken |= {taken[0]: taken[1]} if taken else {}
-        names, releases = set(self.topology.names), set(self._taken.values())
-        if not before or not self._served or len(releases) != 1 or self._taken.keys() != names:
+        """nginx's configuration is the last that is done; Pulumi removes what was replaced when all else is."""
+        if before:
+            self._changed = self._changed or before["metadata"]["op"] not in UNCHANGED
+        if not after or not self._served:
             return
-        kind, name = name_of(before["metadata"]["urn"])
-        if (kind, before["metadata"]["op"]) == (CONTAINER, "delete-replaced") and name in names:
+        kind, name = name_of(after["metadata"]["urn"])
+        if kind == COMMAND and name.endswith(SERVE):
+            self._releases[name.removesuffix(SERVE)] = named_release(after["metadata"])[1]
+        releases = set(self._releases.values())
+        all_serve = len(releases) == 1 and self._releases.keys() == set(self.topology.names)
+        if (kind, name) == (COMMAND, NGINX_CONFIG) and self._changed and all_serve:
             self._served(releases.pop())
             self._served = None
 
@@ -449,7 +471,7 @@ def begun(step: dict[str, Any]) -> list[str]:
     """Return what to say when the engine begins a step."""
     kind, name = name_of(step["urn"])
     operation = step["op"]
-    if operation in ("same", "read", "refresh", "replace"):
+    if operation in (*UNCHANGED, "replace"):
         return []
     if operation in ("delete", "delete-replaced"):
         return [_removed(name, former=operation != "delete")] if kind == CONTAINER else []
@@ -463,7 +485,7 @@ def begun(step: dict[str, Any]) -> list[str]:
 def _told_of_command(name: str, step: dict[str, Any]) -> list[str]:
     if name.endswith(RESTORED):
         return [f"waiting until {name.removesuffix(RESTORED)} has its sessions again"]
-    lines = [f"    {line}" for line in _nginx_lines(step)] if name == "nginx-config" else []
+    lines = [f"    {line}" for line in _nginx_lines(step)] if name == NGINX_CONFIG else []
     return [COMMANDS[name], *lines] if name in COMMANDS else []
 
 
@@ -484,10 +506,15 @@ def ended(step: dict[str, Any]) -> list[str]:
 def name_taken(step: dict[str, Any]) -> tuple[str, str] | None:
     """Return the instance and the release where a step has let one take its name."""
     kind, name = name_of(step["urn"])
-    if step["op"] in ("same", "refresh", "delete", "delete-replaced") or kind != COMMAND or not name.endswith("-serve"):
+    if step["op"] in (*UNCHANGED, "delete", "delete-replaced") or kind != COMMAND or not name.endswith(SERVE):
         return None
+    return named_release(step)
+
+
+def named_release(step: dict[str, Any]) -> tuple[str, str]:
+    """Return the instance and the release of the step of a command that gives an instance its name."""
     environment = ((step.get("new") or {}).get("inputs") or {}).get("environment") or {}
-    return environment.get("INSTANCE", name), environment.get("RELEASE", "")
+    return environment.get("INSTANCE", name_of(step["urn"])[1]), environment.get("RELEASE", "")
 
 
 def _nginx_lines(step: dict[str, Any]) -> list[str]:

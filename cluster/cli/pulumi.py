@@ -52,6 +52,9 @@ LOCKED = re.compile(r"created by \S+@(?P<host>\S+) \(pid (?P<pid>\d+)\)")
 
 PR_SET_PDEATHSIG = 1
 
+#: The type of a stack among its resources.
+STACK = "pulumi:pulumi:Stack"
+
 
 class PulumiError(Exception):
     """Pulumi failed; the text is what it said, without its frame.
@@ -69,9 +72,10 @@ class PulumiError(Exception):
 
 @dataclass(kw_only=True)
 class Changes:
-    """What a run did: counts by Pulumi's names of operations (same, create, update, …)."""
+    """What a run did: counts by Pulumi's names of operations (same, create, update, …), and the stack's outputs."""
 
     counts: dict[str, int] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
 
     @property
     def none(self) -> bool:
@@ -293,7 +297,7 @@ class Pulumi:
             if process.wait() != 0:
                 text = seen.problem() or plain(output.read_text(encoding="utf-8", errors="replace"))
                 raise PulumiError(text, tuple(seen.failed), seen.remarks)
-            return Changes(counts=seen.counts)
+            return Changes(counts=seen.counts, outputs=seen.outputs)
 
 
 def _end_with_parent() -> None:
@@ -334,6 +338,7 @@ class _Seen:
     def __init__(self, tell_step: Callable[[Event], None]) -> None:
         self.tell_step = tell_step
         self.counts: dict[str, int] = {}
+        self.outputs: dict[str, Any] = {}
         self.problems: list[tuple[str, str]] = []
         self.remarks: dict[str, list[str]] = {}
         self.failed: list[str] = []
@@ -341,6 +346,8 @@ class _Seen:
     def take(self, event: Event) -> None:
         if "summaryEvent" in event:
             self.counts = event["summaryEvent"].get("resourceChanges") or {}
+        elif "resOutputsEvent" in event and event["resOutputsEvent"]["metadata"].get("type") == STACK:
+            self.outputs = (event["resOutputsEvent"]["metadata"].get("new") or {}).get("outputs") or {}
         elif "resOpFailedEvent" in event:
             self.failed.append(event["resOpFailedEvent"]["metadata"]["urn"])
         elif "diagnosticEvent" in event:

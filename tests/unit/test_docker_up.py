@@ -309,14 +309,16 @@ def test_what_a_migration_says_of_protected_rows_is_no_reason_to_drop_data(tmp_p
 
 @dataclass
 class Run:
-    """Of Pulumi what `cluster up` asks for: a run that does `outcome`, and the state after it."""
+    """Of Pulumi what `cluster up` asks for: a run that does `outcome`, and the state before and after it."""
 
     outcome: Changes | PulumiError
     release: str
     asked: list[dict[str, str]] = field(default_factory=list)
+    before: tuple[str, ...] = (OLD, NEW, NGINX)
+    exports: int = 0
 
     def set_up(self) -> list[dict[str, Any]]:
-        return []
+        return state_of(*self.before)
 
     def up(self, _tell_step: object, *, refresh: bool, **environment: str) -> Changes:
         self.asked.append(environment)
@@ -325,6 +327,7 @@ class Run:
         return self.outcome
 
     def export(self) -> list[dict[str, Any]]:
+        self.exports += 1
         resources = state_of(OLD, NEW, NGINX)
         resources[-1]["outputs"]["release"] = self.release
         return resources
@@ -379,6 +382,24 @@ def test_an_up_that_changes_nothing_remembers_what_pulumi_itself_has_let_serve(
     remember(stack, *before)
     run_up(stack)
     assert remembered(stack) == (after, "new")
+    assert "no changes; release new serves" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("before", "exports"),
+    [((OLD, NEW, NGINX), 0), ((OLD, NGINX), 1)],
+    ids=["all is known", "somebody else has made one meanwhile"],
+)
+def test_where_nothing_changes_the_state_is_read_again_only_before_something_is_removed(
+    before: tuple[str, ...],
+    exports: int,
+    with_run: Callable[[Told, Run], Stack],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nothing = Changes(counts=NOTHING.counts, outputs={"release": "new"})
+    engine, run = Told(found=STARTED, live_text=SERVED), Run(nothing, "new", before=before)
+    run_up(with_run(engine, run))
+    assert (run.exports, engine.calls) == (exports, [])
     assert "no changes; release new serves" in capsys.readouterr().out
 
 

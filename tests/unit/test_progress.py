@@ -71,35 +71,46 @@ def test_a_name_is_told_as_served_only_when_it_is() -> None:
 SERVERS = [{"name": "app1"}, {"name": "app2"}]
 
 
-def taken(name: str, release: str = "abc") -> dict[str, Any]:
+def taken(name: str, release: str = "abc", operation: str = "update") -> list[dict[str, Any]]:
     new = {"inputs": {"environment": {"INSTANCE": name, "RELEASE": release}}}
-    return {"resOutputsEvent": {"metadata": step(COMMAND, f"{name}-serve", "update", new=new)}}
+    return stepped(step(COMMAND, f"{name}-serve", operation, new=new))
 
 
-def removed(name: str) -> dict[str, Any]:
-    return {"resourcePreEvent": {"metadata": step(CONTAINER, name, "delete-replaced")}}
+def delivered(operation: str = "update") -> list[dict[str, Any]]:
+    return stepped(step(COMMAND, "nginx-config", operation))
+
+
+def stepped(taken: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"resourcePreEvent": {"metadata": taken}}, {"resOutputsEvent": {"metadata": taken}}]
+
+
+def removed(name: str) -> list[dict[str, Any]]:
+    return [{"resourcePreEvent": {"metadata": step(CONTAINER, name, "delete-replaced")}}]
+
+
+SAME = [*taken("app1", operation="same"), *taken("app2", operation="same")]
 
 
 @pytest.mark.parametrize(
     ("events", "served"),
     [
-        ([taken("app1"), taken("app2"), removed("app1"), removed("app2")], ["abc"]),
-        ([taken("app1"), taken("app2")], []),
-        ([taken("app1"), removed("app1")], []),
-        ([removed("nginx"), taken("app1"), taken("app2"), removed("nginx")], []),
-        ([taken("app1", "abc"), taken("app2", "abd"), removed("app1")], []),
+        ([*taken("app1"), *taken("app2"), *delivered("same"), *removed("app1")], ["abc"]),
+        ([*SAME, *delivered()], ["abc"]),
+        ([*SAME, *delivered("same")], []),
+        ([*taken("app1"), *taken("app2"), *removed("app1")], []),
+        ([*taken("app1"), *delivered("same")], []),
+        ([*taken("app1", "abc"), *taken("app2", "abd"), *delivered()], []),
     ],
-    ids=["a release", "not the end", "not all names", "nginx replaced", "two releases"],
+    ids=["a release", "a weight change", "no change", "nginx waits", "not all names", "two releases"],
 )
-def test_a_release_serves_when_all_have_their_names_and_only_removals_are_left(
-    events: list[dict[str, Any]], served: list[str], capsys: pytest.CaptureFixture[str]
+def test_all_serve_once_nginx_has_its_configuration_and_only_removals_are_left(
+    events: list[dict[str, Any]], served: list[str]
 ) -> None:
     found: list[str] = []
     progress = Progress(build_topology(parse_config(stack_values(upstream={"servers": SERVERS}))), found.append)
     for event in events:
         progress.take(event)
     assert found == served
-    assert capsys.readouterr().out
 
 
 def test_a_failed_command_is_told_by_what_it_printed_alone() -> None:

@@ -45,6 +45,9 @@ SECRET_PLACES = {
 #: Platforms that a stack file can be written for.
 PLATFORMS = ("local", "docker")
 
+#: nginx's own image (https://hub.docker.com/_/nginx), of its stable branch.
+NGINX_IMAGE = "nginx:1.30"
+
 STACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 #: Where the environments are that projects are imported in, below the repository.
@@ -700,6 +703,8 @@ def render_stack_file(  # noqa: PLR0913, PLR0917 - what it is written of
     media += f"    shared: {quoted(written.shared)}\n" if written.shared else ""
     media += f"    release_commands: {quoted(written.commands)}\n" if written.commands else ""
     environment = f"    environment: {quoted(project.said)}".ljust(34)
+    # From nginx 1.27.4 on a reload need not close clients' idle connections: no change waits for them.
+    images = f"\n  cluster:images:\n    nginx: {NGINX_IMAGE}              # base images; default: debian:trixie-slim\n"
     replace = "\n    replace: true                # the project has an engine of its own" if written.replace else ""
     return f"""\
 # Stack {stack}: all keys, with defaults and ranges, are in docs/stack-file.md. `cluster up {stack}` applies this file.
@@ -723,7 +728,7 @@ config:
     server_names: [localhost, 127.0.0.1]
     listen: {port}
     static_url: {written.static or "null"}
-"""
+{images if platform == "docker" else ""}"""
 
 
 __all__ = ["Wanted", "inspect", "render_stack_file", "run_init"]

@@ -77,6 +77,7 @@ class DockerStand(Stand):
             stack or docker_stack(),
             case=case,
         )
+        self.forks = False  # one command waits for Pulumi longer than for all its imports
         self.port = self.stack["site"]["listen"]
         self.address = ("127.0.0.1", self.port)
         program = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())
@@ -84,6 +85,12 @@ class DockerStand(Stand):
         (self.root / "Pulumi.yaml").write_text(yaml.safe_dump(program))
         self.main()
         (self.root / "state").mkdir()
+
+    def build_on_the_base_alone(self) -> None:
+        """Name no other image in the stack file that `cluster init` wrote: it would come from a registry."""
+        document = yaml.safe_load(self.file.read_text())
+        document["config"].pop("cluster:images")
+        self.file.write_text(yaml.safe_dump(document, sort_keys=False))
 
     def main(self, sabotage: str = "") -> None:
         """Write the program: the repository's own, perhaps with a part of the protocol switched off."""

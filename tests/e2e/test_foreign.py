@@ -46,6 +46,7 @@ def test_a_public_project_comes_up_unmodified_on_docker(name: str, tmp_path: Pat
             result = stand.run("init", stand.name, *again)
             assert result.status == 0, result.output
             assert "does not import" not in result.output
+        stand.build_on_the_base_alone()
         if project.writes:
             result = stand.up()
             assert result.status != 0

@@ -248,9 +248,13 @@ def _without_result(program: Callable[[], object]) -> None:
 
 
 def stack_values(**changes: Any) -> dict[str, Any]:
-    """Return the keys of stacks/Pulumi.dev.yaml without their prefix; a mapping among `changes` is laid over."""
+    """Return the keys of stacks/Pulumi.dev.yaml without their prefix; a mapping among `changes` is laid over.
+
+    All images are made on one base, unless `changes` name others.
+    """
     document = yaml.safe_load((ROOT / "stacks" / "Pulumi.dev.yaml").read_text(encoding="utf-8"))
     values = {key.removeprefix("cluster:"): value for key, value in document["config"].items()}
+    del values["images"]["nginx"]
     for key, value in changes.items():
         values[key] = {**(values.get(key) or {}), **value} if isinstance(value, dict) else value
     return values

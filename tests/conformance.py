@@ -84,7 +84,7 @@ class Entry(models.Model):
 class Changes:
     """No change of the stack or the code loses a request or a session."""
 
-    #: Requests that are counted over all changes.
+    #: Requests that are counted over all changes; those that are missing in the end are counted after the last one.
     least = 20_000
 
     def test_no_change_loses_a_request_or_a_session(self, cluster: ClusterUnderTest) -> None:

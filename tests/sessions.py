@@ -35,7 +35,7 @@ CACHED = ("cached_db", "cache")
 IDLE = 20
 
 #: Requests before and after an event.
-AROUND = 150
+AROUND = 60
 
 #: Seconds after the return of a store within which requests may still fail.
 RECOVERY = 5.0

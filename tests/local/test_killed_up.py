@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Requests that are counted around each kill, beside those during the two `up`s.
-AROUND = 100
+AROUND = 40
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,12 @@ def test_another_users_memcached_is_known_by_where_it_listens(
     """Without CAP_SYS_PTRACE, as in a container, even root is not told of other users' processes."""
     listens = Places(tmp_path, "t").memcached_listens(1)
     listens.parent.mkdir(parents=True)
-    listens.write_text("import time; time.sleep(60)")
-    process = subprocess.Popen(["memcached", "-s", str(listens)], executable=sys.executable)
+    listens.write_text("import time; print(flush=True); time.sleep(60)")
+    command = ["memcached", "-s", str(listens)]
+    process = subprocess.Popen(command, executable=sys.executable, stdout=subprocess.PIPE)
     try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n", "until it runs, it has no command line"
         monkeypatch.setattr(Path, "readlink", refused)
         assert [one.kind for one in stack_processes(Places(tmp_path, stack)) if one.pid == process.pid] == found
     finally:

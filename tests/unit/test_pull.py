@@ -412,7 +412,7 @@ def test_up_with_pull_pulls_first_then_writes_as_of_when_and_then_is_an_up(
 ) -> None:
     engine = Told()
     assert up_with(engine, opened, monkeypatch) == [f"images.as_of={TEXT}", "up"]
-    assert engine.verbs == ["version", "images", "pull", "build", "ps"], "then it looks for whom to ask of migrations"
+    assert engine.verbs == ["version", "ps", "images", "pull", "build"], "with a look for whom to ask of migrations"
     assert BASE.name(LABEL) in engine.has, "`up` itself would pull it again"
     assert f"pulling {DEBIAN}" in capsys.readouterr().out
 

@@ -83,7 +83,8 @@ class Client(threading.Thread):
     def run(self) -> None:
         while not self.load.stopped.is_set():
             if self.number in self.load.slow_clients:
-                self.request("slow", "GET", f"/slow?seconds={self.load.slow_seconds}")
+                if self.request("slow", "GET", f"/slow?seconds={self.load.slow_seconds}") is None:
+                    time.sleep(self.load.slow_seconds)  # as long as it would have taken: it does not count more of them
                 continue
             self.visit()
             if self.load.posts:

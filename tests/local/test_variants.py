@@ -15,6 +15,9 @@ from tests.local.stand import Stand
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: Requests that are counted before and after each change, beside those during it.
+AROUND = 60
+
 
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
@@ -30,10 +33,10 @@ def test_sessions_of_each_engine_hold_on_every_instance_and_over_a_release(stand
     result = stand.verify()
     assert (result.status, f"({engine})" in result.output) == (0, True), result.output
     with Load(stand.address, slow=0, pause=SPARSE) as load:
-        load.wait_for(200)
+        load.wait_for(AROUND)
         stand.edit_code("visits/apps.py", f"# {engine}\n")
         assert_up(stand)
-        load.wait_for(200)
+        load.wait_for(AROUND)
     instances = {instance for instance, _release in load.counts.by}
     print(f"{engine}: {load.counts}, by {len(instances)} instances")
     assert_nothing_lost(load.counts)
@@ -46,10 +49,10 @@ def test_asgi_instances_serve_and_are_released_without_a_loss(stand: Stand) -> N
     assert_up(stand)
     assert stand.verify().status == 0
     with Load(stand.address, pause=SPARSE) as load:
-        load.wait_for(200)
+        load.wait_for(AROUND)
         stand.edit_code("visits/apps.py", "# asgi\n")
         assert_up(stand)
-        load.wait_for(200)
+        load.wait_for(AROUND)
     print(f"asgi: {load.counts}")
     assert_nothing_lost(load.counts)
     stand.edit_stack(lambda stack: stack["app"].pop("interface"))

@@ -8,7 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.local.secrets import DIRECTORY_MODE, write_secret
+from cluster.errors import ClusterError
+from cluster.stack.secrets import DIRECTORY_MODE, write_secret
 from cluster_runtime.gather import back_up
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ DATABASE = "db.sqlite3"
 NOT_IN_USE = ("django_migrations", "django_content_type", "auth_permission", "sqlite_sequence", "django_site")
 
 
-class AdoptError(Exception):
+class AdoptError(ClusterError):
     """What a project has can't be taken over; the text says why."""
 
 

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from cluster.errors import ClusterError
 from cluster_runtime import unfollowed
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ HURT = ".hurt-"
 SIZES: TypeAdapter[dict[str, int]] = TypeAdapter(dict[str, int])
 
 
-class HurtFile(Exception):  # noqa: N818 - what it is
+class HurtFile(ClusterError):  # noqa: N818 - what it is
     """A file that this tool keeps is not as it was written; the text names it, and what was found."""
 
     def __init__(self, path: Path, found: str) -> None:

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from cluster.errors import ClusterError
 from cluster.settings_source import Settings, read_settings
 from cluster_runtime.databases import file_of, is_of_files
 from cluster_runtime.gather import is_sqlite
@@ -74,7 +75,7 @@ TREE = "tree"
 MOST_LEFT_OUT = 2000
 
 
-class ReleaseError(Exception):
+class ReleaseError(ClusterError):
     """A release can't be made of this project; the text has the key's path, and says what to do."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import os
 from dataclasses import dataclass, replace
@@ -13,16 +12,16 @@ import pulumi
 
 from cluster.config import Platform, StackFileError, load_stack
 from cluster.config.models import SECRET_KEYS
-from cluster.docker.bases import ages
 from cluster.docker.engine import EngineError
-from cluster.docker.places import base_image, runtime_places
+from cluster.docker.facts import facts_of
+from cluster.docker.paths import DockerPaths
+from cluster.docker.places import runtime_places
+from cluster.errors import CommandError
 from cluster.interpreters import needs_of, request
-from cluster.lint import Facts, Severity, lint
 from cluster.release import ReleaseError, find_project, runtime_config, specify
-from cluster.render.nginx import version_in_image
 from cluster.requirements import read_requirements
 from cluster.sessions import Lasting, refusal, refused_hiding, refused_loss, refused_rollback
-from cluster.topology import build_topology
+from cluster.stack.judge import judge
 from components.platforms.docker import Docker, Engine
 from components.platforms.docker.images import platform_digest
 from components.platforms.docker.platform import container_digest
@@ -49,7 +48,7 @@ class Program:
     @property
     def work(self) -> Path:
         """Where the build contexts of releases are kept."""
-        return self.root / ".cluster" / self.stack / "images"
+        return DockerPaths(self.root, self.stack).images
 
     def platform(self, topology: Topology) -> Docker:
         """Return the platform, with what runs on it now; RunError where its engine is away."""
@@ -134,22 +133,10 @@ def open_program() -> Program:
     if config.platform is not Platform.DOCKER:
         raise pulumi.RunError(f"platform: {config.platform} is not there yet; local and docker are")
     secrets = _secrets()
-    facts = Facts(
-        root=root,
-        nginx=version_in_image(base_image(config, "nginx")),
-        secrets=frozenset(secrets),
-        privileged=True,
-        stack=stack,
-        now=dt.datetime.now(dt.UTC),
-        bases=ages(engine_of(), build_topology(config)) if config.images.as_of is None else {},
-    )
-    findings = lint(config, facts)
-    errors = [str(finding) for finding in findings if finding.severity is Severity.ERROR]
-    if errors:
-        raise pulumi.RunError("\n".join(errors))
-    for finding in findings:
-        if finding.severity is Severity.WARNING:
-            pulumi.log.warn(str(finding))
+    try:
+        judge(config, facts_of(config, root, stack, engine_of(), frozenset(secrets)), tell=pulumi.log.warn)
+    except CommandError as error:
+        raise pulumi.RunError(str(error)) from None
     return Program(root, stack, config, secrets)
 
 

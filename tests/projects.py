@@ -35,7 +35,7 @@ from urllib.parse import urlencode, urlsplit
 import yaml
 
 from cluster.local.nginx import find_nginx
-from cluster.local.secrets import write_secret
+from cluster.stack.secrets import write_secret
 from cluster_runtime.instance import UnixConnection
 from cluster_runtime.names import Name
 from tests.local.postgres import Postgres

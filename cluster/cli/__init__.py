@@ -6,9 +6,9 @@ import io
 import sys
 from typing import TextIO
 
-from cluster.cli import interrupts
 from cluster.cli.app import app
 from cluster.cli.failures import explain
+from cluster.console import interrupts
 from cluster_runtime.unfollowed import printable
 
 

@@ -8,16 +8,11 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.context import (
-    DEFAULT_STACK,
-    CommandError,
-    check_lints,
-    commands,
-    findings,
-    open_stack,
-    stack_or_word,
-    tell,
-)
+from cluster.console import tell
+from cluster.errors import CommandError
+from cluster.stack.judge import findings
+from cluster.stack.opened import DEFAULT_STACK, open_stack, stack_or_word
+from platforms.registry import commands
 
 app = typer.Typer(
     name="cluster",
@@ -127,7 +122,8 @@ def lint(stack: StackName = DEFAULT_STACK, as_json: AsJson = False) -> None:
     """Look for what is valid but unwise; exit status 1 where `up` would refuse."""
     from dataclasses import asdict  # noqa: PLC0415
 
-    found = findings(open_stack(stack))
+    opened = open_stack(stack)
+    found = findings(opened.config, commands(opened).facts(opened))
     if as_json:
         tell(json.dumps([asdict(finding) for finding in found], indent=2))
     else:
@@ -200,4 +196,4 @@ def init(  # noqa: PLR0913, PLR0917 - a command's options
     set_up(opened)
 
 
-__all__ = ["CommandError", "app", "check_lints"]
+__all__ = ["app"]

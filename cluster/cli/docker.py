@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 import yaml
 
-from cluster.cli.context import CommandError, Stack, check_lints, say, tell, warn
 from cluster.cli.failures import tells_of_no_room
 from cluster.cli.local import fail_unverified, print_checks
 from cluster.cli.pulumi import STACK, Event, Pulumi, PulumiError, name_of
-from cluster.config.models import DROPPED_KEYS
+from cluster.config import stack_path
+from cluster.config.models import DROPPED_KEYS, SECRET_KEYS
 from cluster.config.units import moment_text
+from cluster.console import say, tell, warn
 from cluster.docker.bases import SERVES_ON, Base, BaseError, base_of, bases, context_as_of, ensure, forget
 from cluster.docker.engine import (
     INSTANCE_LABEL,
@@ -36,11 +37,15 @@ from cluster.docker.engine import (
     EngineError,
     image_repository,
 )
+from cluster.docker.facts import facts_of
 from cluster.docker.observe import SHORT_ID, Observed, observe
+from cluster.docker.paths import DockerPaths
 from cluster.docker.places import DATABASE_SECRETS, RUN, base_image
-from cluster.local.secrets import with_dropped
-from cluster.local.state import History
+from cluster.errors import CommandError
 from cluster.sessions import lines
+from cluster.stack.history import History
+from cluster.stack.judge import judge
+from cluster.stack.secrets import with_dropped
 from cluster.topology import Topology, build_topology, percent, site_url
 from cluster_runtime.migrations import lacking_url
 from cluster_runtime.prepare import mask
@@ -50,6 +55,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from cluster.lint import Facts
+    from cluster.stack.opened import Stack
     from cluster.verify import Check
 
 #: Lines of an unhealthy container's log that a failed `up` repeats.
@@ -116,12 +123,24 @@ class DockerStack:
         return holder.rpartition(".")[2]
 
 
+def paths(stack: Stack) -> DockerPaths:
+    """Return where what is kept of the stack lies on this machine."""
+    return DockerPaths(stack.root, stack.name)
+
+
 def project_name(stack: Stack) -> str:
     """Return the Pulumi project's name."""
     path = stack.root / "Pulumi.yaml"
     if not path.is_file():
         raise CommandError(f"{path} is missing: platform {stack.config.platform} is a Pulumi program")
     return str(yaml.safe_load(path.read_text(encoding="utf-8"))["name"])
+
+
+def facts(stack: Stack) -> Facts:
+    """Return what the lints may look at; the secret_key that the stack file lacks is made by `up`."""
+    document = yaml.safe_load(stack_path(stack.root, stack.name).read_text(encoding="utf-8"))
+    there = frozenset(name for name in SECRET_KEYS if f"cluster:{name}" in document["config"])
+    return facts_of(stack.config, stack.root, stack.name, Engine(stack.engine_host()), there | {"secret_key"})
 
 
 # --- changing
@@ -141,15 +160,15 @@ def run_up(stack: Stack, *, pull: bool = False) -> None:
 
 def run_rollback(stack: Stack, to: str | None) -> None:
     """Let a former release serve, by the same way as forward."""
-    history = History.load(stack.places)
+    history = History.load(paths(stack))
     serving = DockerStack(stack).observe().release
     if serving is not None and serving != history.current:  # `pulumi up` writes no history
         history.served(serving)
-        history.save(stack.places)
+        history.save(paths(stack))
     digest = to or history.former()
     if digest is None:
         raise CommandError("there is no release before the one that serves")
-    if not (stack.root / ".cluster" / stack.name / "images" / digest).is_dir():
+    if not (paths(stack).images / digest).is_dir():
         known = ", ".join(history.releases) or "none"
         raise CommandError(f"release {digest} is not here; known: {known}")
     _up(stack, digest)
@@ -167,7 +186,7 @@ def _up(stack: Stack, rollback: str | None, *, pull: bool = False) -> None:
     with ThreadPoolExecutor(max_workers=1) as beside:  # each of the two waits for a program
         lacking = beside.submit(_lacking_migrations, docker)
         resources = pulumi.set_up()
-    check_lints(stack)
+    judge(stack.config, facts(stack))
     if pull:
         _pull(docker, pulumi)
     refresh = bool(_lost(docker, resources))
@@ -190,7 +209,7 @@ def _up(stack: Stack, rollback: str | None, *, pull: bool = False) -> None:
         orphans = _remove_orphans(docker, resources)
     release = changes.outputs.get("release") or _release_of(resources)
     if changes.none and not orphans:
-        if History.load(stack.places).current != release:
+        if History.load(paths(stack)).current != release:
             _remember(docker, release, rolled_back=rollback is not None)
         tell(f"stack {stack.name}: no changes; release {release} serves at {site_url(stack.config)}")
         return
@@ -318,14 +337,14 @@ def _is_new(observed: Observed, container: dict[str, Any], given: str | None) ->
 
 def _remember(docker: DockerStack, release: str, *, rolled_back: bool) -> None:
     """Write down which release serves, and forget what is older than the kept ones."""
-    places = docker.stack.places
+    places = paths(docker.stack)
     history = History.load(places)
     history.served(release, rolled_back=rolled_back)
     keep = {*history.releases[-KEPT_RELEASES:], release, history.former()}
     history.releases = [digest for digest in history.releases if digest in keep]
     places.state.mkdir(parents=True, exist_ok=True)
     history.save(places)
-    contexts = places.state / "images"
+    contexts = places.images
     for context in contexts.iterdir() if contexts.is_dir() else ():
         if context.name not in keep:
             shutil.rmtree(context)
@@ -619,7 +638,7 @@ def run_status(stack: Stack, *, as_json: bool) -> bool:
     observed = docker.observe()
     rows, services = observed.rows(), observed.services()
     ok = observed.nginx_current and observed.release is not None and all(row["ok"] for row in [*rows, *services])
-    history = History.load(stack.places)
+    history = History.load(paths(stack))
     report = docker.engine.sessions(docker.label)
     if as_json:
         document = {
@@ -761,6 +780,7 @@ def _beside_the_serving(docker: DockerStack) -> list[str]:
 
 
 __all__ = [
+    "facts",
     "keys",
     "run_down",
     "run_init",

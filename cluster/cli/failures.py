@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 
+from cluster.errors import ClusterError
+from cluster.stack.paths import STATE
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 FREE_ROOM = "free some room and run it again"
 
@@ -17,32 +20,7 @@ def tells_of_no_room(text: str) -> bool:
 
 def explain(error: BaseException) -> str | None:
     """Return what to tell the user of a failure; None for one that is this program's own mistake."""
-    from cluster.cli.context import CommandError  # noqa: PLC0415 - only where there is something to explain
-    from cluster.config import StackFileError  # noqa: PLC0415
-    from cluster.docker.engine import EngineError  # noqa: PLC0415
-    from cluster.kept import HurtFile  # noqa: PLC0415
-    from cluster.local.cluster import UpError  # noqa: PLC0415
-    from cluster.local.nginx import NginxError  # noqa: PLC0415
-    from cluster.local.owner import PlaceError  # noqa: PLC0415
-    from cluster.local.places import STATE  # noqa: PLC0415
-    from cluster.local.secrets import SecretError  # noqa: PLC0415
-    from cluster.local.state import Busy  # noqa: PLC0415
-    from cluster.local.supervisor import SupervisorError  # noqa: PLC0415
-    from cluster.release import ReleaseError  # noqa: PLC0415
-
-    told = (
-        StackFileError,
-        CommandError,
-        EngineError,
-        UpError,
-        NginxError,
-        PlaceError,
-        SecretError,
-        Busy,
-        HurtFile,
-        SupervisorError,
-    )
-    if isinstance(error, (*told, ReleaseError)):
+    if isinstance(error, ClusterError):
         text = str(error)
         return f"{text}\nThe disk is full; {FREE_ROOM}. What served still serves." if tells_of_no_room(text) else text
     if isinstance(error, OSError) and error.errno in (*NO_ROOM, errno.EACCES, errno.EROFS):

@@ -15,20 +15,24 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cluster.adopting import AdoptError, adopt, in_words, project_database, rows_in
-from cluster.cli.context import CommandError, Stack, find_root, findings, tell, warn
 from cluster.config import SessionEngine, StackFileError, load_stack, stack_path
 from cluster.config.load import STACKS
 from cluster.config.models import PYTHON_VERSION, App, Requirements
+from cluster.console import tell, warn
+from cluster.errors import CommandError
 from cluster.lint.app import OWNED_VARIABLE
 from cluster.local.nginx import is_free
 from cluster.local.places import Places
-from cluster.local.secrets import read_secrets
 from cluster.looking import Look, Subject, look, own_keys
 from cluster.release import ReleaseError
 from cluster.requirements import REQUIREMENTS
+from cluster.stack.judge import findings
+from cluster.stack.opened import Stack, find_root
+from cluster.stack.secrets import read_secrets
 from cluster_runtime.choices import DJANGO_ENGINES, NO_SERVER
 from cluster_runtime.paths import directory_of
 from cluster_runtime.sources import DATABASE_URL, Source, assignments, module_path, reads, settings_sources, value_of
+from platforms.registry import commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -275,7 +279,7 @@ def _tell_variables(needed: dict[str, str], stack: str, platform: str) -> None:
 def _tell_lints(stack: Stack, found: Look | None) -> None:
     """Print what the lints say of the project; paths that it writes are in the file already."""
     facts = {} if found is None else {name: value for name, value in found.facts.items() if name != "paths"}
-    for finding in findings(stack, facts):
+    for finding in findings(stack.config, commands(stack).facts(stack), facts):
         if finding.severity != "note":
             warn(f"{finding.severity}: {finding}")
 

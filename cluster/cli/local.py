@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import shutil
@@ -16,14 +17,20 @@ import typer
 
 from cluster.adopting import left_behind
 from cluster.asking import SENSELESS, sessions_report
-from cluster.cli.context import CommandError, Stack, check_lints, say, tell, warn
+from cluster.config import StackFileError, load_stack
+from cluster.config.load import STACKS
 from cluster.config.models import DatabaseEngine
+from cluster.console import say, tell, warn
+from cluster.errors import CommandError
 from cluster.local.listeners import listening_ports, with_children
+from cluster.local.nginx import NginxError, find_nginx
 from cluster.local.orphans import stack_processes
-from cluster.local.secrets import ensure_secrets, keep_dropped, write_secret
-from cluster.local.state import History, Observed, locked
-from cluster.rotation import unverified_by
+from cluster.local.places import Places
 from cluster.sessions import Lasting, lines, refusal, refused_loss, refused_rollback
+from cluster.stack.history import History, locked
+from cluster.stack.judge import judge
+from cluster.stack.rotation import unverified_by
+from cluster.stack.secrets import ensure_secrets, keep_dropped, write_secret
 from cluster.topology import percent, site_url
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
 from cluster_runtime.unfollowed import printable
@@ -31,12 +38,27 @@ from cluster_runtime.unfollowed import printable
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cluster.lint import Facts
     from cluster.local.builder import Release
     from cluster.local.cluster import LocalCluster
     from cluster.local.owner import Owner
     from cluster.local.plan import Plan
+    from cluster.local.state import Observed
+    from cluster.stack.opened import Stack
     from cluster.topology import Topology
     from cluster.verify import Check
+
+
+def paths(stack: Stack) -> Places:
+    """Return where the stack is on this machine."""
+    return Places(stack.root, stack.name)
+
+
+def opened(stack: Stack) -> LocalCluster:
+    """Return the cluster on this machine."""
+    from cluster.local.cluster import LocalCluster  # noqa: PLC0415 - not every command looks at it
+
+    return LocalCluster(paths(stack), stack.config, say)
 
 
 def site_address(stack: Stack) -> str:
@@ -51,15 +73,16 @@ def run_up(stack: Stack, *, pull: bool = False) -> None:
             f"--pull is for platform docker: it builds the images anew, with security updates; stack {stack.name} runs "
             "what this machine has installed (apt-get upgrade)"
         )
-    cluster = stack.local()
+    cluster = opened(stack)
     gone = cluster.gone()
     if gone:
         raise CommandError(gone)
     cluster.restore_secrets()
-    check_lints(stack)
+    known = facts(stack)
+    judge(stack.config, known)
     if cluster.owner.warning:
         warn(f"warning: {cluster.owner.warning}")
-    with locked(stack.places, f"up {stack.name}"):
+    with locked(paths(stack), f"up {stack.name}"):
         began = time.monotonic()
         cluster.recover()
         refused = refusal(stack.config, cluster.said_of_sessions(), lambda: sessions(stack))
@@ -75,13 +98,13 @@ def run_up(stack: Stack, *, pull: bool = False) -> None:
         _keep_history(stack)
         if plan.is_empty:
             return
-        facts: dict[str, object] = {}
+        project: dict[str, object] = {}
 
         def make() -> Release:
             release = cluster.builder.make(spec, cluster.topology)
-            facts.update(release.facts())
-            check_lints(stack, facts)
-            _warn_of_database(stack, release, facts)
+            project.update(release.facts())
+            judge(stack.config, known, project)
+            _warn_of_database(stack, release, project)
             return release
 
         cluster.apply(plan, make)
@@ -92,12 +115,48 @@ def run_up(stack: Stack, *, pull: bool = False) -> None:
     tell(f"verified: {sum(check.ok is True for check in checks)} checks; {url(stack)}")
 
 
+def facts(stack: Stack) -> Facts:
+    """Return what the lints may look at: what is known of this machine and of the other stacks on it."""
+    from cluster.lint import Facts  # noqa: PLC0415 - most commands judge nothing
+
+    try:
+        nginx = find_nginx()[1]
+    except NginxError:
+        nginx = None  # `up` says so
+    secrets = paths(stack).secrets
+    return Facts(
+        root=stack.root,
+        nginx=nginx,
+        secrets=frozenset(path.name for path in secrets.iterdir()) if secrets.is_dir() else frozenset(),
+        other_listens=_other_listens(stack),
+        privileged=os.geteuid() == 0,
+        stack=stack.name,
+        now=dt.datetime.now(dt.UTC),
+    )
+
+
+def _other_listens(stack: Stack) -> dict[int, str]:
+    """Return the ports of other stacks on this machine."""
+    found = {}
+    for path in sorted((stack.root / STACKS).glob("Pulumi.*.yaml")):
+        name = path.name[7:-5]
+        if name == stack.name:
+            continue
+        try:
+            other = load_stack(stack.root, name)
+        except StackFileError:
+            continue  # its own commands say so
+        if other.platform is stack.config.platform:
+            found[other.site.listen] = name
+    return found
+
+
 def _keep_history(stack: Stack) -> None:
     """Write the history again where it was hurt."""
-    history = History.load(stack.places)
+    history = History.load(paths(stack))
     if history.found:
-        say(f"{stack.places.history.name} {history.found}: written again from what is in {stack.places.releases.name}")
-        history.save(stack.places)
+        say(f"{paths(stack).history.name} {history.found}: written again from what is in {paths(stack).releases.name}")
+        history.save(paths(stack))
 
 
 def _warn_of_database(stack: Stack, release: Release, facts: dict[str, object]) -> None:
@@ -105,7 +164,7 @@ def _warn_of_database(stack: Stack, release: Release, facts: dict[str, object]) 
     database = stack.config.database
     if database is not None and database.engine is DatabaseEngine.SQLITE:
         project = (stack.root / stack.config.app.project).resolve()
-        line = left_behind(stack.places, project, release.project, facts)
+        line = left_behind(paths(stack), project, release.project, facts)
         if line:
             warn(f"warning: {line}")
 
@@ -127,10 +186,10 @@ def _print_plan(stack: Stack, plan: Plan) -> None:
 
 def run_rollback(stack: Stack, to: str | None) -> None:
     """Let a former release serve."""
-    cluster = stack.local()
-    with locked(stack.places, f"rollback {stack.name}"):
+    cluster = opened(stack)
+    with locked(paths(stack), f"rollback {stack.name}"):
         cluster.recover()
-        history = History.load(stack.places)
+        history = History.load(paths(stack))
         digest = to or history.former()
         if digest is None:
             raise CommandError("there is no release before the one that serves")
@@ -195,17 +254,17 @@ class LocalKeys:
 
 def keys(stack: Stack) -> LocalKeys:
     """Return where the stack's keys are."""
-    return LocalKeys(stack.places.secrets)
+    return LocalKeys(paths(stack).secrets)
 
 
 def sessions(stack: Stack) -> dict[str, Any] | None:
     """Return what an instance says of the session store; None where none says it."""
-    return sessions_report(str(stack.places.nginx_socket))
+    return sessions_report(str(paths(stack).nginx_socket))
 
 
 def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
     """Stop everything; with `delete_data` remove what the stack keeps."""
-    places = stack.places
+    places = paths(stack)
     if delete_data and not yes:
         question = f"Delete the database, sessions, secrets and releases of stack {stack.name} ({places.state})?"
         if not sys.stdin.isatty():
@@ -214,7 +273,7 @@ def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
     if not places.state.exists() and not stack_processes(places):
         tell(f"stack {stack.name} was never up")
         return
-    cluster = stack.local()
+    cluster = opened(stack)
     with locked(places, f"down {stack.name}"):
         cluster.down()
         if delete_data:
@@ -231,9 +290,9 @@ def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
 
 def run_status(stack: Stack, *, as_json: bool) -> bool:
     """Print what runs; tell whether all is as it should be."""
-    cluster = stack.local()
+    cluster = opened(stack)
     observed = cluster.observe()
-    history = History.load(stack.places)
+    history = History.load(paths(stack))
     rows = [_instance_row(name, cluster, observed, history.current) for name in cluster.topology.names]
     nginx_ok = observed.nginx == cluster.nginx_config().digest
     troubles = cluster.troubles(observed, history)
@@ -349,8 +408,8 @@ def checked(stack: Stack, cluster: LocalCluster, release: str) -> list[Check]:
         return [f"process {pid} on port {port}" for pid, port in listening_ports(others) if pid not in nginx]
 
     ways = Reach(
-        internal=str(stack.places.nginx_socket),
-        instances={name: str(Name(stack.places.run, name).link) for name in cluster.topology.names},
+        internal=str(paths(stack).nginx_socket),
+        instances={name: str(Name(paths(stack).run, name).link) for name in cluster.topology.names},
         address=site_address(stack),
         release=release,
         intruders=intruders,
@@ -360,10 +419,10 @@ def checked(stack: Stack, cluster: LocalCluster, release: str) -> list[Check]:
 
 def run_verify(stack: Stack, *, as_json: bool) -> bool:
     """Check with real requests, and print a table; tell whether all is well."""
-    cluster = stack.local()
-    current = History.load(stack.places).current
+    cluster = opened(stack)
+    current = History.load(paths(stack)).current
     if current is None or cluster.nginx.live_digest() is None:
-        trouble = cluster.troubles(cluster.observe(), History.load(stack.places))
+        trouble = cluster.troubles(cluster.observe(), History.load(paths(stack)))
         words = "is not up" if not trouble else f"does not answer: {trouble[0]}"
         raise CommandError(f"stack {stack.name} {words}; `cluster up {stack.name}` starts it")
     return print_checks(checked(stack, cluster, current), as_json=as_json)
@@ -394,7 +453,7 @@ def print_checks(checks: list[Check], *, as_json: bool) -> bool:
 
 def run_logs(stack: Stack, names: list[str], *, lines: int, follow: bool) -> None:
     """Print logs by tail(1)."""
-    found = sorted(stack.places.logs.glob("*.log")) if stack.places.logs.is_dir() else []
+    found = sorted(paths(stack).logs.glob("*.log")) if paths(stack).logs.is_dir() else []
     if names:
         found = [path for path in found if any(_is_log_of(path, name) for name in names)]
     if not found:
@@ -415,8 +474,8 @@ def _is_log_of(path: Path, name: str) -> bool:
 
 def run_manage(stack: Stack, arguments: list[str]) -> int:
     """Run a management command in the serving release, as the instances' user; return its exit status."""
-    cluster = stack.local()
-    current = History.load(stack.places).current
+    cluster = opened(stack)
+    current = History.load(paths(stack)).current
     release = cluster.builder.find(current) if current else None
     if release is None:
         hurt = ", ".join(cluster.builder.hurt(current))
@@ -428,7 +487,7 @@ def run_manage(stack: Stack, arguments: list[str]) -> int:
     environment |= {
         name: value for name, value in os.environ.items() if name in passed or name.startswith("DJANGO_SUPERUSER_")
     }
-    environment[MARKS_VARIABLE] = str(stack.places.run / ENDED)
+    environment[MARKS_VARIABLE] = str(paths(stack).run / ENDED)
     command = [release.python, "-P", "-m", "cluster_runtime.manage", *arguments]
     return _run_as_owner(command, cluster.owner, release.project, environment)
 
@@ -457,6 +516,7 @@ def _run_as_owner(command: list[str], owner: Owner, directory: Path, environment
 
 
 __all__ = [
+    "facts",
     "keys",
     "run_down",
     "run_logs",

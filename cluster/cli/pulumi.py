@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cluster.cli import interrupts
-from cluster.cli.context import CommandError, say
 from cluster.config import stack_path
 from cluster.config.models import SECRET_KEYS
-from cluster.local.secrets import ALPHABET, KEY_LENGTH, write_secret
-from cluster.local.state import Busy
+from cluster.console import interrupts, say
+from cluster.errors import CommandError
+from cluster.stack.history import Busy
+from cluster.stack.paths import STATE
+from cluster.stack.secrets import ALPHABET, KEY_LENGTH, write_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -112,7 +113,7 @@ class Pulumi:
         self.root = root
         self.stack = stack
         self.command = find_pulumi()
-        self.passphrase = root / ".cluster" / stack / "passphrase"
+        self.passphrase = root / STATE / stack / "passphrase"
 
     # --- running it
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.cli.context import CommandError, Stack, tell
 from cluster.config import Platform
+from cluster.console import tell
+from cluster.errors import CommandError
 from cluster.render.nginx import NginxConfig, Version, render_nginx
 from cluster.topology import build_topology
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cluster.stack.opened import Stack
     from cluster.topology import Topology
 
 
@@ -49,7 +51,9 @@ def _config(stack: Stack, topology: Topology) -> NginxConfig:
         from cluster.docker.places import nginx_config  # noqa: PLC0415 - only here
 
         return nginx_config(topology)
+    from cluster.cli.local import opened, paths  # noqa: PLC0415 - only here
+
     try:
-        return stack.local().nginx_config()
+        return opened(stack).nginx_config()
     except (NginxError, CommandError):
-        return render_nginx(topology, stack.places.nginx_places(None), NEW_NGINX)
+        return render_nginx(topology, paths(stack).nginx_places(None), NEW_NGINX)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from cluster.cli.context import CommandError, tell
-from cluster.rotation import DROP, UNKNOWN, AlreadyDropped, LostKey, load, rotate
+from cluster.console import tell
+from cluster.errors import CommandError
+from cluster.stack.rotation import DROP, UNKNOWN, AlreadyDropped, LostKey, load, rotate
 
 if TYPE_CHECKING:
-    from cluster.cli.context import Commands, Stack
+    from cluster.stack.opened import Stack
+    from platforms.base import Commands
 
 
 def run_rotate_key(stack: Stack, platform: Commands, *, keep_fallback: bool) -> None:
     """Begin a rotation, or go on with it."""
-    path = stack.root / ".cluster" / stack.name / "rotation.json"
+    path = stack.state / "rotation.json"
     report = platform.sessions(stack)
     if report is None:
         raise CommandError(f"stack {stack.name} does not serve; `cluster up {stack.name}` first")

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from cluster.config.document import DocumentError, Written, read_document, step
 from cluster.config.models import DROPPED_KEYS, SECRET_KEYS, ClusterConfig, Media
 from cluster.config.units import MOMENT, Duration
+from cluster.errors import ClusterError
 from cluster.source import find_media
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Problem:
         return f"{self.path}: {self.message}"
 
 
-class StackFileError(Exception):
+class StackFileError(ClusterError):
     """A stack file that can't be used, with all its problems."""
 
     def __init__(self, source: str, problems: list[Problem]) -> None:

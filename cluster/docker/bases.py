@@ -18,6 +18,7 @@ from cluster.config.models import DatabaseEngine
 from cluster.config.units import moment_text, parse_moment
 from cluster.docker.engine import EngineError, image_repository
 from cluster.docker.places import base_image
+from cluster.errors import ClusterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -50,7 +51,7 @@ FIRST_YEAR = 2000
 NO_SUCH_IMAGE = "no such image"
 
 
-class BaseError(Exception):
+class BaseError(ClusterError):
     """A base can't be had as of the time that is asked for; the text, of one line, says which and why."""
 
 

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cluster.errors import ClusterError
 from cluster_runtime.instance import STARTING
 from cluster_runtime.names import believable
 
@@ -28,7 +29,7 @@ def image_repository(stack: str, service: str) -> str:
     return f"django-cluster/{stack.lower().replace('/', '-')}/{service}"
 
 
-class EngineError(Exception):
+class EngineError(ClusterError):
     """The engine is away or refuses; the text says what to do."""
 
 

@@ -33,8 +33,6 @@ from cluster.kept import (
 from cluster.local.environment import Environments
 from cluster.local.mending import put_back, write_below
 from cluster.local.migrations import APPLIED, applied_in, holds_tables, were_lost
-from cluster.local.secrets import write_secret
-from cluster.local.state import History
 from cluster.local.supervisor import clean_environment
 from cluster.local.written import COMPLETE, FILES, SERVED, known_files, note_files
 from cluster.release import (
@@ -49,6 +47,8 @@ from cluster.release import (
 )
 from cluster.render.mime import compressed_endings
 from cluster.source import TREE, Source, check_shared, is_file_name, project_place, shared_place, write_tree
+from cluster.stack.history import History
+from cluster.stack.secrets import write_secret
 from cluster_runtime import unfollowed
 from cluster_runtime.config import ConfigError, RuntimeConfig
 from cluster_runtime.describe import COLLECT, NOT_COLLECTED, REFUSED

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.asking import restore_sessions
 from cluster.config.models import DatabaseEngine, SessionEngine, dump
+from cluster.errors import ClusterError
 from cluster.interpreters import find_interpreter, needs_of, request
 from cluster.kept import HurtFile, make_way, point_at, remove_tree
 from cluster.local.builder import MIGRATED, Builder, Release
@@ -24,8 +25,7 @@ from cluster.local.nginx import SEARCH_PATH, Nginx, is_free
 from cluster.local.orphans import Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
 from cluster.local.owner import base_python, find_owner
 from cluster.local.plan import SHOWN, Plan, make_plan
-from cluster.local.secrets import ensure_secrets, restore_secrets
-from cluster.local.state import MEMCACHED, WATCH, WITHOUT_SOCKET, History, Observed, mark_served, observe, program_name
+from cluster.local.state import MEMCACHED, WATCH, WITHOUT_SOCKET, Observed, mark_served, observe, program_name
 from cluster.local.supervisor import Condition, Process, Supervisor, accepts, not_ours
 from cluster.local.written import SERVED, retire
 from cluster.release import DRAIN_SECONDS, ReleaseSpec, find_project, runtime_config, specify
@@ -34,6 +34,8 @@ from cluster.render.supervisor import Program
 from cluster.requirements import read_requirements
 from cluster.sessions import Lasting, of_release, refused_loss
 from cluster.source import TREE, is_file_name, project_place
+from cluster.stack.history import History
+from cluster.stack.secrets import ensure_secrets, restore_secrets
 from cluster.topology import batches, build_topology
 from cluster_runtime.gate import probe, serving_socket
 from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
@@ -72,7 +74,7 @@ WAKE_SECONDS = 5.0
 SETTLE_SECONDS = 1.0
 
 
-class UpError(Exception):
+class UpError(ClusterError):
     """`up` could not do all it said; what served still serves. The text says what to do."""
 
 

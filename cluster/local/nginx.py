@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
+from cluster.errors import ClusterError
 from cluster.kept import HurtFile, make_way, point_at, read_kept, remove_tree, sync_tree, write_kept
 from cluster.local.orphans import Kind, stack_processes
 from cluster.local.supervisor import put_pid
@@ -53,7 +54,7 @@ GONE = " unlink() "
 RELOAD_SECONDS = 20.0
 
 
-class NginxError(Exception):
+class NginxError(ClusterError):
     """nginx is missing or too old, or refuses a configuration; the text has its own words."""
 
 

@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.errors import ClusterError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -31,7 +33,7 @@ WEB_USER = "www-data"
 DEEPEST = 200
 
 
-class PlaceError(Exception):
+class PlaceError(ClusterError):
     """A directory can't be used; the text says why."""
 
 

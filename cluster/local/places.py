@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.kept import make_way
+from cluster.local.written import SERVED
 from cluster.release import DIGEST_LENGTH, RuntimePlaces
 from cluster.render.nginx import NginxPlaces
 from cluster.source import TREE
+from cluster.stack.paths import STATE, StackPaths
 from cluster_runtime import unfollowed
 from cluster_runtime.attempts import FILE as BEGUN
 from cluster_runtime.instance import CLEARED
-from cluster_runtime.names import LONGEST_SOCKET_PATH
+from cluster_runtime.names import LONGEST_SOCKET_PATH, Name
 from cluster_runtime.sessions.nodes import NODE_RESTORE, NODE_STATE, NODES_STATE
 from cluster_runtime.sessions.stage import ENDED
 
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cluster.local.owner import Owner
-
-STATE = ".cluster"
 
 #: The directory of memcached's sockets, in that of all sockets; instances pass over what begins with a dot.
 MEMCACHED = ".memcached"
@@ -36,16 +36,8 @@ LONGEST_NAME_IN_RUN = 32 + 1 + DIGEST_LENGTH + len(".json.new")
 
 
 @dataclass(frozen=True)
-class Places:
-    """The directories and files of one stack."""
-
-    root: Path
-    stack: str
-
-    @property
-    def state(self) -> Path:
-        """All that a stack keeps."""
-        return self.root / STATE / self.stack
+class Places(StackPaths):
+    """The directories and files of one stack on this machine."""
 
     @property
     def run(self) -> Path:
@@ -112,11 +104,6 @@ class Places:
             path.unlink(missing_ok=True)
 
     @property
-    def lock(self) -> Path:
-        """Held by the one `up` that runs."""
-        return self.state / "lock"
-
-    @property
     def releases(self) -> Path:
         """A directory a release."""
         return self.state / "releases"
@@ -130,11 +117,6 @@ class Places:
     def pythons(self) -> Path:
         """Interpreters that uv brought."""
         return self.root / STATE / "pythons"
-
-    @property
-    def history(self) -> Path:
-        """Which releases have served."""
-        return self.state / "history.json"
 
     @property
     def logs(self) -> Path:
@@ -244,3 +226,18 @@ class Places:
             packages=str(release / "packages"),
             memcached=tuple(str(self.memcached_socket(number + 1)) for number in range(memcached_nodes)),
         )
+
+    def served(self) -> tuple[list[str], str | None]:
+        """Return the releases that have left the mark of it, the latest last, and the one that holds names."""
+        marks = {path.parent.name: path for path in self.releases.glob(f"*/{SERVED}")}
+        served = sorted(marks, key=lambda release: marks[release].stat().st_mtime)
+        holders = [name.holder() for name in self.names()]
+        return served, next((one for one in holders if one in served), served[-1] if served else None)
+
+    def names(self) -> list[Name]:
+        """Return the names of all instances that have a directory, whether the stack file knows them or not."""
+        if not self.run.is_dir():
+            return []
+        return [
+            Name(self.run, path.name) for path in sorted(self.run.iterdir()) if path.is_dir() and path.name[0] != "."
+        ]

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import stat
-import time
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, TypeAdapter
-
-from cluster.kept import HurtFile, make_way, read_kept, write_kept
 from cluster.local.nginx import PROGRAM as NGINX
 from cluster.local.orphans import Kind, stack_processes
 from cluster.local.supervisor import Condition, Process
@@ -22,7 +14,7 @@ from cluster_runtime.instance import READY, SERVING
 from cluster_runtime.names import Name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from cluster.local.nginx import Nginx
     from cluster.local.orphans import Found
@@ -36,10 +28,6 @@ WATCH = "watch"
 
 #: Said of an instance whose socket was removed: nobody reaches it.
 WITHOUT_SOCKET = "without its socket"
-
-
-class Busy(Exception):  # noqa: N818 - a state, not a mistake
-    """Another `up` is changing the stack."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,106 +152,6 @@ def _own_status(name: Name, release: str, process: Process) -> dict[str, Any] | 
     return status if status is not None and status.get("pid") == process.pid else None
 
 
-#: What a release may be called: it is a part of paths.
-Digest = Annotated[str, Field(pattern="^[0-9a-z]{1,64}$")]
-
-
-@dataclass(kw_only=True)
-class History:
-    """The releases that have served, oldest first, and the one that serves.
-
-    found: how its file was hurt, where it was: then it is made again from the marks that releases have.
-    """
-
-    releases: list[str] = field(default_factory=list)
-    current: str | None = None
-    found: str = ""
-
-    @classmethod
-    def load(cls, places: Places) -> History:
-        """Read it; empty where nothing has served yet."""
-        try:
-            kept = read_kept(places.history, KEPT_HISTORY)
-        except HurtFile as error:
-            return cls._from_releases(places, error.found)
-        if kept is None:
-            return cls._from_releases(places, "is gone")
-        return cls(releases=list(kept.releases), current=kept.current)
-
-    @classmethod
-    def _from_releases(cls, places: Places, found: str) -> History:
-        """Make it again: by what holds names, and by when releases served last."""
-        served = _served(places)
-        holders = [name.holder() for name in names_in(places)]
-        current = next((one for one in holders if one in served), served[-1] if served else None)
-        return cls(releases=served, current=current, found=found if served else "")
-
-    def save(self, places: Places) -> None:
-        """Write it atomically."""
-        write_kept(places.history, {"releases": self.releases, "current": self.current})
-        self.found = ""
-
-    def served(self, release: str, *, rolled_back: bool = False) -> None:
-        """Note that `release` serves; going back does not make it the newest."""
-        if not rolled_back or release not in self.releases:
-            self.releases = [known for known in self.releases if known != release] + [release]
-        self.current = release
-
-    def former(self) -> str | None:
-        """Return the release that served before the current one."""
-        if self.current not in self.releases:
-            return None
-        position = self.releases.index(self.current)
-        return self.releases[position - 1] if position else None
-
-
-@dataclass(kw_only=True)
-class _Kept:
-    releases: list[Digest]
-    current: Digest | None
-
-
-KEPT_HISTORY: TypeAdapter[_Kept] = TypeAdapter(_Kept)
-
-
 def mark_served(places: Places, release: str) -> None:
     """Leave the mark by which the history can be made again."""
     (places.releases / release / SERVED).touch()
-
-
-def _served(places: Places) -> list[str]:
-    """Return the releases on this machine that have served, the latest last; on Docker those whose image was made."""
-    marks = {path.parent.name: path for path in places.releases.glob(f"*/{SERVED}")}
-    marks |= {path.name: path for path in (places.state / "images").glob("*") if path.is_dir()}
-    return sorted(marks, key=lambda release: marks[release].stat().st_mtime)
-
-
-def names_in(places: Places) -> list[Name]:
-    """Return the names of all instances that have a directory, whether the stack file knows them or not."""
-    if not places.run.is_dir():
-        return []
-    return [
-        Name(places.run, path.name) for path in sorted(places.run.iterdir()) if path.is_dir() and path.name[0] != "."
-    ]
-
-
-@contextmanager
-def locked(places: Places, what: str) -> Iterator[None]:
-    """Hold the stack's lock; Busy tells who holds it. The kernel lets go of it when its holder dies."""
-    for path in (places.state.parent, places.state):
-        make_way(path, stat.S_IFDIR)
-    places.state.mkdir(parents=True, exist_ok=True)
-    make_way(places.lock, stat.S_IFREG)
-    descriptor = os.open(places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another command"
-            raise Busy(f"{holder} is changing this stack; wait until it has ended") from None
-        os.ftruncate(descriptor, 0)
-        stamp = time.strftime("%H:%M:%S")
-        os.pwrite(descriptor, f"`cluster {what}` (process {os.getpid()}, since {stamp})".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)

@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from xml.parsers.expat import ExpatError
 
+from cluster.errors import ClusterError
 from cluster.kept import make_way, write_durably
 from cluster.local.orphans import end_processes, supervisors
 from cluster.render.supervisor import Program, render_program, render_supervisord
@@ -48,7 +49,7 @@ STOPPING_SECONDS = 0.1
 BAD_NAME, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED = 10, 60, 70, 90
 
 
-class SupervisorError(Exception):
+class SupervisorError(ClusterError):
     """Supervisor does not start, or refuses what it is asked."""
 
 

@@ -23,8 +23,8 @@ import yaml
 
 from cluster.local.listeners import with_children
 from cluster.local.places import Places
-from cluster.local.secrets import write_secret
 from cluster.local.supervisor import Process, Supervisor
+from cluster.stack.secrets import write_secret
 from cluster_runtime.instance import UnixConnection
 from cluster_runtime.names import Name
 from tests.conftest import SHARED

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.local.orphans import Kind, stack_processes
-from cluster.local.state import History
+from cluster.stack.history import History
 from cluster_runtime.names import Name
 from tests.local.stand import Stand
 

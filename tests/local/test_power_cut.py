@@ -18,8 +18,8 @@ import pytest
 from cluster import kept
 from cluster.kept import hurt, vouch, write_durably
 from cluster.local.places import Places
-from cluster.local.secrets import ensure_secrets, read_secrets
-from cluster.local.state import History
+from cluster.stack.history import History
+from cluster.stack.secrets import ensure_secrets, read_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

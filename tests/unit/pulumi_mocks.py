@@ -282,7 +282,7 @@ def run_main(
     """Return the record of the repository's own program, for a stack, where `live` runs."""
     write_stack(root, values)
     engine = patch.object(Engine, "live", return_value=live or Live())
-    with engine, patch("components.program.ages", return_value={}), contextlib.chdir(root):
+    with engine, patch("cluster.docker.facts.ages", return_value={}), contextlib.chdir(root):
         return record(program, preview=preview, secrets=secrets)
 
 

@@ -12,12 +12,13 @@ import pytest
 import yaml
 
 from cluster.cli import docker as cli
-from cluster.cli.context import CommandError, Stack
 from cluster.cli.docker import DockerStack, _explain, _remove_orphans, _stop_what_never_served, run_rollback, run_up
 from cluster.cli.pulumi import Changes, Pulumi, PulumiError
 from cluster.config import parse_config
 from cluster.docker.engine import Engine
-from cluster.local.state import Busy, History
+from cluster.errors import CommandError
+from cluster.stack.history import Busy, History
+from cluster.stack.opened import Stack
 from tests.unit.pulumi_mocks import PROJECT, SECRETS, stack_values, write_stack
 
 if TYPE_CHECKING:
@@ -346,17 +347,18 @@ def with_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Told,
     def put(engine: Told, run: Run) -> Stack:
         monkeypatch.setattr(cli, "Engine", lambda _host: engine)
         monkeypatch.setattr(cli, "Pulumi", lambda _root, _name: run)
-        monkeypatch.setattr(cli, "check_lints", lambda _stack: None)
+        monkeypatch.setattr(cli, "facts", lambda _stack: None)
+        monkeypatch.setattr(cli, "judge", lambda *_judged: None)
         monkeypatch.setattr(cli.Proof, "of", lambda _proof, _release: [])
         stack = opened(tmp_path)
-        stack.places.state.mkdir(parents=True)
+        cli.paths(stack).state.mkdir(parents=True)
         return stack
 
     return put
 
 
 def remembered(stack: Stack) -> tuple[list[str], str | None]:
-    found = History.load(stack.places)
+    found = History.load(cli.paths(stack))
     return found.releases, found.current
 
 
@@ -364,7 +366,7 @@ def remember(stack: Stack, *releases: str) -> None:
     history = History()
     for release in releases:
         history.served(release)
-    history.save(stack.places)
+    history.save(cli.paths(stack))
 
 
 @pytest.mark.parametrize(
@@ -425,7 +427,7 @@ def test_a_database_that_was_set_back_is_migrated_again_in_the_release_that_serv
 
 def made(stack: Stack, *releases: str) -> None:
     for release in releases:
-        (stack.places.state / "images" / release).mkdir(parents=True)
+        (cli.paths(stack).state / "images" / release).mkdir(parents=True)
 
 
 def test_the_way_back_leads_from_what_serves_and_not_from_what_was_last_remembered(
@@ -463,7 +465,7 @@ def test_who_went_back_from_a_release_that_pulumi_itself_has_let_serve_can_go_th
     made(stack, "known", FORMER)
     run_rollback(stack, None)
     assert " serves. The next `cluster up` follows the stack file" in capsys.readouterr().out
-    assert (stack.places.state / "images" / FORMER).is_dir()
+    assert (cli.paths(stack).state / "images" / FORMER).is_dir()
 
 
 def test_a_failed_up_says_why_stops_what_it_started_and_remembers_nothing(

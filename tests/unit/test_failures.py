@@ -8,8 +8,8 @@ import os
 import pytest
 
 from cluster.cli import take_any_name
-from cluster.cli.context import tell, warn
 from cluster.cli.failures import explain
+from cluster.console import tell, warn
 from cluster.release import ReleaseError
 
 

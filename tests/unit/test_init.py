@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from cluster.adopting import AdoptError, adopt, left_behind, rows_in
-from cluster.cli.context import CommandError
 from cluster.cli.initialise import (
     Wanted,
     _kept_secrets,
@@ -24,6 +23,7 @@ from cluster.cli.initialise import (
     render_stack_file,
 )
 from cluster.config import parse_config
+from cluster.errors import CommandError
 from cluster.local.places import Places
 from cluster.looking import Look, _brings, look, placeholder
 from cluster_runtime.describe import REFUSED

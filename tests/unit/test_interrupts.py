@@ -12,7 +12,7 @@ TIMES = 60
 #: Interrupts itself while it makes and forgets files; WATCH and CHECK are what the command line does.
 PROGRAM = f"""
 import io, os, signal, threading, time
-from cluster.cli import interrupts
+from cluster.console import interrupts
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 

@@ -23,10 +23,11 @@ from cluster.local.migrations import applied_in, holds_tables, were_lost
 from cluster.local.orphans import Kind, end_processes, stack_processes
 from cluster.local.owner import Owner
 from cluster.local.places import Places
-from cluster.local.secrets import read_secrets, restore_secrets
-from cluster.local.state import History, locked, mark_served
-from cluster.rotation import LostKey, Rotation, load
+from cluster.local.state import mark_served
 from cluster.source import Entry, write_tree
+from cluster.stack.history import History, locked
+from cluster.stack.rotation import LostKey, Rotation, load
+from cluster.stack.secrets import read_secrets, restore_secrets
 from cluster_runtime.names import Name
 
 if TYPE_CHECKING:

@@ -17,12 +17,13 @@ import yaml
 
 from cluster.cli import docker as cli
 from cluster.cli import local
-from cluster.cli.context import CommandError, Stack
 from cluster.cli.pulumi import plain
 from cluster.config import StackFileError, load_stack, parse_config
 from cluster.config.models import dump
 from cluster.docker.bases import BUILD, NO_UPDATES, Base, BaseError, ages, bases, context_as_of, ensure, forget
 from cluster.docker.engine import Engine, Live
+from cluster.errors import CommandError
+from cluster.stack.opened import Stack
 from cluster.topology import build_topology
 from components.platforms.docker import Docker
 from tests.unit.pulumi_mocks import (
@@ -399,7 +400,8 @@ def up_with(engine: Engine, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> li
     run = FakePulumi(stack.root)
     monkeypatch.setattr(cli, "Engine", lambda _host: engine)
     monkeypatch.setattr(cli, "Pulumi", lambda _root, _name: run)
-    monkeypatch.setattr(cli, "check_lints", lambda _stack: None)
+    monkeypatch.setattr(cli, "facts", lambda _stack: None)
+    monkeypatch.setattr(cli, "judge", lambda *_judged: None)
     monkeypatch.setattr(cli, "this_minute", lambda: AS_OF)
     monkeypatch.setattr(cli, "_lost", lambda _docker, _resources: [])
     with contextlib.suppress(KeyboardInterrupt):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli.context import CommandError, check_root
+from cluster.errors import CommandError
+from cluster.stack.opened import check_root
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,6 +8,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from cluster.config.models import DROPPED_KEYS, SECRET_KEYS
+from cluster.errors import ClusterError
 from cluster.kept import HURT, make_way, write_durably
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-_=+"
 DIRECTORY_MODE, FILE_MODE = 0o700, 0o600
 
 
-class SecretError(Exception):
+class SecretError(ClusterError):
     """A secret's file can't be used; the text names it, and never its content."""
 
 

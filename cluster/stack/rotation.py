@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 from pydantic import TypeAdapter
 
 from cluster.kept import HurtFile, read_kept, write_kept
-from cluster.local.secrets import ALPHABET, KEY_LENGTH
+from cluster.stack.secrets import ALPHABET, KEY_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

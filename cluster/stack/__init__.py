@@ -1,0 +1,1 @@
+"""A stack that is opened: its file, its secrets and their rotation, the lint gate."""

@@ -1,0 +1,91 @@
+"""The repository, and a stack of it that is opened.
+
+Each function imports what it needs: a command line that is only explained (--help) reads no stack file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.errors import CommandError
+from cluster.stack.paths import STATE
+
+if TYPE_CHECKING:
+    from cluster.config import ClusterConfig
+
+DEFAULT_STACK = "local"
+
+#: Quoting, variables, patterns and separators of whatever reads a path here.
+UNSAFE = frozenset("\"'`\\$%*?[]{};#:|<>&!\N{REPLACEMENT CHARACTER}")
+
+
+def find_root() -> Path:
+    """Return the repository: the nearest directory upwards that holds `stacks`."""
+    from cluster.config.load import STACKS  # noqa: PLC0415
+
+    try:
+        here = Path.cwd()
+    except FileNotFoundError as error:
+        raise CommandError("the current directory was removed; go to the repository, and run it there") from error
+    for directory in (here, *here.parents):
+        if (directory / STACKS).is_dir():
+            check_root(directory)
+            return directory
+    raise CommandError(f"no directory {STACKS} here or above: run this in the repository")
+
+
+def check_root(root: Path) -> None:
+    """Refuse a path that nginx, Supervisor, shells and PYTHONPATH would not all read alike.
+
+    Spaces and letters of any language are fine.
+    """
+    text = str(root)
+    wrong = [char for char in text if char in UNSAFE or (char != " " and not char.isprintable())]
+    if wrong:
+        listed = ", ".join(dict.fromkeys(map(repr, wrong)))
+        raise CommandError(
+            f"the repository's path, {text!r}, holds {listed}, which nginx, Supervisor or shells read as something "
+            "else: move it to a path without"
+        )
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack, and its file read."""
+
+    root: Path
+    name: str
+    config: ClusterConfig
+
+    @property
+    def state(self) -> Path:
+        """Where what is kept of it lies on this machine."""
+        return self.root / STATE / self.name
+
+    def engine_host(self) -> str:
+        """Return the stack's docker:host; empty for the engine of the environment."""
+        import yaml  # noqa: PLC0415
+
+        from cluster.config.load import stack_path  # noqa: PLC0415
+
+        document = yaml.safe_load(stack_path(self.root, self.name).read_text(encoding="utf-8"))
+        return str((document.get("config") or {}).get("docker:host") or "")
+
+
+def stack_or_word(name: str) -> tuple[str, list[str]]:
+    """Return the stack that a command line's first word names; one that names none is a word for the default stack."""
+    from cluster.config.load import stack_path  # noqa: PLC0415
+
+    if stack_path(find_root(), name).exists():
+        return name, []
+    return DEFAULT_STACK, [name]
+
+
+def open_stack(name: str) -> Stack:
+    """Read the stack file of `name`."""
+    from cluster.config import load_stack  # noqa: PLC0415
+
+    root = find_root()
+    return Stack(root, name, load_stack(root, name))

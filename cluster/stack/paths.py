@@ -1,0 +1,37 @@
+"""Where what is kept of a stack lies on this machine, whichever platform runs it: below `.cluster/<stack>/`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path  # noqa: TC003 - a field's type
+
+#: In the repository: all that is kept of its stacks.
+STATE = ".cluster"
+
+
+@dataclass(frozen=True)
+class StackPaths(ABC):
+    """The directories and files of one stack."""
+
+    root: Path
+    stack: str
+
+    @property
+    def state(self) -> Path:
+        """All that a stack keeps."""
+        return self.root / STATE / self.stack
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one `up` that runs."""
+        return self.state / "lock"
+
+    @property
+    def history(self) -> Path:
+        """Which releases have served."""
+        return self.state / "history.json"
+
+    @abstractmethod
+    def served(self) -> tuple[list[str], str | None]:
+        """Return the releases that have served, the latest last, and the one that serves: by other marks than that."""

@@ -1,0 +1,1 @@
+"""What runs a stack: each platform is known to the registry alone."""

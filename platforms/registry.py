@@ -1,0 +1,28 @@
+"""The platforms that there are."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+from cluster.config import Platform
+from cluster.errors import CommandError
+
+if TYPE_CHECKING:
+    from cluster.stack.opened import Stack
+    from platforms.base import Commands
+
+#: The module of each one's commands, imported where it is needed: a command of one platform reads nothing of another.
+COMMANDS = {
+    Platform.LOCAL: "cluster.cli.local",
+    Platform.DOCKER: "cluster.cli.docker",
+}
+
+
+def commands(stack: Stack) -> Commands:
+    """Return the commands of the stack's platform; CommandError where there are none yet."""
+    module = COMMANDS.get(stack.config.platform)
+    if module is None:
+        there = " and ".join(COMMANDS)
+        raise CommandError(f"platform: {stack.config.platform} is not there yet; {there} are")
+    return cast("Commands", import_module(module))

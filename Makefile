@@ -55,6 +55,7 @@ check: setup-tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo --no-cache
 	shellcheck scripts/* bench/bare-machine cluster/local/*.sh cluster/install-packages cluster/install-local tests/e2e/*.sh .ci/run $(DOCKER_SCRIPTS)
 
 quick: check

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import uv
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from cluster.local.owner import base_python
-from cluster.packages import run_program
+from cluster.packages import base_python, run_program
 from cluster.requirements import Kind, Requirements, read_json, read_toml, workspace_root
 from cluster.source import ReleaseError
 

@@ -11,13 +11,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import uv
 
-from cluster.local.owner import base_python
 from cluster.requirements import Kind, Requirements, logical_lines, outermost, read_json, read_toml, uv_table
 from cluster.source import ReleaseError, Source, write_tree
 from cluster_runtime.instance import die_with_parent
@@ -64,6 +64,11 @@ RENEWED_BY = {
     Kind.PDM: "pdm lock",
     Kind.PIPENV: "pipenv lock",
 }
+
+
+def base_python() -> str:
+    """Return the interpreter below the tool's own virtual environment, from which releases' environments are made."""
+    return str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
 
 
 def uv_environment() -> dict[str, str]:

@@ -1,13 +1,88 @@
-"""What the commands ask of a platform."""
+"""What the commands ask of a platform, and what it answers."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cluster.lint import Facts
+    from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
     from cluster.stack.rotation import Keys
+    from cluster.verify import Check
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """One process of an instance.
+
+    state: its own word (starting, ready, serving, draining), or the platform's where it says none. since: seconds since
+    the epoch. container: the container that it is in, where it is in one. sessions: what it says of them.
+    """
+
+    release: str
+    state: str
+    since: float | None
+    pid: int
+    container: str | None
+    message: str
+    sessions: dict[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceStatus:
+    """An instance: its share of new requests (0 to 1), the release that holds its name, and whether all is well."""
+
+    instance: str
+    share: float
+    release: str | None
+    ok: bool
+    processes: Sequence[Process]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceStatus:
+    """Whatever else runs: a memcached node, a database, nginx where it is a container."""
+
+    service: str
+    state: str
+    ok: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class NginxStatus:
+    """nginx: the digest of the configuration that it says it runs, and whether that is the stack file's.
+
+    runs: whether its process does. version: of the process, where it is known.
+    """
+
+    digest: str | None
+    current: bool
+    runs: bool
+    version: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """What runs of a stack.
+
+    ok: whether all is as the stack file says. release: the one that serves; None where none does, or not one alone.
+    releases: those that are still here, the latest last. store: what an instance says of the session store.
+    troubles: what is wrong beside that, a line each. notes: what is worth knowing.
+    """
+
+    ok: bool
+    release: str | None
+    releases: Sequence[str]
+    nginx: NginxStatus
+    store: dict[str, Any] | None
+    instances: Sequence[InstanceStatus]
+    services: Sequence[ServiceStatus]
+    troubles: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 class Commands(Protocol):
@@ -15,6 +90,10 @@ class Commands(Protocol):
 
     def facts(self, stack: Stack) -> Facts:
         """Return what the lints may look at beside the stack file."""
+        ...
+
+    def set_up(self, stack: Stack) -> None:
+        """Make what a stack file alone needs before its first `up`."""
         ...
 
     def run_up(self, stack: Stack, *, pull: bool = False) -> None:
@@ -37,12 +116,16 @@ class Commands(Protocol):
         """Stop everything."""
         ...
 
-    def run_status(self, stack: Stack, *, as_json: bool) -> bool:
-        """Print what runs; tell whether all is as it should be."""
+    def status(self, stack: Stack) -> Status:
+        """Look at what runs."""
         ...
 
-    def run_verify(self, stack: Stack, *, as_json: bool) -> bool:
-        """Check with real requests; tell whether all is well."""
+    def verify(self, stack: Stack) -> list[Check]:
+        """Check what serves with real requests; CommandError where nothing does."""
+        ...
+
+    def nginx_config(self, stack: Stack) -> NginxConfig:
+        """Return nginx's configuration as `up` would put it in place; for a new nginx where none is known."""
         ...
 
     def run_logs(self, stack: Stack, names: list[str], *, lines: int, follow: bool) -> None:

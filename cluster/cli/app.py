@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from cluster.console import tell
-from cluster.errors import CommandError
 from cluster.stack.judge import findings
 from cluster.stack.opened import DEFAULT_STACK, open_stack, stack_or_word
 from platforms.registry import commands
@@ -81,16 +80,22 @@ def rotate_key(
 @app.command()
 def status(stack: StackName = DEFAULT_STACK, as_json: AsJson = False) -> None:
     """Show what runs; exit status 0 only if all is as the stack file says."""
+    from cluster.cli.showing import print_status  # noqa: PLC0415 - each command imports only what it needs
+
     opened = open_stack(stack)
-    if not commands(opened).run_status(opened, as_json=as_json):
+    found = commands(opened).status(opened)
+    print_status(opened, found, as_json=as_json)
+    if not found.ok:
         raise typer.Exit(1)
 
 
 @app.command()
 def verify(stack: StackName = DEFAULT_STACK, as_json: AsJson = False) -> None:
     """Send real requests: shares against weights, a session through every instance, nothing else listening."""
+    from cluster.cli.showing import print_checks  # noqa: PLC0415
+
     opened = open_stack(stack)
-    if not commands(opened).run_verify(opened, as_json=as_json):
+    if not print_checks(commands(opened).verify(opened), as_json=as_json):
         raise typer.Exit(1)
 
 
@@ -189,11 +194,7 @@ def init(  # noqa: PLR0913, PLR0917 - a command's options
         run_init(stack, project, wanted)
         return
     opened = open_stack(stack)
-    if opened.config.platform == "local":
-        raise CommandError(f"stacks/Pulumi.{stack}.yaml is there already; next: cluster up {stack}")
-    from cluster.cli.docker import run_init as set_up  # noqa: PLC0415
-
-    set_up(opened)
+    commands(opened).set_up(opened)
 
 
 __all__ = ["app"]

@@ -21,12 +21,13 @@ import typer
 import yaml
 
 from cluster.cli.failures import tells_of_no_room
-from cluster.cli.local import fail_unverified, print_checks
 from cluster.cli.pulumi import STACK, Event, Pulumi, PulumiError, name_of
+from cluster.cli.showing import fail_unverified
 from cluster.config import stack_path
 from cluster.config.models import DROPPED_KEYS, SECRET_KEYS
 from cluster.config.units import moment_text
 from cluster.console import say, tell, warn
+from cluster.docker import places
 from cluster.docker.bases import SERVES_ON, Base, BaseError, base_of, bases, context_as_of, ensure, forget
 from cluster.docker.engine import (
     INSTANCE_LABEL,
@@ -42,20 +43,21 @@ from cluster.docker.observe import SHORT_ID, Observed, observe
 from cluster.docker.paths import DockerPaths
 from cluster.docker.places import DATABASE_SECRETS, RUN, base_image
 from cluster.errors import CommandError
-from cluster.sessions import lines
 from cluster.stack.history import History
 from cluster.stack.judge import judge
 from cluster.stack.secrets import with_dropped
-from cluster.topology import Topology, build_topology, percent, site_url
+from cluster.topology import Topology, build_topology, site_url
 from cluster_runtime.migrations import lacking_url
 from cluster_runtime.prepare import mask
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
+from platforms.base import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from cluster.lint import Facts
+    from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
     from cluster.verify import Check
 
@@ -146,7 +148,7 @@ def facts(stack: Stack) -> Facts:
 # --- changing
 
 
-def run_init(stack: Stack) -> None:
+def set_up(stack: Stack) -> None:
     """Set Pulumi and the stack up."""
     DockerStack(stack)
     Pulumi(stack.root, stack.name).set_up()
@@ -632,78 +634,45 @@ def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
 # --- looking
 
 
-def run_status(stack: Stack, *, as_json: bool) -> bool:
-    """Print what runs; tell whether all is as it should be."""
+def status(stack: Stack) -> Status:
+    """Look at what runs."""
     docker = DockerStack(stack)
     observed = docker.observe()
-    rows, services = observed.rows(), observed.services()
-    ok = observed.nginx_current and observed.release is not None and all(row["ok"] for row in [*rows, *services])
-    history = History.load(paths(stack))
-    report = docker.engine.sessions(docker.label)
-    if as_json:
-        document = {
-            "stack": stack.name,
-            "ok": ok,
-            "release": observed.release,
-            "releases": history.releases,
-            "url": site_url(stack.config),
-            "nginx": {"digest": observed.live.nginx, "current": observed.nginx_current},
-            "sessions": stack.config.sessions.engine.value,
-            "store": report,
-            "instances": rows,
-            "services": services,
-        }
-        tell(json.dumps(document, indent=2))
-        return ok
-    _print_status(docker, observed, rows, services)
-    for line in lines(report, stack.config) if report else ():
-        tell(line)
-    return ok
+    instances, services = observed.instances(), observed.services()
+    nginx = observed.nginx()
+    well = all(one.ok for one in instances) and all(one.ok for one in services)
+    return Status(
+        ok=nginx.current and observed.release is not None and well,
+        release=observed.release,
+        releases=History.load(paths(stack)).releases,
+        nginx=nginx,
+        store=docker.engine.sessions(docker.label),
+        instances=instances,
+        services=services,
+    )
 
 
-def _print_status(
-    docker: DockerStack, observed: Observed, rows: list[dict[str, Any]], services: list[dict[str, Any]]
-) -> None:
-    from rich.console import Console  # noqa: PLC0415 - only where a table is drawn
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("instance", "share", "release", "state", "since", "container"):
-        table.add_column(heading)
-    for row in rows:
-        share = percent(docker.topology.instance(row["instance"]).share)
-        if not row["processes"]:
-            table.add_row(row["instance"], share, "-", "not running", "", "")
-        for process in row["processes"]:
-            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(process["since"])) if process["since"] else ""
-            state = f"{process['state']}: {process['message']}" if process["message"] else process["state"]
-            table.add_row(row["instance"], share, process["release"], state, since, process["container"])
-    for service in services:
-        table.add_row(service["service"], "", "", service["state"], "", "")
-    Console().print(table)
-    live = observed.live.nginx
-    nginx = "not running" if live is None else "current" if observed.nginx_current else "runs another configuration"
-    config = docker.stack.config
-    release = observed.release or "none, or not the same everywhere"
-    tell(f"nginx: {nginx}; sessions: {config.sessions.engine}; release: {release}; {site_url(config)}")
-
-
-def run_verify(stack: Stack, *, as_json: bool) -> bool:
-    """Check with real requests, and print a table; tell whether all is well."""
+def verify(stack: Stack) -> list[Check]:
+    """Check what serves with real requests; CommandError where nothing does."""
     docker = DockerStack(stack)
     observed = docker.observe()
     if observed.live.nginx is None:
         raise CommandError(f"stack {stack.name} is not up; `cluster up {stack.name}` starts it")
     release = observed.release or next(iter(filter(None, observed.live.holders.values())), "none").partition(".")[0]
-    return print_checks(_checked(docker, release), as_json=as_json)
+    return _checked(docker, release)
+
+
+def nginx_config(stack: Stack) -> NginxConfig:
+    """Return nginx's configuration, for the version that its base image has."""
+    return places.nginx_config(build_topology(stack.config))
 
 
 def _checked(docker: DockerStack, release: str) -> list[Check]:
     from cluster.docker.reach import reach  # noqa: PLC0415 - most commands send no requests
-    from cluster.verify import verify  # noqa: PLC0415
+    from cluster.verify import verify as verified  # noqa: PLC0415
 
     with reach(docker.engine, docker.label, docker.topology, release) as ways:
-        return verify(docker.topology, ways)
+        return verified(docker.topology, ways)
 
 
 def run_logs(stack: Stack, names: list[str], *, lines: int, follow: bool) -> None:
@@ -782,13 +751,14 @@ def _beside_the_serving(docker: DockerStack) -> list[str]:
 __all__ = [
     "facts",
     "keys",
+    "nginx_config",
     "run_down",
-    "run_init",
     "run_logs",
     "run_manage",
     "run_rollback",
-    "run_status",
     "run_up",
-    "run_verify",
     "sessions",
+    "set_up",
+    "status",
+    "verify",
 ]

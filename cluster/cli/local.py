@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cluster.adopting import left_behind
-from cluster.asking import SENSELESS, sessions_report
+from cluster.asking import sessions_report
+from cluster.cli.showing import fail_unverified
 from cluster.config import StackFileError, load_stack
 from cluster.config.load import STACKS
 from cluster.config.models import DatabaseEngine
@@ -26,14 +27,17 @@ from cluster.local.listeners import listening_ports, with_children
 from cluster.local.nginx import NginxError, find_nginx
 from cluster.local.orphans import stack_processes
 from cluster.local.places import Places
-from cluster.sessions import Lasting, lines, refusal, refused_loss, refused_rollback
+from cluster.local.state import MEMCACHED
+from cluster.render.nginx import NEW_NGINX, NginxConfig, render_nginx
+from cluster.sessions import Lasting, refusal, refused_loss, refused_rollback
 from cluster.stack.history import History, locked
 from cluster.stack.judge import judge
 from cluster.stack.rotation import unverified_by
 from cluster.stack.secrets import ensure_secrets, keep_dropped, write_secret
-from cluster.topology import percent, site_url
+from cluster.topology import build_topology, site_url
+from cluster_runtime.instance import SERVING
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
-from cluster_runtime.unfollowed import printable
+from platforms.base import InstanceStatus, NginxStatus, Process, ServiceStatus, Status
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +49,6 @@ if TYPE_CHECKING:
     from cluster.local.plan import Plan
     from cluster.local.state import Observed
     from cluster.stack.opened import Stack
-    from cluster.topology import Topology
     from cluster.verify import Check
 
 
@@ -220,13 +223,6 @@ def run_rollback(stack: Stack, to: str | None) -> None:
     tell(f"release {digest} serves. The next `cluster up` follows the stack file and the code again.")
 
 
-def fail_unverified(checks: list[Check]) -> None:
-    """Raise CommandError where a check failed."""
-    failed = [f"{check.name}: expected {check.expected}, found {check.found}" for check in checks if check.ok is False]
-    if failed:
-        raise CommandError("the cluster is up, but did not pass verification:\n" + "\n".join(failed))
-
-
 class LocalKeys:
     """A stack's keys, in files that only their owner reads."""
 
@@ -288,117 +284,77 @@ def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
 # --- looking
 
 
-def run_status(stack: Stack, *, as_json: bool) -> bool:
-    """Print what runs; tell whether all is as it should be."""
+def status(stack: Stack) -> Status:
+    """Look at what runs."""
     cluster = opened(stack)
     observed = cluster.observe()
     history = History.load(paths(stack))
-    rows = [_instance_row(name, cluster, observed, history.current) for name in cluster.topology.names]
-    nginx_ok = observed.nginx == cluster.nginx_config().digest
+    instances = [_instance(name, cluster, observed, history.current) for name in cluster.topology.names]
+    nginx = NginxStatus(
+        digest=observed.nginx,
+        current=observed.nginx == cluster.nginx_config().digest,
+        runs=observed.silent or observed.nginx is not None,
+        version=_version(cluster.nginx.version),
+    )
     troubles = cluster.troubles(observed, history)
-    healthy = nginx_ok and all(row["ok"] for row in rows) and history.current is not None and not troubles
-    report = sessions(stack) if observed.nginx else None
-    if as_json:
-        nginx = {"digest": observed.nginx, "current": nginx_ok, "version": ".".join(map(str, cluster.nginx.version))}
-        engine = stack.config.sessions.engine.value
-        tell(
-            json.dumps(
-                {
-                    "stack": stack.name,
-                    "ok": healthy,
-                    "release": history.current,
-                    "releases": history.releases,
-                    "url": url(stack),
-                    "nginx": nginx,
-                    "sessions": engine,
-                    "store": report,
-                    "instances": rows,
-                    "troubles": troubles,
-                },
-                indent=2,
+    well = nginx.current and all(one.ok for one in instances)
+    notes = []
+    if cluster.nginx.version != cluster.nginx.installed:
+        notes.append(
+            f"nginx {nginx.version} runs, and {_version(cluster.nginx.installed)} is installed: `cluster down`, "
+            "`cluster up` loads it"
+        )
+    return Status(
+        ok=well and history.current is not None and not troubles,
+        release=history.current,
+        releases=history.releases,
+        nginx=nginx,
+        store=sessions(stack) if observed.nginx else None,
+        instances=instances,
+        services=[
+            ServiceStatus(service=name, state=process.state.lower(), ok=process.state == "RUNNING")
+            for name, process in sorted(observed.processes.items())
+            if name.startswith(MEMCACHED)
+        ],
+        troubles=troubles,
+        notes=notes,
+    )
+
+
+def _version(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _instance(name: str, cluster: LocalCluster, observed: Observed, current: str | None) -> InstanceStatus:
+    holder = observed.holders.get(name)
+    processes = []
+    for running in observed.of(name):
+        said = running.status or {}
+        processes.append(
+            Process(
+                release=running.release,
+                state=running.state,
+                since=said.get("since"),
+                pid=running.process.pid,
+                container=None,
+                message=said.get("message", ""),
+                sessions=said.get("sessions"),
             )
         )
-        return healthy
-    _print_status(stack, cluster.topology, rows, observed, history, nginx_ok=nginx_ok)
-    for line in _store_lines(report, stack):
-        tell(line)
-    if cluster.nginx.version != cluster.nginx.installed:
-        running, installed = (".".join(map(str, one)) for one in (cluster.nginx.version, cluster.nginx.installed))
-        tell(f"nginx {running} runs, and {installed} is installed: `cluster down`, `cluster up` loads it")
-    for line in troubles:
-        tell(line)
-    return healthy
-
-
-def _store_lines(report: dict[str, Any] | None, stack: Stack) -> list[str]:
-    """Return what is told of the session store; an instance has said it, and may say anything."""
-    try:
-        return lines(report, stack.config) if report else []
-    except SENSELESS:
-        return ["sessions: what the instances say of the store makes no sense"]
-
-
-def _instance_row(name: str, cluster: LocalCluster, observed: Observed, current: str | None) -> dict[str, Any]:
-    instance = cluster.topology.instance(name)
-    holder = observed.holders.get(name)
-    processes = [
-        {
-            "release": running.release,
-            "state": running.state,
-            "since": running.status.get("since") if running.status else None,
-            "pid": running.process.pid,
-            "message": running.status.get("message", "") if running.status else "",
-            "sessions": running.status.get("sessions") if running.status else None,
-        }
-        for running in observed.of(name)
-    ]
-    serving = [process for process in processes if process["state"] == "serving"]
-    return {
-        "instance": name,
-        "share": round(float(instance.share), 6),
-        "release": holder,
-        "ok": len(serving) == 1 and serving[0]["release"] == holder == current,
-        "processes": processes,
-    }
-
-
-def _print_status(  # noqa: PLR0913 - what is shown
-    stack: Stack,
-    topology: Topology,
-    rows: list[dict[str, Any]],
-    observed: Observed,
-    history: History,
-    *,
-    nginx_ok: bool,
-) -> None:
-    from rich.console import Console  # noqa: PLC0415 - only where a table is drawn
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("instance", "share", "release", "state", "since", "pid"):
-        table.add_column(heading)
-    for row in rows:
-        share = percent(topology.instance(row["instance"]).share)
-        if not row["processes"]:
-            table.add_row(row["instance"], share, "-", "not running", "", "")
-        for process in row["processes"]:
-            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(process["since"])) if process["since"] else ""
-            state = f"{process['state']}: {process['message']}" if process["message"] else process["state"]
-            table.add_row(row["instance"], share, process["release"], escape(state), since, str(process["pid"]))
-    Console().print(table)
-    if observed.nginx is None:
-        nginx = "runs, and does not answer" if observed.silent else "not running"
-    else:
-        nginx = "current" if nginx_ok else "runs another configuration"
-    tell(
-        f"nginx: {nginx}; sessions: {stack.config.sessions.engine}; release: {history.current or 'none'}; {url(stack)}"
+    serving = [process for process in processes if process.state == SERVING]
+    return InstanceStatus(
+        instance=name,
+        share=round(float(cluster.topology.instance(name).share), 6),
+        release=holder,
+        ok=len(serving) == 1 and serving[0].release == holder == current,
+        processes=processes,
     )
 
 
 def checked(stack: Stack, cluster: LocalCluster, release: str) -> list[Check]:
     """Check with real requests that `release` serves, and everything else."""
-    from cluster.verify import Reach, verify  # noqa: PLC0415 - most commands send no requests
+    from cluster.verify import Reach  # noqa: PLC0415 - most commands send no requests
+    from cluster.verify import verify as verified  # noqa: PLC0415
     from cluster_runtime.names import Name  # noqa: PLC0415
 
     def intruders() -> list[str]:
@@ -414,41 +370,31 @@ def checked(stack: Stack, cluster: LocalCluster, release: str) -> list[Check]:
         release=release,
         intruders=intruders,
     )
-    return verify(cluster.topology, ways)
+    return verified(cluster.topology, ways)
 
 
-def run_verify(stack: Stack, *, as_json: bool) -> bool:
-    """Check with real requests, and print a table; tell whether all is well."""
+def verify(stack: Stack) -> list[Check]:
+    """Check what serves with real requests; CommandError where nothing does."""
     cluster = opened(stack)
     current = History.load(paths(stack)).current
     if current is None or cluster.nginx.live_digest() is None:
         trouble = cluster.troubles(cluster.observe(), History.load(paths(stack)))
         words = "is not up" if not trouble else f"does not answer: {trouble[0]}"
         raise CommandError(f"stack {stack.name} {words}; `cluster up {stack.name}` starts it")
-    return print_checks(checked(stack, cluster, current), as_json=as_json)
+    return checked(stack, cluster, current)
 
 
-def print_checks(checks: list[Check], *, as_json: bool) -> bool:
-    """Print the result of verify; tell whether all is well."""
-    from dataclasses import asdict  # noqa: PLC0415
+def nginx_config(stack: Stack) -> NginxConfig:
+    """Return nginx's configuration as `up` would put it in place; for a new nginx where there is none here."""
+    try:
+        return opened(stack).nginx_config()
+    except (NginxError, CommandError):
+        return render_nginx(build_topology(stack.config), paths(stack).nginx_places(None), NEW_NGINX)
 
-    ok = all(check.ok is not False for check in checks)
-    if as_json:
-        tell(json.dumps({"ok": ok, "checks": [asdict(check) for check in checks]}, indent=2))
-        return ok
-    from rich.console import Console  # noqa: PLC0415
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "check", "expected", "found"):
-        table.add_column(heading)
-    words = {True: "[green]ok[/]", False: "[red]failed[/]", None: "-"}
-    for check in checks:
-        row = (check.name, check.expected, check.found)  # of all of them the project may have a word
-        table.add_row(words[check.ok], *(escape(printable(word)) for word in row))
-    Console().print(table)
-    return ok
+def set_up(stack: Stack) -> None:
+    """Say that nothing is to be made: the first `up` does it."""
+    raise CommandError(f"stacks/Pulumi.{stack.name}.yaml is there already; next: cluster up {stack.name}")
 
 
 def run_logs(stack: Stack, names: list[str], *, lines: int, follow: bool) -> None:
@@ -518,13 +464,14 @@ def _run_as_owner(command: list[str], owner: Owner, directory: Path, environment
 __all__ = [
     "facts",
     "keys",
+    "nginx_config",
     "run_down",
     "run_logs",
     "run_manage",
     "run_rollback",
-    "run_status",
     "run_up",
-    "run_verify",
-    "say",
     "sessions",
+    "set_up",
+    "status",
+    "verify",
 ]

@@ -1,4 +1,4 @@
-"""What of a stack runs on its engine, as rows that a person or a program reads."""
+"""What of a stack runs on its engine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, Engine, Live
 from cluster.docker.places import nginx_config
+from cluster_runtime.instance import SERVING
+from platforms.base import InstanceStatus, NginxStatus, Process, ServiceStatus
 
 if TYPE_CHECKING:
     from cluster.topology import Topology
@@ -38,51 +40,58 @@ class Observed:
         """Return the containers of a role."""
         return [c for c in self.containers if c["Config"]["Labels"].get(ROLE_LABEL) == role]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return a row an instance."""
-        return [self._row(name) for name in self.topology.names]
+    def nginx(self) -> NginxStatus:
+        """Return what is to be said of nginx."""
+        runs = any(container["State"]["Running"] for container in self.of("nginx"))
+        return NginxStatus(digest=self.live.nginx, current=self.nginx_current, runs=runs)
 
-    def _row(self, name: str) -> dict[str, Any]:
+    def instances(self) -> list[InstanceStatus]:
+        """Return what is to be said of each instance."""
+        return [self._instance(name) for name in self.topology.names]
+
+    def _instance(self, name: str) -> InstanceStatus:
         holder = self.live.holders.get(name)
-        processes = []
-        for container in self.of("instance"):
-            labels = container["Config"]["Labels"]
-            if labels.get(INSTANCE_LABEL) != name:
-                continue
-            release, short = labels[RELEASE_LABEL], container["Id"][:SHORT_ID]
-            status = self.live.statuses.get((name, f"{release}.{short}"))
-            running = container["State"]["Running"] and status is not None
-            processes.append(
-                {
-                    "release": release,
-                    "state": status.get("state", "") if running and status else container["State"]["Status"],
-                    "since": status.get("since") if running and status else None,
-                    "container": short,
-                    "pid": container["State"]["Pid"],
-                    "message": status.get("message", "") if status else "",
-                    "sessions": status.get("sessions") if status else None,
-                }
-            )
-        serving = [f"{p['release']}.{p['container']}" for p in processes if p["state"] == "serving"]
-        return {
-            "instance": name,
-            "share": round(float(self.topology.instance(name).share), 6),
-            "release": release_of(holder),
-            "ok": len(processes) == 1 and serving == [holder],
-            "processes": processes,
-        }
+        processes = [
+            self._process(name, container)
+            for container in self.of("instance")
+            if container["Config"]["Labels"].get(INSTANCE_LABEL) == name
+        ]
+        serving = [f"{process.release}.{process.container}" for process in processes if process.state == SERVING]
+        return InstanceStatus(
+            instance=name,
+            share=round(float(self.topology.instance(name).share), 6),
+            release=release_of(holder),
+            ok=len(processes) == 1 and serving == [holder],
+            processes=processes,
+        )
 
-    def services(self) -> list[dict[str, Any]]:
-        """Return a row for nginx and each memcached node and database."""
-        rows = []
+    def _process(self, name: str, container: dict[str, Any]) -> Process:
+        release, short = container["Config"]["Labels"][RELEASE_LABEL], container["Id"][:SHORT_ID]
+        said = self.live.statuses.get((name, f"{release}.{short}"))
+        runs = container["State"]["Running"] and said is not None
+        said = said or {}
+        return Process(
+            release=release,
+            state=said.get("state", "") if runs else container["State"]["Status"],
+            since=said.get("since") if runs else None,
+            pid=container["State"]["Pid"],
+            container=short,
+            message=said.get("message", ""),
+            sessions=said.get("sessions"),
+        )
+
+    def services(self) -> list[ServiceStatus]:
+        """Return what is to be said of nginx, each memcached node and the database."""
+        found = []
         for container in self.containers:
             role = container["Config"]["Labels"].get(ROLE_LABEL, "")
             if role in ("instance", "task"):
                 continue
             state = container["State"]
             health = state.get("Health", {}).get("Status", state["Status"])
-            rows.append({"service": role, "state": health, "ok": state["Running"] and health in ("healthy", "running")})
-        return sorted(rows, key=lambda row: str(row["service"]))
+            ok = state["Running"] and health in ("healthy", "running")
+            found.append(ServiceStatus(service=role, state=health, ok=ok))
+        return sorted(found, key=lambda one: one.service)
 
 
 def release_of(process: str | None) -> str | None:

@@ -23,11 +23,12 @@ from cluster.local.migrations import holds_tables
 from cluster.local.nginx import PROGRAM as NGINX
 from cluster.local.nginx import SEARCH_PATH, Nginx, is_free
 from cluster.local.orphans import Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
-from cluster.local.owner import base_python, find_owner
+from cluster.local.owner import find_owner
 from cluster.local.plan import SHOWN, Plan, make_plan
 from cluster.local.state import MEMCACHED, WATCH, WITHOUT_SOCKET, Observed, mark_served, observe, program_name
 from cluster.local.supervisor import Condition, Process, Supervisor, accepts, not_ours
 from cluster.local.written import SERVED, retire
+from cluster.packages import base_python
 from cluster.release import DRAIN_SECONDS, ReleaseSpec, find_project, runtime_config, specify
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.supervisor import Program

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from cluster.kept import HurtFile, read_kept
-from cluster.local.owner import base_python
 from cluster.local.supervisor import clean_environment
+from cluster.packages import base_python
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,12 +16,12 @@ import pwd
 import shutil
 import stat
 import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ClusterError
+from cluster.packages import base_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -221,11 +221,6 @@ def find_owner(state: Path) -> Owner:
         warning=f"the instances run as {entry.pw_name}, who can write {above}: code in them could change what root "
         f"runs here next; say this without sudo, or let root own it",
     )
-
-
-def base_python() -> str:
-    """Return the interpreter below the tool's own virtual environment, from which releases' environments are made."""
-    return str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
 
 
 def _owner(entry: pwd.struct_passwd) -> Owner:

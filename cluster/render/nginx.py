@@ -39,6 +39,9 @@ DISTRIBUTIONS: dict[str, Version] = {
     "noble": (1, 24, 0),
 }
 
+#: What is rendered for where the nginx that will run it is not known.
+NEW_NGINX: Version = (1, 30, 0)
+
 #: How long nginx's connections to an instance live. After twice this, a process that lost its name holds none.
 UPSTREAM_CONNECTION_AGE = "500ms"
 

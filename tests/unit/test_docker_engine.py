@@ -100,14 +100,14 @@ def observed(**changes: Any) -> Observed:
 def test_all_is_well_where_each_name_is_held_by_its_one_container() -> None:
     found = observed()
     assert (found.nginx_current, found.release) == (True, "r1")
-    assert all(row["ok"] for row in found.rows())
+    assert all(row.ok for row in found.instances())
 
 
 def test_a_second_container_a_lost_name_or_another_release_is_not_well() -> None:
     orphan = observed(more=[container("app1", "c" * 12, running=False)])
-    assert [row["ok"] for row in orphan.rows()] == [False, True]
+    assert [row.ok for row in orphan.instances()] == [False, True]
     lost = observed(holders={"app1": f"r1.{'a' * 12}", "app2": None})
-    assert [row["ok"] for row in lost.rows()] == [True, False]
+    assert [row.ok for row in lost.instances()] == [True, False]
     assert lost.release is None
     assert observed(nginx="0" * 64).nginx_current is False
 

@@ -34,7 +34,6 @@ class Platform(StrEnum):
     LOCAL = "local"
     DOCKER = "docker"
     REMOTE = "remote"
-    SWARM = "swarm"
 
 
 class Interface(StrEnum):

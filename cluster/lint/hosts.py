@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 #: Days after which a base is old.
 OLDEST_BASE = 30
 
-WITH_IMAGES = (Platform.DOCKER, Platform.SWARM)
-
 
 def _missing_roles(config: ClusterConfig, _facts: Facts) -> Remarks:
     # Somewhere they must run.
@@ -70,14 +68,14 @@ def _hosts_ignored(config: ClusterConfig, _facts: Facts) -> Remarks:
 
 def _images_ignored(config: ClusterConfig, _facts: Facts) -> Remarks:
     # A key that has no effect.
-    if "images" in config.model_fields_set and config.platform not in WITH_IMAGES:
+    if "images" in config.model_fields_set and config.platform is not Platform.DOCKER:
         why = f"Platform {config.platform} runs no containers."
         yield Remark("images", why, "Remove it, or set platform to docker.")
 
 
 def _old_base(config: ClusterConfig, facts: Facts) -> Remarks:
     # Debian and the makers of images put security updates into new ones.
-    if config.platform not in WITH_IMAGES or facts.now is None:
+    if config.platform is not Platform.DOCKER or facts.now is None:
         return
     remedy = f"Say `cluster up --pull {facts.stack or 'STACK'}`."
     as_of = config.images.as_of

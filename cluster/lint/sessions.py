@@ -27,9 +27,6 @@ MEMCACHED_CONNECTIONS = 1000
 #: What Django calls the lack of a database.
 NO_DATABASE = ("", "django.db.backends.dummy")
 
-#: Platforms whose instances have a file system of their own.
-WITH_CONTAINERS = (Platform.DOCKER, Platform.SWARM)
-
 
 def _engines(config: ClusterConfig) -> tuple[SessionEngine | None, ...]:
     return config.sessions.engine, config.sessions.previous
@@ -64,18 +61,6 @@ def _file_sessions_over_hosts(config: ClusterConfig, _facts: Facts) -> Remarks:
         why = f"Sessions in files are on one machine, and instances run on {len(hosts)}: sessions would come and go."
         remedy = "Set sessions.engine to cached_db, or sessions.path to a directory that all hosts mount."
         yield Remark("sessions.engine", why, remedy)
-
-
-def _files_on_swarm(config: ClusterConfig, facts: Facts) -> Remarks:
-    # Swarm puts an instance on any of its machines.
-    if config.platform is not Platform.SWARM:
-        return
-    why = "Swarm may run instances on several machines, and {} on one of them."
-    if path := _sqlite_path(config, facts):
-        yield Remark(path, why.format("sqlite's file is"), "Set database.engine to postgres or external.")
-    if SessionEngine.FILE in _engines(config) and config.sessions.path is None:
-        remedy = "Set sessions.engine to cached_db, or sessions.path to a directory that all machines mount."
-        yield Remark("sessions.engine", why.format("the sessions' files are"), remedy)
 
 
 def _database_inside_release(config: ClusterConfig, facts: Facts) -> Remarks:
@@ -234,7 +219,7 @@ def _relative_session_path(config: ClusterConfig, _facts: Facts) -> Remarks:
 def _session_path_in_container(config: ClusterConfig, _facts: Facts) -> Remarks:
     # The instances have a file system of their own.
     path = config.sessions.path
-    if SessionEngine.FILE in _engines(config) and path is not None and config.platform in WITH_CONTAINERS:
+    if SessionEngine.FILE in _engines(config) and path is not None and config.platform is Platform.DOCKER:
         why = "An instance in a container sees no directory of the machine's."
         yield Remark("sessions.path", why, "Remove it: the platform makes a volume that all instances share.")
 
@@ -313,7 +298,6 @@ SESSION_RULES = (
         "sessions.previous can't be used to or from an engine of the project's own.",
         _previous_of_project,
     ),
-    Rule("files-on-swarm", WARNING, "sqlite and sessions in files are one machine's.", _files_on_swarm),
     Rule("one-memcached-node", WARNING, "A restart of the only node logs everybody out.", _one_memcached_node),
     Rule("session-cookie-secure", WARNING, "SESSION_COOKIE_SECURE on a site without TLS.", _secure_cookie),
     Rule("session-cookie-open", WARNING, "SESSION_COOKIE_HTTPONLY or SESSION_COOKIE_SAMESITE is off.", _open_cookie),

@@ -109,7 +109,7 @@ def _any_host(config: ClusterConfig, _facts: Facts) -> Remarks:
 
 def _names_not_public(config: ClusterConfig, _facts: Facts) -> Remarks:
     # Names for one's own machine.
-    if config.platform not in (Platform.REMOTE, Platform.SWARM):
+    if config.platform is not Platform.REMOTE:
         return
     for number, name in enumerate(config.site.server_names):
         if name.lower() == "localhost" or _is_address(name):

@@ -56,6 +56,8 @@ def docker_stack() -> dict[str, Any]:
 class DockerStand(Stand):
     """The same as the stand on this machine, in containers."""
 
+    forks = False  # a command waits for Pulumi longer than for all its imports
+
     def __init__(
         self,
         stack: dict[str, Any] | None = None,
@@ -77,7 +79,6 @@ class DockerStand(Stand):
             stack or docker_stack(),
             case=case,
         )
-        self.forks = False  # one command waits for Pulumi longer than for all its imports
         self.port = self.stack["site"]["listen"]
         self.address = ("127.0.0.1", self.port)
         program = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())

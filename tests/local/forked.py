@@ -153,7 +153,9 @@ def _become(request: Request, output: int) -> None:
     os.chdir(request.directory)
     os.environ.clear()
     os.environ.update(request.environment)
-    sys.argv[1:] = request.arguments
+    # By these the command's usage says how it was called.
+    sys.argv[:] = [str(Path(cluster.__file__).with_name("__main__.py")), *request.arguments]
+    sys.modules["__main__"].__package__ = "cluster"
     sys.path[0] = request.directory
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

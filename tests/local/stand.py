@@ -101,6 +101,7 @@ class Stand:
     """
 
     name: str = "t"
+    forks = True
 
     def __init__(
         self,
@@ -130,7 +131,6 @@ class Stand:
         self.port = free_port()
         self.address = ("127.0.0.1", self.port)
         self.launcher: tuple[str, ...] = ("cluster",)
-        self.forks = True
         self.database = database
         self.stack: dict[str, Any] = stack or {
             "platform": "local",

@@ -394,6 +394,7 @@ class UnprivilegedStand(Stand):
     """A stand whose commands are run as another user than root, with a home of its own."""
 
     user = "www-data"
+    forks = False
 
     def _made_environments(self) -> None:
         """Make its own: another user's are not its."""

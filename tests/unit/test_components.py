@@ -942,12 +942,12 @@ def test_a_rollback_to_a_release_that_is_gone_is_refused(tmp_path: Path, monkeyp
     ("changes", "secrets", "words"),
     [
         ({"platform": "local"}, SECRETS, "say `cluster up dev`"),
-        ({"platform": "swarm"}, SECRETS, "swarm is not there yet"),
+        ({"platform": "remote"}, SECRETS, "remote is not there yet"),
         ({"upstream": {"servers": 0}}, SECRETS, "upstream.servers: must be a number from 1"),
         ({"app": {"project": "./nowhere", "settings": "x"}}, SECRETS, "nowhere"),
         ({}, {}, "secret_key"),
     ],
-    ids=["local", "swarm", "no server", "no project", "no key"],
+    ids=["local", "remote", "no server", "no project", "no key"],
 )
 def test_a_stack_that_can_t_come_up_is_refused_with_a_line_that_says_why(
     changes: dict[str, Any], secrets: dict[str, str], words: str, tmp_path: Path

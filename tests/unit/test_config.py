@@ -174,7 +174,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("upstream.servers.0", "app1", "upstream.servers[0]: must be a mapping, got 'app1'"),
     ("site.server_names", "cluster", "site.server_names: must be a list, got 'cluster'"),
     # choices
-    ("platform", "kubernetes", "platform: must be one of local, docker, remote, swarm, got 'kubernetes'"),
+    ("platform", "kubernetes", "platform: must be one of local, docker, remote, got 'kubernetes'"),
     ("app.interface", "cgi", "app.interface: must be one of wsgi, asgi, got 'cgi'"),
     (
         "upstream.method",

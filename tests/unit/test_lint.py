@@ -424,10 +424,6 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case({**REMOTE, "sessions": {"engine": "file", "path": "/mnt/sessions"}}),
         ],
     ),
-    "files-on-swarm": (
-        [case({"platform": "swarm", "sessions.engine": "file"}, "database.engine", "sessions.engine")],
-        [case({"sessions.engine": "file"}), case({"platform": "swarm", "database.engine": "postgres"})],
-    ),
     "data-in-release": (
         [case({}, "app.shared", project=written(data=True))],
         [case({}, project=written(data=False)), case({}, project={"paths": {"written": [], "missing": []}})],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from cluster.lint import Facts
     from cluster.render.nginx import NginxConfig
@@ -85,6 +85,16 @@ class Status:
     notes: Sequence[str] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class LogSource:
+    """A log: whose it is, as it is shown, the words by which it is asked for, and the command that prints it."""
+
+    name: str
+    words: frozenset[str]
+    command: Sequence[str]
+    environment: Mapping[str, str] | None = None
+
+
 class Commands(Protocol):
     """What each platform's module of commands has."""
 
@@ -112,8 +122,12 @@ class Commands(Protocol):
         """Return what an instance says of the session store; None where none says it."""
         ...
 
-    def run_down(self, stack: Stack, *, delete_data: bool, yes: bool) -> None:
-        """Stop everything."""
+    def data(self, stack: Stack) -> str:
+        """Return in words what there is of a stack's data, and where: what `down --delete-data` deletes."""
+        ...
+
+    def down(self, stack: Stack, *, delete_data: bool) -> bool:
+        """Stop everything; with `delete_data` remove the data too. False where the stack was never up."""
         ...
 
     def status(self, stack: Stack) -> Status:
@@ -128,8 +142,8 @@ class Commands(Protocol):
         """Return nginx's configuration as `up` would put it in place; for a new nginx where none is known."""
         ...
 
-    def run_logs(self, stack: Stack, names: list[str], *, lines: int, follow: bool) -> None:
-        """Print logs."""
+    def logs(self, stack: Stack, *, lines: int, follow: bool) -> list[LogSource]:
+        """Return all logs, with commands that print their last `lines` lines, and go on with `follow`."""
         ...
 
     def run_manage(self, stack: Stack, arguments: list[str]) -> int:

@@ -59,8 +59,10 @@ def down(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Stop everything, and keep the data."""
+    from cluster.cli.commands import down as ended  # noqa: PLC0415 - each command imports only what it needs
+
     opened = open_stack(stack)
-    commands(opened).run_down(opened, delete_data=delete_data, yes=yes)
+    ended(opened, commands(opened), delete_data=delete_data, yes=yes)
 
 
 @app.command()
@@ -110,8 +112,10 @@ def logs(
 ) -> None:
     """Print the last lines of the logs."""
     stack, first = stack_or_word(stack)
+    from cluster.cli.commands import logs as printed  # noqa: PLC0415
+
     opened = open_stack(stack)
-    commands(opened).run_logs(opened, [*first, *(names or [])], lines=lines, follow=follow)
+    printed(opened, commands(opened), [*first, *(names or [])], lines=lines, follow=follow)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -11,13 +11,11 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import typer
 import yaml
 
 from cluster.cli.failures import tells_of_no_room
@@ -50,7 +48,7 @@ from cluster.topology import Topology, build_topology, site_url
 from cluster_runtime.migrations import lacking_url
 from cluster_runtime.prepare import mask
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
-from platforms.base import Status
+from platforms.base import LogSource, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -600,12 +598,13 @@ def sessions(stack: Stack) -> dict[str, Any] | None:
     return docker.engine.sessions(docker.label)
 
 
-def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
+def data(stack: Stack) -> str:
+    """Return in words what there is of a stack's data, and where."""
+    return f"the database, sessions, uploads and secrets in the volumes of {DockerStack(stack).label}"
+
+
+def down(stack: Stack, *, delete_data: bool) -> bool:
     """Remove everything but the data; with `delete_data` the data too."""
-    if delete_data and not yes:
-        if not sys.stdin.isatty():
-            raise CommandError("--delete-data asks first; without a terminal say --yes as well")
-        typer.confirm(f"Delete the database, sessions and secrets of stack {stack.name}?", abort=True)
     docker = DockerStack(stack)
     docker.engine.run("version")
     pulumi = Pulumi(stack.root, stack.name)
@@ -614,11 +613,9 @@ def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
     except CommandError as error:
         if "no stack named" not in str(error):
             raise
-        tell(f"stack {stack.name} was never up")
-        return
+        return False
     if not resources:
-        tell(f"stack {stack.name} was never up")
-        return
+        return False
     try:
         # What holds a volume or a network of the stack is in the way.
         pulumi.destroy(
@@ -628,7 +625,7 @@ def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
         )
     except PulumiError as error:
         raise CommandError(_explain(docker, error, pulumi)) from error
-    tell(f"stack {stack.name} is down; its data " + ("are deleted" if delete_data else "stay in their volume"))
+    return True
 
 
 # --- looking
@@ -675,43 +672,26 @@ def _checked(docker: DockerStack, release: str) -> list[Check]:
         return verified(docker.topology, ways)
 
 
-def run_logs(stack: Stack, names: list[str], *, lines: int, follow: bool) -> None:
-    """Print the containers' logs, each line after the name of whose it is."""
+def logs(stack: Stack, *, lines: int, follow: bool) -> list[LogSource]:
+    """Return the log of each container that is no task's."""
     docker = DockerStack(stack)
-    found = {}
+    options = ["--tail", str(lines), *(["--follow"] if follow else [])]
+    found = []
     for container in docker.observe().containers:
         labels = container["Config"]["Labels"]
         role, release = labels[ROLE_LABEL], labels.get(RELEASE_LABEL)
-        name = f"{labels[INSTANCE_LABEL]}-{release}" if release else role
-        if role != "task" and (not names or name in names or name.rpartition("-")[0] in names):
-            found[container["Id"]] = name
-    if not found:
-        raise CommandError("no such log" if names else f"stack {stack.name} has no logs yet")
-    width = max(len(name) for name in found.values())
-    threads = [
-        threading.Thread(target=_print_log, args=(docker, one, name.ljust(width), lines, follow), daemon=True)
-        for one, name in found.items()
-    ]
-    for thread in threads:
-        thread.start()
-        if not follow:
-            thread.join()
-    for thread in threads:
-        thread.join()
-
-
-def _print_log(docker: DockerStack, container: str, name: str, lines: int, follow: bool) -> None:
-    process = subprocess.Popen(
-        ["docker", "logs", "--tail", str(lines), *(["--follow"] if follow else []), container],
-        env={**os.environ, **docker.engine.environment()},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    for line in process.stdout or ():
-        tell(f"{name} | {line.rstrip()}")
-    process.wait()
+        if role == "task":
+            continue
+        instance = labels[INSTANCE_LABEL] if release else role
+        found.append(
+            LogSource(
+                name=f"{instance}-{release}" if release else role,
+                words=frozenset({instance, f"{instance}-{release}"}),
+                command=["docker", "logs", *options, container["Id"]],
+                environment={**os.environ, **docker.engine.environment()},
+            )
+        )
+    return found
 
 
 def run_manage(stack: Stack, arguments: list[str]) -> int:
@@ -749,11 +729,12 @@ def _beside_the_serving(docker: DockerStack) -> list[str]:
 
 
 __all__ = [
+    "data",
+    "down",
     "facts",
     "keys",
+    "logs",
     "nginx_config",
-    "run_down",
-    "run_logs",
     "run_manage",
     "run_rollback",
     "run_up",

@@ -8,12 +8,9 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 from cluster.adopting import left_behind
 from cluster.asking import sessions_report
@@ -37,7 +34,7 @@ from cluster.stack.secrets import ensure_secrets, keep_dropped, write_secret
 from cluster.topology import build_topology, site_url
 from cluster_runtime.instance import SERVING
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
-from platforms.base import InstanceStatus, NginxStatus, Process, ServiceStatus, Status
+from platforms.base import InstanceStatus, LogSource, NginxStatus, Process, ServiceStatus, Status
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -258,27 +255,23 @@ def sessions(stack: Stack) -> dict[str, Any] | None:
     return sessions_report(str(paths(stack).nginx_socket))
 
 
-def run_down(stack: Stack, *, delete_data: bool, yes: bool) -> None:
+def data(stack: Stack) -> str:
+    """Return in words what there is of a stack's data, and where."""
+    return f"the database, sessions, uploads, secrets and releases in {paths(stack).state}"
+
+
+def down(stack: Stack, *, delete_data: bool) -> bool:
     """Stop everything; with `delete_data` remove what the stack keeps."""
     places = paths(stack)
-    if delete_data and not yes:
-        question = f"Delete the database, sessions, secrets and releases of stack {stack.name} ({places.state})?"
-        if not sys.stdin.isatty():
-            raise CommandError("--delete-data asks first; without a terminal say --yes as well")
-        typer.confirm(question, abort=True)
     if not places.state.exists() and not stack_processes(places):
-        tell(f"stack {stack.name} was never up")
-        return
+        return False
     cluster = opened(stack)
     with locked(places, f"down {stack.name}"):
         cluster.down()
         if delete_data:
             shutil.rmtree(places.run, ignore_errors=True)
             shutil.rmtree(places.state)
-    tell(
-        f"stack {stack.name} is down; "
-        + ("its data is deleted" if delete_data else f"its data stays in {places.state}")
-    )
+    return True
 
 
 # --- looking
@@ -397,25 +390,20 @@ def set_up(stack: Stack) -> None:
     raise CommandError(f"stacks/Pulumi.{stack.name}.yaml is there already; next: cluster up {stack.name}")
 
 
-def run_logs(stack: Stack, names: list[str], *, lines: int, follow: bool) -> None:
-    """Print logs by tail(1)."""
-    found = sorted(paths(stack).logs.glob("*.log")) if paths(stack).logs.is_dir() else []
-    if names:
-        found = [path for path in found if any(_is_log_of(path, name) for name in names)]
-    if not found:
-        raise CommandError("no such log" if names else f"stack {stack.name} has no logs yet")
-    command = ["tail", f"--lines={lines}", *(["--follow=name", "--retry"] if follow else []), *map(str, found)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as tail:
-        assert tail.stdout is not None  # noqa: S101 - it was asked for
-        for line in tail.stdout:  # anybody's words: a client's, the project's
-            tell(line.decode("utf-8", "replace").rstrip("\n"))
-    raise typer.Exit(tail.returncode)
+def logs(stack: Stack, *, lines: int, follow: bool) -> list[LogSource]:
+    """Return the log of each instance's releases, and nginx's, Supervisor's and the nodes'."""
+    directory = paths(stack).logs
+    options = [f"--lines={lines}", *(["--follow=name", "--retry"] if follow else [])]
+    return [
+        LogSource(name=path.stem, words=_words_for(path.stem), command=["tail", *options, str(path)])
+        for path in (sorted(directory.glob("*.log")) if directory.is_dir() else [])
+    ]
 
 
-def _is_log_of(path: Path, name: str) -> bool:
-    """Tell whether a log is called `name`, or is an instance's of that name; nginx's are error and access too."""
-    stem = path.stem
-    return stem == name or stem.rpartition("-")[0] == name or (name == "nginx" and stem in ("error", "access"))
+def _words_for(log: str) -> frozenset[str]:
+    """Return by which words a log is asked for: an instance's by the instance too, and nginx's by nginx."""
+    of_nginx = {"nginx"} if log in ("error", "access") else set()
+    return frozenset({log, log.rpartition("-")[0], *of_nginx} - {""})
 
 
 def run_manage(stack: Stack, arguments: list[str]) -> int:
@@ -462,11 +450,12 @@ def _run_as_owner(command: list[str], owner: Owner, directory: Path, environment
 
 
 __all__ = [
+    "data",
+    "down",
     "facts",
     "keys",
+    "logs",
     "nginx_config",
-    "run_down",
-    "run_logs",
     "run_manage",
     "run_rollback",
     "run_up",

@@ -127,12 +127,14 @@ def test_logs_are_those_that_were_asked_for(stand: Stand) -> None:
     wait_until(lambda: "asked-for-the-log" in access.read_text(), "the access log has the request")
     assert "asked-for-the-log" in assert_done(stand.run("logs", stand.name, "access"))
     everything = assert_done(stand.run("logs", stand.name))
-    for file in (f"app1-{release}.log", f"app2-{release}.log", "access.log", "error.log", "supervisord.log"):
-        assert f"{file} <==" in everything
+    for name in (f"app1-{release}", f"app2-{release}", "access", "supervisord"):
+        assert re.search(rf"^{name} +\| .", everything, re.MULTILINE), everything
     one = assert_done(stand.run("logs", stand.name, "app1", "-n", "1"))
-    assert one == (stand.places.logs / f"app1-{release}.log").read_text().splitlines(keepends=True)[-1]
-    both = assert_done(stand.run("logs", stand.name, "nginx", "-n", "1"))
-    assert re.findall(r"(\w+)\.log <==", both) == ["access", "error", "nginx"]
+    last = (stand.places.logs / f"app1-{release}.log").read_text().splitlines()[-1]
+    assert one == f"app1-{release} | {last}\n"
+    of_nginx = assert_done(stand.run("logs", stand.name, "nginx", "-n", "1000"))
+    assert set(re.findall(r"^(\w+) +\| ", of_nginx, re.MULTILINE)) <= {"access", "error", "nginx"}
+    assert "access" in of_nginx
     assert_refused(stand.run("logs", stand.name, "app9"), "no such log")
 
 
@@ -338,7 +340,8 @@ def test_down_keeps_the_data_and_deletes_it_only_when_told_twice(stand: Stand) -
         assert client.post(url, data=form, headers={"Host": "cluster"}).status_code == 200
         pids = set(with_children({process.pid for process in stand.supervisor().processes().values()}))
         output = assert_done(stand.down())
-        assert f"stack t is down; its data stays in {stand.places.state}" in output
+        what = f"the database, sessions, uploads, secrets and releases in {stand.places.state}"
+        assert f"stack t is down; what stays: {what}" in output
         assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
         with socket.socket() as refused:
             assert refused.connect_ex(stand.address) != 0

@@ -21,7 +21,7 @@ from cluster.local.builder import MIGRATED, Builder, Release
 from cluster.local.listeners import listening_ports
 from cluster.local.migrations import holds_tables
 from cluster.local.nginx import PROGRAM as NGINX
-from cluster.local.nginx import SEARCH_PATH, Nginx, is_free
+from cluster.local.nginx import Nginx, is_free, search_path
 from cluster.local.orphans import Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
 from cluster.local.owner import find_owner
 from cluster.local.plan import SHOWN, Plan, make_plan
@@ -808,7 +808,7 @@ def _whole(said: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def find_memcached() -> str:
     """Return memcached's path; UpError where it is missing."""
-    path = shutil.which("memcached", path=SEARCH_PATH)
+    path = shutil.which("memcached", path=search_path())
     if path is None:
         raise UpError("memcached is not installed: apt-get install --no-install-recommends memcached")
     return path

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from cluster.local.places import Places
     from cluster.local.supervisor import Process, Supervisor
 
-#: Debian keeps nginx where an ordinary user's PATH does not look.
-SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
-
 PROGRAM = "nginx"
 
 #: In a configuration's directory: the stack that it was rendered from.
@@ -58,9 +55,14 @@ class NginxError(ClusterError):
     """nginx is missing or too old, or refuses a configuration; the text has its own words."""
 
 
+def search_path() -> str:
+    """Return where programs are looked for: Debian keeps nginx where an ordinary user's PATH does not look."""
+    return f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
+
+
 def find_nginx() -> tuple[str, Version]:
     """Return nginx's path and version; NginxError where it is missing or too old."""
-    path = shutil.which("nginx", path=SEARCH_PATH)
+    path = shutil.which("nginx", path=search_path())
     if path is None:
         raise NginxError("nginx is not installed: apt-get install --no-install-recommends nginx")
     version = _version_of(path)

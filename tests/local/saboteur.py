@@ -83,12 +83,12 @@ def no_second_copy() -> None:
 
 def no_nginx() -> None:
     """nginx is not installed, wherever one looks."""
-    local_nginx.SEARCH_PATH = "/nonexistent"
+    local_nginx.search_path = lambda: "/nonexistent"
 
 
 def no_memcached() -> None:
     """memcached is not installed, wherever one looks."""
-    local.SEARCH_PATH = "/nonexistent"  # type: ignore[attr-defined]
+    local.search_path = lambda: "/nonexistent"  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

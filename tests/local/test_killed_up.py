@@ -172,25 +172,29 @@ def test_killed_after_the_reload_and_the_stack_file_goes_back(stand: Stand) -> N
         load.wait_for(AROUND)
         stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=77))
         process = stand.start("up", stand.name)
-        wait_until(lambda: stand.nginx_digest() not in (former, None), "nginx runs the new configuration")
+        await_another(stand, former)
         process.kill()
         process.communicate()
-        changed = stand.nginx_digest()
         stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=weight))
         result = stand.up()
         assert (result.status, "reloading nginx" in result.output) == (0, True), result.output
-        assert (stand.nginx_digest(), changed != former) == (former, True)
+        assert stand.nginx_digest() == former
         load.wait_for(AROUND)
     print(f"the trap: {load.counts}")
     assert_nothing_lost(load.counts)
     assert_converges(stand)
 
 
+def await_another(stand: Stand, former: str | None) -> None:
+    """Wait until nginx runs another configuration; for a moment more an old worker may still tell of the former one."""
+    wait_until(lambda: stand.nginx_digest() not in (former, None), "nginx runs the new configuration")
+
+
 def test_killed_after_the_reload_and_nothing_goes_back(stand: Stand) -> None:
     former = stand.nginx_digest()
     stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=78))
     process = stand.start("up", stand.name)
-    wait_until(lambda: stand.nginx_digest() not in (former, None), "nginx runs the new configuration")
+    await_another(stand, former)
     process.kill()
     process.communicate()
     assert_converges(stand)

@@ -20,6 +20,7 @@ import httpx
 from cluster.answers import NO_TLS, SocketTransport
 from cluster.asking import SENSELESS, TIMEOUT, object_in
 from cluster.config.models import Method
+from cluster.errors import CommandError
 from cluster.topology import Topology, exact_shares, percent, site_host, site_url
 from cluster_runtime.gate import Site, Visitor, asker
 from cluster_runtime.unfollowed import printable
@@ -47,6 +48,13 @@ class Check:
     ok: bool | None
     expected: str
     found: str
+
+
+def fail_unverified(checks: Iterable[Check]) -> None:
+    """Raise CommandError where a check failed."""
+    failed = [f"{check.name}: expected {check.expected}, found {check.found}" for check in checks if check.ok is False]
+    if failed:
+        raise CommandError("the cluster is up, but did not pass verification:\n" + "\n".join(failed))
 
 
 @dataclass(frozen=True, kw_only=True)

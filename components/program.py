@@ -12,10 +12,6 @@ import pulumi
 
 from cluster.config import Platform, StackFileError, load_stack
 from cluster.config.models import SECRET_KEYS
-from cluster.docker.engine import EngineError
-from cluster.docker.facts import facts_of
-from cluster.docker.paths import DockerPaths
-from cluster.docker.places import runtime_places
 from cluster.errors import CommandError
 from cluster.interpreters import needs_of, request
 from cluster.release import ReleaseError, find_project, runtime_config, specify
@@ -25,6 +21,10 @@ from cluster.stack.judge import judge
 from components.platforms.docker import Docker, Engine
 from components.platforms.docker.images import platform_digest
 from components.platforms.docker.platform import container_digest
+from platforms.docker.engine import EngineError
+from platforms.docker.facts import facts_of
+from platforms.docker.paths import DockerPaths
+from platforms.docker.places import runtime_places
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import errno
-import os
 
-from cluster.errors import ClusterError
+from cluster.errors import NO_ROOM, ClusterError, tells_of_no_room
 from cluster.stack.paths import STATE
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 FREE_ROOM = "free some room and run it again"
-
-
-def tells_of_no_room(text: str) -> bool:
-    """Tell whether a program that was run says that the disk is full; some break their lines within that."""
-    words = " ".join(text.split()).lower()
-    return any(os.strerror(code).lower() in words for code in NO_ROOM)
 
 
 def explain(error: BaseException) -> str | None:

@@ -202,7 +202,7 @@ def _known_variables(places: Places, path: Path) -> dict[str, str]:
     """Return the secret variables that the stack has already: whoever was told of a missing one says this again."""
     known = read_secrets(places.secrets).get("secret_environment")
     if known is None and path.exists() and "cluster:secret_environment:" in path.read_text(encoding="utf-8"):
-        from cluster.cli.pulumi import Pulumi  # noqa: PLC0415 - only where Pulumi keeps it
+        from platforms.pulumi.engine import Pulumi  # noqa: PLC0415 - only where Pulumi keeps it
 
         known = Pulumi(places.root, places.stack).secret("secret_environment")
     return {name: str(value) for name, value in json.loads(known or "{}").items()}

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.adopting import left_behind
 from cluster.asking import sessions_report
-from cluster.cli.showing import fail_unverified
 from cluster.config import StackFileError, load_stack
 from cluster.config.load import STACKS
 from cluster.config.models import DatabaseEngine
@@ -110,8 +109,7 @@ def run_up(stack: Stack, *, pull: bool = False) -> None:
         cluster.apply(plan, make)
         seconds = time.monotonic() - began
     tell(f"done in {seconds:.1f} s")
-    checks = checked(stack, cluster, spec.digest)
-    fail_unverified(checks)
+    checks = proved(stack, cluster, spec.digest)
     tell(f"verified: {sum(check.ok is True for check in checks)} checks; {url(stack)}")
 
 
@@ -215,8 +213,7 @@ def run_rollback(stack: Stack, to: str | None) -> None:
         if plan.is_empty:
             return
         cluster.apply(plan, lambda: release, rolled_back=True)
-    checks = checked(stack, cluster, digest)
-    fail_unverified(checks)
+    proved(stack, cluster, digest)
     tell(f"release {digest} serves. The next `cluster up` follows the stack file and the code again.")
 
 
@@ -364,6 +361,15 @@ def checked(stack: Stack, cluster: LocalCluster, release: str) -> list[Check]:
         intruders=intruders,
     )
     return verified(cluster.topology, ways)
+
+
+def proved(stack: Stack, cluster: LocalCluster, release: str) -> list[Check]:
+    """Return the checks; CommandError where one failed."""
+    from cluster.verify import fail_unverified  # noqa: PLC0415 - most commands send no requests
+
+    checks = checked(stack, cluster, release)
+    fail_unverified(checks)
+    return checks
 
 
 def verify(stack: Stack) -> list[Check]:

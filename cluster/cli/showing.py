@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.asking import SENSELESS
 from cluster.console import tell
-from cluster.errors import CommandError
 from cluster.sessions import lines
 from cluster.topology import build_topology, percent, site_url
 from cluster_runtime.unfollowed import printable
@@ -89,13 +88,6 @@ def print_checks(checks: Sequence[Check], *, as_json: bool) -> bool:
     rows = [(words[check.ok], check.name, check.expected, check.found) for check in checks]
     print_table(("", "check", "expected", "found"), rows, colours)
     return ok
-
-
-def fail_unverified(checks: Iterable[Check]) -> None:
-    """Raise CommandError where a check failed."""
-    failed = [f"{check.name}: expected {check.expected}, found {check.found}" for check in checks if check.ok is False]
-    if failed:
-        raise CommandError("the cluster is up, but did not pass verification:\n" + "\n".join(failed))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], colours: dict[str, str] | None = None) -> None:

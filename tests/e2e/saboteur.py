@@ -16,7 +16,7 @@ from tests.local.saboteur import broken_rendering, no_retry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cluster.docker.bases import Base
+    from platforms.docker.bases import Base
 
 HERE = Path(__file__).parent
 

@@ -24,7 +24,7 @@ from google.protobuf.json_format import MessageToDict
 from pulumi.runtime import mocks, settings, stack
 from pulumi.runtime.config import set_all_config
 
-from cluster.docker.engine import Engine, Live
+from platforms.docker.engine import Engine, Live
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -282,7 +282,7 @@ def run_main(
     """Return the record of the repository's own program, for a stack, where `live` runs."""
     write_stack(root, values)
     engine = patch.object(Engine, "live", return_value=live or Live())
-    with engine, patch("cluster.docker.facts.ages", return_value={}), contextlib.chdir(root):
+    with engine, patch("platforms.docker.facts.ages", return_value={}), contextlib.chdir(root):
         return record(program, preview=preview, secrets=secrets)
 
 

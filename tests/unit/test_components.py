@@ -18,13 +18,13 @@ import pytest
 
 import components
 from cluster.config import parse_config
-from cluster.docker.engine import Engine, Live
-from cluster.docker.places import nginx_config
 from cluster.release import DRAIN_SECONDS, ReleaseSpec, specify
 from cluster.topology import Topology, batches, build_topology
 from components.platforms.docker import Docker
 from components.platforms.docker.images import platform_digest
 from components.platforms.docker.platform import container_digest
+from platforms.docker.engine import Engine, Live
+from platforms.docker.places import nginx_config
 from tests.unit.pulumi_mocks import (
     CANARIES,
     COMMAND,

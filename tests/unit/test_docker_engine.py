@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster.config import parse_config
-from cluster.docker.engine import Engine, EngineError, Live
-from cluster.docker.observe import Observed
-from cluster.docker.places import nginx_config
 from cluster.topology import build_topology
+from platforms.docker.engine import Engine, EngineError, Live
+from platforms.docker.observe import Observed
+from platforms.docker.places import nginx_config
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,8 +21,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.config import parse_config
-from cluster.docker.engine import Engine, EngineError, Live, read_live
-from cluster.docker.places import NGINX_PLACES, base_image, nginx_config, runtime_places
 from cluster.local.places import Places
 from cluster.packages import UV_CONFIG
 from cluster.release import ReleaseError, ReleaseSpec, RuntimePlaces, runtime_config, specify
@@ -33,6 +31,8 @@ from components.platforms.docker import Docker, images
 from components.platforms.docker.containers import Health, Mount, Ports, Spec, go_duration, make_container
 from components.platforms.docker.images import write_context
 from components.platforms.docker.platform import container_digest, instance_spec
+from platforms.docker.engine import Engine, EngineError, Live, read_live
+from platforms.docker.places import NGINX_PLACES, base_image, nginx_config, runtime_places
 from tests.unit.pulumi_mocks import (
     CANARIES,
     COMMAND,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.docker.engine import read_live
+from platforms.docker.engine import read_live
 
 HOST = Path(__file__).resolve().parents[2] / "components" / "platforms" / "docker" / "host"
 

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import yaml
 
-from cluster.cli import docker as cli
-from cluster.cli.docker import DockerStack, _explain, _remove_orphans, _stop_what_never_served, run_rollback, run_up
-from cluster.cli.pulumi import Changes, Pulumi, PulumiError
 from cluster.config import parse_config
-from cluster.docker.engine import Engine
 from cluster.errors import CommandError
 from cluster.stack.history import Busy, History
 from cluster.stack.opened import Stack
+from platforms.docker import commands as cli
+from platforms.docker.commands import run_rollback, run_up
+from platforms.docker.engine import Engine
+from platforms.docker.failures import explain
+from platforms.docker.repair import remove_orphans, stop_what_never_served
+from platforms.docker.stack import DockerStack, paths
+from platforms.pulumi.engine import Changes, Pulumi, PulumiError
 from tests.unit.pulumi_mocks import PROJECT, SECRETS, stack_values, write_stack
 
 if TYPE_CHECKING:
@@ -140,7 +143,7 @@ def test_what_a_failed_release_has_started_is_stopped_and_what_serves_is_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine = Told(found=STARTED, live_text=SERVED)
-    _stop_what_never_served(on(tmp_path, engine))
+    stop_what_never_served(on(tmp_path, engine))
     assert engine.calls == [("stop", "--time", "60", NEW)], "it is not removed: Pulumi's state knows it"
     assert f"stopping app1 of release {FAILED}, which does not serve" in capsys.readouterr().out
 
@@ -173,7 +176,7 @@ def test_after_a_failure_nothing_is_stopped_that_serves_may_serve_or_is_not_the_
 ) -> None:
     found, text = LEFT_ALONE[why]
     engine = Told(found=found, live_text=text)
-    _stop_what_never_served(on(tmp_path, engine))
+    stop_what_never_served(on(tmp_path, engine))
     assert engine.calls == []
 
 
@@ -205,7 +208,7 @@ def test_containers_that_no_state_knows_are_stopped_and_removed_with_tasks_that_
             container("4" * 64, release=FAILED, volume=THEIRS),
         ]
     )
-    names = _remove_orphans(on(tmp_path, engine), state_of(OLD))
+    names = remove_orphans(on(tmp_path, engine), state_of(OLD))
     assert names == [f"app1-{orphan[:7]}", f"task-{task[:7]}"]
     gone = [((*("stop", "--time", "60"), one), ("rm", "--force", one)) for one in (orphan, task)]
     assert engine.calls == [call for calls in gone for call in calls], "what runs may still have to end its requests"
@@ -222,7 +225,7 @@ class Secrets:
 
 
 def explained(docker: DockerStack, error: PulumiError) -> str:
-    return _explain(docker, error, cast("Pulumi", Secrets()))
+    return explain(docker, error, cast("Pulumi", Secrets()))
 
 
 @pytest.mark.parametrize(
@@ -345,20 +348,20 @@ def with_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Told,
     """Let the commands find this engine and this Pulumi; returns the stack."""
 
     def put(engine: Told, run: Run) -> Stack:
-        monkeypatch.setattr(cli, "Engine", lambda _host: engine)
+        monkeypatch.setattr("platforms.docker.stack.Engine", lambda _host: engine)
         monkeypatch.setattr(cli, "Pulumi", lambda _root, _name: run)
         monkeypatch.setattr(cli, "facts", lambda _stack: None)
         monkeypatch.setattr(cli, "judge", lambda *_judged: None)
         monkeypatch.setattr(cli.Proof, "of", lambda _proof, _release: [])
         stack = opened(tmp_path)
-        cli.paths(stack).state.mkdir(parents=True)
+        paths(stack).state.mkdir(parents=True)
         return stack
 
     return put
 
 
 def remembered(stack: Stack) -> tuple[list[str], str | None]:
-    found = History.load(cli.paths(stack))
+    found = History.load(paths(stack))
     return found.releases, found.current
 
 
@@ -366,7 +369,7 @@ def remember(stack: Stack, *releases: str) -> None:
     history = History()
     for release in releases:
         history.served(release)
-    history.save(cli.paths(stack))
+    history.save(paths(stack))
 
 
 @pytest.mark.parametrize(
@@ -427,7 +430,7 @@ def test_a_database_that_was_set_back_is_migrated_again_in_the_release_that_serv
 
 def made(stack: Stack, *releases: str) -> None:
     for release in releases:
-        (cli.paths(stack).state / "images" / release).mkdir(parents=True)
+        (paths(stack).state / "images" / release).mkdir(parents=True)
 
 
 def test_the_way_back_leads_from_what_serves_and_not_from_what_was_last_remembered(
@@ -465,7 +468,7 @@ def test_who_went_back_from_a_release_that_pulumi_itself_has_let_serve_can_go_th
     made(stack, "known", FORMER)
     run_rollback(stack, None)
     assert " serves. The next `cluster up` follows the stack file" in capsys.readouterr().out
-    assert (cli.paths(stack).state / "images" / FORMER).is_dir()
+    assert (paths(stack).state / "images" / FORMER).is_dir()
 
 
 def test_a_failed_up_says_why_stops_what_it_started_and_remembers_nothing(
@@ -489,7 +492,7 @@ def test_what_can_t_be_stopped_does_not_hide_why_an_up_failed(
     run = Run(PulumiError("app2: not healthy"), "new")
     engine = Told(found=STARTED, live_text=SERVED, refused=(verb,))
     stack = with_run(engine, run)
-    monkeypatch.setattr(cli, "_lost", lambda _docker, _resources: [])
+    monkeypatch.setattr(cli, "lost", lambda _docker, _resources: [])
     with pytest.raises(CommandError, match="app2: not healthy"):
         run_up(stack)
 
@@ -515,7 +518,7 @@ class Recorder:
 
 @pytest.fixture
 def pulumi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Pulumi, Recorder]:
-    monkeypatch.setattr("cluster.cli.pulumi.find_pulumi", lambda: "pulumi")
+    monkeypatch.setattr("platforms.pulumi.engine.find_pulumi", lambda: "pulumi")
     recorder = Recorder()
     found = Pulumi(opened(tmp_path).root, "dev")
     monkeypatch.setattr(found, "_changing", recorder.changing)

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from cluster.cli.docker import COMMANDS, Progress, _build_output, begun, ended
-from cluster.cli.pulumi import LOCKED, Changes, name_of, plain
 from cluster.config import parse_config
 from cluster.topology import build_topology
+from platforms.docker.failures import build_output
+from platforms.pulumi.engine import LOCKED, Changes, name_of, plain
+from platforms.pulumi.progress import COMMANDS, Progress, begun, ended
 from tests.unit.pulumi_mocks import stack_values
 
 URN = "urn:pulumi:dev::django-cluster::cluster:index:AppHosts$"
@@ -145,7 +146,7 @@ def test_of_a_failed_build_only_what_its_programs_printed_is_told() -> None:
         "error: No solution found when resolving dependencies\n  cause: no-such-package was not found",
         "digest: sha256:34c5\n[packages 7/7] RUN\nerror: executor failed running [/bin/sh]",
     ]
-    assert _build_output(remarks) == [
+    assert build_output(remarks) == [
         "    error: No solution found when resolving dependencies",
         "      cause: no-such-package was not found",
     ]

@@ -15,17 +15,17 @@ import pulumi
 import pytest
 import yaml
 
-from cluster.cli import docker as cli
 from cluster.cli import local
-from cluster.cli.pulumi import plain
 from cluster.config import StackFileError, load_stack, parse_config
 from cluster.config.models import dump
-from cluster.docker.bases import BUILD, NO_UPDATES, Base, BaseError, ages, bases, context_as_of, ensure, forget
-from cluster.docker.engine import Engine, Live
 from cluster.errors import CommandError
 from cluster.stack.opened import Stack
 from cluster.topology import build_topology
 from components.platforms.docker import Docker
+from platforms.docker import commands as cli
+from platforms.docker.bases import BUILD, NO_UPDATES, Base, BaseError, ages, bases, context_as_of, ensure, forget
+from platforms.docker.engine import Engine, Live
+from platforms.pulumi.engine import plain
 from tests.unit.pulumi_mocks import (
     COMMAND,
     CONTAINER,
@@ -398,12 +398,12 @@ def opened(tmp_path: Path) -> Stack:
 def up_with(engine: Engine, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Say `cluster up --pull` where `engine` answers, until Pulumi would begin; return what Pulumi was told."""
     run = FakePulumi(stack.root)
-    monkeypatch.setattr(cli, "Engine", lambda _host: engine)
+    monkeypatch.setattr("platforms.docker.stack.Engine", lambda _host: engine)
     monkeypatch.setattr(cli, "Pulumi", lambda _root, _name: run)
     monkeypatch.setattr(cli, "facts", lambda _stack: None)
     monkeypatch.setattr(cli, "judge", lambda *_judged: None)
     monkeypatch.setattr(cli, "this_minute", lambda: AS_OF)
-    monkeypatch.setattr(cli, "_lost", lambda _docker, _resources: [])
+    monkeypatch.setattr(cli, "lost", lambda _docker, _resources: [])
     with contextlib.suppress(KeyboardInterrupt):
         cli.run_up(stack, pull=True)
     return run.told

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pulumi
 import pulumi_docker as docker
 
-from cluster.docker.engine import ROLE_LABEL, STACK_LABEL
+from platforms.docker.engine import ROLE_LABEL, STACK_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.config.units import moment_text
-from cluster.docker.bases import AS_OF, base_of
-from cluster.docker.places import SHARED, SOURCES, base_image, project_directory, runtime_places
 from cluster.packages import INSTALL_LOCAL, INSTALL_PACKAGES, UV_CONFIG, write_installation
 from cluster.release import (
     RUNTIME,
@@ -23,6 +21,8 @@ from cluster.release import (
 )
 from cluster.source import Source, check_shared, project_place, write_tree
 from cluster_runtime.paths import LEFT_OUT
+from platforms.docker.bases import AS_OF, base_of
+from platforms.docker.places import SHARED, SOURCES, base_image, project_directory, runtime_places
 
 if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig

@@ -15,24 +15,6 @@ import pulumi_docker as docker
 from pulumi_command import local
 
 from cluster.config.models import DatabaseEngine, SessionEngine
-from cluster.docker.bases import SERVES_ON, BaseError, base_of, context_as_of, ensure
-from cluster.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, image_repository
-from cluster.docker.places import (
-    DATA,
-    DATABASE,
-    DATABASE_SECRETS,
-    NGINX_HOME,
-    RUN,
-    SECRETS,
-    SESSION_FILES,
-    SESSIONS,
-    SHARED,
-    STATIC,
-    base_image,
-    memcached_socket,
-    nginx_config,
-    project_directory,
-)
 from cluster.release import DRAIN_SECONDS, ReleaseError
 from cluster.render.mime import compressed_endings
 from cluster.render.nginx import (
@@ -55,16 +37,34 @@ from components.platforms.docker.containers import (
     make_container,
 )
 from components.platforms.docker.images import FILES, uv_version, write_context
+from platforms.docker.bases import SERVES_ON, BaseError, base_of, context_as_of, ensure
+from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, image_repository
+from platforms.docker.places import (
+    DATA,
+    DATABASE,
+    DATABASE_SECRETS,
+    NGINX_HOME,
+    RUN,
+    SECRETS,
+    SESSION_FILES,
+    SESSIONS,
+    SHARED,
+    STATIC,
+    base_image,
+    memcached_socket,
+    nginx_config,
+    project_directory,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from cluster.config.models import ClusterConfig
-    from cluster.docker.bases import Base
-    from cluster.docker.engine import Engine, Live
     from cluster.release import ReleaseSpec
     from cluster.topology import Topology
+    from platforms.docker.bases import Base
+    from platforms.docker.engine import Engine, Live
 
 #: Seconds between two looks at a container's health. Each is a process that the engine starts.
 HEALTH_SECONDS = 2

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 
 from cluster.config.models import DatabaseEngine
 from cluster.config.units import moment_text, parse_moment
-from cluster.docker.engine import EngineError, image_repository
-from cluster.docker.places import base_image
 from cluster.errors import ClusterError
+from platforms.docker.engine import EngineError, image_repository
+from platforms.docker.places import base_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from cluster.config.models import ClusterConfig
-    from cluster.docker.engine import Engine
     from cluster.topology import Topology
+    from platforms.docker.engine import Engine
 
 BUILD = Path(__file__).resolve().parent / "base"
 

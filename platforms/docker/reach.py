@@ -11,9 +11,9 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.docker.engine import Engine, EngineError
-from cluster.docker.places import NGINX_PLACES, RUN
 from cluster.verify import Reach
+from platforms.docker.engine import Engine, EngineError
+from platforms.docker.places import NGINX_PLACES, RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,17 +5,17 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
-from cluster.docker.bases import ages
-from cluster.docker.places import base_image
 from cluster.lint import Facts
 from cluster.render.nginx import version_in_image
 from cluster.topology import build_topology
+from platforms.docker.bases import ages
+from platforms.docker.places import base_image
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cluster.config import ClusterConfig
-    from cluster.docker.engine import Engine
+    from platforms.docker.engine import Engine
 
 
 def facts_of(config: ClusterConfig, root: Path, stack: str, engine: Engine, secrets: frozenset[str]) -> Facts:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, Engine, Live
-from cluster.docker.places import nginx_config
 from cluster_runtime.instance import SERVING
 from platforms.base import InstanceStatus, NginxStatus, Process, ServiceStatus
+from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, Engine, Live
+from platforms.docker.places import nginx_config
 
 if TYPE_CHECKING:
     from cluster.topology import Topology

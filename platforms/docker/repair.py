@@ -1,0 +1,86 @@
+"""What a killed or failed `up` has left on an engine, and how it is cleared away."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cluster.console import tell
+from platforms.docker.engine import (
+    INSTANCE_LABEL,
+    RELEASE_LABEL,
+    ROLE_LABEL,
+)
+from platforms.docker.observe import SHORT_ID, Observed
+from platforms.pulumi.engine import name_of
+from platforms.pulumi.progress import CONTAINER
+
+if TYPE_CHECKING:
+    from platforms.docker.stack import DockerStack
+
+#: Seconds that a container which serves nobody has to end.
+ORPHAN_SECONDS = 60
+
+
+def lost(docker: DockerStack, resources: list[dict[str, Any]]) -> list[str]:
+    """Return the names of containers that Pulumi believes to run and that do not: it would not notice."""
+    running = set(docker.engine.containers(docker.label))
+    wanted = {
+        resource["id"]: name_of(resource["urn"])[1]
+        for resource in resources
+        if name_of(resource["urn"])[0] == CONTAINER and resource.get("id") and not resource.get("delete")
+    }
+    return sorted(name for found, name in wanted.items() if found not in running)
+
+
+def unknown(docker: DockerStack, resources: list[dict[str, Any]], *, tasks: bool = False) -> list[dict[str, Any]]:
+    """Return the containers of this stack that a killed run left and no state knows.
+
+    tasks: those too that run a task, or a management command.
+    """
+    known = {resource.get("id") for resource in resources}
+    volumes = {resource["id"] for resource in resources if name_of(resource["urn"])[0] == "Volume"}
+    return [
+        container
+        for container in docker.engine.mounting(docker.label, volumes)
+        if container["Id"] not in known and (tasks or not _runs_task(container))
+    ]
+
+
+def _runs_task(container: dict[str, Any]) -> bool:
+    return container["Config"]["Labels"].get(ROLE_LABEL) == "task" and bool(container["State"]["Running"])
+
+
+def remove_orphans(docker: DockerStack, resources: list[dict[str, Any]], *, tasks: bool = False) -> list[str]:
+    """Remove what `unknown` returns; return the names."""
+    names = []
+    for container in unknown(docker, resources, tasks=tasks):
+        name = container["Name"].lstrip("/")
+        tell(f"  removing {name}: {'its command ends' if _runs_task(container) else 'a killed run left it'}")
+        docker.engine.remove(container["Id"], grace=ORPHAN_SECONDS)
+        names.append(name)
+    return names
+
+
+def stop_what_never_served(docker: DockerStack) -> None:
+    """Stop the containers that a failed release has started: they would take memory until the next one.
+
+    They are not removed, since Pulumi's state knows them: a release that follows starts them again, or replaces them.
+    """
+    observed = docker.observe()
+    volumes = {mount["Name"] for one in observed.of("nginx") for mount in one["Mounts"] if "Name" in mount}
+    for container in docker.engine.mounting(docker.label, volumes, "instance"):
+        labels = container["Config"]["Labels"]
+        process = f"{labels[RELEASE_LABEL]}.{container['Id'][:SHORT_ID]}"
+        name = labels[INSTANCE_LABEL]
+        given = observed.live.given.get(name)
+        # Nobody knows who serves where nginx can't be asked.
+        if container["State"]["Running"] and given not in (None, process) and _is_new(observed, container, given):
+            tell(f"  stopping {name} of release {labels[RELEASE_LABEL]}, which does not serve")
+            docker.engine.run("stop", "--time", str(ORPHAN_SECONDS), container["Id"], timeout=2 * ORPHAN_SECONDS)
+
+
+def _is_new(observed: Observed, container: dict[str, Any], given: str | None) -> bool:
+    """Tell whether a container was made after the one to which its instance's name was given."""
+    made = {one["Id"][:SHORT_ID]: one["Created"] for one in observed.containers}
+    former = made.get((given or "").rpartition(".")[2])
+    return former is not None and container["Created"] > former

@@ -1,0 +1,52 @@
+"""A stack on its engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import yaml
+
+from cluster.errors import CommandError
+from cluster.topology import Topology, build_topology
+from platforms.docker.engine import (
+    Engine,
+)
+from platforms.docker.observe import Observed, observe
+from platforms.docker.paths import DockerPaths
+
+if TYPE_CHECKING:
+    from cluster.stack.opened import Stack
+
+
+class DockerStack:
+    """A stack on its engine."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.topology: Topology = build_topology(stack.config)
+        self.engine = Engine(stack.engine_host())
+        self.label = f"{project_name(stack)}/{stack.name}"
+
+    def observe(self) -> Observed:
+        """Look at what runs; EngineError where the engine is away."""
+        return observe(self.engine, self.label, self.topology)
+
+    def instance_container(self, name: str) -> str:
+        """Return the container that holds an instance's name; CommandError where none does."""
+        holder = self.observe().live.holders.get(name)
+        if holder is None:
+            raise CommandError(f"{name} does not serve; `cluster status {self.stack.name}` says what runs")
+        return holder.rpartition(".")[2]
+
+
+def paths(stack: Stack) -> DockerPaths:
+    """Return where what is kept of the stack lies on this machine."""
+    return DockerPaths(stack.root, stack.name)
+
+
+def project_name(stack: Stack) -> str:
+    """Return the Pulumi project's name."""
+    path = stack.root / "Pulumi.yaml"
+    if not path.is_file():
+        raise CommandError(f"{path} is missing: platform {stack.config.platform} is a Pulumi program")
+    return str(yaml.safe_load(path.read_text(encoding="utf-8"))["name"])

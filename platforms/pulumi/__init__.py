@@ -1,0 +1,1 @@
+"""Driving Pulumi's engine, whatever its resources run on."""

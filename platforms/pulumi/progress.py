@@ -1,0 +1,139 @@
+"""Says what Pulumi's engine does, in words, by its events."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from cluster.console import tell
+from platforms.pulumi.engine import Event, name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cluster.topology import Topology
+
+CONTAINER, COMMAND, IMAGE = "Container", "Command", "Image"
+
+
+#: How the command is called that waits for a memcached node, the one by which an instance takes its name, and nginx's.
+RESTORED, SERVE, NGINX_CONFIG = "-restored", "-serve", "nginx-config"
+
+
+#: Operations of Pulumi's that change nothing.
+UNCHANGED = ("same", "read", "refresh")
+
+
+#: What a command of the program does, in words.
+COMMANDS = {
+    "database-password": "giving the database its password",
+    "prepare": "the release: static files, migrations, and one instance that proves it healthy",
+    "static-current": "letting nginx serve the release's static files",
+    NGINX_CONFIG: "nginx: checking its configuration, one reload",
+}
+
+
+class Progress:
+    """Says what the engine does, in words, as it is begun (and for a name taken, once it is done).
+
+    served: called with the release once all of it serves as the stack file says, when only removals are left.
+    """
+
+    def __init__(self, topology: Topology, served: Callable[[str], None] | None = None) -> None:
+        self.topology = topology
+        self.told: set[str] = set()
+        self._served = served
+        self._changed = False
+        self._releases: dict[str, str] = {}
+
+    def take(self, event: Event) -> None:
+        """Take one event of the engine's."""
+        before, after = event.get("resourcePreEvent"), event.get("resOutputsEvent")
+        self._look_for_the_end(before, after)
+        for line in begun(before["metadata"]) if before else ended(after["metadata"]) if after else ():
+            if line not in self.told:
+                self.told.add(line)
+                tell(f"  {line}")
+
+    def _look_for_the_end(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
+        """nginx's configuration is the last that is done; Pulumi removes what was replaced when all else is."""
+        if before:
+            self._changed = self._changed or before["metadata"]["op"] not in UNCHANGED
+        if not after or not self._served:
+            return
+        kind, name = name_of(after["metadata"]["urn"])
+        if kind == COMMAND and name.endswith(SERVE):
+            self._releases[name.removesuffix(SERVE)] = named_release(after["metadata"])[1]
+        releases = set(self._releases.values())
+        all_serve = len(releases) == 1 and self._releases.keys() == set(self.topology.names)
+        if (kind, name) == (COMMAND, NGINX_CONFIG) and self._changed and all_serve:
+            self._served(releases.pop())
+            self._served = None
+
+
+def begun(step: dict[str, Any]) -> list[str]:
+    """Return what to say when the engine begins a step."""
+    kind, name = name_of(step["urn"])
+    operation = step["op"]
+    if operation in (*UNCHANGED, "replace"):
+        return []
+    if operation in ("delete", "delete-replaced"):
+        return [_removed(name, former=operation != "delete")] if kind == CONTAINER else []
+    if kind == IMAGE:
+        return [f"building the image of {'the release' if name == 'app-image' else name.removesuffix('-image')}"]
+    if kind == CONTAINER:
+        return [f"changing {name} in place" if operation == "update" else f"starting {name}"]
+    return _told_of_command(name, step) if kind == COMMAND else []
+
+
+def _told_of_command(name: str, step: dict[str, Any]) -> list[str]:
+    if name.endswith(RESTORED):
+        return [f"waiting until {name.removesuffix(RESTORED)} has its sessions again"]
+    lines = [f"    {line}" for line in _nginx_lines(step)] if name == NGINX_CONFIG else []
+    return [COMMANDS[name], *lines] if name in COMMANDS else []
+
+
+def _removed(name: str, *, former: bool) -> str:
+    if not former:
+        return f"draining and removing {name}"
+    if name == "nginx":
+        return "replacing nginx: connections are refused until the new one listens"
+    return f"draining and removing the former {name}"
+
+
+def ended(step: dict[str, Any]) -> list[str]:
+    """Return what to say when the engine has ended a step."""
+    taken = name_taken(step)
+    return [f"{taken[0]} serves release {taken[1]}"] if taken else []
+
+
+def name_taken(step: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the instance and the release where a step has let one take its name."""
+    kind, name = name_of(step["urn"])
+    if step["op"] in (*UNCHANGED, "delete", "delete-replaced") or kind != COMMAND or not name.endswith(SERVE):
+        return None
+    return named_release(step)
+
+
+def named_release(step: dict[str, Any]) -> tuple[str, str]:
+    """Return the instance and the release of the step of a command that gives an instance its name."""
+    environment = ((step.get("new") or {}).get("inputs") or {}).get("environment") or {}
+    return environment.get("INSTANCE", name_of(step["urn"])[1]), environment.get("RELEASE", "")
+
+
+def _nginx_lines(step: dict[str, Any]) -> list[str]:
+    """Return the lines of nginx's configuration that change, in its own words."""
+
+    def text(state: Any) -> list[str]:
+        found = ((state or {}).get("inputs") or {}).get("stdin")
+        return found.splitlines() if isinstance(found, str) else []
+
+    old, new = text(step.get("old")), text(step.get("new"))
+    if not old:
+        return []
+    lines = [
+        f"{line[0]} {line[1:].strip()}"
+        for line in difflib.unified_diff(old, new, lineterm="", n=0)
+        if not line.startswith(("---", "+++", "@@"))
+    ]
+    return [line for line in lines if not line[2:].startswith("return 200 ")]

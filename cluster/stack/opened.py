@@ -64,15 +64,6 @@ class Stack:
         """Where what is kept of it lies on this machine."""
         return self.root / STATE / self.name
 
-    def engine_host(self) -> str:
-        """Return the stack's docker:host; empty for the engine of the environment."""
-        import yaml  # noqa: PLC0415
-
-        from cluster.config.load import stack_path  # noqa: PLC0415
-
-        document = yaml.safe_load(stack_path(self.root, self.name).read_text(encoding="utf-8"))
-        return str((document.get("config") or {}).get("docker:host") or "")
-
 
 def stack_or_word(name: str) -> tuple[str, list[str]]:
     """Return the stack that a command line's first word names; one that names none is a word for the default stack."""

@@ -41,7 +41,7 @@ from platforms.docker.facts import facts_of
 from platforms.docker.failures import explain
 from platforms.docker.places import RUN
 from platforms.docker.repair import lost, remove_orphans, stop_what_never_served, unknown
-from platforms.docker.stack import DockerStack, paths
+from platforms.docker.stack import DockerStack, engine_host, paths
 from platforms.pulumi.engine import STACK, Pulumi, PulumiError
 from platforms.pulumi.keys import PulumiKeys
 from platforms.pulumi.progress import Progress
@@ -63,7 +63,7 @@ def facts(stack: Stack) -> Facts:
     """Return what the lints may look at; the secret_key that the stack file lacks is made by `up`."""
     document = yaml.safe_load(stack_path(stack.root, stack.name).read_text(encoding="utf-8"))
     there = frozenset(name for name in SECRET_KEYS if f"cluster:{name}" in document["config"])
-    return facts_of(stack.config, stack.root, stack.name, Engine(stack.engine_host()), there | {"secret_key"})
+    return facts_of(stack.config, stack.root, stack.name, Engine(engine_host(stack)), there | {"secret_key"})
 
 
 # --- changing

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from cluster.config import stack_path
 from cluster.errors import CommandError
 from cluster.topology import Topology, build_topology
 from platforms.docker.engine import (
@@ -24,7 +25,7 @@ class DockerStack:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.topology: Topology = build_topology(stack.config)
-        self.engine = Engine(stack.engine_host())
+        self.engine = Engine(engine_host(stack))
         self.label = f"{project_name(stack)}/{stack.name}"
 
     def observe(self) -> Observed:
@@ -42,6 +43,12 @@ class DockerStack:
 def paths(stack: Stack) -> DockerPaths:
     """Return where what is kept of the stack lies on this machine."""
     return DockerPaths(stack.root, stack.name)
+
+
+def engine_host(stack: Stack) -> str:
+    """Return the stack's docker:host; empty for the engine of the environment."""
+    document = yaml.safe_load(stack_path(stack.root, stack.name).read_text(encoding="utf-8"))
+    return str((document.get("config") or {}).get("docker:host") or "")
 
 
 def project_name(stack: Stack) -> str:

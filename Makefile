@@ -56,7 +56,7 @@ check: setup-tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo --no-cache
-	shellcheck scripts/* bench/bare-machine cluster/local/*.sh cluster/install-packages cluster/install-local tests/e2e/*.sh .ci/run $(DOCKER_SCRIPTS)
+	shellcheck scripts/* bench/bare-machine platforms/local/*.sh cluster/install-packages cluster/install-local tests/e2e/*.sh .ci/run $(DOCKER_SCRIPTS)
 
 quick: check
 	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) -m "not wide" -q tests/unit tests/nginx/test_rendered.py \

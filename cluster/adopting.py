@@ -15,7 +15,7 @@ from cluster_runtime.gather import back_up
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cluster.local.places import Places
+    from platforms.local.places import Places
 
 #: Where the database of `engine: sqlite` lies in a stack's data.
 DATABASE = "db.sqlite3"

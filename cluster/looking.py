@@ -15,10 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cluster.interpreters import find_interpreter, needs_of, request
-from cluster.local.builder import MOST_FACTS, PACKAGES, SOURCES, confine
-from cluster.local.environment import Environments
-from cluster.local.owner import find_owner
-from cluster.local.supervisor import clean_environment
 from cluster.release import (
     RUNTIME,
     RUNTIME_REQUIREMENTS,
@@ -34,6 +30,10 @@ from cluster_runtime import unfollowed
 from cluster_runtime.choices import SET_LATE
 from cluster_runtime.describe import NOT_IMPORTED, REFUSED
 from cluster_runtime.paths import directory_of
+from platforms.local.builder import MOST_FACTS, PACKAGES, SOURCES, confine
+from platforms.local.environment import Environments
+from platforms.local.owner import find_owner
+from platforms.local.supervisor import clean_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

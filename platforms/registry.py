@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 #: The module of each one's commands, imported where it is needed: a command of one platform reads nothing of another.
 COMMANDS = {
-    Platform.LOCAL: "cluster.cli.local",
+    Platform.LOCAL: "platforms.local.commands",
     Platform.DOCKER: "platforms.docker.commands",
 }
 

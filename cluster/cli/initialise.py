@@ -21,8 +21,6 @@ from cluster.config.models import PYTHON_VERSION, App, Requirements
 from cluster.console import tell, warn
 from cluster.errors import CommandError
 from cluster.lint.app import OWNED_VARIABLE
-from cluster.local.nginx import is_free
-from cluster.local.places import Places
 from cluster.looking import Look, Subject, look, own_keys
 from cluster.release import ReleaseError
 from cluster.requirements import REQUIREMENTS
@@ -32,6 +30,8 @@ from cluster.stack.secrets import read_secrets
 from cluster_runtime.choices import DJANGO_ENGINES, NO_SERVER
 from cluster_runtime.paths import directory_of
 from cluster_runtime.sources import DATABASE_URL, Source, assignments, module_path, reads, settings_sources, value_of
+from platforms.local.nginx import is_free
+from platforms.local.places import Places
 from platforms.registry import commands
 
 if TYPE_CHECKING:

@@ -6,14 +6,14 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cluster.cli import local as local_commands
 from cluster.cli import main
-from cluster.local import cluster as local
-from cluster.local import nginx as local_nginx
-from cluster.local.builder import Builder
-from cluster.local.cluster import LocalCluster
 from cluster.render import nginx
 from cluster_runtime.names import Name
+from platforms.local import cluster as local
+from platforms.local import commands as local_commands
+from platforms.local import nginx as local_nginx
+from platforms.local.builder import Builder
+from platforms.local.cluster import LocalCluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cluster.local.listeners import with_children
-from cluster.local.places import Places
-from cluster.local.supervisor import Process, Supervisor
 from cluster.stack.secrets import write_secret
 from cluster_runtime.instance import UnixConnection
 from cluster_runtime.names import Name
+from platforms.local.listeners import with_children
+from platforms.local.places import Places
+from platforms.local.supervisor import Process, Supervisor
 from tests.conftest import SHARED
 from tests.local.forked import Commands, Request
 

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.cli.local import _run_as_owner
-from cluster.local import owner as owners
-from cluster.local import supervisor as supervisors
-from cluster.local.builder import Builder, _told
-from cluster.local.owner import Owner, PlaceError
-from cluster.local.places import Places
-from cluster.local.supervisor import Supervisor, SupervisorError
 from cluster_runtime import unfollowed
 from cluster_runtime.compress import WORTH_COMPRESSING, compress
 from cluster_runtime.names import Name
+from platforms.local import owner as owners
+from platforms.local import supervisor as supervisors
+from platforms.local.builder import Builder, _told
+from platforms.local.commands import _run_as_owner
+from platforms.local.owner import Owner, PlaceError
+from platforms.local.places import Places
+from platforms.local.supervisor import Supervisor, SupervisorError
 from tests.local.attacks import TRIES, Ground, attack, ground, only_root, owner
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from cluster.local.listeners import with_children
 from cluster_runtime.names import LONGEST_SOCKET_PATH
+from platforms.local.listeners import with_children
 from tests.conformance import servers, wait_until
 from tests.load import Load
 from tests.local.stand import ROOT, Stand

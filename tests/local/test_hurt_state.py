@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.local.orphans import Kind, stack_processes
 from cluster.stack.history import History
 from cluster_runtime.names import Name
+from platforms.local.orphans import Kind, stack_processes
 from tests.local.stand import Stand
 
 if TYPE_CHECKING:

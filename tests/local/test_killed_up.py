@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.local.listeners import with_children
-from cluster.local.orphans import orphaned_processes
+from platforms.local.listeners import with_children
+from platforms.local.orphans import orphaned_processes
 from tests.conformance import assert_nothing_lost, servers, wait_until
 from tests.load import SPARSE, Load
 from tests.local.stand import Stand, kill_at_line

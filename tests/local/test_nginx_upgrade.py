@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.local import nginx as local_nginx
-from cluster.local.nginx import Nginx, find_nginx
-from cluster.local.owner import Owner
-from cluster.local.places import Places
-from cluster.local.supervisor import Supervisor
+from platforms.local import nginx as local_nginx
+from platforms.local.nginx import Nginx, find_nginx
+from platforms.local.owner import Owner
+from platforms.local.places import Places
+from platforms.local.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

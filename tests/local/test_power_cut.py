@@ -17,9 +17,9 @@ import pytest
 
 from cluster import kept
 from cluster.kept import hurt, vouch, write_durably
-from cluster.local.places import Places
 from cluster.stack.history import History
 from cluster.stack.secrets import ensure_secrets, read_secrets
+from platforms.local.places import Places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

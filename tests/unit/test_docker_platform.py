@@ -21,7 +21,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.config import parse_config
-from cluster.local.places import Places
 from cluster.packages import UV_CONFIG
 from cluster.release import ReleaseError, ReleaseSpec, RuntimePlaces, runtime_config, specify
 from cluster.render.nginx import NginxPlaces, render_nginx, version_in_image
@@ -33,6 +32,7 @@ from components.platforms.docker.images import write_context
 from components.platforms.docker.platform import container_digest, instance_spec
 from platforms.docker.engine import Engine, EngineError, Live, read_live
 from platforms.docker.places import NGINX_PLACES, base_image, nginx_config, runtime_places
+from platforms.local.places import Places
 from tests.unit.pulumi_mocks import (
     CANARIES,
     COMMAND,

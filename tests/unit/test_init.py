@@ -24,9 +24,9 @@ from cluster.cli.initialise import (
 )
 from cluster.config import parse_config
 from cluster.errors import CommandError
-from cluster.local.places import Places
 from cluster.looking import Look, _brings, look, placeholder
 from cluster_runtime.describe import REFUSED
+from platforms.local.places import Places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,18 +17,18 @@ import pytest
 
 from cluster.cli.failures import explain
 from cluster.kept import HurtFile, hurt, make_way, point_at, remove_tree, vouch, write_durably
-from cluster.local.builder import Builder, Release, copy_file
-from cluster.local.mending import put_back
-from cluster.local.migrations import applied_in, holds_tables, were_lost
-from cluster.local.orphans import Kind, end_processes, stack_processes
-from cluster.local.owner import Owner
-from cluster.local.places import Places
-from cluster.local.state import mark_served
 from cluster.source import Entry, write_tree
 from cluster.stack.history import History, locked
 from cluster.stack.rotation import LostKey, Rotation, load
 from cluster.stack.secrets import read_secrets, restore_secrets
 from cluster_runtime.names import Name
+from platforms.local.builder import Builder, Release, copy_file
+from platforms.local.mending import put_back
+from platforms.local.migrations import applied_in, holds_tables, were_lost
+from platforms.local.orphans import Kind, end_processes, stack_processes
+from platforms.local.owner import Owner
+from platforms.local.places import Places
+from platforms.local.state import mark_served
 
 if TYPE_CHECKING:
     from collections.abc import Callable

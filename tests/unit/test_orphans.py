@@ -11,8 +11,8 @@ from typing import NoReturn
 
 import pytest
 
-from cluster.local.orphans import Kind, stack_processes
-from cluster.local.places import Places
+from platforms.local.orphans import Kind, stack_processes
+from platforms.local.places import Places
 
 
 def refused(_path: Path) -> NoReturn:

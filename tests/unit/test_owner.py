@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.local.owner import Owner
+from platforms.local.owner import Owner
 
 if TYPE_CHECKING:
     from pathlib import Path

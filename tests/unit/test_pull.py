@@ -15,7 +15,6 @@ import pulumi
 import pytest
 import yaml
 
-from cluster.cli import local
 from cluster.config import StackFileError, load_stack, parse_config
 from cluster.config.models import dump
 from cluster.errors import CommandError
@@ -25,6 +24,7 @@ from components.platforms.docker import Docker
 from platforms.docker import commands as cli
 from platforms.docker.bases import BUILD, NO_UPDATES, Base, BaseError, ages, bases, context_as_of, ensure, forget
 from platforms.docker.engine import Engine, Live
+from platforms.local import commands as local
 from platforms.pulumi.engine import plain
 from tests.unit.pulumi_mocks import (
     COMMAND,

@@ -13,7 +13,7 @@ import cluster
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Of `cluster`, what knows a platform, or a command.
-NOT_PURE = {"__main__", "adopting", "asking", "cli", "docker", "local", "looking"}
+NOT_PURE = {"__main__", "adopting", "asking", "cli", "looking"}
 
 
 def test_whatever_is_not_a_platforms_or_a_commands_is_kept_pure() -> None:

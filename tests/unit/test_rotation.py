@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from cluster.cli.local import LocalKeys
 from cluster.config import StackFileError, parse_config
 from cluster.config.models import DROPPED_KEYS, SECRET_KEYS, dump
 from cluster.errors import CommandError
 from cluster.stack.rotation import DROP, UNKNOWN, AlreadyDropped, LostKey, load, mark, rotate, unverified_by
 from cluster.stack.secrets import SecretError, ensure_secrets, read_secrets
+from platforms.local.commands import LocalKeys
 from platforms.pulumi.keys import PulumiKeys
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.local import watch
+from platforms.local import watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,10 +10,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from cluster.local.cluster import LocalCluster
-from cluster.local.places import Places
-from cluster.local.written import note_files, retire
 from cluster_runtime.secret_files import hold, is_held
+from platforms.local.cluster import LocalCluster
+from platforms.local.places import Places
+from platforms.local.written import note_files, retire
 
 if TYPE_CHECKING:
     from pathlib import Path

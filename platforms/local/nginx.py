@@ -21,16 +21,16 @@ from pydantic import TypeAdapter
 
 from cluster.errors import ClusterError
 from cluster.kept import HurtFile, make_way, point_at, read_kept, remove_tree, sync_tree, write_kept
-from cluster.local.orphans import Kind, stack_processes
-from cluster.local.supervisor import put_pid
 from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE, OLDEST, NginxConfig, Version
-from cluster.render.supervisor import Program
 from cluster_runtime.instance import UnixConnection
+from platforms.local.orphans import Kind, stack_processes
+from platforms.local.supervisor import put_pid
+from platforms.local.supervisor_files import Program
 
 if TYPE_CHECKING:
-    from cluster.local.owner import Owner
-    from cluster.local.places import Places
-    from cluster.local.supervisor import Process, Supervisor
+    from platforms.local.owner import Owner
+    from platforms.local.places import Places
+    from platforms.local.supervisor import Process, Supervisor
 
 PROGRAM = "nginx"
 

@@ -19,7 +19,7 @@ from cluster.config.load import STACKS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cluster.local.places import Places
+    from platforms.local.places import Places
 
 #: Seconds that they have to end by themselves; an instance drains for three and ends its requests.
 PATIENCE = 40.0
@@ -138,7 +138,7 @@ def _kind(arguments: tuple[str, ...]) -> Kind | None:
         return Kind.SUPERVISOR
     if "cluster_runtime.instance" in arguments and "run" in arguments:
         return Kind.INSTANCE
-    if any(argument.endswith("/cluster/local/watch.py") for argument in arguments[:4]):
+    if any(argument.endswith("/local/watch.py") for argument in arguments[:4]):
         return Kind.WATCH
     name = first.rpartition("/")[2]
     return {"memcached": Kind.MEMCACHED, "nginx": Kind.NGINX}.get(name)

@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from cluster.local.nginx import PROGRAM as NGINX
-from cluster.local.orphans import Kind, stack_processes
-from cluster.local.supervisor import Condition, Process
-from cluster.local.written import SERVED
 from cluster_runtime.instance import READY, SERVING
 from cluster_runtime.names import Name
+from platforms.local.nginx import PROGRAM as NGINX
+from platforms.local.orphans import Kind, stack_processes
+from platforms.local.supervisor import Condition, Process
+from platforms.local.written import SERVED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cluster.local.nginx import Nginx
-    from cluster.local.orphans import Found
-    from cluster.local.places import Places
-    from cluster.local.supervisor import Supervisor
+    from platforms.local.nginx import Nginx
+    from platforms.local.orphans import Found
+    from platforms.local.places import Places
+    from platforms.local.supervisor import Supervisor
 
 MEMCACHED = "memcached"
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.kept import make_way
-from cluster.local.written import SERVED
 from cluster.release import DIGEST_LENGTH, RuntimePlaces
 from cluster.render.nginx import NginxPlaces
 from cluster.source import TREE
@@ -22,11 +21,12 @@ from cluster_runtime.instance import CLEARED
 from cluster_runtime.names import LONGEST_SOCKET_PATH, Name
 from cluster_runtime.sessions.nodes import NODE_RESTORE, NODE_STATE, NODES_STATE
 from cluster_runtime.sessions.stage import ENDED
+from platforms.local.written import SERVED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cluster.local.owner import Owner
+    from platforms.local.owner import Owner
 
 #: The directory of memcached's sockets, in that of all sockets; instances pass over what begins with a dot.
 MEMCACHED = ".memcached"

@@ -18,15 +18,15 @@ import uv
 
 from cluster.interpreters import ASK, Interpreter, find_interpreter, python_too_old, requested
 from cluster.kept import hurt, make_way, remove_tree, vouch
-from cluster.local.written import COMPLETE
 from cluster.packages import INSTALL_LOCAL, INSTALL_PACKAGES, last_lines, run_program, uv_config, write_installation
 from cluster.release import ReleaseError, local_lines
+from platforms.local.written import COMPLETE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cluster.local.owner import Owner
     from cluster.release import ReleaseSpec
+    from platforms.local.owner import Owner
 
 #: What an environment was made from, in it; only its maker reads it, since it may name private indexes.
 MADE_FROM = "cluster-requirements"

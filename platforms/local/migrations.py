@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from cluster.kept import HurtFile, read_kept
-from cluster.local.supervisor import clean_environment
 from cluster.packages import base_python
+from platforms.local.supervisor import clean_environment
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cluster.local.owner import Owner
+    from platforms.local.owner import Owner
 
 APPLIED: TypeAdapter[list[str]] = TypeAdapter(list[str])
 

@@ -21,14 +21,14 @@ from xml.parsers.expat import ExpatError
 
 from cluster.errors import ClusterError
 from cluster.kept import make_way, write_durably
-from cluster.local.orphans import end_processes, supervisors
-from cluster.render.supervisor import Program, render_program, render_supervisord
+from platforms.local.orphans import end_processes, supervisors
+from platforms.local.supervisor_files import Program, render_program, render_supervisord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from cluster.local.places import Places
+    from platforms.local.places import Places
 
 #: The option without which a program's file is none.
 COMMAND = "command"

@@ -19,11 +19,6 @@ from cluster.config.load import STACKS
 from cluster.config.models import DatabaseEngine
 from cluster.console import say, tell, warn
 from cluster.errors import CommandError
-from cluster.local.listeners import listening_ports, with_children
-from cluster.local.nginx import NginxError, find_nginx
-from cluster.local.orphans import stack_processes
-from cluster.local.places import Places
-from cluster.local.state import MEMCACHED
 from cluster.render.nginx import NEW_NGINX, NginxConfig, render_nginx
 from cluster.sessions import Lasting, refusal, refused_loss, refused_rollback
 from cluster.stack.history import History, locked
@@ -34,18 +29,23 @@ from cluster.topology import build_topology, site_url
 from cluster_runtime.instance import SERVING
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
 from platforms.base import InstanceStatus, LogSource, NginxStatus, Process, ServiceStatus, Status
+from platforms.local.listeners import listening_ports, with_children
+from platforms.local.nginx import NginxError, find_nginx
+from platforms.local.orphans import stack_processes
+from platforms.local.places import Places
+from platforms.local.state import MEMCACHED
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cluster.lint import Facts
-    from cluster.local.builder import Release
-    from cluster.local.cluster import LocalCluster
-    from cluster.local.owner import Owner
-    from cluster.local.plan import Plan
-    from cluster.local.state import Observed
     from cluster.stack.opened import Stack
     from cluster.verify import Check
+    from platforms.local.builder import Release
+    from platforms.local.cluster import LocalCluster
+    from platforms.local.owner import Owner
+    from platforms.local.plan import Plan
+    from platforms.local.state import Observed
 
 
 def paths(stack: Stack) -> Places:
@@ -55,7 +55,7 @@ def paths(stack: Stack) -> Places:
 
 def opened(stack: Stack) -> LocalCluster:
     """Return the cluster on this machine."""
-    from cluster.local.cluster import LocalCluster  # noqa: PLC0415 - not every command looks at it
+    from platforms.local.cluster import LocalCluster  # noqa: PLC0415 - not every command looks at it
 
     return LocalCluster(paths(stack), stack.config, say)
 

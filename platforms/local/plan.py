@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from cluster.config import StackFileError, parse_config
 from cluster.config.models import SessionEngine
-from cluster.local.state import MEMCACHED, WATCH, Observed, program_name
 from cluster.render.nginx import SITE, NginxConfig
 from cluster.topology import Topology, percent, shares
+from platforms.local.state import MEMCACHED, WATCH, Observed, program_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from fractions import Fraction
 
-    from cluster.local.nginx import Nginx
+    from platforms.local.nginx import Nginx
 
 #: How each part of a release is called in a sentence.
 PARTS = {

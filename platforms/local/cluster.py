@@ -17,21 +17,9 @@ from cluster.config.models import DatabaseEngine, SessionEngine, dump
 from cluster.errors import ClusterError
 from cluster.interpreters import find_interpreter, needs_of, request
 from cluster.kept import HurtFile, make_way, point_at, remove_tree
-from cluster.local.builder import MIGRATED, Builder, Release
-from cluster.local.listeners import listening_ports
-from cluster.local.migrations import holds_tables
-from cluster.local.nginx import PROGRAM as NGINX
-from cluster.local.nginx import Nginx, is_free, search_path
-from cluster.local.orphans import Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
-from cluster.local.owner import find_owner
-from cluster.local.plan import SHOWN, Plan, make_plan
-from cluster.local.state import MEMCACHED, WATCH, WITHOUT_SOCKET, Observed, mark_served, observe, program_name
-from cluster.local.supervisor import Condition, Process, Supervisor, accepts, not_ours
-from cluster.local.written import SERVED, retire
 from cluster.packages import base_python
 from cluster.release import DRAIN_SECONDS, ReleaseSpec, find_project, runtime_config, specify
 from cluster.render.nginx import NginxConfig, render_nginx
-from cluster.render.supervisor import Program
 from cluster.requirements import read_requirements
 from cluster.sessions import Lasting, of_release, refused_loss
 from cluster.source import TREE, is_file_name, project_place
@@ -46,12 +34,24 @@ from cluster_runtime.paths import is_within
 from cluster_runtime.prepare import mask
 from cluster_runtime.secret_files import is_held
 from cluster_runtime.unfollowed import printable
+from platforms.local.builder import MIGRATED, Builder, Release
+from platforms.local.listeners import listening_ports
+from platforms.local.migrations import holds_tables
+from platforms.local.nginx import PROGRAM as NGINX
+from platforms.local.nginx import Nginx, is_free, search_path
+from platforms.local.orphans import Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
+from platforms.local.owner import find_owner
+from platforms.local.plan import SHOWN, Plan, make_plan
+from platforms.local.state import MEMCACHED, WATCH, WITHOUT_SOCKET, Observed, mark_served, observe, program_name
+from platforms.local.supervisor import Condition, Process, Supervisor, accepts, not_ours
+from platforms.local.supervisor_files import Program
+from platforms.local.written import SERVED, retire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from cluster.config.models import ClusterConfig
-    from cluster.local.places import Places
+    from platforms.local.places import Places
 
 #: Releases that are kept, the serving one included.
 KEPT_RELEASES = 3

@@ -30,11 +30,6 @@ from cluster.kept import (
     vouch,
     write_durably,
 )
-from cluster.local.environment import Environments
-from cluster.local.mending import put_back, write_below
-from cluster.local.migrations import APPLIED, applied_in, holds_tables, were_lost
-from cluster.local.supervisor import clean_environment
-from cluster.local.written import COMPLETE, FILES, SERVED, known_files, note_files
 from cluster.release import (
     RUNTIME,
     ReleaseError,
@@ -58,15 +53,20 @@ from cluster_runtime.paths import LEFT_OUT
 from cluster_runtime.prepare import mask
 from cluster_runtime.progress import read_telling
 from cluster_runtime.unfollowed import printable
+from platforms.local.environment import Environments
+from platforms.local.mending import put_back, write_below
+from platforms.local.migrations import APPLIED, applied_in, holds_tables, were_lost
+from platforms.local.supervisor import clean_environment
+from platforms.local.written import COMPLETE, FILES, SERVED, known_files, note_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from cluster.interpreters import Interpreter
-    from cluster.local.owner import Owner
-    from cluster.local.places import Places
     from cluster.source import Entry
     from cluster.topology import Topology
+    from platforms.local.owner import Owner
+    from platforms.local.places import Places
 
 #: Lines of a failed program's output that a message repeats.
 LAST_LINES = 15

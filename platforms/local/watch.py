@@ -8,7 +8,6 @@ killed: they keep the ports, and no new nginx could start.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import signal
@@ -88,10 +87,14 @@ def main() -> None:
         stopped = {(pid, "stopped") for pid in kept(there, supervisor) if pid in there and there[pid].state == STOPPED}
         found = stopped | {(pid, "left") for pid in left_workers(there, state)}
         for pid, how in sorted(found & before):
-            there[pid].command.replace(b"\0", b" ").decode("utf-8", "replace")[:60]
+            name = there[pid].command.replace(b"\0", b" ").decode("utf-8", "replace")[:60]
             sent = signal.SIGCONT if how == "stopped" else signal.SIGQUIT
-            with contextlib.suppress(OSError):
+            words = "was stopped by a signal: it goes on" if how == "stopped" else "has no master any more: it ends"
+            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} process {pid} ({name}) {words}", file=sys.stderr, flush=True)
+            try:
                 os.kill(pid, sent)
+            except OSError as error:
+                print(f"process {pid}: {error.strerror}", file=sys.stderr, flush=True)
         before = found - before if found & before else found
         time.sleep(LOOK)
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from cluster.config import Platform
 from cluster.errors import CommandError
 
 if TYPE_CHECKING:
     from cluster.stack.opened import Stack
     from platforms.base import Commands
 
-#: The module of each one's commands, imported where it is needed: a command of one platform reads nothing of another.
+#: The module of each one's commands, by what a stack file calls it. Imported where it is needed: who uses one platform
+#: reads nothing of another.
 COMMANDS = {
-    Platform.LOCAL: "platforms.local.commands",
-    Platform.DOCKER: "platforms.docker.commands",
+    "local": "platforms.local.commands",
+    "docker": "platforms.docker.commands",
 }
 
 

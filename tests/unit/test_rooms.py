@@ -36,3 +36,11 @@ def test_an_import_across_a_wall_is_found(tmp_path: Path) -> None:
         environment = {"PYTHONPATH": f"{tmp_path}:{ROOT / 'runtime'}"}
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == status, done.stdout + done.stderr
+
+
+def test_a_command_line_that_is_only_explained_reads_no_models() -> None:
+    """They are most of what the command imports."""
+    code = "import sys, cluster.cli; print(*sys.modules)"
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert not {"cluster.config.models", "cluster.lint", "httpx", "pulumi"} & set(done.stdout.split())

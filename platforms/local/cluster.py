@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.asking import restore_sessions
+from cluster.config import StackFileError, parse_config
 from cluster.config.models import DatabaseEngine, SessionEngine, dump
 from cluster.errors import ClusterError
 from cluster.interpreters import find_interpreter, needs_of, request
@@ -438,7 +439,8 @@ class LocalCluster:
     def _check_ports(self) -> None:
         """Refuse ports that another program listens on, before anything is changed."""
         nginx = {one.pid for one in stack_processes(self.places) if one.kind in (Kind.NGINX, Kind.WORKER)}
-        ours = {port for _pid, port in listening_ports(nginx)}
+        # Where another user's processes do not tell their sockets, what the configuration in place says is ours.
+        ours = {port for _pid, port in listening_ports(nginx)} or (self._ports_in_place() if nginx else set())
         wanted = [("site.listen", "0.0.0.0", self.config.site.listen)]  # noqa: S104 - as nginx will listen
         wanted += [("site.instance_ports", "127.0.0.1", i.port) for i in self.topology.instances if i.port is not None]
         taken = [
@@ -448,6 +450,14 @@ class LocalCluster:
         ]
         if taken:
             raise UpError("\n".join(taken))
+
+    def _ports_in_place(self) -> set[int]:
+        """Return the ports of the configuration that nginx would load; none where that does not tell them."""
+        try:
+            topology = build_topology(parse_config(self.nginx.current_stack() or {}))
+        except StackFileError:
+            return set()
+        return {topology.config.site.listen, *(one.port for one in topology.instances if one.port is not None)}
 
     def _program(self, instance: str, release: Release) -> Program:
         name = program_name(instance, release.digest)

@@ -108,7 +108,7 @@ def _of_nginx(workers: Iterable[Found], found: Iterable[Found], places: Places) 
     except (OSError, ValueError):
         last = 0
     # No process gets the number of a group in which one still is: where none has it, it is the killed master's.
-    if last and not Path(f"/proc/{last}").exists():
+    if last and not _lives(last):
         masters.add(last)
     return [process for process in workers if process.group in masters]
 

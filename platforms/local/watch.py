@@ -30,9 +30,10 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Seen:
-    """One process: its parent's id, its state's letter, how its command line begins."""
+    """One process: the ids of its parent and its process group, its state's letter, how its command line begins."""
 
     parent: int
+    group: int
     state: str
     command: bytes
 
@@ -45,21 +46,34 @@ def processes() -> dict[int, Seen]:
             continue
         try:
             fields = (directory / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-            found[int(directory.name)] = Seen(int(fields[1]), fields[0], (directory / "cmdline").read_bytes()[:4000])
+            found[int(directory.name)] = Seen(
+                int(fields[1]), int(fields[2]), fields[0], (directory / "cmdline").read_bytes()[:4000]
+            )
         except OSError:
             continue  # it has ended
     return found
 
 
+def masters(there: dict[int, Seen], supervisor: int) -> set[int]:
+    """Return Supervisor's nginx."""
+    return {
+        pid for pid, seen in there.items() if seen.parent == supervisor and seen.command.startswith(b"nginx: master")
+    }
+
+
 def kept(there: dict[int, Seen], supervisor: int) -> set[int]:
     """Return Supervisor, what it has started, and the workers of its nginx."""
     started = {pid for pid, seen in there.items() if seen.parent == supervisor}
-    masters = {pid for pid in started if there[pid].command.startswith(b"nginx: master")}
-    return {supervisor, *started, *(pid for pid, seen in there.items() if seen.parent in masters)}
+    nginx = masters(there, supervisor)
+    return {supervisor, *started, *(pid for pid, seen in there.items() if seen.parent in nginx)}
 
 
-def left_workers(there: dict[int, Seen], state: Path) -> set[int]:
-    """Return nginx workers that stand in the stack's directory and have no nginx master any more."""
+def left_workers(there: dict[int, Seen], state: Path, former: set[int]) -> set[int]:
+    """Return nginx workers that have no nginx master any more, and stand in the stack's directory.
+
+    former: masters that there were. Where a container lacks CAP_SYS_PTRACE nothing tells where another user's process
+    stands: there it is known by its process group, which is its master's.
+    """
     found = set()
     for pid, seen in there.items():
         if not seen.command.startswith(b"nginx: worker"):
@@ -68,10 +82,13 @@ def left_workers(there: dict[int, Seen], state: Path) -> set[int]:
         if parent is not None and parent.command.startswith(b"nginx: master"):
             continue
         try:
-            if Path(f"/proc/{pid}/cwd").readlink() == state:
-                found.add(pid)
+            is_ours = Path(f"/proc/{pid}/cwd").readlink() == state
+        except PermissionError:
+            is_ours = seen.group in former
         except OSError:
             continue
+        if is_ours:
+            found.add(pid)
     return found
 
 
@@ -82,10 +99,12 @@ def main() -> None:
     if SUPERVISOR not in processes()[supervisor].command:
         sys.exit("this is started by Supervisor, and has outlived it")
     before: set[tuple[int, str]] = set()
+    former: set[int] = set()
     while os.getppid() == supervisor:
         there = processes()
+        former |= masters(there, supervisor)
         stopped = {(pid, "stopped") for pid in kept(there, supervisor) if pid in there and there[pid].state == STOPPED}
-        found = stopped | {(pid, "left") for pid in left_workers(there, state)}
+        found = stopped | {(pid, "left") for pid in left_workers(there, state, former)}
         for pid, how in sorted(found & before):
             name = there[pid].command.replace(b"\0", b" ").decode("utf-8", "replace")[:60]
             sent = signal.SIGCONT if how == "stopped" else signal.SIGQUIT

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from platforms.local.listeners import with_children
-from platforms.local.orphans import orphaned_processes
+from platforms.local.orphans import orphaned_processes, stack_processes
 from tests.conformance import assert_nothing_lost, servers, wait_until
 from tests.load import SPARSE, Load
 from tests.local.stand import Stand, kill_at_line
@@ -235,7 +235,7 @@ def test_after_a_killed_supervisor_down_ends_all(stand: Stand) -> None:
 def test_after_a_power_cut_up_starts_everything_again(stand: Stand, keeps: str) -> None:
     """Everything ends at once; a run directory that is kept holds sockets, names and words of the dead."""
     release = stand.release()
-    for pid in processes_of(stand):
+    for pid in {*processes_of(stand), *(process.pid for process in stack_processes(stand.places))}:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not processes_of(stand), "everything has ended")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -104,12 +104,30 @@ def test_the_watch_of_another_parent_ends_at_once(tmp_path: Path) -> None:
 
 def test_workers_of_nginx_are_known_by_their_master(tmp_path: Path) -> None:
     there = {
-        10: watch.Seen(1, "S", b"python\0-m\0supervisor.supervisord"),
-        11: watch.Seen(10, "S", b"nginx: master process /usr/sbin/nginx"),
-        12: watch.Seen(11, "T", b"nginx: worker process"),
-        13: watch.Seen(10, "S", b"python\0-m\0cluster_runtime.instance"),
-        14: watch.Seen(13, "T", b"python\0-m\0gunicorn"),
-        20: watch.Seen(1, "T", b"nginx: worker process"),
+        10: watch.Seen(1, 10, "S", b"python\0-m\0supervisor.supervisord"),
+        11: watch.Seen(10, 11, "S", b"nginx: master process /usr/sbin/nginx"),
+        12: watch.Seen(11, 11, "T", b"nginx: worker process"),
+        13: watch.Seen(10, 13, "S", b"python\0-m\0cluster_runtime.instance"),
+        14: watch.Seen(13, 14, "T", b"python\0-m\0gunicorn"),
+        20: watch.Seen(1, 19, "T", b"nginx: worker process"),
     }
     assert watch.kept(there, 10) == {10, 11, 12, 13}, "an instance looks after its own workers"
-    assert watch.left_workers(there, tmp_path) == set(), "20 stands somewhere else"
+    assert watch.left_workers(there, tmp_path, {19}) == set(), "20 stands somewhere else"
+
+
+def test_workers_of_another_user_whose_master_was_killed_are_known_by_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without CAP_SYS_PTRACE nothing tells where they stand."""
+
+    def refused(_path: Path) -> NoReturn:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "readlink", refused)
+    there = {
+        12: watch.Seen(1, 11, "S", b"nginx: worker process"),
+        22: watch.Seen(1, 21, "S", b"nginx: worker process"),
+        31: watch.Seen(1, 31, "S", b"nginx: master process /usr/sbin/nginx"),
+        32: watch.Seen(31, 11, "S", b"nginx: worker process"),
+    }
+    assert watch.left_workers(there, tmp_path, {11}) == {12}

@@ -33,7 +33,7 @@ class TestAnswers(conformance.Answers):
 
 
 class TestChanges(conformance.Changes):
-    least = 6_000  # those around the changes: what is counted when nothing changes any more shows nothing
+    pass
 
 
 class TestFaults(conformance.Faults):

@@ -64,7 +64,7 @@ def test_a_running_nginx_is_what_it_was_when_it_was_started(
 ) -> None:
     version = find_nginx()[1]
     upgrade(binary)
-    monkeypatch.setattr(local_nginx, "SEARCH_PATH", str(binary.parent))
+    monkeypatch.setattr(local_nginx, "search_path", lambda: str(binary.parent))
     nginx = Nginx(places, Supervisor(places), OWNER)
     assert (nginx.version, nginx.installed) == (version, (1, 99, 0))
     assert str(binary) in nginx.program().command, "the next start is of the installed one"
@@ -78,7 +78,7 @@ def test_where_none_runs_the_installed_one_counts(
     installed = tmp_path / "nginx"
     installed.touch()
     upgrade(installed)
-    monkeypatch.setattr(local_nginx, "SEARCH_PATH", str(tmp_path))
+    monkeypatch.setattr(local_nginx, "search_path", lambda: str(tmp_path))
     nginx = Nginx(places, Supervisor(places), OWNER)
     assert (nginx.version, nginx.running) == ((1, 99, 0), None)
 

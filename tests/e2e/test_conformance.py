@@ -33,7 +33,7 @@ class TestAnswers(conformance.Answers):
 
 
 class TestChanges(conformance.Changes):
-    pass
+    least = 50_000
 
 
 class TestFaults(conformance.Faults):

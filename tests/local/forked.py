@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cluster
+import platforms
 from cluster.cli import main
 
 if TYPE_CHECKING:
@@ -123,9 +124,8 @@ def serve(control: socket.socket) -> None:
             output, reply = descriptors[0], socket.socket(fileno=descriptors[1])
             pid = os.fork()
             if pid == 0:
-                for other in [
-                    *waiting.get_map().values()
-                ]:  # inherited by what the command starts, they would be open for ever
+                # Inherited by what the command starts, the others' ends would be open for ever.
+                for other in [*waiting.get_map().values()]:
                     os.close(other.fd)
                     if other.data:
                         other.data[1].close()
@@ -161,9 +161,10 @@ def _become(request: Request, output: int) -> None:
 
 
 if __name__ == "__main__":
-    for module in pkgutil.walk_packages(cluster.__path__, "cluster."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+    for package in (cluster, platforms):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
     for name in LATE:
         importlib.import_module(name)
     gc.freeze()  # no fork searches for garbage what all have in common

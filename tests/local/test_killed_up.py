@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Requests that are counted around each kill, beside those during the two `up`s.
-AROUND = 40
+AROUND = 100
 
 
 @pytest.fixture(scope="module")

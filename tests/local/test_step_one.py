@@ -120,7 +120,7 @@ class Pair:
 
 
 #: Requests that are counted before and after a change, beside those during it.
-AROUND = 100
+AROUND = 500
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_release_loses_no_request_and_no_session(pair: Pair) -> None:
             pair.stop(instance, "one")
         load.wait_for(AROUND)
     print(load.counts)
-    assert load.counts.total >= 2 * AROUND
+    assert load.counts.total > 1000
     assert load.counts.failed == []
     assert load.counts.lost == []
     assert {release for _instance, release in load.counts.by} == {"one", "two"}

@@ -194,14 +194,14 @@ def _release_of(resources: list[dict[str, Any]]) -> str:
 
 def _remember(docker: DockerStack, release: str, *, rolled_back: bool) -> None:
     """Write down which release serves, and forget what is older than the kept ones."""
-    places = paths(docker.stack)
-    history = History.load(places)
+    ours = paths(docker.stack)
+    history = History.load(ours)
     history.served(release, rolled_back=rolled_back)
     keep = {*history.releases[-KEPT_RELEASES:], release, history.former()}
     history.releases = [digest for digest in history.releases if digest in keep]
-    places.state.mkdir(parents=True, exist_ok=True)
-    history.save(places)
-    contexts = places.images
+    ours.state.mkdir(parents=True, exist_ok=True)
+    history.save(ours)
+    contexts = ours.images
     for context in contexts.iterdir() if contexts.is_dir() else ():
         if context.name not in keep:
             shutil.rmtree(context)
@@ -334,10 +334,11 @@ def logs(stack: Stack, *, lines: int, follow: bool) -> list[LogSource]:
         if role == "task":
             continue
         instance = labels[INSTANCE_LABEL] if release else role
+        name = f"{instance}-{release}" if release else role
         found.append(
             LogSource(
-                name=f"{instance}-{release}" if release else role,
-                words=frozenset({instance, f"{instance}-{release}"}),
+                name=name,
+                words=frozenset({instance, name}),
                 command=["docker", "logs", *options, container["Id"]],
                 environment={**os.environ, **docker.engine.environment()},
             )

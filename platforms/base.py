@@ -45,11 +45,20 @@ class InstanceStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceStatus:
-    """Whatever else runs: a memcached node, a database, nginx where it is a container."""
+    """Whatever else runs: a worker, a schedule, a memcached node, a broker, a database, nginx where it is a container.
+
+    kind: as the topology calls it (cluster.services.Kind). state: its own word where it has one (starting, running,
+    waiting, crashed, draining), else the platform's. release: of a worker and a schedule. message: what is wrong with
+    it. since: of the state, seconds since the epoch.
+    """
 
     service: str
+    kind: str
     state: str
     ok: bool
+    release: str | None = None
+    message: str = ""
+    since: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +155,6 @@ class Commands(Protocol):
         """Return all logs, with commands that print their last `lines` lines, and go on with `follow`."""
         ...
 
-    def run_manage(self, stack: Stack, arguments: list[str]) -> int:
-        """Run a management command; return its exit status."""
+    def run_program(self, stack: Stack, words: list[str]) -> int:
+        """Run a program once in the serving release (`manage.py NAME` for one); return its exit status."""
         ...

@@ -155,7 +155,7 @@ def _migrate_again(docker: DockerStack, lacking: dict[str, list[str]]) -> None:
     """Run the migrations that the databases of the serving release lack: an older one was put back."""
     for alias, names in lacking.items():
         tell(f"the database {alias} lacks {len(names)} migrations of the release that serves: migrating it again")
-        if run_manage(docker.stack, ["migrate", "--noinput", "--database", alias]) != 0:
+        if run_program(docker.stack, ["manage.py", "migrate", "--noinput", "--database", alias]) != 0:
             raise CommandError(f"app.migrate: the database {alias} can't be migrated again; migrate said why above")
 
 
@@ -346,8 +346,8 @@ def logs(stack: Stack, *, lines: int, follow: bool) -> list[LogSource]:
     return found
 
 
-def run_manage(stack: Stack, arguments: list[str]) -> int:
-    """Run a management command in the serving release; return its exit status."""
+def run_program(stack: Stack, words: list[str]) -> int:
+    """Run a program once in the serving release; return its exit status."""
     docker = DockerStack(stack)
     passed = [name for name in os.environ if name == "TERM" or name.startswith("DJANGO_SUPERUSER_")]
     terminal = ["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else []
@@ -356,7 +356,7 @@ def run_manage(stack: Stack, arguments: list[str]) -> int:
     return subprocess.run(
         [
             *("docker", "run", "--interactive", *terminal, *variables, *_beside_the_serving(docker)),
-            *("python", "-P", "-m", "cluster_runtime.manage", *arguments),
+            *("python", "-P", "-m", "cluster_runtime.program", *words),
         ],
         env={**os.environ, **docker.engine.environment()},
         check=False,
@@ -387,7 +387,7 @@ __all__ = [
     "keys",
     "logs",
     "nginx_config",
-    "run_manage",
+    "run_program",
     "run_rollback",
     "run_up",
     "sessions",

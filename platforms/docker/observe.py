@@ -82,6 +82,7 @@ class Observed:
 
     def services(self) -> list[ServiceStatus]:
         """Return what is to be said of nginx, each memcached node and the database."""
+        kinds = {service.name: service.kind for service in self.topology.services}
         found = []
         for container in self.containers:
             role = container["Config"]["Labels"].get(ROLE_LABEL, "")
@@ -90,7 +91,7 @@ class Observed:
             state = container["State"]
             health = state.get("Health", {}).get("Status", state["Status"])
             ok = state["Running"] and health in ("healthy", "running")
-            found.append(ServiceStatus(service=role, state=health, ok=ok))
+            found.append(ServiceStatus(service=role, kind=kinds.get(role, role), state=health, ok=ok))
         return sorted(found, key=lambda one: one.service)
 
 

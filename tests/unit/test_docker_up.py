@@ -417,14 +417,14 @@ def test_a_database_that_was_set_back_is_migrated_again_in_the_release_that_serv
     stack = with_run(Told(found=STARTED, live_text=SERVED), run)
     monkeypatch.setattr(Told, "ask", lambda _engine, _stack, _url: {"lacking": {"audit": ["visits.0002_more"]}})
 
-    def run_manage(_stack: Stack, words: list[str]) -> int:
+    def run_program(_stack: Stack, words: list[str]) -> int:
         migrated.append(words)
         return status
 
-    monkeypatch.setattr(cli, "run_manage", run_manage)
+    monkeypatch.setattr(cli, "run_program", run_program)
     with pytest.raises(CommandError, match="audit can't be migrated again") if status else nullcontext():
         run_up(stack)
-    assert migrated == [["migrate", "--noinput", "--database", "audit"]]
+    assert migrated == [["manage.py", "migrate", "--noinput", "--database", "audit"]]
     assert len(run.asked) == 1 - status, "nothing is changed over a database that is not as it should be"
 
 

@@ -97,6 +97,15 @@ def written(*, data: bool) -> dict[str, Any]:
     return {"paths": {"written": [{"setting": "X_ROOT", "path": "files", "data": data}], "missing": []}}
 
 
+def workers(*entries: dict[str, Any], **keys: Any) -> dict[str, Any]:
+    named = [{"name": "mail", "command": "celery -A shop worker", **entry} for entry in entries]
+    return {"workers": named, **keys}
+
+
+def scheduled(name: str) -> list[dict[str, Any]]:
+    return [{"name": name, "command": "manage.py digest", "at": "0 6 * * *"}]
+
+
 DOCKER = {"platform": "docker"}
 JANUARY, FEBRUARY = (dt.datetime(2026, month, 1, tzinfo=dt.UTC) for month in (1, 2))
 
@@ -124,6 +133,38 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case({"platform": "docker"}),
             case({"platform": "docker"}, secrets=frozenset({"secret_key"})),
             case({"platform": "docker", "secret_key": "k" * 50}, secrets=frozenset()),
+        ],
+    ),
+    "service-name-taken": (
+        [
+            case(workers({}, {}), "workers[1].name"),
+            case(workers({"name": "app"}), "workers[0].name"),
+            case(workers({"count": 2}, schedule=scheduled("mail2")), "schedule[0].name"),
+            case({"schedule": scheduled("nginx")}, "schedule[0].name"),
+            case(workers({"name": "memcached"}), "workers[0].name"),
+        ],
+        [case(workers({}, {"name": "post", "count": 9}, schedule=scheduled("mail"))), case()],
+    ),
+    "beat-beside": (
+        [
+            case(workers({"command": "celery -A shop beat"}), "workers[0].replacement"),
+            case(workers({"command": "python -m celery worker -B", "count": 2}), "workers[0].count"),
+        ],
+        [
+            case(workers({"command": "celery -A shop beat", "replacement": "alone"})),
+            case(workers({"command": "celery -A beat worker"}, {"name": "b", "command": "manage.py beat", "count": 2})),
+        ],
+    ),
+    "broker-unused": (
+        [case({"broker": {"engine": "valkey"}}, "broker")],
+        [case(workers({}, broker={"engine": "valkey"})), case(workers({}))],
+    ),
+    "sqlite-queue": (
+        [case(workers({"command": "manage.py db_worker", "count": 2}, database={"engine": "sqlite"}), "workers")],
+        [
+            case(workers({"command": "manage.py db_worker"}, database={"engine": "sqlite"})),
+            case(workers({"command": "manage.py db_worker", "count": 2}, database={"engine": "postgres"})),
+            case(workers({"count": 3}, database={"engine": "sqlite"})),
         ],
     ),
     "environment-owned": (

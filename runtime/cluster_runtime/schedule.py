@@ -97,6 +97,7 @@ class Schedule(Service):
             self.runs = Runs.load(self.path, self.at)
             if self.runs.began is not None and self.runs.ended is None:
                 self._finish("its process was killed")
+            self.runs.save(self.path)  # what is due while nobody looks is made up for, of the first run too
             self._tell()
             while not self.stopping:
                 self._look()

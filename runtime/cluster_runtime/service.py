@@ -175,7 +175,7 @@ class Service:
     def set_state(self, state: str, message: str = "") -> None:
         """Say what it is doing."""
         if state != self.state:
-            self.log(f"{state}: {message}" if message else state)
+            self.log(f"{state}: {message}" if message not in ("", self.message) else state)
             self.since = time.time()
         self.state, self.message = state, message
         self._write_status()

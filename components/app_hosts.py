@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from cluster.release import ReleaseSpec
     from cluster.topology import Topology
     from components.database import Database
-    from components.platforms.docker import Docker
     from components.session_store import SessionStore
+    from platforms.docker.resources import Docker
 
 
 @dataclass(frozen=True, kw_only=True)

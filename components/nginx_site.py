@@ -11,8 +11,8 @@ from cluster.topology import site_url
 
 if TYPE_CHECKING:
     from cluster.topology import Topology
-    from components.platforms.docker import Docker
     from components.upstream_pool import UpstreamPool
+    from platforms.docker.resources import Docker
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,13 +18,12 @@ from cluster.release import ReleaseError, find_project, runtime_config, specify
 from cluster.requirements import read_requirements
 from cluster.sessions import Lasting, refusal, refused_hiding, refused_loss, refused_rollback
 from cluster.stack.judge import judge
-from components.platforms.docker import Docker, Engine
-from components.platforms.docker.images import platform_digest
-from components.platforms.docker.platform import container_digest
-from platforms.docker.engine import EngineError
+from platforms.docker.engine import Engine, EngineError
 from platforms.docker.facts import facts_of
+from platforms.docker.images import platform_digest
 from platforms.docker.paths import DockerPaths
 from platforms.docker.places import runtime_places
+from platforms.docker.resources import Docker, container_digest
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig

@@ -9,7 +9,7 @@ import pulumi
 
 if TYPE_CHECKING:
     from cluster.topology import Topology
-    from components.platforms.docker import Docker
+    from platforms.docker.resources import Docker
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pulumi
 
-from components.platforms.docker import platform
-from components.platforms.docker.platform import Docker
+from platforms.docker import resources as platform
+from platforms.docker.resources import Docker
 from tests.local.saboteur import broken_rendering, no_retry
 
 if TYPE_CHECKING:

@@ -20,11 +20,10 @@ import components
 from cluster.config import parse_config
 from cluster.release import DRAIN_SECONDS, ReleaseSpec, specify
 from cluster.topology import Topology, batches, build_topology
-from components.platforms.docker import Docker
-from components.platforms.docker.images import platform_digest
-from components.platforms.docker.platform import container_digest
 from platforms.docker.engine import Engine, Live
+from platforms.docker.images import platform_digest
 from platforms.docker.places import nginx_config
+from platforms.docker.resources import Docker, container_digest
 from tests.unit.pulumi_mocks import (
     CANARIES,
     COMMAND,

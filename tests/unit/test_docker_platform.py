@@ -26,12 +26,12 @@ from cluster.release import ReleaseError, ReleaseSpec, RuntimePlaces, runtime_co
 from cluster.render.nginx import NginxPlaces, render_nginx, version_in_image
 from cluster.source import project_place
 from cluster.topology import Topology, build_topology
-from components.platforms.docker import Docker, images
-from components.platforms.docker.containers import Health, Mount, Ports, Spec, go_duration, make_container
-from components.platforms.docker.images import write_context
-from components.platforms.docker.platform import container_digest, instance_spec
+from platforms.docker import images
+from platforms.docker.containers import Health, Mount, Ports, Spec, go_duration, make_container
 from platforms.docker.engine import Engine, EngineError, Live, read_live
+from platforms.docker.images import write_context
 from platforms.docker.places import NGINX_PLACES, base_image, nginx_config, runtime_places
+from platforms.docker.resources import Docker, container_digest, instance_spec
 from platforms.local.places import Places
 from tests.unit.pulumi_mocks import (
     CANARIES,
@@ -712,7 +712,7 @@ def test_a_context_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_program_with_one_line(tmp_path: Path) -> None:
     full = OSError(28, "No space left on device", "/srv/full")
     with (
-        patch("components.platforms.docker.platform.write_context", side_effect=full),
+        patch("platforms.docker.resources.write_context", side_effect=full),
         pytest.raises(pulumi.RunError, match=r"^/srv/full: No space left on device; free some room$"),
     ):
         run_main(tmp_path, VALUES)

@@ -13,7 +13,7 @@ import pytest
 
 from platforms.docker.engine import read_live
 
-HOST = Path(__file__).resolve().parents[2] / "components" / "platforms" / "docker" / "host"
+HOST = Path(__file__).resolve().parents[2] / "platforms" / "docker" / "host"
 
 #: Keeps its arguments, a line a call, and answers the nth call of a command by the nth line of the file of its name, or
 #: by the last one: a status, and what it prints, to standard error where the status is not 0.

@@ -24,7 +24,8 @@ from cluster.render.nginx import (
 )
 from cluster.source import shared_paths, shared_place
 from cluster.topology import batches
-from components.platforms.docker.containers import (
+from platforms.docker.bases import SERVES_ON, BaseError, base_of, context_as_of, ensure
+from platforms.docker.containers import (
     APP_USER,
     MEGABYTE,
     MEMCACHED_USER,
@@ -36,9 +37,8 @@ from components.platforms.docker.containers import (
     Spec,
     make_container,
 )
-from components.platforms.docker.images import FILES, uv_version, write_context
-from platforms.docker.bases import SERVES_ON, BaseError, base_of, context_as_of, ensure
 from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, image_repository
+from platforms.docker.images import FILES, uv_version, write_context
 from platforms.docker.places import (
     DATA,
     DATABASE,

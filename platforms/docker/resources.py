@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import os
-import shlex
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from cluster.render.nginx import (
 )
 from cluster.source import shared_paths, shared_place
 from cluster.topology import batches
+from platforms.docker import scripts
 from platforms.docker.bases import SERVES_ON, BaseError, base_of, context_as_of, ensure
 from platforms.docker.containers import (
     APP_USER,
@@ -55,6 +55,7 @@ from platforms.docker.places import (
     nginx_config,
     project_directory,
 )
+from platforms.docker.scripts import Variable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -180,7 +181,7 @@ class Docker:
         before: list[pulumi.Resource] = []
         if alone:
             asked: dict[str, pulumi.Input[str]] = {"NODE": "memcached", "IMAGE": image, "SIZE": str(size)}
-            before = [self._command("memcached-restored", self._script("restore.sh"), environment=asked, opts=opts)]
+            before = [self._command("memcached-restored", scripts.script("restore.sh"), environment=asked, opts=opts)]
         for number, path in enumerate(nodes, start=1):
             spec = Spec(
                 role=f"memcached{number}",
@@ -205,7 +206,7 @@ class Docker:
             containers.append(container)
             if alone:
                 restored = self._command(
-                    f"{name}-restored", self._script("restore.sh"), environment={"NODE": container.id}, opts=opts
+                    f"{name}-restored", scripts.script("restore.sh"), environment={"NODE": container.id}, opts=opts
                 )
                 before = [restored]
         return Store(nodes=nodes, mounts=(*kept, mount), ready=tuple(containers))
@@ -230,14 +231,14 @@ class Docker:
         secrets = docker.Volume("database-secrets", opts=opts)
         password = self._command(
             "database-password",
-            self._script("database-password.sh"),
+            scripts.script("database-password.sh"),
             environment={"IMAGE": image, "SECRETS": secrets.name},
             opts=opts,
         )
         # Said while the former one still runs: an image that can't read the data must not take its place.
         readable = self._command(
             "database-data",
-            self._script("database-data.sh"),
+            scripts.script("database-data.sh"),
             environment={"IMAGE": image, "DATA": data.name},
             opts=opts,
         )
@@ -314,7 +315,7 @@ class Docker:
         ]
         prepared = self._command(
             "prepare",
-            self._script("task.sh", *words),
+            scripts.script("task.sh", *words),
             stdin=self.secrets,
             environment={
                 "IMAGE": image,
@@ -353,7 +354,7 @@ class Docker:
         where = os.path.relpath(spec.source.project)
         words = [word for path in shared for word in (path, shared_place(path))]
         asked: dict[str, pulumi.Input[str]] = {"IMAGE": image, "VOLUME": volume, "SHARED": SHARED, "PROJECT": where}
-        return [self._command("shared-made", self._script("shared.sh", *words), environment=asked, opts=opts)]
+        return [self._command("shared-made", scripts.script("shared.sh", *words), environment=asked, opts=opts)]
 
     # --- instances
 
@@ -407,10 +408,9 @@ class Docker:
         opts: pulumi.ResourceOptions,
         after: Sequence[pulumi.Resource],
     ) -> local.Command:
-        words = self._script("task.sh", "--lock", TASK_LOCK, "show", "--static", STATIC)
         return self._command(
             "static-current",
-            f'{words} --turn "$TURN"',
+            scripts.script("task.sh", "--lock", TASK_LOCK, "show", "--static", STATIC, "--turn", Variable("TURN")),
             environment={
                 "IMAGE": prepared.image,
                 "TURN": str(self.live.next_static_turn(release)),
@@ -450,7 +450,9 @@ class Docker:
             "WAIT": str(int(topology.config.app.health.start_timeout.seconds)),
             "SOCKETS": sockets,
         }
-        return self._command(f"{name}-serve", self._script("serve.sh"), environment=environment, opts=opts, after=after)
+        return self._command(
+            f"{name}-serve", scripts.script("serve.sh"), environment=environment, opts=opts, after=after
+        )
 
     # --- site
 
@@ -474,7 +476,7 @@ class Docker:
         # Said while the former one still listens elsewhere.
         free = self._command(
             "nginx-ports",
-            self._script("ports.sh"),
+            scripts.script("ports.sh"),
             environment={
                 "IMAGE": image,
                 "NGINX_HOME": home.name,
@@ -500,7 +502,7 @@ class Docker:
         rendered = nginx_config(topology)
         delivered = self._command(
             "nginx-config",
-            self._script("deliver.sh"),
+            scripts.script("deliver.sh"),
             stdin=delivery(rendered),
             environment={
                 "NGINX": nginx.id,
@@ -655,10 +657,6 @@ class Docker:
 
     def _environment(self, values: Mapping[str, pulumi.Input[str]]) -> dict[str, pulumi.Input[str]]:
         return {**self.engine.environment(), "STACK": self.stack, **values}
-
-    @staticmethod
-    def _script(name: str, *arguments: str) -> str:
-        return shlex.join(["sh", os.path.relpath(FILES / "host" / name), *arguments])
 
 
 def _protected(opts: pulumi.ResourceOptions) -> pulumi.ResourceOptions:

@@ -24,6 +24,7 @@ from platforms.docker.engine import Engine, Live
 from platforms.docker.images import platform_digest
 from platforms.docker.places import nginx_config
 from platforms.docker.resources import Docker, container_digest
+from platforms.docker.scripts import script
 from tests.unit.pulumi_mocks import (
     CANARIES,
     COMMAND,
@@ -658,6 +659,22 @@ def order_of(found: Record, name: str) -> set[str]:
     return {other.name for other in found.before(one) if other.type in (CONTAINER, COMMAND)}
 
 
+def words_of(command: Registration) -> list[str]:
+    """Return the words that the script of a command is given."""
+    first, said, rest = command.inputs["create"].split("\n", 2)
+    *name, words = said.split(" ", 2)
+    assert name == ["set", "--"], command.name
+    assert f"{first}\n{rest}" == script("task.sh"), "the script's own text is what runs"
+    return shlex.split(words)
+
+
+def test_no_command_holds_a_path_of_the_checkout_so_that_it_is_the_same_from_anywhere(whole: Record) -> None:
+    for name, one in commands(whole).items():
+        assert one.inputs["create"].startswith("#!/bin/sh\n"), name
+        assert str(ROOT) not in json.dumps(one.inputs), name
+        assert "/docker/host/" not in one.inputs["create"], name
+
+
 PREPARED = {"memcached1", "memcached2", "database-password", "database-data", "postgres", "prepare"}
 
 #: Containers and commands that must be done before a container or command begins.
@@ -693,7 +710,7 @@ def test_before_nginx_is_replaced_its_ports_are_asked_for_with_the_image_that_wi
     assert set(command.environment["PORTS"].split()) == published, "a port that is in use would be found too late"
     assert command.environment["IMAGE"] == nginx.inputs["image"]
     assert whole.named("nginx-image").urn in command.property_dependencies["environment"]
-    assert shlex.split(command.inputs["create"])[-1].endswith("host/ports.sh")
+    assert command.inputs["create"] == script("ports.sh")
 
 
 def test_before_postgresql_is_replaced_the_new_image_looks_at_the_data_that_are_there(
@@ -705,7 +722,7 @@ def test_before_postgresql_is_replaced_the_new_image_looks_at_the_data_that_are_
     assert {whole.named("postgres-image").urn, whole.named("database", VOLUME).urn} <= made_of
     (data,) = [volume for path, (volume, _) in postgres.mounts.items() if path == "/var/lib/cluster"]
     assert command.environment["DATA"] == (UNKNOWN if preview else data)
-    assert shlex.split(command.inputs["create"])[-1].endswith("host/database-data.sh")
+    assert command.inputs["create"] == script("database-data.sh")
 
 
 def test_what_must_be_alone_of_its_role_has_what_a_killed_run_left_removed_first_and_nothing_else_has(
@@ -779,10 +796,10 @@ def test_in_batches_the_next_instances_start_when_the_former_ones_serve(
 
 def test_without_migrate_nothing_is_migrated_and_the_release_is_proven_all_the_same(recorded: Recorded) -> None:
     found = recorded(stack_values(app={"migrate": False}))
-    words = shlex.split(found.named("prepare").inputs["create"])
+    words = words_of(found.named("prepare"))
     assert "--no-migrate" in words
     assert words[words.index("--instance") + 1] == "app1"
-    assert "--no-migrate" not in shlex.split(recorded(VALUES).named("prepare").inputs["create"])
+    assert "--no-migrate" not in words_of(recorded(VALUES).named("prepare"))
 
 
 def test_instances_are_made_beside_the_old_ones_and_what_holds_a_port_or_data_after_them(whole: Record) -> None:

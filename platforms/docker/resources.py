@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -37,7 +38,7 @@ from platforms.docker.containers import (
     Spec,
     make_container,
 )
-from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, image_repository
+from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, EngineError, image_repository
 from platforms.docker.images import FILES, uv_version, write_context
 from platforms.docker.places import (
     DATA,
@@ -558,9 +559,10 @@ class Docker:
             pulled = self._pulled(service, base)
             hooks = pulumi.ResourceHookBinding(before_create=[pulled], before_update=[pulled])
             opts = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(hooks=hooks))
+        name = f"{image_repository(self.stack, service)}:{tag}"
         image = docker.Image(
             f"{service}-image",
-            image_name=f"{image_repository(self.stack, service)}:{tag}",
+            image_name=name,
             build=docker.DockerBuildArgs(
                 context=where,
                 dockerfile=f"{where}/Dockerfile",
@@ -570,7 +572,20 @@ class Docker:
             skip_push=True,
             opts=opts,
         )
-        return image.repo_digest
+        known = self._known(name)
+        return image.repo_digest if known is None else image.urn.apply(lambda _: known)
+
+    def _known(self, name: str) -> str | None:
+        """Return the image of a name in a preview, where the engine has it: the tag says all that it is made of.
+
+        The provider builds it again where its context is in another directory, and does not know then what will come
+        of it: a preview would replace every container of it.
+        """
+        if not pulumi.runtime.is_dry_run():
+            return None
+        with contextlib.suppress(EngineError):  # an engine that is away is told by what needs it
+            return self.engine.image(name)
+        return None
 
     def _pulled(self, service: str, base: Base) -> pulumi.ResourceHook:
         """Return what is done before an image is built: the engine has its base as of that time, or pulls it now.

@@ -599,6 +599,15 @@ def test_a_preview_shows_nginx_s_configuration_and_not_what_it_can_t_know(whole:
     assert whole.named("app1", CONTAINER).labels["django-cluster.release"] != UNKNOWN
 
 
+def test_a_preview_knows_the_images_that_the_engine_has(tmp_path: Path, preview: bool) -> None:
+    found = run_main(tmp_path, VALUES, preview=preview, image="sha256:there")
+    why = "where only the directory of a context is another, it would say that nginx is replaced"
+    for name, one in containers(found).items():
+        assert (one.inputs["image"] == "sha256:there") is preview, f"{name}: {why}"
+        image = "app-image" if name in NAMES else f"{name.rstrip('12')}-image"
+        assert one.property_dependencies["image"] == {found.named(image).urn}, f"{name} would not wait for its image"
+
+
 # --- secrets
 
 

@@ -328,6 +328,13 @@ def test_without_an_answer_of_nginx_s_only_a_stack_that_was_never_there_begins_a
     assert Engine().live(STACK_LABEL) == Live(nginx_turn=turn)
 
 
+@pytest.mark.parametrize(("text", "found"), [("echo sha256:a; echo sha256:b", "sha256:a"), ("exit 0", None)])
+def test_an_image_is_known_by_its_name_and_tag(text: str, found: str | None, docker: Callable[[str], Path]) -> None:
+    calls = docker(text)
+    assert Engine().image("django-cluster/dev/nginx:0") == found
+    assert calls.read_text() == "images --quiet --no-trunc django-cluster/dev/nginx:0\n"
+
+
 def test_an_engine_elsewhere_is_asked_there_and_its_commands_go_there_too(
     docker: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from cluster.topology import site_url
 if TYPE_CHECKING:
     from cluster.topology import Topology
     from components.upstream_pool import UpstreamPool
-    from platforms.docker.resources import Docker
+    from platforms.base import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class NginxSiteArgs:
 
     topology: Topology
     pool: UpstreamPool
-    platform: Docker
+    platform: Resources
 
 
 class NginxSite(pulumi.ComponentResource):

@@ -1,4 +1,4 @@
-"""The five operations on Docker: `store`, `database`, `migrate`, `instances`, `site`."""
+"""The five operations on Docker: `store`, `database`, `prepare`, `instances`, `site`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pulumi
 import pulumi_docker as docker
@@ -24,6 +24,7 @@ from cluster.render.nginx import (
 )
 from cluster.source import shared_paths, shared_place
 from cluster.topology import batches
+from platforms import base
 from platforms.docker import scripts
 from platforms.docker.bases import SERVES_ON, BaseError, base_of, context_as_of, ensure
 from platforms.docker.containers import (
@@ -91,16 +92,15 @@ MEMCACHED_OVERHEAD, MEMCACHED_PROCESSES = 64 * MEGABYTE, 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Store:
-    """What keeps sessions: the nodes' sockets, what an instance mounts for it, and what must be there first."""
+class Store(base.Store):
+    """What keeps sessions: beside the nodes' sockets, what an instance mounts for it, and what must be there first."""
 
-    nodes: tuple[str, ...]
     mounts: tuple[Mount, ...]
     ready: tuple[pulumi.Resource, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MadeDatabase:
+class MadeDatabase(base.MadeDatabase):
     """The database that the platform made; `secret_links` are the secrets that it made for it, by their paths."""
 
     mounts: tuple[Mount, ...]
@@ -109,7 +109,7 @@ class MadeDatabase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Prepared(base.Prepared):
     """A release that is built and whose database is migrated: its image, and what its containers are given."""
 
     image: pulumi.Output[str]
@@ -122,21 +122,23 @@ class Prepared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Instances:
-    """Instances that hold their names: the release, and the volumes that nginx needs of them."""
+class Instances(base.Instances):
+    """Instances that hold their names: beside the release, the volumes that nginx needs of them."""
 
-    release: pulumi.Output[str]
     sockets: pulumi.Output[str]
     static: pulumi.Output[str]
     shared: pulumi.Output[str]
     ready: tuple[pulumi.Resource, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """nginx; `digest` is known once it runs the configuration."""
+Made = TypeVar("Made", bound="base.Store | base.MadeDatabase | base.Prepared | base.Instances")
 
-    digest: pulumi.Output[str]
+
+def _own(kind: type[Made], made: object) -> Made:
+    """Return what this platform made, with what is private to it; TypeError where another one made it."""
+    if not isinstance(made, kind):
+        raise TypeError(f"{type(made).__module__}.{type(made).__qualname__} is not what platform docker made")
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +171,7 @@ class Docker:
         if SessionEngine.FILE in (sessions.engine, sessions.previous):
             kept = (Mount(volume=files.name, path=SESSION_FILES),)
         if not topology.memcached_nodes:
-            return Store(nodes=(), mounts=kept, ready=())
+            return Store(nodes=pulumi.Output.from_input([]), mounts=kept, ready=())
         sockets = docker.Volume("sessions", opts=opts)
         image = self._service_image("memcached", topology.config, opts)
         mount = Mount(volume=sockets.name, path=SESSIONS)
@@ -210,7 +212,7 @@ class Docker:
                     f"{name}-restored", scripts.script("restore.sh"), environment={"NODE": container.id}, opts=opts
                 )
                 before = [restored]
-        return Store(nodes=nodes, mounts=(*kept, mount), ready=tuple(containers))
+        return Store(nodes=pulumi.Output.from_input(list(nodes)), mounts=(*kept, mount), ready=tuple(containers))
 
     # --- database
 
@@ -277,12 +279,18 @@ class Docker:
             ready=(container,),
         )
 
-    # --- migrate
+    # --- prepare
 
-    def migrate(
-        self, topology: Topology, spec: ReleaseSpec, store: Store, made: MadeDatabase, opts: pulumi.ResourceOptions
+    def prepare(
+        self,
+        topology: Topology,
+        spec: ReleaseSpec,
+        store: base.Store,
+        made: base.MadeDatabase,
+        opts: pulumi.ResourceOptions,
     ) -> Prepared:
         """Build the release, put its secrets in place, collect its static files and migrate the database."""
+        store, made = _own(Store, store), _own(MadeDatabase, made)
         app = topology.config.app
         image = self._release_image(topology, spec, opts)
         network = docker.Network(
@@ -360,9 +368,10 @@ class Docker:
     # --- instances
 
     def instances(
-        self, topology: Topology, spec: ReleaseSpec, prepared: Prepared, opts: pulumi.ResourceOptions
+        self, topology: Topology, spec: ReleaseSpec, prepared: base.Prepared, opts: pulumi.ResourceOptions
     ) -> Instances:
         """Start the release's instances beside those that serve; once a batch is healthy it takes its names."""
+        prepared = _own(Prepared, prepared)
         mounts = (*prepared.mounts, Mount(volume=prepared.sockets, path=RUN))
         alone = isinstance(topology.config.app.rollout.batch, int)
         before: tuple[pulumi.Resource, ...] = prepared.ready
@@ -457,8 +466,9 @@ class Docker:
 
     # --- site
 
-    def site(self, topology: Topology, instances: Instances, opts: pulumi.ResourceOptions) -> Site:
+    def site(self, topology: Topology, instances: base.Instances, opts: pulumi.ResourceOptions) -> base.Site:
         """Put nginx before the instances; its configuration is checked, swapped and reloaded once."""
+        instances = _own(Instances, instances)
         config = topology.config
         network = docker.Network("site", driver="bridge", opts=opts)
         home = docker.Volume("nginx", opts=opts)
@@ -514,7 +524,7 @@ class Docker:
             opts=opts,
             after=instances.ready,
         )
-        return Site(digest=delivered.stdout.apply(lambda _: rendered.digest))
+        return base.Site(digest=delivered.stdout.apply(lambda _: rendered.digest))
 
     # --- parts
 

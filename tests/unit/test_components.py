@@ -20,6 +20,8 @@ import components
 from cluster.config import parse_config
 from cluster.release import DRAIN_SECONDS, ReleaseSpec, specify
 from cluster.topology import Topology, batches, build_topology
+from platforms import base
+from platforms.base import Resources
 from platforms.docker.engine import Engine, Live
 from platforms.docker.images import platform_digest
 from platforms.docker.places import nginx_config
@@ -172,10 +174,7 @@ def build(
     opts: dict[str, pulumi.ResourceOptions] | None = None,
     secrets: pulumi.Output[str] | None = None,
 ) -> list[pulumi.ComponentResource]:
-    """Build all components, each with the options that are given for its name."""
-    given = opts or {}
-    topology = build_topology(parse_config(values))
-    own = platform_digest(topology.config, container_digest(topology))
+    """Build all components on Docker, each with the options that are given for its name."""
     platform = Docker(
         stack=LABEL,
         work=work,
@@ -183,6 +182,15 @@ def build(
         live=Live(),
         secrets=pulumi.Output.secret(json.dumps(SECRETS)) if secrets is None else secrets,
     )
+    return build_on(platform, values, opts)
+
+
+def build_on(
+    platform: Resources, values: dict[str, Any], opts: dict[str, pulumi.ResourceOptions] | None = None
+) -> list[pulumi.ComponentResource]:
+    given = opts or {}
+    topology = build_topology(parse_config(values))
+    own = platform_digest(topology.config, container_digest(topology))
     sessions = components.SessionStore(
         "sessions", components.SessionStoreArgs(topology=topology, platform=platform), given.get("sessions")
     )
@@ -207,6 +215,68 @@ def build(
         "nginx", components.NginxSiteArgs(topology=topology, pool=pool, platform=platform), given.get("nginx")
     )
     return [sessions, database, hosts, pool, site]
+
+
+class Paper:
+    """A platform that is none: it makes nothing, and keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[str, Any]] = []
+
+    def _made(self, what: str, *given: Any) -> None:
+        self.given.append((what, given))
+
+    def store(self, topology: Topology, opts: pulumi.ResourceOptions) -> base.Store:
+        self._made("store")
+        return base.Store(nodes=pulumi.Output.from_input(["10.0.0.5:11211"]))
+
+    def database(self, topology: Topology, opts: pulumi.ResourceOptions) -> base.MadeDatabase:
+        self._made("database")
+        return base.MadeDatabase()
+
+    def prepare(
+        self,
+        topology: Topology,
+        spec: ReleaseSpec,
+        store: base.Store,
+        made: base.MadeDatabase,
+        opts: pulumi.ResourceOptions,
+    ) -> base.Prepared:
+        self._made("prepare", type(store), type(made))
+        return base.Prepared()
+
+    def instances(
+        self, topology: Topology, spec: ReleaseSpec, prepared: base.Prepared, opts: pulumi.ResourceOptions
+    ) -> base.Instances:
+        self._made("instances", type(prepared))
+        return base.Instances(release=pulumi.Output.from_input("0123456789ab"))
+
+    def site(self, topology: Topology, instances: base.Instances, opts: pulumi.ResourceOptions) -> base.Site:
+        self._made("site", type(instances))
+        return base.Site(digest=pulumi.Output.from_input("f" * 64))
+
+
+def test_components_stand_on_whatever_has_the_five_operations() -> None:
+    paper = Paper()
+    found = record(lambda: build_on(paper, VALUES))
+    assert {one.type for one in found.registrations} == {token(one) for one in TABLE}
+    assert paper.given == [
+        *(("store", ()), ("database", ())),
+        ("prepare", (base.Store, base.MadeDatabase)),
+        ("instances", (base.Prepared,)),
+        ("site", (base.Instances,)),
+    ]
+    outputs = {one.name: found.outputs[registered(one, found).urn] for one in TABLE}
+    assert outputs["sessions"] == {"engine": "cached_db", "nodes": ["10.0.0.5:11211"]}
+    assert outputs["app"] == {"release": "0123456789ab", "names": list(NAMES)}
+    assert outputs["nginx"] == {"url": "http://cluster:8090/", "digest": "f" * 64}
+
+
+def test_what_another_platform_made_is_refused(tmp_path: Path) -> None:
+    docker = Docker(stack=LABEL, work=tmp_path, engine=Engine(), live=Live(), secrets=pulumi.Output.from_input("{}"))
+    topology, site = build_topology(parse_config(VALUES)), base.Instances(release=pulumi.Output.from_input(""))
+    with pytest.raises(TypeError, match=r"^platforms\.base\.Instances is not what platform docker made$"):
+        docker.site(topology, site, pulumi.ResourceOptions())
 
 
 def test_the_table_holds_every_component_that_the_package_exports() -> None:
@@ -239,7 +309,7 @@ def test_a_component_takes_a_name_its_arguments_and_options(component: Component
 
 @each_component
 def test_arguments_are_frozen_keyword_only_and_each_of_a_type_of_its_own(component: Component) -> None:
-    known = {"Topology": Topology, "Docker": Docker, "ReleaseSpec": ReleaseSpec} | {
+    known = {"Topology": Topology, "Resources": Resources, "ReleaseSpec": ReleaseSpec} | {
         name: getattr(components, name) for name in components.__all__
     }
     types = typing.get_type_hints(component.args, localns=known)

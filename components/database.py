@@ -9,7 +9,7 @@ import pulumi
 
 if TYPE_CHECKING:
     from cluster.topology import Topology
-    from components.platforms.docker import Docker
+    from platforms.base import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class DatabaseArgs:
     """What the database is made of: `database` of the topology's configuration, on a platform."""
 
     topology: Topology
-    platform: Docker
+    platform: Resources
 
 
 class Database(pulumi.ComponentResource):

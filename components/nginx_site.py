@@ -11,8 +11,8 @@ from cluster.topology import site_url
 
 if TYPE_CHECKING:
     from cluster.topology import Topology
-    from components.platforms.docker import Docker
     from components.upstream_pool import UpstreamPool
+    from platforms.base import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class NginxSiteArgs:
 
     topology: Topology
     pool: UpstreamPool
-    platform: Docker
+    platform: Resources
 
 
 class NginxSite(pulumi.ComponentResource):

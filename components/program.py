@@ -10,90 +10,75 @@ from typing import TYPE_CHECKING, Any
 
 import pulumi
 
-from cluster.config import Platform, StackFileError, load_stack
+from cluster.config import load_stack
 from cluster.config.models import SECRET_KEYS
-from cluster.errors import CommandError
+from cluster.errors import ClusterError
 from cluster.interpreters import needs_of, request
-from cluster.release import ReleaseError, find_project, runtime_config, specify
+from cluster.release import find_project, runtime_config, specify
 from cluster.requirements import read_requirements
 from cluster.sessions import Lasting, refusal, refused_hiding, refused_loss, refused_rollback
 from cluster.stack.judge import judge
-from components.platforms.docker import Docker, Engine
-from components.platforms.docker.images import platform_digest
-from components.platforms.docker.platform import container_digest
-from platforms.docker.engine import EngineError
-from platforms.docker.facts import facts_of
-from platforms.docker.paths import DockerPaths
-from platforms.docker.places import runtime_places
+from cluster.stack.opened import Stack
+from platforms import registry
+from platforms.base import RELEASE_VARIABLE
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
     from cluster.release import ReleaseSpec
     from cluster.topology import Topology
-
-
-#: Names a former release that is to serve again (`cluster rollback`), instead of the one that the code asks for.
-RELEASE_VARIABLE = "CLUSTER_RELEASE"
+    from platforms.base import Ground, Resources
 
 
 @dataclass(frozen=True)
 class Program:
-    """One stack, from the repository's directory."""
+    """One stack, from the repository's directory, and where it stands on its platform."""
 
     root: Path
     stack: str
     config: ClusterConfig
     secrets: dict[str, str]
+    ground: Ground
 
-    @property
-    def work(self) -> Path:
-        """Where the build contexts of releases are kept."""
-        return DockerPaths(self.root, self.stack).images
-
-    def platform(self, topology: Topology) -> Docker:
-        """Return the platform, with what runs on it now; RunError where its engine is away."""
-        engine = engine_of()
-        name = stack_label(self.stack)
+    def platform(self, topology: Topology) -> Resources:
+        """Return the platform, with what runs on it now; RunError where it is away, or would lose sessions or data."""
         try:
-            live = engine.live(name)
-        except EngineError as error:
-            raise pulumi.RunError(str(error)) from None
-        # Of an instance that was removed by hand, what its last process said is still there.
-        served = [live.sessions(name) for name in live.holders if name in topology.names or live.answers.get(name)]
-        rollback = self._former()
-        refused = (
-            refused_rollback(*rollback, served) or refused_hiding(*rollback, served)
-            if rollback
-            else refusal(self.config, served, lambda: engine.sessions(name))
-            or refused_loss(
-                served,
-                self._lasting(topology),
-                discard_sessions=self.config.sessions.discard,
-                discard_data=(self.config.database or self.config.sessions).discard,
+            served = self.ground.served(topology)
+            rollback = self._former()
+            refused = (
+                refused_rollback(*rollback, served) or refused_hiding(*rollback, served)
+                if rollback
+                else refusal(self.config, served, self.ground.sessions)
+                or refused_loss(
+                    served,
+                    self._lasting(topology),
+                    discard_sessions=self.config.sessions.discard,
+                    discard_data=(self.config.database or self.config.sessions).discard,
+                )
             )
-        )
+        except ClusterError as error:
+            raise pulumi.RunError(str(error)) from None
         if refused:
             raise pulumi.RunError(refused)
-        secrets = pulumi.Output.secret(json.dumps(self.secrets, sort_keys=True))
-        return Docker(stack=name, work=self.work, engine=engine, live=live, secrets=secrets)
+        return self.ground.resources(pulumi.Output.secret(json.dumps(self.secrets, sort_keys=True)))
 
     def _lasting(self, topology: Topology) -> Lasting:
         """Return what sessions and data hang on in the release that the stack file asks for."""
-        runtime = runtime_config(self.config, runtime_places(topology, ""), "")
+        runtime = runtime_config(self.config, self.ground.places(topology), "")
         found = Lasting.of(runtime["sessions"]["path"], runtime["database"], self.secrets)
         return replace(found, shared=frozenset(runtime["shared"]))
 
     def release(self, topology: Topology) -> ReleaseSpec:
         """Return the release that the stack file and the code ask for; RunError where it can't be made."""
-        own = platform_digest(self.config, container_digest(topology))
         try:
             project = find_project(self.config, self.root)
             found = read_requirements(self.config.app, project)
             python = request(needs_of(self.config.app, found, project))
             spec = specify(
-                *(self.config, self.root, self.secrets, python, own), requirements=found, python_request=python
+                *(self.config, self.root, self.secrets, python, self.ground.digest(topology)),
+                requirements=found,
+                python_request=python,
             )
-        except ReleaseError as error:
+        except ClusterError as error:
             raise pulumi.RunError(str(error)) from None
         former = self._former()
         return replace(spec, digest=former[0]) if former else spec
@@ -104,21 +89,10 @@ class Program:
         if not former:
             return None
         try:
-            config = json.loads((self.work / former / "config.json").read_text(encoding="utf-8"))
+            return former, self.ground.former(former)
         except OSError as error:
             words = f"{RELEASE_VARIABLE}: release {former} is not here: its build context is gone"
             raise pulumi.RunError(words) from error
-        return former, config
-
-
-def stack_label(stack: str) -> str:
-    """Return what marks everything of a stack on an engine."""
-    return f"{pulumi.get_project()}/{stack}"
-
-
-def engine_of() -> Engine:
-    """Return the stack's engine."""
-    return Engine(pulumi.Config("docker").get("host") or "")
 
 
 def open_program() -> Program:
@@ -126,18 +100,12 @@ def open_program() -> Program:
     root, stack = Path.cwd(), pulumi.get_stack()
     try:
         config = load_stack(root, stack)
-    except StackFileError as error:
+        ground = registry.ground(Stack(root, stack, config))
+        secrets = _secrets()
+        judge(config, ground.facts(config, frozenset(secrets)), tell=pulumi.log.warn)
+    except ClusterError as error:
         raise pulumi.RunError(str(error)) from None
-    if config.platform is Platform.LOCAL:
-        raise pulumi.RunError(f"stack {stack} is for this machine alone: say `cluster up {stack}`")
-    if config.platform is not Platform.DOCKER:
-        raise pulumi.RunError(f"platform: {config.platform} is not there yet; local and docker are")
-    secrets = _secrets()
-    try:
-        judge(config, facts_of(config, root, stack, engine_of(), frozenset(secrets)), tell=pulumi.log.warn)
-    except CommandError as error:
-        raise pulumi.RunError(str(error)) from None
-    return Program(root, stack, config, secrets)
+    return Program(root, stack, config, secrets, ground)
 
 
 def _secrets() -> dict[str, str]:

@@ -9,7 +9,7 @@ from cluster.errors import CommandError
 
 if TYPE_CHECKING:
     from cluster.stack.opened import Stack
-    from platforms.base import Commands
+    from platforms.base import Commands, Ground, Grounds
 
 #: The module of each one's commands, by what a stack file calls it. Imported where it is needed: who uses one platform
 #: reads nothing of another.
@@ -18,11 +18,30 @@ COMMANDS = {
     "docker": "platforms.docker.commands",
 }
 
+#: The module of each one that Pulumi makes the resources of, by the same names, for programs.
+PROGRAMS = {
+    "docker": "platforms.docker.program",
+}
+
 
 def commands(stack: Stack) -> Commands:
     """Return the commands of the stack's platform; CommandError where there are none yet."""
     module = COMMANDS.get(stack.config.platform)
     if module is None:
-        there = " and ".join(COMMANDS)
-        raise CommandError(f"platform: {stack.config.platform} is not there yet; {there} are")
+        raise _not_there(stack)
     return cast("Commands", import_module(module))
+
+
+def ground(stack: Stack) -> Ground:
+    """Return where a stack stands as a Pulumi program finds it; CommandError where Pulumi has nothing to make."""
+    module = PROGRAMS.get(stack.config.platform)
+    if module is not None:
+        return cast("Grounds", import_module(module)).ground(stack.root, stack.name)
+    if stack.config.platform in COMMANDS:
+        raise CommandError(f"stack {stack.name} is for this machine alone: say `cluster up {stack.name}`")
+    raise _not_there(stack)
+
+
+def _not_there(stack: Stack) -> CommandError:
+    there = " and ".join(COMMANDS)
+    return CommandError(f"platform: {stack.config.platform} is not there yet; {there} are")

@@ -25,7 +25,7 @@ from cluster.stack.judge import judge
 from cluster.topology import build_topology, site_url
 from cluster_runtime.migrations import lacking_url
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
-from platforms.base import LogSource, Status
+from platforms.base import RELEASE_VARIABLE, LogSource, Status
 from platforms.docker import places
 from platforms.docker.bases import SERVES_ON, Base, BaseError, base_of, bases, context_as_of, ensure, forget
 from platforms.docker.engine import (
@@ -115,7 +115,7 @@ def _up(stack: Stack, rollback: str | None, *, pull: bool = False) -> None:
     refresh = bool(lost(docker, resources))
     if refresh:
         tell("containers are missing or stopped: looking at what is there first")
-    environment = {"CLUSTER_RELEASE": rollback} if rollback else {}
+    environment = {RELEASE_VARIABLE: rollback} if rollback else {}
     _migrate_again(docker, lacking.result())
     proof = Proof(docker)
     progress = Progress(docker.topology, proof.begin)

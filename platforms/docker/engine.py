@@ -180,6 +180,10 @@ class Engine:
             filters += ["--filter", f"label={ROLE_LABEL}={role}"]
         return self.run("ps", "--quiet", "--no-trunc", *(["--all"] if stopped else []), *filters).split()
 
+    def image(self, name: str) -> str | None:
+        """Return the id of the image of that name and tag; None where the engine has none."""
+        return next(iter(self.run("images", "--quiet", "--no-trunc", name).split()), None)
+
     def sessions(self, stack: str) -> dict[str, Any] | None:
         """Return what an instance says of the session store; None where none says it."""
         return self.ask(stack, "/-/probe/sessions")

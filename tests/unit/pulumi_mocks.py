@@ -278,10 +278,14 @@ def run_main(
     preview: bool = False,
     live: Live | None = None,
     secrets: Mapping[str, str] = SECRETS,
+    image: str | None = None,
 ) -> Record:
-    """Return the record of the repository's own program, for a stack, where `live` runs."""
+    """Return the record of the repository's own program, for a stack, where `live` runs.
+
+    image: the id of the image that the engine has by each name; None: it has none.
+    """
     write_stack(root, values)
-    engine = patch.object(Engine, "live", return_value=live or Live())
+    engine = patch.multiple(Engine, live=lambda *_: live or Live(), image=lambda *_: image)
     with engine, patch("platforms.docker.facts.ages", return_value={}), contextlib.chdir(root):
         return record(program, preview=preview, secrets=secrets)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from cluster.config import parse_config
 from cluster.topology import build_topology
 from platforms.docker.failures import build_output
+from platforms.docker.scripts import script
 from platforms.pulumi.engine import LOCKED, Changes, name_of, plain
 from platforms.pulumi.progress import COMMANDS, Progress, begun, ended
 from tests.unit.pulumi_mocks import stack_values
@@ -114,10 +116,15 @@ def test_all_serve_once_nginx_has_its_configuration_and_only_removals_are_left(
     assert found == served
 
 
+def quoted(text: str) -> str:
+    """Return a text as the provider's %q writes it: on one line."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def test_a_failed_command_is_told_by_what_it_printed_alone() -> None:
     words = (
         "<{%reset%}>1 error occurred:\n\t* updating urn:pulumi:dev::p::cluster:index:AppHosts$command:local:Command"
-        '::migrate: exit status 1: running "sh host/task.sh --lock /srv/static/lock migrate":\n'
+        f"::migrate: exit status 1: running {quoted(script('task.sh', '--lock', '/srv/static/lock', 'a b'))}:\n"
         "app.migrate: migrate failed in release abc\n    RuntimeError: no\n<{%reset%}>"
     )
     assert plain(words) == "migrate: app.migrate: migrate failed in release abc\n    RuntimeError: no"

@@ -20,10 +20,10 @@ from cluster.config.models import dump
 from cluster.errors import CommandError
 from cluster.stack.opened import Stack
 from cluster.topology import build_topology
-from components.platforms.docker import Docker
 from platforms.docker import commands as cli
 from platforms.docker.bases import BUILD, NO_UPDATES, Base, BaseError, ages, bases, context_as_of, ensure, forget
 from platforms.docker.engine import Engine, Live
+from platforms.docker.resources import Docker
 from platforms.local import commands as local
 from platforms.pulumi.engine import plain
 from tests.unit.pulumi_mocks import (

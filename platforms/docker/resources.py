@@ -1,14 +1,14 @@
-"""The five operations on Docker: `store`, `database`, `migrate`, `instances`, `site`."""
+"""The five operations on Docker: `store`, `database`, `prepare`, `instances`, `site`."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
-import shlex
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pulumi
 import pulumi_docker as docker
@@ -24,7 +24,10 @@ from cluster.render.nginx import (
 )
 from cluster.source import shared_paths, shared_place
 from cluster.topology import batches
-from components.platforms.docker.containers import (
+from platforms import base
+from platforms.docker import scripts
+from platforms.docker.bases import SERVES_ON, BaseError, base_of, context_as_of, ensure
+from platforms.docker.containers import (
     APP_USER,
     MEGABYTE,
     MEMCACHED_USER,
@@ -36,9 +39,8 @@ from components.platforms.docker.containers import (
     Spec,
     make_container,
 )
-from components.platforms.docker.images import FILES, uv_version, write_context
-from platforms.docker.bases import SERVES_ON, BaseError, base_of, context_as_of, ensure
-from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, image_repository
+from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, EngineError, image_repository
+from platforms.docker.images import FILES, uv_version, write_context
 from platforms.docker.places import (
     DATA,
     DATABASE,
@@ -55,6 +57,7 @@ from platforms.docker.places import (
     nginx_config,
     project_directory,
 )
+from platforms.docker.scripts import Variable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,16 +92,15 @@ MEMCACHED_OVERHEAD, MEMCACHED_PROCESSES = 64 * MEGABYTE, 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Store:
-    """What keeps sessions: the nodes' sockets, what an instance mounts for it, and what must be there first."""
+class Store(base.Store):
+    """What keeps sessions: beside the nodes' sockets, what an instance mounts for it, and what must be there first."""
 
-    nodes: tuple[str, ...]
     mounts: tuple[Mount, ...]
     ready: tuple[pulumi.Resource, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MadeDatabase:
+class MadeDatabase(base.MadeDatabase):
     """The database that the platform made; `secret_links` are the secrets that it made for it, by their paths."""
 
     mounts: tuple[Mount, ...]
@@ -107,7 +109,7 @@ class MadeDatabase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Prepared(base.Prepared):
     """A release that is built and whose database is migrated: its image, and what its containers are given."""
 
     image: pulumi.Output[str]
@@ -120,21 +122,23 @@ class Prepared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Instances:
-    """Instances that hold their names: the release, and the volumes that nginx needs of them."""
+class Instances(base.Instances):
+    """Instances that hold their names: beside the release, the volumes that nginx needs of them."""
 
-    release: pulumi.Output[str]
     sockets: pulumi.Output[str]
     static: pulumi.Output[str]
     shared: pulumi.Output[str]
     ready: tuple[pulumi.Resource, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """nginx; `digest` is known once it runs the configuration."""
+Made = TypeVar("Made", bound="base.Store | base.MadeDatabase | base.Prepared | base.Instances")
 
-    digest: pulumi.Output[str]
+
+def _own(kind: type[Made], made: object) -> Made:
+    """Return what this platform made, with what is private to it; TypeError where another one made it."""
+    if not isinstance(made, kind):
+        raise TypeError(f"{type(made).__module__}.{type(made).__qualname__} is not what platform docker made")
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +171,7 @@ class Docker:
         if SessionEngine.FILE in (sessions.engine, sessions.previous):
             kept = (Mount(volume=files.name, path=SESSION_FILES),)
         if not topology.memcached_nodes:
-            return Store(nodes=(), mounts=kept, ready=())
+            return Store(nodes=pulumi.Output.from_input([]), mounts=kept, ready=())
         sockets = docker.Volume("sessions", opts=opts)
         image = self._service_image("memcached", topology.config, opts)
         mount = Mount(volume=sockets.name, path=SESSIONS)
@@ -180,7 +184,7 @@ class Docker:
         before: list[pulumi.Resource] = []
         if alone:
             asked: dict[str, pulumi.Input[str]] = {"NODE": "memcached", "IMAGE": image, "SIZE": str(size)}
-            before = [self._command("memcached-restored", self._script("restore.sh"), environment=asked, opts=opts)]
+            before = [self._command("memcached-restored", scripts.script("restore.sh"), environment=asked, opts=opts)]
         for number, path in enumerate(nodes, start=1):
             spec = Spec(
                 role=f"memcached{number}",
@@ -205,10 +209,10 @@ class Docker:
             containers.append(container)
             if alone:
                 restored = self._command(
-                    f"{name}-restored", self._script("restore.sh"), environment={"NODE": container.id}, opts=opts
+                    f"{name}-restored", scripts.script("restore.sh"), environment={"NODE": container.id}, opts=opts
                 )
                 before = [restored]
-        return Store(nodes=nodes, mounts=(*kept, mount), ready=tuple(containers))
+        return Store(nodes=pulumi.Output.from_input(list(nodes)), mounts=(*kept, mount), ready=tuple(containers))
 
     # --- database
 
@@ -230,14 +234,14 @@ class Docker:
         secrets = docker.Volume("database-secrets", opts=opts)
         password = self._command(
             "database-password",
-            self._script("database-password.sh"),
+            scripts.script("database-password.sh"),
             environment={"IMAGE": image, "SECRETS": secrets.name},
             opts=opts,
         )
         # Said while the former one still runs: an image that can't read the data must not take its place.
         readable = self._command(
             "database-data",
-            self._script("database-data.sh"),
+            scripts.script("database-data.sh"),
             environment={"IMAGE": image, "DATA": data.name},
             opts=opts,
         )
@@ -275,12 +279,18 @@ class Docker:
             ready=(container,),
         )
 
-    # --- migrate
+    # --- prepare
 
-    def migrate(
-        self, topology: Topology, spec: ReleaseSpec, store: Store, made: MadeDatabase, opts: pulumi.ResourceOptions
+    def prepare(
+        self,
+        topology: Topology,
+        spec: ReleaseSpec,
+        store: base.Store,
+        made: base.MadeDatabase,
+        opts: pulumi.ResourceOptions,
     ) -> Prepared:
         """Build the release, put its secrets in place, collect its static files and migrate the database."""
+        store, made = _own(Store, store), _own(MadeDatabase, made)
         app = topology.config.app
         image = self._release_image(topology, spec, opts)
         network = docker.Network(
@@ -314,7 +324,7 @@ class Docker:
         ]
         prepared = self._command(
             "prepare",
-            self._script("task.sh", *words),
+            scripts.script("task.sh", *words),
             stdin=self.secrets,
             environment={
                 "IMAGE": image,
@@ -353,14 +363,15 @@ class Docker:
         where = os.path.relpath(spec.source.project)
         words = [word for path in shared for word in (path, shared_place(path))]
         asked: dict[str, pulumi.Input[str]] = {"IMAGE": image, "VOLUME": volume, "SHARED": SHARED, "PROJECT": where}
-        return [self._command("shared-made", self._script("shared.sh", *words), environment=asked, opts=opts)]
+        return [self._command("shared-made", scripts.script("shared.sh", *words), environment=asked, opts=opts)]
 
     # --- instances
 
     def instances(
-        self, topology: Topology, spec: ReleaseSpec, prepared: Prepared, opts: pulumi.ResourceOptions
+        self, topology: Topology, spec: ReleaseSpec, prepared: base.Prepared, opts: pulumi.ResourceOptions
     ) -> Instances:
         """Start the release's instances beside those that serve; once a batch is healthy it takes its names."""
+        prepared = _own(Prepared, prepared)
         mounts = (*prepared.mounts, Mount(volume=prepared.sockets, path=RUN))
         alone = isinstance(topology.config.app.rollout.batch, int)
         before: tuple[pulumi.Resource, ...] = prepared.ready
@@ -407,10 +418,9 @@ class Docker:
         opts: pulumi.ResourceOptions,
         after: Sequence[pulumi.Resource],
     ) -> local.Command:
-        words = self._script("task.sh", "--lock", TASK_LOCK, "show", "--static", STATIC)
         return self._command(
             "static-current",
-            f'{words} --turn "$TURN"',
+            scripts.script("task.sh", "--lock", TASK_LOCK, "show", "--static", STATIC, "--turn", Variable("TURN")),
             environment={
                 "IMAGE": prepared.image,
                 "TURN": str(self.live.next_static_turn(release)),
@@ -450,12 +460,15 @@ class Docker:
             "WAIT": str(int(topology.config.app.health.start_timeout.seconds)),
             "SOCKETS": sockets,
         }
-        return self._command(f"{name}-serve", self._script("serve.sh"), environment=environment, opts=opts, after=after)
+        return self._command(
+            f"{name}-serve", scripts.script("serve.sh"), environment=environment, opts=opts, after=after
+        )
 
     # --- site
 
-    def site(self, topology: Topology, instances: Instances, opts: pulumi.ResourceOptions) -> Site:
+    def site(self, topology: Topology, instances: base.Instances, opts: pulumi.ResourceOptions) -> base.Site:
         """Put nginx before the instances; its configuration is checked, swapped and reloaded once."""
+        instances = _own(Instances, instances)
         config = topology.config
         network = docker.Network("site", driver="bridge", opts=opts)
         home = docker.Volume("nginx", opts=opts)
@@ -474,7 +487,7 @@ class Docker:
         # Said while the former one still listens elsewhere.
         free = self._command(
             "nginx-ports",
-            self._script("ports.sh"),
+            scripts.script("ports.sh"),
             environment={
                 "IMAGE": image,
                 "NGINX_HOME": home.name,
@@ -500,7 +513,7 @@ class Docker:
         rendered = nginx_config(topology)
         delivered = self._command(
             "nginx-config",
-            self._script("deliver.sh"),
+            scripts.script("deliver.sh"),
             stdin=delivery(rendered),
             environment={
                 "NGINX": nginx.id,
@@ -511,7 +524,7 @@ class Docker:
             opts=opts,
             after=instances.ready,
         )
-        return Site(digest=delivered.stdout.apply(lambda _: rendered.digest))
+        return base.Site(digest=delivered.stdout.apply(lambda _: rendered.digest))
 
     # --- parts
 
@@ -556,9 +569,10 @@ class Docker:
             pulled = self._pulled(service, base)
             hooks = pulumi.ResourceHookBinding(before_create=[pulled], before_update=[pulled])
             opts = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(hooks=hooks))
+        name = f"{image_repository(self.stack, service)}:{tag}"
         image = docker.Image(
             f"{service}-image",
-            image_name=f"{image_repository(self.stack, service)}:{tag}",
+            image_name=name,
             build=docker.DockerBuildArgs(
                 context=where,
                 dockerfile=f"{where}/Dockerfile",
@@ -568,7 +582,20 @@ class Docker:
             skip_push=True,
             opts=opts,
         )
-        return image.repo_digest
+        known = self._known(name)
+        return image.repo_digest if known is None else image.urn.apply(lambda _: known)
+
+    def _known(self, name: str) -> str | None:
+        """Return the image of a name in a preview, where the engine has it: the tag says all that it is made of.
+
+        The provider builds it again where its context is in another directory, and does not know then what will come
+        of it: a preview would replace every container of it.
+        """
+        if not pulumi.runtime.is_dry_run():
+            return None
+        with contextlib.suppress(EngineError):  # an engine that is away is told by what needs it
+            return self.engine.image(name)
+        return None
 
     def _pulled(self, service: str, base: Base) -> pulumi.ResourceHook:
         """Return what is done before an image is built: the engine has its base as of that time, or pulls it now.
@@ -655,10 +682,6 @@ class Docker:
 
     def _environment(self, values: Mapping[str, pulumi.Input[str]]) -> dict[str, pulumi.Input[str]]:
         return {**self.engine.environment(), "STACK": self.stack, **values}
-
-    @staticmethod
-    def _script(name: str, *arguments: str) -> str:
-        return shlex.join(["sh", os.path.relpath(FILES / "host" / name), *arguments])
 
 
 def _protected(opts: pulumi.ResourceOptions) -> pulumi.ResourceOptions:

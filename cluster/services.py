@@ -145,7 +145,7 @@ def _worker(worker: Worker) -> Iterator[Service]:
                 *("--startsecs", f"{worker.startsecs.seconds:g}", "--stop-signal", worker.stop_signal.value),
             ),
             command=tuple(shlex.split(worker.command)),
-            start_seconds=worker.startsecs.seconds + 60,
+            start_seconds=worker.startsecs.seconds + 30,
         )
 
 
@@ -173,7 +173,8 @@ def valkey_words(service: Service, socket: str, data: str) -> tuple[str, ...]:
     """
     return (
         *("--port", "0", "--unixsocket", socket, "--unixsocketperm", "770", "--dir", data),
-        *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+        # No snapshots beside that: an option without a value is an empty one, which a container's command can't have.
+        *("--save", "--appendonly", "yes", "--appendfsync", "always"),
         *("--maxmemory", str(service.memory), "--maxmemory-policy", "noeviction", "--set-proc-title", "no"),
-        *("--daemonize", "no", "--logfile", ""),
+        *("--daemonize", "no"),
     )

@@ -216,7 +216,7 @@ LARGEST_CLUSTER = 1000
 CRON_FIELDS = 5
 
 #: Names of what runs beside instances, workers and schedules.
-RESERVED_NAME = r"^(nginx|access|error|watch|supervisord|postgres|broker|memcached\d*)$"
+RESERVED_NAME = r"^(nginx|access|error|watch|supervisord|instance|task|postgres|broker|memcached\d*)$"
 
 #: How much the clock of who wrote a moment may be ahead of this one.
 CLOCKS_DIFFER = dt.timedelta(minutes=10)

@@ -32,6 +32,7 @@ from platforms.docker.engine import (
     INSTANCE_LABEL,
     RELEASE_LABEL,
     ROLE_LABEL,
+    SERVICE_LABEL,
     STACK_LABEL,
     Engine,
     EngineError,
@@ -333,12 +334,14 @@ def logs(stack: Stack, *, lines: int, follow: bool) -> list[LogSource]:
         role, release = labels[ROLE_LABEL], labels.get(RELEASE_LABEL)
         if role == "task":
             continue
-        instance = labels[INSTANCE_LABEL] if release else role
+        instance = labels.get(INSTANCE_LABEL, role)
         name = f"{instance}-{release}" if release else role
         found.append(
             LogSource(
                 name=name,
-                words=frozenset({instance, name}),
+                words=frozenset(
+                    {instance, name, *([instance.rstrip("0123456789")] if SERVICE_LABEL in labels else [])}
+                ),
                 command=["docker", "logs", *options, container["Id"]],
                 environment={**os.environ, **docker.engine.environment()},
             )

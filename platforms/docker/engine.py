@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 STACK_LABEL, ROLE_LABEL = "django-cluster.stack", "django-cluster.role"
 INSTANCE_LABEL, RELEASE_LABEL = "django-cluster.instance", "django-cluster.release"
 
+#: What a container is that runs the project's code beside the instances: worker or schedule.
+SERVICE_LABEL = "django-cluster.service"
+
 #: Seconds that the engine may take to say what runs.
 LOOK_SECONDS = 20.0
 

@@ -14,21 +14,26 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
-from cluster.config.models import DatabaseEngine, SessionEngine
-from cluster.release import DRAIN_SECONDS, ReleaseError
+from cluster.config.models import DatabaseEngine, Replacement, SessionEngine
+from cluster.release import ReleaseError
 from cluster.render.mime import compressed_endings
 from cluster.render.nginx import (
     KEEPALIVE_MIN_TIMEOUT_SINCE,
     NginxConfig,
     version_in_image,
 )
+from cluster.services import DRAIN_SECONDS, GRACE_MARGIN, Kind, valkey_words
 from cluster.source import shared_paths, shared_place
 from cluster.topology import batches
+from cluster_runtime.instance import DRAINING as INSTANCE_DRAINING
+from cluster_runtime.instance import READY, SERVING
+from cluster_runtime.service import DRAINING, SERVICES, WELL
 from platforms import base
 from platforms.docker import scripts
 from platforms.docker.bases import SERVES_ON, BaseError, base_of, context_as_of, ensure
 from platforms.docker.containers import (
     APP_USER,
+    BROKER_USER,
     MEGABYTE,
     MEMCACHED_USER,
     NGINX_USER,
@@ -39,9 +44,11 @@ from platforms.docker.containers import (
     Spec,
     make_container,
 )
-from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, EngineError, image_repository
+from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, SERVICE_LABEL, EngineError, image_repository
 from platforms.docker.images import FILES, uv_version, write_context
 from platforms.docker.places import (
+    BROKER,
+    BROKER_SOCKET,
     DATA,
     DATABASE,
     DATABASE_SECRETS,
@@ -65,6 +72,7 @@ if TYPE_CHECKING:
 
     from cluster.config.models import ClusterConfig
     from cluster.release import ReleaseSpec
+    from cluster.services import Service
     from cluster.topology import Topology
     from platforms.docker.bases import Base
     from platforms.docker.engine import Engine, Live
@@ -79,8 +87,11 @@ WATCH_SECONDS = 4
 #: Only one task of a stack runs at a time: that of an `up` that was killed may still be at it.
 TASK_LOCK = f"{STATIC}/lock"
 
-#: Seconds beyond drain and graceful_timeout until the engine kills an instance.
-GRACE_MARGIN = 15
+#: States of an instance in which it is well.
+INSTANCE_STATES = (READY, SERVING, INSTANCE_DRAINING)
+
+#: Where the broker keeps what it has.
+BROKER_DATA = "/var/lib/cluster"
 
 #: Instances, of two releases, for which the limit of processes is made at least.
 LEAST_TOGETHER = 32
@@ -89,6 +100,7 @@ LEAST_TOGETHER = 32
 NGINX_MEMORY, NGINX_PROCESSES = 512 * MEGABYTE, 256
 POSTGRES_MEMORY, POSTGRES_PROCESSES = 1024 * MEGABYTE, 512
 MEMCACHED_OVERHEAD, MEMCACHED_PROCESSES = 64 * MEGABYTE, 256
+BROKER_PROCESSES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +117,14 @@ class MadeDatabase(base.MadeDatabase):
 
     mounts: tuple[Mount, ...]
     secret_links: Mapping[str, str]
+    ready: tuple[pulumi.Resource, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeBroker:
+    """The broker: what mounts its socket, and what must be there first."""
+
+    mounts: tuple[Mount, ...]
     ready: tuple[pulumi.Resource, ...]
 
 
@@ -305,7 +325,9 @@ class Docker:
         shared = docker.Volume("shared", opts=_protected(opts))
         seeded = self._seed(topology, spec, image, shared.name, opts)
         kept = Mount(volume=shared.name, path=SHARED)
-        mounts = (*store.mounts, *made.mounts, kept, Mount(volume=secrets.name, path=SECRETS, read_only=True), *project)
+        broker = self._broker(topology, opts)
+        reached = (*store.mounts, *made.mounts, *broker.mounts)
+        mounts = (*reached, kept, Mount(volume=secrets.name, path=SECRETS, read_only=True), *project)
         sockets = docker.Volume("sockets", opts=opts)
         # Only here are secrets written: whoever serves reads them.
         volumes = (
@@ -333,7 +355,7 @@ class Docker:
                 "VOLUMES": _volume_words(volumes),
             },
             opts=opts,
-            after=(*store.ready, *made.ready, *seeded),
+            after=(*store.ready, *made.ready, *broker.ready, *seeded),
             logging=local.Logging.NONE,
         )
         # A project's static storage may read its own manifest there.
@@ -347,6 +369,24 @@ class Docker:
             network=network.name,
             ready=(prepared,),
         )
+
+    def _broker(self, topology: Topology, opts: pulumi.ResourceOptions) -> MadeBroker:
+        """Make the broker of the workers' jobs, without any network, where the stack file asks for one."""
+        for service in topology.of_kind(Kind.BROKER):
+            image = self._service_image("broker", topology.config, opts)
+            data = docker.Volume("broker", opts=_protected(opts))
+            sockets = Mount(volume=docker.Volume("broker-sockets", opts=opts).name, path=BROKER)
+            container = self._container(
+                service.name,
+                broker_spec(service),
+                image=image,
+                mounts=(Mount(volume=data.name, path=BROKER_DATA), sockets),
+                network=None,
+                opts=opts,
+                alone=True,
+            )
+            return MadeBroker(mounts=(replace(sockets, read_only=True),), ready=(container,))
+        return MadeBroker(mounts=(), ready=())
 
     def _seed(
         self,
@@ -389,8 +429,11 @@ class Docker:
                 )
                 for name in batch
             }
-            healthy = tuple(containers.values())
+            healthy: tuple[pulumi.Resource, ...] = tuple(containers.values())
             if shown is None:
+                # They would take jobs of a release that does not get healthy.
+                beside = self._beside(topology, spec.digest, prepared, Replacement.BESIDE, opts, healthy)
+                healthy = (*healthy, *beside)
                 shown = self._show_static(topology, spec.digest, prepared, opts, healthy)
             taken = [
                 self._serve(
@@ -402,13 +445,38 @@ class Docker:
             ]
             served += taken
             before = (*prepared.ready, *taken) if alone else prepared.ready
+        last = self._beside(topology, spec.digest, prepared, Replacement.ALONE, opts, served)
         return Instances(
             release=pulumi.Output.all(*(command.stdout for command in served)).apply(lambda _: spec.digest),
             sockets=prepared.sockets,
             static=prepared.static,
             shared=prepared.shared,
-            ready=tuple(served),
+            ready=(*served, *last),
         )
+
+    def _beside(  # noqa: PLR0913, PLR0917 - what it needs
+        self,
+        topology: Topology,
+        release: str,
+        prepared: Prepared,
+        replacement: Replacement,
+        opts: pulumi.ResourceOptions,
+        after: Sequence[pulumi.Resource],
+    ) -> list[docker.Container]:
+        """Start the workers and schedules that are replaced so; each has its own program's state for its health."""
+        return [
+            self._container(
+                service.name,
+                service_spec(topology, service, release),
+                image=prepared.image,
+                mounts=(*prepared.mounts, Mount(volume=prepared.sockets, path=RUN)),
+                network=prepared.network,
+                opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=list(after))),
+                alone=replacement is Replacement.ALONE,
+            )
+            for service in topology.beside
+            if service.replacement is replacement
+        ]
 
     def _show_static(
         self,
@@ -713,14 +781,55 @@ def instance_spec(topology: Topology, release: str, name: str) -> Spec:
     )
 
 
-def watch(status: str) -> str:
-    """Return the shell's words that look at an instance by its status file, which costs no start of Python."""
-    ready = f"""grep -qsE '"state": "(ready|serving|draining)"' {status}"""
+def service_spec(topology: Topology, service: Service, release: str) -> Spec:
+    """Return what is peculiar to the container of a worker or a schedule."""
+    status = f"{RUN}/{SERVICES}/{service.name}/{service.generation(release)}.$HOSTNAME.json"
+    test = watch(status, *WELL, DRAINING, tell=True)
+    start = int(service.start_seconds)
+    return Spec(
+        role=service.name,
+        user=APP_USER,
+        command=("python", *service.words(release, "/srv/config.json", RUN, container=True)),
+        memory=service.memory,
+        # The instances' processes are the same user's.
+        processes=max(service.processes, topology.config.app.processes)
+        * _together(len(topology.names) + len(topology.beside)),
+        grace=int(service.grace),
+        health=Health(test=("CMD-SHELL", test), interval=1, start_period=start, timeout=WATCH_SECONDS + 5),
+        start_seconds=start,
+        labels={SERVICE_LABEL: service.kind.value, RELEASE_LABEL: release},
+    )
+
+
+def broker_spec(service: Service) -> Spec:
+    """Return what is peculiar to the container of the broker."""
+    ask = f'[ "$(valkey-cli -s {BROKER_SOCKET} ping)" = PONG ]'
+    return Spec(
+        role=service.kind.value,
+        user=BROKER_USER,
+        command=("valkey-server", *valkey_words(service, BROKER_SOCKET, BROKER_DATA)),
+        # While it writes its file anew, each of its pages may be there twice.
+        memory=2 * service.memory + MEMCACHED_OVERHEAD,
+        processes=BROKER_PROCESSES,
+        grace=int(service.grace),
+        start_seconds=120,
+        health=Health(test=("CMD-SHELL", ask), interval=HEALTH_SECONDS, start_period=120),
+    )
+
+
+def watch(status: str, *states: str, tell: bool = False) -> str:
+    """Return the shell's words that look at a process by its status file, which costs no start of Python.
+
+    states: those in which it is well; an instance's where none are named. tell: print what it says of itself, which the
+    engine keeps of its last look.
+    """
+    told = f"cat {status} 2>/dev/null; " if tell else ""
+    ready = f"""grep -qsE '"state": "({"|".join(states or INSTANCE_STATES)})"' {status}"""
     seen = "/tmp/healthy"  # noqa: S108 - the container's own
     tries = WATCH_SECONDS * 10
     return (
-        f"if [ -e {seen} ]; then sleep {WATCH_SECONDS}; {ready}; exit; fi; tries={tries}; "
-        f"until {ready}; do tries=$((tries - 1)); [ $tries -gt 0 ] || exit 1; sleep 0.1; done; : >{seen}"
+        f"if [ -e {seen} ]; then sleep {WATCH_SECONDS}; {told}{ready}; exit; fi; tries={tries}; "
+        f"until {ready}; do tries=$((tries - 1)); [ $tries -gt 0 ] || exit 1; sleep 0.1; done; {told}: >{seen}"
     )
 
 

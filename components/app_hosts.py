@@ -40,8 +40,8 @@ class AppHosts(pulumi.ComponentResource):
         super().__init__("cluster:index:AppHosts", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         store, made = args.sessions.store, args.database.made
-        prepared = args.platform.prepare(args.topology, args.release, store, made, child)
-        self.instances = args.platform.instances(args.topology, args.release, prepared, child)
+        prepared = args.platform.prepare(name, args.topology, args.release, store, made, child)
+        self.instances = args.platform.instances(name, args.topology, args.release, prepared, child)
         self.release = self.instances.release
         self.names = pulumi.Output.from_input(list(args.topology.names))
         self.register_outputs({"release": self.release, "names": self.names})

@@ -30,7 +30,7 @@ class Database(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("cluster:index:Database", name, None, opts)
-        self.made = args.platform.database(args.topology, pulumi.ResourceOptions(parent=self))
+        self.made = args.platform.database(name, args.topology, pulumi.ResourceOptions(parent=self))
         database = args.topology.config.database
         self.engine = pulumi.Output.from_input("project" if database is None else database.engine.value)
         self.register_outputs({"engine": self.engine})

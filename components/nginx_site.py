@@ -37,7 +37,7 @@ class NginxSite(pulumi.ComponentResource):
     def __init__(self, name: str, args: NginxSiteArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("cluster:index:NginxSite", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
-        self.site = args.platform.site(args.topology, args.pool.hosts.instances, child)
+        self.site = args.platform.site(name, args.topology, args.pool.hosts.instances, child)
         self.url = pulumi.Output.from_input(site_url(args.topology.config))
         self.digest = self.site.digest
         self.register_outputs({"url": self.url, "digest": self.digest})

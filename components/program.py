@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import pulumi
 
@@ -29,15 +31,33 @@ if TYPE_CHECKING:
     from platforms.base import Ground, Resources
 
 
+#: The namespace of the secrets of a program's own stack among the keys of its configuration.
+OWN = "cluster"
+
+#: How a site of a program is called: it is a part of its images' names too.
+SITE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+#: The longest name of a site.
+SITE_LENGTH = 32
+
+#: The sites that a program has opened, by what is at the root of its resources.
+_opened: WeakKeyDictionary[pulumi.Resource, set[str | None]] = WeakKeyDictionary()
+
+
 @dataclass(frozen=True)
 class Program:
-    """One stack, from the repository's directory, and where it stands on its platform."""
+    """One site of a program: what its stack file says, and where it stands on its platform.
+
+    root: the directory that the stack file's paths are meant from. stack: the stack file's name. secrets: their values,
+    in plain. site: its name among the sites of the program; None for the one that is the program's stack.
+    """
 
     root: Path
     stack: str
     config: ClusterConfig
     secrets: dict[str, str]
     ground: Ground
+    site: str | None = None
 
     def platform(self, topology: Topology) -> Resources:
         """Return the platform, with what runs on it now; RunError where it is away, or would lose sessions or data."""
@@ -86,7 +106,7 @@ class Program:
     def _former(self) -> tuple[str, dict[str, Any]] | None:
         """Return the former release that is to serve again and its configuration file; RunError where it is gone."""
         former = os.environ.get(RELEASE_VARIABLE)
-        if not former:
+        if not former or self.site is not None:  # the commands go back in the program's own stack alone
             return None
         try:
             return former, self.ground.former(former)
@@ -95,20 +115,59 @@ class Program:
             raise pulumi.RunError(words) from error
 
 
-def open_program() -> Program:
-    """Read the stack's file and secrets, and judge them; RunError has a line for each problem."""
-    root, stack = Path.cwd(), pulumi.get_stack()
+def open_program(root: Path | str | None = None, stack: str | None = None, site: str | None = None) -> Program:
+    """Read a stack file and its secrets, and judge them; RunError has a line for each problem.
+
+    root: the directory that holds stacks/, and that the file's paths are meant from; the current one by default.
+    stack: the stack file's name, as in stacks/Pulumi.<stack>.yaml; the Pulumi stack's by default.
+    site: what this is called among the sites of the program (lower-case letters, digits and -), on the platform and in
+    the configuration: its secrets are `<site>:secret_key` and so on. By default the stack file's name, and none for the
+    Pulumi stack's own file: that is the site that the `cluster` command knows, and its secrets are `cluster:secret_key`
+    and so on.
+    """
+    directory, name = Path(root or ".").resolve(), stack or pulumi.get_stack()
+    called = site if site is not None or name == pulumi.get_stack() else name
     try:
-        config = load_stack(root, stack)
-        ground = registry.ground(Stack(root, stack, config))
-        secrets = _secrets()
-        judge(config, ground.facts(config, frozenset(secrets)), tell=pulumi.log.warn)
+        config = load_stack(directory, name)
     except ClusterError as error:
         raise pulumi.RunError(str(error)) from None
-    return Program(root, stack, config, secrets, ground)
+    return open_site(config, directory, name, called)
 
 
-def _secrets() -> dict[str, str]:
-    """Return the values of the stack's secrets: in plain, since the release's digest is made of them too."""
-    found = {name: pulumi.runtime.get_config(f"cluster:{name}") for name in SECRET_KEYS}
+def open_site(config: ClusterConfig, root: Path, stack: str, site: str | None) -> Program:
+    """Return a site of the program by what a stack file says; else as `open_program`."""
+    _claim(site)
+    space = site or OWN
+    secrets = _secrets(space)
+    try:
+        ground = registry.ground(Stack(root, stack, config), site)
+        judge(config, ground.facts(config, frozenset(secrets)), tell=lambda line: pulumi.log.warn(_keyed(line, space)))
+    except ClusterError as error:
+        raise pulumi.RunError(_keyed(str(error), space)) from None
+    return Program(root, stack, config, secrets, ground, site)
+
+
+def _claim(site: str | None) -> None:
+    """See that a site's name is one, and no other site's of the program; RunError says what is wrong."""
+    if site is not None and (site == OWN or len(site) > SITE_LENGTH or SITE.fullmatch(site) is None):
+        raise pulumi.RunError(
+            f"site: {site!r} is no name for one: lower-case letters, digits and -, beginning with a letter, "
+            f"{SITE_LENGTH} at most, and not {OWN!r}"
+        )
+    root = pulumi.runtime.get_root_resource()
+    claimed = set() if root is None else _opened.setdefault(root, set())
+    if site in claimed:
+        called = "are the program's stack itself" if site is None else f"are called {site!r}"
+        raise pulumi.RunError(f"site: two of the program {called}: each needs a name of its own (`site`)")
+    claimed.add(site)
+
+
+def _keyed(text: str, space: str) -> str:
+    """Return a text about the secrets of the program's own stack as one about those of a site."""
+    return re.sub(rf"\b{OWN}:({'|'.join(SECRET_KEYS)})\b", rf"{space}:\1", text)
+
+
+def _secrets(space: str) -> dict[str, str]:
+    """Return the values of a site's secrets: in plain, since the release's digest is made of them too."""
+    found = {name: pulumi.runtime.get_config(f"{space}:{name}") for name in SECRET_KEYS}
     return {name: value for name, value in found.items() if value}

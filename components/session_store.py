@@ -32,7 +32,7 @@ class SessionStore(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: SessionStoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("cluster:index:SessionStore", name, None, opts)
-        self.store = args.platform.store(args.topology, pulumi.ResourceOptions(parent=self))
+        self.store = args.platform.store(name, args.topology, pulumi.ResourceOptions(parent=self))
         self.engine = pulumi.Output.from_input(args.topology.config.sessions.engine.value)
         self.nodes = self.store.nodes
         self.register_outputs({"engine": self.engine, "nodes": self.nodes})

@@ -206,31 +206,43 @@ class Site:
 class Resources(Protocol):
     """What the components make their resources with: one site on one platform.
 
-    Each operation takes the options of what it makes (its parent is the component) and what the operations before it
-    returned; TypeError where another platform made that. RunError where something can't be made at all.
+    Each operation takes the name of its component, which what it makes is called after, what the operations before it
+    returned, and the options of what it makes, whose parent is the component. TypeError where another platform returned
+    that; RunError where something can't be made at all.
     """
 
-    def store(self, topology: Topology, opts: pulumi.ResourceOptions) -> Store:
+    def store(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> Store:
         """Make what keeps sessions."""
         ...
 
-    def database(self, topology: Topology, opts: pulumi.ResourceOptions) -> MadeDatabase:
+    def database(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> MadeDatabase:
         """Make the default database, where the stack file asks for one."""
         ...
 
-    def prepare(
-        self, topology: Topology, spec: ReleaseSpec, store: Store, made: MadeDatabase, opts: pulumi.ResourceOptions
+    def prepare(  # noqa: PLR0913, PLR0917 - what a release is prepared of
+        self,
+        name: str,
+        topology: Topology,
+        spec: ReleaseSpec,
+        store: Store,
+        made: MadeDatabase,
+        opts: pulumi.ResourceOptions,
     ) -> Prepared:
         """Build a release, collect its static files, migrate its database and prove that it gets healthy."""
         ...
 
     def instances(
-        self, topology: Topology, spec: ReleaseSpec, prepared: Prepared, opts: pulumi.ResourceOptions
+        self,
+        name: str,
+        topology: Topology,
+        spec: ReleaseSpec,
+        prepared: Prepared,
+        opts: pulumi.ResourceOptions,
     ) -> Instances:
         """Start the release's instances beside those that serve, and let them take the names."""
         ...
 
-    def site(self, topology: Topology, instances: Instances, opts: pulumi.ResourceOptions) -> Site:
+    def site(self, name: str, topology: Topology, instances: Instances, opts: pulumi.ResourceOptions) -> Site:
         """Put nginx before the instances."""
         ...
 
@@ -273,6 +285,10 @@ class Ground(Protocol):
 class Grounds(Protocol):
     """What each Pulumi platform's module for programs has."""
 
-    def ground(self, root: Path, stack: str) -> Ground:
-        """Return where the site of a stack file stands; `root`: the directory that its paths are meant from."""
+    def ground(self, root: Path, stack: str, site: str | None) -> Ground:
+        """Return where a site stands.
+
+        root: the directory that its paths are meant from. stack: its stack file. site: its name among the sites of a
+        program; None for the one that the commands know by the program's stack.
+        """
         ...

@@ -32,11 +32,15 @@ def commands(stack: Stack) -> Commands:
     return cast("Commands", import_module(module))
 
 
-def ground(stack: Stack) -> Ground:
-    """Return where a stack stands as a Pulumi program finds it; CommandError where Pulumi has nothing to make."""
+def ground(stack: Stack, site: str | None) -> Ground:
+    """Return where a site of a stack file stands as a Pulumi program finds it.
+
+    site: its name among those of a program; None for the one that the commands know. CommandError where Pulumi has
+    nothing to make.
+    """
     module = PROGRAMS.get(stack.config.platform)
     if module is not None:
-        return cast("Grounds", import_module(module)).ground(stack.root, stack.name)
+        return cast("Grounds", import_module(module)).ground(stack.root, stack.name, site)
     if stack.config.platform in COMMANDS:
         raise CommandError(f"stack {stack.name} is for this machine alone: say `cluster up {stack.name}`")
     raise _not_there(stack)

@@ -30,12 +30,14 @@ if TYPE_CHECKING:
 class DockerGround:
     """One site on one engine. label: the value of the label that all its containers have."""
 
-    def __init__(self, root: Path, stack: str) -> None:
+    def __init__(self, root: Path, stack: str, site: str | None) -> None:
         self.root = root
         self.stack = stack
-        self.label = f"{pulumi.get_project()}/{stack}"
+        self.site = site
+        running = pulumi.get_stack()
+        self.label = "/".join([pulumi.get_project(), running, *([site] if site else [])])
         self.engine = Engine(pulumi.Config("docker").get("host") or "")
-        self.work = DockerPaths(root, stack).images
+        self.work = DockerPaths(root, f"{running}.{site}" if site else running).images
 
     @cached_property
     def live(self) -> Live:
@@ -73,9 +75,17 @@ class DockerGround:
 
     def resources(self, secrets: pulumi.Output[str]) -> Docker:
         """Return what makes the images, containers, volumes and networks."""
-        return Docker(stack=self.label, work=self.work, engine=self.engine, live=self.live, secrets=secrets)
+        return Docker(
+            stack=self.label,
+            work=self.work,
+            engine=self.engine,
+            live=self.live,
+            secrets=secrets,
+            # Before sites had names, a program had one.
+            former=self.site is None,
+        )
 
 
-def ground(root: Path, stack: str) -> Ground:
-    """Return where the site of a stack file stands: on the engine of docker:host."""
-    return DockerGround(root, stack)
+def ground(root: Path, stack: str, site: str | None) -> Ground:
+    """Return where a site stands: on the engine of docker:host."""
+    return DockerGround(root, stack, site)

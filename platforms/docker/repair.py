@@ -10,6 +10,7 @@ from platforms.docker.engine import (
     RELEASE_LABEL,
     ROLE_LABEL,
     SERVICE_LABEL,
+    STACK_LABEL,
 )
 from platforms.docker.observe import SHORT_ID, Observed, release_of
 from platforms.pulumi.engine import name_of
@@ -23,14 +24,24 @@ ORPHAN_SECONDS = 60
 
 
 def lost(docker: DockerStack, resources: list[dict[str, Any]]) -> list[str]:
-    """Return the names of containers that Pulumi believes to run and that do not: it would not notice."""
+    """Return the names of containers that Pulumi believes to run and that do not: it would not notice.
+
+    Those of another site of the program have another label, and are not looked for.
+    """
     running = set(docker.engine.containers(docker.label))
     wanted = {
         resource["id"]: name_of(resource["urn"])[1]
         for resource in resources
         if name_of(resource["urn"])[0] == CONTAINER and resource.get("id") and not resource.get("delete")
+        if _label(resource) in (None, docker.label)
     }
     return sorted(name for found, name in wanted.items() if found not in running)
+
+
+def _label(resource: dict[str, Any]) -> str | None:
+    """Return the label of the stack that a container was made with; None where its state does not say."""
+    labels = (resource.get("inputs") or {}).get("labels") or []
+    return next((label["value"] for label in labels if label["label"] == STACK_LABEL), None)
 
 
 def unknown(docker: DockerStack, resources: list[dict[str, Any]], *, tasks: bool = False) -> list[dict[str, Any]]:

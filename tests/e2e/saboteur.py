@@ -60,11 +60,11 @@ def no_turn() -> None:
 def no_pull() -> None:
     """The base as of a time is what the engine has: nothing is pulled."""
 
-    def kept(self: Docker, service: str, base: Base) -> pulumi.ResourceHook:
+    def kept(self: Docker, name: str, base: Base) -> pulumi.ResourceHook:
         def tag(_arguments: pulumi.ResourceHookArgs) -> None:
             self.engine.run("tag", base.image, base.name(self.stack))
 
-        return pulumi.ResourceHook(f"{service}-base", tag)
+        return pulumi.ResourceHook(name, tag)
 
     Docker._pulled = kept  # type: ignore[method-assign]
 

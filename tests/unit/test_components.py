@@ -226,33 +226,39 @@ class Paper:
     def _made(self, what: str, *given: Any) -> None:
         self.given.append((what, given))
 
-    def store(self, topology: Topology, opts: pulumi.ResourceOptions) -> base.Store:
-        self._made("store")
+    def store(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> base.Store:
+        self._made("store", name)
         return base.Store(nodes=pulumi.Output.from_input(["10.0.0.5:11211"]))
 
-    def database(self, topology: Topology, opts: pulumi.ResourceOptions) -> base.MadeDatabase:
-        self._made("database")
+    def database(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> base.MadeDatabase:
+        self._made("database", name)
         return base.MadeDatabase()
 
-    def prepare(
+    def prepare(  # noqa: PLR0917 - what is asked of a platform
         self,
+        name: str,
         topology: Topology,
         spec: ReleaseSpec,
         store: base.Store,
         made: base.MadeDatabase,
         opts: pulumi.ResourceOptions,
     ) -> base.Prepared:
-        self._made("prepare", type(store), type(made))
+        self._made("prepare", name, type(store), type(made))
         return base.Prepared()
 
     def instances(
-        self, topology: Topology, spec: ReleaseSpec, prepared: base.Prepared, opts: pulumi.ResourceOptions
+        self,
+        name: str,
+        topology: Topology,
+        spec: ReleaseSpec,
+        prepared: base.Prepared,
+        opts: pulumi.ResourceOptions,
     ) -> base.Instances:
-        self._made("instances", type(prepared))
+        self._made("instances", name, type(prepared))
         return base.Instances(release=pulumi.Output.from_input("0123456789ab"))
 
-    def site(self, topology: Topology, instances: base.Instances, opts: pulumi.ResourceOptions) -> base.Site:
-        self._made("site", type(instances))
+    def site(self, name: str, topology: Topology, instances: base.Instances, opts: pulumi.ResourceOptions) -> base.Site:
+        self._made("site", name, type(instances))
         return base.Site(digest=pulumi.Output.from_input("f" * 64))
 
 
@@ -261,10 +267,10 @@ def test_components_stand_on_whatever_has_the_five_operations() -> None:
     found = record(lambda: build_on(paper, VALUES))
     assert {one.type for one in found.registrations} == {token(one) for one in TABLE}
     assert paper.given == [
-        *(("store", ()), ("database", ())),
-        ("prepare", (base.Store, base.MadeDatabase)),
-        ("instances", (base.Prepared,)),
-        ("site", (base.Instances,)),
+        *(("store", ("sessions",)), ("database", ("database",))),
+        ("prepare", ("app", base.Store, base.MadeDatabase)),
+        ("instances", ("app", base.Prepared)),
+        ("site", ("nginx", base.Instances)),
     ]
     outputs = {one.name: found.outputs[registered(one, found).urn] for one in TABLE}
     assert outputs["sessions"] == {"engine": "cached_db", "nodes": ["10.0.0.5:11211"]}
@@ -276,12 +282,13 @@ def test_what_another_platform_made_is_refused(tmp_path: Path) -> None:
     docker = Docker(stack=LABEL, work=tmp_path, engine=Engine(), live=Live(), secrets=pulumi.Output.from_input("{}"))
     topology, site = build_topology(parse_config(VALUES)), base.Instances(release=pulumi.Output.from_input(""))
     with pytest.raises(TypeError, match=r"^platforms\.base\.Instances is not what platform docker made$"):
-        docker.site(topology, site, pulumi.ResourceOptions())
+        docker.site("nginx", topology, site, pulumi.ResourceOptions())
 
 
 def test_the_table_holds_every_component_that_the_package_exports() -> None:
     exported = {name for name in components.__all__ if name not in {*(one.args.__name__ for one in TABLE)}}
-    assert exported - {"UpstreamServer"} == {one.cls.__name__ for one in TABLE}
+    whole_cluster = {"DjangoCluster", "DjangoClusterArgs"}  # made of them: test_sites.py
+    assert exported - {"UpstreamServer"} - whole_cluster == {one.cls.__name__ for one in TABLE}
 
 
 @each_component
@@ -297,6 +304,16 @@ def test_a_component_is_called_by_its_token_and_stands_at_the_top_of_the_stack(
 def test_everything_that_a_component_makes_is_its_child(component: Component, whole: Record) -> None:
     why = "what is not a child of the component that made it can't be found, moved or protected with it"
     assert whole.children(registered(component, whole)) == component.children, why
+
+
+@each_component
+def test_what_a_component_makes_is_called_after_it_and_found_by_its_name_of_before(
+    component: Component, whole: Record
+) -> None:
+    parent = registered(component, whole)
+    for child in (one for one in whole.registrations if one.parent == parent.urn):
+        assert child.full_name == f"{component.name}-{child.name}", "two of a kind in a program would have one name"
+        assert child.aliases == {child.name}, "a stack of before would get everything anew"
 
 
 @each_component
@@ -389,7 +406,8 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_outputs_are_registered_once_and_after_all_children(component: Component, said: list[str]) -> None:
     mine = f"outputs of {component.cls.__name__}"
     assert said.count(mine) == 1
-    last = max((len(said) - 1 - said[::-1].index(name) for name in component.children - {component.name}), default=0)
+    children = {f"{component.name}-{name}" for name in component.children}
+    last = max((len(said) - 1 - said[::-1].index(name) for name in children), default=0)
     assert said.index(mine) > last, "a child that comes after the outputs is not waited for"
 
 
@@ -600,12 +618,12 @@ def test_every_path_shows_the_volume_that_belongs_there(recorded: Recorded) -> N
         for path in ("/run/cluster", "/run/sessions", "/run/database", "/srv/secrets", "/srv/database", "/srv/static")
     }
     assert shown == {
-        "/run/cluster": {"sockets"},
-        "/run/sessions": {"sessions"},
-        "/run/database": {"database-sockets"},
-        "/srv/secrets": {"secrets"},
-        "/srv/database": {"database-secrets"},
-        "/srv/static": {"static"},
+        "/run/cluster": {"app-sockets"},
+        "/run/sessions": {"sessions-sessions"},
+        "/run/database": {"database-database-sockets"},
+        "/srv/secrets": {"app-secrets"},
+        "/srv/database": {"database-database-secrets"},
+        "/srv/static": {"app-static"},
     }
 
 
@@ -615,11 +633,11 @@ def test_tasks_see_what_an_instance_sees_and_only_they_write_static_files(record
     for name in ("prepare", "static-current"):
         words = found.named(name).environment["VOLUMES"].split()
         assert {word.removesuffix(":ro") for word in words} <= instance, f"{name} sees more than an instance"
-        assert "static-a1b2c3d:/srv/static" in words, f"{name} can't write static files"
+        assert "app-static-a1b2c3d:/srv/static" in words, f"{name} can't write static files"
     written, shown = (found.named(name).environment["VOLUMES"].split() for name in ("prepare", "static-current"))
-    assert "secrets-a1b2c3d:/srv/secrets" in written, "the secrets can't be written"
-    assert "secrets-a1b2c3d:/srv/secrets:ro" in shown, "the secrets could be changed"
-    assert "sockets-a1b2c3d:/run/cluster:ro" in written, "names could be taken before anything is proven"
+    assert "app-secrets-a1b2c3d:/srv/secrets" in written, "the secrets can't be written"
+    assert "app-secrets-a1b2c3d:/srv/secrets:ro" in shown, "the secrets could be changed"
+    assert "app-sockets-a1b2c3d:/run/cluster:ro" in written, "names could be taken before anything is proven"
     assert found.named("static-current").environment["NETWORK"] == "none"
 
 
@@ -809,8 +827,9 @@ def test_what_must_be_alone_of_its_role_has_what_a_killed_run_left_removed_first
 ) -> None:
     found = {one.name: one.before_create for one in whole.registrations if one.before_create}
     why = "two databases on the same data would ruin them; an instance is made beside the one that serves"
-    assert found == {name: (f"{name}-alone",) for name in (*SERVICES, "nginx")}, why
-    assert sorted(whole.hooks) == sorted(f"{name}-alone" for name in (*SERVICES, "nginx")), "a hook has one name"
+    alone = {name: f"{whole.named(name, CONTAINER).full_name}-alone" for name in (*SERVICES, "nginx")}
+    assert found == {name: (hook,) for name, hook in alone.items()}, why
+    assert sorted(whole.hooks) == sorted(alone.values()), "a hook has one name"
 
 
 def test_a_name_is_taken_within_the_time_that_an_instance_has_to_start(recorded: Recorded, preview: bool) -> None:

@@ -369,9 +369,9 @@ def before_create(docker: Callable[[str], Path], tmp_path: Path) -> Callable[[st
             stack=STACK_LABEL, work=tmp_path, engine=Engine(), live=Live(), secrets=pulumi.Output.from_input("{}")
         )
         with patch.object(pulumi, "ResourceHook", hooks.__setitem__):
-            platform._lone(SPEC)
+            platform._lone("nginx-alone", SPEC)
         (remove_others,) = hooks.values()
-        assert list(hooks) == ["r-alone"]
+        assert list(hooks) == ["nginx-alone"]
         inputs = {"volumes": [{"volumeName": volume, "containerPath": "/v"}]}
         remove_others(pulumi.ResourceHookArgs(urn="urn", id="", name="nginx", type=CONTAINER, new_inputs=inputs))
         asked, *others = calls.read_text().splitlines()

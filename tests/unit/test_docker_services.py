@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 
 def names(urns: frozenset[str]) -> set[str]:
-    return {urn.rpartition("::")[2] for urn in urns}
+    return {urn.rpartition("::")[2].removeprefix("app-") for urn in urns}
 
 
 def test_each_process_is_a_container_of_the_releases_image(made: Record) -> None:
@@ -74,7 +74,7 @@ def test_one_that_must_not_run_twice_begins_when_all_serve_and_the_former_has_go
     clock = made.named("clock1", CONTAINER)
     assert {"app1-serve", "app2-serve"} <= names(clock.dependencies)
     assert clock.delete_before_replace
-    assert clock.before_create == ("clock1-alone",)
+    assert clock.before_create == ("app-clock1-alone",)
 
 
 def test_the_broker_has_no_network_and_keeps_what_it_has(made: Record) -> None:

@@ -18,8 +18,18 @@ from tests.unit.pulumi_mocks import stack_values
 URN = "urn:pulumi:dev::django-cluster::cluster:index:AppHosts$"
 
 
+COMPONENT = "urn:pulumi:dev::django-cluster::cluster:index:AppHosts::web-app"
+
+
 def step(kind: str, name: str, operation: str, **states: Any) -> dict[str, Any]:
-    return {"urn": f"{URN}{kind}::{name}", "op": operation, **states}
+    """Return a step of a part of the component web-app, as the engine tells it."""
+    known = {key: {**(state or {}), "parent": COMPONENT} for key, state in {"new": {}, **states}.items()}
+    return {"urn": f"{URN}{kind}::web-app-{name}", "op": operation, **known}
+
+
+def former_step(kind: str, name: str, operation: str) -> dict[str, Any]:
+    """Return a step of what was made before parts were called after their components."""
+    return {"urn": f"{URN}{kind}::{name}", "op": operation, "old": {"parent": COMPONENT}}
 
 
 IMAGE, CONTAINER, COMMAND = (
@@ -52,6 +62,7 @@ IMAGE, CONTAINER, COMMAND = (
 )
 def test_each_step_is_told_in_words_as_it_is_begun(kind: str, name: str, operation: str, said: list[str]) -> None:
     assert begun(step(kind, name, operation)) == said
+    assert begun(former_step(kind, name, operation)) == said
 
 
 def test_a_change_of_nginx_is_told_in_its_own_words_without_its_digest() -> None:

@@ -6,9 +6,7 @@ import contextlib
 import json
 import os
 import signal
-import threading
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,92 +14,15 @@ import pytest
 from cluster_runtime.schedule import Runs
 from cluster_runtime.service import SERVICES
 from tests.conformance import wait_until
+from tests.file_queue import PROGRAM, Jobs
 from tests.local.stand import Stand
 from tests.local.test_commands import assert_done
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
-
-#: A queue of files, which a rename takes a job out of: a job that was taken and is not done was lost with its worker.
-JOBS = """
-import os, pathlib, signal, sys, time
-
-# release: {release}
-queue = pathlib.Path("queue")
-for name in ("new", "taken", "done"):
-    (queue / name).mkdir(exist_ok=True)
-stop = []
-signal.signal(signal.SIGTERM, lambda *_what: stop.append(True))
-while not stop:
-    job = next(iter(sorted((queue / "new").iterdir())), None)
-    if job is None:
-        time.sleep(0.02)
-        continue
-    try:
-        job.rename(queue / "taken" / job.name)
-    except FileNotFoundError:
-        continue
-    time.sleep(0.05)
-    with (queue / "log").open("a") as log:
-        log.write(f"{{job.name}} {{os.environ['CLUSTER_SERVICE']}} {{os.environ['CLUSTER_RELEASE']}}\\n")
-    (queue / "taken" / job.name).rename(queue / "done" / job.name)
-"""
-
-#: Jobs that wait at any time while a test changes something.
-LEAST_WAITING = 20
 
 WORKER = {"name": "jobs", "command": "python jobs.py", "count": 2, "startsecs": "1s"}
 SCHEDULE = {"name": "yearly", "command": "manage.py check", "at": "0 0 1 1 *"}
-
-
-class Jobs:
-    """The queue of a stand's project."""
-
-    def __init__(self, stand: Stand) -> None:
-        self.directory: Path = stand.places.shared / "queue"
-        self.number = 0
-
-    def put(self, count: int) -> None:
-        """Put jobs into the queue, each at once or not at all."""
-        for _one in range(count):
-            path = self.directory / "new" / f"{self.number:06d}"
-            fresh = self.directory / f".{path.name}"
-            fresh.touch()
-            fresh.chmod(0o666)
-            fresh.rename(path)
-            self.number += 1
-
-    @contextlib.contextmanager
-    def kept_busy(self) -> Iterator[None]:
-        """Let there be more jobs than workers all the time."""
-        over = threading.Event()
-
-        def feed() -> None:
-            while not over.wait(0.05):
-                if len(list((self.directory / "new").iterdir())) < LEAST_WAITING:
-                    self.put(LEAST_WAITING)
-
-        feeding = threading.Thread(target=feed, daemon=True)
-        feeding.start()
-        try:
-            yield
-        finally:
-            over.set()
-            feeding.join()
-
-    def wait_done(self) -> Counter[str]:
-        """Wait until the queue is empty; return how often each job was done."""
-        wait_until(lambda: not any((self.directory / "new").iterdir()), "the queue is empty", 120)
-        with contextlib.suppress(AssertionError):  # what was lost stays there
-            wait_until(lambda: not any((self.directory / "taken").iterdir()), "all are done", 5)
-        return Counter(line.split()[0] for line in self.lines())
-
-    def lines(self) -> list[str]:
-        return (self.directory / "log").read_text().splitlines()
-
-    def lost(self, done: Counter[str]) -> list[str]:
-        return [f"{number:06d}" for number in range(self.number) if not done[f"{number:06d}"]]
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +40,11 @@ def stand() -> Iterator[Stand]:
 
 @pytest.fixture(scope="module")
 def jobs(stand: Stand) -> Jobs:
-    return Jobs(stand)
+    return Jobs(stand.places.shared / "queue")
 
 
 def write(stand: Stand, release: str, *, before: str = "") -> None:
-    (stand.project / "jobs.py").write_text(before + JOBS.format(release=release))
+    (stand.project / "jobs.py").write_text(before + PROGRAM.format(release=release))
 
 
 def services(stand: Stand) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,6 @@ class Instance:
     server: Server
     share: Fraction
     port: int | None
-    host: str | None
 
     @property
     def name(self) -> str:
@@ -73,16 +72,13 @@ def build_topology(config: ClusterConfig) -> Topology:
     """Return the topology of a stack file."""
     share = shares(config.upstream.servers)
     first_port = config.site.instance_ports
-    app_hosts = [host.name for host in config.hosts if "app" in host.roles]
     instances = []
     for number, server in enumerate(config.upstream.servers):
-        spread = app_hosts[number % len(app_hosts)] if app_hosts else None
         instances.append(
             Instance(
                 server=server,
                 share=share[server.name],
                 port=first_port + number if first_port is not None else None,
-                host=server.host or spread,
             )
         )
     nodes = config.sessions.memcached.nodes if uses_memcached(config) else 0

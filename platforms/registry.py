@@ -25,11 +25,8 @@ PROGRAMS = {
 
 
 def commands(stack: Stack) -> Commands:
-    """Return the commands of the stack's platform; CommandError where there are none yet."""
-    module = COMMANDS.get(stack.config.platform)
-    if module is None:
-        raise _not_there(stack)
-    return cast("Commands", import_module(module))
+    """Return the commands of the stack's platform."""
+    return cast("Commands", import_module(COMMANDS[stack.config.platform]))
 
 
 def ground(stack: Stack, site: str | None) -> Ground:
@@ -39,13 +36,6 @@ def ground(stack: Stack, site: str | None) -> Ground:
     nothing to make.
     """
     module = PROGRAMS.get(stack.config.platform)
-    if module is not None:
-        return cast("Grounds", import_module(module)).ground(stack.root, stack.name, site)
-    if stack.config.platform in COMMANDS:
+    if module is None:
         raise CommandError(f"stack {stack.name} is for this machine alone: say `cluster up {stack.name}`")
-    raise _not_there(stack)
-
-
-def _not_there(stack: Stack) -> CommandError:
-    there = " and ".join(COMMANDS)
-    return CommandError(f"platform: {stack.config.platform} is not there yet; {there} are")
+    return cast("Grounds", import_module(module)).ground(stack.root, stack.name, site)

@@ -33,7 +33,6 @@ class Platform(StrEnum):
 
     LOCAL = "local"
     DOCKER = "docker"
-    REMOTE = "remote"
 
 
 class Interface(StrEnum):
@@ -94,15 +93,6 @@ class StopSignal(StrEnum):
     HUP = "HUP"
     USR1 = "USR1"
     USR2 = "USR2"
-
-
-class Role(StrEnum):
-    """What a remote host does."""
-
-    APP = "app"
-    NGINX = "nginx"
-    SESSIONS = "sessions"
-    DATABASE = "database"
 
 
 def _plain_text(value: object) -> object:
@@ -498,9 +488,6 @@ class Server(_Model):
     max_conns: Count = Field(0, description="Connections at a time; 0: no limit.")
     backup: bool = Field(False, description="Gets traffic only when all others are unavailable.")
     down: bool = Field(False, description="Drained: keeps running, gets no new request.")
-    host: InstanceName | None = Field(
-        None, description="Platform remote: the host it runs on; default: spread over the hosts."
-    )
 
 
 class Upstream(_Model):
@@ -609,21 +596,6 @@ class Images(_Model):
     )
 
 
-class Host(_Model):
-    """A machine of platform remote."""
-
-    name: InstanceName = Field(description="Its name in this file.")
-    address: PathText = Field(description="Where SSH reaches it.")
-    user: PathText = Field("root", description="Whom SSH logs in as.")
-    port: Port = Field(22, description="SSH's port.")
-    host_key: Annotated[str, StringConstraints(pattern=r"^(ssh|ecdsa)-\S+ \S+$")] = Field(
-        description="Its public host key, as in known_hosts; always checked."
-    )
-    roles: Annotated[list[Annotated[Role, _text_enum(Role)]], Field(min_length=1)] = Field(
-        description="What it does: app, nginx, sessions, database."
-    )
-
-
 class ClusterConfig(_Model):
     """One stack: the keys below `cluster:` of a Pulumi.<stack>.yaml."""
 
@@ -639,7 +611,6 @@ class ClusterConfig(_Model):
     broker: Broker | None = Field(None, description="Where the jobs of workers are kept; left out: the project's own.")
     site: Site = Field(description="nginx's server.")
     images: Images = Field(default_factory=Images, description="Base images of platform docker.")
-    hosts: list[Host] = Field(default_factory=list, description="The machines of platform remote.")
     secret_key: SecretStr | None = Field(
         None, description="Django's SECRET_KEY, the same on every instance. Platform local makes its own."
     )

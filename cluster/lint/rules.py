@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cluster.lint.app import APP_RULES
 from cluster.lint.choices import CHOICE_RULES
 from cluster.lint.finding import Severity
-from cluster.lint.hosts import HOST_RULES
+from cluster.lint.images import IMAGE_RULES
 from cluster.lint.services import SERVICE_RULES
 from cluster.lint.sessions import SESSION_RULES
 from cluster.lint.site import SITE_RULES
@@ -24,7 +24,7 @@ RULES: tuple[Rule, ...] = (
     *SERVICE_RULES,
     *SESSION_RULES,
     *SITE_RULES,
-    *HOST_RULES,
+    *IMAGE_RULES,
     *CHOICE_RULES,
 )
 

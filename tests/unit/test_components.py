@@ -1056,7 +1056,7 @@ def test_a_rollback_to_a_release_that_is_gone_is_refused(tmp_path: Path, monkeyp
     ("changes", "secrets", "words"),
     [
         ({"platform": "local"}, SECRETS, "say `cluster up dev`"),
-        ({"platform": "remote"}, SECRETS, "remote is not there yet"),
+        ({"platform": "remote"}, SECRETS, "platform: must be one of local, docker, got 'remote'"),
         ({"upstream": {"servers": 0}}, SECRETS, "upstream.servers: must be a number from 1"),
         ({"app": {"project": "./nowhere", "settings": "x"}}, SECRETS, "nowhere"),
         ({}, {}, "secret_key"),

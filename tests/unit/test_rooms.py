@@ -13,6 +13,7 @@ import pytest
 
 import cluster
 import platforms
+from cluster.config.models import Platform
 from platforms import registry
 
 if TYPE_CHECKING:
@@ -77,6 +78,11 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run(["cp", "-r", str(ROOT / package), str(house)], check=True)
     (house / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
     return house
+
+
+def test_each_platform_of_the_schema_is_there_and_no_other() -> None:
+    assert set(registry.COMMANDS) == {platform.value for platform in Platform}
+    assert set(registry.PROGRAMS) <= set(registry.COMMANDS)
 
 
 @pytest.mark.parametrize("what", ACROSS)

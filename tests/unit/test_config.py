@@ -245,8 +245,10 @@ MISTAKES: list[tuple[str, object, str]] = [
     (
         "upstream.servers.0.host",
         "web1",
-        "upstream.servers[0].host: unknown key; known here: name, weight, max_fails, fail_timeout, max_conns, backup, "
-        "down",
+        (
+            "upstream.servers[0].host: unknown key; known here: name, weight, max_fails, fail_timeout, max_conns, "
+            "backup, down"
+        ),
     ),
     # secrets
     ("secret_key", 12345, "secret_key: must be text"),

@@ -14,6 +14,7 @@ import cluster_runtime
 from cluster.config.models import SECRET_KEYS, DatabaseEngine, Platform
 from cluster.requirements import outermost, read_requirements
 from cluster.services import DRAIN_SECONDS as DRAIN_SECONDS  # noqa: PLC0414 - a figure of a release too
+from cluster.services import Kind
 from cluster.source import ReleaseError as ReleaseError  # noqa: PLC0414 - whoever makes releases meets it here
 from cluster.source import Source, digest_of, project_place, shared_paths, shared_place, source_of
 from cluster.topology import served_static_url, site_url, uses_memcached
@@ -268,6 +269,8 @@ def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) ->
         "site": site_url(config).rstrip("/"),
         "static_url": served_static_url(config) or "",
         "release_commands": app.release_commands,
+        # What a schedule needs is among its packages only where there is one.
+        "services": [Kind.WORKER, *([Kind.SCHEDULE] if config.schedule else [])],
         "packages": places.packages,
     }
 

@@ -87,6 +87,13 @@ def write_context(directory: Path, topology: Topology, spec: ReleaseSpec) -> Non
     new.rename(directory)
 
 
+def runnable(context: Path) -> frozenset[str]:
+    """Return the kinds of services that the release of a build context can run beside its instances."""
+    import json  # noqa: PLC0415 - as above
+
+    return frozenset(json.loads((context / "config.json").read_text(encoding="utf-8")).get("services", ()))
+
+
 def _write_requirements(directory: Path, config: ClusterConfig, spec: ReleaseSpec) -> None:
     """Write what packages are installed from: a change of code must not change it."""
     write_installation(

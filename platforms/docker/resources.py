@@ -45,7 +45,7 @@ from platforms.docker.containers import (
     make_container,
 )
 from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, SERVICE_LABEL, EngineError, image_repository
-from platforms.docker.images import FILES, uv_version, write_context
+from platforms.docker.images import FILES, runnable, uv_version, write_context
 from platforms.docker.places import (
     BROKER,
     BROKER_SOCKET,
@@ -130,7 +130,10 @@ class MadeBroker:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared(base.Prepared):
-    """A release that is built and whose database is migrated: its image, and what its containers are given."""
+    """A release that is built and whose database is migrated: its image, and what its containers are given.
+
+    services: the kinds of services that it can run; one that serves again may be older than they are.
+    """
 
     image: pulumi.Output[str]
     mounts: tuple[Mount, ...]
@@ -138,6 +141,7 @@ class Prepared(base.Prepared):
     shared: pulumi.Output[str]
     sockets: pulumi.Output[str]
     network: pulumi.Output[str]
+    services: frozenset[str]
     ready: tuple[pulumi.Resource, ...]
 
 
@@ -395,6 +399,7 @@ class Docker:
             shared=shared.name,
             sockets=sockets.name,
             network=network.name,
+            services=runnable(self.work / spec.digest),
             ready=(prepared,),
         )
 
@@ -494,6 +499,9 @@ class Docker:
         after: Sequence[pulumi.Resource],
     ) -> list[docker.Container]:
         """Start the workers and schedules that are replaced so; each has its own program's state for its health."""
+        for service in topology.beside:
+            if service.replacement is replacement and service.kind not in prepared.services:
+                pulumi.log.warn(f"{service.name}: release {release} was made before the stack had it, and can't run it")
         return [
             self._container(
                 *(own, service.name, service_spec(topology, service, release)),
@@ -504,7 +512,7 @@ class Docker:
                 alone=replacement is Replacement.ALONE,
             )
             for service in topology.beside
-            if service.replacement is replacement
+            if service.replacement is replacement and service.kind in prepared.services
         ]
 
     def _show_static(

@@ -63,7 +63,7 @@ from platforms.local.supervisor_files import Program
 from platforms.local.written import SERVED, retire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 
     from cluster.config.models import ClusterConfig
     from cluster.services import Service
@@ -245,12 +245,22 @@ class LocalCluster:
             observed=observed,
             watched=self.supervisor.is_current(self._watch_program()),
             memcached={program.name: self.supervisor.is_current(program) for program in nodes},
+            beside=self.beside(release),
             broker=None if broker is None else self.supervisor.is_current(broker),
             hurt=tuple(self.builder.hurt(release)),
             orphans=0 if observed.kept else len(orphaned_processes(self.places)),
             nginx=self.nginx,
             config=self.nginx_config(),
         )
+
+    def runnable(self, release: str) -> Collection[str] | None:
+        """Return the kinds of services that a release can run; None where it is not made yet: all."""
+        made = self.builder.find(release)
+        return None if made is None else made.runtime()["services"]
+
+    def beside(self, release: str) -> dict[str, Service]:
+        """Return the workers and schedules of a release, by Supervisor's name of their process."""
+        return wanted(self.topology, release, self.runnable(release))
 
     def _was_set_back(self, release: Release, observed: Observed) -> bool:
         """Tell whether older databases were put back since the release's migrations ran: they run again then.
@@ -456,7 +466,7 @@ class LocalCluster:
             aside = make_way(path, stat.S_IFDIR)
             if aside is not None:
                 self.say(f"{path} was no directory: moved to {aside.name}")
-        places.make_run(self.owner, self.topology.names)
+        places.make_run(self.owner, self.topology.names, [service.name for service in self.topology.beside])
         # What nginx's workers read, and what they write into directories of their own.
         for path in made:
             self.owner.hold(path)
@@ -507,7 +517,7 @@ class LocalCluster:
             self._project_program(
                 name, service.words(release.digest, config, sockets), release, service.grace, priority=400
             )
-            for name, service in wanted(self.topology, release.digest).items()
+            for name, service in self.beside(release.digest).items()
         ]
 
     def _project_program(
@@ -646,13 +656,11 @@ class LocalCluster:
 
         Where one does not, all of them are removed: they would take jobs.
         """
-        services = wanted(self.topology, release.digest)
+        services = self.beside(release.digest)
         names = [name for name in plan.beside if services[name].replacement is replacement]
         if not names:
             return
         self.say(f"starting {', '.join(services[name].name for name in names)} of release {release.digest}")
-        for name in names:
-            self.owner.make(self.places.run / SERVICES / services[name].name)
         self.supervisor.ensure([program for program in self._service_programs(release) if program.name in names])
         try:
             for name in names:
@@ -672,7 +680,8 @@ class LocalCluster:
                 return
             gone = said.process.pid != first.pid or said.process.state not in ("RUNNING", "STARTING")
             if gone or said.state == CRASHED or time.monotonic() > deadline:
-                message = str(said.status.get("message", "")) or f"not {WELL[0]} within {service.start_seconds:g} s"
+                late = f"not {WELL[0]} within {service.start_seconds:g} s"
+                message = str(said.status.get("message", "")) or ("its process has ended" if gone else late)
                 raise UpError(self._failed(f"{service.name} of release {release.digest}", program, release, message))
             time.sleep(0.05)
 
@@ -807,7 +816,7 @@ class LocalCluster:
     def _stop_stale(self, release: Release, *, settle: bool) -> None:
         """Stop instances, workers, schedules and memcached nodes that are no longer wanted."""
         observed = self.observe()
-        beside = wanted(self.topology, release.digest)
+        beside = self.beside(release.digest)
         former = [name for name in observed.processes if is_service(name) and name not in beside]
         old = [
             (running.instance, running.release)
@@ -819,6 +828,7 @@ class LocalCluster:
                 time.sleep(SETTLE_SECONDS)
             self.say(f"draining {', '.join([*(program_name(*pair) for pair in old), *former])}")
             self._remove(old, former)
+        self._forget_services()
         if self.config.broker is None and BROKER in observed.processes:
             self.say(f"stopping the broker; what it keeps stays in {self.places.broker_data}")
             self.supervisor.remove([BROKER])
@@ -848,6 +858,14 @@ class LocalCluster:
             remove_tree(name.directory)
         except OSError as error:  # it is its user's directory, who may do there whatever they like
             self.say(f"{name.directory} can't be removed: {error.strerror}")
+
+    def _forget_services(self) -> None:
+        """Remove what workers and schedules have left that are no more."""
+        named = {service.name for service in self.topology.beside}
+        directory = self.places.run / SERVICES
+        for path in directory.iterdir() if directory.is_dir() else ():
+            if path.name not in named:
+                self._forget_name(Name(directory, path.name))
 
     def _end_orphans(self) -> None:
         """End a Supervisor that can't be reached, and what one that was killed left: a new one can't adopt them."""

@@ -288,7 +288,9 @@ def status(stack: Stack) -> Status:
         version=_version(cluster.nginx.version),
     )
     troubles = cluster.troubles(observed, history)
-    services = statuses(cluster.topology, cluster.places, observed, history.current)
+    current = history.current
+    kinds = cluster.runnable(current) if current else None
+    services = statuses(cluster.topology, cluster.places, observed, current, kinds)
     well = nginx.current and all(one.ok for one in instances) and all(one.ok for one in services)
     notes = []
     if cluster.nginx.version != cluster.nginx.installed:

@@ -52,7 +52,7 @@ class Places(StackPaths):
         mark = hashlib.sha256(os.fsencode(self.state.resolve())).hexdigest()[:10]
         return Path(f"/tmp/cluster-{os.geteuid()}-{mark}")  # noqa: S108 - mode and owner are checked by hold
 
-    def make_run(self, owner: Owner, instances: Iterable[str]) -> None:
+    def make_run(self, owner: Owner, instances: Iterable[str], services: Iterable[str] = ()) -> None:
         """Make the run directory, and in it what is the instances' own.
 
         Only who says `up` writes in it: whoever could, could put another Supervisor's socket there, or a link where
@@ -61,7 +61,8 @@ class Places(StackPaths):
         self.run.parent.mkdir(parents=True, exist_ok=True)
         owner.hold(self.run, 0o750 if owner.changed else 0o700)
         self._forget_forged()
-        for name in (ENDED, MEMCACHED, BROKER, SERVICES, *instances):
+        owner.hold(self.run / SERVICES, 0o750 if owner.changed else 0o700)
+        for name in (ENDED, MEMCACHED, BROKER, *instances, *(f"{SERVICES}/{service}" for service in services)):
             owner.make(self.run / name)
         for name in (CLEARED, BEGUN):
             owner.make_file(self.run / name)

@@ -10,13 +10,13 @@ from cluster.config import StackFileError, parse_config
 from cluster.config.models import SessionEngine
 from cluster.render.nginx import SITE, NginxConfig
 from cluster.topology import Topology, percent, shares
-from platforms.local.services import wanted as wanted_services
 from platforms.local.state import BROKER, MEMCACHED, WATCH, Observed, is_instance, is_service, program_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from fractions import Fraction
 
+    from cluster.services import Service
     from platforms.local.nginx import Nginx
 
 #: How each part of a release is called in a sentence.
@@ -46,6 +46,7 @@ class Plan:
     emptied: those of them that run, and lose what they hold.
     broker: "start", "restart", or None where it is as it should be, or none is wanted.
     beside: Supervisor's names of the workers and schedules that are to be started.
+    unable: the names of those that the release can't run.
     hurt: what of the release is not as it was made, and is put back.
     watch: whether what lets stopped processes go on is to be started.
     orphans: processes that a killed Supervisor left; they are ended before anything is started.
@@ -66,6 +67,7 @@ class Plan:
     emptied: tuple[str, ...]
     broker: str | None
     beside: tuple[str, ...]
+    unable: tuple[str, ...]
     hurt: tuple[str, ...]
     orphans: int
     watch: bool
@@ -155,6 +157,9 @@ class Plan:
             names = ", ".join(name.partition("@")[0] for name in self.beside)
             former = "; those of before end what they are at" if any(map(is_service, self.stop)) else ""
             lines.append(f"+ {names}: start in release {self.release}{former}")
+        if self.unable:
+            names = ", ".join(self.unable)
+            lines.append(f"! {names}: release {self.release} was made before the stack had it, and can't run it")
         return lines
 
     def _how(self) -> str:
@@ -194,6 +199,7 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
     observed: Observed,
     memcached: Mapping[str, bool],
     broker: bool | None,
+    beside: Mapping[str, Service],
     hurt: tuple[str, ...],
     orphans: int,
     watched: bool,
@@ -202,9 +208,8 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
 ) -> Plan:
     """Compare. `memcached` tells of each node that is wanted whether its program is as it should be.
 
-    broker: the same of the broker; None where none is wanted.
+    broker: the same of the broker; None where none is wanted. beside: the workers and schedules that are wanted.
     """
-    beside = wanted_services(topology, release)
     wanted = {program_name(name, release) for name in topology.names} | set(memcached) | set(beside)
     wanted |= set() if broker is None else {BROKER}
     # What Supervisor does not keep is ended, and started again.
@@ -242,6 +247,7 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
         ),
         broker=_broker_action(observed, current=broker),
         beside=tuple(name for name in beside if not (observed.kept and _is_there(observed, name))),
+        unable=tuple(service.name for service in topology.beside if service not in beside.values()),
         hurt=hurt,
         orphans=orphans,
         watch=not (watched and observed.kept and _runs(observed, WATCH)),

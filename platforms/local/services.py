@@ -16,7 +16,7 @@ from platforms.local.state import BROKER
 from platforms.local.supervisor_files import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from cluster.services import Service
     from cluster.topology import Topology
@@ -59,9 +59,16 @@ def service_program(name: str, generation: str) -> str:
     return f"{name}@{generation}"
 
 
-def wanted(topology: Topology, release: str) -> dict[str, Service]:
-    """Return the services that run beside the instances of a release, by Supervisor's name of their process."""
-    return {service_program(one.name, one.generation(release)): one for one in topology.beside}
+def wanted(topology: Topology, release: str, kinds: Collection[str] | None) -> dict[str, Service]:
+    """Return the services that run beside the instances of a release, by Supervisor's name of their process.
+
+    kinds: those that the release can run; None: all, as one can that is made now.
+    """
+    return {
+        service_program(one.name, one.generation(release)): one
+        for one in topology.beside
+        if kinds is None or one.kind in kinds
+    }
 
 
 def said_of(places: Places, process: Process) -> Said:
@@ -94,20 +101,26 @@ def broker_program(topology: Topology, places: Places, owner: Owner) -> Program 
     return None
 
 
-def statuses(topology: Topology, places: Places, observed: Observed, release: str | None) -> list[ServiceStatus]:
-    """Return what is to be said of all that runs beside instances and nginx."""
+def statuses(
+    topology: Topology, places: Places, observed: Observed, release: str | None, kinds: Collection[str] | None
+) -> list[ServiceStatus]:
+    """Return what is to be said of all that runs beside instances and nginx; `kinds`: what the release can run."""
     rows = []
     there = {name: said_of(places, process) for name, process in observed.processes.items() if "@" in name}
-    expected = wanted(topology, release) if release else {}
-    kinds = {service.name: service.kind for service in topology.beside}
+    expected = wanted(topology, release, None) if release else {}
+    named = {service.name: service.kind for service in topology.beside}
     for name, service in expected.items():
         if name not in there:
-            rows.append(ServiceStatus(service=service.name, kind=service.kind, state="not running", ok=False))
+            able = kinds is None or service.kind in kinds
+            message = "" if able else f"release {release} was made before the stack had it"
+            rows.append(
+                ServiceStatus(service=service.name, kind=service.kind, state="not running", ok=False, message=message)
+            )
     for name, said in there.items():
         rows.append(
             ServiceStatus(
                 service=said.service,
-                kind=kinds.get(said.service, Kind.WORKER),
+                kind=named.get(said.service, Kind.WORKER),
                 state=said.state,
                 ok=name in expected and said.well,
                 release=said.generation.partition(".")[0],

@@ -72,6 +72,7 @@ class RuntimeConfig:
         in it is replaced with the release. Empty where there is no release.
     shared: what the project writes, by paths from its directory: each a link to this path among all that is shared.
     media: the one of MEDIA_ROOT; empty where there is to be none, None where the stack file does not say.
+    services: the kinds of processes that the release can run beside its instances (cluster_runtime.service).
     databases: a directory for the sqlite files that the project has in its own; empty where they stay there.
     """
 
@@ -102,6 +103,7 @@ class RuntimeConfig:
     databases: str = ""
     packages: str = ""
     release_commands: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: str | Path) -> RuntimeConfig:
@@ -119,7 +121,7 @@ class RuntimeConfig:
             sessions = dict(data.get("sessions", {}))
             sessions["memcached"] = tuple(sessions.get("memcached", ()))
             data["sessions"] = Sessions(**sessions)
-            for name in data.keys() & {"hosts", "origins", "release_commands"}:
+            for name in data.keys() & {"hosts", "origins", "release_commands", "services"}:
                 data[name] = tuple(data[name])
             config = cls(**data)
         except (TypeError, ValueError) as error:

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,11 +220,19 @@ def told(status: int) -> str:
         return f"was ended by signal {-status}"
 
 
+def _made(options: argparse.Namespace) -> Service:
+    """Return the service of a kind; what a schedule needs is there only where the stack has one."""
+    if options.kind == "worker":
+        from cluster_runtime.worker import Worker  # noqa: PLC0415 - it is made of what is here
+
+        return Worker(options)
+    from cluster_runtime.schedule import Schedule  # noqa: PLC0415 - as above
+
+    return Schedule(options)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run `cluster_runtime.service`'s command line; return its exit status."""
-    from cluster_runtime.schedule import Schedule  # noqa: PLC0415 - they are made of what is here
-    from cluster_runtime.worker import Worker  # noqa: PLC0415
-
     parser = argparse.ArgumentParser(prog="python -m cluster_runtime.service", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     worker = kinds.add_parser("worker", help="keep a background worker running")
@@ -243,9 +250,8 @@ def main(arguments: list[str] | None = None) -> int:
         kind.add_argument("--container", action="store_true", help="name its files by the host's name too")
         kind.add_argument("command", nargs="+")
     options = parser.parse_args(arguments)
-    make = partial(Worker, options) if options.kind == "worker" else partial(Schedule, options)
     try:
-        return make().run()
+        return _made(options).run()
     except ConfigError as error:
         say(str(error))
         time.sleep(RESTART_PAUSE)

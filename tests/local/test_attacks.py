@@ -337,7 +337,7 @@ def places_of(ground: Ground) -> Places:
     return places
 
 
-def former_make_run(self: Places, owner: Owner, _instances: object) -> None:
+def former_make_run(self: Places, owner: Owner, *_names: object) -> None:
     self.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     self.run.chmod(0o700)
     os.chown(self.run, owner.uid, owner.gid)

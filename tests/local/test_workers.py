@@ -205,3 +205,19 @@ def test_workers_that_the_stack_file_does_not_name_any_more_go(stand: Stand) -> 
     assert "stop, once no request or job needs it" in output
     assert not [name for name in pids(stand) if "@" in name]
     assert {service["kind"] for service in stand.status()["services"]} == {"memcached"}
+
+
+def test_a_release_from_before_a_schedule_was_there_serves_again_without_it(stand: Stand) -> None:
+    stand.edit_stack(lambda stack: (stack.pop("workers", None), stack.pop("schedule", None)))
+    assert_done(stand.up())
+    before = stand.release()
+    stand.edit_stack(lambda stack: stack.update(workers=[dict(WORKER)], schedule=[dict(SCHEDULE)]))
+    assert_done(stand.up())
+    assert stand.release() != before, "what a schedule needs is among its packages"
+    output = assert_done(stand.rollback())
+    assert f"! yearly: release {before} was made before the stack had it" in output
+    found = services(stand)
+    assert (found["yearly"]["state"], found["yearly"]["ok"], found["jobs1"]["ok"]) == ("not running", False, True)
+    assert "was made before the stack had it" in found["yearly"]["message"]
+    assert_done(stand.up())
+    assert stand.status()["ok"]

@@ -42,7 +42,7 @@ from platforms.local.listeners import listening_ports
 from platforms.local.migrations import holds_tables
 from platforms.local.nginx import PROGRAM as NGINX
 from platforms.local.nginx import Nginx, is_free, search_path
-from platforms.local.orphans import Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
+from platforms.local.orphans import PATIENCE, Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
 from platforms.local.owner import find_owner
 from platforms.local.plan import SHOWN, Plan, make_plan
 from platforms.local.services import broker_program, said_of, wanted
@@ -867,12 +867,25 @@ class LocalCluster:
             if path.name not in named:
                 self._forget_name(Name(directory, path.name))
 
+    def _end_orphaned_services(self) -> None:
+        """Let workers and schedules of a killed Supervisor end what they are at; the instances serve meanwhile."""
+        services = [process for process in stack_processes(self.places) if process.kind is Kind.SERVICE]
+        if not services:
+            return
+        self.say(f"ending {len(services)} workers and schedules that a killed Supervisor left")
+        patience = max([PATIENCE, *(service.grace for service in self.topology.beside)])
+        try:
+            end_processes([process.pid for process in services], patience=patience)
+        except PermissionError as error:
+            raise UpError(not_ours([process.pid for process in services])) from error
+
     def _end_orphans(self) -> None:
         """End a Supervisor that can't be reached, and what one that was killed left: a new one can't adopt them."""
         condition, pids = self.supervisor.condition(), self.supervisor.pids()
         if pids:
             self.say(f"ending Supervisor (process {', '.join(map(str, pids))}), which {condition}")
             self.supervisor.shutdown()
+        self._end_orphaned_services()
         orphans = orphaned_processes(self.places)
         if orphans:
             self.say(f"ending {len(orphans)} processes that a killed Supervisor left")

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 #: Seconds by which a run that begins is not late: those of a busy machine.
 ON_TIME = 60.0
 
+#: The end of the year 9999, beyond which there are no dates.
+LAST_MOMENT = 253402300799
+
+#: The lock of the process that runs the command. Not called as the locks of processes are, which are swept away.
+HELD = "held"
+
 
 @dataclass(kw_only=True)
 class Runs:
@@ -62,9 +68,22 @@ class Runs:
             runs = cls(**{field.name: found[field.name] for field in fields(cls) if field.name in found})
         except (OSError, unfollowed.NotAFileError, ValueError, TypeError, KeyError, RecursionError):
             return cls(at=at, checked=time.time())
+        if not runs.is_whole():
+            return cls(at=at, checked=time.time())
         if runs.at != at:
             runs.at, runs.checked = at, time.time()
         return runs
+
+    def is_whole(self) -> bool:
+        """Tell whether all that was read is of its kind."""
+        moments = (self.checked, *(moment for moment in (self.due, self.began, self.ended) if moment is not None))
+        return (
+            isinstance(self.at, str)
+            and all(type(moment) in (int, float) and 0 <= moment < LAST_MOMENT for moment in moments)
+            and all(type(number) is int for number in (self.overlaps, self.missed))
+            and isinstance(self.failure, str)
+            and isinstance(self.overlapped, bool)
+        )
 
     def save(self, path: Path) -> None:
         """Write it down, at once or not at all."""
@@ -90,7 +109,7 @@ class Schedule(Service):
             return 0 if self.stopping else 1
         self.zone = zone
         self.set_state(WAITING)
-        lock = unfollowed.open_lock(self.name.directory / "schedule.lock")
+        lock = unfollowed.open_lock(self.name.directory / HELD)
         try:
             if not self._take(lock):
                 return 0
@@ -158,6 +177,10 @@ class Schedule(Service):
                 self.kill()
                 self._finish("" if status == 0 else f"{self.command[0]} {told(status)}")
         now = time.time()
+        if self.runs.checked > now + ON_TIME:
+            self.log("the clock was set back: what was due until now is over")
+            self.runs.checked = now
+            self.runs.save(self.path)
         due = self._last_due(now)
         if due <= self.runs.checked:
             return

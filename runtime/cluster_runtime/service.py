@@ -123,12 +123,15 @@ class Service:
         """
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             except ChildProcessError:
                 pid = 0
             if pid == 0:
                 break
-            if self.child is not None and pid == self.child.pid:
+            if os.WIFSTOPPED(status):
+                self.log("was stopped by a signal: it goes on")
+                os.kill(pid, signal.SIGCONT)
+            elif self.child is not None and pid == self.child.pid:
                 self.child.returncode = os.waitstatus_to_exitcode(status)
         return None if self.child is None else self.child.returncode
 

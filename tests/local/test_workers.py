@@ -221,3 +221,19 @@ def test_a_release_from_before_a_schedule_was_there_serves_again_without_it(stan
     assert "was made before the stack had it" in found["yearly"]["message"]
     assert_done(stand.up())
     assert stand.status()["ok"]
+
+
+def test_a_killed_supervisor_s_workers_end_their_jobs_before_anything_else_ends(stand: Stand, jobs: Jobs) -> None:
+    jobs.put(20)
+    jobs.wait_done()
+    before = len(jobs.lines())
+    with jobs.kept_busy():
+        os.kill(stand.supervisor().pids()[0], signal.SIGKILL)
+        output = assert_done(stand.up())
+    lines = output.splitlines()
+    workers = next(number for number, line in enumerate(lines) if "workers and schedules that a killed" in line)
+    others = next(number for number, line in enumerate(lines) if "processes that a killed Supervisor left" in line)
+    assert workers < others
+    done = jobs.wait_done()
+    assert (jobs.lost(done), max(done.values())) == ([], 1)
+    assert len(jobs.lines()) > before

@@ -196,6 +196,17 @@ def test_a_worker_that_ends_by_itself_is_started_again_after_longer_and_longer_p
     assert LONGEST_PAUSE >= 60
 
 
+def test_a_worker_that_was_stopped_by_a_signal_goes_on(stand: Stand, start: Starting) -> None:
+    stand.write({"tell.py": TELL})
+    worker = start("worker", "python", "tell.py", str(stand.root / "told"))
+    worker.wait_for("running")
+    (child,) = worker.children()
+    os.kill(child, signal.SIGSTOP)
+    worker.wait_until(lambda: "it goes on" in worker.log, "told")
+    assert Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "T"
+    assert worker.status["state"] == "running"
+
+
 def test_a_worker_that_was_killed_is_started_again(stand: Stand, start: Starting) -> None:
     stand.write({"tell.py": TELL})
     told = stand.root / "told"
@@ -281,6 +292,14 @@ def due(stand: Stand, **changes: Any) -> Path:
 def runs(stand: Stand) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((stand.sockets / SERVICES / "mail1" / "runs.json").read_text())
     return found
+
+
+def runs_or_none(stand: Stand) -> dict[str, Any] | None:
+    try:
+        found = runs(stand)
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and type(found.get("checked")) is float else None
 
 
 def a_run(stand: Stand, status: int = 0) -> tuple[list[str], Path, Path]:
@@ -378,6 +397,27 @@ def test_what_was_missed_for_too_long_is_not_made_up_for(stand: Stand, start: St
     assert not lines(told)
     assert runs(stand)["checked"] < time.time()
     assert long_ago < time.time()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"at": "* * * * *"}', '{"at": "* * * * *", "checked": "now"}', '{"at": 7, "checked": 1e300}'],
+)
+def test_what_is_known_of_the_runs_may_be_hurt(text: str, stand: Stand, start: Starting) -> None:
+    words, told, _held = a_run(stand)
+    due(stand).write_text(text)
+    schedule = start("schedule", *words, at="0 0 1 1 *")
+    schedule.wait_for("waiting", well=True)
+    wait_until(lambda: runs_or_none(stand) is not None, "written again")
+    assert not lines(told)
+
+
+def test_a_clock_that_is_set_back_keeps_no_run_from_beginning(stand: Stand, start: Starting) -> None:
+    words, _told, _held = a_run(stand)
+    due(stand, checked=time.time() + 10 * 365 * 24 * 3600)
+    schedule = start("schedule", *words)
+    schedule.wait_until(lambda: "the clock was set back" in schedule.log, "told")
+    schedule.wait_until(lambda: runs(stand)["checked"] <= time.time(), "set back too")
 
 
 def test_other_times_begin_anew(stand: Stand, start: Starting) -> None:

@@ -13,7 +13,7 @@ VENV := .venv
 MADE_WITH := $(shell cat $(VENV)/made-with 2>/dev/null)
 # The one that was named before, or the system's own; what a project runs on is another matter (app.python).
 PYTHON ?= $(or $(MADE_WITH),$(firstword $(wildcard /usr/bin/python3) python3))
-DOCKER := components/platforms/docker
+DOCKER := platforms/docker
 DOCKER_SCRIPTS := $(DOCKER)/host/*.sh $(addprefix $(DOCKER)/, app/install-python app/find-python app/trusting \
 	app/with-compiler nginx/start \
 	nginx/deliver postgres/start)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cluster_runtime
 from cluster.config.models import SECRET_KEYS, DatabaseEngine, Platform
 from cluster.requirements import outermost, read_requirements
+from cluster.services import DRAIN_SECONDS as DRAIN_SECONDS  # noqa: PLC0414 - a figure of a release too
 from cluster.source import ReleaseError as ReleaseError  # noqa: PLC0414 - whoever makes releases meets it here
 from cluster.source import Source, digest_of, project_place, shared_paths, shared_place, source_of
 from cluster.topology import served_static_url, site_url, uses_memcached
@@ -32,10 +33,8 @@ DIGEST_LENGTH = 12
 RUNTIME_REQUIREMENTS = ("gunicorn>=20.1",)
 MEMCACHED_REQUIREMENTS = ("pymemcache>=4",)
 POSTGRES_REQUIREMENTS = ("psycopg[binary]>=3.1.18",)
+SCHEDULE_REQUIREMENTS = ("cronsim>=2.6",)
 ASGI_REQUIREMENTS = ("uvicorn>=0.30", "uvicorn-worker>=0.2", "websockets>=12")
-
-#: Seconds between giving a name up and stopping: twice the age of nginx's connections, and a bit.
-DRAIN_SECONDS = 1.25
 
 RUNTIME = Path(cluster_runtime.__file__).resolve().parent
 
@@ -196,6 +195,8 @@ def runtime_requirements(config: ClusterConfig) -> list[str]:
         wanted += MEMCACHED_REQUIREMENTS
     if config.database is not None and config.database.engine is DatabaseEngine.POSTGRES:
         wanted += POSTGRES_REQUIREMENTS
+    if config.schedule:
+        wanted += SCHEDULE_REQUIREMENTS
     if config.app.interface == "asgi":
         wanted += ASGI_REQUIREMENTS
     return wanted
@@ -251,7 +252,7 @@ def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) ->
         },
         "graceful_timeout": app.graceful_timeout.seconds,
         "drain": DRAIN_SECONDS,
-        "environment": dict(app.environment),
+        "environment": {**broker_variables(config, places.broker), **app.environment},
         "hosts": allowed_hosts(config),
         "origins": trusted_origins(config),
         "sessions": {
@@ -284,6 +285,14 @@ class RuntimePlaces:
     static_root: str
     packages: str
     memcached: tuple[str, ...]
+    broker: str = ""
+
+
+def broker_variables(config: ClusterConfig, socket: str) -> dict[str, str]:
+    """Return what tells the project where its broker is: as Celery (kombu) writes it, and the socket alone."""
+    if config.broker is None:
+        return {}
+    return {"CLUSTER_BROKER_URL": f"redis+socket://{socket}", "CLUSTER_BROKER_SOCKET": socket}
 
 
 def former_engine(config: ClusterConfig) -> str:

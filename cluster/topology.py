@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from cluster.config.models import Method, SessionEngine
+from cluster.services import Kind, Service, services
 
 if TYPE_CHECKING:
     from cluster.config.models import App, ClusterConfig, Server
@@ -19,7 +20,6 @@ class Instance:
     server: Server
     share: Fraction
     port: int | None
-    host: str | None
 
     @property
     def name(self) -> str:
@@ -34,6 +34,7 @@ class Topology:
     config: ClusterConfig
     instances: tuple[Instance, ...]
     memcached_nodes: int
+    services: tuple[Service, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,6 +47,15 @@ class Topology:
             if instance.name == name:
                 return instance
         raise KeyError(name)
+
+    def of_kind(self, *kinds: Kind) -> tuple[Service, ...]:
+        """Return the services of these kinds, in the stack file's order."""
+        return tuple(service for service in self.services if service.kind in kinds)
+
+    @property
+    def beside(self) -> tuple[Service, ...]:
+        """What runs the project's code beside the instances: workers and schedules."""
+        return tuple(service for service in self.services if service.is_of_release)
 
 
 def shares(servers: list[Server]) -> dict[str, Fraction]:
@@ -62,22 +72,21 @@ def build_topology(config: ClusterConfig) -> Topology:
     """Return the topology of a stack file."""
     share = shares(config.upstream.servers)
     first_port = config.site.instance_ports
-    app_hosts = [host.name for host in config.hosts if "app" in host.roles]
     instances = []
     for number, server in enumerate(config.upstream.servers):
-        spread = app_hosts[number % len(app_hosts)] if app_hosts else None
         instances.append(
             Instance(
                 server=server,
                 share=share[server.name],
                 port=first_port + number if first_port is not None else None,
-                host=server.host or spread,
             )
         )
+    nodes = config.sessions.memcached.nodes if uses_memcached(config) else 0
     return Topology(
         config=config,
         instances=tuple(instances),
-        memcached_nodes=config.sessions.memcached.nodes if uses_memcached(config) else 0,
+        memcached_nodes=nodes,
+        services=tuple(services(config, nodes)),
     )
 
 

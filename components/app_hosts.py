@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from cluster.release import ReleaseSpec
     from cluster.topology import Topology
     from components.database import Database
-    from components.platforms.docker import Docker
     from components.session_store import SessionStore
+    from platforms.base import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class AppHostsArgs:
     release: ReleaseSpec
     sessions: SessionStore
     database: Database
-    platform: Docker
+    platform: Resources
 
 
 class AppHosts(pulumi.ComponentResource):
@@ -40,8 +40,8 @@ class AppHosts(pulumi.ComponentResource):
         super().__init__("cluster:index:AppHosts", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         store, made = args.sessions.store, args.database.made
-        prepared = args.platform.migrate(args.topology, args.release, store, made, child)
-        self.instances = args.platform.instances(args.topology, args.release, prepared, child)
+        prepared = args.platform.prepare(name, args.topology, args.release, store, made, child)
+        self.instances = args.platform.instances(name, args.topology, args.release, prepared, child)
         self.release = self.instances.release
         self.names = pulumi.Output.from_input(list(args.topology.names))
         self.register_outputs({"release": self.release, "names": self.names})

@@ -9,7 +9,7 @@ import pulumi
 
 if TYPE_CHECKING:
     from cluster.topology import Topology
-    from components.platforms.docker import Docker
+    from platforms.base import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class DatabaseArgs:
     """What the database is made of: `database` of the topology's configuration, on a platform."""
 
     topology: Topology
-    platform: Docker
+    platform: Resources
 
 
 class Database(pulumi.ComponentResource):
@@ -30,7 +30,7 @@ class Database(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("cluster:index:Database", name, None, opts)
-        self.made = args.platform.database(args.topology, pulumi.ResourceOptions(parent=self))
+        self.made = args.platform.database(name, args.topology, pulumi.ResourceOptions(parent=self))
         database = args.topology.config.database
         self.engine = pulumi.Output.from_input("project" if database is None else database.engine.value)
         self.register_outputs({"engine": self.engine})

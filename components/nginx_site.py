@@ -11,8 +11,8 @@ from cluster.topology import site_url
 
 if TYPE_CHECKING:
     from cluster.topology import Topology
-    from components.platforms.docker import Docker
     from components.upstream_pool import UpstreamPool
+    from platforms.base import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class NginxSiteArgs:
 
     topology: Topology
     pool: UpstreamPool
-    platform: Docker
+    platform: Resources
 
 
 class NginxSite(pulumi.ComponentResource):
@@ -37,7 +37,7 @@ class NginxSite(pulumi.ComponentResource):
     def __init__(self, name: str, args: NginxSiteArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("cluster:index:NginxSite", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
-        self.site = args.platform.site(args.topology, args.pool.hosts.instances, child)
+        self.site = args.platform.site(name, args.topology, args.pool.hosts.instances, child)
         self.url = pulumi.Output.from_input(site_url(args.topology.config))
         self.digest = self.site.digest
         self.register_outputs({"url": self.url, "digest": self.digest})

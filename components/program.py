@@ -4,96 +4,101 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import pulumi
 
-from cluster.config import Platform, StackFileError, load_stack
+from cluster.config import load_stack
 from cluster.config.models import SECRET_KEYS
-from cluster.errors import CommandError
+from cluster.errors import ClusterError
 from cluster.interpreters import needs_of, request
-from cluster.release import ReleaseError, find_project, runtime_config, specify
+from cluster.release import find_project, runtime_config, specify
 from cluster.requirements import read_requirements
 from cluster.sessions import Lasting, refusal, refused_hiding, refused_loss, refused_rollback
 from cluster.stack.judge import judge
-from components.platforms.docker import Docker, Engine
-from components.platforms.docker.images import platform_digest
-from components.platforms.docker.platform import container_digest
-from platforms.docker.engine import EngineError
-from platforms.docker.facts import facts_of
-from platforms.docker.paths import DockerPaths
-from platforms.docker.places import runtime_places
+from cluster.stack.opened import Stack
+from platforms import registry
+from platforms.base import RELEASE_VARIABLE
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
     from cluster.release import ReleaseSpec
     from cluster.topology import Topology
+    from platforms.base import Ground, Resources
 
 
-#: Names a former release that is to serve again (`cluster rollback`), instead of the one that the code asks for.
-RELEASE_VARIABLE = "CLUSTER_RELEASE"
+#: The namespace of the secrets of a program's own stack among the keys of its configuration.
+OWN = "cluster"
+
+#: How a site of a program is called: it is a part of its images' names too.
+SITE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+#: The longest name of a site.
+SITE_LENGTH = 32
+
+#: The sites that a program has opened, by what is at the root of its resources.
+_opened: WeakKeyDictionary[pulumi.Resource, set[str | None]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class Program:
-    """One stack, from the repository's directory."""
+    """One site of a program: what its stack file says, and where it stands on its platform.
+
+    root: the directory that the stack file's paths are meant from. stack: the stack file's name. secrets: their values,
+    in plain. site: its name among the sites of the program; None for the one that is the program's stack.
+    """
 
     root: Path
     stack: str
     config: ClusterConfig
     secrets: dict[str, str]
+    ground: Ground
+    site: str | None = None
 
-    @property
-    def work(self) -> Path:
-        """Where the build contexts of releases are kept."""
-        return DockerPaths(self.root, self.stack).images
-
-    def platform(self, topology: Topology) -> Docker:
-        """Return the platform, with what runs on it now; RunError where its engine is away."""
-        engine = engine_of()
-        name = stack_label(self.stack)
+    def platform(self, topology: Topology) -> Resources:
+        """Return the platform, with what runs on it now; RunError where it is away, or would lose sessions or data."""
         try:
-            live = engine.live(name)
-        except EngineError as error:
-            raise pulumi.RunError(str(error)) from None
-        # Of an instance that was removed by hand, what its last process said is still there.
-        served = [live.sessions(name) for name in live.holders if name in topology.names or live.answers.get(name)]
-        rollback = self._former()
-        refused = (
-            refused_rollback(*rollback, served) or refused_hiding(*rollback, served)
-            if rollback
-            else refusal(self.config, served, lambda: engine.sessions(name))
-            or refused_loss(
-                served,
-                self._lasting(topology),
-                discard_sessions=self.config.sessions.discard,
-                discard_data=(self.config.database or self.config.sessions).discard,
+            served = self.ground.served(topology)
+            rollback = self._former()
+            refused = (
+                refused_rollback(*rollback, served) or refused_hiding(*rollback, served)
+                if rollback
+                else refusal(self.config, served, self.ground.sessions)
+                or refused_loss(
+                    served,
+                    self._lasting(topology),
+                    discard_sessions=self.config.sessions.discard,
+                    discard_data=(self.config.database or self.config.sessions).discard,
+                )
             )
-        )
+        except ClusterError as error:
+            raise pulumi.RunError(str(error)) from None
         if refused:
             raise pulumi.RunError(refused)
-        secrets = pulumi.Output.secret(json.dumps(self.secrets, sort_keys=True))
-        return Docker(stack=name, work=self.work, engine=engine, live=live, secrets=secrets)
+        return self.ground.resources(pulumi.Output.secret(json.dumps(self.secrets, sort_keys=True)))
 
     def _lasting(self, topology: Topology) -> Lasting:
         """Return what sessions and data hang on in the release that the stack file asks for."""
-        runtime = runtime_config(self.config, runtime_places(topology, ""), "")
+        runtime = runtime_config(self.config, self.ground.places(topology), "")
         found = Lasting.of(runtime["sessions"]["path"], runtime["database"], self.secrets)
         return replace(found, shared=frozenset(runtime["shared"]))
 
     def release(self, topology: Topology) -> ReleaseSpec:
         """Return the release that the stack file and the code ask for; RunError where it can't be made."""
-        own = platform_digest(self.config, container_digest(topology))
         try:
             project = find_project(self.config, self.root)
             found = read_requirements(self.config.app, project)
             python = request(needs_of(self.config.app, found, project))
             spec = specify(
-                *(self.config, self.root, self.secrets, python, own), requirements=found, python_request=python
+                *(self.config, self.root, self.secrets, python, self.ground.digest(topology)),
+                requirements=found,
+                python_request=python,
             )
-        except ReleaseError as error:
+        except ClusterError as error:
             raise pulumi.RunError(str(error)) from None
         former = self._former()
         return replace(spec, digest=former[0]) if former else spec
@@ -101,46 +106,68 @@ class Program:
     def _former(self) -> tuple[str, dict[str, Any]] | None:
         """Return the former release that is to serve again and its configuration file; RunError where it is gone."""
         former = os.environ.get(RELEASE_VARIABLE)
-        if not former:
+        if not former or self.site is not None:  # the commands go back in the program's own stack alone
             return None
         try:
-            config = json.loads((self.work / former / "config.json").read_text(encoding="utf-8"))
+            return former, self.ground.former(former)
         except OSError as error:
             words = f"{RELEASE_VARIABLE}: release {former} is not here: its build context is gone"
             raise pulumi.RunError(words) from error
-        return former, config
 
 
-def stack_label(stack: str) -> str:
-    """Return what marks everything of a stack on an engine."""
-    return f"{pulumi.get_project()}/{stack}"
+def open_program(root: Path | str | None = None, stack: str | None = None, site: str | None = None) -> Program:
+    """Read a stack file and its secrets, and judge them; RunError has a line for each problem.
 
-
-def engine_of() -> Engine:
-    """Return the stack's engine."""
-    return Engine(pulumi.Config("docker").get("host") or "")
-
-
-def open_program() -> Program:
-    """Read the stack's file and secrets, and judge them; RunError has a line for each problem."""
-    root, stack = Path.cwd(), pulumi.get_stack()
+    root: the directory that holds stacks/, and that the file's paths are meant from; the current one by default.
+    stack: the stack file's name, as in stacks/Pulumi.<stack>.yaml; the Pulumi stack's by default.
+    site: what this is called among the sites of the program (lower-case letters, digits and -), on the platform and in
+    the configuration: its secrets are `<site>:secret_key` and so on. By default the stack file's name, and none for the
+    Pulumi stack's own file: that is the site that the `cluster` command knows, and its secrets are `cluster:secret_key`
+    and so on.
+    """
+    directory, name = Path(root or ".").resolve(), stack or pulumi.get_stack()
+    called = site if site is not None or name == pulumi.get_stack() else name
     try:
-        config = load_stack(root, stack)
-    except StackFileError as error:
+        config = load_stack(directory, name)
+    except ClusterError as error:
         raise pulumi.RunError(str(error)) from None
-    if config.platform is Platform.LOCAL:
-        raise pulumi.RunError(f"stack {stack} is for this machine alone: say `cluster up {stack}`")
-    if config.platform is not Platform.DOCKER:
-        raise pulumi.RunError(f"platform: {config.platform} is not there yet; local and docker are")
-    secrets = _secrets()
+    return open_site(config, directory, name, called)
+
+
+def open_site(config: ClusterConfig, root: Path, stack: str, site: str | None) -> Program:
+    """Return a site of the program by what a stack file says; else as `open_program`."""
+    _claim(site)
+    space = site or OWN
+    secrets = _secrets(space)
     try:
-        judge(config, facts_of(config, root, stack, engine_of(), frozenset(secrets)), tell=pulumi.log.warn)
-    except CommandError as error:
-        raise pulumi.RunError(str(error)) from None
-    return Program(root, stack, config, secrets)
+        ground = registry.ground(Stack(root, stack, config), site)
+        judge(config, ground.facts(config, frozenset(secrets)), tell=lambda line: pulumi.log.warn(_keyed(line, space)))
+    except ClusterError as error:
+        raise pulumi.RunError(_keyed(str(error), space)) from None
+    return Program(root, stack, config, secrets, ground, site)
 
 
-def _secrets() -> dict[str, str]:
-    """Return the values of the stack's secrets: in plain, since the release's digest is made of them too."""
-    found = {name: pulumi.runtime.get_config(f"cluster:{name}") for name in SECRET_KEYS}
+def _claim(site: str | None) -> None:
+    """See that a site's name is one, and no other site's of the program; RunError says what is wrong."""
+    if site is not None and (site == OWN or len(site) > SITE_LENGTH or SITE.fullmatch(site) is None):
+        raise pulumi.RunError(
+            f"site: {site!r} is no name for one: lower-case letters, digits and -, beginning with a letter, "
+            f"{SITE_LENGTH} at most, and not {OWN!r}"
+        )
+    root = pulumi.runtime.get_root_resource()
+    claimed = set() if root is None else _opened.setdefault(root, set())
+    if site in claimed:
+        called = "are the program's stack itself" if site is None else f"are called {site!r}"
+        raise pulumi.RunError(f"site: two of the program {called}: each needs a name of its own (`site`)")
+    claimed.add(site)
+
+
+def _keyed(text: str, space: str) -> str:
+    """Return a text about the secrets of the program's own stack as one about those of a site."""
+    return re.sub(rf"\b{OWN}:({'|'.join(SECRET_KEYS)})\b", rf"{space}:\1", text)
+
+
+def _secrets(space: str) -> dict[str, str]:
+    """Return the values of a site's secrets: in plain, since the release's digest is made of them too."""
+    found = {name: pulumi.runtime.get_config(f"{space}:{name}") for name in SECRET_KEYS}
     return {name: value for name, value in found.items() if value}

@@ -9,7 +9,7 @@ import pulumi
 
 if TYPE_CHECKING:
     from cluster.topology import Topology
-    from components.platforms.docker import Docker
+    from platforms.base import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class SessionStoreArgs:
     """What a session store is made of: `sessions` of the topology's configuration, on a platform."""
 
     topology: Topology
-    platform: Docker
+    platform: Resources
 
 
 class SessionStore(pulumi.ComponentResource):
@@ -32,7 +32,7 @@ class SessionStore(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: SessionStoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("cluster:index:SessionStore", name, None, opts)
-        self.store = args.platform.store(args.topology, pulumi.ResourceOptions(parent=self))
+        self.store = args.platform.store(name, args.topology, pulumi.ResourceOptions(parent=self))
         self.engine = pulumi.Output.from_input(args.topology.config.sessions.engine.value)
-        self.nodes = pulumi.Output.from_input(list(self.store.nodes))
+        self.nodes = self.store.nodes
         self.register_outputs({"engine": self.engine, "nodes": self.nodes})

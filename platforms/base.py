@@ -1,4 +1,4 @@
-"""What the commands ask of a platform, and what it answers."""
+"""What the commands and the components ask of a platform, and what it answers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
+    import pulumi
+
+    from cluster.config import ClusterConfig
     from cluster.lint import Facts
+    from cluster.release import ReleaseSpec, RuntimePlaces
     from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
     from cluster.stack.rotation import Keys
+    from cluster.topology import Topology
     from cluster.verify import Check
+
+#: Names a former release that is to serve again (`cluster rollback`), instead of the one that the code asks for.
+RELEASE_VARIABLE = "CLUSTER_RELEASE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +54,20 @@ class InstanceStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceStatus:
-    """Whatever else runs: a memcached node, a database, nginx where it is a container."""
+    """Whatever else runs: a worker, a schedule, a memcached node, a broker, a database, nginx where it is a container.
+
+    kind: as the topology calls it (cluster.services.Kind). state: its own word where it has one (starting, running,
+    waiting, crashed, draining), else the platform's. release: of a worker and a schedule. message: what is wrong with
+    it. since: of the state, seconds since the epoch.
+    """
 
     service: str
+    kind: str
     state: str
     ok: bool
+    release: str | None = None
+    message: str = ""
+    since: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +164,131 @@ class Commands(Protocol):
         """Return all logs, with commands that print their last `lines` lines, and go on with `follow`."""
         ...
 
-    def run_manage(self, stack: Stack, arguments: list[str]) -> int:
-        """Run a management command; return its exit status."""
+    def run_program(self, stack: Stack, words: list[str]) -> int:
+        """Run a program once in the serving release (`manage.py NAME` for one); return its exit status."""
+        ...
+
+
+# --- the platforms whose resources Pulumi makes: what one operation makes, the next one is given
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """What keeps sessions. nodes: the sockets or addresses of memcached nodes, as the instances see them."""
+
+    nodes: pulumi.Output[list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeDatabase:
+    """What the platform made for the default database; how an instance gets at it is the platform's own business."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A release that is built, with its database migrated, and that nobody runs yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instances:
+    """Instances that hold their names. release: its digest, known once all of them serve it."""
+
+    release: pulumi.Output[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """nginx. digest: of its configuration, known once it runs that."""
+
+    digest: pulumi.Output[str]
+
+
+class Resources(Protocol):
+    """What the components make their resources with: one site on one platform.
+
+    Each operation takes the name of its component, which what it makes is called after, what the operations before it
+    returned, and the options of what it makes, whose parent is the component. TypeError where another platform returned
+    that; RunError where something can't be made at all.
+    """
+
+    def store(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> Store:
+        """Make what keeps sessions."""
+        ...
+
+    def database(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> MadeDatabase:
+        """Make the default database, where the stack file asks for one."""
+        ...
+
+    def prepare(  # noqa: PLR0913, PLR0917 - what a release is prepared of
+        self,
+        name: str,
+        topology: Topology,
+        spec: ReleaseSpec,
+        store: Store,
+        made: MadeDatabase,
+        opts: pulumi.ResourceOptions,
+    ) -> Prepared:
+        """Build a release, collect its static files, migrate its database and prove that it gets healthy."""
+        ...
+
+    def instances(
+        self,
+        name: str,
+        topology: Topology,
+        spec: ReleaseSpec,
+        prepared: Prepared,
+        opts: pulumi.ResourceOptions,
+    ) -> Instances:
+        """Start the release's instances beside those that serve, and let them take the names."""
+        ...
+
+    def site(self, name: str, topology: Topology, instances: Instances, opts: pulumi.ResourceOptions) -> Site:
+        """Put nginx before the instances."""
+        ...
+
+
+class Ground(Protocol):
+    """A site as a Pulumi program finds it on its platform, before it makes anything; ClusterError where that is away.
+
+    What runs is looked at once, when it is first asked for.
+    """
+
+    def facts(self, config: ClusterConfig, secrets: frozenset[str]) -> Facts:
+        """Return what the lints may look at beside the stack file; `secrets`: the names of those that there are."""
+        ...
+
+    def served(self, topology: Topology) -> Sequence[Mapping[str, str] | None]:
+        """Return what each instance that serves says of its sessions; None where one says nothing."""
+        ...
+
+    def sessions(self) -> dict[str, Any] | None:
+        """Return what an instance says of the session store; None where none says it."""
+        ...
+
+    def places(self, topology: Topology) -> RuntimePlaces:
+        """Return where a release's configuration finds things, whatever the release is."""
+        ...
+
+    def digest(self, topology: Topology) -> str:
+        """Return a digest of what else an instance is made of here: another one makes another release."""
+        ...
+
+    def former(self, release: str) -> dict[str, Any]:
+        """Return the configuration file of a former release; OSError where it is gone."""
+        ...
+
+    def resources(self, secrets: pulumi.Output[str]) -> Resources:
+        """Return what makes the resources; `secrets`: a JSON object, a secret output."""
+        ...
+
+
+class Grounds(Protocol):
+    """What each Pulumi platform's module for programs has."""
+
+    def ground(self, root: Path, stack: str, site: str | None) -> Ground:
+        """Return where a site stands.
+
+        root: the directory that its paths are meant from. stack: its stack file. site: its name among the sites of a
+        program; None for the one that the commands know by the program's stack.
+        """
         ...

@@ -9,7 +9,7 @@ from cluster.errors import CommandError
 
 if TYPE_CHECKING:
     from cluster.stack.opened import Stack
-    from platforms.base import Commands
+    from platforms.base import Commands, Ground, Grounds
 
 #: The module of each one's commands, by what a stack file calls it. Imported where it is needed: who uses one platform
 #: reads nothing of another.
@@ -18,11 +18,24 @@ COMMANDS = {
     "docker": "platforms.docker.commands",
 }
 
+#: The module of each one that Pulumi makes the resources of, by the same names, for programs.
+PROGRAMS = {
+    "docker": "platforms.docker.program",
+}
+
 
 def commands(stack: Stack) -> Commands:
-    """Return the commands of the stack's platform; CommandError where there are none yet."""
-    module = COMMANDS.get(stack.config.platform)
+    """Return the commands of the stack's platform."""
+    return cast("Commands", import_module(COMMANDS[stack.config.platform]))
+
+
+def ground(stack: Stack, site: str | None) -> Ground:
+    """Return where a site of a stack file stands as a Pulumi program finds it.
+
+    site: its name among those of a program; None for the one that the commands know. CommandError where Pulumi has
+    nothing to make.
+    """
+    module = PROGRAMS.get(stack.config.platform)
     if module is None:
-        there = " and ".join(COMMANDS)
-        raise CommandError(f"platform: {stack.config.platform} is not there yet; {there} are")
-    return cast("Commands", import_module(module))
+        raise CommandError(f"stack {stack.name} is for this machine alone: say `cluster up {stack.name}`")
+    return cast("Grounds", import_module(module)).ground(stack.root, stack.name, site)

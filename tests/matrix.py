@@ -31,7 +31,10 @@ JSON, PAGE = ROOT / "docs" / "sessions-matrix.json", ROOT / "docs" / "sessions-m
 COMMAND = "python -m tests.matrix"
 
 #: What the results are of.
-PARTS = {"local": ("runtime", "cluster"), "docker": ("runtime", "cluster", "components")}
+PARTS = {
+    "local": ("runtime", "cluster"),
+    "docker": ("runtime", "cluster", "components", "platforms/docker", "platforms/pulumi"),
+}
 
 WHERE = {"local": "On this machine, PostgreSQL beside it", "docker": "On Docker, all of it in containers"}
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cluster.console import tell
+from cluster.errors import CommandError
 from cluster.stack.judge import findings
 from cluster.stack.opened import DEFAULT_STACK, open_stack, stack_or_word
 from platforms.registry import commands
@@ -123,7 +124,18 @@ def manage(context: typer.Context, stack: StackName = DEFAULT_STACK) -> None:
     """Run a management command in the serving release: cluster manage local -- createsuperuser."""
     stack, first = stack_or_word(stack)
     opened = open_stack(stack)
-    raise typer.Exit(commands(opened).run_manage(opened, [*first, *context.args]))
+    raise typer.Exit(commands(opened).run_program(opened, ["manage.py", *first, *context.args]))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(context: typer.Context, stack: StackName = DEFAULT_STACK) -> None:
+    """Run a program once in the serving release: cluster run local -- manage.py send_digest."""
+    stack, first = stack_or_word(stack)
+    opened = open_stack(stack)
+    words = [*first, *context.args]
+    if not words:
+        raise CommandError(f"say what to run: cluster run {stack} -- manage.py check")
+    raise typer.Exit(commands(opened).run_program(opened, words))
 
 
 @app.command()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cluster.stack.opened import Stack
     from cluster.verify import Check
-    from platforms.base import Process, Status
+    from platforms.base import Process, ServiceStatus, Status
 
 #: The version of what `status --json` prints: raised where a key goes, or means something else (docs/guide.md).
 SCHEMA = 1
@@ -36,7 +36,7 @@ def print_status(stack: Stack, status: Status, *, as_json: bool) -> None:
         rows += [_row(one.instance, share, process) for process in one.processes] or [
             (one.instance, share, "-", "not running", "", "")
         ]
-    rows += [(service.service, "", "", service.state, "", "") for service in status.services]
+    rows += [_service_row(service) for service in status.services]
     print_table(("instance", "share", "release", "state", "since", "process"), rows)
     held = any(one.release for one in status.instances)
     release = status.release or ("not the same everywhere" if held else "none")
@@ -58,9 +58,17 @@ def document(stack: Stack, status: Status) -> dict[str, Any]:
 
 
 def _row(instance: str, share: str, process: Process) -> tuple[str, ...]:
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(process.since)) if process.since else ""
     state = f"{process.state}: {process.message}" if process.message else process.state
-    return instance, share, process.release, state, since, process.container or str(process.pid)
+    return instance, share, process.release, state, _since(process.since), process.container or str(process.pid)
+
+
+def _service_row(service: ServiceStatus) -> tuple[str, ...]:
+    state = f"{service.state}: {service.message}" if service.message else service.state
+    return service.service, "", service.release or "", state, _since(service.since), ""
+
+
+def _since(moment: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment)) if moment else ""
 
 
 def _nginx(status: Status) -> str:

@@ -49,13 +49,14 @@ STACKS = "stacks"
 SOURCE = "stack file"
 
 NAME_HINT = "lower-case letters, digits, - and _, beginning with a letter, 32 at most"
+SERVICE_HINT = NAME_HINT.replace("32", "28")
 
 #: Added to a message, by the end of the key's dotted name and pydantic's error type.
 HINTS = {
     ("servers.weight", "greater_than_equal"): 'to stop traffic use "down: true"',
     ("servers.name", "string_pattern_mismatch"): NAME_HINT,
-    ("servers.host", "string_pattern_mismatch"): NAME_HINT,
-    ("hosts.name", "string_pattern_mismatch"): NAME_HINT,
+    ("workers.name", "string_pattern_mismatch"): SERVICE_HINT,
+    ("schedule.name", "string_pattern_mismatch"): SERVICE_HINT,
     ("server_names", "string_pattern_mismatch"): "a host name, *.example.com, .example.com, or _ for any",
     ("app.application", "string_pattern_mismatch"): "module:callable, for example example.wsgi:application",
     ("app.settings", "string_pattern_mismatch"): "a module, for example example.settings",
@@ -70,7 +71,6 @@ HINTS = {
     ("app.media", "model_type"): "false for none",
     ("health.path", "string_pattern_mismatch"): "a path that begins with /",
     ("hash.key", "string_pattern_mismatch"): "nginx's text and variables, for example $request_uri",
-    ("host_key", "string_pattern_mismatch"): "as ssh-keyscan prints it, for example ssh-ed25519 AAAA…",
 }
 
 

@@ -33,7 +33,6 @@ class Platform(StrEnum):
 
     LOCAL = "local"
     DOCKER = "docker"
-    REMOTE = "remote"
 
 
 class Interface(StrEnum):
@@ -72,13 +71,28 @@ class DatabaseEngine(StrEnum):
     EXTERNAL = "external"
 
 
-class Role(StrEnum):
-    """What a remote host does."""
+class BrokerEngine(StrEnum):
+    """What keeps the jobs of background workers."""
 
-    APP = "app"
-    NGINX = "nginx"
-    SESSIONS = "sessions"
-    DATABASE = "database"
+    VALKEY = "valkey"
+
+
+class Replacement(StrEnum):
+    """How the process of a new release takes the place of the former one's."""
+
+    BESIDE = "beside"
+    ALONE = "alone"
+
+
+class StopSignal(StrEnum):
+    """The signals by which a program may be told to end what it is at and stop."""
+
+    TERM = "TERM"
+    INT = "INT"
+    QUIT = "QUIT"
+    HUP = "HUP"
+    USR1 = "USR1"
+    USR2 = "USR2"
 
 
 def _plain_text(value: object) -> object:
@@ -126,6 +140,33 @@ def _command(value: str) -> str:
     return value
 
 
+def _program(value: str) -> str:
+    """Return the command of a program whose arguments are quoted as for a shell."""
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise PydanticCustomError("command", "can't be split into words: {why}", {"why": str(error)}) from None
+    if not words or words[0].startswith("-"):
+        raise PydanticCustomError("command", "must begin with the name of a program, manage.py for one")
+    return value
+
+
+def _cron(value: str) -> str:
+    """Return cron's five fields as cronsim reads them, which does so as Debian's cron."""
+    from cronsim import CronSim, CronSimError  # noqa: PLC0415 - few stacks have a schedule
+
+    form = {"example": "0 6 * * *"}
+    if len(value.split()) != CRON_FIELDS:
+        raise PydanticCustomError("cron", "must be cron's five fields, for example {example}", form)
+    try:
+        next(CronSim(value, dt.datetime(2026, 1, 1)))  # noqa: DTZ001 - of whatever time zone
+    except CronSimError as error:
+        raise PydanticCustomError("cron", "is not what cron reads: {why}", {"why": str(error)}) from None
+    except StopIteration:
+        raise PydanticCustomError("cron", "names a day that never comes") from None
+    return value
+
+
 def _project_path(value: str) -> str:
     """Return a path as it is from the project's directory, without steps that lead nowhere."""
     path = posixpath.normpath(value)
@@ -161,6 +202,12 @@ def _moment(value: object) -> dt.datetime:
 
 LARGEST_CLUSTER = 1000
 
+#: The fields of a line of cron's: minute, hour, day of the month, month, day of the week.
+CRON_FIELDS = 5
+
+#: Names of what runs beside instances, workers and schedules.
+RESERVED_NAME = r"^(nginx|access|error|watch|supervisord|instance|task|postgres|broker|memcached\d*)$"
+
 #: How much the clock of who wrote a moment may be ahead of this one.
 CLOCKS_DIFFER = dt.timedelta(minutes=10)
 
@@ -189,6 +236,10 @@ ProjectPath = Annotated[
 ]
 Moment = Annotated[dt.datetime, PlainValidator(_moment), PlainSerializer(moment_text)]
 CommandText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$"), AfterValidator(_command)]
+ProgramText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$"), AfterValidator(_program)]
+CronText = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_cron)]
+#: A number is added to it, or nothing.
+ServiceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,27}$")]
 PYTHON_VERSION = r"^3\.\d{1,2}(\.\d{1,2})?$"
 PythonVersion = Annotated[str, StringConstraints(pattern=PYTHON_VERSION)]
 PackageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
@@ -351,6 +402,68 @@ class App(_Model):
     )
 
 
+class _Process(_Model):
+    """What runs the project's code beside the instances: the same release, settings, secrets and shared paths."""
+
+    name: ServiceName = Field(description="Its name; it outlives its releases.")
+    command: ProgramText = Field(
+        description="What runs, split into words as by a shell: `manage.py NAME`, `python -m MODULE`, or a program of "
+        "the project's packages."
+    )
+    graceful_timeout: Duration = Field(
+        Duration.parse("30s"), description="How long it may still be at what it does once it is told to stop."
+    )
+    memory: Size = Field(Size.parse("512m"), description="Limit, where the platform can set it.")
+    processes: int = Field(256, ge=8, le=65536, description="Limit, where the platform can set it.")
+
+
+class Worker(_Process):
+    """A background worker: Celery's, Django's own tasks', or whatever takes jobs from a queue."""
+
+    count: int = Field(1, ge=1, le=100, description="How many: mail1, mail2, and so on.")
+    startsecs: Duration = Field(
+        Duration.parse("5s"),
+        description="Supervisor's: how long it must have lived to count as started; a release whose workers do not "
+        "is given up.",
+    )
+    stop_signal: Annotated[StopSignal, _text_enum(StopSignal)] = Field(
+        StopSignal.TERM, description="What tells it to end the job that it is at and stop."
+    )
+    replacement: Annotated[Replacement, _text_enum(Replacement)] = Field(
+        Replacement.BESIDE,
+        description="beside: those of a new release start before the former ones are told to stop; alone: after they "
+        "have, for what must never run twice (celery beat).",
+    )
+
+
+class Schedule(_Process):
+    """A command that runs at certain times, once for the whole cluster."""
+
+    graceful_timeout: Duration = Field(
+        Duration.parse("5m"), description="How long a run may still take once a new release or `down` waits for it."
+    )
+    at: CronText = Field(
+        description="cron's five fields (minute, hour, day, month, day of the week), in the project's TIME_ZONE."
+    )
+    starting_deadline: Duration = Field(
+        Duration.parse("1h"),
+        description="How late a run that was missed (the stack was down) is made up for, once; 0: never.",
+    )
+
+
+class Broker(_Model):
+    """The store of jobs that workers take theirs from, made by the platform.
+
+    The project finds it by CLUSTER_BROKER_URL (Celery's form) and CLUSTER_BROKER_SOCKET.
+    """
+
+    engine: Annotated[BrokerEngine, _text_enum(BrokerEngine)] = Field(
+        description="valkey, or redis where that is what there is: reached by a socket, without any network, and each "
+        "job on disk before it is acknowledged."
+    )
+    memory: Size = Field(Size.parse("256m"), description="For all jobs; when it is full, new ones are refused.")
+
+
 class Hash(_Model):
     """What the method `hash` hashes."""
 
@@ -375,9 +488,6 @@ class Server(_Model):
     max_conns: Count = Field(0, description="Connections at a time; 0: no limit.")
     backup: bool = Field(False, description="Gets traffic only when all others are unavailable.")
     down: bool = Field(False, description="Drained: keeps running, gets no new request.")
-    host: InstanceName | None = Field(
-        None, description="Platform remote: the host it runs on; default: spread over the hosts."
-    )
 
 
 class Upstream(_Model):
@@ -478,25 +588,11 @@ class Images(_Model):
     nginx: PathText | None = Field(None, description="For nginx.")
     memcached: PathText | None = Field(None, description="For the memcached nodes.")
     postgres: PathText | None = Field(None, description="For PostgreSQL.")
+    broker: PathText | None = Field(None, description="For the broker.")
     as_of: Moment | None = Field(
         None,
         description="Every image is built anew from its base as it was pulled then or later, with its distribution's "
         "updates as of then: security updates. `cluster up --pull` writes it; null: a base is whatever the engine has.",
-    )
-
-
-class Host(_Model):
-    """A machine of platform remote."""
-
-    name: InstanceName = Field(description="Its name in this file.")
-    address: PathText = Field(description="Where SSH reaches it.")
-    user: PathText = Field("root", description="Whom SSH logs in as.")
-    port: Port = Field(22, description="SSH's port.")
-    host_key: Annotated[str, StringConstraints(pattern=r"^(ssh|ecdsa)-\S+ \S+$")] = Field(
-        description="Its public host key, as in known_hosts; always checked."
-    )
-    roles: Annotated[list[Annotated[Role, _text_enum(Role)]], Field(min_length=1)] = Field(
-        description="What it does: app, nginx, sessions, database."
     )
 
 
@@ -510,9 +606,11 @@ class ClusterConfig(_Model):
     database: Database | None = Field(
         None, description="Django's default database; left out: the project's own DATABASES."
     )
+    workers: list[Worker] = Field(default_factory=list, description="Background workers.")
+    schedule: list[Schedule] = Field(default_factory=list, description="Commands that run at certain times.")
+    broker: Broker | None = Field(None, description="Where the jobs of workers are kept; left out: the project's own.")
     site: Site = Field(description="nginx's server.")
     images: Images = Field(default_factory=Images, description="Base images of platform docker.")
-    hosts: list[Host] = Field(default_factory=list, description="The machines of platform remote.")
     secret_key: SecretStr | None = Field(
         None, description="Django's SECRET_KEY, the same on every instance. Platform local makes its own."
     )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from cluster.lint.app import APP_RULES
 from cluster.lint.choices import CHOICE_RULES
 from cluster.lint.finding import Severity
-from cluster.lint.hosts import HOST_RULES
+from cluster.lint.images import IMAGE_RULES
+from cluster.lint.services import SERVICE_RULES
 from cluster.lint.sessions import SESSION_RULES
 from cluster.lint.site import SITE_RULES
 from cluster.lint.upstream import UPSTREAM_RULES
@@ -17,7 +18,15 @@ if TYPE_CHECKING:
     from cluster.lint.finding import Facts, Finding
     from cluster.lint.rule import Rule
 
-RULES: tuple[Rule, ...] = (*APP_RULES, *UPSTREAM_RULES, *SESSION_RULES, *SITE_RULES, *HOST_RULES, *CHOICE_RULES)
+RULES: tuple[Rule, ...] = (
+    *APP_RULES,
+    *UPSTREAM_RULES,
+    *SERVICE_RULES,
+    *SESSION_RULES,
+    *SITE_RULES,
+    *IMAGE_RULES,
+    *CHOICE_RULES,
+)
 
 _ORDER = tuple(Severity)
 

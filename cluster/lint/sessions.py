@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cluster.config.models import DatabaseEngine, Interface, Platform, SessionEngine
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, has_secret
 from cluster.sessions import CANNOT_SURVIVE, Fault
-from cluster.topology import build_topology, uses_memcached
+from cluster.topology import uses_memcached
 from cluster_runtime.databases import is_of_files
 
 if TYPE_CHECKING:
@@ -32,35 +32,11 @@ def _engines(config: ClusterConfig) -> tuple[SessionEngine | None, ...]:
     return config.sessions.engine, config.sessions.previous
 
 
-def _app_hosts(config: ClusterConfig) -> set[str]:
-    """Return the hosts on which instances run; none where the platform is not remote."""
-    if config.platform is not Platform.REMOTE:
-        return set()
-    return {instance.host for instance in build_topology(config).instances if instance.host is not None}
-
-
 def _sqlite_path(config: ClusterConfig, facts: Facts) -> str | None:
     """Return the key that makes the database sqlite; None where it is another, or not known."""
     if config.database is not None:
         return "database.engine" if config.database.engine is DatabaseEngine.SQLITE else None
     return "database" if is_of_files(str((facts.project or {}).get("database_engine", ""))) else None
-
-
-def _sqlite_over_hosts(config: ClusterConfig, facts: Facts) -> Remarks:
-    # The file is on one of them.
-    path, hosts = _sqlite_path(config, facts), _app_hosts(config)
-    if path and len(hosts) > 1:
-        why = f"sqlite is a file on one machine, and instances run on {len(hosts)}: each would have data of its own."
-        yield Remark(path, why, "Set database.engine to postgres or external.")
-
-
-def _file_sessions_over_hosts(config: ClusterConfig, _facts: Facts) -> Remarks:
-    # The default directory is on one of them.
-    hosts = _app_hosts(config)
-    if SessionEngine.FILE in _engines(config) and config.sessions.path is None and len(hosts) > 1:
-        why = f"Sessions in files are on one machine, and instances run on {len(hosts)}: sessions would come and go."
-        remedy = "Set sessions.engine to cached_db, or sessions.path to a directory that all hosts mount."
-        yield Remark("sessions.engine", why, remedy)
 
 
 def _database_inside_release(config: ClusterConfig, facts: Facts) -> Remarks:
@@ -253,13 +229,6 @@ def _previous_of_project(config: ClusterConfig, _facts: Facts) -> Remarks:
 
 
 SESSION_RULES = (
-    Rule("sqlite-over-hosts", ERROR, "sqlite is one machine's, and instances run on several.", _sqlite_over_hosts),
-    Rule(
-        "file-sessions-over-hosts",
-        ERROR,
-        "Sessions in files are one machine's, and instances run on several.",
-        _file_sessions_over_hosts,
-    ),
     Rule(
         "database-in-release",
         ERROR,

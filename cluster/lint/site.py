@@ -107,16 +107,6 @@ def _any_host(config: ClusterConfig, _facts: Facts) -> Remarks:
     yield Remark(f"site.server_names[{number}]", why, "Name the site's hosts instead of `_`.")
 
 
-def _names_not_public(config: ClusterConfig, _facts: Facts) -> Remarks:
-    # Names for one's own machine.
-    if config.platform is not Platform.REMOTE:
-        return
-    for number, name in enumerate(config.site.server_names):
-        if name.lower() == "localhost" or _is_address(name):
-            why = f"{name} is no name by which users of another machine should reach the site."
-            yield Remark(f"site.server_names[{number}]", why, "Name the site's public hosts.")
-
-
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
@@ -262,7 +252,6 @@ SITE_RULES = (
         "nginx-untested", WARNING, "nginx is older than those that the configuration is tested with.", _nginx_untested
     ),
     Rule("static-app-missing", NOTE, "The project has no static files to collect.", _static_app_missing),
-    Rule("names-not-public", NOTE, "localhost or an address as a name of a public site.", _names_not_public),
     Rule(
         "reload-closes-connections",
         NOTE,

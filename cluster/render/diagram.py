@@ -183,8 +183,6 @@ def _instance_detail(instance: Instance) -> str:
         parts.append(f"{server.max_conns} conns")
     if instance.port is not None:
         parts.append(f"port {instance.port}")
-    if instance.host is not None:
-        parts.append(f"on {instance.host}")
     return " · ".join(parts)
 
 

@@ -95,6 +95,7 @@ def services(topology: Topology) -> list[str]:
         "app",
         "nginx",
         *(["memcached"] if topology.memcached_nodes else []),
+        *(["broker"] if topology.config.broker is not None else []),
         *(["postgres"] if database is not None and database.engine is DatabaseEngine.POSTGRES else []),
     ]
 

@@ -25,13 +25,14 @@ from cluster.stack.judge import judge
 from cluster.topology import build_topology, site_url
 from cluster_runtime.migrations import lacking_url
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
-from platforms.base import LogSource, Status
+from platforms.base import RELEASE_VARIABLE, LogSource, Status
 from platforms.docker import places
 from platforms.docker.bases import SERVES_ON, Base, BaseError, base_of, bases, context_as_of, ensure, forget
 from platforms.docker.engine import (
     INSTANCE_LABEL,
     RELEASE_LABEL,
     ROLE_LABEL,
+    SERVICE_LABEL,
     STACK_LABEL,
     Engine,
     EngineError,
@@ -115,7 +116,7 @@ def _up(stack: Stack, rollback: str | None, *, pull: bool = False) -> None:
     refresh = bool(lost(docker, resources))
     if refresh:
         tell("containers are missing or stopped: looking at what is there first")
-    environment = {"CLUSTER_RELEASE": rollback} if rollback else {}
+    environment = {RELEASE_VARIABLE: rollback} if rollback else {}
     _migrate_again(docker, lacking.result())
     proof = Proof(docker)
     progress = Progress(docker.topology, proof.begin)
@@ -155,7 +156,7 @@ def _migrate_again(docker: DockerStack, lacking: dict[str, list[str]]) -> None:
     """Run the migrations that the databases of the serving release lack: an older one was put back."""
     for alias, names in lacking.items():
         tell(f"the database {alias} lacks {len(names)} migrations of the release that serves: migrating it again")
-        if run_manage(docker.stack, ["migrate", "--noinput", "--database", alias]) != 0:
+        if run_program(docker.stack, ["manage.py", "migrate", "--noinput", "--database", alias]) != 0:
             raise CommandError(f"app.migrate: the database {alias} can't be migrated again; migrate said why above")
 
 
@@ -333,12 +334,14 @@ def logs(stack: Stack, *, lines: int, follow: bool) -> list[LogSource]:
         role, release = labels[ROLE_LABEL], labels.get(RELEASE_LABEL)
         if role == "task":
             continue
-        instance = labels[INSTANCE_LABEL] if release else role
+        instance = labels.get(INSTANCE_LABEL, role)
         name = f"{instance}-{release}" if release else role
         found.append(
             LogSource(
                 name=name,
-                words=frozenset({instance, name}),
+                words=frozenset(
+                    {instance, name, *([instance.rstrip("0123456789")] if SERVICE_LABEL in labels else [])}
+                ),
                 command=["docker", "logs", *options, container["Id"]],
                 environment={**os.environ, **docker.engine.environment()},
             )
@@ -346,8 +349,8 @@ def logs(stack: Stack, *, lines: int, follow: bool) -> list[LogSource]:
     return found
 
 
-def run_manage(stack: Stack, arguments: list[str]) -> int:
-    """Run a management command in the serving release; return its exit status."""
+def run_program(stack: Stack, words: list[str]) -> int:
+    """Run a program once in the serving release; return its exit status."""
     docker = DockerStack(stack)
     passed = [name for name in os.environ if name == "TERM" or name.startswith("DJANGO_SUPERUSER_")]
     terminal = ["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else []
@@ -356,7 +359,7 @@ def run_manage(stack: Stack, arguments: list[str]) -> int:
     return subprocess.run(
         [
             *("docker", "run", "--interactive", *terminal, *variables, *_beside_the_serving(docker)),
-            *("python", "-P", "-m", "cluster_runtime.manage", *arguments),
+            *("python", "-P", "-m", "cluster_runtime.program", *words),
         ],
         env={**os.environ, **docker.engine.environment()},
         check=False,
@@ -387,7 +390,7 @@ __all__ = [
     "keys",
     "logs",
     "nginx_config",
-    "run_manage",
+    "run_program",
     "run_rollback",
     "run_up",
     "sessions",

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 STACK_LABEL, ROLE_LABEL = "django-cluster.stack", "django-cluster.role"
 INSTANCE_LABEL, RELEASE_LABEL = "django-cluster.instance", "django-cluster.release"
 
+#: What a container is that runs the project's code beside the instances: worker or schedule.
+SERVICE_LABEL = "django-cluster.service"
+
 #: Seconds that the engine may take to say what runs.
 LOOK_SECONDS = 20.0
 
@@ -179,6 +182,10 @@ class Engine:
         if role is not None:
             filters += ["--filter", f"label={ROLE_LABEL}={role}"]
         return self.run("ps", "--quiet", "--no-trunc", *(["--all"] if stopped else []), *filters).split()
+
+    def image(self, name: str) -> str | None:
+        """Return the id of the image of that name and tag; None where the engine has none."""
+        return next(iter(self.run("images", "--quiet", "--no-trunc", name).split()), None)
 
     def sessions(self, stack: str) -> dict[str, Any] | None:
         """Return what an instance says of the session store; None where none says it."""

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 from cluster.errors import tells_of_no_room
 from cluster_runtime.prepare import mask
 from platforms.docker.bases import SERVES_ON
-from platforms.docker.engine import (
-    EngineError,
-)
+from platforms.docker.engine import INSTANCE_LABEL, ROLE_LABEL, EngineError
 from platforms.docker.places import DATABASE_SECRETS, base_image
 from platforms.pulumi.engine import Pulumi, PulumiError, name_of
 from platforms.pulumi.progress import CONTAINER, IMAGE
@@ -62,7 +60,7 @@ def explain(docker: DockerStack, error: PulumiError, pulumi: Pulumi) -> str:
         if kind == CONTAINER:
             words += _last_log(docker, name, pulumi)
         if kind == IMAGE and SERVES_ON not in str(error):
-            service = name.removesuffix("-image")
+            service = name.removesuffix("-image").rpartition("-")[2]
             base = base_image(docker.stack.config, service)
             if UNREACHABLE.search(str(error)):
                 words.insert(0, f"images: {base}, the base of {service}, can't be had: name another in cluster:images")
@@ -100,13 +98,17 @@ def build_output(remarks: Iterable[str]) -> list[str]:
 
 
 def _last_log(docker: DockerStack, name: str, pulumi: Pulumi) -> list[str]:
+    """Return the last lines of the log of the container that is a resource of that name, `<component>-<its own>`."""
+    found: dict[str, str] = {}
     for container in docker.observe().containers:
-        called = container["Name"].lstrip("/").rpartition("-")[0]
-        if called == name:
-            # The newest is the first.
-            done = docker.engine.output("logs", "--tail", str(LOG_LINES), container["Id"])
+        labels = container["Config"]["Labels"]
+        called = labels.get(INSTANCE_LABEL) or labels.get(ROLE_LABEL, "")
+        found.setdefault(called, container["Id"])  # the newest is the first
+    for called in sorted(found, key=len, reverse=True):
+        if f"-{name}".endswith(f"-{called}"):
+            done = docker.engine.output("logs", "--tail", str(LOG_LINES), found[called])
             text = mask(done, {**pulumi.secrets(), **_made_secrets(docker)})
-            return [f"The last lines of {name}'s log:", *(f"    {line}" for line in text.splitlines())]
+            return [f"The last lines of {called}'s log:", *(f"    {line}" for line in text.splitlines())]
     return []
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime.instance import SERVING
+from cluster_runtime.names import believable
 from platforms.base import InstanceStatus, NginxStatus, Process, ServiceStatus
-from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, Engine, Live
+from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, SERVICE_LABEL, Engine, Live
 from platforms.docker.places import nginx_config
 
 if TYPE_CHECKING:
@@ -81,17 +83,57 @@ class Observed:
         )
 
     def services(self) -> list[ServiceStatus]:
-        """Return what is to be said of nginx, each memcached node and the database."""
-        found = []
+        """Return what is to be said of workers and schedules, nginx, each memcached node, the broker, the database."""
+        kinds = {service.name: service.kind for service in self.topology.services}
+        found = [self._beside(container) for container in self.containers if SERVICE_LABEL in labels_of(container)]
+        there = {service.service for service in found}
+        found += [
+            ServiceStatus(service=service.name, kind=service.kind, state="not running", ok=False)
+            for service in self.topology.beside
+            if service.name not in there
+        ]
         for container in self.containers:
             role = container["Config"]["Labels"].get(ROLE_LABEL, "")
-            if role in ("instance", "task"):
+            if role in ("instance", "task") or SERVICE_LABEL in labels_of(container):
                 continue
             state = container["State"]
             health = state.get("Health", {}).get("Status", state["Status"])
             ok = state["Running"] and health in ("healthy", "running")
-            found.append(ServiceStatus(service=role, state=health, ok=ok))
+            found.append(ServiceStatus(service=role, kind=kinds.get(role, role), state=health, ok=ok))
         return sorted(found, key=lambda one: one.service)
+
+    def _beside(self, container: dict[str, Any]) -> ServiceStatus:
+        """Return what is to be said of a worker or a schedule: what it says itself is in the engine's last look."""
+        labels, state = labels_of(container), container["State"]
+        said = said_of(container) if state["Running"] else {"state": state["Status"]}
+        release, name = labels[RELEASE_LABEL], labels[ROLE_LABEL]
+        wanted = {service.name: service.generation(release) for service in self.topology.beside}
+        command = container["Config"]["Cmd"] or []
+        current = release == self.release and wanted.get(name) in command
+        return ServiceStatus(
+            service=name,
+            kind=labels[SERVICE_LABEL],
+            state=str(said.get("state") or state.get("Health", {}).get("Status") or state["Status"]),
+            ok=current and bool(said.get("well")),
+            release=release,
+            message=str(said.get("message", "")),
+            since=said.get("since"),
+        )
+
+
+def labels_of(container: dict[str, Any]) -> dict[str, str]:
+    """Return a container's labels."""
+    found: dict[str, str] = container["Config"]["Labels"]
+    return found
+
+
+def said_of(container: dict[str, Any]) -> dict[str, Any]:
+    """Return what a worker or a schedule says of itself; nothing where no look at it has told."""
+    looks = container["State"].get("Health", {}).get("Log") or [{}]
+    try:
+        return believable(json.loads(looks[-1].get("Output", ""))) or {}
+    except (ValueError, RecursionError):
+        return {}
 
 
 def release_of(process: str | None) -> str | None:

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
     from cluster.topology import Topology
 
-#: Directories of sockets: the instances', the memcached nodes', PostgreSQL's.
-RUN, SESSIONS, DATABASE = "/run/cluster", "/run/sessions", "/run/database"
+#: Directories of sockets: the instances', the memcached nodes', PostgreSQL's, the broker's.
+RUN, SESSIONS, DATABASE, BROKER = "/run/cluster", "/run/sessions", "/run/database", "/run/broker"
+BROKER_SOCKET = f"{BROKER}/broker.sock"
 DATA, SESSION_FILES, STATIC = "/srv/data", "/srv/sessions", "/srv/static"
 SECRETS, DATABASE_SECRETS = "/srv/secrets", "/srv/database"
 
@@ -74,4 +75,5 @@ def runtime_places(topology: Topology, digest: str) -> RuntimePlaces:
         static_root=f"{STATIC}/{digest}{static_url.rstrip('/')}",
         packages=PACKAGES,
         memcached=tuple(memcached_socket(number + 1) for number in range(topology.memcached_nodes)),
+        broker=BROKER_SOCKET,
     )

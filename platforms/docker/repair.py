@@ -9,8 +9,10 @@ from platforms.docker.engine import (
     INSTANCE_LABEL,
     RELEASE_LABEL,
     ROLE_LABEL,
+    SERVICE_LABEL,
+    STACK_LABEL,
 )
-from platforms.docker.observe import SHORT_ID, Observed
+from platforms.docker.observe import SHORT_ID, Observed, release_of
 from platforms.pulumi.engine import name_of
 from platforms.pulumi.progress import CONTAINER
 
@@ -22,14 +24,24 @@ ORPHAN_SECONDS = 60
 
 
 def lost(docker: DockerStack, resources: list[dict[str, Any]]) -> list[str]:
-    """Return the names of containers that Pulumi believes to run and that do not: it would not notice."""
+    """Return the names of containers that Pulumi believes to run and that do not: it would not notice.
+
+    Those of another site of the program have another label, and are not looked for.
+    """
     running = set(docker.engine.containers(docker.label))
     wanted = {
         resource["id"]: name_of(resource["urn"])[1]
         for resource in resources
         if name_of(resource["urn"])[0] == CONTAINER and resource.get("id") and not resource.get("delete")
+        if _label(resource) in (None, docker.label)
     }
     return sorted(name for found, name in wanted.items() if found not in running)
+
+
+def _label(resource: dict[str, Any]) -> str | None:
+    """Return the label of the stack that a container was made with; None where its state does not say."""
+    labels = (resource.get("inputs") or {}).get("labels") or []
+    return next((label["value"] for label in labels if label["label"] == STACK_LABEL), None)
 
 
 def unknown(docker: DockerStack, resources: list[dict[str, Any]], *, tasks: bool = False) -> list[dict[str, Any]]:
@@ -77,6 +89,30 @@ def stop_what_never_served(docker: DockerStack) -> None:
         if container["State"]["Running"] and given not in (None, process) and _is_new(observed, container, given):
             tell(f"  stopping {name} of release {labels[RELEASE_LABEL]}, which does not serve")
             docker.engine.run("stop", "--time", str(ORPHAN_SECONDS), container["Id"], timeout=2 * ORPHAN_SECONDS)
+    for container in _jobless(observed, volumes):
+        labels = container["Config"]["Labels"]
+        tell(f"  stopping {labels[ROLE_LABEL]} of release {labels[RELEASE_LABEL]}, which takes no jobs")
+        docker.engine.run("stop", "--time", str(ORPHAN_SECONDS), container["Id"], timeout=2 * ORPHAN_SECONDS)
+
+
+def _jobless(observed: Observed, volumes: set[str]) -> list[dict[str, Any]]:
+    """Return the workers and schedules that a failed release has started: beside each is one that was there before.
+
+    Of two of the release that serves (their command was changed), the newer one was started for nothing.
+    """
+    serving = {release_of(holder) for holder in observed.live.holders.values()} - {None}
+    running: dict[str, list[dict[str, Any]]] = {}
+    for container in observed.containers:
+        mounted = {mount.get("Name") for mount in container["Mounts"]}
+        if SERVICE_LABEL in container["Config"]["Labels"] and container["State"]["Running"] and mounted & volumes:
+            running.setdefault(container["Config"]["Labels"][ROLE_LABEL], []).append(container)
+    found = []
+    for containers in running.values():
+        ours = [one for one in containers if one["Config"]["Labels"][RELEASE_LABEL] in serving]
+        ours.sort(key=lambda one: one["Created"])
+        # Nobody knows who serves where nginx can't be asked.
+        found += [one for one in containers if serving and one not in ours] + ours[1:]
+    return found
 
 
 def _is_new(observed: Observed, container: dict[str, Any], given: str | None) -> bool:

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.asking import restore_sessions
 from cluster.config import StackFileError, parse_config
-from cluster.config.models import DatabaseEngine, SessionEngine, dump
+from cluster.config.models import DatabaseEngine, Replacement, SessionEngine, dump
 from cluster.errors import ClusterError
 from cluster.interpreters import find_interpreter, needs_of, request
 from cluster.kept import HurtFile, make_way, point_at, remove_tree
 from cluster.packages import base_python
-from cluster.release import DRAIN_SECONDS, ReleaseSpec, find_project, runtime_config, specify
+from cluster.release import ReleaseSpec, find_project, runtime_config, specify
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.requirements import read_requirements
+from cluster.services import DRAIN_SECONDS, GRACE_MARGIN
 from cluster.sessions import Lasting, of_release, refused_loss
 from cluster.source import TREE, is_file_name, project_place
 from cluster.stack.history import History
@@ -34,6 +35,7 @@ from cluster_runtime.names import Name
 from cluster_runtime.paths import is_within
 from cluster_runtime.prepare import mask
 from cluster_runtime.secret_files import is_held
+from cluster_runtime.service import CRASHED, SERVICES, WELL
 from cluster_runtime.unfollowed import printable
 from platforms.local.builder import MIGRATED, Builder, Release
 from platforms.local.listeners import listening_ports
@@ -43,15 +45,28 @@ from platforms.local.nginx import Nginx, is_free, search_path
 from platforms.local.orphans import Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
 from platforms.local.owner import find_owner
 from platforms.local.plan import SHOWN, Plan, make_plan
-from platforms.local.state import MEMCACHED, WATCH, WITHOUT_SOCKET, Observed, mark_served, observe, program_name
+from platforms.local.services import broker_program, said_of, wanted
+from platforms.local.state import (
+    BROKER,
+    MEMCACHED,
+    WATCH,
+    WITHOUT_SOCKET,
+    Observed,
+    is_instance,
+    is_service,
+    mark_served,
+    observe,
+    program_name,
+)
 from platforms.local.supervisor import Condition, Process, Supervisor, accepts, not_ours
 from platforms.local.supervisor_files import Program
 from platforms.local.written import SERVED, retire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
     from cluster.config.models import ClusterConfig
+    from cluster.services import Service
     from platforms.local.places import Places
 
 #: Releases that are kept, the serving one included.
@@ -71,6 +86,9 @@ SAID_SECONDS = 3.0
 
 #: Seconds that what was stopped by a signal has to go on.
 WAKE_SECONDS = 5.0
+
+#: Seconds that a broker has to read what it keeps.
+BROKER_SECONDS = 120.0
 
 #: Seconds that nginx's old workers have, after a reload, to see the names of instances that are about to go.
 SETTLE_SECONDS = 1.0
@@ -214,6 +232,7 @@ class LocalCluster:
         history = History.load(self.places)
         former = self.builder.find(history.current) if history.current else None
         nodes = self._memcached_programs(made)
+        broker = broker_program(self.topology, self.places, self.owner)
         observed = self.observe()
         return make_plan(
             topology=self.topology,
@@ -226,6 +245,7 @@ class LocalCluster:
             observed=observed,
             watched=self.supervisor.is_current(self._watch_program()),
             memcached={program.name: self.supervisor.is_current(program) for program in nodes},
+            broker=None if broker is None else self.supervisor.is_current(broker),
             hurt=tuple(self.builder.hurt(release)),
             orphans=0 if observed.kept else len(orphaned_processes(self.places)),
             nginx=self.nginx,
@@ -288,7 +308,7 @@ class LocalCluster:
         if not kept:
             return
         lost = self._lost(kept)
-        others = [self.nginx.program(), self._watch_program(), *self._memcached_programs(None)] if lost else []
+        others = [self.nginx.program(), self._watch_program(), *self._daemons(None)] if lost else []
         programs = {program.name: program for program in others}
         written = []
         for name in lost:
@@ -307,7 +327,17 @@ class LocalCluster:
         return [name for name in running if not self.supervisor.is_readable(name)]
 
     def _program_of(self, name: str) -> Program | None:
-        """Return the program of an instance by what Supervisor calls it; None where its release can't tell it."""
+        """Return the program of an instance or a service by what Supervisor calls it.
+
+        None where its release can't tell it, or the stack file says something else of the service by now.
+        """
+        if is_service(name):
+            digest = name.partition("@")[2].partition(".")[0]
+            release = Release(digest=digest, directory=self.places.releases / digest)
+            try:
+                return next((one for one in self._service_programs(release) if one.name == name), None)
+            except HurtFile:
+                return None
         instance, _dash, digest = name.rpartition("-")
         try:
             return self._program(instance, Release(digest=digest, directory=self.places.releases / digest))
@@ -392,6 +422,7 @@ class LocalCluster:
             self.supervisor.start_daemon()
         self.put_back(release)
         self._ensure_memcached(plan, release)
+        self._ensure_broker(plan)
         self.supervisor.ensure([self._watch_program()])
         wanted = self.config.app.migrate
         if wanted:
@@ -411,6 +442,7 @@ class LocalCluster:
                 end_processes(orphaned_nginx(self.places), signal.SIGQUIT)
             self.nginx.put_in_place(directory, config.digest, reload=plan.nginx == "reload")
         self._stop_stale(release, settle=plan.nginx == "reload")
+        self._start_beside(plan, release, Replacement.ALONE)
         if plan.former is not None and plan.former != release.digest:
             self.builder.take_written(plan.former, release)
         self._forget_old(history, release)
@@ -435,6 +467,8 @@ class LocalCluster:
             self.nginx.reload_wanted = True  # what it keeps open there is nobody's any more
         self.owner.make(places.data, 0o750)
         self.owner.make_below(places.data, "sessions")
+        if self.config.broker is not None:
+            self.owner.make_below(places.data, places.broker_data.name)
 
     def _check_ports(self) -> None:
         """Refuse ports that another program listens on, before anything is changed."""
@@ -460,10 +494,27 @@ class LocalCluster:
         return {topology.config.site.listen, *(one.port for one in topology.instances if one.port is not None)}
 
     def _program(self, instance: str, release: Release) -> Program:
-        name = program_name(instance, release.digest)
-        run = (release.python, "-P", "-m", "cluster_runtime.instance", "run", "--instance", instance)
+        run = ("-P", "-m", "cluster_runtime.instance", "run", "--instance", instance)
         # Nothing serves before it was looked at, the first release of all included.
-        command = (*run, "--told", "--config", str(release.config), "--sockets", str(self.places.run))
+        words = (*run, "--told", "--config", str(release.config), "--sockets", str(self.places.run))
+        grace = DRAIN_SECONDS + release.runtime()["graceful_timeout"] + GRACE_MARGIN
+        return self._project_program(program_name(instance, release.digest), words, release, grace, priority=500)
+
+    def _service_programs(self, release: Release) -> list[Program]:
+        """Return the workers and schedules of a release."""
+        config, sockets = str(release.config), str(self.places.run)
+        return [
+            self._project_program(
+                name, service.words(release.digest, config, sockets), release, service.grace, priority=400
+            )
+            for name, service in wanted(self.topology, release.digest).items()
+        ]
+
+    def _project_program(
+        self, name: str, words: tuple[str, ...], release: Release, grace: float, *, priority: int
+    ) -> Program:
+        """Return what runs the project's code: `words` after Python, `grace` seconds to stop."""
+        command = (release.python, *words)
         # Supervisor would give it all of the user's groups: sudo's caller may be in docker's, which is as good as root.
         alone = self.owner.alone(release.project) if self.owner.changed else ()
         return Program(
@@ -471,10 +522,10 @@ class LocalCluster:
             command=(*alone, *command),
             directory=str(release.directory if alone else release.project),
             log=str(self.places.logs / f"{name}.log"),
-            priority=500,
+            priority=priority,
             user=self.owner.name if self.owner.changed and not alone else None,
             environment={"PYTHONPATH": str(release.directory / "runtime"), "PYTHONDONTWRITEBYTECODE": "1"},
-            stop_seconds=DRAIN_SECONDS + release.runtime()["graceful_timeout"] + 15,
+            stop_seconds=grace,
         )
 
     def _watch_program(self) -> Program:
@@ -486,6 +537,24 @@ class LocalCluster:
             log=str(self.places.logs / f"{WATCH}.log"),
             priority=50,
         )
+
+    def _daemons(self, release: Release | None) -> list[Program]:
+        """Return what runs beside the project and is none of its code."""
+        broker = broker_program(self.topology, self.places, self.owner)
+        return [*self._memcached_programs(release), *([] if broker is None else [broker])]
+
+    def _ensure_broker(self, plan: Plan) -> None:
+        """Start the broker, and wait until it answers: what begins now may have jobs for it."""
+        program = broker_program(self.topology, self.places, self.owner)
+        if plan.broker is None or program is None:
+            return
+        self.supervisor.ensure([program])
+        deadline = time.monotonic() + BROKER_SECONDS
+        while not accepts(self.places.broker_socket):
+            if time.monotonic() > deadline:
+                log = self.places.logs / f"{BROKER}.log"
+                raise UpError(f"the broker does not answer within {BROKER_SECONDS:g} s; {log} says why")
+            time.sleep(0.05)
 
     def _memcached_programs(self, release: Release | None) -> list[Program]:
         nodes = max(self.topology.memcached_nodes, release.memcached_nodes if release else 0)
@@ -542,7 +611,8 @@ class LocalCluster:
         """Bring the release into service, batch by batch; a batch that never gets healthy takes no name."""
         names = tuple(name for name in self.topology.names if name in plan.start or name in plan.serve)
         done: list[str] = []
-        judged = False
+        if not names:
+            self._start_beside(plan, release, Replacement.BESIDE)
         for batch in batches(names, self.config.app):
             started: list[str] = []
             try:
@@ -552,9 +622,10 @@ class LocalCluster:
                     self._start(new, release)
                     self._restart_silent([name for name in group if name not in new], release)
                     self._await_ready(group, release)
-                    if not judged:
+                    if not done and group == batch[:1]:
                         self._judge(batch[0], release)
-                        judged = True
+                if not done:
+                    self._start_beside(plan, release, Replacement.BESIDE)
             except UpError as error:
                 self._withdraw(started, release)
                 if done and plan.former:
@@ -569,6 +640,41 @@ class LocalCluster:
             done += batch
             if len(batch) < len(names):
                 self._stop_other_releases(batch, release)
+
+    def _start_beside(self, plan: Plan, release: Release, replacement: Replacement) -> None:
+        """Start those workers and schedules that are replaced so, and wait until they do what they are for.
+
+        Where one does not, all of them are removed: they would take jobs.
+        """
+        services = wanted(self.topology, release.digest)
+        names = [name for name in plan.beside if services[name].replacement is replacement]
+        if not names:
+            return
+        self.say(f"starting {', '.join(services[name].name for name in names)} of release {release.digest}")
+        for name in names:
+            self.owner.make(self.places.run / SERVICES / services[name].name)
+        self.supervisor.ensure([program for program in self._service_programs(release) if program.name in names])
+        try:
+            for name in names:
+                self._await_service(name, services[name], release)
+        except UpError:
+            self.say(f"removing {', '.join(services[name].name for name in names)} of release {release.digest}")
+            self.supervisor.remove(names)
+            raise
+
+    def _await_service(self, program: str, service: Service, release: Release) -> None:
+        deadline = time.monotonic() + service.start_seconds + START_MARGIN
+        first = self._process(program)
+        while True:
+            said = said_of(self.places, self._process(program))
+            if said.state in WELL:
+                self.say(f"{service.name} is {said.state}")
+                return
+            gone = said.process.pid != first.pid or said.process.state not in ("RUNNING", "STARTING")
+            if gone or said.state == CRASHED or time.monotonic() > deadline:
+                message = str(said.status.get("message", "")) or f"not {WELL[0]} within {service.start_seconds:g} s"
+                raise UpError(self._failed(f"{service.name} of release {release.digest}", program, release, message))
+            time.sleep(0.05)
 
     def _restart_silent(self, names: Iterable[str], release: Release) -> None:
         """Start processes again that run, and say nothing or can't be reached: what they lacked was put back."""
@@ -649,9 +755,12 @@ class LocalCluster:
 
         What a check says again and again would leave no room for why.
         """
-        log = self.places.logs / f"{program_name(name, release.digest)}.log"
-        why = f": {message}" if message else ""
-        told = f"{name} of release {release.digest} did not get healthy{why}"
+        told = f"{name} of release {release.digest} did not get healthy"
+        return self._failed(told, program_name(name, release.digest), release, message, failure)
+
+    def _failed(self, told: str, program: str, release: Release, message: str, failure: str = "") -> str:
+        log = self.places.logs / f"{program}.log"
+        told += f": {message}" if message else ""
         if failure:
             text, head = failure, f"What the project raised (more in {log.relative_to(self.places.root)}):"
         else:
@@ -696,28 +805,35 @@ class LocalCluster:
             self._remove(old)
 
     def _stop_stale(self, release: Release, *, settle: bool) -> None:
-        """Stop instances and memcached nodes that are no longer wanted."""
+        """Stop instances, workers, schedules and memcached nodes that are no longer wanted."""
         observed = self.observe()
+        beside = wanted(self.topology, release.digest)
+        former = [name for name in observed.processes if is_service(name) and name not in beside]
         old = [
             (running.instance, running.release)
             for running in observed.running
             if running.instance not in self.topology.names or running.release != release.digest
         ]
-        if old:
-            if settle:
+        if old or former:
+            if old and settle:
                 time.sleep(SETTLE_SECONDS)
-            self.say(f"draining {', '.join(program_name(*pair) for pair in old)}")
-            self._remove(old)
+            self.say(f"draining {', '.join([*(program_name(*pair) for pair in old), *former])}")
+            self._remove(old, former)
+        if self.config.broker is None and BROKER in observed.processes:
+            self.say(f"stopping the broker; what it keeps stays in {self.places.broker_data}")
+            self.supervisor.remove([BROKER])
         nodes = {program.name for program in self._memcached_programs(release)}
         unwanted = [
-            name for name in observed.processes if name.startswith(MEMCACHED) and name not in nodes and "-" not in name
+            name
+            for name in observed.processes
+            if name.startswith(MEMCACHED) and name not in nodes and not is_instance(name) and not is_service(name)
         ]
         self.supervisor.remove(unwanted)
         for name in unwanted:
             self.places.forget_memcached(name)
 
-    def _remove(self, pairs: list[tuple[str, str]]) -> None:
-        self.supervisor.remove([program_name(*pair) for pair in pairs])
+    def _remove(self, pairs: list[tuple[str, str]], services: Iterable[str] = ()) -> None:
+        self.supervisor.remove([*(program_name(*pair) for pair in pairs), *services])
         for instance, digest in pairs:
             name = Name(self.places.run, instance)
             files = (name.socket, name.status_file, name.beat_socket, name.stage_file)
@@ -776,11 +892,22 @@ class LocalCluster:
         for directory in self.places.environments.iterdir():
             if directory.resolve() not in used:
                 remove_tree(directory)
-        for log in self.places.logs.glob("*-*.log*"):
-            instance, _, digest = log.name.partition(".log")[0].rpartition("-")
-            if digest not in keep or instance not in self.topology.names:
-                log.unlink()
+        self._forget_logs(keep)
         self.nginx.forget_others()
+
+    def _forget_logs(self, keep: Container[str | None]) -> None:
+        """Remove the logs of releases that are not kept, and of instances that are no more."""
+        for log in self.places.logs.glob("*.log*"):
+            program = log.name.partition(".log")[0]
+            if is_service(program):
+                gone = program.partition("@")[2].partition(".")[0] not in keep
+            elif is_instance(program):
+                instance, _, digest = program.rpartition("-")
+                gone = digest not in keep or instance not in self.topology.names
+            else:
+                continue
+            if gone:
+                log.unlink()
 
     def down(self) -> None:
         """Stop everything; data, releases and logs stay."""
@@ -789,13 +916,15 @@ class LocalCluster:
             self._end_orphans()
             return
         names = list(self.supervisor.processes())
-        nginx, instances = [name for name in names if name == "nginx"], [name for name in names if "-" in name]
-        nodes = [name for name in names if name.startswith(MEMCACHED)]
+        nginx, nodes = [name for name in names if name == "nginx"], [n for n in names if n.startswith(MEMCACHED)]
+        instances = [name for name in names if is_instance(name)]
+        services = [name for name in names if is_service(name)]
         # Forgotten as well: at its own end Supervisor takes a second for each program that it knows, ended or not.
         self.say("stopping nginx")
         self.supervisor.remove(nginx, keep_files=True)
-        self.say("stopping the instances")
-        self.supervisor.remove(instances, keep_files=True)
+        self.say(f"stopping the instances{', workers and schedules' * bool(services)}")
+        self.supervisor.remove([*instances, *services], keep_files=True)
+        self.supervisor.remove([name for name in names if name == BROKER], keep_files=True)
         # What memcached holds ends with it; asked to end it takes seven seconds for that.
         self.supervisor.remove(nodes, keep_files=True, kill=True)
         self.supervisor.shutdown()

@@ -28,12 +28,13 @@ from cluster.stack.secrets import ensure_secrets, keep_dropped, write_secret
 from cluster.topology import build_topology, site_url
 from cluster_runtime.instance import SERVING
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
-from platforms.base import InstanceStatus, LogSource, NginxStatus, Process, ServiceStatus, Status
+from platforms.base import InstanceStatus, LogSource, NginxStatus, Process, Status
 from platforms.local.listeners import listening_ports, with_children
 from platforms.local.nginx import NginxError, find_nginx
 from platforms.local.orphans import stack_processes
 from platforms.local.places import Places
-from platforms.local.state import MEMCACHED
+from platforms.local.services import statuses
+from platforms.local.state import is_instance, is_service
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -287,7 +288,8 @@ def status(stack: Stack) -> Status:
         version=_version(cluster.nginx.version),
     )
     troubles = cluster.troubles(observed, history)
-    well = nginx.current and all(one.ok for one in instances)
+    services = statuses(cluster.topology, cluster.places, observed, history.current)
+    well = nginx.current and all(one.ok for one in instances) and all(one.ok for one in services)
     notes = []
     if cluster.nginx.version != cluster.nginx.installed:
         notes.append(
@@ -301,11 +303,7 @@ def status(stack: Stack) -> Status:
         nginx=nginx,
         store=sessions(stack) if observed.nginx else None,
         instances=instances,
-        services=[
-            ServiceStatus(service=name, state=process.state.lower(), ok=process.state == "RUNNING")
-            for name, process in sorted(observed.processes.items())
-            if name.startswith(MEMCACHED)
-        ],
+        services=services,
         troubles=troubles,
         notes=notes,
     )
@@ -407,13 +405,17 @@ def logs(stack: Stack, *, lines: int, follow: bool) -> list[LogSource]:
 
 
 def _words_for(log: str) -> frozenset[str]:
-    """Return by which words a log is asked for: an instance's by the instance too, and nginx's by nginx."""
+    """Return by which words a log is asked for: an instance's or a service's by its name too, and nginx's by nginx."""
+    if is_service(log):
+        name = log.partition("@")[0]
+        return frozenset({log, name, name.rstrip("0123456789")})
     of_nginx = {"nginx"} if log in ("error", "access") else set()
-    return frozenset({log, log.rpartition("-")[0], *of_nginx} - {""})
+    of_instance = {log.rpartition("-")[0]} if is_instance(log) else set()
+    return frozenset({log, *of_instance, *of_nginx})
 
 
-def run_manage(stack: Stack, arguments: list[str]) -> int:
-    """Run a management command in the serving release, as the instances' user; return its exit status."""
+def run_program(stack: Stack, words: list[str]) -> int:
+    """Run a program once in the serving release, as the instances' user; return its exit status."""
     cluster = opened(stack)
     current = History.load(paths(stack)).current
     release = cluster.builder.find(current) if current else None
@@ -428,7 +430,7 @@ def run_manage(stack: Stack, arguments: list[str]) -> int:
         name: value for name, value in os.environ.items() if name in passed or name.startswith("DJANGO_SUPERUSER_")
     }
     environment[MARKS_VARIABLE] = str(paths(stack).run / ENDED)
-    command = [release.python, "-P", "-m", "cluster_runtime.manage", *arguments]
+    command = [release.python, "-P", "-m", "cluster_runtime.program", *words]
     return _run_as_owner(command, cluster.owner, release.project, environment)
 
 
@@ -462,7 +464,7 @@ __all__ = [
     "keys",
     "logs",
     "nginx_config",
-    "run_manage",
+    "run_program",
     "run_rollback",
     "run_up",
     "sessions",

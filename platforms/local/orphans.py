@@ -28,7 +28,10 @@ PATIENCE = 40.0
 DELETED = " (deleted)"
 
 #: One of these stands in the command line of each.
-TELLING = (b"nginx", b"supervisord", b"cluster_runtime.instance", b"watch.py", b"memcached")
+TELLING = (
+    *(b"nginx", b"supervisord", b"cluster_runtime.instance", b"cluster_runtime.service", b"watch.py", b"memcached"),
+    *(b"valkey-server", b"redis-server"),
+)
 
 #: Of /proc/PID/stat: stopped by a signal. (Not `t`, which a debugger has stopped.)
 STOPPED = "T"
@@ -40,6 +43,8 @@ class Kind(StrEnum):
     SUPERVISOR = "Supervisor"
     WATCH = "watch"
     INSTANCE = "instance"
+    SERVICE = "worker or schedule"
+    BROKER = "broker"
     MEMCACHED = "memcached"
     NGINX = "nginx"
     WORKER = "nginx worker"
@@ -130,6 +135,15 @@ def _arguments(pid: str) -> tuple[str, ...]:
     return tuple(line.decode("utf-8", "surrogateescape").rstrip("\0").split("\0"))
 
 
+#: What a process is by its program's name.
+PROGRAMS = {
+    "memcached": Kind.MEMCACHED,
+    "nginx": Kind.NGINX,
+    "valkey-server": Kind.BROKER,
+    "redis-server": Kind.BROKER,
+}
+
+
 def _kind(arguments: tuple[str, ...]) -> Kind | None:
     first = arguments[0]
     if first.startswith("nginx: "):
@@ -138,20 +152,26 @@ def _kind(arguments: tuple[str, ...]) -> Kind | None:
         return Kind.SUPERVISOR
     if "cluster_runtime.instance" in arguments and "run" in arguments:
         return Kind.INSTANCE
+    if "cluster_runtime.service" in arguments and "--generation" in arguments:
+        return Kind.SERVICE
     if any(argument.endswith("/local/watch.py") for argument in arguments[:4]):
         return Kind.WATCH
     name = first.rpartition("/")[2]
-    return {"memcached": Kind.MEMCACHED, "nginx": Kind.NGINX}.get(name)
+    return PROGRAMS.get(name)
 
 
 def _is_ours(stands: Path | None, arguments: tuple[str, ...], kind: Kind, places: Places, state: Path) -> bool:
     """Tell whether it was started with this stack's paths, or stands in its directory, `state`."""
-    inside = stands is not None and (stands == state or (kind is Kind.INSTANCE and state in stands.parents))
+    inside = stands is not None and (
+        stands == state or (kind in (Kind.INSTANCE, Kind.SERVICE) and state in stands.parents)
+    )
     if inside:
         return True
     marks = {
         Kind.SUPERVISOR: (f"-c {places.supervisor}/supervisord.conf ",),
         Kind.INSTANCE: (f"--sockets {places.run} ",),
+        Kind.SERVICE: (f"--sockets {places.run} ",),
+        Kind.BROKER: (f"--unixsocket {places.broker_socket} ",),
         Kind.MEMCACHED: (f"-s {places.memcached_listens(1).parent}/", f"-s {places.run}/memcached"),
         Kind.NGINX: (f"-p {places.state} ", f"-p {places.state}/ "),
     }

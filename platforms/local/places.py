@@ -19,6 +19,7 @@ from cluster_runtime import unfollowed
 from cluster_runtime.attempts import FILE as BEGUN
 from cluster_runtime.instance import CLEARED
 from cluster_runtime.names import LONGEST_SOCKET_PATH, Name
+from cluster_runtime.service import SERVICES
 from cluster_runtime.sessions.nodes import NODE_RESTORE, NODE_STATE, NODES_STATE
 from cluster_runtime.sessions.stage import ENDED
 from platforms.local.written import SERVED
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 #: The directory of memcached's sockets, in that of all sockets; instances pass over what begins with a dot.
 MEMCACHED = ".memcached"
+
+#: The directory of the broker's socket there.
+BROKER = ".broker"
 
 #: The longest file of an instance's directory of sockets: a name, a slash, a release, and an ending.
 LONGEST_NAME_IN_RUN = 32 + 1 + DIGEST_LENGTH + len(".json.new")
@@ -57,7 +61,7 @@ class Places(StackPaths):
         self.run.parent.mkdir(parents=True, exist_ok=True)
         owner.hold(self.run, 0o750 if owner.changed else 0o700)
         self._forget_forged()
-        for name in (ENDED, MEMCACHED, *instances):
+        for name in (ENDED, MEMCACHED, BROKER, SERVICES, *instances):
             owner.make(self.run / name)
         for name in (CLEARED, BEGUN):
             owner.make_file(self.run / name)
@@ -196,6 +200,16 @@ class Places(StackPaths):
         """Where it listens: in a directory of its own user's."""
         return self.run / MEMCACHED / f"memcached{number}.sock"
 
+    @property
+    def broker_socket(self) -> Path:
+        """Where the broker listens: in a directory of its own user's."""
+        return self.run / BROKER / "broker.sock"
+
+    @property
+    def broker_data(self) -> Path:
+        """What the broker keeps."""
+        return self.data / "broker"
+
     def nginx_places(self, user: str | None) -> NginxPlaces:
         """Return what the nginx renderer needs."""
         return NginxPlaces(
@@ -225,6 +239,7 @@ class Places(StackPaths):
             static_root=str(release / "public") + (static_url or "/static/").rstrip("/"),
             packages=str(release / "packages"),
             memcached=tuple(str(self.memcached_socket(number + 1)) for number in range(memcached_nodes)),
+            broker=str(self.broker_socket),
         )
 
     def served(self) -> tuple[list[str], str | None]:

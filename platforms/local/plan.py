@@ -10,7 +10,8 @@ from cluster.config import StackFileError, parse_config
 from cluster.config.models import SessionEngine
 from cluster.render.nginx import SITE, NginxConfig
 from cluster.topology import Topology, percent, shares
-from platforms.local.state import MEMCACHED, WATCH, Observed, program_name
+from platforms.local.services import wanted as wanted_services
+from platforms.local.state import BROKER, MEMCACHED, WATCH, Observed, is_instance, is_service, program_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,6 +44,8 @@ class Plan:
     stop: Supervisor's names of processes that are no longer wanted.
     memcached: nodes that are to be started (or, with another size, started again).
     emptied: those of them that run, and lose what they hold.
+    broker: "start", "restart", or None where it is as it should be, or none is wanted.
+    beside: Supervisor's names of the workers and schedules that are to be started.
     hurt: what of the release is not as it was made, and is put back.
     watch: whether what lets stopped processes go on is to be started.
     orphans: processes that a killed Supervisor left; they are ended before anything is started.
@@ -61,6 +64,8 @@ class Plan:
     stop: tuple[str, ...]
     memcached: tuple[str, ...]
     emptied: tuple[str, ...]
+    broker: str | None
+    beside: tuple[str, ...]
     hurt: tuple[str, ...]
     orphans: int
     watch: bool
@@ -79,6 +84,8 @@ class Plan:
             or self.serve
             or self.stop
             or self.memcached
+            or self.broker
+            or self.beside
             or self.static
             or self.nginx
             or self.hurt
@@ -128,6 +135,7 @@ class Plan:
             else:
                 how = "started again; what it holds is lost"
             lines.append(f"~ {', '.join(self.emptied)}: {how}")
+        lines += self._beside_lines()
         if self.start:
             how = self._how()
             lines.append(f"+ {', '.join(self.start)}: start release {self.release}{how}")
@@ -135,7 +143,18 @@ class Plan:
         if waiting:
             lines.append(f"~ {', '.join(waiting)}: release {self.release} takes the name")
         if self.stop:
-            lines.append(f"- {', '.join(self.stop)}: stop, once no request needs it")
+            lines.append(f"- {', '.join(self.stop)}: stop, once no request or job needs it")
+        return lines
+
+    def _beside_lines(self) -> list[str]:
+        lines = []
+        if self.broker:
+            words = {"start": "+ broker", "restart": "~ broker: started again; what it keeps is on disk"}
+            lines.append(words[self.broker])
+        if self.beside:
+            names = ", ".join(name.partition("@")[0] for name in self.beside)
+            former = "; those of before end what they are at" if any(map(is_service, self.stop)) else ""
+            lines.append(f"+ {names}: start in release {self.release}{former}")
         return lines
 
     def _how(self) -> str:
@@ -174,14 +193,20 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
     migrated: bool,
     observed: Observed,
     memcached: Mapping[str, bool],
+    broker: bool | None,
     hurt: tuple[str, ...],
     orphans: int,
     watched: bool,
     nginx: Nginx,
     config: NginxConfig,
 ) -> Plan:
-    """Compare. `memcached` tells of each node that is wanted whether its program is as it should be."""
-    wanted = {program_name(name, release) for name in topology.names} | set(memcached)
+    """Compare. `memcached` tells of each node that is wanted whether its program is as it should be.
+
+    broker: the same of the broker; None where none is wanted.
+    """
+    beside = wanted_services(topology, release)
+    wanted = {program_name(name, release) for name in topology.names} | set(memcached) | set(beside)
+    wanted |= set() if broker is None else {BROKER}
     # What Supervisor does not keep is ended, and started again.
     kept = observed.running if observed.kept else ()
     there = {running.program for running in kept if running.process.state in ("RUNNING", "STARTING")}
@@ -192,11 +217,7 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
         if (observed.holders.get(name), observed.given.get(name)) != (release, release)
         or not any(running.release == release and running.state == "serving" for running in observed.of(name))
     )
-    stale = tuple(
-        name
-        for name in sorted(observed.processes)
-        if observed.kept and name not in wanted and (name.startswith(MEMCACHED) or "-" in name)
-    )
+    stale = tuple(name for name in sorted(observed.processes) if observed.kept and name not in wanted and is_ours(name))
     action = _nginx_action(observed, nginx, config)
     same = observed.static == release
     running = observed.nginx is not None or action == "restart"
@@ -219,6 +240,8 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
         emptied=tuple(
             name for name, current in memcached.items() if not current and observed.kept and name in observed.processes
         ),
+        broker=_broker_action(observed, current=broker),
+        beside=tuple(name for name in beside if not (observed.kept and _is_there(observed, name))),
         hurt=hurt,
         orphans=orphans,
         watch=not (watched and observed.kept and _runs(observed, WATCH)),
@@ -228,6 +251,22 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
         # What is lost of the configuration in place does not tell what was before.
         traffic=tuple(_traffic(nginx, topology)) if action and (nginx.current_stack() or not running) else (),
     )
+
+
+def is_ours(program: str) -> bool:
+    """Tell whether Supervisor's program of this name goes where the stack file does not ask for it."""
+    return program.startswith(MEMCACHED) or program == BROKER or is_instance(program) or is_service(program)
+
+
+def _is_there(observed: Observed, program: str) -> bool:
+    return program in observed.processes and observed.processes[program].state in ("RUNNING", "STARTING")
+
+
+def _broker_action(observed: Observed, *, current: bool | None) -> str | None:
+    """Return what is to be done with the broker, whose program is as it should be or not (None: none is wanted)."""
+    if current is None or (current and observed.kept and _runs(observed, BROKER)):
+        return None
+    return "restart" if observed.kept and BROKER in observed.processes else "start"
 
 
 def _runs(observed: Observed, program: str) -> bool:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 MEMCACHED = "memcached"
 
+#: The program that keeps the jobs of workers.
+BROKER = "broker"
+
 #: The program that lets stopped processes go on.
 WATCH = "watch"
 
@@ -95,6 +98,16 @@ def program_name(instance: str, release: str) -> str:
     return f"{instance}-{release}"
 
 
+def is_instance(program: str) -> bool:
+    """Tell whether it is Supervisor's name for a process of an instance."""
+    return "-" in program and not is_service(program)
+
+
+def is_service(program: str) -> bool:
+    """Tell whether it is Supervisor's name for a process of a worker or a schedule: `name@generation`."""
+    return "@" in program
+
+
 def observe(places: Places, supervisor: Supervisor, nginx: Nginx) -> Observed:
     """Look at everything that runs."""
     there = stack_processes(places)
@@ -103,9 +116,9 @@ def observe(places: Places, supervisor: Supervisor, nginx: Nginx) -> Observed:
     processes = supervisor.processes() if condition is Condition.RUNNING else _unkept(there)
     running, holders, given = [], {}, {}
     for process in processes.values():
-        instance, dash, release = process.name.rpartition("-")
-        if not dash:
-            continue  # nginx, memcached
+        if not is_instance(process.name):
+            continue
+        instance, _dash, release = process.name.rpartition("-")
         name = Name(places.run, instance)
         status, listens = _own_status(name, release, process), name.alive(release)
         running.append(Running(instance=instance, release=release, process=process, status=status, listens=listens))
@@ -131,6 +144,10 @@ def _unkept(there: list[Found]) -> dict[str, Process]:
             name = program_name(process.argument("--instance"), release)
         elif process.kind is Kind.MEMCACHED:
             name = PurePath(process.argument("-s")).stem
+        elif process.kind is Kind.SERVICE:
+            name = f"{process.argument('--name')}@{process.argument('--generation')}"
+        elif process.kind is Kind.BROKER:
+            name = BROKER
         elif process.kind is Kind.NGINX:
             name = "nginx"
         else:

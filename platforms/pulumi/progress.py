@@ -61,7 +61,7 @@ class Progress:
             self._changed = self._changed or before["metadata"]["op"] not in UNCHANGED
         if not after or not self._served:
             return
-        kind, name = name_of(after["metadata"]["urn"])
+        kind, name = part_of(after["metadata"])
         if kind == COMMAND and name.endswith(SERVE):
             self._releases[name.removesuffix(SERVE)] = named_release(after["metadata"])[1]
         releases = set(self._releases.values())
@@ -71,9 +71,16 @@ class Progress:
             self._served = None
 
 
+def part_of(step: dict[str, Any]) -> tuple[str, str]:
+    """Return the type (its last word) of a step's resource, and what it is called within its component."""
+    kind, name = name_of(step["urn"])
+    component = name_of(((step.get("new") or step.get("old") or {}).get("parent")) or "")[1]
+    return kind, name.removeprefix(f"{component}-")
+
+
 def begun(step: dict[str, Any]) -> list[str]:
     """Return what to say when the engine begins a step."""
-    kind, name = name_of(step["urn"])
+    kind, name = part_of(step)
     operation = step["op"]
     if operation in (*UNCHANGED, "replace"):
         return []
@@ -109,7 +116,7 @@ def ended(step: dict[str, Any]) -> list[str]:
 
 def name_taken(step: dict[str, Any]) -> tuple[str, str] | None:
     """Return the instance and the release where a step has let one take its name."""
-    kind, name = name_of(step["urn"])
+    kind, name = part_of(step)
     if step["op"] in (*UNCHANGED, "delete", "delete-replaced") or kind != COMMAND or not name.endswith(SERVE):
         return None
     return named_release(step)
@@ -118,7 +125,7 @@ def name_taken(step: dict[str, Any]) -> tuple[str, str] | None:
 def named_release(step: dict[str, Any]) -> tuple[str, str]:
     """Return the instance and the release of the step of a command that gives an instance its name."""
     environment = ((step.get("new") or {}).get("inputs") or {}).get("environment") or {}
-    return environment.get("INSTANCE", name_of(step["urn"])[1]), environment.get("RELEASE", "")
+    return environment.get("INSTANCE", part_of(step)[1]), environment.get("RELEASE", "")
 
 
 def _nginx_lines(step: dict[str, Any]) -> list[str]:

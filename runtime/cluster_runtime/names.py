@@ -54,6 +54,7 @@ SAID: dict[str, type | tuple[type, ...]] = {
     "pid": int,
     "gunicorn": (int, type(None)),
     "sessions": dict,
+    "well": bool,
 }
 SAID_OF_SESSIONS = {"engine": str, "previous": str, "stage": str, "memcached": list}
 

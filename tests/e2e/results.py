@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 JSON, PAGE = ROOT / "docs" / "e2e.json", ROOT / "docs" / "e2e.md"
 
 #: What the results are of.
-PARTS = ("components", "runtime", "cluster", "__main__.py")
+PARTS = ("components", "platforms/docker", "platforms/pulumi", "runtime", "cluster", "__main__.py")
 
 COUNTED = re.compile(r"(\d+) of ([\d,]+) requests failed")
 

@@ -2,52 +2,49 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pulumi
 
-from components.platforms.docker import platform
-from components.platforms.docker.platform import Docker
+from platforms.docker import resources, scripts
+from platforms.docker.resources import Docker
 from tests.local.saboteur import broken_rendering, no_retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from platforms.docker.bases import Base
+    from platforms.docker.scripts import Variable
 
 HERE = Path(__file__).parent
 
 
-def _other_script(name: str, mine: str) -> None:
-    original: Callable[..., str] = Docker._script
+def _other_script(which: str, mine: str) -> None:
+    original = scripts.script
 
-    def script(called: str, *arguments: str) -> str:
-        return shlex.join(["sh", str(HERE / mine)]) if called == name else original(called, *arguments)
+    def script(name: str, *words: str | Variable) -> str:
+        return (HERE / mine).read_text() if name == which else original(name, *words)
 
-    Docker._script = staticmethod(script)  # type: ignore[assignment]
+    scripts.script = script
 
 
 def no_health_gate() -> None:
     """Names are taken as soon as the containers were started."""
-    spec = platform.instance_spec
+    spec = resources.instance_spec
 
     def without_gate(*arguments: Any) -> Any:
         found = spec(*arguments)
         return replace(found, health=None)
 
-    platform.instance_spec = without_gate  # type: ignore[assignment]
-    original: Callable[..., str] = Docker._script
+    resources.instance_spec = without_gate  # type: ignore[assignment]
+    _other_script("serve.sh", "serve-without-gate.sh")
+    original = scripts.script
 
-    def script(called: str, *arguments: str) -> str:
-        if called == "serve.sh":
-            return shlex.join(["sh", str(HERE / "serve-without-gate.sh")])
-        words = original(called, *arguments)
-        return f"{words} || true" if "release" in arguments else words
+    def script(name: str, *words: str | Variable) -> str:
+        text = original(name, *words)
+        return f"(\n{text}\n) || true\n" if "release" in words else text
 
-    Docker._script = staticmethod(script)  # type: ignore[assignment]
+    scripts.script = script
 
 
 def no_drain() -> None:
@@ -57,17 +54,17 @@ def no_drain() -> None:
 
 def no_turn() -> None:
     """Nobody looks at what nginx and the instances really run."""
-    platform.Docker.live = property(lambda _self: _Blind(), lambda _self, _value: None)  # type: ignore[assignment]
+    Docker.live = property(lambda _self: _Blind(), lambda _self, _value: None)  # type: ignore[assignment]
 
 
 def no_pull() -> None:
     """The base as of a time is what the engine has: nothing is pulled."""
 
-    def kept(self: Docker, service: str, base: Base) -> pulumi.ResourceHook:
+    def kept(self: Docker, name: str, base: Base) -> pulumi.ResourceHook:
         def tag(_arguments: pulumi.ResourceHookArgs) -> None:
             self.engine.run("tag", base.image, base.name(self.stack))
 
-        return pulumi.ResourceHook(f"{service}-base", tag)
+        return pulumi.ResourceHook(name, tag)
 
     Docker._pulled = kept  # type: ignore[method-assign]
 

@@ -298,10 +298,10 @@ def kill_while_creating(stand: DockerStand, role: str) -> None:
             process.kill()
             os.killpg(watching.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL, f"no {role} was created: {said}"
-    assert f"Container {role} creating" in said, said
+    assert f"-{role} creating" in said, said
     pending = json.loads(stand.pulumi("stack", "export").stdout)["deployment"].get("pending_operations", [])
     creating = {one["resource"]["urn"].rpartition("::")[2]: one for one in pending if one["type"] == "creating"}
-    assert role in creating, f"Pulumi knew of {role} already: {said}"
+    assert any(name.endswith(f"-{role}") for name in creating), f"Pulumi knew of {role} already: {said}"
     for one in creating.values():  # a network of which no state knows is nobody's, and there can't be many
         if one["resource"]["type"] == "docker:index/network:Network":
             docker("network", "rm", one["resource"]["inputs"]["name"], check=False)

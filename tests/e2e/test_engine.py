@@ -86,10 +86,10 @@ def kill_when(process: subprocess.Popen[str], pattern: str) -> None:
 #: Moments of a release, by what Pulumi prints.
 MOMENTS = {
     "building": r"app-image (creating|updating|replacing)",
-    "preparing the release": r"Command prepare updating",
-    "creating the containers": r"Container app\d (creating|replacing)",
-    "taking the names": r"Command app\d-serve (updating|updated)",
-    "removing the old ones": r"Container app\d (deleting|deleted) original",
+    "preparing the release": r"Command app-prepare updating",
+    "creating the containers": r"Container app-app\d (creating|replacing)",
+    "taking the names": r"Command app-app\d-serve (updating|updated)",
+    "removing the old ones": r"Container app-app\d (deleting|deleted) original",
 }
 
 

@@ -153,7 +153,7 @@ def without(stand: DockerStand, marker: str) -> list[str]:
     for container in found:
         probe = subprocess.run(["docker", "exec", container, "test", "-e", f"/{marker}"], check=False)
         if probe.returncode:
-            missing.append(docker("inspect", "--format", "{{.Name}}", container).lstrip("/").rpartition("-")[0])
+            missing.append(docker("inspect", "--format", "{{.Name}}", container).split("-")[1])
     return sorted(missing)
 
 

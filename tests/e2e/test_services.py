@@ -143,7 +143,7 @@ def test_nothing_but_nginx_answers_on_any_port_from_here_or_from_another_contain
                 found[inspected["Name"]] = [port for port in ports if answers(network["IPAddress"], port)]
     assert len(found) >= 5, "the scan reached nobody"
     assert {name.rpartition("-")[0]: open_ports for name, open_ports in found.items() if open_ports} == {
-        "/nginx": [stand.port]
+        "/nginx-nginx": [stand.port]
     }
     # From the instances' own network nobody else answers at all.
     (other,) = inspect(stand.container("app2"))

@@ -244,7 +244,8 @@ class Stand:
     def _made_environments(self) -> Path | None:
         """Return where a run keeps what is made of these requirements; None where this stand makes its own."""
         shared = os.environ.get(SHARED)
-        if not shared or self.source != ROOT / "example" or self.launcher != ("cluster",):
+        own = self.source != ROOT / "example" or "schedule" in self.stack  # what reads its times is installed too
+        if not shared or own or self.launcher != ("cluster",):
             return None
         requirements = (self.project / "requirements.txt").read_bytes()
         return Path(shared) / hashlib.sha256(requirements).hexdigest()[:12]

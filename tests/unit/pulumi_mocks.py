@@ -56,12 +56,14 @@ DATABASE_URL = "postgres://cluster:canary-password@db.example:5432/cluster"
 class Registration:
     """One resource as it was registered: secrets in `inputs` are marked, URNs are whole; None: the option was not said.
 
+    name: what it is called within its component. full_name: and among all resources. aliases: its names of before.
     dependencies: all that must be done before. property_dependencies: what each input is made of.
     before_create: the names of the hooks that run before it is made.
     """
 
     type: str
     name: str
+    full_name: str
     urn: str
     parent: str
     inputs: Mapping[str, Any]
@@ -70,6 +72,7 @@ class Registration:
     protect: bool
     delete_before_replace: bool | None
     before_create: tuple[str, ...]
+    aliases: frozenset[str]
 
     @property
     def environment(self) -> Mapping[str, Any]:
@@ -179,7 +182,8 @@ class _Monitor(mocks.MockMonitor):
         self.kept.append(
             Registration(
                 type=request.type,
-                name=request.name,
+                name=request.name.removeprefix(f"{request.parent.rpartition('::')[2]}-"),
+                full_name=request.name,
                 urn=response.urn,
                 parent=request.parent,
                 inputs=MessageToDict(request.object),
@@ -188,6 +192,7 @@ class _Monitor(mocks.MockMonitor):
                 protect=request.protect,
                 delete_before_replace=request.deleteBeforeReplace if request.deleteBeforeReplaceDefined else None,
                 before_create=tuple(request.hooks.before_create),
+                aliases=frozenset(one.spec.name for one in request.aliases if one.spec.name),
             )
         )
         return response
@@ -278,10 +283,14 @@ def run_main(
     preview: bool = False,
     live: Live | None = None,
     secrets: Mapping[str, str] = SECRETS,
+    image: str | None = None,
 ) -> Record:
-    """Return the record of the repository's own program, for a stack, where `live` runs."""
+    """Return the record of the repository's own program, for a stack, where `live` runs.
+
+    image: the id of the image that the engine has by each name; None: it has none.
+    """
     write_stack(root, values)
-    engine = patch.object(Engine, "live", return_value=live or Live())
+    engine = patch.multiple(Engine, live=lambda *_: live or Live(), image=lambda *_: image)
     with engine, patch("platforms.docker.facts.ages", return_value={}), contextlib.chdir(root):
         return record(program, preview=preview, secrets=secrets)
 

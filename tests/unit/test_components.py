@@ -20,11 +20,13 @@ import components
 from cluster.config import parse_config
 from cluster.release import DRAIN_SECONDS, ReleaseSpec, specify
 from cluster.topology import Topology, batches, build_topology
-from components.platforms.docker import Docker
-from components.platforms.docker.images import platform_digest
-from components.platforms.docker.platform import container_digest
+from platforms import base
+from platforms.base import Resources
 from platforms.docker.engine import Engine, Live
+from platforms.docker.images import platform_digest
 from platforms.docker.places import nginx_config
+from platforms.docker.resources import Docker, container_digest
+from platforms.docker.scripts import script
 from tests.unit.pulumi_mocks import (
     CANARIES,
     COMMAND,
@@ -172,10 +174,7 @@ def build(
     opts: dict[str, pulumi.ResourceOptions] | None = None,
     secrets: pulumi.Output[str] | None = None,
 ) -> list[pulumi.ComponentResource]:
-    """Build all components, each with the options that are given for its name."""
-    given = opts or {}
-    topology = build_topology(parse_config(values))
-    own = platform_digest(topology.config, container_digest(topology))
+    """Build all components on Docker, each with the options that are given for its name."""
     platform = Docker(
         stack=LABEL,
         work=work,
@@ -183,6 +182,15 @@ def build(
         live=Live(),
         secrets=pulumi.Output.secret(json.dumps(SECRETS)) if secrets is None else secrets,
     )
+    return build_on(platform, values, opts)
+
+
+def build_on(
+    platform: Resources, values: dict[str, Any], opts: dict[str, pulumi.ResourceOptions] | None = None
+) -> list[pulumi.ComponentResource]:
+    given = opts or {}
+    topology = build_topology(parse_config(values))
+    own = platform_digest(topology.config, container_digest(topology))
     sessions = components.SessionStore(
         "sessions", components.SessionStoreArgs(topology=topology, platform=platform), given.get("sessions")
     )
@@ -209,9 +217,78 @@ def build(
     return [sessions, database, hosts, pool, site]
 
 
+class Paper:
+    """A platform that is none: it makes nothing, and keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[str, Any]] = []
+
+    def _made(self, what: str, *given: Any) -> None:
+        self.given.append((what, given))
+
+    def store(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> base.Store:
+        self._made("store", name)
+        return base.Store(nodes=pulumi.Output.from_input(["10.0.0.5:11211"]))
+
+    def database(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> base.MadeDatabase:
+        self._made("database", name)
+        return base.MadeDatabase()
+
+    def prepare(  # noqa: PLR0917 - what is asked of a platform
+        self,
+        name: str,
+        topology: Topology,
+        spec: ReleaseSpec,
+        store: base.Store,
+        made: base.MadeDatabase,
+        opts: pulumi.ResourceOptions,
+    ) -> base.Prepared:
+        self._made("prepare", name, type(store), type(made))
+        return base.Prepared()
+
+    def instances(
+        self,
+        name: str,
+        topology: Topology,
+        spec: ReleaseSpec,
+        prepared: base.Prepared,
+        opts: pulumi.ResourceOptions,
+    ) -> base.Instances:
+        self._made("instances", name, type(prepared))
+        return base.Instances(release=pulumi.Output.from_input("0123456789ab"))
+
+    def site(self, name: str, topology: Topology, instances: base.Instances, opts: pulumi.ResourceOptions) -> base.Site:
+        self._made("site", name, type(instances))
+        return base.Site(digest=pulumi.Output.from_input("f" * 64))
+
+
+def test_components_stand_on_whatever_has_the_five_operations() -> None:
+    paper = Paper()
+    found = record(lambda: build_on(paper, VALUES))
+    assert {one.type for one in found.registrations} == {token(one) for one in TABLE}
+    assert paper.given == [
+        *(("store", ("sessions",)), ("database", ("database",))),
+        ("prepare", ("app", base.Store, base.MadeDatabase)),
+        ("instances", ("app", base.Prepared)),
+        ("site", ("nginx", base.Instances)),
+    ]
+    outputs = {one.name: found.outputs[registered(one, found).urn] for one in TABLE}
+    assert outputs["sessions"] == {"engine": "cached_db", "nodes": ["10.0.0.5:11211"]}
+    assert outputs["app"] == {"release": "0123456789ab", "names": list(NAMES)}
+    assert outputs["nginx"] == {"url": "http://cluster:8090/", "digest": "f" * 64}
+
+
+def test_what_another_platform_made_is_refused(tmp_path: Path) -> None:
+    docker = Docker(stack=LABEL, work=tmp_path, engine=Engine(), live=Live(), secrets=pulumi.Output.from_input("{}"))
+    topology, site = build_topology(parse_config(VALUES)), base.Instances(release=pulumi.Output.from_input(""))
+    with pytest.raises(TypeError, match=r"^platforms\.base\.Instances is not what platform docker made$"):
+        docker.site("nginx", topology, site, pulumi.ResourceOptions())
+
+
 def test_the_table_holds_every_component_that_the_package_exports() -> None:
     exported = {name for name in components.__all__ if name not in {*(one.args.__name__ for one in TABLE)}}
-    assert exported - {"UpstreamServer"} == {one.cls.__name__ for one in TABLE}
+    whole_cluster = {"DjangoCluster", "DjangoClusterArgs"}  # made of them: test_sites.py
+    assert exported - {"UpstreamServer"} - whole_cluster == {one.cls.__name__ for one in TABLE}
 
 
 @each_component
@@ -230,6 +307,16 @@ def test_everything_that_a_component_makes_is_its_child(component: Component, wh
 
 
 @each_component
+def test_what_a_component_makes_is_called_after_it_and_found_by_its_name_of_before(
+    component: Component, whole: Record
+) -> None:
+    parent = registered(component, whole)
+    for child in (one for one in whole.registrations if one.parent == parent.urn):
+        assert child.full_name == f"{component.name}-{child.name}", "two of a kind in a program would have one name"
+        assert child.aliases == {child.name}, "a stack of before would get everything anew"
+
+
+@each_component
 def test_a_component_takes_a_name_its_arguments_and_options(component: Component) -> None:
     parameters = inspect.signature(component.cls.__init__).parameters
     assert list(parameters) == ["self", "name", "args", "opts"]
@@ -239,7 +326,7 @@ def test_a_component_takes_a_name_its_arguments_and_options(component: Component
 
 @each_component
 def test_arguments_are_frozen_keyword_only_and_each_of_a_type_of_its_own(component: Component) -> None:
-    known = {"Topology": Topology, "Docker": Docker, "ReleaseSpec": ReleaseSpec} | {
+    known = {"Topology": Topology, "Resources": Resources, "ReleaseSpec": ReleaseSpec} | {
         name: getattr(components, name) for name in components.__all__
     }
     types = typing.get_type_hints(component.args, localns=known)
@@ -319,7 +406,8 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_outputs_are_registered_once_and_after_all_children(component: Component, said: list[str]) -> None:
     mine = f"outputs of {component.cls.__name__}"
     assert said.count(mine) == 1
-    last = max((len(said) - 1 - said[::-1].index(name) for name in component.children - {component.name}), default=0)
+    children = {f"{component.name}-{name}" for name in component.children}
+    last = max((len(said) - 1 - said[::-1].index(name) for name in children), default=0)
     assert said.index(mine) > last, "a child that comes after the outputs is not waited for"
 
 
@@ -530,12 +618,12 @@ def test_every_path_shows_the_volume_that_belongs_there(recorded: Recorded) -> N
         for path in ("/run/cluster", "/run/sessions", "/run/database", "/srv/secrets", "/srv/database", "/srv/static")
     }
     assert shown == {
-        "/run/cluster": {"sockets"},
-        "/run/sessions": {"sessions"},
-        "/run/database": {"database-sockets"},
-        "/srv/secrets": {"secrets"},
-        "/srv/database": {"database-secrets"},
-        "/srv/static": {"static"},
+        "/run/cluster": {"app-sockets"},
+        "/run/sessions": {"sessions-sessions"},
+        "/run/database": {"database-database-sockets"},
+        "/srv/secrets": {"app-secrets"},
+        "/srv/database": {"database-database-secrets"},
+        "/srv/static": {"app-static"},
     }
 
 
@@ -545,11 +633,11 @@ def test_tasks_see_what_an_instance_sees_and_only_they_write_static_files(record
     for name in ("prepare", "static-current"):
         words = found.named(name).environment["VOLUMES"].split()
         assert {word.removesuffix(":ro") for word in words} <= instance, f"{name} sees more than an instance"
-        assert "static-a1b2c3d:/srv/static" in words, f"{name} can't write static files"
+        assert "app-static-a1b2c3d:/srv/static" in words, f"{name} can't write static files"
     written, shown = (found.named(name).environment["VOLUMES"].split() for name in ("prepare", "static-current"))
-    assert "secrets-a1b2c3d:/srv/secrets" in written, "the secrets can't be written"
-    assert "secrets-a1b2c3d:/srv/secrets:ro" in shown, "the secrets could be changed"
-    assert "sockets-a1b2c3d:/run/cluster:ro" in written, "names could be taken before anything is proven"
+    assert "app-secrets-a1b2c3d:/srv/secrets" in written, "the secrets can't be written"
+    assert "app-secrets-a1b2c3d:/srv/secrets:ro" in shown, "the secrets could be changed"
+    assert "app-sockets-a1b2c3d:/run/cluster:ro" in written, "names could be taken before anything is proven"
     assert found.named("static-current").environment["NETWORK"] == "none"
 
 
@@ -597,6 +685,15 @@ def test_a_preview_shows_nginx_s_configuration_and_not_what_it_can_t_know(whole:
     assert (delivered["environment"]["NGINX"] == UNKNOWN) is preview
     assert (whole.named("app1", CONTAINER).inputs["image"] == UNKNOWN) is preview
     assert whole.named("app1", CONTAINER).labels["django-cluster.release"] != UNKNOWN
+
+
+def test_a_preview_knows_the_images_that_the_engine_has(tmp_path: Path, preview: bool) -> None:
+    found = run_main(tmp_path, VALUES, preview=preview, image="sha256:there")
+    why = "where only the directory of a context is another, it would say that nginx is replaced"
+    for name, one in containers(found).items():
+        assert (one.inputs["image"] == "sha256:there") is preview, f"{name}: {why}"
+        image = "app-image" if name in NAMES else f"{name.rstrip('12')}-image"
+        assert one.property_dependencies["image"] == {found.named(image).urn}, f"{name} would not wait for its image"
 
 
 # --- secrets
@@ -659,6 +756,22 @@ def order_of(found: Record, name: str) -> set[str]:
     return {other.name for other in found.before(one) if other.type in (CONTAINER, COMMAND)}
 
 
+def words_of(command: Registration) -> list[str]:
+    """Return the words that the script of a command is given."""
+    first, said, rest = command.inputs["create"].split("\n", 2)
+    *name, words = said.split(" ", 2)
+    assert name == ["set", "--"], command.name
+    assert f"{first}\n{rest}" == script("task.sh"), "the script's own text is what runs"
+    return shlex.split(words)
+
+
+def test_no_command_holds_a_path_of_the_checkout_so_that_it_is_the_same_from_anywhere(whole: Record) -> None:
+    for name, one in commands(whole).items():
+        assert one.inputs["create"].startswith("#!/bin/sh\n"), name
+        assert str(ROOT) not in json.dumps(one.inputs), name
+        assert "/docker/host/" not in one.inputs["create"], name
+
+
 PREPARED = {"memcached1", "memcached2", "database-password", "database-data", "postgres", "prepare"}
 
 #: Containers and commands that must be done before a container or command begins.
@@ -694,7 +807,7 @@ def test_before_nginx_is_replaced_its_ports_are_asked_for_with_the_image_that_wi
     assert set(command.environment["PORTS"].split()) == published, "a port that is in use would be found too late"
     assert command.environment["IMAGE"] == nginx.inputs["image"]
     assert whole.named("nginx-image").urn in command.property_dependencies["environment"]
-    assert shlex.split(command.inputs["create"])[-1].endswith("host/ports.sh")
+    assert command.inputs["create"] == script("ports.sh")
 
 
 def test_before_postgresql_is_replaced_the_new_image_looks_at_the_data_that_are_there(
@@ -706,7 +819,7 @@ def test_before_postgresql_is_replaced_the_new_image_looks_at_the_data_that_are_
     assert {whole.named("postgres-image").urn, whole.named("database", VOLUME).urn} <= made_of
     (data,) = [volume for path, (volume, _) in postgres.mounts.items() if path == "/var/lib/cluster"]
     assert command.environment["DATA"] == (UNKNOWN if preview else data)
-    assert shlex.split(command.inputs["create"])[-1].endswith("host/database-data.sh")
+    assert command.inputs["create"] == script("database-data.sh")
 
 
 def test_what_must_be_alone_of_its_role_has_what_a_killed_run_left_removed_first_and_nothing_else_has(
@@ -714,8 +827,9 @@ def test_what_must_be_alone_of_its_role_has_what_a_killed_run_left_removed_first
 ) -> None:
     found = {one.name: one.before_create for one in whole.registrations if one.before_create}
     why = "two databases on the same data would ruin them; an instance is made beside the one that serves"
-    assert found == {name: (f"{name}-alone",) for name in (*SERVICES, "nginx")}, why
-    assert sorted(whole.hooks) == sorted(f"{name}-alone" for name in (*SERVICES, "nginx")), "a hook has one name"
+    alone = {name: f"{whole.named(name, CONTAINER).full_name}-alone" for name in (*SERVICES, "nginx")}
+    assert found == {name: (hook,) for name, hook in alone.items()}, why
+    assert sorted(whole.hooks) == sorted(alone.values()), "a hook has one name"
 
 
 def test_a_name_is_taken_within_the_time_that_an_instance_has_to_start(recorded: Recorded, preview: bool) -> None:
@@ -780,10 +894,10 @@ def test_in_batches_the_next_instances_start_when_the_former_ones_serve(
 
 def test_without_migrate_nothing_is_migrated_and_the_release_is_proven_all_the_same(recorded: Recorded) -> None:
     found = recorded(stack_values(app={"migrate": False}))
-    words = shlex.split(found.named("prepare").inputs["create"])
+    words = words_of(found.named("prepare"))
     assert "--no-migrate" in words
     assert words[words.index("--instance") + 1] == "app1"
-    assert "--no-migrate" not in shlex.split(recorded(VALUES).named("prepare").inputs["create"])
+    assert "--no-migrate" not in words_of(recorded(VALUES).named("prepare"))
 
 
 def test_instances_are_made_beside_the_old_ones_and_what_holds_a_port_or_data_after_them(whole: Record) -> None:
@@ -942,7 +1056,7 @@ def test_a_rollback_to_a_release_that_is_gone_is_refused(tmp_path: Path, monkeyp
     ("changes", "secrets", "words"),
     [
         ({"platform": "local"}, SECRETS, "say `cluster up dev`"),
-        ({"platform": "remote"}, SECRETS, "remote is not there yet"),
+        ({"platform": "remote"}, SECRETS, "platform: must be one of local, docker, got 'remote'"),
         ({"upstream": {"servers": 0}}, SECRETS, "upstream.servers: must be a number from 1"),
         ({"app": {"project": "./nowhere", "settings": "x"}}, SECRETS, "nowhere"),
         ({}, {}, "secret_key"),

@@ -26,12 +26,12 @@ from cluster.release import ReleaseError, ReleaseSpec, RuntimePlaces, runtime_co
 from cluster.render.nginx import NginxPlaces, render_nginx, version_in_image
 from cluster.source import project_place
 from cluster.topology import Topology, build_topology
-from components.platforms.docker import Docker, images
-from components.platforms.docker.containers import Health, Mount, Ports, Spec, go_duration, make_container
-from components.platforms.docker.images import write_context
-from components.platforms.docker.platform import container_digest, instance_spec
+from platforms.docker import images
+from platforms.docker.containers import Health, Mount, Ports, Spec, go_duration, make_container
 from platforms.docker.engine import Engine, EngineError, Live, read_live
+from platforms.docker.images import write_context
 from platforms.docker.places import NGINX_PLACES, base_image, nginx_config, runtime_places
+from platforms.docker.resources import Docker, container_digest, instance_spec
 from platforms.local.places import Places
 from tests.unit.pulumi_mocks import (
     CANARIES,
@@ -328,6 +328,13 @@ def test_without_an_answer_of_nginx_s_only_a_stack_that_was_never_there_begins_a
     assert Engine().live(STACK_LABEL) == Live(nginx_turn=turn)
 
 
+@pytest.mark.parametrize(("text", "found"), [("echo sha256:a; echo sha256:b", "sha256:a"), ("exit 0", None)])
+def test_an_image_is_known_by_its_name_and_tag(text: str, found: str | None, docker: Callable[[str], Path]) -> None:
+    calls = docker(text)
+    assert Engine().image("django-cluster/dev/nginx:0") == found
+    assert calls.read_text() == "images --quiet --no-trunc django-cluster/dev/nginx:0\n"
+
+
 def test_an_engine_elsewhere_is_asked_there_and_its_commands_go_there_too(
     docker: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -362,9 +369,9 @@ def before_create(docker: Callable[[str], Path], tmp_path: Path) -> Callable[[st
             stack=STACK_LABEL, work=tmp_path, engine=Engine(), live=Live(), secrets=pulumi.Output.from_input("{}")
         )
         with patch.object(pulumi, "ResourceHook", hooks.__setitem__):
-            platform._lone(SPEC)
+            platform._lone("nginx-alone", SPEC)
         (remove_others,) = hooks.values()
-        assert list(hooks) == ["r-alone"]
+        assert list(hooks) == ["nginx-alone"]
         inputs = {"volumes": [{"volumeName": volume, "containerPath": "/v"}]}
         remove_others(pulumi.ResourceHookArgs(urn="urn", id="", name="nginx", type=CONTAINER, new_inputs=inputs))
         asked, *others = calls.read_text().splitlines()
@@ -712,7 +719,7 @@ def test_a_context_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_program_with_one_line(tmp_path: Path) -> None:
     full = OSError(28, "No space left on device", "/srv/full")
     with (
-        patch("components.platforms.docker.platform.write_context", side_effect=full),
+        patch("platforms.docker.resources.write_context", side_effect=full),
         pytest.raises(pulumi.RunError, match=r"^/srv/full: No space left on device; free some room$"),
     ):
         run_main(tmp_path, VALUES)

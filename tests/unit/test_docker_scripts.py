@@ -7,13 +7,15 @@ import re
 import subprocess
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from platforms.docker.engine import read_live
+from platforms.docker.scripts import HOST, Variable, script, with_words
 
-HOST = Path(__file__).resolve().parents[2] / "components" / "platforms" / "docker" / "host"
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: Keeps its arguments, a line a call, and answers the nth call of a command by the nth line of the file of its name, or
 #: by the last one: a status, and what it prints, to standard error where the status is not 0.
@@ -61,19 +63,23 @@ class Host:
 
     root: Path
 
-    def run(self, script: str, environment: dict[str, str], **answers: list[Answer]) -> Done:
-        """Run a script; `answers`: of each command of docker's, in turn, the last one again and again."""
+    def run(self, name: str, environment: dict[str, str], *words: str | Variable, **answers: list[Answer]) -> Done:
+        """Run a script as Pulumi's provider does, in a directory that is not the repository's.
+
+        answers: of each command of docker's, in turn, the last one again and again.
+        """
         programs = {"docker": DOCKER, "sleep": '#!/bin/sh\necho "$1" >>"${0%/*}/../waited"\n'}
         for directory in ("bin", "answers"):
             (self.root / directory).mkdir()
-        for name, text in programs.items():
-            (self.root / "bin" / name).write_text(text)
-            (self.root / "bin" / name).chmod(0o755)
+        for called, text in programs.items():
+            (self.root / "bin" / called).write_text(text)
+            (self.root / "bin" / called).chmod(0o755)
         for verb, said in answers.items():
             lines = [f"{status} {text}" for status, text in said]
             (self.root / "answers" / verb).write_text("\n".join([*lines, ""]))
         done = subprocess.run(
-            ["sh", str(HOST / script)],
+            ["/bin/sh", "-c", script(name, *words)],
+            cwd=self.root,
             env={"PATH": f"{self.root}/bin:/usr/bin:/bin", **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -97,6 +103,63 @@ def host(tmp_path: Path) -> Host:
 
 def filters(call: list[str]) -> set[str]:
     return {value for flag, value in pairwise(call) if flag == "--filter"}
+
+
+# --- what all of them have in common
+
+
+SCRIPTS = sorted(path.name for path in HOST.iterdir())
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_stands_alone_so_that_its_text_is_all_that_pulumi_s_state_needs(name: str) -> None:
+    text = script(name)
+    assert text.startswith("#!/bin/sh\n#"), "its arguments are set after the first line"
+    assert "\nset -eu\n" in text
+    assert not re.search(r"\$\{?0|\$\(dirname|BASH_SOURCE", text.replace('$(dirname "$held")', "")), "it has no path"
+    assert not [other for other in SCRIPTS if other in text], "there is no other one beside it"
+
+
+NASTY = ("a b", "", "it's", '"$HOME"', "$(id)", "`id`", "a\nb", "--", "*", "\\")
+
+
+def test_a_script_gets_its_words_whatever_is_in_them_and_variables_as_they_are_when_it_runs(tmp_path: Path) -> None:
+    text = with_words("#!/bin/sh\nset -eu\nprintf '%s\\037' \"$@\"\n", *NASTY, Variable("TURN"), "last")
+    environment = {"PATH": "/usr/bin:/bin", "TURN": "3  $(id)"}
+    done = subprocess.run(
+        ["/bin/sh", "-c", text], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\037")[:-1] == [*NASTY, "3  $(id)", "last"]
+    assert with_words(text) == text, "a script without words is what it is"
+
+
+# --- task.sh
+
+
+TASK = {"STACK": STACK, "IMAGE": "app@sha256:0", "NETWORK": "none", "MEMORY": "1", "VOLUMES": "a:/a b:/b:ro"}
+
+
+def test_a_task_is_told_its_words_and_the_turn_that_it_has_by_then(host: Host) -> None:
+    words = ("--lock", "/srv/static/lock", "show", "--turn", Variable("TURN"))
+    done = host.run("task.sh", {**TASK, "TURN": "7"}, *words)
+    assert (done.status, done.error) == (0, "")
+    (call,) = done.calls
+    told = ["--lock", "/srv/static/lock", "show", "--turn", "7"]
+    assert call[-9 - 1 :] == ["app@sha256:0", "python", "-P", "-m", "cluster_runtime.prepare", *told]
+    assert "--volume a:/a --volume b:/b:ro " in " ".join(call)
+
+
+# --- shared.sh
+
+
+def test_what_a_project_writes_is_made_of_what_it_holds_there(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "my project" / "media").mkdir(parents=True)
+    environment = {"STACK": STACK, "IMAGE": "app@sha256:0", "VOLUME": "v", "SHARED": "/srv/shared"}
+    done = host.run("shared.sh", {**environment, "PROJECT": "my project"}, *("media", "media", "logs", "logs/x"))
+    assert (done.status, done.error) == (0, "")
+    held, lacking = done.calls
+    assert held[-2:] == ["sh", "media"], "unpacked from the project's directory"
+    assert lacking[-4:] == ["-c", 'mkdir -p -m 0750 "$1"', "sh", "logs"]
 
 
 # --- serve.sh

@@ -19,7 +19,7 @@ from platforms.docker import commands as cli
 from platforms.docker.commands import run_rollback, run_up
 from platforms.docker.engine import Engine
 from platforms.docker.failures import explain
-from platforms.docker.repair import remove_orphans, stop_what_never_served
+from platforms.docker.repair import lost, remove_orphans, stop_what_never_served
 from platforms.docker.stack import DockerStack, paths
 from platforms.pulumi.engine import Changes, Pulumi, PulumiError
 from tests.unit.pulumi_mocks import PROJECT, SECRETS, stack_values, write_stack
@@ -280,7 +280,7 @@ def test_of_the_log_of_a_container_that_failed_the_secrets_are_hidden(tmp_path: 
         "password=canary-made-password canary-fallback-0123456789-abcdefghijklmnopqrstuvwxyz-01234\n"
     )
     engine = Told(found=[*STARTED, container("9" * 64, "postgres")], live_text=SERVED, log=log)
-    urn = "urn:pulumi:dev::django-cluster::cluster:index:AppHosts$docker:index/container:Container::app1"
+    urn = "urn:pulumi:dev::django-cluster::cluster:index:AppHosts$docker:index/container:Container::app-app1"
     words = explained(on(tmp_path, engine), PulumiError("app1: not healthy", (urn,)))
     assert "canary" not in words
     assert words.splitlines()[1:4] == [
@@ -288,6 +288,29 @@ def test_of_the_log_of_a_container_that_failed_the_secrets_are_hidden(tmp_path: 
         "    SECRET_KEY=[secret_key] {'TOKEN': '[TOKEN]'}",
         "    password=[the database's password] [secret_key_fallbacks]",
     ]
+
+
+@pytest.mark.parametrize(
+    ("resource", "called"),
+    [("app-app1", "app1"), ("shop-app-b-app1", "b-app1"), ("app1", "app1"), ("database-postgres", "postgres")],
+)
+def test_the_log_is_that_of_the_container_that_the_resource_is_whatever_its_component_is_called(
+    resource: str, called: str, tmp_path: Path
+) -> None:
+    others = [container(letter * 64, name=name, release=FAILED) for letter, name in (("1", "app1"), ("2", "b-app1"))]
+    engine = Told(found=[*others, container("9" * 64, "postgres")], live_text=SERVED, log="its words")
+    urn = f"urn:pulumi:dev::django-cluster::cluster:index:X$docker:index/container:Container::{resource}"
+    assert f"The last lines of {called}'s log:" in explained(on(tmp_path, engine), PulumiError("no", (urn,)))
+
+
+def test_containers_of_another_site_of_the_program_are_not_missed(tmp_path: Path) -> None:
+    def resource(name: str, label: str) -> dict[str, Any]:
+        labels = [{"label": "django-cluster.stack", "value": label}]
+        urn = f"urn:pulumi:dev::p::docker:index/container:Container::{name}"
+        return {"urn": urn, "id": name, "inputs": {"labels": labels}}
+
+    resources = [resource("app-app1", LABEL), resource("shop-app-app1", f"{LABEL}/shop")]
+    assert lost(on(tmp_path, Told()), resources) == ["app-app1"], "each `cluster up` would look at everything first"
 
 
 def test_data_that_the_stack_file_no_longer_asks_for_are_told_with_both_ways_out(tmp_path: Path) -> None:
@@ -417,14 +440,14 @@ def test_a_database_that_was_set_back_is_migrated_again_in_the_release_that_serv
     stack = with_run(Told(found=STARTED, live_text=SERVED), run)
     monkeypatch.setattr(Told, "ask", lambda _engine, _stack, _url: {"lacking": {"audit": ["visits.0002_more"]}})
 
-    def run_manage(_stack: Stack, words: list[str]) -> int:
+    def run_program(_stack: Stack, words: list[str]) -> int:
         migrated.append(words)
         return status
 
-    monkeypatch.setattr(cli, "run_manage", run_manage)
+    monkeypatch.setattr(cli, "run_program", run_program)
     with pytest.raises(CommandError, match="audit can't be migrated again") if status else nullcontext():
         run_up(stack)
-    assert migrated == [["migrate", "--noinput", "--database", "audit"]]
+    assert migrated == [["manage.py", "migrate", "--noinput", "--database", "audit"]]
     assert len(run.asked) == 1 - status, "nothing is changed over a database that is not as it should be"
 
 

@@ -44,15 +44,6 @@ def two_servers(**keys_of_the_second: Any) -> list[dict[str, Any]]:
     return [a_server(), a_server("app2", **keys_of_the_second)]
 
 
-def a_host(name: str, *roles: str) -> dict[str, Any]:
-    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5"
-    return {"name": name, "address": "10.0.0.11", "host_key": key, "roles": list(roles)}
-
-
-REMOTE = {"platform": "remote", "hosts": [a_host("web1", "app", "nginx"), a_host("web2", "app")]}
-ONE_HOST = {"platform": "remote", "hosts": [a_host("web1", "app", "nginx")]}
-
-
 def stack(changes: dict[str, Any]) -> dict[str, Any]:
     """Return the example with some keys changed, each by its dotted path; None removes a key."""
     values = copy.deepcopy(EXAMPLE)
@@ -97,6 +88,15 @@ def written(*, data: bool) -> dict[str, Any]:
     return {"paths": {"written": [{"setting": "X_ROOT", "path": "files", "data": data}], "missing": []}}
 
 
+def workers(*entries: dict[str, Any], **keys: Any) -> dict[str, Any]:
+    named = [{"name": "mail", "command": "celery -A shop worker", **entry} for entry in entries]
+    return {"workers": named, **keys}
+
+
+def scheduled(name: str) -> list[dict[str, Any]]:
+    return [{"name": name, "command": "manage.py digest", "at": "0 6 * * *"}]
+
+
 DOCKER = {"platform": "docker"}
 JANUARY, FEBRUARY = (dt.datetime(2026, month, 1, tzinfo=dt.UTC) for month in (1, 2))
 
@@ -124,6 +124,38 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case({"platform": "docker"}),
             case({"platform": "docker"}, secrets=frozenset({"secret_key"})),
             case({"platform": "docker", "secret_key": "k" * 50}, secrets=frozenset()),
+        ],
+    ),
+    "service-name-taken": (
+        [
+            case(workers({}, {}), "workers[1].name"),
+            case(workers({"name": "app"}), "workers[0].name"),
+            case(workers({"count": 2}, schedule=scheduled("mail2")), "schedule[0].name"),
+            case({"schedule": scheduled("nginx")}, "schedule[0].name"),
+            case(workers({"name": "memcached"}), "workers[0].name"),
+        ],
+        [case(workers({}, {"name": "post", "count": 9}, schedule=scheduled("mail"))), case()],
+    ),
+    "beat-beside": (
+        [
+            case(workers({"command": "celery -A shop beat"}), "workers[0].replacement"),
+            case(workers({"command": "python -m celery worker -B", "count": 2}), "workers[0].count"),
+        ],
+        [
+            case(workers({"command": "celery -A shop beat", "replacement": "alone"})),
+            case(workers({"command": "celery -A beat worker"}, {"name": "b", "command": "manage.py beat", "count": 2})),
+        ],
+    ),
+    "broker-unused": (
+        [case({"broker": {"engine": "valkey"}}, "broker")],
+        [case(workers({}, broker={"engine": "valkey"})), case(workers({}))],
+    ),
+    "sqlite-queue": (
+        [case(workers({"command": "manage.py db_worker", "count": 2}, database={"engine": "sqlite"}), "workers")],
+        [
+            case(workers({"command": "manage.py db_worker"}, database={"engine": "sqlite"})),
+            case(workers({"command": "manage.py db_worker", "count": 2}, database={"engine": "postgres"})),
+            case(workers({"count": 3}, database={"engine": "sqlite"})),
         ],
     ),
     "environment-owned": (
@@ -405,24 +437,6 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
     "least-conn-hint": (
         [case({"site.proxy_read_timeout": "5m"}, "upstream.method")],
         [case(), case({"site.proxy_read_timeout": "5m", "upstream.method": "least_conn"})],
-    ),
-    "sqlite-over-hosts": (
-        [
-            case(REMOTE, "database.engine"),
-            case({**REMOTE, "database": None}, "database", **project(**SQLITE)),
-        ],
-        [
-            case(ONE_HOST),
-            case({**REMOTE, "database.engine": "postgres"}),
-            case({**REMOTE, "upstream.servers": [a_server(host="web1"), a_server("app2", host="web1")]}),
-        ],
-    ),
-    "file-sessions-over-hosts": (
-        [case({**REMOTE, "sessions.engine": "file"}, "sessions.engine")],
-        [
-            case({**ONE_HOST, "sessions.engine": "file"}),
-            case({**REMOTE, "sessions": {"engine": "file", "path": "/mnt/sessions"}}),
-        ],
     ),
     "data-in-release": (
         [case({}, "app.shared", project=written(data=True))],
@@ -706,16 +720,6 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         [case({"platform": "docker", "site.server_names": ["a", "_"]}, "site.server_names[1]")],
         [case({"site.server_names": ["_"]}), case({"platform": "docker"})],
     ),
-    "names-not-public": (
-        [
-            case(
-                {**REMOTE, "site.server_names": ["a.com", "localhost", "10.0.0.1"]},
-                "site.server_names[1]",
-                "site.server_names[2]",
-            )
-        ],
-        [case(), case({**REMOTE, "site.server_names": ["a.com", "*.a.com"]})],
-    ),
     "unlimited-bodies": (
         [case({"site.client_max_body_size": 0}, "site.client_max_body_size")],
         [case({"site.client_max_body_size": "1g"})],
@@ -775,41 +779,6 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
     "reload-closes-connections": (
         [case({}, "platform", nginx=(1, 27, 3))],
         [case({}, nginx=(1, 27, 4)), case()],
-    ),
-    "role-missing": (
-        [
-            case({"platform": "remote"}, "hosts", "hosts"),
-            case({"platform": "remote", "hosts": [a_host("web1", "app")]}, "hosts"),
-        ],
-        [case(ONE_HOST), case()],
-    ),
-    "host-unknown": (
-        [
-            case(
-                {
-                    "platform": "remote",
-                    "hosts": [a_host("web1", "app"), a_host("proxy", "nginx")],
-                    "upstream.servers": [a_server(host="web9"), a_server("app2", host="proxy")],
-                },
-                "upstream.servers[0].host",
-                "upstream.servers[1].host",
-            )
-        ],
-        [case({**REMOTE, "upstream.servers": [a_server(host="web1"), a_server("app2")]})],
-    ),
-    "duplicate-host": (
-        [case({"platform": "remote", "hosts": [a_host("web1", "app"), a_host("web1", "nginx")]}, "hosts[1].name")],
-        [case(REMOTE)],
-    ),
-    "hosts-ignored": (
-        [
-            case(
-                {"hosts": [a_host("web1", "app")], "upstream.servers": two_servers(host="web1")},
-                "hosts",
-                "upstream.servers[1].host",
-            )
-        ],
-        [case(REMOTE)],
     ),
     "base-old": (
         [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from cluster.config import parse_config
 from cluster.topology import build_topology
 from platforms.docker.failures import build_output
+from platforms.docker.scripts import script
 from platforms.pulumi.engine import LOCKED, Changes, name_of, plain
 from platforms.pulumi.progress import COMMANDS, Progress, begun, ended
 from tests.unit.pulumi_mocks import stack_values
@@ -16,8 +18,18 @@ from tests.unit.pulumi_mocks import stack_values
 URN = "urn:pulumi:dev::django-cluster::cluster:index:AppHosts$"
 
 
+COMPONENT = "urn:pulumi:dev::django-cluster::cluster:index:AppHosts::web-app"
+
+
 def step(kind: str, name: str, operation: str, **states: Any) -> dict[str, Any]:
-    return {"urn": f"{URN}{kind}::{name}", "op": operation, **states}
+    """Return a step of a part of the component web-app, as the engine tells it."""
+    known = {key: {**(state or {}), "parent": COMPONENT} for key, state in {"new": {}, **states}.items()}
+    return {"urn": f"{URN}{kind}::web-app-{name}", "op": operation, **known}
+
+
+def former_step(kind: str, name: str, operation: str) -> dict[str, Any]:
+    """Return a step of what was made before parts were called after their components."""
+    return {"urn": f"{URN}{kind}::{name}", "op": operation, "old": {"parent": COMPONENT}}
 
 
 IMAGE, CONTAINER, COMMAND = (
@@ -50,6 +62,7 @@ IMAGE, CONTAINER, COMMAND = (
 )
 def test_each_step_is_told_in_words_as_it_is_begun(kind: str, name: str, operation: str, said: list[str]) -> None:
     assert begun(step(kind, name, operation)) == said
+    assert begun(former_step(kind, name, operation)) == said
 
 
 def test_a_change_of_nginx_is_told_in_its_own_words_without_its_digest() -> None:
@@ -114,10 +127,15 @@ def test_all_serve_once_nginx_has_its_configuration_and_only_removals_are_left(
     assert found == served
 
 
+def quoted(text: str) -> str:
+    """Return a text as the provider's %q writes it: on one line."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def test_a_failed_command_is_told_by_what_it_printed_alone() -> None:
     words = (
         "<{%reset%}>1 error occurred:\n\t* updating urn:pulumi:dev::p::cluster:index:AppHosts$command:local:Command"
-        '::migrate: exit status 1: running "sh host/task.sh --lock /srv/static/lock migrate":\n'
+        f"::migrate: exit status 1: running {quoted(script('task.sh', '--lock', '/srv/static/lock', 'a b'))}:\n"
         "app.migrate: migrate failed in release abc\n    RuntimeError: no\n<{%reset%}>"
     )
     assert plain(words) == "migrate: app.migrate: migrate failed in release abc\n    RuntimeError: no"

@@ -20,10 +20,10 @@ from cluster.config.models import dump
 from cluster.errors import CommandError
 from cluster.stack.opened import Stack
 from cluster.topology import build_topology
-from components.platforms.docker import Docker
 from platforms.docker import commands as cli
 from platforms.docker.bases import BUILD, NO_UPDATES, Base, BaseError, ages, bases, context_as_of, ensure, forget
 from platforms.docker.engine import Engine, Live
+from platforms.docker.resources import Docker
 from platforms.local import commands as local
 from platforms.pulumi.engine import plain
 from tests.unit.pulumi_mocks import (
@@ -153,10 +153,10 @@ def test_with_the_key_every_image_is_another_on_the_base_as_of_then_which_is_pul
     assert bases_of(pulled) == {f"{service}-image": name for service in SERVICES}
     tags = [{one.inputs["imageName"] for one in found.of(IMAGE)} for found in (without, pulled)]
     assert not tags[0] & tags[1]
-    assert {one.name: one.before_create for one in pulled.of(IMAGE)} == {
-        f"{service}-image": (f"{service}-base",) for service in SERVICES
-    }
-    assert sorted(hook for hook in pulled.hooks if hook.endswith("-base")) == [f"{one}-base" for one in SERVICES]
+    hooks = {one.name: one.full_name.removesuffix("-image") + "-base" for one in pulled.of(IMAGE)}
+    assert hooks.keys() == {f"{service}-image" for service in SERVICES}
+    assert {one.name: one.before_create for one in pulled.of(IMAGE)} == {name: (hooks[name],) for name in hooks}
+    assert sorted(hook for hook in pulled.hooks if hook.endswith("-base")) == sorted(hooks.values())
 
 
 def test_every_container_of_the_stack_is_replaced_and_the_data_stay(root: Path) -> None:
@@ -286,7 +286,7 @@ def hooks_of(engine: Engine, root: Path) -> dict[str, Callable[[Any], Any]]:
     platform = Docker(stack=LABEL, work=root, engine=engine, live=Live(), secrets=cast("pulumi.Output[str]", None))
     with patch.object(pulumi, "ResourceHook", hooks.__setitem__):
         for service in ("app", "nginx"):
-            platform._pulled(service, BASE)
+            platform._pulled(f"{service}-base", BASE)
     return hooks
 
 

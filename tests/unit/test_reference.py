@@ -19,9 +19,12 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "stack-file.md"
 PARENTS: dict[str, dict[str, Any]] = {
     "app.media": {"root": "media"},
     "app.protected_media": {"root": "private"},
+    "broker": {"engine": "valkey"},
     "database": {"engine": "sqlite"},
     "hosts[]": {"name": "web1", "address": "web1", "host_key": "ssh-ed25519 AAAA", "roles": ["app"]},
+    "schedule[]": {"name": "digest", "command": "manage.py digest", "at": "0 6 * * *"},
     "upstream.servers[]": {"name": "app1"},
+    "workers[]": {"name": "mail", "command": "manage.py db_worker"},
 }
 
 

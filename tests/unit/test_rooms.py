@@ -7,8 +7,17 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 import cluster
+import platforms
+from cluster.config.models import Platform
+from platforms import registry
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,26 +25,95 @@ ROOT = Path(__file__).resolve().parents[2]
 NOT_PURE = {"__main__", "adopting", "asking", "cli", "looking"}
 
 
-def test_whatever_is_not_a_platforms_or_a_commands_is_kept_pure() -> None:
+#: Of `platforms`, what is none.
+NO_PLATFORM = {"base", "pulumi", "registry"}
+
+
+def contract(words: str) -> dict[str, Any]:
+    """Return the contract whose name begins with these words."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    (pure,) = [contract for contract in contracts if contract["name"].startswith("What is pure")]
-    rooms = {module.name for module in pkgutil.iter_modules(cluster.__path__)}
-    assert set(pure["source_modules"]) == {f"cluster.{room}" for room in rooms - NOT_PURE}
+    (found,) = [contract for contract in contracts if contract["name"].startswith(words)]
+    return dict(found)
 
 
-def test_an_import_across_a_wall_is_found(tmp_path: Path) -> None:
-    """The saboteur: a lint that looks at a platform."""
+def rooms_of(package: ModuleType) -> set[str]:
+    return {module.name for module in pkgutil.iter_modules(package.__path__)}
+
+
+def test_whatever_is_not_a_platforms_or_a_commands_is_kept_pure() -> None:
+    pure = contract("What is pure")
+    assert set(pure["source_modules"]) == {f"cluster.{room}" for room in rooms_of(cluster) - NOT_PURE}
+
+
+def test_the_walls_are_before_every_platform_that_there_is() -> None:
+    there = {f"platforms.{room}" for room in rooms_of(platforms) - NO_PLATFORM}
+    assert set(contract("No platform knows another")["modules"]) == there
+    assert there < set(contract("Components know")["forbidden_modules"])
+    assert {f"platforms.{name}" for name in registry.COMMANDS} == there
+    known = {*registry.COMMANDS.values(), *registry.PROGRAMS.values()}
+    assert set(contract("A platform's commands")["protected_modules"]) == known
+
+
+#: Imports across a wall, and in which module: the saboteurs.
+ACROSS = {
+    "nothing": ("cluster/lint/site.py", "", 0),
+    "a lint that looks at a platform": ("cluster/lint/site.py", "import platforms.docker.engine", 1),
+    "a component that knows a platform": ("components/app_hosts.py", "import platforms.docker.engine", 1),
+    "a component that knows a platform's resources": ("components/program.py", "import platforms.docker.resources", 1),
+    "a component that makes a container itself": ("components/nginx_site.py", "import pulumi_docker", 1),
+    "a component that drives Pulumi": ("components/program.py", "import platforms.pulumi.engine", 1),
+    "a platform that knows a component": ("platforms/docker/resources.py", "import components.database", 1),
+    "a platform that knows a command": ("platforms/docker/program.py", "import cluster.cli.app", 1),
+    "a platform that knows another": ("platforms/docker/program.py", "import platforms.local.places", 1),
+    "what is asked of a platform, that knows one": ("platforms/base.py", "import platforms.docker.engine", 1),
+    "a command that knows a platform's program": ("cluster/cli/app.py", "import platforms.docker.program", 1),
+}
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of all rooms."""
+    house = tmp_path_factory.mktemp("house")
     for package in ("cluster", "platforms", "components"):
-        subprocess.run(["cp", "-r", str(ROOT / package), str(tmp_path)], check=True)
-    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+        subprocess.run(["cp", "-r", str(ROOT / package), str(house)], check=True)
+    (house / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    return house
+
+
+def test_each_platform_of_the_schema_is_there_and_no_other() -> None:
+    assert set(registry.COMMANDS) == {platform.value for platform in Platform}
+    assert set(registry.PROGRAMS) <= set(registry.COMMANDS)
+
+
+@pytest.mark.parametrize("what", ACROSS)
+def test_an_import_across_a_wall_is_found(what: str, house: Path) -> None:
+    module, line, status = ACROSS[what]
     lints = Path(sys.executable).with_name("lint-imports")
-    command = [str(lints), "--no-cache", "--no-logo"]
-    for line, status in (("", 0), ("import platforms.docker.engine\n", 1)):
-        with (tmp_path / "cluster" / "lint" / "site.py").open("a") as file:
-            file.write(line)
-        environment = {"PYTHONPATH": f"{tmp_path}:{ROOT / 'runtime'}"}
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == status, done.stdout + done.stderr
+    before = (house / module).read_text()
+    (house / module).write_text(f"{before}\n{line}\n")
+    try:
+        done = subprocess.run(
+            [str(lints), "--no-cache", "--no-logo"],
+            cwd=house,
+            env={"PYTHONPATH": f"{house}:{ROOT / 'runtime'}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        (house / module).write_text(before)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert ("BROKEN" in done.stdout) is bool(status), "it failed by something else"
+
+
+def test_the_commands_on_docker_wait_for_no_sdk_of_pulumi_s() -> None:
+    """It takes longer to import than all that `cluster status` does."""
+    code = "import sys, platforms.docker.commands; print(*sys.modules)"
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    found = set(done.stdout.split())
+    assert "platforms.docker.commands" in found
+    assert not {"pulumi", "pulumi_docker", "platforms.docker.resources"} & found
 
 
 def test_a_command_line_that_is_only_explained_reads_no_models() -> None:

@@ -33,7 +33,7 @@ def status(**changes: Any) -> Status:
             InstanceStatus(instance="app1", share=0.5, release="r1", ok=True, processes=[process]),
             InstanceStatus(instance="app2", share=0.5, release=None, ok=False, processes=[]),
         ],
-        "services": [ServiceStatus(service="memcached1", state="running", ok=True)],
+        "services": [ServiceStatus(service="memcached1", kind="memcached", state="running", ok=True)],
     }
     return Status(**{**values, **changes})
 

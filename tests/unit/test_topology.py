@@ -86,18 +86,6 @@ def test_ports_count_up_from_the_first_and_are_none_where_none_is_asked_for() ->
     assert ports == [8000, 8001, 8002]
 
 
-def host(name: str, *roles: str) -> dict[str, Any]:
-    return {"name": name, "address": name, "host_key": "ssh-ed25519 AAAA", "roles": list(roles)}
-
-
-def test_instances_are_spread_over_the_hosts_with_the_role_app_unless_they_name_one() -> None:
-    hosts = [host("web1", "app", "nginx"), host("lb", "nginx"), host("web2", "app")]
-    servers = [{"name": "a"}, {"name": "b"}, {"name": "c", "host": "web2"}, {"name": "d"}, {"name": "e"}]
-    assert [i.host for i in topology(servers, hosts=hosts).instances] == ["web1", "web2", "web2", "web2", "web1"]
-    assert [i.host for i in topology(2).instances] == [None, None]
-    assert [i.host for i in topology(2, hosts=[host("lb", "nginx")]).instances] == [None, None]
-
-
 @pytest.mark.parametrize(
     ("sessions", "nodes"),
     [

@@ -117,7 +117,13 @@ def test_a_release_that_can_t_be_removed_stays_and_is_named(tmp_path: Path) -> N
         directory = below
     os.close(directory)
     said: list[str] = []
-    cluster = SimpleNamespace(places=places, say=said.append, topology=SimpleNamespace(names=("app1",)), nginx=Mock())
+    cluster = SimpleNamespace(
+        places=places,
+        say=said.append,
+        topology=SimpleNamespace(names=("app1",)),
+        nginx=Mock(),
+        _forget_logs=lambda _keep: None,
+    )
     history = SimpleNamespace(releases=[], current=None, former=lambda: None, save=lambda _places: None)
     try:
         LocalCluster._forget_old(

@@ -1,31 +1,39 @@
-"""The five operations on Docker: `store`, `database`, `migrate`, `instances`, `site`."""
+"""The five operations on Docker: `store`, `database`, `prepare`, `instances`, `site`."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
-import shlex
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
-from cluster.config.models import DatabaseEngine, SessionEngine
-from cluster.release import DRAIN_SECONDS, ReleaseError
+from cluster.config.models import DatabaseEngine, Replacement, SessionEngine
+from cluster.release import ReleaseError
 from cluster.render.mime import compressed_endings
 from cluster.render.nginx import (
     KEEPALIVE_MIN_TIMEOUT_SINCE,
     NginxConfig,
     version_in_image,
 )
+from cluster.services import DRAIN_SECONDS, GRACE_MARGIN, Kind, valkey_words
 from cluster.source import shared_paths, shared_place
 from cluster.topology import batches
-from components.platforms.docker.containers import (
+from cluster_runtime.instance import DRAINING as INSTANCE_DRAINING
+from cluster_runtime.instance import READY, SERVING
+from cluster_runtime.service import DRAINING, SERVICES, WELL
+from platforms import base
+from platforms.docker import scripts
+from platforms.docker.bases import SERVES_ON, BaseError, base_of, context_as_of, ensure
+from platforms.docker.containers import (
     APP_USER,
+    BROKER_USER,
     MEGABYTE,
     MEMCACHED_USER,
     NGINX_USER,
@@ -36,10 +44,11 @@ from components.platforms.docker.containers import (
     Spec,
     make_container,
 )
-from components.platforms.docker.images import FILES, uv_version, write_context
-from platforms.docker.bases import SERVES_ON, BaseError, base_of, context_as_of, ensure
-from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, image_repository
+from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, SERVICE_LABEL, EngineError, image_repository
+from platforms.docker.images import FILES, uv_version, write_context
 from platforms.docker.places import (
+    BROKER,
+    BROKER_SOCKET,
     DATA,
     DATABASE,
     DATABASE_SECRETS,
@@ -55,6 +64,7 @@ from platforms.docker.places import (
     nginx_config,
     project_directory,
 )
+from platforms.docker.scripts import Variable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,6 +72,7 @@ if TYPE_CHECKING:
 
     from cluster.config.models import ClusterConfig
     from cluster.release import ReleaseSpec
+    from cluster.services import Service
     from cluster.topology import Topology
     from platforms.docker.bases import Base
     from platforms.docker.engine import Engine, Live
@@ -76,8 +87,11 @@ WATCH_SECONDS = 4
 #: Only one task of a stack runs at a time: that of an `up` that was killed may still be at it.
 TASK_LOCK = f"{STATIC}/lock"
 
-#: Seconds beyond drain and graceful_timeout until the engine kills an instance.
-GRACE_MARGIN = 15
+#: States of an instance in which it is well.
+INSTANCE_STATES = (READY, SERVING, INSTANCE_DRAINING)
+
+#: Where the broker keeps what it has.
+BROKER_DATA = "/var/lib/cluster"
 
 #: Instances, of two releases, for which the limit of processes is made at least.
 LEAST_TOGETHER = 32
@@ -86,19 +100,19 @@ LEAST_TOGETHER = 32
 NGINX_MEMORY, NGINX_PROCESSES = 512 * MEGABYTE, 256
 POSTGRES_MEMORY, POSTGRES_PROCESSES = 1024 * MEGABYTE, 512
 MEMCACHED_OVERHEAD, MEMCACHED_PROCESSES = 64 * MEGABYTE, 256
+BROKER_PROCESSES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Store:
-    """What keeps sessions: the nodes' sockets, what an instance mounts for it, and what must be there first."""
+class Store(base.Store):
+    """What keeps sessions: beside the nodes' sockets, what an instance mounts for it, and what must be there first."""
 
-    nodes: tuple[str, ...]
     mounts: tuple[Mount, ...]
     ready: tuple[pulumi.Resource, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MadeDatabase:
+class MadeDatabase(base.MadeDatabase):
     """The database that the platform made; `secret_links` are the secrets that it made for it, by their paths."""
 
     mounts: tuple[Mount, ...]
@@ -107,7 +121,15 @@ class MadeDatabase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class MadeBroker:
+    """The broker: what mounts its socket, and what must be there first."""
+
+    mounts: tuple[Mount, ...]
+    ready: tuple[pulumi.Resource, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(base.Prepared):
     """A release that is built and whose database is migrated: its image, and what its containers are given."""
 
     image: pulumi.Output[str]
@@ -120,31 +142,63 @@ class Prepared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Instances:
-    """Instances that hold their names: the release, and the volumes that nginx needs of them."""
+class Instances(base.Instances):
+    """Instances that hold their names: beside the release, the volumes that nginx needs of them."""
 
-    release: pulumi.Output[str]
     sockets: pulumi.Output[str]
     static: pulumi.Output[str]
     shared: pulumi.Output[str]
     ready: tuple[pulumi.Resource, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """nginx; `digest` is known once it runs the configuration."""
+Made = TypeVar("Made", bound="base.Store | base.MadeDatabase | base.Prepared | base.Instances")
 
-    digest: pulumi.Output[str]
+
+def _ours(kind: type[Made], made: object) -> Made:
+    """Return what this platform made, with what is private to it; TypeError where another one made it."""
+    if not isinstance(made, kind):
+        raise TypeError(f"{type(made).__module__}.{type(made).__qualname__} is not what platform docker made")
+    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """The resources of one component, which are its children and are called after it.
+
+    former: whether a stack may have them by their names of before, when each was called as its part alone.
+    """
+
+    component: str
+    child: pulumi.ResourceOptions
+    former: bool
+
+    def name(self, part: str) -> str:
+        """Return what a part of the component is called among all resources of a program."""
+        return f"{self.component}-{part}"
+
+    def opts(self, part: str, *more: pulumi.ResourceOptions) -> pulumi.ResourceOptions:
+        """Return a part's options, the later ones over the former."""
+        aliases = [pulumi.Alias(name=part)] if self.former else []
+        options = pulumi.ResourceOptions.merge(self.child, pulumi.ResourceOptions(aliases=aliases))
+        for one in more:
+            options = pulumi.ResourceOptions.merge(options, one)
+        return options
+
+    def volume(self, part: str, *, protect: bool = False) -> docker.Volume:
+        """Make a volume. protect: it holds data, that nothing but `cluster down --delete-data` removes."""
+        more = [pulumi.ResourceOptions(protect=True)] if protect else []
+        return docker.Volume(self.name(part), opts=self.opts(part, *more))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Docker:
-    """One stack on one engine.
+    """One site on one engine.
 
     stack: the value of the label that all its containers have.
     work: where build contexts are written, from the program's directory.
     secrets: the stack's secrets, a JSON object; a secret output.
     live: what runs, as found when the program began.
+    former: whether the stack may have been made before its resources were called after their components.
     pulling: held while a base is pulled. refused: why one can't be had.
     """
 
@@ -153,23 +207,28 @@ class Docker:
     engine: Engine
     live: Live
     secrets: pulumi.Output[str]
+    former: bool = False
     pulling: asyncio.Lock = field(default_factory=asyncio.Lock)
     refused: dict[str, str] = field(default_factory=dict)
 
+    def _family(self, component: str, opts: pulumi.ResourceOptions) -> Family:
+        return Family(component=component, child=opts, former=self.former)
+
     # --- store
 
-    def store(self, topology: Topology, opts: pulumi.ResourceOptions) -> Store:
+    def store(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> Store:
         """Make what keeps sessions: memcached nodes without any network and their sockets' volume, and one of files."""
+        own = self._family(name, opts)
         sessions = topology.config.sessions
         # There whatever the engine is: it outlives the stack's being down, and what is protected can't come and go.
-        files = docker.Volume("session-files", opts=_protected(opts))
+        files = own.volume("session-files", protect=True)
         kept: tuple[Mount, ...] = ()
         if SessionEngine.FILE in (sessions.engine, sessions.previous):
             kept = (Mount(volume=files.name, path=SESSION_FILES),)
         if not topology.memcached_nodes:
-            return Store(nodes=(), mounts=kept, ready=())
-        sockets = docker.Volume("sessions", opts=opts)
-        image = self._service_image("memcached", topology.config, opts)
+            return Store(nodes=pulumi.Output.from_input([]), mounts=kept, ready=())
+        sockets = own.volume("sessions")
+        image = self._service_image("memcached", topology.config, own)
         mount = Mount(volume=sockets.name, path=SESSIONS)
         size = int(topology.config.sessions.memcached.memory)
         nodes = tuple(memcached_socket(number) for number in range(1, topology.memcached_nodes + 1))
@@ -180,7 +239,7 @@ class Docker:
         before: list[pulumi.Resource] = []
         if alone:
             asked: dict[str, pulumi.Input[str]] = {"NODE": "memcached", "IMAGE": image, "SIZE": str(size)}
-            before = [self._command("memcached-restored", self._script("restore.sh"), environment=asked, opts=opts)]
+            before = [self._command(own, "memcached-restored", scripts.script("restore.sh"), environment=asked)]
         for number, path in enumerate(nodes, start=1):
             spec = Spec(
                 role=f"memcached{number}",
@@ -191,55 +250,48 @@ class Docker:
                 grace=10,
                 health=Health(test=("CMD", "test", "-S", path), interval=HEALTH_SECONDS, start_period=30),
             )
-            name, after = f"memcached{number}", pulumi.ResourceOptions(depends_on=before)
             # Two nodes on one socket would each hold sessions that the other does not know of.
             container = self._container(
-                name,
-                spec,
-                image=image,
-                mounts=(mount,),
-                network=None,
-                opts=pulumi.ResourceOptions.merge(opts, after),
-                alone=True,
+                *(own, spec.role, spec), image=image, mounts=(mount,), network=None, after=before, alone=True
             )
             containers.append(container)
             if alone:
                 restored = self._command(
-                    f"{name}-restored", self._script("restore.sh"), environment={"NODE": container.id}, opts=opts
+                    own, f"{spec.role}-restored", scripts.script("restore.sh"), environment={"NODE": container.id}
                 )
                 before = [restored]
-        return Store(nodes=nodes, mounts=(*kept, mount), ready=tuple(containers))
+        return Store(nodes=pulumi.Output.from_input(list(nodes)), mounts=(*kept, mount), ready=tuple(containers))
 
     # --- database
 
-    def database(self, topology: Topology, opts: pulumi.ResourceOptions) -> MadeDatabase:
+    def database(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> MadeDatabase:
         """Make the database: PostgreSQL without any network, or the volume of an sqlite file."""
+        own = self._family(name, opts)
         config = topology.config
         engine = None if config.database is None else config.database.engine
         if engine is DatabaseEngine.POSTGRES:
-            return self._postgres(config, opts)
+            return self._postgres(config, own)
         if engine is DatabaseEngine.SQLITE:
-            data = docker.Volume("data", opts=_protected(opts))
+            data = own.volume("data", protect=True)
             return MadeDatabase(mounts=(Mount(volume=data.name, path=DATA),), secret_links={}, ready=())
         return MadeDatabase(mounts=(), secret_links={}, ready=())
 
-    def _postgres(self, config: ClusterConfig, opts: pulumi.ResourceOptions) -> MadeDatabase:
-        image = self._service_image("postgres", config, opts)
-        data = docker.Volume("database", opts=_protected(opts))
-        sockets = docker.Volume("database-sockets", opts=opts)
-        secrets = docker.Volume("database-secrets", opts=opts)
+    def _postgres(self, config: ClusterConfig, own: Family) -> MadeDatabase:
+        image = self._service_image("postgres", config, own)
+        data = own.volume("database", protect=True)
+        sockets, secrets = own.volume("database-sockets"), own.volume("database-secrets")
         password = self._command(
+            own,
             "database-password",
-            self._script("database-password.sh"),
+            scripts.script("database-password.sh"),
             environment={"IMAGE": image, "SECRETS": secrets.name},
-            opts=opts,
         )
         # Said while the former one still runs: an image that can't read the data must not take its place.
         readable = self._command(
+            own,
             "database-data",
-            self._script("database-data.sh"),
+            scripts.script("database-data.sh"),
             environment={"IMAGE": image, "DATA": data.name},
-            opts=opts,
         )
         spec = Spec(
             role="postgres",
@@ -260,12 +312,11 @@ class Docker:
         read = Mount(volume=secrets.name, path=DATABASE_SECRETS, read_only=True)
         sockets_mount = Mount(volume=sockets.name, path=DATABASE)
         container = self._container(
-            "postgres",
-            spec,
+            *(own, "postgres", spec),
             image=image,
             mounts=(Mount(volume=data.name, path="/var/lib/cluster"), sockets_mount, read),
             network=None,
-            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[password, readable])),
+            after=[password, readable],
             alone=True,
         )
         # Whoever connects needs to write nothing there: only PostgreSQL itself says which socket is its own.
@@ -275,28 +326,37 @@ class Docker:
             ready=(container,),
         )
 
-    # --- migrate
+    # --- prepare
 
-    def migrate(
-        self, topology: Topology, spec: ReleaseSpec, store: Store, made: MadeDatabase, opts: pulumi.ResourceOptions
+    def prepare(  # noqa: PLR0913, PLR0917 - what it needs
+        self,
+        name: str,
+        topology: Topology,
+        spec: ReleaseSpec,
+        store: base.Store,
+        made: base.MadeDatabase,
+        opts: pulumi.ResourceOptions,
     ) -> Prepared:
         """Build the release, put its secrets in place, collect its static files and migrate the database."""
-        app = topology.config.app
-        image = self._release_image(topology, spec, opts)
+        store, made = _ours(Store, store), _ours(MadeDatabase, made)
+        own, app = self._family(name, opts), topology.config.app
+        image = self._release_image(topology, spec, own)
         network = docker.Network(
-            "outgoing",
+            own.name("outgoing"),
             driver="bridge",
             # Nobody on it reaches anybody else on it: it is for going out.
             options={"com.docker.network.bridge.enable_icc": "false"},
-            opts=opts,
+            opts=own.opts("outgoing"),
         )
-        secrets, static = docker.Volume("secrets", opts=opts), docker.Volume("static", opts=opts)
+        secrets, static = own.volume("secrets"), own.volume("static")
         project = () if app.read_only else (Mount(volume=None, path=project_directory(topology.config)),)
-        shared = docker.Volume("shared", opts=_protected(opts))
-        seeded = self._seed(topology, spec, image, shared.name, opts)
+        shared = own.volume("shared", protect=True)
+        seeded = self._seed(topology, spec, image, shared.name, own)
         kept = Mount(volume=shared.name, path=SHARED)
-        mounts = (*store.mounts, *made.mounts, kept, Mount(volume=secrets.name, path=SECRETS, read_only=True), *project)
-        sockets = docker.Volume("sockets", opts=opts)
+        broker = self._broker(topology, own)
+        reached = (*store.mounts, *made.mounts, *broker.mounts)
+        mounts = (*reached, kept, Mount(volume=secrets.name, path=SECRETS, read_only=True), *project)
+        sockets = own.volume("sockets")
         # Only here are secrets written: whoever serves reads them.
         volumes = (
             *(mount for mount in mounts if mount.path != SECRETS),
@@ -313,8 +373,9 @@ class Docker:
             *(word for name, path in made.secret_links.items() for word in ("--link", f"{name}={path}")),
         ]
         prepared = self._command(
+            own,
             "prepare",
-            self._script("task.sh", *words),
+            scripts.script("task.sh", *words),
             stdin=self.secrets,
             environment={
                 "IMAGE": image,
@@ -322,8 +383,7 @@ class Docker:
                 "MEMORY": str(int(app.memory)),
                 "VOLUMES": _volume_words(volumes),
             },
-            opts=opts,
-            after=(*store.ready, *made.ready, *seeded),
+            after=(*store.ready, *made.ready, *broker.ready, *seeded),
             logging=local.Logging.NONE,
         )
         # A project's static storage may read its own manifest there.
@@ -338,13 +398,29 @@ class Docker:
             ready=(prepared,),
         )
 
+    def _broker(self, topology: Topology, own: Family) -> MadeBroker:
+        """Make the broker of the workers' jobs, without any network, where the stack file asks for one."""
+        for service in topology.of_kind(Kind.BROKER):
+            image = self._service_image("broker", topology.config, own)
+            data = own.volume("broker", protect=True)
+            sockets = Mount(volume=own.volume("broker-sockets").name, path=BROKER)
+            container = self._container(
+                *(own, service.name, broker_spec(service)),
+                image=image,
+                mounts=(Mount(volume=data.name, path=BROKER_DATA), sockets),
+                network=None,
+                alone=True,
+            )
+            return MadeBroker(mounts=(replace(sockets, read_only=True),), ready=(container,))
+        return MadeBroker(mounts=(), ready=())
+
     def _seed(
         self,
         topology: Topology,
         spec: ReleaseSpec,
         image: pulumi.Input[str],
         volume: pulumi.Input[str],
-        opts: pulumi.ResourceOptions,
+        own: Family,
     ) -> list[pulumi.Resource]:
         """Make what the project writes, where it is not there yet, of what the project holds there."""
         shared = shared_paths(topology.config)
@@ -353,14 +429,20 @@ class Docker:
         where = os.path.relpath(spec.source.project)
         words = [word for path in shared for word in (path, shared_place(path))]
         asked: dict[str, pulumi.Input[str]] = {"IMAGE": image, "VOLUME": volume, "SHARED": SHARED, "PROJECT": where}
-        return [self._command("shared-made", self._script("shared.sh", *words), environment=asked, opts=opts)]
+        return [self._command(own, "shared-made", scripts.script("shared.sh", *words), environment=asked)]
 
     # --- instances
 
     def instances(
-        self, topology: Topology, spec: ReleaseSpec, prepared: Prepared, opts: pulumi.ResourceOptions
+        self,
+        name: str,
+        topology: Topology,
+        spec: ReleaseSpec,
+        prepared: base.Prepared,
+        opts: pulumi.ResourceOptions,
     ) -> Instances:
         """Start the release's instances beside those that serve; once a batch is healthy it takes its names."""
+        prepared, own = _ours(Prepared, prepared), self._family(name, opts)
         mounts = (*prepared.mounts, Mount(volume=prepared.sockets, path=RUN))
         alone = isinstance(topology.config.app.rollout.batch, int)
         before: tuple[pulumi.Resource, ...] = prepared.ready
@@ -368,49 +450,75 @@ class Docker:
         served: list[local.Command] = []
         for batch in batches(topology.names, topology.config.app):
             containers = {
-                name: self._container(
-                    name,
-                    instance_spec(topology, spec.digest, name),
+                instance: self._container(
+                    *(own, instance, instance_spec(topology, spec.digest, instance)),
                     image=prepared.image,
                     mounts=mounts,
                     network=prepared.network,
-                    opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=list(before))),
+                    after=before,
                 )
-                for name in batch
+                for instance in batch
             }
-            healthy = tuple(containers.values())
+            healthy: tuple[pulumi.Resource, ...] = tuple(containers.values())
             if shown is None:
-                shown = self._show_static(topology, spec.digest, prepared, opts, healthy)
+                # They would take jobs of a release that does not get healthy.
+                beside = self._beside(topology, spec.digest, prepared, Replacement.BESIDE, own, healthy)
+                healthy = (*healthy, *beside)
+                shown = self._show_static(topology, spec.digest, prepared, own, healthy)
             taken = [
                 self._serve(
-                    *(topology, spec.digest, name, container, opts, (*healthy, shown)),
+                    *(topology, spec.digest, instance, container, own, (*healthy, shown)),
                     sockets=prepared.sockets,
                     alone=alone,
                 )
-                for name, container in containers.items()
+                for instance, container in containers.items()
             ]
             served += taken
             before = (*prepared.ready, *taken) if alone else prepared.ready
+        last = self._beside(topology, spec.digest, prepared, Replacement.ALONE, own, served)
         return Instances(
             release=pulumi.Output.all(*(command.stdout for command in served)).apply(lambda _: spec.digest),
             sockets=prepared.sockets,
             static=prepared.static,
             shared=prepared.shared,
-            ready=tuple(served),
+            ready=(*served, *last),
         )
+
+    def _beside(  # noqa: PLR0913, PLR0917 - what it needs
+        self,
+        topology: Topology,
+        release: str,
+        prepared: Prepared,
+        replacement: Replacement,
+        own: Family,
+        after: Sequence[pulumi.Resource],
+    ) -> list[docker.Container]:
+        """Start the workers and schedules that are replaced so; each has its own program's state for its health."""
+        return [
+            self._container(
+                *(own, service.name, service_spec(topology, service, release)),
+                image=prepared.image,
+                mounts=(*prepared.mounts, Mount(volume=prepared.sockets, path=RUN)),
+                network=prepared.network,
+                after=after,
+                alone=replacement is Replacement.ALONE,
+            )
+            for service in topology.beside
+            if service.replacement is replacement
+        ]
 
     def _show_static(
         self,
         topology: Topology,
         release: str,
         prepared: Prepared,
-        opts: pulumi.ResourceOptions,
+        own: Family,
         after: Sequence[pulumi.Resource],
     ) -> local.Command:
-        words = self._script("task.sh", "--lock", TASK_LOCK, "show", "--static", STATIC)
         return self._command(
+            own,
             "static-current",
-            f'{words} --turn "$TURN"',
+            scripts.script("task.sh", "--lock", TASK_LOCK, "show", "--static", STATIC, "--turn", Variable("TURN")),
             environment={
                 "IMAGE": prepared.image,
                 "TURN": str(self.live.next_static_turn(release)),
@@ -423,7 +531,6 @@ class Docker:
                     )
                 ),
             },
-            opts=opts,
             after=after,
         )
 
@@ -431,18 +538,18 @@ class Docker:
         self,
         topology: Topology,
         release: str,
-        name: str,
+        instance: str,
         container: docker.Container,
-        opts: pulumi.ResourceOptions,
+        own: Family,
         after: Sequence[pulumi.Resource],
         *,
         sockets: pulumi.Input[str],
         alone: bool,
     ) -> local.Command:
-        turn = container.id.apply(lambda found: str(self.live.next_turn(name, f"{release}.{found[:12]}")))
+        turn = container.id.apply(lambda found: str(self.live.next_turn(instance, f"{release}.{found[:12]}")))
         environment: dict[str, pulumi.Input[str]] = {
             "CONTAINER": container.id,
-            "INSTANCE": name,
+            "INSTANCE": instance,
             "RELEASE": release,
             "TURN": turn,
             "ALONE": "yes" if alone else "no",
@@ -450,17 +557,18 @@ class Docker:
             "WAIT": str(int(topology.config.app.health.start_timeout.seconds)),
             "SOCKETS": sockets,
         }
-        return self._command(f"{name}-serve", self._script("serve.sh"), environment=environment, opts=opts, after=after)
+        return self._command(own, f"{instance}-serve", scripts.script("serve.sh"), environment=environment, after=after)
 
     # --- site
 
-    def site(self, topology: Topology, instances: Instances, opts: pulumi.ResourceOptions) -> Site:
+    def site(self, name: str, topology: Topology, instances: base.Instances, opts: pulumi.ResourceOptions) -> base.Site:
         """Put nginx before the instances; its configuration is checked, swapped and reloaded once."""
+        instances, own = _ours(Instances, instances), self._family(name, opts)
         config = topology.config
-        network = docker.Network("site", driver="bridge", opts=opts)
-        home = docker.Volume("nginx", opts=opts)
-        image = self._service_image("nginx", config, opts)
-        own = [Ports(port=i.port, ip="127.0.0.1") for i in topology.instances if i.port is not None]
+        network = docker.Network(own.name("site"), driver="bridge", opts=own.opts("site"))
+        home = own.volume("nginx")
+        image = self._service_image("nginx", config, own)
+        lone = [Ports(port=i.port, ip="127.0.0.1") for i in topology.instances if i.port is not None]
         spec = Spec(
             role="nginx",
             user=NGINX_USER,
@@ -469,22 +577,21 @@ class Docker:
             processes=NGINX_PROCESSES,
             grace=60,
             stop_signal="SIGQUIT",
-            ports=(Ports(port=config.site.listen), *own),
+            ports=(Ports(port=config.site.listen), *lone),
         )
         # Said while the former one still listens elsewhere.
         free = self._command(
+            own,
             "nginx-ports",
-            self._script("ports.sh"),
+            scripts.script("ports.sh"),
             environment={
                 "IMAGE": image,
                 "NGINX_HOME": home.name,
                 "PORTS": " ".join(f"{port.ip}:{port.port}" for port in spec.ports),
             },
-            opts=opts,
         )
         nginx = self._container(
-            "nginx",
-            spec,
+            *(own, "nginx", spec),
             image=image,
             mounts=(
                 Mount(volume=instances.sockets, path=RUN, read_only=True),
@@ -493,14 +600,15 @@ class Docker:
                 Mount(volume=home.name, path=NGINX_HOME),
             ),
             network=network.name,
-            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[free])),
+            after=[free],
             alone=True,
         )
         version = version_in_image(base_image(config, "nginx"))
         rendered = nginx_config(topology)
         delivered = self._command(
+            own,
             "nginx-config",
-            self._script("deliver.sh"),
+            scripts.script("deliver.sh"),
             stdin=delivery(rendered),
             environment={
                 "NGINX": nginx.id,
@@ -508,21 +616,20 @@ class Docker:
                 "POLITE": "no" if version >= KEEPALIVE_MIN_TIMEOUT_SINCE else "yes",
                 "TURN": str(self.live.next_nginx_turn(rendered.digest)),
             },
-            opts=opts,
             after=instances.ready,
         )
-        return Site(digest=delivered.stdout.apply(lambda _: rendered.digest))
+        return base.Site(digest=delivered.stdout.apply(lambda _: rendered.digest))
 
     # --- parts
 
-    def _service_image(self, service: str, config: ClusterConfig, opts: pulumi.ResourceOptions) -> pulumi.Output[str]:
+    def _service_image(self, service: str, config: ClusterConfig, own: Family) -> pulumi.Output[str]:
         image, base = base_image(config, service), base_of(config, service, config.images.as_of)
         tag = hashlib.sha256((image if base is None else base.name(self.stack)).encode())
         for path in sorted((FILES / service).iterdir()):
             tag.update(path.read_bytes())
-        return self._image(service, FILES / service, tag.hexdigest()[:12], {"BASE": image}, base, opts)
+        return self._image(service, FILES / service, tag.hexdigest()[:12], {"BASE": image}, base, own)
 
-    def _release_image(self, topology: Topology, spec: ReleaseSpec, opts: pulumi.ResourceOptions) -> pulumi.Output[str]:
+    def _release_image(self, topology: Topology, spec: ReleaseSpec, own: Family) -> pulumi.Output[str]:
         context = self.work / spec.digest
         try:
             write_context(context, topology, spec)
@@ -538,7 +645,7 @@ class Docker:
             **writable,
         }
         base = base_of(topology.config, "app", context_as_of(context))
-        return self._image("app", context, spec.digest, arguments, base, opts)
+        return self._image("app", context, spec.digest, arguments, base, own)
 
     def _image(  # noqa: PLR0913, PLR0917 - what every image needs
         self,
@@ -547,18 +654,20 @@ class Docker:
         tag: str,
         arguments: dict[str, str],
         base: Base | None,
-        opts: pulumi.ResourceOptions,
+        own: Family,
     ) -> pulumi.Output[str]:
         """Let the engine build an image. `base`: on what, where that is a base as of a time."""
-        where = os.path.relpath(context)
+        where, part = os.path.relpath(context), f"{service}-image"
+        more: list[pulumi.ResourceOptions] = []
         if base is not None:
             arguments = {**arguments, "BASE": base.name(self.stack)}
-            pulled = self._pulled(service, base)
+            pulled = self._pulled(own.name(f"{service}-base"), base)
             hooks = pulumi.ResourceHookBinding(before_create=[pulled], before_update=[pulled])
-            opts = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(hooks=hooks))
+            more = [pulumi.ResourceOptions(hooks=hooks)]
+        name = f"{image_repository(self.stack, service)}:{tag}"
         image = docker.Image(
-            f"{service}-image",
-            image_name=f"{image_repository(self.stack, service)}:{tag}",
+            own.name(part),
+            image_name=name,
             build=docker.DockerBuildArgs(
                 context=where,
                 dockerfile=f"{where}/Dockerfile",
@@ -566,12 +675,27 @@ class Docker:
                 builder_version=docker.BuilderVersion.BUILDER_BUILD_KIT,
             ),
             skip_push=True,
-            opts=opts,
+            opts=own.opts(part, *more),
         )
-        return image.repo_digest
+        known = self._known(name)
+        return image.repo_digest if known is None else image.urn.apply(lambda _: known)
 
-    def _pulled(self, service: str, base: Base) -> pulumi.ResourceHook:
+    def _known(self, name: str) -> str | None:
+        """Return the image of a name in a preview, where the engine has it: the tag says all that it is made of.
+
+        The provider builds it again where its context is in another directory, and does not know then what will come
+        of it: a preview would replace every container of it.
+        """
+        if not pulumi.runtime.is_dry_run():
+            return None
+        with contextlib.suppress(EngineError):  # an engine that is away is told by what needs it
+            return self.engine.image(name)
+        return None
+
+    def _pulled(self, name: str, base: Base) -> pulumi.ResourceHook:
         """Return what is done before an image is built: the engine has its base as of that time, or pulls it now.
+
+        name: the hook's, another one than any other's of the program.
 
         So does any machine from which `up` is said, and an engine whose images were cleared away.
         """
@@ -589,36 +713,40 @@ class Docker:
                         return
                 raise BaseError(self.refused[base.image])
 
-        return pulumi.ResourceHook(f"{service}-base", pull)
+        return pulumi.ResourceHook(name, pull)
 
     def _container(  # noqa: PLR0913 - what every container needs
         self,
-        name: str,
+        own: Family,
+        part: str,
         spec: Spec,
         *,
         image: pulumi.Input[str],
         mounts: Sequence[Mount],
         network: pulumi.Input[str] | None,
-        opts: pulumi.ResourceOptions,
+        after: Sequence[pulumi.Resource] = (),
         alone: bool = False,
     ) -> docker.Container:
         """Make a container. `alone`: there is one of its role at a time (a port, a data directory, a socket)."""
+        more = [pulumi.ResourceOptions(depends_on=list(after))]
         if alone:
-            hooks = pulumi.ResourceHookBinding(before_create=[self._lone(spec)])
-            opts = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(hooks=hooks))
+            hooks = pulumi.ResourceHookBinding(before_create=[self._lone(own.name(f"{part}-alone"), spec)])
+            more.append(pulumi.ResourceOptions(hooks=hooks))
         return make_container(
-            name,
+            own.name(part),
             spec,
             stack=self.stack,
             image=image,
             mounts=mounts,
             network=network,
-            opts=opts,
+            opts=own.opts(part, *more),
             replace_first=alone,
         )
 
-    def _lone(self, spec: Spec) -> pulumi.ResourceHook:
+    def _lone(self, name: str, spec: Spec) -> pulumi.ResourceHook:
         """Return what is done before a container is made that must be the only one of its role.
+
+        name: the hook's, another one than any other's of the program.
 
         The one that it replaces has gone by then: whatever else there is was left by a killed run, and no state knows
         it. It would keep the port; and two databases on the same data would ruin them.
@@ -630,40 +758,31 @@ class Docker:
                 pulumi.log.info(f"removing {container['Name'].lstrip('/')}: a killed run left it")
                 self.engine.remove(container["Id"], grace=spec.grace)
 
-        return pulumi.ResourceHook(f"{spec.role}-alone", remove_others)
+        return pulumi.ResourceHook(name, remove_others)
 
     def _command(  # noqa: PLR0913 - what every command needs
         self,
-        name: str,
+        own: Family,
+        part: str,
         create: str,
         *,
         environment: Mapping[str, pulumi.Input[str]],
-        opts: pulumi.ResourceOptions,
         after: Sequence[pulumi.Resource] = (),
         stdin: pulumi.Input[str] | None = None,
         logging: local.Logging | None = None,
     ) -> local.Command:
         return local.Command(
-            name,
+            own.name(part),
             create=create,
             stdin=stdin,
             environment=self._environment(environment),
             logging=logging,
             add_previous_output_in_env=False,
-            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=list(after))),
+            opts=own.opts(part, pulumi.ResourceOptions(depends_on=list(after))),
         )
 
     def _environment(self, values: Mapping[str, pulumi.Input[str]]) -> dict[str, pulumi.Input[str]]:
         return {**self.engine.environment(), "STACK": self.stack, **values}
-
-    @staticmethod
-    def _script(name: str, *arguments: str) -> str:
-        return shlex.join(["sh", os.path.relpath(FILES / "host" / name), *arguments])
-
-
-def _protected(opts: pulumi.ResourceOptions) -> pulumi.ResourceOptions:
-    """Return the options of what holds a stack's data: nothing but `cluster down --delete-data` removes it."""
-    return pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(protect=True))
 
 
 def instance_grace(topology: Topology) -> int:
@@ -690,14 +809,55 @@ def instance_spec(topology: Topology, release: str, name: str) -> Spec:
     )
 
 
-def watch(status: str) -> str:
-    """Return the shell's words that look at an instance by its status file, which costs no start of Python."""
-    ready = f"""grep -qsE '"state": "(ready|serving|draining)"' {status}"""
+def service_spec(topology: Topology, service: Service, release: str) -> Spec:
+    """Return what is peculiar to the container of a worker or a schedule."""
+    status = f"{RUN}/{SERVICES}/{service.name}/{service.generation(release)}.$HOSTNAME.json"
+    test = watch(status, *WELL, DRAINING, tell=True)
+    start = int(service.start_seconds)
+    return Spec(
+        role=service.name,
+        user=APP_USER,
+        command=("python", *service.words(release, "/srv/config.json", RUN, container=True)),
+        memory=service.memory,
+        # The instances' processes are the same user's.
+        processes=max(service.processes, topology.config.app.processes)
+        * _together(len(topology.names) + len(topology.beside)),
+        grace=int(service.grace),
+        health=Health(test=("CMD-SHELL", test), interval=1, start_period=start, timeout=WATCH_SECONDS + 5),
+        start_seconds=start,
+        labels={SERVICE_LABEL: service.kind.value, RELEASE_LABEL: release},
+    )
+
+
+def broker_spec(service: Service) -> Spec:
+    """Return what is peculiar to the container of the broker."""
+    ask = f'[ "$(valkey-cli -s {BROKER_SOCKET} ping)" = PONG ]'
+    return Spec(
+        role=service.kind.value,
+        user=BROKER_USER,
+        command=("valkey-server", *valkey_words(service, BROKER_SOCKET, BROKER_DATA)),
+        # While it writes its file anew, each of its pages may be there twice.
+        memory=2 * service.memory + MEMCACHED_OVERHEAD,
+        processes=BROKER_PROCESSES,
+        grace=int(service.grace),
+        start_seconds=120,
+        health=Health(test=("CMD-SHELL", ask), interval=HEALTH_SECONDS, start_period=120),
+    )
+
+
+def watch(status: str, *states: str, tell: bool = False) -> str:
+    """Return the shell's words that look at a process by its status file, which costs no start of Python.
+
+    states: those in which it is well; an instance's where none are named. tell: print what it says of itself, which the
+    engine keeps of its last look.
+    """
+    told = f"cat {status} 2>/dev/null; " if tell else ""
+    ready = f"""grep -qsE '"state": "({"|".join(states or INSTANCE_STATES)})"' {status}"""
     seen = "/tmp/healthy"  # noqa: S108 - the container's own
     tries = WATCH_SECONDS * 10
     return (
-        f"if [ -e {seen} ]; then sleep {WATCH_SECONDS}; {ready}; exit; fi; tries={tries}; "
-        f"until {ready}; do tries=$((tries - 1)); [ $tries -gt 0 ] || exit 1; sleep 0.1; done; : >{seen}"
+        f"if [ -e {seen} ]; then sleep {WATCH_SECONDS}; {told}{ready}; exit; fi; tries={tries}; "
+        f"until {ready}; do tries=$((tries - 1)); [ $tries -gt 0 ] || exit 1; sleep 0.1; done; {told}: >{seen}"
     )
 
 

@@ -1,0 +1,180 @@
+"""What runs in a cluster, one description a process, the same on every platform: a platform only knows how to run one.
+
+Pure: where a platform keeps its sockets is told by `ServicePaths`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from cluster.config.models import DatabaseEngine, Replacement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cluster.config.models import ClusterConfig, Schedule, Worker
+
+#: Seconds between giving a name up and stopping: twice the age of nginx's connections, and a bit.
+DRAIN_SECONDS = 1.25
+
+#: Hexadecimal digits of what tells one description of a service from another.
+SPEC_LENGTH = 6
+
+#: Seconds beyond those that a process takes to stop until it is killed.
+GRACE_MARGIN = 15
+
+
+class Kind(StrEnum):
+    """What a service is."""
+
+    INSTANCE = "instance"
+    WORKER = "worker"
+    SCHEDULE = "schedule"
+    MEMCACHED = "memcached"
+    DATABASE = "database"
+    BROKER = "broker"
+    NGINX = "nginx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Where a service is reached: a unix socket's file name in its kind's directory, or a TCP port."""
+
+    socket: str | None = None
+    port: int | None = None
+
+    def __str__(self) -> str:
+        return self.socket if self.socket is not None else f":{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """One process of the cluster.
+
+    kind, name: what it is, and what it is called; the name outlives its releases.
+    endpoint: where it is reached; None where nobody asks it anything.
+    memory: limit in bytes. processes: limit of all processes of its user. Of an instance, a worker and a schedule.
+    grace: seconds that it has to stop, from the signal to the kill.
+    replacement: how another one takes its place.
+    runs: the words for `cluster_runtime.service`, of what runs the project's code beside the instances; else empty.
+    command: the program's own words.
+    """
+
+    kind: Kind
+    name: str
+    endpoint: Endpoint | None = None
+    memory: int = 0
+    processes: int = 0
+    grace: float = 10
+    replacement: Replacement = Replacement.ALONE
+    runs: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    start_seconds: float = 60
+
+    @property
+    def is_of_release(self) -> bool:
+        """Whether it runs the project's code, beside the instances."""
+        return bool(self.runs)
+
+    def generation(self, release: str) -> str:
+        """Return what tells its process in a release from others: by another command it is another one too."""
+        told = json.dumps([self.runs, self.command, self.memory, self.processes, self.replacement])
+        return f"{release}.{hashlib.sha256(told.encode()).hexdigest()[:SPEC_LENGTH]}"
+
+    def words(self, release: str, config: str, sockets: str, *, container: bool = False) -> tuple[str, ...]:
+        """Return the command line, after `python`, of its process in a release."""
+        kind, *options = self.runs
+        return (
+            *("-P", "-m", "cluster_runtime.service", kind, *options, "--name", self.name),
+            *("--generation", self.generation(release), "--config", config, "--sockets", sockets),
+            *(["--container"] if container else []),
+            *("--", *self.command),
+        )
+
+
+def services(config: ClusterConfig, memcached_nodes: int) -> Iterator[Service]:
+    """Yield all that runs of a stack."""
+    app = config.app
+    for server in config.upstream.servers:
+        yield Service(
+            kind=Kind.INSTANCE,
+            name=server.name,
+            endpoint=Endpoint(socket=f"{server.name}/http.sock"),
+            memory=int(app.memory),
+            processes=app.processes,
+            grace=DRAIN_SECONDS + app.graceful_timeout.seconds + GRACE_MARGIN,
+            replacement=Replacement.BESIDE,
+            start_seconds=app.health.start_timeout.seconds,
+        )
+    for worker in config.workers:
+        yield from _worker(worker)
+    for schedule in config.schedule:
+        yield _schedule(schedule)
+    for number in range(1, memcached_nodes + 1):
+        name = f"memcached{number}"
+        yield Service(kind=Kind.MEMCACHED, name=name, endpoint=Endpoint(socket=f"{name}.sock"))
+    if config.database is not None and config.database.engine is DatabaseEngine.POSTGRES:
+        yield Service(kind=Kind.DATABASE, name="postgres", endpoint=Endpoint(socket=".s.PGSQL.5432"), grace=60)
+    if config.broker is not None:
+        yield Service(
+            kind=Kind.BROKER,
+            name="broker",
+            endpoint=Endpoint(socket="broker.sock"),
+            memory=int(config.broker.memory),
+            grace=60,
+        )
+    yield Service(kind=Kind.NGINX, name="nginx", endpoint=Endpoint(port=config.site.listen), grace=60)
+
+
+def _worker(worker: Worker) -> Iterator[Service]:
+    for number in range(1, worker.count + 1):
+        yield Service(
+            kind=Kind.WORKER,
+            name=f"{worker.name}{number}",
+            memory=int(worker.memory),
+            processes=worker.processes,
+            grace=worker.graceful_timeout.seconds + GRACE_MARGIN,
+            replacement=worker.replacement,
+            runs=(
+                *("worker", "--graceful-timeout", f"{worker.graceful_timeout.seconds:g}"),
+                *("--startsecs", f"{worker.startsecs.seconds:g}", "--stop-signal", worker.stop_signal.value),
+            ),
+            command=tuple(shlex.split(worker.command)),
+            start_seconds=worker.startsecs.seconds + 30,
+        )
+
+
+def _schedule(schedule: Schedule) -> Service:
+    return Service(
+        kind=Kind.SCHEDULE,
+        name=schedule.name,
+        memory=int(schedule.memory),
+        processes=schedule.processes,
+        grace=schedule.graceful_timeout.seconds + GRACE_MARGIN,
+        # Its processes see to it themselves that only one of them runs the command.
+        replacement=Replacement.BESIDE,
+        runs=(
+            *("schedule", "--graceful-timeout", f"{schedule.graceful_timeout.seconds:g}", "--at", schedule.at),
+            *("--starting-deadline", f"{schedule.starting_deadline.seconds:g}"),
+        ),
+        command=tuple(shlex.split(schedule.command)),
+    )
+
+
+def valkey_words(service: Service, socket: str, data: str) -> tuple[str, ...]:
+    """Return the options of valkey-server (or redis-server): no port, and each job on disk before it is acknowledged.
+
+    Source: https://valkey.io/topics/persistence/
+    """
+    return (
+        *("--port", "0", "--unixsocket", socket, "--unixsocketperm", "770", "--dir", data),
+        # No snapshots beside that: an option without a value is an empty one, which a container's command can't have.
+        *("--save", "--appendonly", "yes", "--appendfsync", "always"),
+        *("--maxmemory", str(service.memory), "--maxmemory-policy", "noeviction", "--set-proc-title", "no"),
+        *("--daemonize", "no"),
+    )

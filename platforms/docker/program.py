@@ -1,0 +1,91 @@
+"""A site on Docker as a Pulumi program finds it: what runs, what a release is made of, and what makes it."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pulumi
+
+from platforms.docker.engine import Engine
+from platforms.docker.facts import facts_of
+from platforms.docker.images import platform_digest
+from platforms.docker.paths import DockerPaths
+from platforms.docker.places import runtime_places
+from platforms.docker.resources import Docker, container_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from cluster.config import ClusterConfig
+    from cluster.lint import Facts
+    from cluster.release import RuntimePlaces
+    from cluster.topology import Topology
+    from platforms.base import Ground
+    from platforms.docker.engine import Live
+
+
+class DockerGround:
+    """One site on one engine. label: the value of the label that all its containers have."""
+
+    def __init__(self, root: Path, stack: str, site: str | None) -> None:
+        self.root = root
+        self.stack = stack
+        self.site = site
+        running = pulumi.get_stack()
+        self.label = "/".join([pulumi.get_project(), running, *([site] if site else [])])
+        self.engine = Engine(pulumi.Config("docker").get("host") or "")
+        self.work = DockerPaths(root, f"{running}.{site}" if site else running).images
+
+    @cached_property
+    def live(self) -> Live:
+        """What runs; EngineError where the engine is away."""
+        return self.engine.live(self.label)
+
+    def facts(self, config: ClusterConfig, secrets: frozenset[str]) -> Facts:
+        """Return what the lints may look at."""
+        return facts_of(config, self.root, self.stack, self.engine, secrets)
+
+    def served(self, topology: Topology) -> Sequence[Mapping[str, str] | None]:
+        """Return what each instance that serves says of its sessions.
+
+        Of one that was removed by hand, what its last process said is still there.
+        """
+        live = self.live
+        return [live.sessions(name) for name in live.holders if name in topology.names or live.answers.get(name)]
+
+    def sessions(self) -> dict[str, Any] | None:
+        """Return what an instance says of the session store; None where none says it."""
+        return self.engine.sessions(self.label)
+
+    def places(self, topology: Topology) -> RuntimePlaces:
+        """Return where a release's configuration finds things, whatever the release is."""
+        return runtime_places(topology, "")
+
+    def digest(self, topology: Topology) -> str:
+        """Return a digest of the base image, the scripts of the build and how containers are made."""
+        return platform_digest(topology.config, container_digest(topology))
+
+    def former(self, release: str) -> dict[str, Any]:
+        """Return the configuration file in a former release's build context; OSError where that is gone."""
+        found: dict[str, Any] = json.loads((self.work / release / "config.json").read_text(encoding="utf-8"))
+        return found
+
+    def resources(self, secrets: pulumi.Output[str]) -> Docker:
+        """Return what makes the images, containers, volumes and networks."""
+        return Docker(
+            stack=self.label,
+            work=self.work,
+            engine=self.engine,
+            live=self.live,
+            secrets=secrets,
+            # Before sites had names, a program had one.
+            former=self.site is None,
+        )
+
+
+def ground(root: Path, stack: str, site: str | None) -> Ground:
+    """Return where a site stands: on the engine of docker:host."""
+    return DockerGround(root, stack, site)

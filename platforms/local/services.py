@@ -1,0 +1,125 @@
+"""What runs beside the instances on this machine: workers, schedules and the broker, as Supervisor's programs."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cluster.errors import ClusterError
+from cluster.services import Kind, valkey_words
+from cluster_runtime.names import Name
+from cluster_runtime.service import SERVICES, STARTING, WELL
+from platforms.base import ServiceStatus
+from platforms.local.nginx import search_path
+from platforms.local.state import BROKER
+from platforms.local.supervisor_files import Program
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cluster.services import Service
+    from cluster.topology import Topology
+    from platforms.local.owner import Owner
+    from platforms.local.places import Places
+    from platforms.local.state import Observed
+    from platforms.local.supervisor import Process
+
+#: By what names the broker's program is looked for: Debian 12 has only the former one, whose protocol it speaks.
+BROKER_PROGRAMS = ("valkey-server", "redis-server")
+
+
+class MissingProgramError(ClusterError):
+    """A program that the stack file asks for is not installed; the text says how to get it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """A process of a service: its name, its generation, and its last word of itself."""
+
+    service: str
+    generation: str
+    process: Process
+    status: Mapping[str, Any]
+
+    @property
+    def state(self) -> str:
+        """Its own word where it lives, else Supervisor's; one that has said nothing yet is starting."""
+        there = STARTING if self.process.state == "RUNNING" else self.process.state.lower()
+        return str(self.status.get("state") or there)
+
+    @property
+    def well(self) -> bool:
+        """Whether it does what it is for."""
+        return self.process.state == "RUNNING" and self.state in WELL and bool(self.status.get("well"))
+
+
+def service_program(name: str, generation: str) -> str:
+    """Return Supervisor's name for a process of a service."""
+    return f"{name}@{generation}"
+
+
+def wanted(topology: Topology, release: str) -> dict[str, Service]:
+    """Return the services that run beside the instances of a release, by Supervisor's name of their process."""
+    return {service_program(one.name, one.generation(release)): one for one in topology.beside}
+
+
+def said_of(places: Places, process: Process) -> Said:
+    """Return what a process of a service says of itself; what another, ended one has left is not its word."""
+    name, _at, generation = process.name.partition("@")
+    status = Name(places.run / SERVICES, name).status(generation) or {}
+    own = status.get("pid") == process.pid
+    return Said(service=name, generation=generation, process=process, status=status if own else {})
+
+
+def broker_program(topology: Topology, places: Places, owner: Owner) -> Program | None:
+    """Return the broker; None where the stack file asks for none. MissingProgramError where it is not installed."""
+    for service in topology.of_kind(Kind.BROKER):
+        found = filter(None, (shutil.which(name, path=search_path()) for name in BROKER_PROGRAMS))
+        path = next(found, None)
+        if path is None:
+            raise MissingProgramError(
+                "broker: valkey is not installed: apt-get install --no-install-recommends valkey-server (Debian 12: "
+                "redis-server), and `systemctl disable --now` what that starts by itself"
+            )
+        return Program(
+            name=BROKER,
+            command=(path, *valkey_words(service, str(places.broker_socket), str(places.broker_data))),
+            directory=str(places.state),
+            log=str(places.logs / f"{BROKER}.log"),
+            priority=90,
+            user=owner.name if owner.changed else None,
+            stop_seconds=service.grace,
+        )
+    return None
+
+
+def statuses(topology: Topology, places: Places, observed: Observed, release: str | None) -> list[ServiceStatus]:
+    """Return what is to be said of all that runs beside instances and nginx."""
+    rows = []
+    there = {name: said_of(places, process) for name, process in observed.processes.items() if "@" in name}
+    expected = wanted(topology, release) if release else {}
+    kinds = {service.name: service.kind for service in topology.beside}
+    for name, service in expected.items():
+        if name not in there:
+            rows.append(ServiceStatus(service=service.name, kind=service.kind, state="not running", ok=False))
+    for name, said in there.items():
+        rows.append(
+            ServiceStatus(
+                service=said.service,
+                kind=kinds.get(said.service, Kind.WORKER),
+                state=said.state,
+                ok=name in expected and said.well,
+                release=said.generation.partition(".")[0],
+                message=str(said.status.get("message", "")),
+                since=said.status.get("since"),
+            )
+        )
+    asked = {service.name: service.kind for service in topology.of_kind(Kind.MEMCACHED, Kind.BROKER)}
+    others = [name for name in observed.processes if name in asked or name.startswith("memcached") or name == BROKER]
+    for name in dict.fromkeys((*asked, *others)):
+        process = observed.processes.get(name)
+        kind = asked.get(name, Kind.BROKER if name == BROKER else Kind.MEMCACHED)
+        state = process.state.lower() if process else "not running"
+        rows.append(ServiceStatus(service=name, kind=kind, state=state, ok=state == "running"))
+    return sorted(rows, key=lambda row: row.service)

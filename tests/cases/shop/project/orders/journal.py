@@ -17,6 +17,6 @@ def write(*words):
 
 def work(job, seconds, *words):
     """Do the work of a job: it takes its time."""
-    write("start", job, os.getpid(), time.monotonic(), *words)
+    write("start", job, os.getpid(), time.monotonic(), seconds, *words)
     time.sleep(seconds)
-    write("end", job, os.getpid(), time.monotonic(), *words)
+    write("end", job, os.getpid(), time.monotonic(), seconds, *words)

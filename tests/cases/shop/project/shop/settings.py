@@ -34,6 +34,5 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "unacked_restore_interval": 1,
     "unacked_restore_throttle": 1,
 }
-CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-# A broker that is started again must not be waited for by ever longer pauses.
+# A broker that is started again is waited for, however long it takes.
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None

@@ -92,6 +92,16 @@ class Queue:
                 next_batch = time.monotonic() + 1.0
             time.sleep(0.02)
 
+    @contextlib.contextmanager
+    def enough(self) -> Iterator[None]:
+        """Let jobs end at once, however long they were to take."""
+        path = self.journal.path.with_name("enough")
+        path.touch()
+        try:
+            yield
+        finally:
+            path.unlink()
+
     def enqueue(self, number: int, kind: Kind) -> None:
         """Enqueue so many jobs."""
         customer = Customer(Customers(self.stand.address, [], clients=0), 0)

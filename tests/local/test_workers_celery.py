@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: The project's visibility_timeout (tests/cases/shop): what a killed worker held is given to another one after it.
 VISIBILITY_TIMEOUT = 20.0
 
-SHORT, LONG, HELD = 0.003, 2.0, 3.0
+SHORT, LONG, HELD, ENDLESS = 0.003, 2.0, 3.0, 3600.0
 
 WORKERS = ("work1", "work2")
 
@@ -151,10 +151,10 @@ def test_workers_that_are_not_given_their_time_lose_what_was_acknowledged(queue:
     allowed = worker["graceful_timeout"]
     queue.stand.edit_stack(lambda _stack: worker.update(graceful_timeout="0"))
     assert queue.stand.up().status == 0
-    with queue.customers([Kind("early", HELD)], clients=6, pause=0.5):
-        queue.hold(queue.processes(*WORKERS), Kind("early", HELD))
-        queue.release()
-    account = queue.drained(again=False)
+    queue.hold(queue.processes(*WORKERS), Kind("early", ENDLESS), since=0.5)
+    queue.release()
+    with queue.enough():
+        account = queue.drained(again=False)
     print(f"with graceful_timeout 0: {account.told(**RULES)}")
     queue.stand.edit_stack(lambda _stack: worker.update(graceful_timeout=allowed))
     assert queue.stand.up().status == 0

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 #: Seconds after which a job that the database has as running is given back; more than any takes.
-OLD = 30.0
+OLD = 15.0
 
-SHORT, LONG, HELD = 0.003, 2.0, 3.0
+SHORT, LONG, HELD, ENDLESS = 0.003, 2.0, 3.0, 3600.0
 
 WORKERS = ("work1", "work2")
 
@@ -77,7 +77,10 @@ class Tasks(Queue):
 
 @pytest.fixture(scope="module")
 def tasks() -> Iterator[Tasks]:
-    with contextlib.closing(Postgres()) as database, contextlib.closing(Stand(case="tasks", database=database)) as stand:
+    with (
+        contextlib.closing(Postgres()) as database,
+        contextlib.closing(Stand(case="tasks", database=database)) as stand,
+    ):
         result = stand.up()
         assert result.status == 0, result.output
         yield Tasks(stand)
@@ -95,7 +98,9 @@ def assert_nothing_lost(name: str, queue: Tasks) -> Account:
     given_back = queue.given_back()
     account = queue.account()
     before_they_began = [job for job in given_back if len(account.runs[job]) == 1]
-    print(f"{name}: {account.told()}; {len(given_back)} given back, {len(before_they_began)} of them never begun before")
+    print(
+        f"{name}: {account.told()}; {len(given_back)} given back, {len(before_they_began)} of them never begun before"
+    )
     assert account.lost == []
     assert [job for job in account.cut_off if not account.killed(job)] == [], "cut off, and by no kill"
     assert account.unexplained() == {}
@@ -132,14 +137,15 @@ def test_workers_that_are_not_given_their_time_lose_what_they_were_at(queue: Tas
     allowed = worker["graceful_timeout"]
     queue.stand.edit_stack(lambda _stack: worker.update(graceful_timeout="0"))
     assert queue.stand.up().status == 0
-    with queue.customers([Kind("job", HELD)], clients=4, pause=1.0):
-        queue.hold(queue.processes(*WORKERS), Kind("job", HELD))
-        queue.release()
-    account = queue.drained(again=False)
+    queue.hold(queue.processes(*WORKERS), Kind("job", ENDLESS))
+    queue.release()
+    with queue.enough():
+        account = queue.drained(again=False)
     print(f"with graceful_timeout 0: {account.told()}")
     queue.stand.edit_stack(lambda _stack: worker.update(graceful_timeout=allowed))
     assert queue.stand.up().status == 0
     assert account.lost
     assert set(account.lost) <= set(account.cut_off)
     until(lambda: queue.give_back() >= set(account.lost), PATIENCE)
-    assert queue.drained().lost == [], "given back, they are done"
+    with queue.enough():
+        assert queue.drained().lost == [], "given back, they are done"

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.cli import main
 from cluster.render import nginx
+from cluster.services import valkey_words
 from cluster_runtime.names import Name
 from platforms.local import cluster as local
 from platforms.local import commands as local_commands
 from platforms.local import nginx as local_nginx
+from platforms.local import services as local_services
 from platforms.local.builder import Builder
 from platforms.local.cluster import LocalCluster
 
@@ -89,6 +91,15 @@ def no_nginx() -> None:
 def no_memcached() -> None:
     """memcached is not installed, wherever one looks."""
     local.search_path = lambda: "/nonexistent"  # type: ignore[attr-defined]
+
+
+def no_appendonly() -> None:
+    """The broker keeps what it has in memory alone."""
+
+    def words(*arguments: Any) -> tuple[str, ...]:
+        return tuple("no" if word == "yes" else word for word in valkey_words(*arguments))
+
+    local_services.valkey_words = words  # type: ignore[attr-defined,assignment]
 
 
 if __name__ == "__main__":

@@ -147,12 +147,13 @@ class Stand:
         }
         if case:
             self.stack["site"]["listen"] = self.port
+            self.stack["database"] = {"engine": "external"} if database else self.stack["database"]
         self.stack["site"].setdefault("listen", self.port)
         self.write()
         if database is not None:
             self.places.secrets.mkdir(mode=0o700, parents=True)
             write_secret(self.places.secrets / "database_url", database.url)
-            with (self.root / "example" / "requirements.txt").open("a") as requirements:
+            with (self.project / "requirements.txt").open("a") as requirements:
                 requirements.write("psycopg[binary]\n")
 
     @property

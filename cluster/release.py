@@ -270,6 +270,7 @@ def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) ->
         "static_url": served_static_url(config) or "",
         "release_commands": app.release_commands,
         # What a schedule needs is among its packages only where there is one.
+        "schedules": places.schedules,
         "services": [Kind.WORKER, *([Kind.SCHEDULE] if config.schedule else [])],
         "packages": places.packages,
     }
@@ -289,6 +290,7 @@ class RuntimePlaces:
     packages: str
     memcached: tuple[str, ...]
     broker: str = ""
+    schedules: str = ""
 
 
 def broker_variables(config: ClusterConfig, socket: str) -> dict[str, str]:

@@ -166,6 +166,12 @@ def _schedule(schedule: Schedule) -> Service:
     )
 
 
+def asked_by(process: str) -> list[str]:
+    """Return by which words a service's process is asked for: mail11 by mail, and by mail1, whose first it may be."""
+    digits = len(process) - len(process.rstrip("0123456789"))
+    return [process[: len(process) - last] for last in range(digits + 1)]
+
+
 def valkey_words(service: Service, socket: str, data: str) -> tuple[str, ...]:
     """Return the options of valkey-server (or redis-server): no port, and each job on disk before it is acknowledged.
 

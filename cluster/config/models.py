@@ -146,8 +146,15 @@ def _program(value: str) -> str:
         words = shlex.split(value)
     except ValueError as error:
         raise PydanticCustomError("command", "can't be split into words: {why}", {"why": str(error)}) from None
-    if not words or words[0].startswith("-"):
+    if not words or words[0].startswith("-") or not words[0]:
         raise PydanticCustomError("command", "must begin with the name of a program, manage.py for one")
+    return value
+
+
+def _broker_memory(value: Size) -> Size:
+    """Refuse what would hold no jobs, and 0, which has no limit."""
+    if value < LEAST_BROKER:
+        raise PydanticCustomError("broker_memory", "must be at least {least}", {"least": str(LEAST_BROKER)})
     return value
 
 
@@ -202,6 +209,9 @@ def _moment(value: object) -> dt.datetime:
 
 LARGEST_CLUSTER = 1000
 
+#: What a broker needs for itself, and a few jobs.
+LEAST_BROKER = Size.parse("8m")
+
 #: The fields of a line of cron's: minute, hour, day of the month, month, day of the week.
 CRON_FIELDS = 5
 
@@ -236,8 +246,10 @@ ProjectPath = Annotated[
 ]
 Moment = Annotated[dt.datetime, PlainValidator(_moment), PlainSerializer(moment_text)]
 CommandText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$"), AfterValidator(_command)]
-ProgramText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$"), AfterValidator(_program)]
-CronText = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_cron)]
+ProgramText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$"), AfterValidator(_program)]
+CronText = Annotated[
+    str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"), AfterValidator(_cron)
+]
 #: A number is added to it, or nothing.
 ServiceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,27}$")]
 PYTHON_VERSION = r"^3\.\d{1,2}(\.\d{1,2})?$"
@@ -461,7 +473,9 @@ class Broker(_Model):
         description="valkey, or redis where that is what there is: reached by a socket, without any network, and each "
         "job on disk before it is acknowledged."
     )
-    memory: Size = Field(Size.parse("256m"), description="For all jobs; when it is full, new ones are refused.")
+    memory: Annotated[Size, AfterValidator(_broker_memory)] = Field(
+        Size.parse("256m"), description="For all jobs, 8m at least; when it is full, new ones are refused."
+    )
 
 
 class Hash(_Model):

@@ -20,6 +20,7 @@ from cluster.config.models import SECRET_KEYS
 from cluster.config.units import moment_text
 from cluster.console import say, tell, warn
 from cluster.errors import CommandError
+from cluster.services import asked_by
 from cluster.stack.history import History
 from cluster.stack.judge import judge
 from cluster.topology import build_topology, site_url
@@ -339,9 +340,7 @@ def logs(stack: Stack, *, lines: int, follow: bool) -> list[LogSource]:
         found.append(
             LogSource(
                 name=name,
-                words=frozenset(
-                    {instance, name, *([instance.rstrip("0123456789")] if SERVICE_LABEL in labels else [])}
-                ),
+                words=frozenset({instance, name, *(asked_by(instance) if SERVICE_LABEL in labels else [])}),
                 command=["docker", "logs", *options, container["Id"]],
                 environment={**os.environ, **docker.engine.environment()},
             )

@@ -76,4 +76,5 @@ def runtime_places(topology: Topology, digest: str) -> RuntimePlaces:
         packages=PACKAGES,
         memcached=tuple(memcached_socket(number + 1) for number in range(topology.memcached_nodes)),
         broker=BROKER_SOCKET,
+        schedules=f"{SHARED}/.schedules",
     )

@@ -68,7 +68,7 @@ def remove_orphans(docker: DockerStack, resources: list[dict[str, Any]], *, task
     for container in unknown(docker, resources, tasks=tasks):
         name = container["Name"].lstrip("/")
         tell(f"  removing {name}: {'its command ends' if _runs_task(container) else 'a killed run left it'}")
-        docker.engine.remove(container["Id"], grace=ORPHAN_SECONDS)
+        docker.engine.remove(container["Id"], grace=_grace(container))
         names.append(name)
     return names
 
@@ -92,7 +92,14 @@ def stop_what_never_served(docker: DockerStack) -> None:
     for container in _jobless(observed, volumes):
         labels = container["Config"]["Labels"]
         tell(f"  stopping {labels[ROLE_LABEL]} of release {labels[RELEASE_LABEL]}, which takes no jobs")
-        docker.engine.run("stop", "--time", str(ORPHAN_SECONDS), container["Id"], timeout=2 * ORPHAN_SECONDS)
+        grace = _grace(container)
+        docker.engine.run("stop", "--time", str(grace), container["Id"], timeout=2 * grace)
+
+
+def _grace(container: dict[str, Any]) -> int:
+    """Return the seconds that a container has to end: of a worker, as long as its job may take."""
+    own = container["Config"].get("StopTimeout") if SERVICE_LABEL in container["Config"]["Labels"] else None
+    return int(own or ORPHAN_SECONDS)
 
 
 def _jobless(observed: Observed, volumes: set[str]) -> list[dict[str, Any]]:

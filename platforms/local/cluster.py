@@ -45,7 +45,7 @@ from platforms.local.nginx import Nginx, is_free, search_path
 from platforms.local.orphans import PATIENCE, Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
 from platforms.local.owner import find_owner
 from platforms.local.plan import SHOWN, Plan, make_plan
-from platforms.local.services import broker_program, said_of, wanted
+from platforms.local.services import answers_ping, broker_program, end_left, said_of, wanted
 from platforms.local.state import (
     BROKER,
     MEMCACHED,
@@ -452,10 +452,18 @@ class LocalCluster:
                 end_processes(orphaned_nginx(self.places), signal.SIGQUIT)
             self.nginx.put_in_place(directory, config.digest, reload=plan.nginx == "reload")
         self._stop_stale(release, settle=plan.nginx == "reload")
-        self._start_beside(plan, release, Replacement.ALONE)
+        self._start_alone(plan, release)
         if plan.former is not None and plan.former != release.digest:
             self.builder.take_written(plan.former, release)
         self._forget_old(history, release)
+
+    def _start_alone(self, plan: Plan, release: Release) -> None:
+        """Start what had to wait until its former process had ended; UpError says what serves where one does not."""
+        try:
+            self._start_beside(plan, release, Replacement.ALONE)
+        except UpError as error:
+            back = f"; `cluster rollback {self.places.stack} --to {plan.former}` takes it back" if plan.former else ""
+            raise UpError(f"{error}\nRelease {release.digest} serves already, without it{back}") from error
 
     def _make_directories(self) -> None:
         places = self.places
@@ -560,7 +568,7 @@ class LocalCluster:
             return
         self.supervisor.ensure([program])
         deadline = time.monotonic() + BROKER_SECONDS
-        while not accepts(self.places.broker_socket):
+        while not answers_ping(self.places.broker_socket):
             if time.monotonic() > deadline:
                 log = self.places.logs / f"{BROKER}.log"
                 raise UpError(f"the broker does not answer within {BROKER_SECONDS:g} s; {log} says why")
@@ -624,32 +632,47 @@ class LocalCluster:
         if not names:
             self._start_beside(plan, release, Replacement.BESIDE)
         for batch in batches(names, self.config.app):
-            started: list[str] = []
             try:
-                for group in (batch[:1], batch[1:]):
-                    new = [name for name in group if name in plan.start]
-                    started += new
-                    self._start(new, release)
-                    self._restart_silent([name for name in group if name not in new], release)
-                    self._await_ready(group, release)
-                    if not done and group == batch[:1]:
-                        self._judge(batch[0], release)
-                if not done:
-                    self._start_beside(plan, release, Replacement.BESIDE)
+                self._release_batch(batch, plan, release, done)
             except UpError as error:
-                self._withdraw(started, release)
                 if done and plan.former:
                     back = f"`cluster rollback {self.places.stack} --to {plan.former}` takes them back"
                     raise UpError(
                         f"{error}\n{', '.join(done)} serve release {release.digest} already; {back}"
                     ) from error
                 raise
+            finally:
+                if not done:  # whatever happened, an interrupt too: they would take jobs of a release that never served
+                    self._withdraw_beside(plan, release)
+            if len(batch) < len(names):
+                self._stop_other_releases(batch, release)
+
+    def _release_batch(self, batch: tuple[str, ...], plan: Plan, release: Release, done: list[str]) -> None:
+        """Let a batch get healthy, and take its names; `done` gets those that are taken."""
+        started: list[str] = []
+        first = not done
+        try:
+            for group in (batch[:1], batch[1:]):
+                self._bring_up(group, plan, release, started)
+                if first and group == batch[:1]:
+                    self._judge(batch[0], release)
+            if first:
+                self._start_beside(plan, release, Replacement.BESIDE)
             self._serve_static(release)
             for name in batch:
                 self._take_name(name, release)
-            done += batch
-            if len(batch) < len(names):
-                self._stop_other_releases(batch, release)
+                done.append(name)
+        except UpError:
+            self._withdraw(started, release)
+            raise
+
+    def _bring_up(self, names: tuple[str, ...], plan: Plan, release: Release, started: list[str]) -> None:
+        """Let these be healthy, without any name yet; `started` gets those that were not there before."""
+        new = [name for name in names if name in plan.start]
+        started += new
+        self._start(new, release)
+        self._restart_silent([name for name in names if name not in new], release)
+        self._await_ready(names, release)
 
     def _start_beside(self, plan: Plan, release: Release, replacement: Replacement) -> None:
         """Start those workers and schedules that are replaced so, and wait until they do what they are for.
@@ -665,10 +688,17 @@ class LocalCluster:
         try:
             for name in names:
                 self._await_service(name, services[name], release)
-        except UpError:
-            self.say(f"removing {', '.join(services[name].name for name in names)} of release {release.digest}")
-            self.supervisor.remove(names)
+        except BaseException:
+            self._withdraw_beside(plan, release)
             raise
+
+    def _withdraw_beside(self, plan: Plan, release: Release) -> None:
+        """Remove the workers and schedules that were started for nothing."""
+        there = self.supervisor.processes()
+        names = [name for name in plan.beside if name in there]
+        if names:
+            self.say(f"removing {', '.join(name.partition('@')[0] for name in names)} of release {release.digest}")
+            self.supervisor.remove(names)
 
     def _await_service(self, program: str, service: Service, release: Release) -> None:
         deadline = time.monotonic() + service.start_seconds + START_MARGIN
@@ -878,6 +908,7 @@ class LocalCluster:
             end_processes([process.pid for process in services], patience=patience)
         except PermissionError as error:
             raise UpError(not_ours([process.pid for process in services])) from error
+        end_left(self.places)
 
     def _end_orphans(self) -> None:
         """End a Supervisor that can't be reached, and what one that was killed left: a new one can't adopt them."""
@@ -887,10 +918,12 @@ class LocalCluster:
             self.supervisor.shutdown()
         self._end_orphaned_services()
         orphans = orphaned_processes(self.places)
+        brokers = [process.pid for process in stack_processes(self.places) if process.kind is Kind.BROKER]
         if orphans:
             self.say(f"ending {len(orphans)} processes that a killed Supervisor left")
             try:
-                end_processes(orphans)
+                end_processes(pid for pid in orphans if pid not in brokers)
+                end_processes(brokers)  # the last: what ends before may have jobs for it
             except PermissionError as error:
                 raise UpError(not_ours(orphans)) from error
         workers = orphaned_nginx(self.places)
@@ -955,6 +988,7 @@ class LocalCluster:
         self.supervisor.remove(nginx, keep_files=True)
         self.say(f"stopping the instances{', workers and schedules' * bool(services)}")
         self.supervisor.remove([*instances, *services], keep_files=True)
+        end_left(self.places)
         self.supervisor.remove([name for name in names if name == BROKER], keep_files=True)
         # What memcached holds ends with it; asked to end it takes seven seconds for that.
         self.supervisor.remove(nodes, keep_files=True, kill=True)

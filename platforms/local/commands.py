@@ -20,6 +20,7 @@ from cluster.config.models import DatabaseEngine
 from cluster.console import say, tell, warn
 from cluster.errors import CommandError
 from cluster.render.nginx import NEW_NGINX, NginxConfig, render_nginx
+from cluster.services import asked_by
 from cluster.sessions import Lasting, refusal, refused_loss, refused_rollback
 from cluster.stack.history import History, locked
 from cluster.stack.judge import judge
@@ -410,7 +411,7 @@ def _words_for(log: str) -> frozenset[str]:
     """Return by which words a log is asked for: an instance's or a service's by its name too, and nginx's by nginx."""
     if is_service(log):
         name = log.partition("@")[0]
-        return frozenset({log, name, name.rstrip("0123456789")})
+        return frozenset({log, *asked_by(name)})
     of_nginx = {"nginx"} if log in ("error", "access") else set()
     of_instance = {log.rpartition("-")[0]} if is_instance(log) else set()
     return frozenset({log, *of_instance, *of_nginx})

@@ -207,6 +207,11 @@ class Places(StackPaths):
         return self.run / BROKER / "broker.sock"
 
     @property
+    def schedules(self) -> Path:
+        """What is known of schedules' runs."""
+        return self.data / "schedules"
+
+    @property
     def broker_data(self) -> Path:
         """What the broker keeps."""
         return self.data / "broker"
@@ -241,6 +246,7 @@ class Places(StackPaths):
             packages=str(release / "packages"),
             memcached=tuple(str(self.memcached_socket(number + 1)) for number in range(memcached_nodes)),
             broker=str(self.broker_socket),
+            schedules=str(self.schedules),
         )
 
     def served(self) -> tuple[list[str], str | None]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
+import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ClusterError
 from cluster.services import Kind, valkey_words
 from cluster_runtime.names import Name
-from cluster_runtime.service import SERVICES, STARTING, WELL
+from cluster_runtime.service import GENERATION_VARIABLE, SERVICES, STARTING, WELL
 from platforms.base import ServiceStatus
 from platforms.local.nginx import search_path
 from platforms.local.state import BROKER
@@ -101,6 +106,32 @@ def broker_program(topology: Topology, places: Places, owner: Owner) -> Program 
     return None
 
 
+def answers_ping(path: Path) -> bool:
+    """Tell whether a broker has read what it keeps: until then it accepts connections, and answers nothing else."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(1.0)
+        try:
+            connection.connect(str(path))
+            connection.sendall(b"PING\r\n")
+            return connection.recv(100).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+def end_left(places: Places) -> None:
+    """Kill what programs of workers and schedules have left whose own process was killed: nobody else ends it.
+
+    It is known by its environment, which only root and its own user read.
+    """
+    mark = f"{GENERATION_VARIABLE}={places.run / SERVICES}/".encode()
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):  # it has ended, or is not ours
+            if any(variable.startswith(mark) for variable in (process / "environ").read_bytes().split(b"\0")):
+                os.kill(int(process.name), signal.SIGKILL)
+
+
 def statuses(
     topology: Topology, places: Places, observed: Observed, release: str | None, kinds: Collection[str] | None
 ) -> list[ServiceStatus]:
@@ -129,7 +160,8 @@ def statuses(
             )
         )
     asked = {service.name: service.kind for service in topology.of_kind(Kind.MEMCACHED, Kind.BROKER)}
-    others = [name for name in observed.processes if name in asked or name.startswith("memcached") or name == BROKER]
+    there_beside = [name for name in observed.processes if "@" not in name and "-" not in name]
+    others = [name for name in there_beside if name in asked or name.startswith("memcached") or name == BROKER]
     for name in dict.fromkeys((*asked, *others)):
         process = observed.processes.get(name)
         kind = asked.get(name, Kind.BROKER if name == BROKER else Kind.MEMCACHED)

@@ -73,6 +73,7 @@ class RuntimeConfig:
     shared: what the project writes, by paths from its directory: each a link to this path among all that is shared.
     media: the one of MEDIA_ROOT; empty where there is to be none, None where the stack file does not say.
     services: the kinds of processes that the release can run beside its instances (cluster_runtime.service).
+    schedules: a directory for what is known of schedules' runs.
     databases: a directory for the sqlite files that the project has in its own; empty where they stay there.
     """
 
@@ -104,6 +105,7 @@ class RuntimeConfig:
     packages: str = ""
     release_commands: tuple[str, ...] = ()
     services: tuple[str, ...] = ()
+    schedules: str = ""
 
     @classmethod
     def load(cls, path: str | Path) -> RuntimeConfig:

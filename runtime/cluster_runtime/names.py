@@ -43,6 +43,9 @@ GIVEN = "given"
 ENDINGS = (".sock", ".json", ".json.new", ".beat", ".stage", ".stage.new", ".lock")
 
 
+#: The end of the year 9999, in seconds since the epoch: no date is beyond it.
+LAST_MOMENT = 253402300799
+
 #: The types of what a process says of itself; what else it says is its own matter.
 SAID: dict[str, type | tuple[type, ...]] = {
     "instance": str,
@@ -218,14 +221,14 @@ class Name:
             os.close(descriptor)
 
 
-def put(path: Path, text: str) -> None:
-    """Put a small file in place atomically.
+def put(path: Path, text: str, *, durable: bool = False) -> None:
+    """Put a small file in place atomically; `durable`: so that it is there after a power cut too.
 
     Where the disk is full it is written over what is there, whose block has room: that must not stay, since it is not
     true any more.
     """
     try:
-        unfollowed.replace(path, text.encode())
+        unfollowed.replace(path, text.encode(), durable=durable)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -249,6 +252,8 @@ def believable(found: object) -> dict[str, Any] | None:
     if not isinstance(found, dict) or not _typed(found, SAID):
         return None
     if not _typed(found.get("sessions", {}), SAID_OF_SESSIONS):
+        return None
+    if not 0 <= found.get("since", 0) < LAST_MOMENT:  # no number at all is in between neither
         return None
     return {str(name): printable(value) if isinstance(value, str) else value for name, value in found.items()}
 

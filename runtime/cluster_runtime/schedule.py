@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -23,18 +24,14 @@ from cronsim import CronSim
 
 from cluster_runtime import unfollowed
 from cluster_runtime.instance import TICK
-from cluster_runtime.names import put
+from cluster_runtime.names import LAST_MOMENT, put
 from cluster_runtime.service import CRASHED, DRAINING, FIRST_PAUSE, LAST_SECONDS, RUNNING, WAITING, Service, told
 
 if TYPE_CHECKING:
     import argparse
-    from pathlib import Path
 
 #: Seconds by which a run that begins is not late: those of a busy machine.
 ON_TIME = 60.0
-
-#: The end of the year 9999, beyond which there are no dates.
-LAST_MOMENT = 253402300799
 
 #: The lock of the process that runs the command. Not called as the locks of processes are, which are swept away.
 HELD = "held"
@@ -44,14 +41,15 @@ HELD = "held"
 class Runs:
     """What is known of a schedule's runs; times are seconds since the epoch.
 
-    at: cron's fields by which that was so. checked: until when nothing is due any more. due: of the last run: when it
-    should begin. began, ended: when it did; ended is None while it runs. failure: why the last run is no success; empty
-    where it is one. overlaps: how often a run was still under way when the next one was due, which did not begin then.
-    missed: how many were missed for good.
+    at, zone: cron's fields and the time zone by which that was so. checked: until when nothing is due any more. due: of
+    the last run: when it should begin. began, ended: when it did; ended is None while it runs. failure: why the last
+    run is no success; empty where it is one. overlaps: how often a run was still under way when the next one was due,
+    which did not begin then. missed: how many were missed for good.
     """
 
     at: str
     checked: float
+    zone: str = "UTC"
     due: float | None = None
     began: float | None = None
     ended: float | None = None
@@ -61,24 +59,24 @@ class Runs:
     missed: int = 0
 
     @classmethod
-    def load(cls, path: Path, at: str) -> Runs:
+    def load(cls, path: Path, at: str, zone: str) -> Runs:
         """Read what is known; nothing is due yet where nothing is, or where that was by other times."""
         try:
             found = json.loads(unfollowed.read(path))
             runs = cls(**{field.name: found[field.name] for field in fields(cls) if field.name in found})
         except (OSError, unfollowed.NotAFileError, ValueError, TypeError, KeyError, RecursionError):
-            return cls(at=at, checked=time.time())
+            return cls(at=at, zone=zone, checked=time.time())
         if not runs.is_whole():
-            return cls(at=at, checked=time.time())
-        if runs.at != at:
-            runs.at, runs.checked = at, time.time()
+            return cls(at=at, zone=zone, checked=time.time())
+        if (runs.at, runs.zone) != (at, zone):
+            runs.at, runs.zone, runs.checked = at, zone, time.time()
         return runs
 
     def is_whole(self) -> bool:
         """Tell whether all that was read is of its kind."""
         moments = (self.checked, *(moment for moment in (self.due, self.began, self.ended) if moment is not None))
         return (
-            isinstance(self.at, str)
+            all(isinstance(text, str) for text in (self.at, self.zone))
             and all(type(moment) in (int, float) and 0 <= moment < LAST_MOMENT for moment in moments)
             and all(type(number) is int for number in (self.overlaps, self.missed))
             and isinstance(self.failure, str)
@@ -87,7 +85,7 @@ class Runs:
 
     def save(self, path: Path) -> None:
         """Write it down, at once or not at all."""
-        put(path, json.dumps(asdict(self)))
+        put(path, json.dumps(asdict(self)), durable=True)
 
 
 class Schedule(Service):
@@ -97,7 +95,9 @@ class Schedule(Service):
         super().__init__(options)
         self.at: str = options.at
         self.starting_deadline = max(options.starting_deadline, ON_TIME)
-        self.path = self.name.directory / "runs.json"
+        # What is known of the runs outlives the sockets, where the platform says where.
+        self.kept = Path(self.config.schedules) / self.service if self.config.schedules else self.name.directory
+        self.path = self.kept / "runs.json"
         self.runs = Runs(at=self.at, checked=time.time())
         self.zone = ZoneInfo("UTC")
 
@@ -109,11 +109,12 @@ class Schedule(Service):
             return 0 if self.stopping else 1
         self.zone = zone
         self.set_state(WAITING)
-        lock = unfollowed.open_lock(self.name.directory / HELD)
+        self.kept.mkdir(mode=0o750, parents=True, exist_ok=True)
+        lock = unfollowed.open_lock(self.kept / HELD)
         try:
             if not self._take(lock):
                 return 0
-            self.runs = Runs.load(self.path, self.at)
+            self.runs = Runs.load(self.path, self.at, self.zone.key)
             if self.runs.began is not None and self.runs.ended is None:
                 self._finish("its process was killed")
             self.runs.save(self.path)  # what is due while nobody looks is made up for, of the first run too
@@ -161,7 +162,7 @@ class Schedule(Service):
             if done.returncode == 0:
                 return ZoneInfo(done.stdout.rpartition("\n")[2])
             why = (done.stderr.strip().splitlines() or [told(done.returncode)])[-1]
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, KeyError) as error:  # the last: the machine knows no such zone
             why = f"TIME_ZONE: {error}"
         sys.stderr.write(done.stderr)
         self.set_state(CRASHED, f"the project's settings can't be read: {why}")

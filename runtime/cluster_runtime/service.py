@@ -24,7 +24,7 @@ from cluster_runtime.names import Name, process_of
 from cluster_runtime.secret_files import hold
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
 #: The directory of what services say, in that of all sockets; instances pass over what begins with a dot.
@@ -42,6 +42,9 @@ FIRST_PAUSE, LONGEST_PAUSE, STEADY = 1.0, 60.0, 60.0
 
 #: Seconds that processes have after SIGTERM where they have had their time already.
 LAST_SECONDS = 5.0
+
+#: What a program finds in its environment: which service it is, and of which process's.
+SERVICE_VARIABLE, GENERATION_VARIABLE = "CLUSTER_SERVICE", "CLUSTER_SERVICE_PROCESS"
 
 #: Seconds between two writings of a status that says nothing new: whoever removed it sees it again.
 STATUS_INTERVAL = 1.0
@@ -79,6 +82,7 @@ class Service:
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         hold(Path(self.config.secrets))
+        self._end_left()
         self.set_state(STARTING)
         try:
             return self.live()
@@ -112,7 +116,8 @@ class Service:
         """Return what the program finds in its environment beside what is plain of the release."""
         return {
             CONFIG_VARIABLE: str(self.config_path),
-            "CLUSTER_SERVICE": self.service,
+            SERVICE_VARIABLE: self.service,
+            GENERATION_VARIABLE: self._mark,
             "CLUSTER_RELEASE": self.config.release,
         }
 
@@ -160,14 +165,25 @@ class Service:
                 os.kill(self.child.pid, number)
 
     def kill(self) -> None:
-        """Kill whatever is left of the program's session."""
+        """Kill whatever is left of the program's session, whatever groups its processes have made."""
         if self.child is None:
             return
+        session = self.child.pid
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.child.pid, signal.SIGKILL)
+            os.killpg(session, signal.SIGKILL)
+        _end_all(lambda process: _session(process) == session)
         if self.child.returncode is None:
             self.child.wait()
         self.child = None
+
+    def _end_left(self) -> None:
+        """Kill what a former life of this process has left: its program's own children, which nobody ends."""
+        mark = f"{GENERATION_VARIABLE}={self._mark}".encode()
+        _end_all(lambda process: mark in (process / "environ").read_bytes().split(b"\0"))
+
+    @property
+    def _mark(self) -> str:
+        return f"{self.name.directory}/{self.process}"
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         self.stopping = True
@@ -211,6 +227,20 @@ class Service:
     def log(self, message: str) -> None:
         """Write a line to the log."""
         say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {self.service} {self.generation}: {message}")
+
+
+def _end_all(is_meant: Callable[[Path], bool]) -> None:
+    """Kill the processes (of this user) that are meant, by their directories in /proc."""
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit() or int(process.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended, or is not ours
+            if is_meant(process):
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def _session(process: Path) -> int:
+    return int((process / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[3])
 
 
 def told(status: int) -> str:

@@ -38,15 +38,27 @@ def read(path: Path, limit: int = SMALL) -> bytes:
     return content
 
 
-def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Put a file in place by one rename, so that a reader never sees half of it; what stood there is gone."""
+def replace(path: Path, content: bytes, mode: int = 0o644, *, durable: bool = False) -> None:
+    """Put a file in place by one rename, so that a reader never sees half of it; what stood there is gone.
+
+    durable: it is there after a power cut too, once this has returned.
+    """
     new = path.with_name(f"{path.name}.new")
     _make_way(path, new)
     descriptor = _made(new, mode)
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
             file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         new.rename(path)
+        if durable:
+            directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
     except BaseException:
         with suppress(OSError):
             new.unlink()

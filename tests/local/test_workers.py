@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_runtime.schedule import Runs
-from cluster_runtime.service import SERVICES
 from tests.conformance import wait_until
 from tests.file_queue import PROGRAM, Jobs
 from tests.local.stand import Stand
@@ -156,7 +154,7 @@ def test_a_run_that_failed_is_in_the_status_and_its_exit_status(stand: Stand) ->
     stand.edit_stack(lambda stack: stack["schedule"][0].update(command="manage.py no_such_command"))
     assert_done(stand.up())
     assert stand.run("status", stand.name).status == 0
-    path = stand.places.run / SERVICES / "yearly" / "runs.json"
+    path = stand.places.schedules / "yearly" / "runs.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "checked": time.time() - 400 * 24 * 3600}))
     # Due since the first of January; whoever is started anew reads that it was not looked at for so long.
     stand.edit_stack(lambda stack: stack["schedule"][0].update(starting_deadline="400d"))
@@ -166,7 +164,7 @@ def test_a_run_that_failed_is_in_the_status_and_its_exit_status(stand: Stand) ->
     found = services(stand)["yearly"]
     assert "manage.py ended with status 1" in found["message"]
     assert not found["ok"]
-    assert Runs.load(path, SCHEDULE["at"]).failure
+    assert json.loads(path.read_text())["failure"]
     stand.edit_stack(lambda stack: stack["schedule"].__setitem__(0, dict(SCHEDULE)))
     path.unlink()
     assert_done(stand.up())

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import cluster_runtime
 from cluster.config.models import SECRET_KEYS, DatabaseEngine, Platform
 from cluster.requirements import outermost, read_requirements
+from cluster.services import BROKER_SOCKET, BROKER_URL, Kind
 from cluster.services import DRAIN_SECONDS as DRAIN_SECONDS  # noqa: PLC0414 - a figure of a release too
-from cluster.services import Kind
 from cluster.source import ReleaseError as ReleaseError  # noqa: PLC0414 - whoever makes releases meets it here
 from cluster.source import Source, digest_of, project_place, shared_paths, shared_place, source_of
 from cluster.topology import served_static_url, site_url, uses_memcached
@@ -297,7 +297,7 @@ def broker_variables(config: ClusterConfig, socket: str) -> dict[str, str]:
     """Return what tells the project where its broker is: as Celery (kombu) writes it, and the socket alone."""
     if config.broker is None:
         return {}
-    return {"CLUSTER_BROKER_URL": f"redis+socket://{socket}", "CLUSTER_BROKER_SOCKET": socket}
+    return {BROKER_URL: f"redis+socket://{socket}", BROKER_SOCKET: socket}
 
 
 def former_engine(config: ClusterConfig) -> str:

@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING
 from cluster.config.models import DatabaseEngine, Replacement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from typing import Any
 
     from cluster.config.models import ClusterConfig, Schedule, Worker
 
 #: Seconds between giving a name up and stopping: twice the age of nginx's connections, and a bit.
 DRAIN_SECONDS = 1.25
+
+#: What tells the project where its broker is: as Celery (kombu) writes it, and the socket alone.
+BROKER_URL, BROKER_SOCKET = "CLUSTER_BROKER_URL", "CLUSTER_BROKER_SOCKET"
 
 #: Hexadecimal digits of what tells one description of a service from another.
 SPEC_LENGTH = 6
@@ -163,6 +167,19 @@ def _schedule(schedule: Schedule) -> Service:
             *("--starting-deadline", f"{schedule.starting_deadline.seconds:g}"),
         ),
         command=tuple(shlex.split(schedule.command)),
+    )
+
+
+def refused_without(config: ClusterConfig, release: str, runtime: Mapping[str, Any]) -> str | None:
+    """Return why a former release must not serve again: what its jobs go into is not there any more.
+
+    runtime: its configuration file.
+    """
+    if config.broker is not None or BROKER_SOCKET not in runtime.get("environment", {}):
+        return None
+    return (
+        f"broker: release {release} puts its jobs into the broker, which the stack file does not name any more: put it "
+        "back for as long as that release serves"
     )
 
 

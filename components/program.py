@@ -18,6 +18,7 @@ from cluster.errors import ClusterError
 from cluster.interpreters import needs_of, request
 from cluster.release import find_project, runtime_config, specify
 from cluster.requirements import read_requirements
+from cluster.services import refused_without
 from cluster.sessions import Lasting, refusal, refused_hiding, refused_loss, refused_rollback
 from cluster.stack.judge import judge
 from cluster.stack.opened import Stack
@@ -65,7 +66,9 @@ class Program:
             served = self.ground.served(topology)
             rollback = self._former()
             refused = (
-                refused_rollback(*rollback, served) or refused_hiding(*rollback, served)
+                refused_rollback(*rollback, served)
+                or refused_hiding(*rollback, served)
+                or refused_without(self.config, *rollback)
                 if rollback
                 else refusal(self.config, served, self.ground.sessions)
                 or refused_loss(

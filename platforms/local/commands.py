@@ -20,7 +20,7 @@ from cluster.config.models import DatabaseEngine
 from cluster.console import say, tell, warn
 from cluster.errors import CommandError
 from cluster.render.nginx import NEW_NGINX, NginxConfig, render_nginx
-from cluster.services import asked_by
+from cluster.services import asked_by, refused_without
 from cluster.sessions import Lasting, refusal, refused_loss, refused_rollback
 from cluster.stack.history import History, locked
 from cluster.stack.judge import judge
@@ -204,7 +204,7 @@ def run_rollback(stack: Stack, to: str | None) -> None:
             known = ", ".join(history.releases) or "none"
             raise CommandError(f"release {digest} is not here; known: {known}")
         runtime, said = release.runtime(), cluster.said_of_sessions()
-        refused = refused_rollback(digest, runtime, said)
+        refused = refused_rollback(digest, runtime, said) or refused_without(stack.config, digest, runtime)
         refused = refused or unverified_by(release.secrets(), keys(stack).read()[0], digest)
         lasting = Lasting.of(runtime["sessions"]["path"], runtime["database"], release.secrets())
         refused = refused or refused_loss(said, lasting) or cluster.refused_hiding(runtime["shared"], digest)

@@ -235,3 +235,21 @@ def test_a_killed_supervisor_s_workers_end_their_jobs_before_anything_else_ends(
     done = jobs.wait_done()
     assert (jobs.lost(done), max(done.values())) == ([], 1)
     assert len(jobs.lines()) > before
+
+
+def test_an_interrupted_up_leaves_no_worker_of_a_release_that_never_served(stand: Stand) -> None:
+    before = {name for name in pids(stand) if "@" in name}
+    stand.edit_stack(lambda stack: stack["workers"][0].update(startsecs="60s"))
+    write(stand, "interrupted")
+    process = stand.start("up", stand.name)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "starting jobs1" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode not in (0, None)
+    assert {name for name in pids(stand) if "@" in name} == before
+    stand.edit_stack(lambda stack: stack["workers"].__setitem__(0, dict(WORKER)))
+    write(stand, "mended")
+    assert_done(stand.up())

@@ -228,6 +228,43 @@ def test_its_program_ends_with_it(stand: Stand, start: Starting) -> None:
     wait_until(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text(), "gone")
 
 
+#: A program whose child makes a process group of its own, and writes on and on whether its parent lives or not.
+BREEDS = """
+import os, sys, time
+if os.fork() == 0:
+    os.setpgrp()
+    while True:
+        open(sys.argv[1], "w").write(str(os.getpid()))
+        time.sleep(0.05)
+time.sleep(600)
+"""
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed and started again"])
+def test_what_its_program_has_started_ends_with_it(how: str, stand: Stand, start: Starting) -> None:
+    stand.write({"breeds.py": BREEDS})
+    told = stand.root / "told"
+    worker = start("worker", "python", "breeds.py", str(told), graceful_timeout=0)
+    worker.wait_for("running")
+    wait_until(lambda: told.exists() and told.read_text() != "", "a child is there")
+    child = int(told.read_text())
+    if how == "stopped":
+        assert worker.stop() == 0
+    else:
+        worker.process.kill()
+        worker.process.wait()
+        assert lives(child), "the saboteur: nobody has ended it yet"
+        start("worker", "python", "breeds.py", str(stand.root / "other")).wait_for("running")
+    wait_until(lambda: not lives(child), "gone")
+
+
 def test_its_program_finds_the_overlay_whatever_it_sets_and_secrets_that_no_other_process_reads(
     stand: Stand, start: Starting
 ) -> None:

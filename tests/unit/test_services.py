@@ -8,7 +8,7 @@ import pytest
 
 from cluster.config import StackFileError, parse_config
 from cluster.release import broker_variables, runtime_requirements
-from cluster.services import DRAIN_SECONDS, GRACE_MARGIN, Kind
+from cluster.services import DRAIN_SECONDS, GRACE_MARGIN, Kind, asked_by, refused_without
 from cluster.topology import Topology, build_topology
 from tests.unit.pulumi_mocks import stack_values
 
@@ -83,9 +83,22 @@ def test_the_project_is_told_where_its_broker_is() -> None:
     assert not broker_variables(parse_config(stack_values()), "/run/broker.sock")
 
 
+def test_a_release_whose_jobs_would_go_nowhere_does_not_serve_again() -> None:
+    with_it, without = (parse_config(stack_values(**keys)) for keys in ({"broker": {"engine": "valkey"}}, {}))
+    runtime = {"environment": broker_variables(with_it, "/run/broker.sock")}
+    assert "release r1 puts its jobs into the broker" in str(refused_without(without, "r1", runtime))
+    assert refused_without(with_it, "r1", runtime) is None
+    assert refused_without(without, "r1", {}) is None
+
+
 def test_only_a_stack_with_a_schedule_needs_what_reads_its_times() -> None:
     with_it, without = (runtime_requirements(parse_config(stack_values(schedule=one))) for one in ([DIGEST], []))
     assert set(with_it) - set(without) == {"cronsim>=2.6"}
+
+
+def test_a_process_is_asked_for_by_its_workers_name() -> None:
+    assert asked_by("mail11") == ["mail11", "mail1", "mail"]
+    assert asked_by("digest") == ["digest"]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +111,11 @@ def test_only_a_stack_with_a_schedule_needs_what_reads_its_times() -> None:
         ({"workers": [{**MAIL, "command": "-A shop"}]}, "workers[0].command: must begin with the name of a program"),
         ({"workers": [{**MAIL, "count": 0}]}, "workers[0].count: must be at least 1"),
         ({"workers": [{**MAIL, "stop_signal": "KILL"}]}, "workers[0].stop_signal: must be one of TERM, INT"),
+        ({"workers": [{**MAIL, "command": "'' x"}]}, "workers[0].command: must begin with the name of a program"),
+        ({"workers": [{**MAIL, "command": "celery\rx"}]}, "workers[0].command: is not of the right form"),
+        ({"workers": [{**MAIL, "name": "../x"}]}, "workers[0].name: is not of the right form"),
+        ({"schedule": [{**DIGEST, "at": "0 6\r* * *"}]}, "schedule[0].at: is not of the right form"),
+        ({"broker": {"engine": "valkey", "memory": "0"}}, "broker.memory: must be at least 8m"),
         ({"broker": {"engine": "rabbitmq"}}, "broker.engine: must be one of valkey"),
         ({"worker": [MAIL]}, "worker: unknown key; did you mean workers?"),
     ],

@@ -15,7 +15,8 @@ RESULT = re.compile(r"\d of [\d,]+ |\d stacks|\d s$|in [\d.]+ s\b")
 #: The files whose tests take the most time, the slowest first: begun last, they would run alone at the end.
 SLOWEST = (
     *("test_conformance", "test_killed_up", "test_sessions", "test_variants", "test_hurt_state", "test_bad_input"),
-    *("test_commands", "test_choices", "test_written", "test_gate", "test_packages", "test_foreign", "test_browser"),
+    *("test_workers_celery", "test_workers_tasks", "test_commands", "test_choices", "test_written", "test_gate"),
+    *("test_packages", "test_foreign", "test_browser"),
 )
 
 #: Names the directory of a test run in which stands leave for each other what takes long to make.

@@ -253,7 +253,8 @@ def sessions(stack: Stack) -> dict[str, Any] | None:
 
 def data(stack: Stack) -> str:
     """Return in words what there is of a stack's data, and where."""
-    return f"the database, sessions, uploads and secrets in the volumes of {DockerStack(stack).label}"
+    jobs = ", jobs" if stack.config.broker is not None else ""
+    return f"the database, sessions, uploads{jobs} and secrets in the volumes of {DockerStack(stack).label}"
 
 
 def down(stack: Stack, *, delete_data: bool) -> bool:

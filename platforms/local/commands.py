@@ -256,7 +256,8 @@ def sessions(stack: Stack) -> dict[str, Any] | None:
 
 def data(stack: Stack) -> str:
     """Return in words what there is of a stack's data, and where."""
-    return f"the database, sessions, uploads, secrets and releases in {paths(stack).state}"
+    jobs = "jobs, " if stack.config.broker is not None else ""
+    return f"the database, sessions, uploads, {jobs}secrets and releases in {paths(stack).state}"
 
 
 def down(stack: Stack, *, delete_data: bool) -> bool:

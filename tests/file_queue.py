@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tests.conformance import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 #: A queue of files, which a rename takes a job out of: a job that was taken and is not done was lost with its worker.
@@ -89,3 +89,54 @@ class Jobs:
 
     def lost(self, done: Counter[str]) -> list[str]:
         return [f"{number:06d}" for number in range(self.number) if not done[f"{number:06d}"]]
+
+
+def _done(result: Any) -> None:
+    assert result.status == 0, result.output
+
+
+class Site(Protocol):
+    """What is asked of a stand, wherever its site is."""
+
+    stack: dict[str, Any]
+
+    def edit_stack(self, change: Callable[[dict[str, Any]], object]) -> None: ...
+    def up(self) -> Any: ...
+    def rollback(self) -> Any: ...
+    def release(self) -> str: ...
+
+
+def count_a_release_and_the_way_back(site: Site, jobs: Jobs, write: Callable[[str], None]) -> None:
+    """See that neither loses a job, nor does one twice. write: makes another release."""
+    first = site.release()
+    with jobs.kept_busy():
+        write("second")
+        _done(site.up())
+        _done(site.rollback())
+    done = jobs.wait_done()
+    print(f"a release and the way back: {len(jobs.lost(done))} of {jobs.number} jobs lost")
+    assert (jobs.lost(done), [job for job, times in done.items() if times > 1]) == ([], [])
+    assert len({line.split()[2] for line in jobs.lines()}) == 2, "both releases have done some"
+    assert site.release() == first
+
+
+def count_what_is_cut_off(site: Site, jobs: Jobs, write: Callable[[str], None], releases: int) -> None:
+    """The saboteur: workers that are given no time lose jobs, within so many releases; what was lost is removed."""
+    worker = dict(site.stack["workers"][0])
+    site.edit_stack(lambda stack: stack["workers"][0].update(graceful_timeout="0"))
+    _done(site.up())
+    lost: list[str] = []
+    for number in range(releases):
+        with jobs.kept_busy():
+            write(f"cut off {number}")
+            _done(site.up())
+        lost = jobs.lost(jobs.wait_done())
+        if lost:
+            break
+    print(f"with graceful_timeout 0: {len(lost)} of {jobs.number} jobs lost")
+    assert lost
+    for job in lost:
+        (jobs.directory / "taken" / job).unlink()
+    jobs.number = 0
+    (jobs.directory / "log").unlink()
+    site.edit_stack(lambda stack: stack["workers"].__setitem__(0, worker))

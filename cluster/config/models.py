@@ -131,23 +131,22 @@ def _no(value: object) -> object:
 
 def _command(value: str) -> str:
     """Return a management command whose arguments are quoted as for a shell."""
-    try:
-        words = shlex.split(value)
-    except ValueError as error:
-        raise PydanticCustomError("command", "can't be split into words: {why}", {"why": str(error)}) from None
-    if not words or words[0].startswith("-"):
-        raise PydanticCustomError("command", "must begin with the name of a management command")
-    return value
+    return _checked_words(value, "a management command")
 
 
 def _program(value: str) -> str:
     """Return the command of a program whose arguments are quoted as for a shell."""
+    return _checked_words(value, "a program, manage.py for one")
+
+
+def _checked_words(value: str, first: str) -> str:
+    """Return a text that can be split into words as by a shell, the first of which names what `first` says."""
     try:
         words = shlex.split(value)
     except ValueError as error:
         raise PydanticCustomError("command", "can't be split into words: {why}", {"why": str(error)}) from None
-    if not words or words[0].startswith("-") or not words[0]:
-        raise PydanticCustomError("command", "must begin with the name of a program, manage.py for one")
+    if not words or not words[0] or words[0].startswith("-"):
+        raise PydanticCustomError("command", "must begin with the name of {first}", {"first": first})
     return value
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.conformance import wait_until
 from tests.e2e.stand import DockerStand, docker_stack
 from tests.e2e.tools import docker
-from tests.file_queue import PROGRAM, Jobs
+from tests.file_queue import PROGRAM, Jobs, count_a_release_and_the_way_back, count_what_is_cut_off
 from tests.local.test_commands import assert_done
 
 if TYPE_CHECKING:
@@ -88,37 +88,12 @@ def test_the_broker_has_neither_port_nor_network_and_keeps_what_it_has(stand: Do
 
 
 def test_a_release_and_the_way_back_lose_no_job_and_do_none_twice(stand: DockerStand, jobs: Jobs) -> None:
-    first = stand.release()
-    with jobs.kept_busy():
-        write(stand, "second")
-        assert_done(stand.up())
-        assert_done(stand.rollback())
-    done = jobs.wait_done()
-    print(f"a release and the way back: {len(jobs.lost(done))} of {jobs.number} jobs lost")
-    assert (jobs.lost(done), [job for job, times in done.items() if times > 1]) == ([], [])
-    assert len({line.split()[2] for line in jobs.lines()}) == 2, "both releases have done some"
-    assert stand.release() == first
+    count_a_release_and_the_way_back(stand, jobs, lambda release: write(stand, release))
 
 
 def test_workers_that_are_not_given_their_time_lose_jobs(stand: DockerStand, jobs: Jobs) -> None:
     """The saboteur."""
-    stand.edit_stack(lambda stack: stack["workers"][0].update(graceful_timeout="0"))
-    assert_done(stand.up())
-    lost: list[str] = []
-    for release in range(5):
-        with jobs.kept_busy():
-            write(stand, f"cut off {release}")
-            assert_done(stand.up())
-        lost = jobs.lost(jobs.wait_done())
-        if lost:
-            break
-    print(f"with graceful_timeout 0: {len(lost)} of {jobs.number} jobs lost")
-    assert lost
-    for job in lost:
-        (jobs.directory / "taken" / job).unlink()
-    jobs.number = 0
-    (jobs.directory / "log").unlink()
-    stand.edit_stack(lambda stack: stack["workers"].__setitem__(0, dict(WORKER)))
+    count_what_is_cut_off(stand, jobs, lambda release: write(stand, release), releases=5)
     assert_done(stand.up())
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conformance import wait_until
-from tests.file_queue import PROGRAM, Jobs
+from tests.file_queue import PROGRAM, Jobs, count_a_release_and_the_way_back, count_what_is_cut_off
 from tests.local.stand import Stand
 from tests.local.test_commands import assert_done
 
@@ -68,38 +68,13 @@ def test_each_is_in_the_status_with_its_release(stand: Stand) -> None:
 
 
 def test_a_release_and_the_way_back_lose_no_job_and_do_none_twice(stand: Stand, jobs: Jobs) -> None:
-    first = stand.release()
-    with jobs.kept_busy():
-        write(stand, "second")
-        assert_done(stand.up())
-        assert_done(stand.rollback())
-    done = jobs.wait_done()
-    print(f"a release and the way back: {len(jobs.lost(done))} of {jobs.number} jobs lost")
-    assert (jobs.lost(done), [job for job, times in done.items() if times > 1]) == ([], [])
-    assert len({line.split()[2] for line in jobs.lines()}) == 2, "both releases have done some"
-    assert stand.release() == first
+    count_a_release_and_the_way_back(stand, jobs, lambda release: write(stand, release))
     assert_done(stand.up())
 
 
 def test_workers_that_are_not_given_their_time_lose_jobs(stand: Stand, jobs: Jobs) -> None:
-    """The saboteur: killed at once, and one of two that are killed is at a job almost certainly."""
-    stand.edit_stack(lambda stack: stack["workers"][0].update(graceful_timeout="0"))
-    assert_done(stand.up())
-    lost: list[str] = []
-    for release in range(10):
-        with jobs.kept_busy():
-            write(stand, f"cut off {release}")
-            assert_done(stand.up())
-        lost = jobs.lost(jobs.wait_done())
-        if lost:
-            break
-    print(f"with graceful_timeout 0: {len(lost)} of {jobs.number} jobs lost")
-    assert lost
-    for job in lost:
-        (jobs.directory / "taken" / job).unlink()
-    jobs.number = 0
-    (jobs.directory / "log").unlink()
-    stand.edit_stack(lambda stack: stack["workers"].__setitem__(0, dict(WORKER)))
+    """The saboteur."""
+    count_what_is_cut_off(stand, jobs, lambda release: write(stand, release), releases=10)
     write(stand, "mended")
     assert_done(stand.up())
 

@@ -643,7 +643,7 @@ class LocalCluster:
                 raise
             finally:
                 if not done:  # whatever happened, an interrupt too: they would take jobs of a release that never served
-                    self._withdraw_beside(plan, release)
+                    self._withdraw_beside(plan.beside, release)
             if len(batch) < len(names):
                 self._stop_other_releases(batch, release)
 
@@ -689,16 +689,16 @@ class LocalCluster:
             for name in names:
                 self._await_service(name, services[name], release)
         except BaseException:
-            self._withdraw_beside(plan, release)
+            self._withdraw_beside(names, release)
             raise
 
-    def _withdraw_beside(self, plan: Plan, release: Release) -> None:
-        """Remove the workers and schedules that were started for nothing."""
-        there = self.supervisor.processes()
-        names = [name for name in plan.beside if name in there]
-        if names:
-            self.say(f"removing {', '.join(name.partition('@')[0] for name in names)} of release {release.digest}")
-            self.supervisor.remove(names)
+    def _withdraw_beside(self, names: Iterable[str], release: Release) -> None:
+        """Remove those of the workers and schedules that were started for nothing, by Supervisor's names."""
+        meant = set(names)
+        there = sorted(meant & self.supervisor.processes().keys()) if meant else []
+        if there:
+            self.say(f"removing {', '.join(name.partition('@')[0] for name in there)} of release {release.digest}")
+            self.supervisor.remove(there)
 
     def _await_service(self, program: str, service: Service, release: Release) -> None:
         deadline = time.monotonic() + service.start_seconds + START_MARGIN
@@ -900,14 +900,13 @@ class LocalCluster:
     def _end_orphaned_services(self) -> None:
         """Let workers and schedules of a killed Supervisor end what they are at; the instances serve meanwhile."""
         services = [process for process in stack_processes(self.places) if process.kind is Kind.SERVICE]
-        if not services:
-            return
-        self.say(f"ending {len(services)} workers and schedules that a killed Supervisor left")
-        patience = max([PATIENCE, *(service.grace for service in self.topology.beside)])
-        try:
-            end_processes([process.pid for process in services], patience=patience)
-        except PermissionError as error:
-            raise UpError(not_ours([process.pid for process in services])) from error
+        if services:
+            self.say(f"ending {len(services)} workers and schedules that a killed Supervisor left")
+            patience = max([PATIENCE, *(service.grace for service in self.topology.beside)])
+            try:
+                end_processes([process.pid for process in services], patience=patience)
+            except PermissionError as error:
+                raise UpError(not_ours([process.pid for process in services])) from error
         end_left(self.places)
 
     def _end_orphans(self) -> None:

@@ -80,6 +80,8 @@ def test_workers_that_are_not_given_their_time_lose_jobs(stand: Stand, jobs: Job
 
 
 def test_a_release_whose_worker_ends_is_given_up_and_the_former_goes_on(stand: Stand, jobs: Jobs) -> None:
+    write(stand, "mended")
+    assert_done(stand.up())
     before, serving = pids(stand), stand.release()
     write(stand, "broken", before="raise RuntimeError('nothing works today')\n")
     result = stand.up()
@@ -116,6 +118,23 @@ def test_one_that_must_not_run_twice_begins_after_the_former_has_ended(stand: St
     assert [name for name in services(stand) if name.startswith("jobs")] == ["jobs1"]
     stand.edit_stack(lambda stack: stack["workers"].__setitem__(0, dict(WORKER)))
     assert_done(stand.up())
+
+
+def test_one_that_starts_alone_and_does_not_is_told_with_what_serves(stand: Stand) -> None:
+    clock = {"name": "clock", "command": "python no_clock.py", "replacement": "alone", "startsecs": "1s"}
+    before = stand.release()
+    stand.edit_stack(lambda stack: stack["workers"].append(clock))
+    write(stand, "with a clock")
+    result = stand.up()
+    assert result.status == 1
+    after = stand.release()
+    assert f"Release {after} serves already, without it" in result.output
+    assert f"`cluster rollback {stand.name} --to {before}` takes it back" in result.output
+    assert {name.partition("@")[0] for name in pids(stand) if "@" in name} == {"jobs1", "jobs2", "yearly"}
+    assert all(after in name for name in pids(stand) if "@" in name)
+    stand.edit_stack(lambda stack: stack["workers"].pop())
+    assert_done(stand.up())
+    assert stand.status()["ok"]
 
 
 def test_a_killed_worker_is_back_and_up_says_no_changes(stand: Stand) -> None:

@@ -421,9 +421,6 @@ class _Process(_Model):
         description="What runs, split into words as by a shell: `manage.py NAME`, `python -m MODULE`, or a program of "
         "the project's packages."
     )
-    graceful_timeout: Duration = Field(
-        Duration.parse("30s"), description="How long it may still be at what it does once it is told to stop."
-    )
     memory: Size = Field(Size.parse("512m"), description="Limit, where the platform can set it.")
     processes: int = Field(256, ge=8, le=65536, description="Limit, where the platform can set it.")
 
@@ -431,6 +428,11 @@ class _Process(_Model):
 class Worker(_Process):
     """A background worker: Celery's, Django's own tasks', or whatever takes jobs from a queue."""
 
+    graceful_timeout: Duration = Field(
+        Duration.parse("1m"),
+        description="How long it may still be at its job once it is told to stop, and then is killed. Celery itself "
+        "takes up to 32 seconds where a job ends just then.",
+    )
     count: int = Field(1, ge=1, le=100, description="How many: mail1, mail2, and so on.")
     startsecs: Duration = Field(
         Duration.parse("5s"),

@@ -261,7 +261,10 @@ def test_what_its_program_has_started_ends_with_it(how: str, stand: Stand, start
         worker.process.kill()
         worker.process.wait()
         assert lives(child), "the saboteur: nobody has ended it yet"
-        start("worker", "python", "breeds.py", str(stand.root / "other")).wait_for("running")
+        worker = start("worker", "python", "breeds.py", str(stand.root / "other"), graceful_timeout=0)
+        worker.wait_for("running")
+        assert not lives(child)
+        assert worker.stop() == 0  # with its own child: a killed one's would write on where the test has cleared away
     wait_until(lambda: not lives(child), "gone")
 
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cluster_runtime
 from cluster.config.models import SECRET_KEYS, DatabaseEngine, Platform
 from cluster.requirements import outermost, read_requirements
-from cluster.services import BROKER_SOCKET, BROKER_URL, Kind
-from cluster.services import DRAIN_SECONDS as DRAIN_SECONDS  # noqa: PLC0414 - a figure of a release too
+from cluster.services import BROKER_SOCKET, BROKER_URL, DRAIN_SECONDS, Kind
 from cluster.source import ReleaseError as ReleaseError  # noqa: PLC0414 - whoever makes releases meets it here
 from cluster.source import Source, digest_of, project_place, shared_paths, shared_place, source_of
 from cluster.topology import served_static_url, site_url, uses_memcached

@@ -111,7 +111,7 @@ def services(config: ClusterConfig, memcached_nodes: int) -> Iterator[Service]:
             endpoint=Endpoint(socket=f"{server.name}/http.sock"),
             memory=int(app.memory),
             processes=app.processes,
-            grace=DRAIN_SECONDS + app.graceful_timeout.seconds + GRACE_MARGIN,
+            grace=instance_grace(app.graceful_timeout.seconds),
             replacement=Replacement.BESIDE,
             start_seconds=app.health.start_timeout.seconds,
         )
@@ -133,6 +133,11 @@ def services(config: ClusterConfig, memcached_nodes: int) -> Iterator[Service]:
             grace=60,
         )
     yield Service(kind=Kind.NGINX, name="nginx", endpoint=Endpoint(port=config.site.listen), grace=60)
+
+
+def instance_grace(graceful_timeout: float) -> float:
+    """Return the seconds that an instance has to drain and to end its requests."""
+    return DRAIN_SECONDS + graceful_timeout + GRACE_MARGIN
 
 
 def _worker(worker: Worker) -> Iterator[Service]:

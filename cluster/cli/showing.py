@@ -58,13 +58,17 @@ def document(stack: Stack, status: Status) -> dict[str, Any]:
 
 
 def _row(instance: str, share: str, process: Process) -> tuple[str, ...]:
-    state = f"{process.state}: {process.message}" if process.message else process.state
+    state = _state(process.state, process.message)
     return instance, share, process.release, state, _since(process.since), process.container or str(process.pid)
 
 
 def _service_row(service: ServiceStatus) -> tuple[str, ...]:
-    state = f"{service.state}: {service.message}" if service.message else service.state
+    state = _state(service.state, service.message)
     return service.service, "", service.release or "", state, _since(service.since), ""
+
+
+def _state(state: str, message: str) -> str:
+    return f"{state}: {message}" if message else state
 
 
 def _since(moment: float | None) -> str:

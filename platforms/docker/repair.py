@@ -88,12 +88,16 @@ def stop_what_never_served(docker: DockerStack) -> None:
         # Nobody knows who serves where nginx can't be asked.
         if container["State"]["Running"] and given not in (None, process) and _is_new(observed, container, given):
             tell(f"  stopping {name} of release {labels[RELEASE_LABEL]}, which does not serve")
-            docker.engine.run("stop", "--time", str(ORPHAN_SECONDS), container["Id"], timeout=2 * ORPHAN_SECONDS)
+            _stop(docker, container)
     for container in _jobless(observed, volumes):
         labels = container["Config"]["Labels"]
         tell(f"  stopping {labels[ROLE_LABEL]} of release {labels[RELEASE_LABEL]}, which takes no jobs")
-        grace = _grace(container)
-        docker.engine.run("stop", "--time", str(grace), container["Id"], timeout=2 * grace)
+        _stop(docker, container)
+
+
+def _stop(docker: DockerStack, container: dict[str, Any]) -> None:
+    grace = _grace(container)
+    docker.engine.run("stop", "--time", str(grace), container["Id"], timeout=2 * grace)
 
 
 def _grace(container: dict[str, Any]) -> int:

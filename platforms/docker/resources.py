@@ -22,7 +22,7 @@ from cluster.render.nginx import (
     NginxConfig,
     version_in_image,
 )
-from cluster.services import DRAIN_SECONDS, GRACE_MARGIN, Kind, valkey_words
+from cluster.services import Kind, instance_grace, valkey_words
 from cluster.source import shared_paths, shared_place
 from cluster.topology import batches
 from cluster_runtime.instance import DRAINING as INSTANCE_DRAINING
@@ -561,7 +561,7 @@ class Docker:
             "RELEASE": release,
             "TURN": turn,
             "ALONE": "yes" if alone else "no",
-            "GRACE": str(instance_grace(topology)),
+            "GRACE": str(int(instance_grace(topology.config.app.graceful_timeout.seconds))),
             "WAIT": str(int(topology.config.app.health.start_timeout.seconds)),
             "SOCKETS": sockets,
         }
@@ -793,11 +793,6 @@ class Docker:
         return {**self.engine.environment(), "STACK": self.stack, **values}
 
 
-def instance_grace(topology: Topology) -> int:
-    """Return the seconds that an instance has to drain and to end its requests."""
-    return int(DRAIN_SECONDS + topology.config.app.graceful_timeout.seconds + GRACE_MARGIN)
-
-
 def instance_spec(topology: Topology, release: str, name: str) -> Spec:
     """Return what is peculiar to the container of an instance."""
     app = topology.config.app
@@ -810,7 +805,7 @@ def instance_spec(topology: Topology, release: str, name: str) -> Spec:
         command=(*run, "--config", "/srv/config.json", "--sockets", RUN),
         memory=int(app.memory),
         processes=app.processes * _together(len(topology.names)),
-        grace=instance_grace(topology),
+        grace=int(instance_grace(app.graceful_timeout.seconds)),
         health=Health(test=("CMD-SHELL", watch(status)), interval=1, start_period=start, timeout=WATCH_SECONDS + 5),
         start_seconds=start,
         labels={INSTANCE_LABEL: name, RELEASE_LABEL: release},

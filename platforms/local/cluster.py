@@ -22,7 +22,7 @@ from cluster.packages import base_python
 from cluster.release import ReleaseSpec, find_project, runtime_config, specify
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.requirements import read_requirements
-from cluster.services import DRAIN_SECONDS, GRACE_MARGIN
+from cluster.services import instance_grace
 from cluster.sessions import Lasting, of_release, refused_loss
 from cluster.source import TREE, is_file_name, project_place
 from cluster.stack.history import History
@@ -35,7 +35,7 @@ from cluster_runtime.names import Name
 from cluster_runtime.paths import is_within
 from cluster_runtime.prepare import mask
 from cluster_runtime.secret_files import is_held
-from cluster_runtime.service import CRASHED, SERVICES, WELL
+from cluster_runtime.service import CRASHED, SERVICES, WELL, end_left
 from cluster_runtime.unfollowed import printable
 from platforms.local.builder import MIGRATED, Builder, Release
 from platforms.local.listeners import listening_ports
@@ -45,7 +45,7 @@ from platforms.local.nginx import Nginx, is_free, search_path
 from platforms.local.orphans import PATIENCE, Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
 from platforms.local.owner import find_owner
 from platforms.local.plan import SHOWN, Plan, make_plan
-from platforms.local.services import answers_ping, broker_program, end_left, said_of, wanted
+from platforms.local.services import answers_ping, broker_program, said_of, wanted
 from platforms.local.state import (
     BROKER,
     MEMCACHED,
@@ -254,9 +254,13 @@ class LocalCluster:
         )
 
     def runnable(self, release: str) -> Collection[str] | None:
-        """Return the kinds of services that a release can run; None where it is not made yet: all."""
-        made = self.builder.find(release)
-        return None if made is None else made.runtime()["services"]
+        """Return the kinds of services that a release can run; None where it is not made yet, or made again: all."""
+        try:
+            runtime = Release(digest=release, directory=self.places.releases / release).runtime()
+        except HurtFile:
+            return None
+        kinds: tuple[str, ...] = runtime["services"]
+        return kinds
 
     def beside(self, release: str) -> dict[str, Service]:
         """Return the workers and schedules of a release, by Supervisor's name of their process."""
@@ -515,7 +519,7 @@ class LocalCluster:
         run = ("-P", "-m", "cluster_runtime.instance", "run", "--instance", instance)
         # Nothing serves before it was looked at, the first release of all included.
         words = (*run, "--told", "--config", str(release.config), "--sockets", str(self.places.run))
-        grace = DRAIN_SECONDS + release.runtime()["graceful_timeout"] + GRACE_MARGIN
+        grace = instance_grace(release.runtime()["graceful_timeout"])
         return self._project_program(program_name(instance, release.digest), words, release, grace, priority=500)
 
     def _service_programs(self, release: Release) -> list[Program]:
@@ -907,7 +911,7 @@ class LocalCluster:
                 end_processes([process.pid for process in services], patience=patience)
             except PermissionError as error:
                 raise UpError(not_ours([process.pid for process in services])) from error
-        end_left(self.places)
+        end_left(str(self.places.run / SERVICES))
 
     def _end_orphans(self) -> None:
         """End a Supervisor that can't be reached, and what one that was killed left: a new one can't adopt them."""
@@ -987,7 +991,7 @@ class LocalCluster:
         self.supervisor.remove(nginx, keep_files=True)
         self.say(f"stopping the instances{', workers and schedules' * bool(services)}")
         self.supervisor.remove([*instances, *services], keep_files=True)
-        end_left(self.places)
+        end_left(str(self.places.run / SERVICES))
         self.supervisor.remove([name for name in names if name == BROKER], keep_files=True)
         # What memcached holds ends with it; asked to end it takes seven seconds for that.
         self.supervisor.remove(nodes, keep_files=True, kill=True)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import signal
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ClusterError
 from cluster.services import Kind, valkey_words
 from cluster_runtime.names import Name
-from cluster_runtime.service import GENERATION_VARIABLE, SERVICES, STARTING, WELL
+from cluster_runtime.service import SERVICES, STARTING, WELL
 from platforms.base import ServiceStatus
 from platforms.local.nginx import search_path
-from platforms.local.state import BROKER
+from platforms.local.state import BROKER, MEMCACHED, is_instance, is_service
 from platforms.local.supervisor_files import Program
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+    from pathlib import Path
 
     from cluster.services import Service
     from cluster.topology import Topology
@@ -118,26 +115,12 @@ def answers_ping(path: Path) -> bool:
             return False
 
 
-def end_left(places: Places) -> None:
-    """Kill what programs of workers and schedules have left whose own process was killed: nobody else ends it.
-
-    It is known by its environment, which only root and its own user read.
-    """
-    mark = f"{GENERATION_VARIABLE}={places.run / SERVICES}/".encode()
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):  # it has ended, or is not ours
-            if any(variable.startswith(mark) for variable in (process / "environ").read_bytes().split(b"\0")):
-                os.kill(int(process.name), signal.SIGKILL)
-
-
 def statuses(
     topology: Topology, places: Places, observed: Observed, release: str | None, kinds: Collection[str] | None
 ) -> list[ServiceStatus]:
     """Return what is to be said of all that runs beside instances and nginx; `kinds`: what the release can run."""
     rows = []
-    there = {name: said_of(places, process) for name, process in observed.processes.items() if "@" in name}
+    there = {name: said_of(places, process) for name, process in observed.processes.items() if is_service(name)}
     expected = wanted(topology, release, None) if release else {}
     named = {service.name: service.kind for service in topology.beside}
     for name, service in expected.items():
@@ -160,8 +143,8 @@ def statuses(
             )
         )
     asked = {service.name: service.kind for service in topology.of_kind(Kind.MEMCACHED, Kind.BROKER)}
-    there_beside = [name for name in observed.processes if "@" not in name and "-" not in name]
-    others = [name for name in there_beside if name in asked or name.startswith("memcached") or name == BROKER]
+    alone = [name for name in observed.processes if not is_service(name) and not is_instance(name)]
+    others = [name for name in alone if name.startswith(MEMCACHED) or name == BROKER]
     for name in dict.fromkeys((*asked, *others)):
         process = observed.processes.get(name)
         kind = asked.get(name, Kind.BROKER if name == BROKER else Kind.MEMCACHED)

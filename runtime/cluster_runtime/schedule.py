@@ -175,8 +175,7 @@ class Schedule(Service):
         if self.child is not None:
             status = self.ended()
             if status is not None:
-                self.kill()
-                self._finish("" if status == 0 else f"{self.command[0]} {told(status)}")
+                self._see_off(status)
         now = time.time()
         if self.runs.checked > now + ON_TIME:
             self.log("the clock was set back: what was due until now is over")
@@ -207,6 +206,10 @@ class Schedule(Service):
         # Of a moment itself cronsim tells the one before.
         after = dt.datetime.fromtimestamp(int(now) + 1, self.zone)
         return next(CronSim(self.at, after, reverse=True)).timestamp()
+
+    def _see_off(self, status: int) -> None:
+        self.kill()
+        self._finish("" if status == 0 else f"{self.command[0]} {told(status)}")
 
     def _finish(self, failure: str) -> None:
         """Write down how a run has ended."""
@@ -243,9 +246,7 @@ class Schedule(Service):
             self.kill()
             self._finish(f"it did not end within graceful_timeout ({self.graceful_timeout:g} s) of being told to stop")
             return 0
-        self.kill()
-        self.runs.ended, self.runs.failure = time.time(), "" if status == 0 else f"{self.command[0]} {told(status)}"
-        self.runs.save(self.path)
+        self._see_off(status)
         return 0
 
 

@@ -82,7 +82,7 @@ class Service:
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         hold(Path(self.config.secrets))
-        self._end_left()
+        end_left(self._mark)  # of a former life
         self.set_state(STARTING)
         try:
             return self.live()
@@ -176,11 +176,6 @@ class Service:
             self.child.wait()
         self.child = None
 
-    def _end_left(self) -> None:
-        """Kill what a former life of this process has left: its program's own children, which nobody ends."""
-        mark = f"{GENERATION_VARIABLE}={self._mark}".encode()
-        _end_all(lambda process: mark in (process / "environ").read_bytes().split(b"\0"))
-
     @property
     def _mark(self) -> str:
         return f"{self.name.directory}/{self.process}"
@@ -237,6 +232,21 @@ def _end_all(is_meant: Callable[[Path], bool]) -> None:
         with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended, or is not ours
             if is_meant(process):
                 os.kill(int(process.name), signal.SIGKILL)
+
+
+def end_left(mark: str) -> None:
+    """Kill what programs have left whose own process was killed: their children, which nobody else ends.
+
+    They are known by their environment, which only root and their own user read. mark: of a process, or the directory
+    of many.
+    """
+    one = f"{GENERATION_VARIABLE}={mark}".encode()
+
+    def is_meant(process: Path) -> bool:
+        variables = (process / "environ").read_bytes().split(b"\0")
+        return any(variable == one or variable.startswith(one + b"/") for variable in variables)
+
+    _end_all(is_meant)
 
 
 def _session(process: Path) -> int:

@@ -18,7 +18,8 @@ import pytest
 
 import components
 from cluster.config import parse_config
-from cluster.release import DRAIN_SECONDS, ReleaseSpec, specify
+from cluster.release import ReleaseSpec, specify
+from cluster.services import DRAIN_SECONDS
 from cluster.topology import Topology, batches, build_topology
 from platforms import base
 from platforms.base import Resources

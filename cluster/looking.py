@@ -15,6 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cluster.interpreters import find_interpreter, needs_of, request
+from cluster.machine.confined import MOST_FACTS, clean_environment, confine
+from cluster.machine.environments import PACKAGES, SOURCES, Environments
+from cluster.machine.owner import find_owner
 from cluster.release import (
     RUNTIME,
     RUNTIME_REQUIREMENTS,
@@ -30,10 +33,6 @@ from cluster_runtime import unfollowed
 from cluster_runtime.choices import SET_LATE
 from cluster_runtime.describe import NOT_IMPORTED, REFUSED
 from cluster_runtime.paths import directory_of
-from platforms.local.builder import MOST_FACTS, PACKAGES, SOURCES, confine
-from platforms.local.environment import Environments
-from platforms.local.owner import find_owner
-from platforms.local.supervisor import clean_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

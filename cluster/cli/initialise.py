@@ -22,6 +22,7 @@ from cluster.console import tell, warn
 from cluster.errors import CommandError
 from cluster.lint.app import OWNED_VARIABLE
 from cluster.looking import Look, Subject, look, own_keys
+from cluster.machine.ports import is_free
 from cluster.release import ReleaseError
 from cluster.requirements import REQUIREMENTS
 from cluster.stack.judge import findings
@@ -30,7 +31,6 @@ from cluster.stack.secrets import read_secrets
 from cluster_runtime.choices import DJANGO_ENGINES, NO_SERVER
 from cluster_runtime.paths import directory_of
 from cluster_runtime.sources import DATABASE_URL, Source, assignments, module_path, reads, settings_sources, value_of
-from platforms.local.nginx import is_free
 from platforms.local.places import Places
 from platforms.registry import commands
 

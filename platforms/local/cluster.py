@@ -18,6 +18,8 @@ from cluster.config.models import DatabaseEngine, Replacement, SessionEngine, du
 from cluster.errors import ClusterError
 from cluster.interpreters import find_interpreter, needs_of, request
 from cluster.kept import HurtFile, make_way, point_at, remove_tree
+from cluster.machine.owner import find_owner
+from cluster.machine.ports import is_free
 from cluster.packages import base_python
 from cluster.release import ReleaseSpec, find_project, runtime_config, specify
 from cluster.render.nginx import NginxConfig, render_nginx
@@ -41,9 +43,8 @@ from platforms.local.builder import MIGRATED, Builder, Release
 from platforms.local.listeners import listening_ports
 from platforms.local.migrations import holds_tables
 from platforms.local.nginx import PROGRAM as NGINX
-from platforms.local.nginx import Nginx, is_free, search_path
+from platforms.local.nginx import Nginx, search_path
 from platforms.local.orphans import PATIENCE, Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
-from platforms.local.owner import find_owner
 from platforms.local.plan import SHOWN, Plan, make_plan
 from platforms.local.services import answers_ping, broker_program, said_of, wanted
 from platforms.local.state import (

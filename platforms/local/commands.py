@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cluster.lint import Facts
+    from cluster.machine.owner import Owner
     from cluster.stack.opened import Stack
     from cluster.verify import Check
     from platforms.local.builder import Release
     from platforms.local.cluster import LocalCluster
-    from platforms.local.owner import Owner
     from platforms.local.plan import Plan
     from platforms.local.state import Observed
 

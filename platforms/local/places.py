@@ -14,7 +14,7 @@ from cluster.kept import make_way
 from cluster.release import DIGEST_LENGTH, RuntimePlaces
 from cluster.render.nginx import NginxPlaces
 from cluster.source import TREE
-from cluster.stack.paths import STATE, StackPaths
+from cluster.stack.paths import PYTHONS, StackPaths
 from cluster_runtime import unfollowed
 from cluster_runtime.attempts import FILE as BEGUN
 from cluster_runtime.instance import CLEARED
@@ -27,7 +27,7 @@ from platforms.local.written import SERVED
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from platforms.local.owner import Owner
+    from cluster.machine.owner import Owner
 
 #: The directory of memcached's sockets, in that of all sockets; instances pass over what begins with a dot.
 MEMCACHED = ".memcached"
@@ -121,7 +121,7 @@ class Places(StackPaths):
     @property
     def pythons(self) -> Path:
         """Interpreters that uv brought."""
-        return self.root / STATE / "pythons"
+        return self.root / PYTHONS
 
     @property
     def logs(self) -> Path:

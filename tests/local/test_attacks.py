@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster.machine import owner as owners
+from cluster.machine.owner import Owner, PlaceError
 from cluster_runtime import unfollowed
 from cluster_runtime.compress import WORTH_COMPRESSING, compress
 from cluster_runtime.names import Name
-from platforms.local import owner as owners
 from platforms.local import supervisor as supervisors
 from platforms.local.builder import Builder, _told
 from platforms.local.commands import _run_as_owner
-from platforms.local.owner import Owner, PlaceError
 from platforms.local.places import Places
 from platforms.local.supervisor import Supervisor, SupervisorError
 from tests.local.attacks import TRIES, Ground, attack, ground, only_root, owner

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Of `cluster`, what knows a platform, or a command.
-NOT_PURE = {"__main__", "adopting", "asking", "cli", "looking"}
+NOT_PURE = {"__main__", "adopting", "asking", "cli"}
 
 
 #: Of `platforms`, what is none.
@@ -58,6 +58,8 @@ def test_the_walls_are_before_every_platform_that_there_is() -> None:
 ACROSS = {
     "nothing": ("cluster/lint/site.py", "", 0),
     "a lint that looks at a platform": ("cluster/lint/site.py", "import platforms.docker.engine", 1),
+    "a project that is looked at by a platform": ("cluster/looking.py", "import platforms.local.places", 1),
+    "a machine that belongs to a platform": ("cluster/machine/owner.py", "import platforms.local.places", 1),
     "a component that knows a platform": ("components/app_hosts.py", "import platforms.docker.engine", 1),
     "a component that knows a platform's resources": ("components/program.py", "import platforms.docker.resources", 1),
     "a component that makes a container itself": ("components/nginx_site.py", "import pulumi_docker", 1),

@@ -9,12 +9,13 @@ import re
 import tempfile
 import textwrap
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cluster.adopting import AdoptError, adopt, in_words, project_database, rows_in
+from cluster.adopting import AdoptError, in_words, project_database, rows_in
 from cluster.config import SessionEngine, StackFileError, load_stack, stack_path
 from cluster.config.load import STACKS
 from cluster.config.models import PYTHON_VERSION, App, Requirements
@@ -27,35 +28,24 @@ from cluster.release import ReleaseError
 from cluster.requirements import REQUIREMENTS
 from cluster.stack.judge import findings
 from cluster.stack.opened import Stack, find_root
-from cluster.stack.secrets import read_secrets
+from cluster.stack.paths import PYTHONS, STATE
 from cluster_runtime.choices import DJANGO_ENGINES, NO_SERVER
 from cluster_runtime.paths import directory_of
 from cluster_runtime.sources import DATABASE_URL, Source, assignments, module_path, reads, settings_sources, value_of
-from platforms.local.places import Places
-from platforms.registry import commands
+from platforms.registry import ADOPTING, DEFAULT, INITIAL, adopting, commands, initial
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from cluster.initial.offer import Offer
 
 #: Where new stacks begin to look for a port.
 FIRST_PORT = 8080
 
-#: Where secret variables of the project go, by platform.
-SECRET_PLACES = {
-    "local": "into .cluster/{stack}/secrets/secret_environment (a JSON object, mode 0600)",
-    "docker": "by pulumi config set --secret cluster:secret_environment -s {stack} (a JSON object)",
-}
-
-#: Platforms that a stack file can be written for.
-PLATFORMS = ("local", "docker")
-
-#: nginx's own image (https://hub.docker.com/_/nginx), of its stable branch.
-NGINX_IMAGE = "nginx:1.30"
-
 STACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 #: Where the environments are that projects are imported in, below the repository.
-ENVIRONMENTS = Path(".cluster") / ".init"
+ENVIRONMENTS = f"{STATE}/.init"
 
 #: Files that list packages where a project keeps several, for production first.
 REQUIREMENTS_OF_PRODUCTION = tuple(
@@ -80,7 +70,7 @@ OWN_CACHES = ("locmem", "dummy", "")
 class Wanted:
     """What the command line asks for; None and False: what the project itself says."""
 
-    platform: str = "local"
+    platform: str = DEFAULT
     settings: str | None = None
     requirements: str | None = None
     python: str | None = None
@@ -130,32 +120,35 @@ def run_init(stack: str, directory: Path, wanted: Wanted) -> None:
     """Write stacks/Pulumi.<stack>.yaml for the project in `directory`; CommandError says what can't be found."""
     root = find_root()
     path = _new_file(root, stack, wanted)
-    places = Places(root, stack)
+    offer = initial(wanted.platform).offer(stack)
     project = inspect(directory.resolve(), wanted.settings, wanted.requirements, static=not wanted.importing)
     project.python = wanted.python
     found: Look | None = None
     with tempfile.TemporaryDirectory() as temporary:
         if wanted.importing:
-            subject = _subject(project, places, Path(temporary))
-            found = _imported(subject, {**project.said, **_known_variables(places, path)})
-        used = found is not None and found.facts
-        written = from_import(project, found, wanted) if found is not None and used else from_files(project, wanted)
+            subject = _subject(project, root, Path(temporary))
+            found = _imported(subject, {**project.said, **_known_variables(root, stack)})
+        if found is not None and found.facts:
+            written = from_import(project, found, offer, wanted.sessions)
+        else:
+            written = from_files(project, offer, wanted.sessions)
         port = _free_port(root, stack)
         where = os.path.relpath(project.directory, root)
-        text = render_stack_file(project, written, where, port, stack, wanted.platform)
+        text = render_stack_file(project, written, where, port, stack, offer)
         if found is not None:
-            _take_over(places, subject, found, written, project.said, adopting=wanted.adopt)
+            keys = partial(own_keys, subject, found, project.said)
+            _take_over(root, stack, found, written, keys, wanted)
     path.write_text(text + _kept_secrets(path), encoding="utf-8")
     opened = Stack(root, stack, load_stack(root, stack))  # what was written is read back: a mistake here is ours
     tell(f"wrote {STACKS}/{path.name}: {project.directory.name} with {project.settings}, {project.requirements}")
     for line in (*project.lines, *written.lines):
         tell(f"  {line}")
     needed = dict(found.missing) if found is not None else dict.fromkeys(sorted(project.environment), "")
-    _tell_variables(needed, stack, wanted.platform)
+    _tell_variables(needed, offer)
     for line in (*project.decide, *written.decide):
         tell(f"to decide: {line}")
     if found is not None and found.failure:
-        tell(_why_not(found, project, stack, wanted.platform))
+        tell(_why_not(found, project, offer))
     _tell_lints(opened, found)
     tell(f"next: cluster up {stack}")
 
@@ -163,14 +156,14 @@ def run_init(stack: str, directory: Path, wanted: Wanted) -> None:
 def _new_file(root: Path, stack: str, wanted: Wanted) -> Path:
     if not STACK_NAME.fullmatch(stack):
         raise CommandError(f"{stack}: a stack's name has letters, digits, - _ and . only")
-    if wanted.platform not in PLATFORMS:
-        raise CommandError(f"--platform: must be one of {', '.join(PLATFORMS)}, got {wanted.platform}")
+    if wanted.platform not in INITIAL:
+        raise CommandError(f"--platform: must be one of {', '.join(INITIAL)}, got {wanted.platform}")
     if wanted.sessions is not None and wanted.sessions not in tuple(SessionEngine):
         raise CommandError(f"--sessions: must be one of {', '.join(SessionEngine)}, got {wanted.sessions}")
     if wanted.python is not None and not re.match(PYTHON_VERSION, wanted.python):
         raise CommandError(f'--python: must be a version such as "3.13", got {wanted.python}')
-    if wanted.adopt and (wanted.platform != "local" or not wanted.importing):
-        raise CommandError("--adopt: works on platform local, and imports the project")
+    if wanted.adopt and (wanted.platform not in ADOPTING or not wanted.importing):
+        raise CommandError(f"--adopt: works on platform {' or '.join(ADOPTING)}, and imports the project")
     path = stack_path(root, stack)
     if path.exists() and not wanted.force:
         raise CommandError(f"{STACKS}/{path.name} is there already; --force overwrites it")
@@ -198,17 +191,17 @@ def _kept_secrets(path: Path) -> str:
     return lines + (yaml.safe_dump(found, sort_keys=False) if found else "")
 
 
-def _known_variables(places: Places, path: Path) -> dict[str, str]:
-    """Return the secret variables that the stack has already: whoever was told of a missing one says this again."""
-    known = read_secrets(places.secrets).get("secret_environment")
-    if known is None and path.exists() and "cluster:secret_environment:" in path.read_text(encoding="utf-8"):
-        from platforms.pulumi.engine import Pulumi  # noqa: PLC0415 - only where Pulumi keeps it
+def _known_variables(root: Path, stack: str) -> dict[str, str]:
+    """Return the secret variables that the stack has already: whoever was told of a missing one says this again.
 
-        known = Pulumi(places.root, places.stack).secret("secret_environment")
+    They may be where another platform keeps them, which the stack was on before.
+    """
+    everywhere = (initial(platform).secret_environment(root, stack) for platform in INITIAL)
+    known = next((text for text in everywhere if text is not None), None)
     return {name: str(value) for name, value in json.loads(known or "{}").items()}
 
 
-def _subject(project: Project, places: Places, directory: Path) -> Subject:
+def _subject(project: Project, root: Path, directory: Path) -> Subject:
     """Return a copy of a project with the packages that `up` would install; CommandError says why there is none."""
     app = App.model_construct(
         project=str(project.directory),
@@ -220,8 +213,8 @@ def _subject(project: Project, places: Places, directory: Path) -> Subject:
         return Subject(
             app,
             project.directory,
-            environments=places.root / ENVIRONMENTS,
-            pythons=places.pythons,
+            environments=root / ENVIRONMENTS,
+            pythons=root / PYTHONS,
             directory=directory,
             say=tell,
         )
@@ -249,7 +242,7 @@ def _wants_asgi(facts: dict[str, Any]) -> bool:
     return bool(applications["asgi"]) and (bool(facts["asgi_apps"]) or not applications["wsgi"])
 
 
-def _why_not(found: Look, project: Project, stack: str, platform: str) -> str:
+def _why_not(found: Look, project: Project, offer: Offer) -> str:
     lines = [
         f"to decide: app.settings: {project.settings} does not import yet:",
         *(f"    {line}" for line in found.failure.splitlines()),
@@ -260,20 +253,20 @@ def _why_not(found: Look, project: Project, stack: str, platform: str) -> str:
         [
             *lines,
             "  the stack file has what the files alone tell; `cluster up` would fail in the same way.",
-            f"  A variable that it wants goes {SECRET_PLACES[platform].format(stack=stack)};",
+            f"  A variable that it wants goes {offer.how};",
             "  then say init again, with --force",
         ]
     )
 
 
-def _tell_variables(needed: dict[str, str], stack: str, platform: str) -> None:
+def _tell_variables(needed: dict[str, str], offer: Offer) -> None:
     if not needed:
         return
     tell("to decide: app.environment: the project needs these variables, which nothing sets yet:")
     for name, where in needed.items():
         tell(f"    {name}{f' ({where})' if where else ''}")
     tell("  plain values go to app.environment in the stack file;")
-    tell(f"  secret ones {SECRET_PLACES[platform].format(stack=stack)}")
+    tell(f"  secret ones {offer.how}")
 
 
 def _tell_lints(stack: Stack, found: Look | None) -> None:
@@ -284,17 +277,17 @@ def _tell_lints(stack: Stack, found: Look | None) -> None:
             warn(f"{finding.severity}: {finding}")
 
 
-def _take_over(  # noqa: PLR0913 - what is taken over, and from where
-    places: Places, subject: Subject, found: Look, written: Written, said: dict[str, str], *, adopting: bool
+def _take_over(  # noqa: PLR0913, PLR0917 - what is taken over, and from where
+    root: Path, stack: str, found: Look, written: Written, keys: Callable[[], dict[str, Any]], wanted: Wanted
 ) -> None:
-    """Take over the project's sqlite database and key where that is asked for; say that it is there where not."""
+    """Take over the project's sqlite database and keys where that is asked for; say that it is there where not."""
     database = project_database(found.facts)
     try:
         rows = {} if database is None else rows_in(database)
-        if adopting:
+        if wanted.adopt:
             if database is None or not rows:
                 raise CommandError("--adopt: the project has no sqlite database that holds anything")
-            adopt(places, database, own_keys(subject, found, said))
+            adopting(wanted.platform).adopt(root, stack, database, keys())
             written.lines.append(f"adopted: {database} ({in_words(rows)}), and the project's own SECRET_KEY")
             if written.engine == SessionEngine.FILE:
                 written.decide.append(
@@ -505,7 +498,7 @@ def _free_port(root: Path, stack: str) -> int:
 # --- what is written
 
 
-def from_files(project: Project, wanted: Wanted) -> Written:
+def from_files(project: Project, offer: Offer, sessions: str | None = None) -> Written:
     """Return what can be told by files alone; what is computed is named."""
     written = Written()
     url, apps = project.values.get("STATIC_URL", "static/"), project.values.get("INSTALLED_APPS")
@@ -516,14 +509,14 @@ def from_files(project: Project, wanted: Wanted) -> Written:
             "site.static_url: STATIC_URL is computed, or another host's; write what it is, or leave null"
         )
     databases = project.values.get("DATABASES")
-    written.database = _made_database(wanted.platform) if databases is None or "sqlite" in str(databases) else None
+    written.database = offer.database if databases is None or "sqlite" in str(databases) else None
     named = "django.contrib.sessions" in str(apps) if apps is not None else True
     own = str(project.values.get("SESSION_ENGINE", ""))
-    _choose_sessions(written, wanted, own, named, str(project.values.get("CACHES", "")))
+    _choose_sessions(written, sessions, own, named, str(project.values.get("CACHES", "")))
     return written
 
 
-def from_import(project: Project, found: Look, wanted: Wanted) -> Written:
+def from_import(project: Project, found: Look, offer: Offer, sessions: str | None = None) -> Written:
     """Return what the import of the project has shown."""
     facts = found.facts
     written = Written(extras=sorted(found.extras), groups=sorted(found.groups))
@@ -539,10 +532,10 @@ def from_import(project: Project, found: Look, wanted: Wanted) -> Written:
     if facts.get("offline_compression"):
         written.commands.append("compress")
         written.lines.append("release commands: compress, without which no page can be made: COMPRESS_OFFLINE is set")
-    _choose_database(written, facts, project, wanted.platform)
+    _choose_database(written, facts, project, offer.database)
     caches = str(facts.get("own_session_cache", ""))
     named = any("django.contrib.sessions" in app for app in facts["installed"])
-    _choose_sessions(written, wanted, str(facts["own_session_engine"]), named, caches)
+    _choose_sessions(written, sessions, str(facts["own_session_engine"]), named, caches)
     return written
 
 
@@ -597,12 +590,8 @@ def _choose_shared(written: Written, facts: dict[str, Any], absent: list[str]) -
             written.lines.append(f"shared: {path}, which {one['setting']} writes")
 
 
-def _made_database(platform: str) -> str:
-    return "postgres" if platform == "docker" else "sqlite"
-
-
-def _choose_database(written: Written, facts: dict[str, Any], project: Project, platform: str) -> None:
-    """Let the cluster make a database in the place of an sqlite only: a server is the project's."""
+def _choose_database(written: Written, facts: dict[str, Any], project: Project, made: str) -> None:
+    """Let the cluster make a database (engine: `made`) in the place of an sqlite only: a server is the project's."""
     engine, host = facts["own_database_engine"], facts["own_database_host"]
     variables = sorted(variables_of(_sources(project), "DATABASES"))
     by = f"; DATABASES is made from {', '.join(variables)}" if variables else ""
@@ -611,7 +600,7 @@ def _choose_database(written: Written, facts: dict[str, Any], project: Project, 
         where = f" at {host}" if host and not variables else ""
         written.lines.append(f"database: the project's own, {engine.rpartition('.')[2]}{where}{by}")
     elif "sqlite" in engine:
-        written.database = _made_database(platform)
+        written.database = made
         written.lines.append(f"database: {written.database}, made by the cluster, for the project's sqlite")
         if variables:
             written.decide.append(
@@ -619,7 +608,7 @@ def _choose_database(written: Written, facts: dict[str, Any], project: Project, 
                 "the stack file where they are to choose another one"
             )
     elif not engine:
-        written.database = _made_database(platform)
+        written.database = made
         written.lines.append(
             f"database: {written.database}, made by the cluster, since the project's settings name none"
         )
@@ -655,12 +644,12 @@ def inner_module(statement: ast.stmt) -> ast.Module:
     return ast.Module(body=[statement], type_ignores=[])
 
 
-def _choose_sessions(written: Written, wanted: Wanted, own: str, installed: bool, cache: str) -> None:
+def _choose_sessions(written: Written, asked: str | None, own: str, installed: bool, cache: str) -> None:
     """Keep the engine that the project has, unless another one is asked for."""
     named = own.removeprefix(DJANGO_ENGINES)
-    if wanted.sessions is not None:
-        written.engine = wanted.sessions
-        written.replace = bool(own) and named == own and wanted.sessions != SessionEngine.PROJECT
+    if asked is not None:
+        written.engine = asked
+        written.replace = bool(own) and named == own and asked != SessionEngine.PROJECT
         written.lines.append(f"sessions: {written.engine}, as --sessions says")
     elif own and named == own:
         written.engine = "project"
@@ -683,7 +672,7 @@ def _choose_sessions(written: Written, wanted: Wanted, own: str, installed: bool
 
 
 def render_stack_file(  # noqa: PLR0913, PLR0917 - what it is written of
-    project: Project, written: Written, directory: str, port: int, stack: str, platform: str = "local"
+    project: Project, written: Written, directory: str, port: int, stack: str, offer: Offer
 ) -> str:
     """Return the text of a commented stack file."""
 
@@ -696,7 +685,6 @@ def render_stack_file(  # noqa: PLR0913, PLR0917 - what it is written of
         if written.database
         else "  # cluster:database: {engine: sqlite}   # left out: the project's own DATABASES\n"
     )
-    secret_place = ".cluster/" + stack + "/secrets/secret_environment" if platform == "local" else "secret_environment"
     where = directory if directory.startswith((".", "/")) else f"./{directory}"
     chosen = {"extras": written.extras, "groups": written.groups}
     more = {name: names for name, names in chosen.items() if names}
@@ -707,19 +695,19 @@ def render_stack_file(  # noqa: PLR0913, PLR0917 - what it is written of
     media += f"    shared: {quoted(written.shared)}\n" if written.shared else ""
     media += f"    release_commands: {quoted(written.commands)}\n" if written.commands else ""
     environment = f"    environment: {quoted(project.said)}".ljust(34)
-    # From nginx 1.27.4 on a reload need not close clients' idle connections: no change waits for them.
-    images = f"\n  cluster:images:\n    nginx: {NGINX_IMAGE}              # base images; default: debian:trixie-slim\n"
+    nginx = f"    nginx: {offer.nginx_image}              # base images; default: debian:trixie-slim\n"
+    images = f"\n  cluster:images:\n{nginx}" if offer.nginx_image else ""
     replace = "\n    replace: true                # the project has an engine of its own" if written.replace else ""
     return f"""\
 # Stack {stack}: all keys, with defaults and ranges, are in docs/stack-file.md. `cluster up {stack}` applies this file.
 config:
-  cluster:platform: {platform}
+  cluster:platform: {offer.platform}
 
   cluster:app:
     project: {quoted(where)}
     settings: {quoted(project.settings)}
     requirements: {quoted(requirements)}
-{python}{interface}{media}{environment} # plain values; secret ones: {secret_place}
+{python}{interface}{media}{environment} # plain values; secret ones: {offer.secret_environment}
 
   cluster:upstream:
     servers: 4                     # or a list: - {{name: app1, weight: 3, max_fails: 2, backup: true, down: true}}
@@ -732,7 +720,7 @@ config:
     server_names: [localhost, 127.0.0.1]
     listen: {port}
     static_url: {written.static or "null"}
-{images if platform == "docker" else ""}"""
+{images}"""
 
 
 __all__ = ["Wanted", "inspect", "render_stack_file", "run_init"]

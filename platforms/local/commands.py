@@ -12,7 +12,6 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cluster.adopting import left_behind
 from cluster.asking import sessions_report
 from cluster.config import StackFileError, load_stack
 from cluster.config.load import STACKS
@@ -30,6 +29,7 @@ from cluster.topology import build_topology, site_url
 from cluster_runtime.instance import SERVING
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
 from platforms.base import InstanceStatus, LogSource, NginxStatus, Process, Status
+from platforms.local.adopting import left_behind
 from platforms.local.listeners import listening_ports, with_children
 from platforms.local.nginx import NginxError, find_nginx
 from platforms.local.orphans import stack_processes

@@ -134,6 +134,11 @@ class Places(StackPaths):
         return self.state / "data"
 
     @property
+    def database(self) -> Path:
+        """The database of `engine: sqlite`."""
+        return self.data / "db.sqlite3"
+
+    @property
     def shared(self) -> Path:
         """What the project writes, one for all instances and releases."""
         return self.state / "shared"
@@ -240,7 +245,7 @@ class Places(StackPaths):
             tree=str(release / TREE),
             databases=str(self.data / "databases"),
             secrets=str(release / "secrets"),
-            database=str(self.data / "db.sqlite3"),
+            database=str(self.database),
             sessions=str(self.data / "sessions"),
             static_root=str(release / "public") + (static_url or "/static/").rstrip("/"),
             packages=str(release / "packages"),

@@ -245,6 +245,24 @@ def look(subject: Subject, *, interface: str = "wsgi", said: dict[str, str]) -> 
     return found
 
 
+def look_as_served(subject: Subject, said: dict[str, str]) -> Look:
+    """Import a project as its instances would: by its application for ASGI where it wants that."""
+    found = look(subject, said=said)
+    if found.failure or not wants_asgi(found.facts):
+        return found
+    # An application of the other interface is another module: it must import as well.
+    again = look(subject, interface="asgi", said={**found.placeholders, **said})
+    again.absent = [*found.absent, *again.absent]
+    again.missing, again.placeholders = found.missing | again.missing, found.placeholders | again.placeholders
+    return again
+
+
+def wants_asgi(facts: dict[str, Any]) -> bool:
+    """Tell whether a project is one for ASGI: it answers websockets, or has no application for WSGI at all."""
+    applications = facts["applications"]
+    return bool(applications["asgi"]) and (bool(facts["asgi_apps"]) or not applications["wsgi"])
+
+
 def _shared(failure: dict[str, Any], found: Look, subject: Subject) -> bool:
     """Note a path that the project writes on import, and make what `up` makes for it; tell whether that was new."""
     path = str(failure["absent"])

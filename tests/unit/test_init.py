@@ -12,18 +12,13 @@ import pytest
 import yaml
 
 from cluster.adopting import AdoptError, rows_in
-from cluster.cli.initialise import (
-    Wanted,
-    _kept_secrets,
-    find_requirements,
-    find_settings,
-    from_import,
-    inspect,
-    other_settings,
-    render_stack_file,
-)
+from cluster.cli.initialise import Wanted
 from cluster.config import parse_config
 from cluster.errors import CommandError
+from cluster.initial.choices import from_import
+from cluster.initial.project import find_requirements, inspect
+from cluster.initial.settings import find_settings, other_settings
+from cluster.initial.stack_file import kept_secrets, render_stack_file
 from cluster.looking import Look, _brings, look, placeholder
 from cluster_runtime.describe import REFUSED
 from platforms.local.adopting import adopt, left_behind
@@ -367,7 +362,7 @@ def test_a_warning_of_the_project_s_is_no_reason_not_to_import(
 
 def test_what_is_written_anew_keeps_pulumis_secrets_and_its_other_keys(tmp_path: Path) -> None:
     path = tmp_path / "Pulumi.dev.yaml"
-    assert _kept_secrets(path) == ""
+    assert kept_secrets(path) == ""
     before = {
         "encryptionsalt": "v1:salt:=",
         "config": {
@@ -378,8 +373,8 @@ def test_what_is_written_anew_keeps_pulumis_secrets_and_its_other_keys(tmp_path:
         },
     }
     path.write_text(yaml.safe_dump(before))
-    found = yaml.safe_load("config:\n  cluster:platform: docker\n" + _kept_secrets(path))
+    found = yaml.safe_load("config:\n  cluster:platform: docker\n" + kept_secrets(path))
     del before["config"]["cluster:app"]  # type: ignore[attr-defined]
     assert found == before
     path.write_text(":\n  - not: [YAML")
-    assert _kept_secrets(path) == ""
+    assert kept_secrets(path) == ""

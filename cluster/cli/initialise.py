@@ -18,7 +18,7 @@ from cluster.adopting import AdoptError, adopt, in_words, project_database, rows
 from cluster.config import SessionEngine, StackFileError, load_stack, stack_path
 from cluster.config.load import STACKS
 from cluster.config.models import PYTHON_VERSION, App, Requirements
-from cluster.console import tell, warn
+from cluster.console import Terminal, say, tell, warn
 from cluster.errors import CommandError
 from cluster.lint.app import OWNED_VARIABLE
 from cluster.looking import Look, Subject, look, own_keys
@@ -32,7 +32,7 @@ from cluster_runtime.paths import directory_of
 from cluster_runtime.sources import DATABASE_URL, Source, assignments, module_path, reads, settings_sources, value_of
 from platforms.local.nginx import is_free
 from platforms.local.places import Places
-from platforms.registry import commands
+from platforms.registry import platform as platform_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -204,7 +204,7 @@ def _known_variables(places: Places, path: Path) -> dict[str, str]:
     if known is None and path.exists() and "cluster:secret_environment:" in path.read_text(encoding="utf-8"):
         from platforms.pulumi.engine import Pulumi  # noqa: PLC0415 - only where Pulumi keeps it
 
-        known = Pulumi(places.root, places.stack).secret("secret_environment")
+        known = Pulumi(places.root, places.stack, say).secret("secret_environment")
     return {name: str(value) for name, value in json.loads(known or "{}").items()}
 
 
@@ -279,7 +279,7 @@ def _tell_variables(needed: dict[str, str], stack: str, platform: str) -> None:
 def _tell_lints(stack: Stack, found: Look | None) -> None:
     """Print what the lints say of the project; paths that it writes are in the file already."""
     facts = {} if found is None else {name: value for name, value in found.facts.items() if name != "paths"}
-    for finding in findings(stack.config, commands(stack).facts(stack), facts):
+    for finding in findings(stack.config, platform_of(stack, Terminal()).facts(), facts):
         if finding.severity != "note":
             warn(f"{finding.severity}: {finding}")
 

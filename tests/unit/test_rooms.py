@@ -49,9 +49,9 @@ def test_the_walls_are_before_every_platform_that_there_is() -> None:
     there = {f"platforms.{room}" for room in rooms_of(platforms) - NO_PLATFORM}
     assert set(contract("No platform knows another")["modules"]) == there
     assert there < set(contract("Components know")["forbidden_modules"])
-    assert {f"platforms.{name}" for name in registry.COMMANDS} == there
-    known = {*registry.COMMANDS.values(), *registry.PROGRAMS.values()}
-    assert set(contract("A platform's commands")["protected_modules"]) == known
+    assert {f"platforms.{name}" for name in registry.PLATFORMS} == there
+    known = {*registry.PLATFORMS.values(), *registry.PROGRAMS.values()}
+    assert set(contract("A platform's modules")["protected_modules"]) == known
 
 
 #: Imports across a wall, and in which module: the saboteurs.
@@ -63,6 +63,7 @@ ACROSS = {
     "a component that makes a container itself": ("components/nginx_site.py", "import pulumi_docker", 1),
     "a component that drives Pulumi": ("components/program.py", "import platforms.pulumi.engine", 1),
     "a platform that knows a component": ("platforms/docker/resources.py", "import components.database", 1),
+    "a platform that prints": ("platforms/docker/repair.py", "from cluster.console import tell", 1),
     "a platform that knows a command": ("platforms/docker/program.py", "import cluster.cli.app", 1),
     "a platform that knows another": ("platforms/docker/program.py", "import platforms.local.places", 1),
     "what is asked of a platform, that knows one": ("platforms/base.py", "import platforms.docker.engine", 1),
@@ -81,8 +82,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_platform_of_the_schema_is_there_and_no_other() -> None:
-    assert set(registry.COMMANDS) == {platform.value for platform in Platform}
-    assert set(registry.PROGRAMS) <= set(registry.COMMANDS)
+    assert set(registry.PLATFORMS) == {platform.value for platform in Platform}
+    assert set(registry.PROGRAMS) <= set(registry.PLATFORMS)
 
 
 @pytest.mark.parametrize("what", ACROSS)
@@ -108,11 +109,11 @@ def test_an_import_across_a_wall_is_found(what: str, house: Path) -> None:
 
 def test_the_commands_on_docker_wait_for_no_sdk_of_pulumi_s() -> None:
     """It takes longer to import than all that `cluster status` does."""
-    code = "import sys, platforms.docker.commands; print(*sys.modules)"
+    code = "import sys, platforms.docker.platform; print(*sys.modules)"
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     found = set(done.stdout.split())
-    assert "platforms.docker.commands" in found
+    assert "platforms.docker.platform" in found
     assert not {"pulumi", "pulumi_docker", "platforms.docker.resources"} & found
 
 

@@ -144,7 +144,7 @@ def open_site(config: ClusterConfig, root: Path, stack: str, site: str | None) -
     secrets = _secrets(space)
     try:
         ground = registry.ground(Stack(root, stack, config), site)
-        judge(config, ground.facts(config, frozenset(secrets)), tell=lambda line: pulumi.log.warn(_keyed(line, space)))
+        judge(config, ground.facts(config, frozenset(secrets)), warn=lambda line: pulumi.log.warn(_keyed(line, space)))
     except ClusterError as error:
         raise pulumi.RunError(_keyed(str(error), space)) from None
     return Program(root, stack, config, secrets, ground, site)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import pulumi
@@ -23,6 +24,18 @@ if TYPE_CHECKING:
 
 #: Names a former release that is to serve again (`cluster rollback`), instead of the one that the code asks for.
 RELEASE_VARIABLE = "CLUSTER_RELEASE"
+
+
+class Voice(Protocol):
+    """Who is told what is being done."""
+
+    def say(self, line: str) -> None:
+        """Tell a step as it is begun."""
+        ...
+
+    def warn(self, line: str) -> None:
+        """Tell what somebody should look at."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,59 +127,118 @@ class LogSource:
     environment: Mapping[str, str] | None = None
 
 
-class Commands(Protocol):
-    """What each platform's module of commands has."""
+@dataclass(frozen=True, kw_only=True)
+class Invocation:
+    """A program that is run once, with the input and the output of who asks for it.
 
-    def facts(self, stack: Stack) -> Facts:
-        """Return what the lints may look at beside the stack file."""
+    directory: entered as the program's user, who may be able to change what leads there; None: it does not matter.
+    identity: that user, as subprocess.Popen is told (user, group, extra_groups); empty for who runs this.
+    """
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    directory: Path | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forward:
+    """The stack file and the code as they are now are to serve; `pull`: on base images that are pulled anew."""
+
+    pull: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Back:
+    """A former release is to serve again; None for the one before."""
+
+    release: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """What came of a change. checks: sends real requests to what serves now."""
+
+    release: str
+    changed: bool
+    checks: Callable[[], list[Check]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What `up` or `rollback` is about to do.
+
+    lines: what will be done; empty where nothing is, or where only the engine knows, which tells it step by step.
+    apply: does it. CommandError, or another ClusterError, says why it could not, and what serves meanwhile.
+    """
+
+    lines: Sequence[str]
+    apply: Callable[[], Applied]
+
+
+class Platform(Protocol):
+    """One stack on its platform: what the commands ask of it. It prints nothing: it has a voice.
+
+    Each raises ClusterError, of which a person reads the text, where it can't do what it is asked for.
+    """
+
+    def facts(self) -> Facts:
+        """Return what the lints may look at beside the stack file; CommandError where its files were moved away."""
         ...
 
-    def set_up(self, stack: Stack) -> None:
-        """Make what a stack file alone needs before its first `up`."""
+    def set_up(self) -> None:
+        """Make what a stack file alone needs before its first `up`; CommandError where that is nothing."""
         ...
 
-    def run_up(self, stack: Stack, *, pull: bool = False) -> None:
-        """Make the cluster what its stack file says; `pull`: on images that are pulled anew."""
+    def plan(self, wanted: Forward | Back) -> AbstractContextManager[Change]:
+        """Look at what is to be done, and keep others from changing the stack until it is left."""
         ...
 
-    def run_rollback(self, stack: Stack, to: str | None) -> None:
-        """Let a former release serve."""
-        ...
-
-    def keys(self, stack: Stack) -> Keys:
+    def keys(self) -> Keys:
         """Return where the stack's keys are."""
         ...
 
-    def sessions(self, stack: Stack) -> dict[str, Any] | None:
+    def sessions(self) -> dict[str, Any] | None:
         """Return what an instance says of the session store; None where none says it."""
         ...
 
-    def data(self, stack: Stack) -> str:
+    def data(self) -> str:
         """Return in words what there is of a stack's data, and where: what `down --delete-data` deletes."""
         ...
 
-    def down(self, stack: Stack, *, delete_data: bool) -> bool:
+    def down(self, *, delete_data: bool) -> bool:
         """Stop everything; with `delete_data` remove the data too. False where the stack was never up."""
         ...
 
-    def status(self, stack: Stack) -> Status:
+    def status(self) -> Status:
         """Look at what runs."""
         ...
 
-    def verify(self, stack: Stack) -> list[Check]:
+    def verify(self) -> list[Check]:
         """Check what serves with real requests; CommandError where nothing does."""
         ...
 
-    def nginx_config(self, stack: Stack) -> NginxConfig:
+    def nginx_config(self) -> NginxConfig:
         """Return nginx's configuration as `up` would put it in place; for a new nginx where none is known."""
         ...
 
-    def logs(self, stack: Stack, *, lines: int, follow: bool) -> list[LogSource]:
+    def logs(self, *, lines: int, follow: bool) -> list[LogSource]:
         """Return all logs, with commands that print their last `lines` lines, and go on with `follow`."""
         ...
 
-    def run_program(self, stack: Stack, words: list[str]) -> int:
-        """Run a program once in the serving release (`manage.py NAME` for one); return its exit status."""
+    def program(self, words: Sequence[str], *, terminal: bool) -> Invocation:
+        """Return how a program runs once in the serving release (`manage.py NAME` for one).
+
+        terminal: whether its input and output are a person's. CommandError where no release serves.
+        """
+        ...
+
+
+class Platforms(Protocol):
+    """What each platform's module for the commands has."""
+
+    def platform(self, stack: Stack, voice: Voice) -> Platform:
+        """Return a stack on it, which tells `voice` what it does."""
         ...
 
 
@@ -180,7 +252,7 @@ class Initial(Protocol):
         """Return what the file of a stack of this name says of this platform."""
         ...
 
-    def secret_environment(self, root: Path, stack: str) -> str | None:
+    def secret_environment(self, root: Path, stack: str, voice: Voice) -> str | None:
         """Return the secret variables that the stack has already here, a JSON object; None where it has none."""
         ...
 

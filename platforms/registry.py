@@ -9,13 +9,13 @@ from cluster.errors import CommandError
 
 if TYPE_CHECKING:
     from cluster.stack.opened import Stack
-    from platforms.base import Adopting, Commands, Ground, Grounds, Initial
+    from platforms.base import Adopting, Ground, Grounds, Initial, Platform, Platforms, Voice
 
-#: The module of each one's commands, by what a stack file calls it. Imported where it is needed: who uses one platform
-#: reads nothing of another.
-COMMANDS = {
-    "local": "platforms.local.commands",
-    "docker": "platforms.docker.commands",
+#: The module of each one, for the commands, by what a stack file calls it. Imported where it is needed: who uses one
+#: platform reads nothing of another.
+PLATFORMS = {
+    "local": "platforms.local.platform",
+    "docker": "platforms.docker.platform",
 }
 
 #: The module of each one that Pulumi makes the resources of, by the same names, for programs.
@@ -38,9 +38,9 @@ ADOPTING = {
 DEFAULT = "local"
 
 
-def commands(stack: Stack) -> Commands:
-    """Return the commands of the stack's platform."""
-    return cast("Commands", import_module(COMMANDS[stack.config.platform]))
+def platform(stack: Stack, voice: Voice) -> Platform:
+    """Return the stack on its platform, which tells `voice` what it does."""
+    return cast("Platforms", import_module(PLATFORMS[stack.config.platform])).platform(stack, voice)
 
 
 def initial(platform: str) -> Initial:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from cluster.console import tell
+from cluster.console import Terminal, tell
 from cluster.errors import CommandError
 from cluster.stack.judge import findings
 from cluster.stack.opened import DEFAULT_STACK, open_stack, stack_or_word
-from platforms.registry import DEFAULT, INITIAL, commands
+from platforms.registry import DEFAULT, INITIAL
+from platforms.registry import platform as platform_of
+
+if TYPE_CHECKING:
+    from cluster.stack.opened import Stack
+    from platforms.base import Platform
 
 app = typer.Typer(
     name="cluster",
@@ -26,6 +31,20 @@ StackName = Annotated[str, typer.Argument(metavar="[STACK]", help="The stack: st
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
 
 
+def _opened(name: str) -> tuple[Stack, Platform]:
+    """Return a stack, and the same on its platform."""
+    stack = open_stack(name)
+    return stack, platform_of(stack, Terminal())
+
+
+def _run(stack: str, words: list[str]) -> NoReturn:
+    """Run a program once in the serving release, and end as it does."""
+    from cluster.cli import commands  # noqa: PLC0415 - each command imports only what it needs
+
+    _, on = _opened(stack)
+    raise typer.Exit(commands.run(on, words))
+
+
 @app.command()
 def up(
     stack: StackName = DEFAULT_STACK,
@@ -37,8 +56,9 @@ def up(
     ] = False,
 ) -> None:
     """Make the cluster what its stack file says, losing no request."""
-    opened = open_stack(stack)
-    commands(opened).run_up(opened, pull=pull)
+    from cluster.cli import commands  # noqa: PLC0415 - each command imports only what it needs
+
+    commands.up(*_opened(stack), pull=pull)
 
 
 @app.command()
@@ -47,8 +67,9 @@ def rollback(
     to: Annotated[str | None, typer.Option(help="A release that is still here; default: the one before.")] = None,
 ) -> None:
     """Let the release before serve again, by the same way as forward."""
-    opened = open_stack(stack)
-    commands(opened).run_rollback(opened, to)
+    from cluster.cli import commands  # noqa: PLC0415
+
+    commands.rollback(*_opened(stack), to)
 
 
 @app.command()
@@ -60,10 +81,9 @@ def down(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Stop everything, and keep the data."""
-    from cluster.cli.commands import down as ended  # noqa: PLC0415 - each command imports only what it needs
+    from cluster.cli import commands  # noqa: PLC0415
 
-    opened = open_stack(stack)
-    ended(opened, commands(opened), delete_data=delete_data, yes=yes)
+    commands.down(*_opened(stack), delete_data=delete_data, yes=yes)
 
 
 @app.command()
@@ -74,19 +94,18 @@ def rotate_key(
     ] = False,
 ) -> None:
     """Change SECRET_KEY, logging nobody out: say it again when told, and the old key goes."""
-    from cluster.cli.rotating import run_rotate_key  # noqa: PLC0415 - each command imports only what it needs
+    from cluster.cli.rotating import run_rotate_key  # noqa: PLC0415
 
-    opened = open_stack(stack)
-    run_rotate_key(opened, commands(opened), keep_fallback=keep_fallback)
+    run_rotate_key(*_opened(stack), keep_fallback=keep_fallback)
 
 
 @app.command()
 def status(stack: StackName = DEFAULT_STACK, as_json: AsJson = False) -> None:
     """Show what runs; exit status 0 only if all is as the stack file says."""
-    from cluster.cli.showing import print_status  # noqa: PLC0415 - each command imports only what it needs
+    from cluster.cli.showing import print_status  # noqa: PLC0415
 
-    opened = open_stack(stack)
-    found = commands(opened).status(opened)
+    opened, on = _opened(stack)
+    found = on.status()
     print_status(opened, found, as_json=as_json)
     if not found.ok:
         raise typer.Exit(1)
@@ -97,8 +116,8 @@ def verify(stack: StackName = DEFAULT_STACK, as_json: AsJson = False) -> None:
     """Send real requests: shares against weights, a session through every instance, nothing else listening."""
     from cluster.cli.showing import print_checks  # noqa: PLC0415
 
-    opened = open_stack(stack)
-    if not print_checks(commands(opened).verify(opened), as_json=as_json):
+    _, on = _opened(stack)
+    if not print_checks(on.verify(), as_json=as_json):
         raise typer.Exit(1)
 
 
@@ -113,29 +132,26 @@ def logs(
 ) -> None:
     """Print the last lines of the logs."""
     stack, first = stack_or_word(stack)
-    from cluster.cli.commands import logs as printed  # noqa: PLC0415
+    from cluster.cli import commands  # noqa: PLC0415
 
-    opened = open_stack(stack)
-    printed(opened, commands(opened), [*first, *(names or [])], lines=lines, follow=follow)
+    commands.logs(*_opened(stack), [*first, *(names or [])], lines=lines, follow=follow)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def manage(context: typer.Context, stack: StackName = DEFAULT_STACK) -> None:
     """Run a management command in the serving release: cluster manage local -- createsuperuser."""
     stack, first = stack_or_word(stack)
-    opened = open_stack(stack)
-    raise typer.Exit(commands(opened).run_program(opened, ["manage.py", *first, *context.args]))
+    _run(stack, ["manage.py", *first, *context.args])
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(context: typer.Context, stack: StackName = DEFAULT_STACK) -> None:
     """Run a program once in the serving release: cluster run local -- manage.py send_digest."""
     stack, first = stack_or_word(stack)
-    opened = open_stack(stack)
     words = [*first, *context.args]
     if not words:
         raise CommandError(f"say what to run: cluster run {stack} -- manage.py check")
-    raise typer.Exit(commands(opened).run_program(opened, words))
+    _run(stack, words)
 
 
 @app.command()
@@ -143,8 +159,8 @@ def lint(stack: StackName = DEFAULT_STACK, as_json: AsJson = False) -> None:
     """Look for what is valid but unwise; exit status 1 where `up` would refuse."""
     from dataclasses import asdict  # noqa: PLC0415
 
-    opened = open_stack(stack)
-    found = findings(opened.config, commands(opened).facts(opened))
+    opened, on = _opened(stack)
+    found = findings(opened.config, on.facts())
     if as_json:
         tell(json.dumps([asdict(finding) for finding in found], indent=2))
     else:
@@ -165,7 +181,7 @@ def render(
     """Print the nginx configuration that the stack file gives."""
     from cluster.cli.rendering import run_render  # noqa: PLC0415
 
-    run_render(open_stack(stack), diagram=diagram, output=output)
+    run_render(*_opened(stack), diagram=diagram, output=output)
 
 
 @app.command()
@@ -209,8 +225,9 @@ def init(  # noqa: PLR0913, PLR0917 - a command's options
         )
         run_init(stack, project, wanted)
         return
-    opened = open_stack(stack)
-    commands(opened).set_up(opened)
+    _, on = _opened(stack)
+    on.set_up()
+    tell(f"stack {stack} is set up; next: cluster up {stack}")
 
 
 __all__ = ["app"]

@@ -2,38 +2,79 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
 
-from cluster.console import tell
+from cluster.console import Terminal, say, tell
 from cluster.errors import CommandError
+from cluster.stack.judge import judge
+from cluster.topology import site_url
+from platforms.base import Back, Forward
 
 if TYPE_CHECKING:
     from cluster.stack.opened import Stack
-    from platforms.base import Commands, LogSource
+    from platforms.base import Applied, Invocation, LogSource, Platform
 
 
-def down(stack: Stack, platform: Commands, *, delete_data: bool, yes: bool) -> None:
+def up(stack: Stack, platform: Platform, *, pull: bool = False) -> None:
+    """Make the cluster what its stack file says, and prove it; `pull`: on images that are pulled anew."""
+    _change(stack, platform, Forward(pull=pull))
+
+
+def rollback(stack: Stack, platform: Platform, to: str | None) -> None:
+    """Let a former release serve, by the same way as forward."""
+    applied = _change(stack, platform, Back(release=to))
+    if applied.changed:
+        tell(f"release {applied.release} serves. The next `cluster up` follows the stack file and the code again.")
+
+
+def _change(stack: Stack, platform: Platform, wanted: Forward | Back) -> Applied:
+    """Judge, say what will be done, do it, and prove it."""
+    judge(stack.config, platform.facts(), warn=Terminal().warn)
+    began = time.monotonic()
+    with platform.plan(wanted) as change:
+        if change.lines:
+            tell(f"stack {stack.name}:")
+        for line in change.lines:
+            say(line)
+        applied = change.apply()
+    if not applied.changed:
+        tell(f"stack {stack.name}: no changes; release {applied.release} serves at {site_url(stack.config)}")
+        return applied
+    tell(f"done in {time.monotonic() - began:.1f} s")
+    from cluster.verify import fail_unverified  # noqa: PLC0415 - an `up` that changes nothing sends no requests
+
+    checks = applied.checks()
+    fail_unverified(checks)
+    tell(f"verified: {sum(check.ok is True for check in checks)} checks; {site_url(stack.config)}")
+    return applied
+
+
+def down(stack: Stack, platform: Platform, *, delete_data: bool, yes: bool) -> None:
     """Stop everything; with `delete_data` ask, unless `yes`, and remove the data too."""
-    data = platform.data(stack)
+    data = platform.data()
     if delete_data and not yes:
         if not sys.stdin.isatty():
             raise CommandError("--delete-data asks first; without a terminal say --yes as well")
         typer.confirm(f"Delete {data} of stack {stack.name}?", abort=True)
-    if not platform.down(stack, delete_data=delete_data):
+    if not platform.down(delete_data=delete_data):
         tell(f"stack {stack.name} was never up")
         return
     left = "its data is deleted" if delete_data else f"what stays: {data}"
     tell(f"stack {stack.name} is down; {left}")
 
 
-def logs(stack: Stack, platform: Commands, names: list[str], *, lines: int, follow: bool) -> None:
+def logs(stack: Stack, platform: Platform, names: list[str], *, lines: int, follow: bool) -> None:
     """Print logs, each line after the name of whose it is."""
-    found = platform.logs(stack, lines=lines, follow=follow)
+    found = platform.logs(lines=lines, follow=follow)
     wanted = [source for source in found if not names or source.words.intersection(names)]
     if not wanted:
         raise CommandError("no such log" if names else f"stack {stack.name} has no logs yet")
@@ -57,3 +98,34 @@ def _print_log(source: LogSource, width: int) -> None:
     ) as process:
         for line in process.stdout or ():  # anybody's words: a client's, the project's
             tell(f"{source.name.ljust(width)} | {line.decode('utf-8', 'replace').rstrip()}")
+
+
+def run(platform: Platform, words: list[str]) -> int:
+    """Run a program once in the serving release; return its exit status."""
+    return run_here(platform.program(words, terminal=sys.stdin.isatty() and sys.stdout.isatty()))
+
+
+def run_here(invocation: Invocation) -> int:
+    """Run a program with this terminal's input and output; return its exit status.
+
+    Where it is another user's it gets a session of its own: from within this one it could type into root's terminal.
+    Interrupts are passed on to it instead.
+    """
+    apart = bool(invocation.identity)
+    directory = invocation.directory
+    with subprocess.Popen(
+        invocation.command,
+        env=invocation.environment,
+        start_new_session=apart,
+        # As its user: what leads there may be its to change.
+        preexec_fn=partial(os.chdir, directory) if directory else None,  # noqa: PLW1509 - no threads here
+        **invocation.identity,
+    ) as process:
+        if not apart:
+            return process.wait()
+        former = signal.signal(signal.SIGINT, lambda *_what: process.send_signal(signal.SIGINT))
+        try:
+            status = process.wait()
+        finally:
+            signal.signal(signal.SIGINT, former)
+        return status if status >= 0 else 128 - status  # as a shell says by which signal it ended

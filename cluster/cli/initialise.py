@@ -15,7 +15,7 @@ from cluster.adopting import AdoptError, in_words, project_database, rows_in
 from cluster.config import SessionEngine, StackFileError, load_stack, stack_path
 from cluster.config.load import STACKS
 from cluster.config.models import PYTHON_VERSION, App, Requirements
-from cluster.console import tell, warn
+from cluster.console import Terminal, tell, warn
 from cluster.errors import CommandError
 from cluster.initial.choices import Written, from_files, from_import
 from cluster.initial.project import Project, inspect
@@ -26,7 +26,8 @@ from cluster.release import ReleaseError
 from cluster.stack.judge import findings
 from cluster.stack.opened import Stack, find_root
 from cluster.stack.paths import PYTHONS, STATE
-from platforms.registry import ADOPTING, DEFAULT, INITIAL, adopting, commands, initial
+from platforms.registry import ADOPTING, DEFAULT, INITIAL, adopting, initial
+from platforms.registry import platform as platform_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,7 +124,8 @@ def _known_variables(stack: NewStack) -> dict[str, str]:
 
     They may be where another platform keeps them, which the stack was on before.
     """
-    everywhere = (initial(platform).secret_environment(stack.root, stack.name) for platform in INITIAL)
+    voice = Terminal()
+    everywhere = (initial(platform).secret_environment(stack.root, stack.name, voice) for platform in INITIAL)
     known = next((text for text in everywhere if text is not None), None)
     return {name: str(value) for name, value in json.loads(known or "{}").items()}
 
@@ -237,7 +239,7 @@ def _why_not(found: Look, project: Project, offer: Offer) -> str:
 def _tell_lints(stack: Stack, found: Look | None) -> None:
     """Print what the lints say of the project; paths that it writes are in the file already."""
     facts = {} if found is None else {name: value for name, value in found.facts.items() if name != "paths"}
-    for finding in findings(stack.config, commands(stack).facts(stack), facts):
+    for finding in findings(stack.config, platform_of(stack, Terminal()).facts(), facts):
         if finding.severity != "note":
             warn(f"{finding.severity}: {finding}")
 

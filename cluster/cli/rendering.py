@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from cluster.console import tell
 from cluster.topology import build_topology
-from platforms.registry import commands
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cluster.stack.opened import Stack
+    from platforms.base import Platform
 
 
-def run_render(stack: Stack, *, diagram: bool, output: Path | None) -> None:
+def run_render(stack: Stack, platform: Platform, *, diagram: bool, output: Path | None) -> None:
     """Print or write what the stack file gives."""
     topology = build_topology(stack.config)
     if diagram:
@@ -27,7 +27,7 @@ def run_render(stack: Stack, *, diagram: bool, output: Path | None) -> None:
             output.mkdir(parents=True, exist_ok=True)
             (output / "cluster.svg").write_text(text, encoding="utf-8")
         return
-    config = commands(stack).nginx_config(stack)
+    config = platform.nginx_config()
     for path, text in config.files.items():
         if output is None:
             tell(f"# {path}\n{text}")

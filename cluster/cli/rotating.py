@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from cluster.cli.commands import up
 from cluster.console import tell
 from cluster.errors import CommandError
 from cluster.stack.rotation import DROP, UNKNOWN, AlreadyDropped, LostKey, load, rotate
 
 if TYPE_CHECKING:
     from cluster.stack.opened import Stack
-    from platforms.base import Commands
+    from platforms.base import Platform
 
 
-def run_rotate_key(stack: Stack, platform: Commands, *, keep_fallback: bool) -> None:
+def run_rotate_key(stack: Stack, platform: Platform, *, keep_fallback: bool) -> None:
     """Begin a rotation, or go on with it."""
     path = stack.state / "rotation.json"
-    report = platform.sessions(stack)
+    report = platform.sessions()
     if report is None:
         raise CommandError(f"stack {stack.name} does not serve; `cluster up {stack.name}` first")
     try:
@@ -32,8 +33,8 @@ def run_rotate_key(stack: Stack, platform: Commands, *, keep_fallback: bool) -> 
     try:
         left = rotate(
             path,
-            platform.keys(stack),
-            release=lambda: platform.run_up(stack),
+            platform.keys(),
+            release=lambda: up(stack, platform),
             say=tell,
             now=time.time,
             age=report["age"],

@@ -9,6 +9,18 @@ from cluster.console import interrupts
 from cluster_runtime.unfollowed import printable
 
 
+class Terminal:
+    """The voice of the commands (platforms.base.Voice)."""
+
+    def say(self, line: str) -> None:
+        """Print a step as it is begun."""
+        say(line)
+
+    def warn(self, line: str) -> None:
+        """Print a warning."""
+        warn(f"warning: {line}")
+
+
 def say(line: str) -> None:
     """Print a step as it is begun."""
     tell(f"  {line}")
@@ -31,4 +43,4 @@ def warn(line: str) -> None:
     print(printable(line), file=sys.stderr, flush=True)  # noqa: T201
 
 
-__all__ = ["say", "tell", "warn"]
+__all__ = ["Terminal", "say", "tell", "warn"]

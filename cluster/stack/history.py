@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, TypeAdapter
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, CommandError
 from cluster.kept import HurtFile, make_way, read_kept, write_kept
 
 if TYPE_CHECKING:
@@ -67,6 +67,17 @@ class History:
         if not rolled_back or release not in self.releases:
             self.releases = [known for known in self.releases if known != release] + [release]
         self.current = release
+
+    def back_to(self, release: str | None) -> str:
+        """Return which release is to serve again; the one before for None, CommandError where there is none."""
+        digest = release or self.former()
+        if digest is None:
+            raise CommandError("there is no release before the one that serves")
+        return digest
+
+    def not_here(self, release: str) -> CommandError:
+        """Return what to raise where a release is not kept any more."""
+        return CommandError(f"release {release} is not here; known: {', '.join(self.releases) or 'none'}")
 
     def former(self) -> str | None:
         """Return the release that served before the current one."""

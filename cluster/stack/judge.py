@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cluster.console import warn
 from cluster.errors import CommandError
 
 if TYPE_CHECKING:
@@ -27,15 +26,15 @@ def judge(
     facts: Facts,
     project: dict[str, object] | None = None,
     *,
-    tell: Callable[[str], object] = lambda line: warn(f"warning: {line}"),
+    warn: Callable[[str], object],
 ) -> None:
-    """Tell the warnings; CommandError, with a line for each reason, where a lint forbids the stack."""
+    """Tell `warn` the warnings; CommandError, with a line for each reason, where a lint forbids the stack."""
     from cluster.lint import Severity  # noqa: PLC0415
 
     found = findings(config, facts, project)
     for finding in found:
         if finding.severity is Severity.WARNING:
-            tell(str(finding))
+            warn(str(finding))
     errors = [str(finding) for finding in found if finding.severity is Severity.ERROR]
     if errors:
         raise CommandError("\n".join(errors))

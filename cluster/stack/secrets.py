@@ -12,7 +12,6 @@ from cluster.errors import ClusterError
 from cluster.kept import HURT, make_way, write_durably
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 #: Characters of a SECRET_KEY: as many as Django's own, from an alphabet that needs no quoting anywhere.
@@ -35,24 +34,29 @@ def ensure_secrets(directory: Path) -> dict[str, str]:
     return read_secrets(directory)
 
 
-def restore_secrets(directory: Path, former: Mapping[str, str]) -> list[str]:
-    """Put back what is gone, from the secrets of a release, and return the names; only where secret_key is gone too.
+def lost_secrets(directory: Path, former: dict[str, str]) -> list[str]:
+    """Return the secrets of a former release that are to be put back: none, unless the key is gone, which is a mishap.
 
     Whoever removes another secret alone wants it removed.
     """
-    key = directory / "secret_key"
-    if not former.get("secret_key") or (key.is_file() and key.stat().st_size):
+
+    def is_there(name: str) -> bool:
+        return (directory / name).is_file() and bool((directory / name).stat().st_size)
+
+    if not former.get("secret_key") or is_there("secret_key"):
         return []
-    make_way(directory, stat.S_IFDIR)
-    directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-    gone = [
-        name
-        for name in SECRET_KEYS
-        if former.get(name) and not ((directory / name).is_file() and (directory / name).stat().st_size)
-    ]
-    for name in gone:
+    return [name for name in SECRET_KEYS if former.get(name) and not is_there(name)]
+
+
+def restore_secrets(directory: Path, former: dict[str, str]) -> list[str]:
+    """Put back what `lost_secrets` returns; return it."""
+    lost = lost_secrets(directory, former)
+    if lost:
+        make_way(directory, stat.S_IFDIR)
+        directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    for name in lost:
         write_secret(directory / name, former[name])
-    return gone
+    return lost
 
 
 def read_secrets(directory: Path) -> dict[str, str]:

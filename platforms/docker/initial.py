@@ -10,6 +10,8 @@ from cluster.initial.offer import Offer
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from platforms.base import Voice
+
 #: nginx's own image (https://hub.docker.com/_/nginx), of its stable branch. From nginx 1.27.4 on a reload need not
 #: close clients' idle connections: no change waits for them.
 NGINX_IMAGE = "nginx:1.30"
@@ -26,11 +28,11 @@ def offer(stack: str) -> Offer:
     )
 
 
-def secret_environment(root: Path, stack: str) -> str | None:
+def secret_environment(root: Path, stack: str, voice: Voice) -> str | None:
     """Return the secret variables that the stack has already, encrypted in its file; None where it has none."""
     path = stack_path(root, stack)
     if not path.exists() or "cluster:secret_environment:" not in path.read_text(encoding="utf-8"):
         return None
     from platforms.pulumi.engine import Pulumi  # noqa: PLC0415 - only where Pulumi keeps it
 
-    return Pulumi(root, stack).secret("secret_environment")
+    return Pulumi(root, stack, voice.say).secret("secret_environment")

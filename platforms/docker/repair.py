@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cluster.console import tell
 from platforms.docker.engine import (
     INSTANCE_LABEL,
     RELEASE_LABEL,
@@ -17,6 +16,8 @@ from platforms.pulumi.engine import name_of
 from platforms.pulumi.progress import CONTAINER
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from platforms.docker.stack import DockerStack
 
 #: Seconds that a container which serves nobody has to end.
@@ -62,19 +63,21 @@ def _runs_task(container: dict[str, Any]) -> bool:
     return container["Config"]["Labels"].get(ROLE_LABEL) == "task" and bool(container["State"]["Running"])
 
 
-def remove_orphans(docker: DockerStack, resources: list[dict[str, Any]], *, tasks: bool = False) -> list[str]:
-    """Remove what `unknown` returns; return the names."""
+def remove_orphans(
+    docker: DockerStack, resources: list[dict[str, Any]], say: Callable[[str], None], *, tasks: bool = False
+) -> list[str]:
+    """Remove what `unknown` returns, and `say` so; return the names."""
     names = []
     for container in unknown(docker, resources, tasks=tasks):
         name = container["Name"].lstrip("/")
-        tell(f"  removing {name}: {'its command ends' if _runs_task(container) else 'a killed run left it'}")
+        say(f"removing {name}: {'its command ends' if _runs_task(container) else 'a killed run left it'}")
         docker.engine.remove(container["Id"], grace=_grace(container))
         names.append(name)
     return names
 
 
-def stop_what_never_served(docker: DockerStack) -> None:
-    """Stop the containers that a failed release has started: they would take memory until the next one.
+def stop_what_never_served(docker: DockerStack, say: Callable[[str], None]) -> None:
+    """Stop the containers that a failed release has started, and `say` so: they would take memory until the next one.
 
     They are not removed, since Pulumi's state knows them: a release that follows starts them again, or replaces them.
     """
@@ -87,11 +90,11 @@ def stop_what_never_served(docker: DockerStack) -> None:
         given = observed.live.given.get(name)
         # Nobody knows who serves where nginx can't be asked.
         if container["State"]["Running"] and given not in (None, process) and _is_new(observed, container, given):
-            tell(f"  stopping {name} of release {labels[RELEASE_LABEL]}, which does not serve")
+            say(f"stopping {name} of release {labels[RELEASE_LABEL]}, which does not serve")
             _stop(docker, container)
     for container in _jobless(observed, volumes):
         labels = container["Config"]["Labels"]
-        tell(f"  stopping {labels[ROLE_LABEL]} of release {labels[RELEASE_LABEL]}, which takes no jobs")
+        say(f"stopping {labels[ROLE_LABEL]} of release {labels[RELEASE_LABEL]}, which takes no jobs")
         _stop(docker, container)
 
 

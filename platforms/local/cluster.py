@@ -28,7 +28,7 @@ from cluster.services import instance_grace
 from cluster.sessions import Lasting, of_release, refused_loss
 from cluster.source import TREE, is_file_name, project_place
 from cluster.stack.history import History
-from cluster.stack.secrets import ensure_secrets, restore_secrets
+from cluster.stack.secrets import ensure_secrets, lost_secrets, restore_secrets
 from cluster.topology import batches, build_topology
 from cluster_runtime.gate import probe, serving_socket
 from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
@@ -217,14 +217,22 @@ class LocalCluster:
         current = History.load(self.places).current
         return self.builder.find(current) if current else None
 
+    def _former_secrets(self) -> dict[str, str]:
+        """Return the secrets of the release that serves or served last."""
+        current = History.load(self.places).current
+        return {} if current is None else Release(digest=current, directory=self.places.releases / current).secrets()
+
+    def secrets(self) -> frozenset[str]:
+        """Return the names of the secrets that there are, or that `up` puts back."""
+        there = self.places.secrets
+        kept = {path.name for path in there.iterdir()} if there.is_dir() else set()
+        return frozenset({*kept, *lost_secrets(there, self._former_secrets())})
+
     def restore_secrets(self) -> None:
         """Put back secrets that were removed, from the release that serves or served last: a new key ends sessions."""
-        current = History.load(self.places).current
-        if current is None:
-            return
-        former = Release(digest=current, directory=self.places.releases / current).secrets()
-        restored = restore_secrets(self.places.secrets, former)
+        restored = restore_secrets(self.places.secrets, self._former_secrets())
         if restored:
+            current = History.load(self.places).current
             self.say(f"{', '.join(restored)} of {self.places.secrets} was gone: put back from release {current}")
 
     def plan(self, release: str, parts: dict[str, str]) -> Plan:

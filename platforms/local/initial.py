@@ -11,6 +11,8 @@ from platforms.local.places import Places
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from platforms.base import Voice
+
 
 def offer(stack: str) -> Offer:
     """Return what its file says of this platform."""
@@ -23,6 +25,6 @@ def offer(stack: str) -> Offer:
     )
 
 
-def secret_environment(root: Path, stack: str) -> str | None:
+def secret_environment(root: Path, stack: str, voice: Voice) -> str | None:  # noqa: ARG001 - as the others have it
     """Return the secret variables that the stack has already, in its file of that name; None where it has none."""
     return read_secrets(Places(root, stack).secrets).get("secret_environment")

@@ -23,7 +23,7 @@ import yaml
 
 from cluster.config import stack_path
 from cluster.config.models import SECRET_KEYS
-from cluster.console import interrupts, say
+from cluster.console import interrupts
 from cluster.errors import CommandError
 from cluster.stack.history import Busy
 from cluster.stack.paths import STATE
@@ -87,13 +87,13 @@ class Changes:
 Event = dict[str, Any]
 
 
-def find_pulumi(say_so: Callable[[str], None] = say) -> str:
+def find_pulumi(say: Callable[[str], None]) -> str:
     """Return the pulumi command; installed by the SDK's own installer where it is missing. CommandError says how."""
     own = HOME.expanduser() / "bin"
     found = shutil.which("pulumi", path=f"{os.environ.get('PATH', '')}:{own}")
     if found is not None:
         return found
-    say_so(f"installing Pulumi {VERSION}")
+    say(f"installing Pulumi {VERSION}")
     from pulumi.automation import PulumiCommand  # noqa: PLC0415 - takes a while to import
     from semver import VersionInfo  # noqa: PLC0415
 
@@ -107,12 +107,13 @@ def find_pulumi(say_so: Callable[[str], None] = say) -> str:
 
 
 class Pulumi:
-    """One stack of the repository at `root`."""
+    """One stack of the repository at `root`; `say` is told what is made for it."""
 
-    def __init__(self, root: Path, stack: str) -> None:
+    def __init__(self, root: Path, stack: str, say: Callable[[str], None]) -> None:
         self.root = root
         self.stack = stack
-        self.command = find_pulumi()
+        self.say = say
+        self.command = find_pulumi(say)
         self.passphrase = root / STATE / stack / "passphrase"
 
     # --- running it
@@ -163,7 +164,7 @@ class Pulumi:
             self._make_stack()
         document = yaml.safe_load(stack_path(self.root, self.stack).read_text(encoding="utf-8"))
         if SECRET_KEY not in document["config"]:
-            say("making secret_key")
+            self.say("making secret_key")
             key = "".join(secrets.choice(ALPHABET) for _ in range(KEY_LENGTH))
             self.set_secret("secret_key", key)
         return resources
@@ -197,18 +198,18 @@ class Pulumi:
                 return
         if os.environ.get("PULUMI_ACCESS_TOKEN"):
             return
-        say("keeping Pulumi's state on this machine (pulumi login --local); for a team: pulumi login URL")
+        self.say("keeping Pulumi's state on this machine (pulumi login --local); for a team: pulumi login URL")
         self._explained("login", "--local")
 
     def _make_stack(self) -> None:
-        say(f"making stack {self.stack}")
+        self.say(f"making stack {self.stack}")
         passphrases = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
         if not any(name in os.environ for name in passphrases) and not self.passphrase.exists():
             self.passphrase.parent.mkdir(parents=True, exist_ok=True)
             write_secret(self.passphrase, secrets.token_urlsafe(32))
             where = self.passphrase.relative_to(self.root)
-            say(f"the passphrase of its secrets is in {where}: keep a copy of it elsewhere")
-            say(f"for `pulumi` itself: export PULUMI_CONFIG_PASSPHRASE_FILE={where}")
+            self.say(f"the passphrase of its secrets is in {where}: keep a copy of it elsewhere")
+            self.say(f"for `pulumi` itself: export PULUMI_CONFIG_PASSPHRASE_FILE={where}")
         self._explained("stack", "init", self.stack, "--no-select")
 
     def _explained(self, *arguments: str, stdin: str | None = None) -> str:
@@ -269,7 +270,7 @@ class Pulumi:
         here = found is not None and found["host"] == socket.gethostname()
         if not here or found is None or Path(f"/proc/{found['pid']}").exists():
             raise Busy(f"{who} is changing this stack; wait until it has ended, or say `pulumi cancel {self.stack}`")
-        say(f"removing the lock that a killed run left: {who}")
+        self.say(f"removing the lock that a killed run left: {who}")
         self._explained("cancel", "--yes", "--stack", self.stack)
 
     def _changing(self, arguments: list[str], tell_step: Callable[[Event], None], more: Mapping[str, str]) -> Changes:
@@ -293,28 +294,27 @@ class Pulumi:
                     seen.take(event)
             except KeyboardInterrupt:
                 interrupts.taken()
-                _interrupt(process)
+                self._interrupt(process)
                 raise
             if process.wait() != 0:
                 text = seen.problem() or plain(output.read_text(encoding="utf-8", errors="replace"))
                 raise PulumiError(text, tuple(seen.failed), seen.remarks)
             return Changes(counts=seen.counts, outputs=seen.outputs)
 
+    def _interrupt(self, process: subprocess.Popen[bytes]) -> None:
+        self.say("interrupted: Pulumi ends what it is doing")
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(INTERRUPT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
 
 def _end_with_parent() -> None:
     """Let the kernel interrupt Pulumi when the one that started it is killed: it ends cleanly, and unlocks."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs ignore
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
-
-
-def _interrupt(process: subprocess.Popen[bytes]) -> None:
-    say("interrupted: Pulumi ends what it is doing")
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(INTERRUPT_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _events(log: Path, process: subprocess.Popen[bytes]) -> Iterator[Event]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any
 
-from cluster.console import tell
 from platforms.pulumi.engine import Event, name_of
 
 if TYPE_CHECKING:
@@ -36,11 +35,15 @@ COMMANDS = {
 class Progress:
     """Says what the engine does, in words, as it is begun (and for a name taken, once it is done).
 
-    served: called with the release once all of it serves as the stack file says, when only removals are left.
+    say: is told a line each. served: called with the release once all of it serves as the stack file says, when only
+    removals are left.
     """
 
-    def __init__(self, topology: Topology, served: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, topology: Topology, say: Callable[[str], None], served: Callable[[str], None] | None = None
+    ) -> None:
         self.topology = topology
+        self._say = say
         self.told: set[str] = set()
         self._served = served
         self._changed = False
@@ -53,7 +56,7 @@ class Progress:
         for line in begun(before["metadata"]) if before else ended(after["metadata"]) if after else ():
             if line not in self.told:
                 self.told.add(line)
-                tell(f"  {line}")
+                self._say(line)
 
     def _look_for_the_end(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
         """nginx's configuration is the last that is done; Pulumi removes what was replaced when all else is."""

@@ -11,8 +11,8 @@ from cluster.render import nginx
 from cluster.services import valkey_words
 from cluster_runtime.names import Name
 from platforms.local import cluster as local
-from platforms.local import commands as local_commands
 from platforms.local import nginx as local_nginx
+from platforms.local import platform as local_platform
 from platforms.local import services as local_services
 from platforms.local.builder import Builder
 from platforms.local.cluster import LocalCluster
@@ -66,7 +66,7 @@ def no_lock() -> None:
     def locked(*_arguments: object) -> Iterator[None]:
         yield
 
-    local_commands.locked = locked  # type: ignore[attr-defined,assignment]
+    local_platform.locked = locked  # type: ignore[attr-defined,assignment]
 
 
 def no_filling() -> None:

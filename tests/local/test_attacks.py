@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster.cli.commands import run_here
 from cluster.machine import owner as owners
 from cluster.machine.owner import Owner, PlaceError
 from cluster_runtime import unfollowed
 from cluster_runtime.compress import WORTH_COMPRESSING, compress
 from cluster_runtime.names import Name
+from platforms.base import Invocation
 from platforms.local import supervisor as supervisors
 from platforms.local.builder import Builder, _told
-from platforms.local.commands import _run_as_owner
 from platforms.local.places import Places
 from platforms.local.supervisor import Supervisor, SupervisorError
 from tests.local.attacks import TRIES, Ground, attack, ground, only_root, owner
@@ -474,7 +475,7 @@ print("typed", done, "groups", os.getgroups(), flush=True)
 @pytest.mark.parametrize("protected", [True, False])
 def test_a_command_of_the_project_types_nothing_into_root_s_terminal(ground: Ground, protected: bool) -> None:
     """`cluster manage` has the terminal of whoever says it (TIOCSTI; newer kernels have it switched off)."""
-    run = _run_as_owner if protected else former_run
+    run = run_as_owner if protected else former_run
     child, terminal = pty.fork()
     if child == 0:
         command = [sys.executable, "-I", "-c", TYPES_INTO_THE_TERMINAL]
@@ -493,6 +494,11 @@ def test_a_command_of_the_project_types_nothing_into_root_s_terminal(ground: Gro
         pytest.skip("this kernel lets nobody type into a terminal (dev.tty.legacy_tiocsti)")
     assert (typed[1] == b"0") == protected
     assert typed[2] == b""
+
+
+def run_as_owner(command: list[str], owner: Owner, directory: Path, environment: dict[str, str]) -> int:
+    identity = owner.subprocess_options()
+    return run_here(Invocation(command=command, environment=environment, directory=directory, identity=identity))
 
 
 def former_run(command: list[str], owner: Owner, directory: Path, environment: dict[str, str]) -> int:

@@ -152,7 +152,8 @@ def test_one_that_is_not_as_it_should_be_is_not_well(container: dict[str, Any], 
 def test_what_a_failed_release_has_started_takes_no_jobs(tmp_path: Path) -> None:
     former, failed = service("mail1", FORMER, WELL), service("mail1", FAILED, WELL, created=5)
     engine = Told(found=[NGINX_CONTAINER, former, failed], live_text=SERVED)
-    stop_what_never_served(on(tmp_path, engine))
+    said: list[str] = []
+    stop_what_never_served(on(tmp_path, engine), said.append)
     assert engine.calls == [("stop", "--time", "60", failed["Id"])]
 
 
@@ -160,7 +161,8 @@ def test_of_two_of_the_release_that_serves_the_newer_is_stopped(tmp_path: Path) 
     former, failed = service("mail1", FORMER, WELL), service("mail1", FORMER, WELL, created=5)
     failed["Id"] = "9" * 64
     engine = Told(found=[NGINX_CONTAINER, failed, former], live_text=SERVED)
-    stop_what_never_served(on(tmp_path, engine))
+    said: list[str] = []
+    stop_what_never_served(on(tmp_path, engine), said.append)
     assert engine.calls == [("stop", "--time", "60", failed["Id"])]
 
 
@@ -169,5 +171,6 @@ def test_after_a_failure_what_takes_jobs_goes_on(text: str | None, tmp_path: Pat
     found = [NGINX_CONTAINER, service("mail1", FORMER, WELL), service("mail2", FORMER, WELL)]
     found += [service("digest", FAILED, WELL)] if text is None else []
     engine = Told(found=found, live_text=text)
-    stop_what_never_served(on(tmp_path, engine))
+    said: list[str] = []
+    stop_what_never_served(on(tmp_path, engine), said.append)
     assert engine.calls == []

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import yaml
 
+from cluster.cli import commands
 from cluster.config import parse_config
+from cluster.console import Terminal
 from cluster.errors import CommandError
 from cluster.stack.history import Busy, History
 from cluster.stack.opened import Stack
-from platforms.docker import commands as cli
-from platforms.docker.commands import run_rollback, run_up
+from platforms.base import Invocation
+from platforms.docker import platform as cli
 from platforms.docker.engine import Engine
 from platforms.docker.failures import explain
 from platforms.docker.repair import lost, remove_orphans, stop_what_never_served
@@ -140,12 +142,13 @@ STARTED = [
 
 
 def test_what_a_failed_release_has_started_is_stopped_and_what_serves_is_not(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
+    said: list[str] = []
     engine = Told(found=STARTED, live_text=SERVED)
-    stop_what_never_served(on(tmp_path, engine))
+    stop_what_never_served(on(tmp_path, engine), said.append)
     assert engine.calls == [("stop", "--time", "60", NEW)], "it is not removed: Pulumi's state knows it"
-    assert f"stopping app1 of release {FAILED}, which does not serve" in capsys.readouterr().out
+    assert said == [f"stopping app1 of release {FAILED}, which does not serve"]
 
 
 def replaced(*changed: dict[str, Any]) -> list[dict[str, Any]]:
@@ -174,9 +177,10 @@ LEFT_ALONE: dict[str, tuple[list[dict[str, Any]], str | None]] = {
 def test_after_a_failure_nothing_is_stopped_that_serves_may_serve_or_is_not_the_stack_s(
     why: str, tmp_path: Path
 ) -> None:
+    said: list[str] = []
     found, text = LEFT_ALONE[why]
     engine = Told(found=found, live_text=text)
-    stop_what_never_served(on(tmp_path, engine))
+    stop_what_never_served(on(tmp_path, engine), said.append)
     assert engine.calls == []
 
 
@@ -198,6 +202,7 @@ def state_of(*known: str) -> list[dict[str, Any]]:
 
 
 def test_containers_that_no_state_knows_are_stopped_and_removed_with_tasks_that_have_ended(tmp_path: Path) -> None:
+    said: list[str] = []
     orphan, task = "1" * 64, "2" * 64
     engine = Told(
         found=[
@@ -208,7 +213,7 @@ def test_containers_that_no_state_knows_are_stopped_and_removed_with_tasks_that_
             container("4" * 64, release=FAILED, volume=THEIRS),
         ]
     )
-    names = remove_orphans(on(tmp_path, engine), state_of(OLD))
+    names = remove_orphans(on(tmp_path, engine), state_of(OLD), said.append)
     assert names == [f"app1-{orphan[:7]}", f"task-{task[:7]}"]
     gone = [((*("stop", "--time", "60"), one), ("rm", "--force", one)) for one in (orphan, task)]
     assert engine.calls == [call for calls in gone for call in calls], "what runs may still have to end its requests"
@@ -372,15 +377,23 @@ def with_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Told,
 
     def put(engine: Told, run: Run) -> Stack:
         monkeypatch.setattr("platforms.docker.stack.Engine", lambda _host: engine)
-        monkeypatch.setattr(cli, "Pulumi", lambda _root, _name: run)
-        monkeypatch.setattr(cli, "facts", lambda _stack: None)
-        monkeypatch.setattr(cli, "judge", lambda *_judged: None)
+        monkeypatch.setattr(cli, "Pulumi", lambda _root, _name, _say: run)
+        monkeypatch.setattr(cli.DockerPlatform, "facts", lambda _platform: None)
+        monkeypatch.setattr(commands, "judge", lambda *_judged, **_how: None)
         monkeypatch.setattr(cli.Proof, "of", lambda _proof, _release: [])
         stack = opened(tmp_path)
         paths(stack).state.mkdir(parents=True)
         return stack
 
     return put
+
+
+def up(stack: Stack) -> None:
+    commands.up(stack, cli.platform(stack, Terminal()))
+
+
+def back(stack: Stack) -> None:
+    commands.rollback(stack, cli.platform(stack, Terminal()), None)
 
 
 def remembered(stack: Stack) -> tuple[list[str], str | None]:
@@ -408,7 +421,7 @@ def test_an_up_that_changes_nothing_remembers_what_pulumi_itself_has_let_serve(
 ) -> None:
     stack = with_run(Told(found=STARTED, live_text=SERVED), Run(NOTHING, "new"))
     remember(stack, *before)
-    run_up(stack)
+    up(stack)
     assert remembered(stack) == (after, "new")
     assert "no changes; release new serves" in capsys.readouterr().out
 
@@ -426,7 +439,7 @@ def test_where_nothing_changes_the_state_is_read_again_only_before_something_is_
 ) -> None:
     nothing = Changes(counts=NOTHING.counts, outputs={"release": "new"})
     engine, run = Told(found=STARTED, live_text=SERVED), Run(nothing, "new", before=before)
-    run_up(with_run(engine, run))
+    up(with_run(engine, run))
     assert (run.exports, engine.calls) == (exports, [])
     assert "no changes; release new serves" in capsys.readouterr().out
 
@@ -440,13 +453,16 @@ def test_a_database_that_was_set_back_is_migrated_again_in_the_release_that_serv
     stack = with_run(Told(found=STARTED, live_text=SERVED), run)
     monkeypatch.setattr(Told, "ask", lambda _engine, _stack, _url: {"lacking": {"audit": ["visits.0002_more"]}})
 
-    def run_program(_stack: Stack, words: list[str]) -> int:
-        migrated.append(words)
+    def run_told(asked: Invocation, _say: object) -> int:
+        migrated.append(list(asked.command))
         return status
 
-    monkeypatch.setattr(cli, "run_program", run_program)
+    monkeypatch.setattr(cli, "run_told", run_told)
+    monkeypatch.setattr(
+        cli.DockerPlatform, "program", lambda _platform, words, **_how: Invocation(command=words, environment={})
+    )
     with pytest.raises(CommandError, match="audit can't be migrated again") if status else nullcontext():
-        run_up(stack)
+        up(stack)
     assert migrated == [["manage.py", "migrate", "--noinput", "--database", "audit"]]
     assert len(run.asked) == 1 - status, "nothing is changed over a database that is not as it should be"
 
@@ -464,7 +480,7 @@ def test_the_way_back_leads_from_what_serves_and_not_from_what_was_last_remember
     stack = with_run(Told(found=STARTED, live_text=SERVED), run)
     remember(stack, "older", "known")
     made(stack, "older", "known", FORMER)
-    run_rollback(stack, None)
+    back(stack)
     assert " serves. The next `cluster up` follows the stack file" in capsys.readouterr().out
     assert run.asked == [{"CLUSTER_RELEASE": "known"}], "it would go back by two"
     assert remembered(stack)[1] == "known"
@@ -477,7 +493,7 @@ def test_where_nobody_can_say_what_serves_the_way_back_is_what_was_remembered(
     stack = with_run(Told(found=STARTED, live_text=None), run)
     remember(stack, "older", "known")
     made(stack, "older", "known")
-    run_rollback(stack, None)
+    back(stack)
     assert " serves. The next `cluster up` follows the stack file" in capsys.readouterr().out
     assert run.asked == [{"CLUSTER_RELEASE": "older"}]
     assert remembered(stack) == (["older", "known"], "older"), "going back does not make it the newest"
@@ -489,7 +505,7 @@ def test_who_went_back_from_a_release_that_pulumi_itself_has_let_serve_can_go_th
     stack = with_run(Told(found=STARTED, live_text=SERVED), Run(SOMETHING, "known"))
     remember(stack, "known")
     made(stack, "known", FORMER)
-    run_rollback(stack, None)
+    back(stack)
     assert " serves. The next `cluster up` follows the stack file" in capsys.readouterr().out
     assert (paths(stack).state / "images" / FORMER).is_dir()
 
@@ -501,7 +517,7 @@ def test_a_failed_up_says_why_stops_what_it_started_and_remembers_nothing(
     stack = with_run(engine, Run(PulumiError("app2: not healthy"), "new"))
     remember(stack, "old")
     with pytest.raises(CommandError) as failed:
-        run_up(stack)
+        up(stack)
     expected = "app2: not healthy\nWhat served still serves; the next `cluster up` goes on from here."
     assert str(failed.value) == expected
     assert engine.calls == [("stop", "--time", "60", NEW)]
@@ -517,7 +533,7 @@ def test_what_can_t_be_stopped_does_not_hide_why_an_up_failed(
     stack = with_run(engine, run)
     monkeypatch.setattr(cli, "lost", lambda _docker, _resources: [])
     with pytest.raises(CommandError, match="app2: not healthy"):
-        run_up(stack)
+        up(stack)
 
 
 # --- Pulumi itself
@@ -541,9 +557,9 @@ class Recorder:
 
 @pytest.fixture
 def pulumi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Pulumi, Recorder]:
-    monkeypatch.setattr("platforms.pulumi.engine.find_pulumi", lambda: "pulumi")
+    monkeypatch.setattr("platforms.pulumi.engine.find_pulumi", lambda _say: "pulumi")
     recorder = Recorder()
-    found = Pulumi(opened(tmp_path).root, "dev")
+    found = Pulumi(opened(tmp_path).root, "dev", recorder.told.append)
     monkeypatch.setattr(found, "_changing", recorder.changing)
     monkeypatch.setattr(found, "run", recorder.run)
     return found, recorder

@@ -121,7 +121,9 @@ def test_all_serve_once_nginx_has_its_configuration_and_only_removals_are_left(
     events: list[dict[str, Any]], served: list[str]
 ) -> None:
     found: list[str] = []
-    progress = Progress(build_topology(parse_config(stack_values(upstream={"servers": SERVERS}))), found.append)
+    progress = Progress(
+        build_topology(parse_config(stack_values(upstream={"servers": SERVERS}))), lambda _line: None, found.append
+    )
     for event in events:
         progress.take(event)
     assert found == served

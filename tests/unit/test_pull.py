@@ -7,7 +7,7 @@ import contextlib
 import datetime as dt
 import subprocess
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
 
@@ -15,16 +15,19 @@ import pulumi
 import pytest
 import yaml
 
+from cluster.cli import commands
 from cluster.config import StackFileError, load_stack, parse_config
 from cluster.config.models import dump
+from cluster.console import Terminal
 from cluster.errors import CommandError
 from cluster.stack.opened import Stack
 from cluster.topology import build_topology
-from platforms.docker import commands as cli
+from platforms.base import Forward
+from platforms.docker import platform as cli
 from platforms.docker.bases import BUILD, NO_UPDATES, Base, BaseError, ages, bases, context_as_of, ensure, forget
 from platforms.docker.engine import Engine, Live
 from platforms.docker.resources import Docker
-from platforms.local import commands as local
+from platforms.local import platform as local
 from platforms.pulumi.engine import plain
 from tests.unit.pulumi_mocks import (
     COMMAND,
@@ -41,7 +44,6 @@ from tests.unit.pulumi_mocks import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 LABEL = f"{PROJECT}/{STACK}"
 DEBIAN, TEXT = "debian:trixie-slim", "2026-01-31T10:05Z"
@@ -399,13 +401,13 @@ def up_with(engine: Engine, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> li
     """Say `cluster up --pull` where `engine` answers, until Pulumi would begin; return what Pulumi was told."""
     run = FakePulumi(stack.root)
     monkeypatch.setattr("platforms.docker.stack.Engine", lambda _host: engine)
-    monkeypatch.setattr(cli, "Pulumi", lambda _root, _name: run)
-    monkeypatch.setattr(cli, "facts", lambda _stack: None)
-    monkeypatch.setattr(cli, "judge", lambda *_judged: None)
+    monkeypatch.setattr(cli, "Pulumi", lambda _root, _name, _say: run)
+    monkeypatch.setattr(cli.DockerPlatform, "facts", lambda _platform: None)
+    monkeypatch.setattr(commands, "judge", lambda *_judged, **_how: None)
     monkeypatch.setattr(cli, "this_minute", lambda: AS_OF)
     monkeypatch.setattr(cli, "lost", lambda _docker, _resources: [])
     with contextlib.suppress(KeyboardInterrupt):
-        cli.run_up(stack, pull=True)
+        commands.up(stack, cli.platform(stack, Terminal()), pull=True)
     return run.told
 
 
@@ -433,7 +435,10 @@ def test_up_with_pull_changes_nothing_where_a_base_can_t_be_pulled(
 
 
 def test_on_this_machine_there_is_nothing_to_pull() -> None:
-    stack = cast("Stack", SimpleNamespace(name="mine"))
-    with pytest.raises(CommandError, match=r"^--pull is for platform docker: ") as refused:
-        local.run_up(stack, pull=True)
+    stack = Stack(Path("/nowhere"), "mine", parse_config(VALUES))
+    with (
+        pytest.raises(CommandError, match=r"^--pull is for platform docker: ") as refused,
+        local.platform(stack, Terminal()).plan(Forward(pull=True)),
+    ):
+        pass
     assert len(str(refused.value).splitlines()) == 1

@@ -29,7 +29,6 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Of `cluster`, what knows a platform, or a command.
 NOT_PURE = {"__main__", "asking", "cli"}
 
-
 #: The platforms' modules as what is asked of them: the checker of types sees here that they have all of it.
 OF_NEW_STACKS: dict[str, Initial] = {"local": local_initial, "docker": docker_initial}
 TAKING_OVER: dict[str, Adopting] = {"local": local_adopting}
@@ -59,9 +58,9 @@ def test_the_walls_are_before_every_platform_that_there_is() -> None:
     assert set(contract("No platform knows another")["modules"]) == there
     assert there < set(contract("Components know")["forbidden_modules"])
     assert there < set(contract("The commands know")["forbidden_modules"])
-    assert {f"platforms.{name}" for name in registry.COMMANDS} == there
-    known = {*registry.COMMANDS.values(), *registry.PROGRAMS.values(), *registry.INITIAL.values()}
-    assert set(contract("A platform's commands")["protected_modules"]) == known
+    assert {f"platforms.{name}" for name in registry.PLATFORMS} == there
+    known = {*registry.PLATFORMS.values(), *registry.PROGRAMS.values(), *registry.INITIAL.values()}
+    assert set(contract("A platform's modules")["protected_modules"]) == known
 
 
 #: Imports across a wall, and in which module: the saboteurs.
@@ -75,6 +74,7 @@ ACROSS = {
     "a component that makes a container itself": ("components/nginx_site.py", "import pulumi_docker", 1),
     "a component that drives Pulumi": ("components/program.py", "import platforms.pulumi.engine", 1),
     "a platform that knows a component": ("platforms/docker/resources.py", "import components.database", 1),
+    "a platform that prints": ("platforms/docker/repair.py", "from cluster.console import tell", 1),
     "a platform that knows a command": ("platforms/docker/program.py", "import cluster.cli.app", 1),
     "a platform that knows another": ("platforms/docker/program.py", "import platforms.local.places", 1),
     "what is asked of a platform, that knows one": ("platforms/base.py", "import platforms.docker.engine", 1),
@@ -93,9 +93,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_platform_of_the_schema_is_there_and_no_other() -> None:
-    assert set(registry.COMMANDS) == {platform.value for platform in Platform}
-    assert set(registry.INITIAL) == set(registry.COMMANDS)
-    assert set(registry.PROGRAMS) | set(registry.ADOPTING) | {registry.DEFAULT} <= set(registry.COMMANDS)
+    assert set(registry.PLATFORMS) == {platform.value for platform in Platform}
+    assert set(registry.INITIAL) == set(registry.PLATFORMS)
+    assert set(registry.PROGRAMS) | set(registry.ADOPTING) | {registry.DEFAULT} <= set(registry.PLATFORMS)
 
 
 def test_a_new_stack_finds_each_platform_that_there_is() -> None:
@@ -129,11 +129,11 @@ def test_an_import_across_a_wall_is_found(what: str, house: Path) -> None:
 
 def test_the_commands_on_docker_wait_for_no_sdk_of_pulumi_s() -> None:
     """It takes longer to import than all that `cluster status` does."""
-    code = "import sys, platforms.docker.commands; print(*sys.modules)"
+    code = "import sys, platforms.docker.platform; print(*sys.modules)"
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     found = set(done.stdout.split())
-    assert "platforms.docker.commands" in found
+    assert "platforms.docker.platform" in found
     assert not {"pulumi", "pulumi_docker", "platforms.docker.resources"} & found
 
 

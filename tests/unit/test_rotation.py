@@ -14,7 +14,7 @@ from cluster.config.models import DROPPED_KEYS, SECRET_KEYS, dump
 from cluster.errors import CommandError
 from cluster.stack.rotation import DROP, UNKNOWN, AlreadyDropped, LostKey, load, mark, rotate, unverified_by
 from cluster.stack.secrets import SecretError, ensure_secrets, read_secrets
-from platforms.local.commands import LocalKeys
+from platforms.local.platform import LocalKeys
 from platforms.pulumi.keys import PulumiKeys
 
 if TYPE_CHECKING:

@@ -12,14 +12,16 @@ import pytest
 import yaml
 
 from cluster.adopting import AdoptError, rows_in
-from cluster.cli.initialise import Wanted
+from cluster.cli.initialise import Wanted, run_init
 from cluster.config import parse_config
+from cluster.console import Terminal
 from cluster.errors import CommandError
 from cluster.initial.choices import from_import
 from cluster.initial.project import find_requirements, inspect
 from cluster.initial.settings import find_settings, other_settings
 from cluster.initial.stack_file import kept_secrets, render_stack_file
 from cluster.looking import Look, _brings, look, placeholder
+from cluster.stack.secrets import write_secret
 from cluster_runtime.describe import REFUSED
 from platforms.local.adopting import adopt, left_behind
 from platforms.local.places import Places
@@ -378,3 +380,47 @@ def test_what_is_written_anew_keeps_pulumis_secrets_and_its_other_keys(tmp_path:
     assert found == before
     path.write_text(":\n  - not: [YAML")
     assert kept_secrets(path) == ""
+
+
+def test_secret_variables_are_found_where_each_platform_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local, docker, voice = initial("local"), initial("docker"), Terminal()
+    stack_file = tmp_path / "stacks" / "Pulumi.x.yaml"
+    files(tmp_path, **{"stacks/Pulumi.x.yaml": "config: {}"})
+    assert local.secret_environment(tmp_path, "x", voice) is None
+    assert docker.secret_environment(tmp_path, "x", voice) is None
+    assert docker.secret_environment(tmp_path, "nowhere", voice) is None
+    secrets = Places(tmp_path, "x").secrets
+    secrets.mkdir(parents=True)
+    write_secret(secrets / "secret_environment", '{"A": "1"}')
+    assert local.secret_environment(tmp_path, "x", voice) == '{"A": "1"}'
+
+    class Encrypted:
+        def __init__(self, root: Path, stack: str, say: Any) -> None:
+            assert (root, stack, say) == (tmp_path, "x", voice.say)
+
+        def secret(self, name: str) -> str:
+            return f"{name} in plain"
+
+    monkeypatch.setattr("platforms.pulumi.engine.Pulumi", Encrypted)
+    stack_file.write_text("config:\n  cluster:secret_environment: {secure: abc}\n")
+    assert docker.secret_environment(tmp_path, "x", voice) == "secret_environment in plain"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        (Wanted(platform="moon"), "--platform: must be one of local, docker, got moon"),
+        (Wanted(platform="docker", adopt=True), "--adopt: works on platform local, and imports the project"),
+        (Wanted(adopt=True, importing=False), "--adopt: works on platform local, and imports the project"),
+    ],
+)
+def test_a_platform_that_is_not_there_or_can_t_is_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch, wanted: Wanted, why: str
+) -> None:
+    (project / "stacks").mkdir()
+    monkeypatch.chdir(project)
+    with pytest.raises(CommandError) as refused:
+        run_init("x", project, wanted)
+    assert str(refused.value) == why

@@ -22,7 +22,7 @@ from cluster.render.nginx import (
     NginxConfig,
     version_in_image,
 )
-from cluster.services import Kind, instance_grace, valkey_words
+from cluster.services import Kind, instance_grace
 from cluster.source import shared_paths, shared_place
 from cluster.topology import batches
 from cluster_runtime.instance import DRAINING as INSTANCE_DRAINING
@@ -33,36 +33,29 @@ from platforms.docker import scripts
 from platforms.docker.bases import SERVES_ON, BaseError, base_of, context_as_of, ensure
 from platforms.docker.containers import (
     APP_USER,
-    BROKER_USER,
-    MEGABYTE,
-    MEMCACHED_USER,
-    NGINX_USER,
-    POSTGRES_USER,
     Health,
     Mount,
     Ports,
     Spec,
     make_container,
 )
+from platforms.docker.daemons import KEPT, build_arguments, daemon_spec, placement
 from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, SERVICE_LABEL, EngineError, image_repository
 from platforms.docker.images import FILES, runnable, uv_version, write_context
 from platforms.docker.places import (
-    BROKER,
-    BROKER_SOCKET,
     DATA,
-    DATABASE,
     DATABASE_SECRETS,
     NGINX_HOME,
     RUN,
     SECRETS,
     SESSION_FILES,
-    SESSIONS,
     SHARED,
     STATIC,
     base_image,
-    memcached_socket,
+    image_of,
     nginx_config,
     project_directory,
+    sockets_of,
 )
 from platforms.docker.scripts import Variable
 
@@ -77,9 +70,6 @@ if TYPE_CHECKING:
     from platforms.docker.bases import Base
     from platforms.docker.engine import Engine, Live
 
-#: Seconds between two looks at a container's health. Each is a process that the engine starts.
-HEALTH_SECONDS = 2
-
 #: Seconds for which a look at an instance waits: for the first time that it is healthy, and then for the next look. So
 #: nobody waits for an instance that has got ready, and there are fewer looks at one that is.
 WATCH_SECONDS = 4
@@ -90,17 +80,8 @@ TASK_LOCK = f"{STATIC}/lock"
 #: States of an instance in which it is well.
 INSTANCE_STATES = (READY, SERVING, INSTANCE_DRAINING)
 
-#: Where the broker keeps what it has.
-BROKER_DATA = "/var/lib/cluster"
-
 #: Instances, of two releases, for which the limit of processes is made at least.
 LEAST_TOGETHER = 32
-
-#: Limits of what is not an instance: memory in bytes, processes.
-NGINX_MEMORY, NGINX_PROCESSES = 512 * MEGABYTE, 256
-POSTGRES_MEMORY, POSTGRES_PROCESSES = 1024 * MEGABYTE, 512
-MEMCACHED_OVERHEAD, MEMCACHED_PROCESSES = 64 * MEGABYTE, 256
-BROKER_PROCESSES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +102,8 @@ class MadeDatabase(base.MadeDatabase):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MadeBroker:
-    """The broker: what mounts its socket, and what must be there first."""
+class MadeOthers:
+    """What else the instances may use: what mounts its sockets, and what must be there first."""
 
     mounts: tuple[Mount, ...]
     ready: tuple[pulumi.Resource, ...]
@@ -222,8 +203,8 @@ class Docker:
 
     def store(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> Store:
         """Make what keeps sessions: memcached nodes without any network and their sockets' volume, and one of files."""
-        own = self._family(name, opts)
-        sessions = topology.config.sessions
+        own, config = self._family(name, opts), topology.config
+        sessions = config.sessions
         # There whatever the engine is: it outlives the stack's being down, and what is protected can't come and go.
         files = own.volume("session-files", protect=True)
         kept: tuple[Mount, ...] = ()
@@ -231,40 +212,39 @@ class Docker:
             kept = (Mount(volume=files.name, path=SESSION_FILES),)
         if not topology.memcached_nodes:
             return Store(nodes=pulumi.Output.from_input([]), mounts=kept, ready=())
-        sockets = own.volume("sessions")
-        image = self._service_image("memcached", topology.config, own)
-        mount = Mount(volume=sockets.name, path=SESSIONS)
-        size = int(topology.config.sessions.memcached.memory)
-        nodes = tuple(memcached_socket(number) for number in range(1, topology.memcached_nodes + 1))
+        nodes = topology.of_kind(Kind.MEMCACHED)
+        sockets, image = self._sockets(nodes[0], own), self._service_image(nodes[0], config, own)
         containers: list[pulumi.Resource] = []
         # Without a database the nodes are started one after another: each is filled from the other before that goes.
         # Before the first too, all must have what they should: an `up` that was killed may have left one half filled.
         alone = SessionEngine.CACHE in (sessions.engine, sessions.previous) and len(nodes) > 1
         before: list[pulumi.Resource] = []
         if alone:
-            asked: dict[str, pulumi.Input[str]] = {"NODE": "memcached", "IMAGE": image, "SIZE": str(size)}
+            size = str(int(sessions.memcached.memory))
+            asked: dict[str, pulumi.Input[str]] = {"NODE": "memcached", "IMAGE": image, "SIZE": size}
             before = [self._command(own, "memcached-restored", scripts.script("restore.sh"), environment=asked)]
-        for number, path in enumerate(nodes, start=1):
-            spec = Spec(
-                role=f"memcached{number}",
-                user=MEMCACHED_USER,
-                command=("memcached", "-s", path, "-a", "0770", "-m", str(max(1, size // MEGABYTE))),
-                memory=size + MEMCACHED_OVERHEAD,
-                processes=MEMCACHED_PROCESSES,
-                grace=10,
-                health=Health(test=("CMD", "test", "-S", path), interval=HEALTH_SECONDS, start_period=30),
-            )
+        for node in nodes:
             # Two nodes on one socket would each hold sessions that the other does not know of.
             container = self._container(
-                *(own, spec.role, spec), image=image, mounts=(mount,), network=None, after=before, alone=True
+                *(own, node.name, daemon_spec(node)),
+                image=image,
+                mounts=(sockets,),
+                network=None,
+                after=before,
+                alone=True,
             )
             containers.append(container)
             if alone:
                 restored = self._command(
-                    own, f"{spec.role}-restored", scripts.script("restore.sh"), environment={"NODE": container.id}
+                    own, f"{node.name}-restored", scripts.script("restore.sh"), environment={"NODE": container.id}
                 )
                 before = [restored]
-        return Store(nodes=pulumi.Output.from_input(list(nodes)), mounts=(*kept, mount), ready=tuple(containers))
+        reached = topology.endpoints(sockets_of, Kind.MEMCACHED).values()
+        return Store(
+            nodes=pulumi.Output.from_input([str(endpoint) for endpoint in reached]),
+            mounts=(*kept, sockets),
+            ready=tuple(containers),
+        )
 
     # --- database
 
@@ -274,16 +254,17 @@ class Docker:
         config = topology.config
         engine = None if config.database is None else config.database.engine
         if engine is DatabaseEngine.POSTGRES:
-            return self._postgres(config, own)
+            (service,) = topology.of_kind(Kind.DATABASE)
+            return self._postgres(service, config, own)
         if engine is DatabaseEngine.SQLITE:
             data = own.volume("data", protect=True)
             return MadeDatabase(mounts=(Mount(volume=data.name, path=DATA),), secret_links={}, ready=())
         return MadeDatabase(mounts=(), secret_links={}, ready=())
 
-    def _postgres(self, config: ClusterConfig, own: Family) -> MadeDatabase:
-        image = self._service_image("postgres", config, own)
-        data = own.volume("database", protect=True)
-        sockets, secrets = own.volume("database-sockets"), own.volume("database-secrets")
+    def _postgres(self, service: Service, config: ClusterConfig, own: Family) -> MadeDatabase:
+        image = self._service_image(service, config, own)
+        data = self._data(service, own)
+        sockets, secrets = self._sockets(service, own), own.volume("database-secrets")
         password = self._command(
             own,
             "database-password",
@@ -295,37 +276,20 @@ class Docker:
             own,
             "database-data",
             scripts.script("database-data.sh"),
-            environment={"IMAGE": image, "DATA": data.name},
-        )
-        spec = Spec(
-            role="postgres",
-            user=POSTGRES_USER,
-            command=("/usr/local/lib/cluster/start",),
-            memory=POSTGRES_MEMORY,
-            processes=POSTGRES_PROCESSES,
-            grace=60,
-            stop_signal="SIGINT",
-            start_seconds=120,
-            shared_memory=256,
-            health=Health(
-                test=("CMD", "pg_isready", "-q", "-h", DATABASE, "-U", "cluster", "-d", "cluster"),
-                interval=HEALTH_SECONDS,
-                start_period=120,
-            ),
+            environment={"IMAGE": image, "DATA": data.volume or ""},
         )
         read = Mount(volume=secrets.name, path=DATABASE_SECRETS, read_only=True)
-        sockets_mount = Mount(volume=sockets.name, path=DATABASE)
         container = self._container(
-            *(own, "postgres", spec),
+            *(own, service.name, daemon_spec(service)),
             image=image,
-            mounts=(Mount(volume=data.name, path="/var/lib/cluster"), sockets_mount, read),
+            mounts=(data, sockets, read),
             network=None,
             after=[password, readable],
             alone=True,
         )
         # Whoever connects needs to write nothing there: only PostgreSQL itself says which socket is its own.
         return MadeDatabase(
-            mounts=(replace(sockets_mount, read_only=True), read),
+            mounts=(replace(sockets, read_only=True), read),
             secret_links={"database_url": f"{DATABASE_SECRETS}/url"},
             ready=(container,),
         )
@@ -357,8 +321,8 @@ class Docker:
         shared = own.volume("shared", protect=True)
         seeded = self._seed(topology, spec, image, shared.name, own)
         kept = Mount(volume=shared.name, path=SHARED)
-        broker = self._broker(topology, own)
-        reached = (*store.mounts, *made.mounts, *broker.mounts)
+        others = self._others(topology, own)
+        reached = (*store.mounts, *made.mounts, *others.mounts)
         mounts = (*reached, kept, Mount(volume=secrets.name, path=SECRETS, read_only=True), *project)
         sockets = own.volume("sockets")
         # Only here are secrets written: whoever serves reads them.
@@ -387,7 +351,7 @@ class Docker:
                 "MEMORY": str(int(app.memory)),
                 "VOLUMES": _volume_words(volumes),
             },
-            after=(*store.ready, *made.ready, *broker.ready, *seeded),
+            after=(*store.ready, *made.ready, *others.ready, *seeded),
             logging=local.Logging.NONE,
         )
         # A project's static storage may read its own manifest there.
@@ -403,21 +367,34 @@ class Docker:
             ready=(prepared,),
         )
 
-    def _broker(self, topology: Topology, own: Family) -> MadeBroker:
-        """Make the broker of the workers' jobs, without any network, where the stack file asks for one."""
-        for service in topology.of_kind(Kind.BROKER):
-            image = self._service_image("broker", topology.config, own)
-            data = own.volume("broker", protect=True)
-            sockets = Mount(volume=own.volume("broker-sockets").name, path=BROKER)
+    def _others(self, topology: Topology, own: Family) -> MadeOthers:
+        """Make what else the instances may use, each without any network: the broker of the workers' jobs."""
+        mounts: list[Mount] = []
+        containers: list[docker.Container] = []
+        for service in topology.services:
+            if service.daemon is None or service.kind is Kind.MEMCACHED:
+                continue
+            image = self._service_image(service, topology.config, own)
+            data = (self._data(service, own),) if service.kept else ()
+            sockets = self._sockets(service, own)
             container = self._container(
-                *(own, service.name, broker_spec(service)),
+                *(own, service.name, daemon_spec(service)),
                 image=image,
-                mounts=(Mount(volume=data.name, path=BROKER_DATA), sockets),
+                mounts=(*data, sockets),
                 network=None,
                 alone=True,
             )
-            return MadeBroker(mounts=(replace(sockets, read_only=True),), ready=(container,))
-        return MadeBroker(mounts=(), ready=())
+            mounts.append(replace(sockets, read_only=True))
+            containers.append(container)
+        return MadeOthers(mounts=tuple(mounts), ready=tuple(containers))
+
+    def _sockets(self, service: Service, own: Family) -> Mount:
+        """Make the volume of the sockets of a kind of service."""
+        return Mount(volume=own.volume(placement(service.kind).sockets).name, path=sockets_of(service.kind))
+
+    def _data(self, service: Service, own: Family) -> Mount:
+        """Make the volume of what a kind of service keeps."""
+        return Mount(volume=own.volume(service.kind.value, protect=True).name, path=KEPT)
 
     def _seed(
         self,
@@ -575,18 +552,10 @@ class Docker:
         config = topology.config
         network = docker.Network(own.name("site"), driver="bridge", opts=own.opts("site"))
         home = own.volume("nginx")
-        image = self._service_image("nginx", config, own)
         lone = [Ports(port=i.port, ip="127.0.0.1") for i in topology.instances if i.port is not None]
-        spec = Spec(
-            role="nginx",
-            user=NGINX_USER,
-            command=("/usr/local/lib/cluster/start",),
-            memory=NGINX_MEMORY,
-            processes=NGINX_PROCESSES,
-            grace=60,
-            stop_signal="SIGQUIT",
-            ports=(Ports(port=config.site.listen), *lone),
-        )
+        (service,) = topology.of_kind(Kind.NGINX)
+        image = self._service_image(service, config, own)
+        spec = replace(daemon_spec(service), ports=(Ports(port=config.site.listen), *lone))
         # Said while the former one still listens elsewhere.
         free = self._command(
             own,
@@ -630,12 +599,16 @@ class Docker:
 
     # --- parts
 
-    def _service_image(self, service: str, config: ClusterConfig, own: Family) -> pulumi.Output[str]:
-        image, base = base_image(config, service), base_of(config, service, config.images.as_of)
+    def _service_image(self, service: Service, config: ClusterConfig, own: Family) -> pulumi.Output[str]:
+        """Build the image of a service."""
+        called = image_of(service)
+        image, base = base_image(config, called), base_of(config, called, config.images.as_of)
+        files, arguments = FILES / placement(service.kind).image, build_arguments(service)
         tag = hashlib.sha256((image if base is None else base.name(self.stack)).encode())
-        for path in sorted((FILES / service).iterdir()):
+        tag.update("".join(f"{name}={value}\0" for name, value in sorted(arguments.items())).encode())
+        for path in sorted(files.iterdir()):
             tag.update(path.read_bytes())
-        return self._image(service, FILES / service, tag.hexdigest()[:12], {"BASE": image}, base, own)
+        return self._image(called, files, tag.hexdigest()[:12], {"BASE": image, **arguments}, base, own)
 
     def _release_image(self, topology: Topology, spec: ReleaseSpec, own: Family) -> pulumi.Output[str]:
         context = self.work / spec.digest
@@ -829,22 +802,6 @@ def service_spec(topology: Topology, service: Service, release: str) -> Spec:
         health=Health(test=("CMD-SHELL", test), interval=1, start_period=start, timeout=WATCH_SECONDS + 5),
         start_seconds=start,
         labels={SERVICE_LABEL: service.kind.value, RELEASE_LABEL: release},
-    )
-
-
-def broker_spec(service: Service) -> Spec:
-    """Return what is peculiar to the container of the broker."""
-    ask = f'[ "$(valkey-cli -s {BROKER_SOCKET} ping)" = PONG ]'
-    return Spec(
-        role=service.kind.value,
-        user=BROKER_USER,
-        command=("valkey-server", *valkey_words(service, BROKER_SOCKET, BROKER_DATA)),
-        # While it writes its file anew, each of its pages may be there twice.
-        memory=2 * service.memory + MEMCACHED_OVERHEAD,
-        processes=BROKER_PROCESSES,
-        grace=int(service.grace),
-        start_seconds=120,
-        health=Health(test=("CMD-SHELL", ask), interval=HEALTH_SECONDS, start_period=120),
     )
 
 

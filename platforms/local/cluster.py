@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import shutil
 import signal
 import stat
 import time
@@ -22,9 +21,10 @@ from cluster.packages import base_python
 from cluster.release import ReleaseSpec, find_project, runtime_config, specify
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.requirements import read_requirements
-from cluster.services import instance_grace
+from cluster.services import KEPT, instance_grace
+from cluster.services import Kind as ServiceKind
 from cluster.sessions import Lasting, of_release, refused_loss
-from cluster.source import TREE, is_file_name, project_place
+from cluster.source import TREE, is_file_name
 from cluster.stack.history import History
 from cluster.stack.secrets import ensure_secrets, lost_secrets, restore_secrets
 from cluster.topology import batches, build_topology
@@ -38,27 +38,29 @@ from cluster_runtime.secret_files import is_held
 from cluster_runtime.service import CRASHED, SERVICES, WELL, end_left
 from cluster_runtime.unfollowed import printable
 from platforms.local.builder import MIGRATED, Builder, Release
+from platforms.local.daemons import await_ready, kind_of
+from platforms.local.daemons import programs as daemon_programs
+from platforms.local.daemons import wanted as wanted_daemons
 from platforms.local.listeners import listening_ports
 from platforms.local.migrations import holds_tables
 from platforms.local.nginx import PROGRAM as NGINX
-from platforms.local.nginx import Nginx, is_free, search_path
+from platforms.local.nginx import Nginx, is_free
 from platforms.local.orphans import PATIENCE, Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
 from platforms.local.owner import find_owner
-from platforms.local.plan import SHOWN, Plan, make_plan
-from platforms.local.services import answers_ping, broker_program, said_of, wanted
+from platforms.local.plan import SHOWN, Plan, WantedDaemon, make_plan
+from platforms.local.services import said_of, wanted
 from platforms.local.state import (
-    BROKER,
-    MEMCACHED,
     WATCH,
     WITHOUT_SOCKET,
     Observed,
+    is_daemon,
     is_instance,
     is_service,
     mark_served,
     observe,
     program_name,
 )
-from platforms.local.supervisor import Condition, Process, Supervisor, accepts, not_ours
+from platforms.local.supervisor import Condition, Process, Supervisor, not_ours
 from platforms.local.supervisor_files import Program
 from platforms.local.written import SERVED, retire
 
@@ -86,9 +88,6 @@ SAID_SECONDS = 3.0
 
 #: Seconds that what was stopped by a signal has to go on.
 WAKE_SECONDS = 5.0
-
-#: Seconds that a broker has to read what it keeps.
-BROKER_SECONDS = 120.0
 
 #: Seconds that nginx's old workers have, after a reload, to see the names of instances that are about to go.
 SETTLE_SECONDS = 1.0
@@ -141,7 +140,7 @@ class LocalCluster:
 
     def nginx_config(self) -> NginxConfig:
         """Return nginx's configuration for this machine."""
-        return render_nginx(self.topology, self.places.nginx_places(self.nginx.user), self.nginx.version)
+        return render_nginx(self.topology, self.places.nginx_places(self.topology, self.nginx.user), self.nginx.version)
 
     def observe(self) -> Observed:
         """Look at what runs."""
@@ -165,7 +164,7 @@ class LocalCluster:
 
     def refused_loss(self, spec: ReleaseSpec) -> str | None:
         """Return why the release must not serve: sessions would end, or data would not be seen any more."""
-        places = self.places.runtime_places(spec.digest, project_place(self.config), None, 0)
+        places = self.places.runtime_places(self.topology, spec.digest)
         runtime = runtime_config(self.config, places, spec.digest)
         database, sessions = self.config.database, self.config.sessions
         discard = database.discard if database else sessions.discard
@@ -239,8 +238,6 @@ class LocalCluster:
         made = self.builder.find(release)
         history = History.load(self.places)
         former = self.builder.find(history.current) if history.current else None
-        nodes = self._memcached_programs(made)
-        broker = broker_program(self.topology, self.places, self.owner)
         observed = self.observe()
         return make_plan(
             topology=self.topology,
@@ -252,9 +249,8 @@ class LocalCluster:
             migrated=made is not None and made.migrated and not self._was_set_back(made, observed),
             observed=observed,
             watched=self.supervisor.is_current(self._watch_program()),
-            memcached={program.name: self.supervisor.is_current(program) for program in nodes},
+            daemons=self._daemons_wanted(made),
             beside=self.beside(release),
-            broker=None if broker is None else self.supervisor.is_current(broker),
             hurt=tuple(self.builder.hurt(release)),
             orphans=0 if observed.kept else len(orphaned_processes(self.places)),
             nginx=self.nginx,
@@ -330,7 +326,8 @@ class LocalCluster:
         if not kept:
             return
         lost = self._lost(kept)
-        others = [self.nginx.program(), self._watch_program(), *self._daemons(None)] if lost else []
+        daemons = [program for _service, program in self._daemons(None).values()] if lost else []
+        others = [self.nginx.program(), self._watch_program(), *daemons] if lost else []
         programs = {program.name: program for program in others}
         written = []
         for name in lost:
@@ -443,8 +440,7 @@ class LocalCluster:
             self.say("starting Supervisor")
             self.supervisor.start_daemon()
         self.put_back(release)
-        self._ensure_memcached(plan, release)
-        self._ensure_broker(plan)
+        self._ensure_daemons(plan, release)
         self.supervisor.ensure([self._watch_program()])
         wanted = self.config.app.migrate
         if wanted:
@@ -486,7 +482,7 @@ class LocalCluster:
             aside = make_way(path, stat.S_IFDIR)
             if aside is not None:
                 self.say(f"{path} was no directory: moved to {aside.name}")
-        places.make_run(self.owner, self.topology.names, [service.name for service in self.topology.beside])
+        places.make_run(self.owner, self.topology.services)
         # What nginx's workers read, and what they write into directories of their own.
         for path in made:
             self.owner.hold(path)
@@ -497,8 +493,9 @@ class LocalCluster:
             self.nginx.reload_wanted = True  # what it keeps open there is nobody's any more
         self.owner.make(places.data, 0o750)
         self.owner.make_below(places.data, "sessions")
-        if self.config.broker is not None:
-            self.owner.make_below(places.data, places.broker_data.name)
+        for service in self.topology.services:
+            if service.daemon is not None and service.kept:
+                self.owner.make_below(places.data, places.kept_by(service.kind).name)
 
     def _check_ports(self) -> None:
         """Refuse ports that another program listens on, before anything is changed."""
@@ -568,54 +565,30 @@ class LocalCluster:
             priority=50,
         )
 
-    def _daemons(self, release: Release | None) -> list[Program]:
-        """Return what runs beside the project and is none of its code."""
-        broker = broker_program(self.topology, self.places, self.owner)
-        return [*self._memcached_programs(release), *([] if broker is None else [broker])]
+    def _daemons(self, release: Release | None) -> dict[str, tuple[Service, Program]]:
+        """Return what runs beside the project and is none of its code, by Supervisor's names."""
+        services = wanted_daemons(self.topology, release.memcached_nodes if release else 0)
+        return daemon_programs(services, self.places, self.owner, self.supervisor)
 
-    def _ensure_broker(self, plan: Plan) -> None:
-        """Start the broker, and wait until it answers: what begins now may have jobs for it."""
-        program = broker_program(self.topology, self.places, self.owner)
-        if plan.broker is None or program is None:
-            return
-        self.supervisor.ensure([program])
-        deadline = time.monotonic() + BROKER_SECONDS
-        while not answers_ping(self.places.broker_socket):
-            if time.monotonic() > deadline:
-                log = self.places.logs / f"{BROKER}.log"
-                raise UpError(f"the broker does not answer within {BROKER_SECONDS:g} s; {log} says why")
-            time.sleep(0.05)
+    def _daemons_wanted(self, release: Release | None) -> dict[str, WantedDaemon]:
+        found = self._daemons(release).items()
+        return {name: WantedDaemon(service, self.supervisor.is_current(program)) for name, (service, program) in found}
 
-    def _memcached_programs(self, release: Release | None) -> list[Program]:
-        nodes = max(self.topology.memcached_nodes, release.memcached_nodes if release else 0)
-        megabytes = max(1, int(self.config.sessions.memcached.memory) // 1024**2)
-        path = find_memcached() if nodes else ""
-        # memcached refuses to be root unless told; elsewhere Supervisor has made it another user.
-        identity = ("-u", "root") if self.owner.uid == 0 else ()
+    def _ensure_daemons(self, plan: Plan, release: Release) -> None:
+        """Start what is to be, and wait until it answers: what begins now may have jobs for it."""
+        daemons = self._daemons(release)
+        self._ensure_memcached(plan, [one for one in daemons.values() if one[0].kind is ServiceKind.MEMCACHED])
+        others = [one for one in daemons.values() if one[0].kind is not ServiceKind.MEMCACHED]
+        for service, program in others:
+            if program.name in plan.daemons:
+                self.supervisor.ensure([program])
+                await_ready(service, self.places)
 
-        def program(number: int, socket: Path) -> Program:
-            return Program(
-                name=f"{MEMCACHED}{number}",
-                command=(path, *identity, "-s", str(socket), "-a", "0700", "-m", str(megabytes)),
-                directory=str(self.places.state),
-                log=str(self.places.logs / f"{MEMCACHED}{number}.log"),
-                priority=100,
-                user=self.owner.name if self.owner.changed else None,
-            )
-
-        found = []
-        for number in range(1, nodes + 1):
-            former = program(number, self.places.memcached_socket(number))
-            # One that a former version started is found at the same place, and keeps what it holds.
-            kept = self.supervisor.is_current(former) and accepts(self.places.memcached_socket(number))
-            found.append(former if kept else program(number, self.places.memcached_listens(number)))
-        return found
-
-    def _ensure_memcached(self, plan: Plan, release: Release) -> None:
+    def _ensure_memcached(self, plan: Plan, nodes: list[tuple[Service, Program]]) -> None:
         """Start the nodes; without a database one after another, each filled from the other before that goes."""
-        programs = self._memcached_programs(release)
-        for number, _program in enumerate(programs, start=1):
-            self.places.make_memcached(self.owner, number)
+        for service, _program in nodes:
+            self.places.make_memcached(self.owner, service)
+        programs = [program for _service, program in nodes]
         engines = (self.config.sessions.engine, self.config.sessions.previous)
         if not plan.emptied or SessionEngine.CACHE not in engines:
             self.supervisor.ensure(programs)
@@ -871,18 +844,16 @@ class LocalCluster:
             self.say(f"draining {', '.join([*(program_name(*pair) for pair in old), *former])}")
             self._remove(old, former)
         self._forget_services()
-        if self.config.broker is None and BROKER in observed.processes:
-            self.say(f"stopping the broker; what it keeps stays in {self.places.broker_data}")
-            self.supervisor.remove([BROKER])
-        nodes = {program.name for program in self._memcached_programs(release)}
-        unwanted = [
-            name
-            for name in observed.processes
-            if name.startswith(MEMCACHED) and name not in nodes and not is_instance(name) and not is_service(name)
-        ]
+        daemons = self._daemons(release)
+        unwanted = [name for name in observed.processes if is_daemon(name) and name not in daemons]
+        for name in unwanted:
+            kind = kind_of(name)
+            if kind is not None and kind in KEPT:
+                self.say(f"stopping the {kind}; what it keeps stays in {self.places.kept_by(kind)}")
         self.supervisor.remove(unwanted)
         for name in unwanted:
-            self.places.forget_memcached(name)
+            if kind_of(name) is ServiceKind.MEMCACHED:
+                self.places.forget_memcached(name)
 
     def _remove(self, pairs: list[tuple[str, str]], services: Iterable[str] = ()) -> None:
         self.supervisor.remove([*(program_name(*pair) for pair in pairs), *services])
@@ -929,12 +900,12 @@ class LocalCluster:
             self.supervisor.shutdown()
         self._end_orphaned_services()
         orphans = orphaned_processes(self.places)
-        brokers = [process.pid for process in stack_processes(self.places) if process.kind is Kind.BROKER]
+        keepers = [process.pid for process in stack_processes(self.places) if process.daemon in KEPT]
         if orphans:
             self.say(f"ending {len(orphans)} processes that a killed Supervisor left")
             try:
-                end_processes(pid for pid in orphans if pid not in brokers)
-                end_processes(brokers)  # the last: what ends before may have jobs for it
+                end_processes(pid for pid in orphans if pid not in keepers)
+                end_processes(keepers)  # the last: what ends before may have jobs for it
             except PermissionError as error:
                 raise UpError(not_ours(orphans)) from error
         workers = orphaned_nginx(self.places)
@@ -991,7 +962,8 @@ class LocalCluster:
             self._end_orphans()
             return
         names = list(self.supervisor.processes())
-        nginx, nodes = [name for name in names if name == "nginx"], [n for n in names if n.startswith(MEMCACHED)]
+        nginx = [name for name in names if name == NGINX]
+        daemons = [name for name in names if is_daemon(name)]
         instances = [name for name in names if is_instance(name)]
         services = [name for name in names if is_service(name)]
         # Forgotten as well: at its own end Supervisor takes a second for each program that it knows, ended or not.
@@ -1000,9 +972,9 @@ class LocalCluster:
         self.say(f"stopping the instances{', workers and schedules' * bool(services)}")
         self.supervisor.remove([*instances, *services], keep_files=True)
         end_left(str(self.places.run / SERVICES))
-        self.supervisor.remove([name for name in names if name == BROKER], keep_files=True)
-        # What memcached holds ends with it; asked to end it takes seven seconds for that.
-        self.supervisor.remove(nodes, keep_files=True, kill=True)
+        self.supervisor.remove([name for name in daemons if kind_of(name) in KEPT], keep_files=True)
+        # What the others hold ends with them; asked to end memcached takes seven seconds for that.
+        self.supervisor.remove([name for name in daemons if kind_of(name) not in KEPT], keep_files=True, kill=True)
         self.supervisor.shutdown()
         self._end_orphans()
 
@@ -1019,11 +991,3 @@ def _files_of(where: Path, path: str) -> Iterator[str]:
 def _whole(said: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return what a process says of its sessions where it says all that is asked for."""
     return said if said is not None and {"engine", "previous"} <= said.keys() else None
-
-
-def find_memcached() -> str:
-    """Return memcached's path; UpError where it is missing."""
-    path = shutil.which("memcached", path=search_path())
-    if path is None:
-        raise UpError("memcached is not installed: apt-get install --no-install-recommends memcached")
-    return path

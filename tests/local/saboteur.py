@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.cli import main
 from cluster.render import nginx
-from cluster.services import valkey_words
+from cluster.services import Daemon
 from cluster_runtime.names import Name
 from platforms.local import cluster as local
+from platforms.local import daemons as local_daemons
 from platforms.local import nginx as local_nginx
 from platforms.local import platform as local_platform
-from platforms.local import services as local_services
 from platforms.local.builder import Builder
 from platforms.local.cluster import LocalCluster
 
@@ -72,8 +72,8 @@ def no_lock() -> None:
 def no_filling() -> None:
     """The memcached nodes are started again together, and none is filled from another."""
 
-    def ensure(self: LocalCluster, _plan: Any, release: Any) -> None:
-        self.supervisor.ensure(self._memcached_programs(release))
+    def ensure(self: LocalCluster, _plan: Any, nodes: Any) -> None:
+        self.supervisor.ensure([program for _service, program in nodes])
 
     LocalCluster._ensure_memcached = ensure  # type: ignore[method-assign,assignment]
 
@@ -90,16 +90,18 @@ def no_nginx() -> None:
 
 def no_memcached() -> None:
     """memcached is not installed, wherever one looks."""
-    local.search_path = lambda: "/nonexistent"  # type: ignore[attr-defined]
+    local_daemons.search_path = lambda: "/nonexistent"  # type: ignore[attr-defined]
 
 
 def no_appendonly() -> None:
     """The broker keeps what it has in memory alone."""
 
-    def words(*arguments: Any) -> tuple[str, ...]:
-        return tuple("no" if word == "yes" else word for word in valkey_words(*arguments))
+    original = Daemon.words
 
-    local_services.valkey_words = words  # type: ignore[attr-defined,assignment]
+    def words(self: Daemon, **given: Any) -> tuple[str, ...]:
+        return tuple("no" if word == "yes" else word for word in original(self, **given))
+
+    Daemon.words = words  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -24,13 +24,12 @@ from cluster.config import parse_config
 from cluster.packages import UV_CONFIG
 from cluster.release import ReleaseError, ReleaseSpec, RuntimePlaces, runtime_config, specify
 from cluster.render.nginx import NginxPlaces, render_nginx, version_in_image
-from cluster.source import project_place
 from cluster.topology import Topology, build_topology
 from platforms.docker import images
 from platforms.docker.containers import Health, Mount, Ports, Spec, go_duration, make_container
 from platforms.docker.engine import Engine, EngineError, Live, read_live
 from platforms.docker.images import write_context
-from platforms.docker.places import NGINX_PLACES, base_image, nginx_config, runtime_places
+from platforms.docker.places import base_image, nginx_config, nginx_places, runtime_places
 from platforms.docker.resources import Docker, container_digest, instance_spec
 from platforms.local.places import Places
 from tests.unit.pulumi_mocks import (
@@ -504,12 +503,16 @@ def tree(directory: Path, places: NginxPlaces, digest: str) -> list[str]:
     parsed = crossplane.parse(str(directory / "nginx.conf"), combine=True, check_ctx=False, check_args=False)
     assert parsed["status"] == "ok", parsed["errors"]
     named = {getattr(places, f.name): f.name for f in dataclasses.fields(places) if f.name not in NO_PATHS}
-    words = {**named, digest: "digest"}
+    sockets = {
+        str(endpoint).removesuffix(f"/{name}/http.sock"): "sockets" for name, endpoint in places.instances.items()
+    }
+    assert len(sockets) == 1
+    words = {**named, **sockets, digest: "digest"}
     return [line for line in flat(parsed["config"][0]["parsed"], words, "") if not line.startswith("user ")]
 
 
 #: Fields of NginxPlaces that are no paths.
-NO_PATHS = ("user", "listen_address", "instance_address")
+NO_PATHS = ("user", "listen_address", "instance_address", "instances")
 
 
 def flat(block: list[dict[str, Any]], words: dict[str, str], inside: str) -> Iterator[str]:
@@ -527,14 +530,14 @@ def flat(block: list[dict[str, Any]], words: dict[str, str], inside: str) -> Ite
 def test_nginx_s_configuration_is_that_of_this_machine_paths_aside(both: Both, tmp_path: Path) -> None:
     text = both.docker.named("nginx-config").inputs["stdin"]
     paths = delivered(text, tmp_path / "docker")
-    places = both.places.nginx_places("nobody")
+    places = both.places.nginx_places(both.local, "nobody")
     version = version_in_image(base_image(parse_config(both.values), "nginx"))
     here = render_nginx(both.local, places, version)
     put(here.files, here.links, tmp_path / "local")
     assert paths == {*here.files, *here.links}
 
     digest = both.docker.named("nginx-config").environment["DIGEST"]
-    there_tree = tree(tmp_path / "docker", NGINX_PLACES, digest)
+    there_tree = tree(tmp_path / "docker", nginx_places(both.local), digest)
     here_tree = tree(tmp_path / "local", places, here.digest)
     assert there_tree == here_tree, "the same stack file would be another site on Docker"
 
@@ -557,8 +560,7 @@ def test_an_instance_is_configured_as_on_this_machine_paths_aside(both: Both) ->
     config = parse_config(both.values)
     topology = build_topology(config)
     there_places = runtime_places(topology, release)
-    nodes = topology.memcached_nodes
-    here_places = both.places.runtime_places(release, project_place(config), config.site.static_url, nodes)
+    here_places = both.places.runtime_places(both.local, release)
     there = named_places(runtime_config(config, there_places, release), there_places)
     here = named_places(runtime_config(both.local.config, here_places, release), here_places)
     assert there == here
@@ -570,7 +572,7 @@ def named_places(config: dict[str, Any], places: RuntimePlaces) -> Any:
     words: dict[str, str] = {}
     for field in dataclasses.fields(places):
         value = getattr(places, field.name)
-        found = dict(enumerate(value)) if isinstance(value, tuple) else {"": value}
+        found = {f" of {name}": str(one) for name, one in value.items()} if isinstance(value, dict) else {"": value}
         words |= {path: f"<{field.name}{number}>" for number, path in found.items()}
 
     def name(value: Any) -> Any:

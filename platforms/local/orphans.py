@@ -120,7 +120,17 @@ def stack_processes(places: Places) -> list[Found]:
             daemon=DAEMONS.get(_program(arguments)) if kind is Kind.DAEMON else None,
         )
         (workers if untold else found).append(process)
+    found = _without_forks(found)
     return found + _of_nginx(workers, found, places) if workers else found
+
+
+def _without_forks(found: list[Found]) -> list[Found]:
+    """Return them without those that have not begun the program yet which they were forked for.
+
+    Until then one has the command line of its parent: it would pass for a second Supervisor, a second instance.
+    """
+    command = {process.pid: process.arguments for process in found}
+    return [process for process in found if command.get(process.parent) != process.arguments]
 
 
 def _of_nginx(workers: Iterable[Found], found: Iterable[Found], places: Places) -> list[Found]:

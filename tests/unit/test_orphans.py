@@ -45,6 +45,22 @@ def test_another_users_memcached_is_known_by_where_it_listens(
         process.wait()
 
 
+def test_what_was_forked_and_has_not_begun_its_program_is_no_second_one(tmp_path: Path) -> None:
+    """Supervisor forks for each program that it starts: for a moment there are two of its command line."""
+    listens = Places(tmp_path, "t").listens(memcached_node(parse_config(stack_values()), 1))
+    listens.parent.mkdir(parents=True)
+    listens.write_text("import os, time; os.fork(); print(flush=True); time.sleep(60)")
+    command = ["memcached", "-s", str(listens)]
+    process = subprocess.Popen(command, executable=sys.executable, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.read(2) == b"\n\n", "both run"
+        assert [one.pid for one in stack_processes(Places(tmp_path, "t"))] == [process.pid]
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 @pytest.mark.parametrize(
     ("said", "found"),
     [

@@ -2,6 +2,8 @@
 
 They are known by what they were started with, and by the directory that they stand in: the kernel keeps that one right
 when the checkout is moved. What only happens to stand there (a shell, an editor, `cluster manage`) is none of them.
+
+psutil takes three times as long for such a look, and an `up` takes dozens.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from bench.backend import BODY, INSTANCES, Backend, backend_config, cpu_seconds,
 from bench.plot import Bar, bar_chart
 from cluster.config import load_stack, parse_config
 from cluster.render.nginx import NginxPlaces, render_nginx
+from cluster.services import Kind
 from cluster.topology import build_topology
 from tests.nginx_versions import Nginx, installed_nginx, nginx_versions
 
@@ -182,9 +183,10 @@ def rendered(
     )
     for name in ("logs", "temp", "static", "sites-enabled", "sites-available"):
         (directory / name).mkdir(parents=True)
+    topology = build_topology(config)
     places = NginxPlaces(
         user=user(),
-        sockets=str(backend.sockets),
+        instances=topology.endpoints(lambda _kind: str(backend.sockets), Kind.INSTANCE),
         static=f"{directory}/static",
         shared=f"{directory}/shared",
         logs=f"{directory}/logs",
@@ -194,7 +196,7 @@ def rendered(
         closing=f"{directory}/closing",
         listen_address="127.0.0.1",
     )
-    result = render_nginx(build_topology(config), places, nginx.version)
+    result = render_nginx(topology, places, nginx.version)
     files = dict(result.files)
     for pattern, replacement in edits:
         found = 0
@@ -543,34 +545,36 @@ def timed(action: Callable[[], object], times: int) -> list[float]:
 
 def rendering() -> dict[str, dict[str, list[float] | str]]:
     """Seconds that it takes to render, by step and number of instances."""
-    places = NginxPlaces(
-        user=None,
-        sockets="/run/cluster/sockets",
-        static="/srv/static",
-        shared="/srv/shared",
-        logs="/var/log/cluster",
-        temp="/run/cluster/temp",
-        pid="/run/cluster/nginx.pid",
-        internal="/run/cluster/internal.sock",
-        closing="/run/cluster/closing",
-    )
     version = chosen_nginx()[-1].version
     taken: dict[str, dict[str, list[float] | str]] = {}
     for instances in RENDERED_SIZES:
         values = stack_values(instances)
         config = parse_config(values)
         topology = build_topology(config)
+        places = NginxPlaces(
+            user=None,
+            instances=topology.endpoints(lambda _kind: "/run/cluster/sockets", Kind.INSTANCE),
+            static="/srv/static",
+            shared="/srv/shared",
+            logs="/var/log/cluster",
+            temp="/run/cluster/temp",
+            pid="/run/cluster/nginx.pid",
+            internal="/run/cluster/internal.sock",
+            closing="/run/cluster/closing",
+        )
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             root = Path(name)
             write_stack(root, instances)
             taken[str(instances)] = {
                 "values to nginx text": timed(
-                    lambda values=values: render_nginx(build_topology(parse_config(values)), places, version),  # type: ignore[misc]
+                    lambda values=values, places=places: render_nginx(  # type: ignore[misc]
+                        build_topology(parse_config(values)), places, version
+                    ),
                     5,
                 ),
                 "of that: parse_config": timed(lambda values=values: parse_config(values), 5),  # type: ignore[misc]
                 "of that: render_nginx": timed(
-                    lambda topology=topology: render_nginx(topology, places, version),  # type: ignore[misc]
+                    lambda topology=topology, places=places: render_nginx(topology, places, version),  # type: ignore[misc]
                     5,
                 ),
                 "reading the stack file (load_stack)": timed(lambda root=root: load_stack(root, "bench"), 5),  # type: ignore[misc]

@@ -10,6 +10,8 @@ import httpx
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cluster.endpoints import Endpoint
+
 #: What of an answer is read at most, bytes.
 MOST = 4 * 1024 * 1024
 
@@ -33,14 +35,17 @@ class _Bounded(httpx.SyncByteStream):
         self._stream.close()
 
 
-class SocketTransport(httpx.HTTPTransport):
-    """HTTP over a unix socket, whose answers have an end."""
+class BoundedTransport(httpx.HTTPTransport):
+    """HTTP to an endpoint, whatever host is asked for; the answers have an end."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(uds=path, verify=NO_TLS)
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(uds=endpoint.path or None, verify=NO_TLS)
+        self._endpoint = endpoint
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request."""
+        if self._endpoint.port:
+            request.url = request.url.copy_with(host=self._endpoint.host, port=self._endpoint.port)
         response = super().handle_request(request)
         # An answer that unpacks to more than it was sent as would pass the limit: it is taken as it was sent.
         headers = [(name, value) for name, value in response.headers.raw if name.lower() != b"content-encoding"]

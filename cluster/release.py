@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import cluster_runtime
 from cluster.config.models import SECRET_KEYS, DatabaseEngine, Platform
+from cluster.endpoints import Endpoint
 from cluster.requirements import outermost, read_requirements
-from cluster.services import BROKER_SOCKET, BROKER_URL, DRAIN_SECONDS, Kind
+from cluster.services import DRAIN_SECONDS, Kind
 from cluster.source import ReleaseError as ReleaseError  # noqa: PLC0414 - whoever makes releases meets it here
 from cluster.source import Source, digest_of, project_place, shared_paths, shared_place, source_of
-from cluster.topology import served_static_url, site_url, uses_memcached
+from cluster.topology import build_topology, served_static_url, site_url, uses_memcached
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -219,6 +220,7 @@ def tree_digest(directory: Path) -> str:
 def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) -> dict[str, Any]:
     """Return the contents of the release's configuration file (cluster_runtime.config.RuntimeConfig)."""
     app, health = config.app, config.app.health
+    nodes = build_topology(config).of_kind(Kind.MEMCACHED)
     database: dict[str, Any] | None = None
     if config.database is not None:
         database = {"engine": config.database.engine.value}
@@ -252,12 +254,12 @@ def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) ->
         },
         "graceful_timeout": app.graceful_timeout.seconds,
         "drain": DRAIN_SECONDS,
-        "environment": {**broker_variables(config, places.broker), **app.environment},
+        "environment": {**variables(config, places.endpoints), **app.environment},
         "hosts": allowed_hosts(config),
         "origins": trusted_origins(config),
         "sessions": {
             "engine": config.sessions.engine.value,
-            "memcached": list(places.memcached) if uses_memcached(config) else [],
+            "memcached": [str(places.endpoints[node.name]) for node in nodes if node.name in places.endpoints],
             "path": config.sessions.path or places.sessions,
             "previous": former_engine(config),
             "replace": config.sessions.replace,
@@ -277,7 +279,10 @@ def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) ->
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimePlaces:
-    """Where a platform keeps what a release's configuration names; absolute paths as the instances see them."""
+    """Where a platform keeps what a release's configuration names; absolute paths as the instances see them.
+
+    endpoints: where they reach the services, by their names.
+    """
 
     project: str
     tree: str
@@ -287,16 +292,17 @@ class RuntimePlaces:
     sessions: str
     static_root: str
     packages: str
-    memcached: tuple[str, ...]
-    broker: str = ""
+    endpoints: Mapping[str, Endpoint]
     schedules: str = ""
 
 
-def broker_variables(config: ClusterConfig, socket: str) -> dict[str, str]:
-    """Return what tells the project where its broker is: as Celery (kombu) writes it, and the socket alone."""
-    if config.broker is None:
-        return {}
-    return {BROKER_URL: f"redis+socket://{socket}", BROKER_SOCKET: socket}
+def variables(config: ClusterConfig, endpoints: Mapping[str, Endpoint]) -> dict[str, str]:
+    """Return what tells the project where the services are that it may use."""
+    return {
+        name: text.replace("{socket}", str(endpoints.get(service.name, "")))
+        for service in build_topology(config).services
+        for name, text in service.variables.items()
+    }
 
 
 def former_engine(config: ClusterConfig) -> str:
@@ -323,7 +329,7 @@ def trusted_origins(config: ClusterConfig) -> list[str]:
         if name == "_":
             continue
         host = f"*{name}" if name.startswith(".") else name
-        origins += [f"http://{host}" if port == 80 else f"http://{host}:{port}", f"https://{host}"]  # noqa: PLR2004
+        origins += [Endpoint(host=host, port=port).origin, f"https://{host}"]
     return origins
 
 
@@ -332,7 +338,7 @@ def _what_instances_run(config: ClusterConfig) -> dict[str, Any]:
     nowhere = RuntimePlaces(
         **dict.fromkeys(("project", "tree", "databases", "secrets", "database", "sessions", "static_root"), ""),
         packages="",
-        memcached=(),
+        endpoints={},
     )
     nodes = config.sessions.memcached.nodes if uses_memcached(config) else 0
     limits = {

@@ -1,6 +1,6 @@
 """What runs in a cluster, one description a process, the same on every platform: a platform only knows how to run one.
 
-Pure: where a platform keeps its sockets is told by `ServicePaths`.
+Pure: where sockets and data are, is the platform's.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from cluster.config.models import DatabaseEngine, Replacement
+from cluster.endpoints import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,6 +26,11 @@ DRAIN_SECONDS = 1.25
 
 #: What tells the project where its broker is: as Celery (kombu) writes it, and the socket alone.
 BROKER_URL, BROKER_SOCKET = "CLUSTER_BROKER_URL", "CLUSTER_BROKER_SOCKET"
+
+MEGABYTE = 1024**2
+
+#: Bytes that a program which keeps things in memory needs beside them.
+OVERHEAD = 64 * MEGABYTE
 
 #: Hexadecimal digits of what tells one description of a service from another.
 SPEC_LENGTH = 6
@@ -45,15 +51,49 @@ class Kind(StrEnum):
     NGINX = "nginx"
 
 
+#: The programs of the distribution's that services are, by the names that each is looked for under: the first that is
+#: there. Debian 12 has only the second one of the broker's, whose protocol it speaks.
+PROGRAMS: Mapping[Kind, tuple[str, ...]] = {
+    Kind.MEMCACHED: ("memcached",),
+    Kind.BROKER: ("valkey-server", "redis-server"),
+}
+
+#: What those of them keep, in words, that have a directory for it: it must outlive them.
+KEPT: Mapping[Kind, str] = {Kind.BROKER: "jobs"}
+
+#: Debian's packages that bring one of them; the first that can be had is taken.
+PACKAGES: Mapping[Kind, tuple[str, ...]] = {
+    Kind.MEMCACHED: ("memcached",),
+    Kind.BROKER: ("valkey-server", "redis-server"),
+}
+
+#: How each of them is had where it is missing.
+INSTALL: Mapping[Kind, str] = {
+    Kind.MEMCACHED: "memcached is not installed: apt-get install --no-install-recommends memcached",
+    Kind.BROKER: (
+        "broker: valkey is not installed: apt-get install --no-install-recommends valkey-server (Debian 12: "
+        "redis-server), and `systemctl disable --now` what that starts by itself"
+    ),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """Where a service is reached: a unix socket's file name in its kind's directory, or a TCP port."""
+class Daemon:
+    """A program of the distribution's, as a service: what it is started with, the same on every platform.
 
-    socket: str | None = None
-    port: int | None = None
+    options: its words, in which {socket}, {mode} (of the socket, octal) and {data} stand for what a platform gives.
+    as_root: its first words where it is root's.
+    ping: a line that it is sent, and how its answer begins once it is ready; None: it is as soon as it listens.
+    """
 
-    def __str__(self) -> str:
-        return self.socket if self.socket is not None else f":{self.port}"
+    options: tuple[str, ...]
+    as_root: tuple[str, ...] = ()
+    ping: tuple[str, str] | None = None
+
+    def words(self, *, socket: str, mode: str, data: str = "", root: bool = False) -> tuple[str, ...]:
+        """Return its words after its name."""
+        given = {"{socket}": socket, "{mode}": mode, "{data}": data}
+        return (*(self.as_root if root else ()), *(given.get(word, word) for word in self.options))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +101,13 @@ class Service:
     """One process of the cluster.
 
     kind, name: what it is, and what it is called; the name outlives its releases.
-    endpoint: where it is reached; None where nobody asks it anything.
-    memory: limit in bytes. processes: limit of all processes of its user. Of an instance, a worker and a schedule.
+    endpoint: where it is reached, a socket by its path in its kind's directory; None where nobody asks it anything.
+    memory: limit in bytes. processes: limit of all processes of its user.
     grace: seconds that it has to stop, from the signal to the kill.
+    start_seconds: those that it has to do what it is for.
     replacement: how another one takes its place.
+    daemon: the program of the distribution's that it is; None where the platform has its own, or the release.
+    variables: what tells the project of it; {socket} stands for where it is reached.
     runs: the words for `cluster_runtime.service`, of what runs the project's code beside the instances; else empty.
     command: the program's own words.
     """
@@ -73,12 +116,19 @@ class Service:
     name: str
     endpoint: Endpoint | None = None
     memory: int = 0
-    processes: int = 0
+    processes: int = 256
     grace: float = 10
     replacement: Replacement = Replacement.ALONE
     runs: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     start_seconds: float = 60
+    daemon: Daemon | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> str:
+        """What it keeps, in words; empty where nothing of it must outlive it."""
+        return KEPT.get(self.kind, "")
 
     @property
     def is_of_release(self) -> bool:
@@ -108,7 +158,7 @@ def services(config: ClusterConfig, memcached_nodes: int) -> Iterator[Service]:
         yield Service(
             kind=Kind.INSTANCE,
             name=server.name,
-            endpoint=Endpoint(socket=f"{server.name}/http.sock"),
+            endpoint=Endpoint(path=f"{server.name}/http.sock"),
             memory=int(app.memory),
             processes=app.processes,
             grace=instance_grace(app.graceful_timeout.seconds),
@@ -120,19 +170,71 @@ def services(config: ClusterConfig, memcached_nodes: int) -> Iterator[Service]:
     for schedule in config.schedule:
         yield _schedule(schedule)
     for number in range(1, memcached_nodes + 1):
-        name = f"memcached{number}"
-        yield Service(kind=Kind.MEMCACHED, name=name, endpoint=Endpoint(socket=f"{name}.sock"))
+        yield memcached_node(config, number)
     if config.database is not None and config.database.engine is DatabaseEngine.POSTGRES:
-        yield Service(kind=Kind.DATABASE, name="postgres", endpoint=Endpoint(socket=".s.PGSQL.5432"), grace=60)
-    if config.broker is not None:
         yield Service(
-            kind=Kind.BROKER,
-            name="broker",
-            endpoint=Endpoint(socket="broker.sock"),
-            memory=int(config.broker.memory),
+            kind=Kind.DATABASE,
+            name="postgres",
+            endpoint=Endpoint(path=".s.PGSQL.5432"),
+            memory=1024 * MEGABYTE,
+            processes=512,
             grace=60,
+            start_seconds=120,
         )
-    yield Service(kind=Kind.NGINX, name="nginx", endpoint=Endpoint(port=config.site.listen), grace=60)
+    if config.broker is not None:
+        yield _broker(int(config.broker.memory))
+    yield Service(
+        kind=Kind.NGINX,
+        name="nginx",
+        endpoint=Endpoint(port=config.site.listen),
+        memory=512 * MEGABYTE,
+        grace=60,
+    )
+
+
+def memcached_node(config: ClusterConfig, number: int) -> Service:
+    """Return a node of the session store; numbers begin at 1."""
+    size = int(config.sessions.memcached.memory)
+    name = f"{Kind.MEMCACHED}{number}"
+    return Service(
+        kind=Kind.MEMCACHED,
+        name=name,
+        endpoint=Endpoint(path=f"{name}.sock"),
+        memory=size + OVERHEAD,
+        daemon=Daemon(
+            options=("-s", "{socket}", "-a", "{mode}", "-m", str(max(1, size // MEGABYTE))),
+            as_root=("-u", "root"),  # it refuses to be root unless told
+        ),
+    )
+
+
+def _broker(size: int) -> Service:
+    """Return the broker, for `size` bytes of jobs: no port, and each job on disk before it is acknowledged.
+
+    Source: https://valkey.io/topics/persistence/
+    """
+    return Service(
+        kind=Kind.BROKER,
+        name="broker",
+        endpoint=Endpoint(path="broker.sock"),
+        # While it writes its file anew, each of its pages may be there twice.
+        memory=2 * size + OVERHEAD,
+        grace=60,
+        start_seconds=120,
+        variables={BROKER_URL: "redis+socket://{socket}", BROKER_SOCKET: "{socket}"},
+        daemon=Daemon(
+            options=(
+                *("--port", "0", "--unixsocket", "{socket}", "--unixsocketperm", "770", "--dir", "{data}"),
+                # No snapshots beside that: an option without a value is an empty one, which a container's command
+                # can't have.
+                *("--save", "--appendonly", "yes", "--appendfsync", "always"),
+                *("--maxmemory", str(size), "--maxmemory-policy", "noeviction", "--set-proc-title", "no"),
+                *("--daemonize", "no"),
+            ),
+            # Until it has read what it keeps it accepts connections, and answers nothing else.
+            ping=("PING", "+PONG"),
+        ),
+    )
 
 
 def instance_grace(graceful_timeout: float) -> float:
@@ -192,17 +294,3 @@ def asked_by(process: str) -> list[str]:
     """Return by which words a service's process is asked for: mail11 by mail, and by mail1, whose first it may be."""
     digits = len(process) - len(process.rstrip("0123456789"))
     return [process[: len(process) - last] for last in range(digits + 1)]
-
-
-def valkey_words(service: Service, socket: str, data: str) -> tuple[str, ...]:
-    """Return the options of valkey-server (or redis-server): no port, and each job on disk before it is acknowledged.
-
-    Source: https://valkey.io/topics/persistence/
-    """
-    return (
-        *("--port", "0", "--unixsocket", socket, "--unixsocketperm", "770", "--dir", data),
-        # No snapshots beside that: an option without a value is an empty one, which a container's command can't have.
-        *("--save", "--appendonly", "yes", "--appendfsync", "always"),
-        *("--maxmemory", str(service.memory), "--maxmemory-policy", "noeviction", "--set-proc-title", "no"),
-        *("--daemonize", "no"),
-    )

@@ -7,9 +7,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from cluster.config.models import Method, SessionEngine
+from cluster.endpoints import Endpoint
 from cluster.services import Kind, Service, services
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cluster.config.models import App, ClusterConfig, Server
 
 
@@ -51,6 +54,17 @@ class Topology:
     def of_kind(self, *kinds: Kind) -> tuple[Service, ...]:
         """Return the services of these kinds, in the stack file's order."""
         return tuple(service for service in self.services if service.kind in kinds)
+
+    def endpoints(self, directory: Callable[[Kind], str], *kinds: Kind) -> dict[str, Endpoint]:
+        """Return where the services of these kinds (of all, where none is named) are reached, by their names.
+
+        directory: where the sockets of a kind are, for whom it is asked.
+        """
+        return {
+            service.name: service.endpoint.below(directory(service.kind))
+            for service in self.services
+            if service.endpoint is not None and (not kinds or service.kind in kinds)
+        }
 
     @property
     def beside(self) -> tuple[Service, ...]:
@@ -109,9 +123,7 @@ def site_host(config: ClusterConfig) -> str:
 
 def site_url(config: ClusterConfig) -> str:
     """Return the address to open in a browser."""
-    host = site_host(config)
-    port = config.site.listen
-    return f"http://{host}/" if port == 80 else f"http://{host}:{port}/"  # noqa: PLR2004
+    return f"{Endpoint(host=site_host(config), port=config.site.listen).origin}/"
 
 
 def served_static_url(config: ClusterConfig) -> str | None:

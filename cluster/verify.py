@@ -1,6 +1,6 @@
 """Proves with real requests that a cluster does what its stack file says. The same on every platform.
 
-What a platform must bring is in `Reach`: ways to nginx's internal socket, to each instance's own, and to the site.
+What a platform must bring is in `Endpoints`: those of nginx's internal socket, to each instance's own, and to the site.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from cluster.answers import NO_TLS, SocketTransport
+from cluster.answers import NO_TLS, BoundedTransport
 from cluster.asking import SENSELESS, TIMEOUT, object_in
 from cluster.config.models import Method
 from cluster.errors import CommandError
@@ -27,6 +27,8 @@ from cluster_runtime.unfollowed import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from cluster.endpoints import Endpoint
 
 #: Requests to measure shares with: this many rounds of the sum of weights, within these bounds.
 ROUNDS, FEWEST, FEWEST_BY_CHANCE, MOST = 2, 20, 200, 3000
@@ -58,44 +60,44 @@ def fail_unverified(checks: Iterable[Check]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reach:
-    """How a platform's cluster is reached.
+class Endpoints:
+    """Where a cluster is reached from here.
 
-    internal: the socket on which nginx passes probes to the instances.
-    instances: each instance's own socket, by name.
-    address: where the site answers, as http://127.0.0.1:8080.
+    internal: where nginx passes probes to the instances.
+    instances: each instance's own, by name.
+    site: where the site answers.
     release: the release that should serve.
     intruders: tells what listens though it must not (a line each).
     """
 
-    internal: str
-    instances: Mapping[str, str]
-    address: str
+    internal: Endpoint
+    instances: Mapping[str, Endpoint]
+    site: Endpoint
     release: str
     intruders: Callable[[], list[str]]
 
 
 class Ways:
-    """The ways to a cluster, and a connection to each of its sockets that is kept: a new one may be a process there."""
+    """The ways to a cluster, and a connection to each endpoint that is kept: a new one may be a process there."""
 
-    def __init__(self, reach: Reach) -> None:
-        self.reach = reach
-        self._clients: dict[str, httpx.Client] = {}
+    def __init__(self, endpoints: Endpoints) -> None:
+        self.endpoints = endpoints
+        self._clients: dict[Endpoint, httpx.Client] = {}
 
-    def client(self, socket: str) -> httpx.Client:
-        """Return what asks over a socket."""
-        if socket not in self._clients:
-            transport = SocketTransport(socket)
-            self._clients[socket] = httpx.Client(transport=transport, timeout=TIMEOUT, trust_env=False)
-        return self._clients[socket]
+    def client(self, endpoint: Endpoint) -> httpx.Client:
+        """Return what asks there: any host of a URL is it."""
+        if endpoint not in self._clients:
+            transport = BoundedTransport(endpoint)
+            self._clients[endpoint] = httpx.Client(transport=transport, timeout=TIMEOUT, trust_env=False)
+        return self._clients[endpoint]
 
     def instance(self, name: str) -> httpx.Client:
         """Return what asks an instance by its own socket."""
-        return self.client(self.reach.instances[name])
+        return self.client(self.endpoints.instances[name])
 
     def internal(self) -> httpx.Client:
         """Return what asks through nginx's internal socket."""
-        return self.client(self.reach.internal)
+        return self.client(self.endpoints.internal)
 
     def close(self) -> None:
         """Close all connections."""
@@ -103,10 +105,10 @@ class Ways:
             client.close()
 
 
-def verify(topology: Topology, reach: Reach) -> list[Check]:
+def verify(topology: Topology, endpoints: Endpoints) -> list[Check]:
     """Check everything; the first failure does not stop the rest."""
     # Who listens is asked of the machines, and takes its time, while the cluster is asked over its own sockets.
-    with contextlib.closing(Ways(reach)) as ways, ThreadPoolExecutor(max_workers=1) as aside:
+    with contextlib.closing(Ways(endpoints)) as ways, ThreadPoolExecutor(max_workers=1) as aside:
         listening = aside.submit(_checks, _closed, topology, ways)
         parts = (_site, _instances, _shares, _sessions)
         return [check for part in parts for check in _checks(part, topology, ways)] + listening.result()
@@ -141,10 +143,10 @@ def _said(ways: Ways, name: str) -> dict[str, Any] | None:
 def _site(topology: Topology, ways: Ways) -> Iterator[Check]:
     """Look at the site as a visitor does, through nginx."""
     site = _said_of_site(topology, ways)
-    address = urllib.parse.urlsplit(ways.reach.address)
+    there = ways.endpoints.site
 
     def connect() -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT)
+        return http.client.HTTPConnection(there.host, there.port, timeout=TIMEOUT)
 
     visitor = Visitor(site, asker(connect, lambda _url: {}), files=False)
     for page in site.pages or ("/",):  # what keeps no release back is still what a visitor sees
@@ -152,7 +154,7 @@ def _site(topology: Topology, ways: Ways) -> Iterator[Check]:
     if site.websocket is not None:
         yield _websocket(connect, site.site, site.websocket)
     with httpx.Client(timeout=TIMEOUT, trust_env=False, verify=NO_TLS) as client:
-        denied = client.get(f"{ways.reach.address}/-/health", headers={"Host": urllib.parse.urlsplit(site.site).netloc})
+        denied = client.get(f"{there.origin}/-/health", headers={"Host": urllib.parse.urlsplit(site.site).netloc})
         yield Check(
             name="the runtime's pages are not public",
             ok=denied.status_code == httpx.codes.NOT_FOUND,
@@ -199,14 +201,14 @@ def _websocket(connect: Callable[[], http.client.HTTPConnection], site: str, pat
 
 def _instances(topology: Topology, ways: Ways) -> Iterator[Check]:
     for name in topology.names:
-        found = f"release {ways.reach.release}"
+        found = f"release {ways.endpoints.release}"
         try:
             answer = ways.instance(name).get("http://localhost/-/probe").raise_for_status().json()
-            ok = (answer["instance"], answer["release"]) == (name, ways.reach.release)
+            ok = (answer["instance"], answer["release"]) == (name, ways.endpoints.release)
             found = f"{answer['instance']}, release {answer['release']}"
         except (httpx.HTTPError, *SENSELESS) as error:
             ok, found = False, f"{type(error).__name__}: {error}"
-        yield Check(name=f"{name} answers", ok=ok, expected=f"{name}, release {ways.reach.release}", found=found)
+        yield Check(name=f"{name} answers", ok=ok, expected=f"{name}, release {ways.endpoints.release}", found=found)
 
 
 # --- shares
@@ -334,7 +336,7 @@ def _session(ways: Ways, instance: str, query: str) -> dict[str, Any]:
 
 
 def _closed(_topology: Topology, ways: Ways) -> Iterator[Check]:
-    found = ways.reach.intruders()
+    found = ways.endpoints.intruders()
     yield Check(
         name="nothing but nginx listens on a port",
         ok=not found,

@@ -1,4 +1,7 @@
-"""A picture of the cluster: clients, nginx, instances, and where data is kept. One SVG that needs nothing else."""
+"""A picture of the cluster: clients, nginx, instances, and where data is kept. One SVG that needs nothing else.
+
+Mermaid draws in a browser and Graphviz is a program of its own: neither could be seen in a pull request as it is.
+"""
 
 from __future__ import annotations
 

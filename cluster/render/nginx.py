@@ -19,7 +19,10 @@ from cluster.source import location_of
 from cluster.topology import served_static_url
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cluster.config.models import Media
+    from cluster.endpoints import Endpoint
     from cluster.topology import Instance, Topology
 
 Version = tuple[int, int, int]
@@ -70,7 +73,7 @@ class NginxPlaces:
     """Where things are on a platform; absolute paths.
 
     user: nginx's `user` (and its group, after a space), or None where nginx is not started by root and can't change it.
-    sockets: the directory of the instances' directories.
+    instances: where nginx reaches each of them, by name.
     shared: the directory of what the project writes, its uploads among it.
     static: a directory in which `current` and `previous` lead to the files of the two last releases.
     closing: while this file exists, an nginx before 1.27.4 closes clients' connections after each response.
@@ -80,7 +83,7 @@ class NginxPlaces:
     """
 
     user: str | None
-    sockets: str
+    instances: Mapping[str, Endpoint]
     static: str
     shared: str
     logs: str
@@ -269,7 +272,7 @@ def _address_limit(topology: Topology) -> list[Directive]:
 
 
 def _socket(places: NginxPlaces, instance: str) -> str:
-    return f"unix:{places.sockets}/{instance}/http.sock"
+    return places.instances[instance].nginx
 
 
 def server_parameters(server: Server) -> list[str]:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.config.models import DatabaseEngine
 from cluster.config.units import moment_text, parse_moment
 from cluster.errors import ClusterError
+from cluster.services import Kind
 from platforms.docker.engine import EngineError, image_repository
-from platforms.docker.places import base_image
+from platforms.docker.places import base_image, image_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -83,21 +83,15 @@ def context_as_of(context: Path) -> dt.datetime | None:
     return parse_moment(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def base_key(config: ClusterConfig, service: str) -> str:
-    """Return the key of the stack file that names the base of a service."""
-    return f"images.{service if getattr(config.images, service) else 'base'}"
+def base_key(config: ClusterConfig, image: str) -> str:
+    """Return the key of the stack file that names the base of an image."""
+    return f"images.{image if getattr(config.images, image, None) else 'base'}"
 
 
 def services(topology: Topology) -> list[str]:
     """Return the services of a stack that have an image of their own."""
-    database = topology.config.database
-    return [
-        "app",
-        "nginx",
-        *(["memcached"] if topology.memcached_nodes else []),
-        *(["broker"] if topology.config.broker is not None else []),
-        *(["postgres"] if database is not None and database.engine is DatabaseEngine.POSTGRES else []),
-    ]
+    own = [service for service in topology.services if not service.is_of_release and service.kind is not Kind.INSTANCE]
+    return ["app", *dict.fromkeys(image_of(service) for service in own)]
 
 
 def bases(topology: Topology, as_of: dt.datetime) -> list[Base]:

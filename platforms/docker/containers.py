@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 #: The users of the containers, each another; all in one group, which is what lets them reach each other's sockets.
-APP_USER, NGINX_USER, POSTGRES_USER, MEMCACHED_USER, BROKER_USER, GROUP = 10001, 10002, 10003, 10004, 10005, 10001
+APP_USER, NGINX_USER, POSTGRES_USER, MEMCACHED_USER, BROKER_USER, OTHER_USER = range(10001, 10007)
+GROUP = APP_USER
 
 #: json-file's own options: the disk is not filled by a log.
 LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}

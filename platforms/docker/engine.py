@@ -41,22 +41,23 @@ class Live:
     """What a stack's nginx and instances really run, whatever Pulumi's state believes.
 
     nginx: the digest of the configuration that nginx runs; None where it does not answer.
-    nginx_turn: how often a configuration was delivered; None where that can't be read.
+    nginx_generation: how often a configuration was delivered; None where that can't be read.
     holders: the process that holds each instance's name, as `release.container`.
-    turns: how often each name was given. given: the process that got it the last time. answers: what listens behind it.
+    generations: how often each name was given. given: the process that got it the last time. answers: what listens
+    behind it.
     statuses: what each instance's processes last said of themselves, by instance and process.
-    static: the release whose static files are served first. static_turn: how often that was said.
+    static: the release whose static files are served first. static_generation: how often that was said.
     """
 
     nginx: str | None = None
-    nginx_turn: int | None = 0
+    nginx_generation: int | None = 0
     holders: Mapping[str, str | None] = field(default_factory=dict)
-    turns: Mapping[str, int] = field(default_factory=dict)
+    generations: Mapping[str, int] = field(default_factory=dict)
     given: Mapping[str, str | None] = field(default_factory=dict)
     answers: Mapping[str, bool] = field(default_factory=dict)
     statuses: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     static: str | None = None
-    static_turn: int = 0
+    static_generation: int = 0
 
     def sessions(self, instance: str) -> Mapping[str, str] | None:
         """Return what the process that holds an instance's name says of its sessions; None where it says nothing."""
@@ -64,35 +65,35 @@ class Live:
         found: Mapping[str, str] | None = status.get("sessions")
         return found
 
-    def next_static_turn(self, release: str) -> int:
-        """Return the turn in which the static files of `release` are served first."""
-        turn = self.static_turn if self.nginx_turn is not None else None
-        return self._turn(turn, same=self.static == release)
+    def next_static_generation(self, release: str) -> int:
+        """Return the generation in which the static files of `release` are served first."""
+        generation = self.static_generation if self.nginx_generation is not None else None
+        return self._generation(generation, same=self.static == release)
 
-    def next_nginx_turn(self, digest: str) -> int:
-        """Return the turn of a delivery of `digest`: the last one where nginx runs it already, else another.
+    def next_nginx_generation(self, digest: str) -> int:
+        """Return the generation of a delivery of `digest`: the last one where nginx runs it already, else another.
 
-        The turn is an input of the delivery, so that it is done again wherever nginx runs something else, even if the
-        state believes that it was done.
+        The generation is an input of the delivery, so that it is done again wherever nginx runs something else, even if
+        the state believes that it was done.
         """
-        return self._turn(self.nginx_turn, same=self.nginx == digest)
+        return self._generation(self.nginx_generation, same=self.nginx == digest)
 
-    def next_turn(self, instance: str, process: str) -> int:
-        """Return the turn in which `process` gets the name of `instance`: the last one where it holds it.
+    def next_generation(self, instance: str, process: str) -> int:
+        """Return the generation in which `process` gets the name of `instance`: the last one where it holds it.
 
         One that was given the name and is starting again will take it by itself, as soon as it is healthy.
         """
-        turn = self.turns.get(instance, 0) if self.nginx_turn is not None else None
+        generation = self.generations.get(instance, 0) if self.nginx_generation is not None else None
         holder = self.holders.get(instance)
         status = self.statuses.get((instance, process), {})
         returning = holder is None and self.given.get(instance) == process and status.get("state") == STARTING
-        return self._turn(turn, same=holder == process or returning)
+        return self._generation(generation, same=holder == process or returning)
 
     @staticmethod
-    def _turn(turn: int | None, *, same: bool) -> int:
-        if turn is None:
+    def _generation(generation: int | None, *, same: bool) -> int:
+        if generation is None:
             return int(time.time())  # nobody can say which was the last
-        return turn if same else turn + 1
+        return generation if same else generation + 1
 
 
 @dataclass(frozen=True)
@@ -220,35 +221,35 @@ class Engine:
         """Look at what runs; EngineError where the engine is away."""
         running = self.containers(stack, "nginx")
         if not running:
-            return Live(nginx_turn=None if self.containers(stack, "nginx", stopped=True) else 0)
+            return Live(nginx_generation=None if self.containers(stack, "nginx", stopped=True) else 0)
         try:
             return read_live(self.run("exec", running[0], "/usr/local/lib/cluster/live"))
         except EngineError:
-            return Live(nginx_turn=None)
+            return Live(nginx_generation=None)
 
 
 def read_live(text: str) -> Live:
     """Read what nginx's `live` printed; what has none of its forms is passed over: instances wrote much of it."""
     nginx: str | None = None
-    turn: int | None = 0
-    static, static_turn = None, 0
+    generation: int | None = 0
+    static, static_generation = None, 0
     holders: dict[str, str | None] = {}
     given: dict[str, str | None] = {}
-    turns, answers = {}, {}
+    generations, answers = {}, {}
     statuses = {}
     for line in text.split("\n"):  # and at nothing else that Python takes for a line's end
         what, *words = line.split(" ", 3)
         try:
             if what == "nginx":
-                nginx, turn = _or_none(words[0]), int(words[1])
-                if nginx is not None and turn == 0:
-                    turn = None  # it runs something, and nobody can say which time that was
+                nginx, generation = _or_none(words[0]), int(words[1])
+                if nginx is not None and generation == 0:
+                    generation = None  # it runs something, and nobody can say which time that was
             elif what == "static":
-                static, static_turn = _or_none(words[0]), int(words[1])
+                static, static_generation = _or_none(words[0]), int(words[1])
             elif what == "instance":
                 name, holder, rest = words
-                turn_text, process, answering = [*rest.split(" "), "-", "-"][:3]
-                turns[name] = int(turn_text)
+                generation_text, process, answering = [*rest.split(" "), "-", "-"][:3]
+                generations[name] = int(generation_text)
                 holders[name], given[name], answers[name] = _or_none(holder), _or_none(process), answering == "yes"
             elif what == "status":
                 status = believable(json.loads(words[2]))
@@ -258,14 +259,14 @@ def read_live(text: str) -> Live:
             continue
     return Live(
         nginx=nginx,
-        nginx_turn=turn,
+        nginx_generation=generation,
         holders=holders,
-        turns=turns,
+        generations=generations,
         given=given,
         answers=answers,
         statuses=statuses,
         static=static,
-        static_turn=static_turn,
+        static_generation=static_generation,
     )
 
 

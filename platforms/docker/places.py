@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING
 
 from cluster.release import RuntimePlaces
 from cluster.render.nginx import NginxConfig, NginxPlaces, render_nginx, version_in_image
+from cluster.services import Kind
 from cluster.source import TREE, project_place
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cluster.config.models import ClusterConfig
+    from cluster.services import Service
     from cluster.topology import Topology
 
-#: Directories of sockets: the instances', the memcached nodes', PostgreSQL's, the broker's.
-RUN, SESSIONS, DATABASE, BROKER = "/run/cluster", "/run/sessions", "/run/database", "/run/broker"
-BROKER_SOCKET = f"{BROKER}/broker.sock"
+#: Directories of sockets: the instances', the memcached nodes', PostgreSQL's.
+RUN, SESSIONS, DATABASE = "/run/cluster", "/run/sessions", "/run/database"
 DATA, SESSION_FILES, STATIC = "/srv/data", "/srv/sessions", "/srv/static"
 SECRETS, DATABASE_SECRETS = "/srv/secrets", "/srv/database"
 
@@ -33,33 +36,51 @@ PACKAGES, SOURCES = "/srv/packages", "/srv/sources"
 #: nginx's directory in its container: configurations, temporary files, the internal socket.
 NGINX_HOME = "/var/lib/cluster"
 
-NGINX_PLACES = NginxPlaces(
-    user=None,
-    sockets=RUN,
-    static=STATIC,
-    shared=SHARED,
-    logs="/var/log/cluster",
-    temp=f"{NGINX_HOME}/temp",
-    pid="/tmp/nginx.pid",  # noqa: S108 - the container's own
-    internal=f"{NGINX_HOME}/internal.sock",
-    closing=f"{NGINX_HOME}/closing",
-    instance_address="",
-)
+#: The socket on which nginx passes probes to the instances.
+NGINX_INTERNAL = f"{NGINX_HOME}/internal.sock"
+
+#: Where the sockets of each kind of service are, in all containers that have them.
+SOCKETS: Mapping[Kind, str] = {
+    Kind.INSTANCE: RUN,
+    Kind.MEMCACHED: SESSIONS,
+    Kind.DATABASE: DATABASE,
+}
 
 
-def base_image(config: ClusterConfig, service: str) -> str:
-    """Return the image that the image of a service (app, nginx, memcached, postgres) is built on."""
-    return getattr(config.images, service) or config.images.base
+def sockets_of(kind: Kind) -> str:
+    """Return the directory of the sockets of a kind of service."""
+    return SOCKETS.get(kind, f"/run/{kind}")
+
+
+def nginx_places(topology: Topology) -> NginxPlaces:
+    """Return where things are for nginx."""
+    return NginxPlaces(
+        user=None,
+        instances=topology.endpoints(sockets_of, Kind.INSTANCE),
+        static=STATIC,
+        shared=SHARED,
+        logs="/var/log/cluster",
+        temp=f"{NGINX_HOME}/temp",
+        pid="/tmp/nginx.pid",  # noqa: S108 - the container's own
+        internal=NGINX_INTERNAL,
+        closing=f"{NGINX_HOME}/closing",
+        instance_address="",
+    )
+
+
+def image_of(service: Service) -> str:
+    """Return what the image of a service is called: as its kind, and PostgreSQL's as itself."""
+    return service.name if service.kind is Kind.DATABASE else service.kind.value
+
+
+def base_image(config: ClusterConfig, image: str) -> str:
+    """Return what an image (app, nginx, memcached, postgres, …) is built on."""
+    return getattr(config.images, image, None) or config.images.base
 
 
 def nginx_config(topology: Topology) -> NginxConfig:
     """Return nginx's configuration, for the version that its base image has."""
-    return render_nginx(topology, NGINX_PLACES, version_in_image(base_image(topology.config, "nginx")))
-
-
-def memcached_socket(number: int) -> str:
-    """Return where memcached node `number` (from 1) listens."""
-    return f"{SESSIONS}/memcached{number}.sock"
+    return render_nginx(topology, nginx_places(topology), version_in_image(base_image(topology.config, "nginx")))
 
 
 def runtime_places(topology: Topology, digest: str) -> RuntimePlaces:
@@ -74,7 +95,6 @@ def runtime_places(topology: Topology, digest: str) -> RuntimePlaces:
         sessions=SESSION_FILES,
         static_root=f"{STATIC}/{digest}{static_url.rstrip('/')}",
         packages=PACKAGES,
-        memcached=tuple(memcached_socket(number + 1) for number in range(topology.memcached_nodes)),
-        broker=BROKER_SOCKET,
+        endpoints=topology.endpoints(sockets_of),
         schedules=f"{SHARED}/.schedules",
     )

@@ -183,8 +183,8 @@ class DockerPlatform:
 
     def data(self) -> str:
         """Return in words what there is of a stack's data, and where."""
-        jobs = ", jobs" if self.stack.config.broker is not None else ""
-        return f"the database, sessions, uploads{jobs} and secrets in the volumes of {self.docker.label}"
+        kept = "".join(f", {service.kept}" for service in self.docker.topology.services if service.kept)
+        return f"the database, sessions, uploads{kept} and secrets in the volumes of {self.docker.label}"
 
     def down(self, *, delete_data: bool) -> bool:
         """Remove everything but the data; with `delete_data` the data too."""
@@ -363,10 +363,10 @@ class Proof:
 
 def _checked(docker: DockerStack, release: str) -> list[Check]:
     from cluster.verify import verify as verified  # noqa: PLC0415
-    from platforms.docker.reach import reach  # noqa: PLC0415 - most commands send no requests
+    from platforms.docker.endpoints import endpoints  # noqa: PLC0415 - most commands send no requests
 
-    with reach(docker.engine, docker.label, docker.topology, release) as ways:
-        return verified(docker.topology, ways)
+    with endpoints(docker.engine, docker.label, docker.topology, release) as there:
+        return verified(docker.topology, there)
 
 
 def _beside_the_serving(docker: DockerStack) -> list[str]:

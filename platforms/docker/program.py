@@ -10,10 +10,12 @@ import pulumi
 
 from platforms.docker.engine import Engine
 from platforms.docker.facts import facts_of
+from platforms.docker.family import Target
 from platforms.docker.images import platform_digest
 from platforms.docker.paths import DockerPaths
 from platforms.docker.places import runtime_places
-from platforms.docker.resources import Docker, container_digest
+from platforms.docker.resources import Docker
+from platforms.docker.specs import container_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,9 +78,7 @@ class DockerGround:
     def resources(self, secrets: pulumi.Output[str]) -> Docker:
         """Return what makes the images, containers, volumes and networks."""
         return Docker(
-            stack=self.label,
-            work=self.work,
-            engine=self.engine,
+            target=Target(stack=self.label, work=self.work, engine=self.engine),
             live=self.live,
             secrets=secrets,
             # Before sites had names, a program had one.

@@ -43,7 +43,7 @@ from cluster.release import (
     sources,
 )
 from cluster.render.mime import compressed_endings
-from cluster.source import TREE, Source, check_shared, is_file_name, project_place, shared_place, write_tree
+from cluster.source import TREE, Source, check_shared, is_file_name, shared_place, write_tree
 from cluster.stack.history import History
 from cluster.stack.secrets import write_secret
 from cluster_runtime import unfollowed
@@ -237,12 +237,7 @@ class Builder:
             make_way(path, stat.S_IFDIR)
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         release = Release(digest=spec.digest, directory=directory)
-        places = self.places.runtime_places(
-            spec.digest,
-            project_place(topology.config),
-            topology.config.site.static_url,
-            topology.memcached_nodes,
-        )
+        places = self.places.runtime_places(topology, spec.digest)
         config = runtime_config(topology.config, places, spec.digest)
         write_durably(release.config, json.dumps(config, indent=1), mode=0o644)
         self._write_code(spec, release, hurt)

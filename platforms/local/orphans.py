@@ -2,6 +2,8 @@
 
 They are known by what they were started with, and by the directory that they stand in: the kernel keeps that one right
 when the checkout is moved. What only happens to stand there (a shell, an editor, `cluster manage`) is none of them.
+
+psutil takes three times as long for such a look, and an `up` takes dozens.
 """
 
 from __future__ import annotations
@@ -11,26 +13,31 @@ import signal
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from cluster.config.load import STACKS
+from cluster.services import PROGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from cluster.services import Kind as ServiceKind
     from platforms.local.places import Places
 
 #: Seconds that they have to end by themselves; an instance drains for three and ends its requests.
 PATIENCE = 40.0
+
+#: How the file of a socket ends.
+SOCKET = ".sock"
 
 #: What the kernel adds to the path of a directory that was removed.
 DELETED = " (deleted)"
 
 #: One of these stands in the command line of each.
 TELLING = (
-    *(b"nginx", b"supervisord", b"cluster_runtime.instance", b"cluster_runtime.service", b"watch.py", b"memcached"),
-    *(b"valkey-server", b"redis-server"),
+    *(b"nginx", b"supervisord", b"cluster_runtime.instance", b"cluster_runtime.service", b"watch.py"),
+    *(name.encode() for names in PROGRAMS.values() for name in names),
 )
 
 #: Of /proc/PID/stat: stopped by a signal. (Not `t`, which a debugger has stopped.)
@@ -44,15 +51,17 @@ class Kind(StrEnum):
     WATCH = "watch"
     INSTANCE = "instance"
     SERVICE = "worker or schedule"
-    BROKER = "broker"
-    MEMCACHED = "memcached"
+    DAEMON = "daemon"
     NGINX = "nginx"
     WORKER = "nginx worker"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A process of the stack. `group` is its process group: Supervisor makes one for each that it starts."""
+    """A process of the stack. `group` is its process group: Supervisor makes one for each that it starts.
+
+    daemon: which kind of service one of the distribution's programs is.
+    """
 
     pid: int
     parent: int
@@ -60,9 +69,15 @@ class Found:
     kind: Kind
     stopped: bool
     arguments: tuple[str, ...]
+    daemon: ServiceKind | None = None
 
     def __str__(self) -> str:
-        return f"{self.kind} (process {self.pid})"
+        return f"{self.daemon or self.kind} (process {self.pid})"
+
+    @property
+    def daemon_name(self) -> str:
+        """What Supervisor would call a daemon: as its socket is called."""
+        return next((PurePath(word).stem for word in self.arguments if word.endswith(SOCKET)), "")
 
     def argument(self, name: str) -> str:
         """Return what follows an option on its command line; empty where it has none."""
@@ -97,9 +112,27 @@ def stack_processes(places: Places) -> list[Found]:
         if fields[0] in "ZX":
             continue
         pid, parent, group, stopped = int(name), int(fields[1]), int(fields[2]), fields[0] == STOPPED
-        process = Found(pid=pid, parent=parent, group=group, kind=kind, stopped=stopped, arguments=arguments)
+        process = Found(
+            pid=pid,
+            parent=parent,
+            group=group,
+            kind=kind,
+            stopped=stopped,
+            arguments=arguments,
+            daemon=DAEMONS.get(_program(arguments)) if kind is Kind.DAEMON else None,
+        )
         (workers if untold else found).append(process)
+    found = _without_forks(found)
     return found + _of_nginx(workers, found, places) if workers else found
+
+
+def _without_forks(found: list[Found]) -> list[Found]:
+    """Return them without those that have not begun the program yet which they were forked for.
+
+    Until then one has the command line of its parent: it would pass for a second Supervisor, a second instance.
+    """
+    command = {process.pid: process.arguments for process in found}
+    return [process for process in found if command.get(process.parent) != process.arguments]
 
 
 def _of_nginx(workers: Iterable[Found], found: Iterable[Found], places: Places) -> list[Found]:
@@ -135,13 +168,12 @@ def _arguments(pid: str) -> tuple[str, ...]:
     return tuple(line.decode("utf-8", "surrogateescape").rstrip("\0").split("\0"))
 
 
-#: What a process is by its program's name.
-PROGRAMS = {
-    "memcached": Kind.MEMCACHED,
-    "nginx": Kind.NGINX,
-    "valkey-server": Kind.BROKER,
-    "redis-server": Kind.BROKER,
-}
+#: Which service a program of the distribution's is, by its name.
+DAEMONS = {name: kind for kind, names in PROGRAMS.items() for name in names}
+
+
+def _program(arguments: tuple[str, ...]) -> str:
+    return arguments[0].rpartition("/")[2]
 
 
 def _kind(arguments: tuple[str, ...]) -> Kind | None:
@@ -156,8 +188,8 @@ def _kind(arguments: tuple[str, ...]) -> Kind | None:
         return Kind.SERVICE
     if any(argument.endswith("/local/watch.py") for argument in arguments[:4]):
         return Kind.WATCH
-    name = first.rpartition("/")[2]
-    return PROGRAMS.get(name)
+    name = _program(arguments)
+    return Kind.NGINX if name == "nginx" else Kind.DAEMON if name in DAEMONS else None
 
 
 def _is_ours(stands: Path | None, arguments: tuple[str, ...], kind: Kind, places: Places, state: Path) -> bool:
@@ -167,12 +199,13 @@ def _is_ours(stands: Path | None, arguments: tuple[str, ...], kind: Kind, places
     )
     if inside:
         return True
+    daemon = DAEMONS.get(_program(arguments), "")
     marks = {
         Kind.SUPERVISOR: (f"-c {places.supervisor}/supervisord.conf ",),
         Kind.INSTANCE: (f"--sockets {places.run} ",),
         Kind.SERVICE: (f"--sockets {places.run} ",),
-        Kind.BROKER: (f"--unixsocket {places.broker_socket} ",),
-        Kind.MEMCACHED: (f"-s {places.memcached_listens(1).parent}/", f"-s {places.run}/memcached"),
+        # Its socket is in a directory of its kind's, or, as a former version made it, in the run directory itself.
+        Kind.DAEMON: (f" {places.run}/.{daemon}/{daemon}", f" {places.run}/{daemon}"),
         Kind.NGINX: (f"-p {places.state} ", f"-p {places.state}/ "),
     }
     command = " ".join(arguments) + " "

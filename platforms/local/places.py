@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from cluster.kept import make_way
 from cluster.release import DIGEST_LENGTH, RuntimePlaces
 from cluster.render.nginx import NginxPlaces
-from cluster.source import TREE
+from cluster.services import Kind
+from cluster.source import TREE, project_place
 from cluster.stack.paths import PYTHONS, StackPaths
 from cluster_runtime import unfollowed
 from cluster_runtime.attempts import FILE as BEGUN
@@ -27,13 +28,10 @@ from platforms.local.written import SERVED
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from cluster.endpoints import Endpoint
     from cluster.machine.owner import Owner
-
-#: The directory of memcached's sockets, in that of all sockets; instances pass over what begins with a dot.
-MEMCACHED = ".memcached"
-
-#: The directory of the broker's socket there.
-BROKER = ".broker"
+    from cluster.services import Service
+    from cluster.topology import Topology
 
 #: The longest file of an instance's directory of sockets: a name, a slash, a release, and an ending.
 LONGEST_NAME_IN_RUN = 32 + 1 + DIGEST_LENGTH + len(".json.new")
@@ -52,8 +50,8 @@ class Places(StackPaths):
         mark = hashlib.sha256(os.fsencode(self.state.resolve())).hexdigest()[:10]
         return Path(f"/tmp/cluster-{os.geteuid()}-{mark}")  # noqa: S108 - mode and owner are checked by hold
 
-    def make_run(self, owner: Owner, instances: Iterable[str], services: Iterable[str] = ()) -> None:
-        """Make the run directory, and in it what is the instances' own.
+    def make_run(self, owner: Owner, services: Iterable[Service]) -> None:
+        """Make the run directory, and in it what is the services' own: the instances' too.
 
         Only who says `up` writes in it: whoever could, could put another Supervisor's socket there, or a link where
         nginx, which begins as root, writes its process id. PlaceError where something else stands in its place.
@@ -62,12 +60,18 @@ class Places(StackPaths):
         owner.hold(self.run, 0o750 if owner.changed else 0o700)
         self._forget_forged()
         owner.hold(self.run / SERVICES, 0o750 if owner.changed else 0o700)
-        for name in (ENDED, MEMCACHED, BROKER, *instances, *(f"{SERVICES}/{service}" for service in services)):
+        for name in (ENDED, *dict.fromkeys(map(self._own, services))):
             owner.make(self.run / name)
         for name in (CLEARED, BEGUN):
             owner.make_file(self.run / name)
-        for path in self.run.glob("memcached*.sock"):
-            self._adopt_memcached(path)
+        for path in self.run.glob(f"{Kind.MEMCACHED}*.sock"):
+            self._adopt_memcached(path, owner)
+
+    def _own(self, service: Service) -> str:
+        """Return what is a service's own in the run directory; instances pass over what begins with a dot."""
+        if service.kind is Kind.INSTANCE:
+            return service.name
+        return f"{SERVICES}/{service.name}" if service.is_of_release else f".{service.kind}"
 
     def _forget_forged(self) -> None:
         """Remove what was put in place of what root makes, while the directory was still another user's."""
@@ -86,26 +90,27 @@ class Places(StackPaths):
                 elif not is_kind(found.st_mode) or found.st_uid != os.geteuid():
                     path.unlink()
 
-    def _adopt_memcached(self, path: Path) -> None:
+    def _adopt_memcached(self, path: Path, owner: Owner) -> None:
         """Let a node that a former version started, in the run directory itself, be found where it is now."""
         if stat.S_ISSOCK(path.lstat().st_mode):
-            inside = self.run / MEMCACHED / path.name
+            inside = self.sockets_of(Kind.MEMCACHED) / path.name
+            owner.make(inside.parent)
             inside.unlink(missing_ok=True)
             os.link(path, inside, follow_symlinks=False)
-            unfollowed.link(path, f"{MEMCACHED}/{path.name}")
+            unfollowed.link(path, os.path.relpath(inside, self.run))
 
-    def make_memcached(self, owner: Owner, number: int) -> None:
-        """Let memcached node `number` be found, and what instances tell each other of it be written beside that."""
-        path = self.memcached_socket(number)
+    def make_memcached(self, owner: Owner, node: Service) -> None:
+        """Let a memcached node be found, and what instances tell each other of it be written beside that."""
+        path = self.run / self.listens(node).name
         if not path.is_symlink():
-            unfollowed.link(path, f"{MEMCACHED}/{path.name}")
+            unfollowed.link(path, os.path.relpath(self.listens(node), self.run))
         for file in (NODE_STATE, NODE_RESTORE):
             owner.make_file(path.with_name(path.name + file))
         owner.make_file(path.with_name(NODES_STATE))
 
     def forget_memcached(self, name: str) -> None:
         """Remove what is left of a node that has ended."""
-        for path in (*self.run.glob(f"{name}.sock*"), self.run / MEMCACHED / f"{name}.sock"):
+        for path in (*self.run.glob(f"{name}.sock*"), self.sockets_of(Kind.MEMCACHED) / f"{name}.sock"):
             path.unlink(missing_ok=True)
 
     @property
@@ -198,34 +203,37 @@ class Places(StackPaths):
         """While it exists, an old nginx closes clients' connections after each response."""
         return self.run / "nginx.closing"
 
-    def memcached_socket(self, number: int) -> Path:
-        """Where memcached node `number` (from 1) is found: a link, the same for all releases."""
-        return self.run / f"memcached{number}.sock"
+    def sockets_of(self, kind: Kind) -> Path:
+        """Where the sockets of services of a kind are made: the instances' each in a directory of its own there."""
+        return self.run if kind is Kind.INSTANCE else self.run / f".{kind}"
 
-    def memcached_listens(self, number: int) -> Path:
-        """Where it listens: in a directory of its own user's."""
-        return self.run / MEMCACHED / f"memcached{number}.sock"
+    def listens(self, service: Service) -> Path:
+        """Where a service makes its socket: in a directory of its own user's."""
+        assert service.endpoint is not None  # noqa: S101 - whoever asks has one that listens
+        return Path(service.endpoint.below(str(self.sockets_of(service.kind))).path)
 
-    @property
-    def broker_socket(self) -> Path:
-        """Where the broker listens: in a directory of its own user's."""
-        return self.run / BROKER / "broker.sock"
+    def kept_by(self, kind: Kind) -> Path:
+        """Where services of a kind keep what must outlive them."""
+        return self.data / kind
+
+    def endpoints(self, topology: Topology) -> dict[str, Endpoint]:
+        """Return where the instances answer, by name."""
+        return topology.endpoints(self._found_at, Kind.INSTANCE)
+
+    def _found_at(self, kind: Kind) -> str:
+        """Where others find the sockets of a kind: links to the memcached nodes', the same for all releases."""
+        return str(self.run if kind is Kind.MEMCACHED else self.sockets_of(kind))
 
     @property
     def schedules(self) -> Path:
         """What is known of schedules' runs."""
         return self.data / "schedules"
 
-    @property
-    def broker_data(self) -> Path:
-        """What the broker keeps."""
-        return self.data / "broker"
-
-    def nginx_places(self, user: str | None) -> NginxPlaces:
+    def nginx_places(self, topology: Topology, user: str | None) -> NginxPlaces:
         """Return what the nginx renderer needs."""
         return NginxPlaces(
             user=user,
-            sockets=str(self.run),
+            instances=self.endpoints(topology),
             static=str(self.static),
             shared=str(self.shared),
             logs=str(self.logs),
@@ -235,22 +243,20 @@ class Places(StackPaths):
             closing=str(self.closing),
         )
 
-    def runtime_places(
-        self, digest: str, project_place: str, static_url: str | None, memcached_nodes: int
-    ) -> RuntimePlaces:
+    def runtime_places(self, topology: Topology, digest: str) -> RuntimePlaces:
         """Return what a release's configuration names."""
         release = self.releases / digest
+        static_url = topology.config.site.static_url or "/static/"
         return RuntimePlaces(
-            project=str(release / project_place),
+            project=str(release / project_place(topology.config)),
             tree=str(release / TREE),
             databases=str(self.data / "databases"),
             secrets=str(release / "secrets"),
             database=str(self.database),
             sessions=str(self.data / "sessions"),
-            static_root=str(release / "public") + (static_url or "/static/").rstrip("/"),
+            static_root=str(release / "public") + static_url.rstrip("/"),
             packages=str(release / "packages"),
-            memcached=tuple(str(self.memcached_socket(number + 1)) for number in range(memcached_nodes)),
-            broker=str(self.broker_socket),
+            endpoints=topology.endpoints(self._found_at),
             schedules=str(self.schedules),
         )
 

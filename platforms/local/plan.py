@@ -10,7 +10,7 @@ from cluster.config import StackFileError, parse_config
 from cluster.config.models import SessionEngine
 from cluster.render.nginx import SITE, NginxConfig
 from cluster.topology import Topology, percent, shares
-from platforms.local.state import BROKER, MEMCACHED, WATCH, Observed, is_instance, is_service, program_name
+from platforms.local.state import WATCH, Observed, is_daemon, is_instance, is_service, program_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +35,14 @@ PARTS = {
 SHOWN = 3
 
 
+@dataclass(frozen=True)
+class WantedDaemon:
+    """A daemon that is wanted; `current`: whether Supervisor's program of it is as it should be."""
+
+    service: Service
+    current: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What is to be done; empty where nothing is.
@@ -42,9 +50,8 @@ class Plan:
     start: instances whose process of the release is not there yet.
     serve: instances whose name the release does not hold yet.
     stop: Supervisor's names of processes that are no longer wanted.
-    memcached: nodes that are to be started (or, with another size, started again).
-    emptied: those of them that run, and lose what they hold.
-    broker: "start", "restart", or None where it is as it should be, or none is wanted.
+    daemons: memcached nodes, the broker: those that are to be started (or, with other options, started again).
+    emptied: those of them that run, and lose what they hold. again: those that run, and keep it on the disk.
     beside: Supervisor's names of the workers and schedules that are to be started.
     unable: the names of those that the release can't run.
     hurt: what of the release is not as it was made, and is put back.
@@ -63,9 +70,9 @@ class Plan:
     start: tuple[str, ...]
     serve: tuple[str, ...]
     stop: tuple[str, ...]
-    memcached: tuple[str, ...]
+    daemons: tuple[str, ...]
     emptied: tuple[str, ...]
-    broker: str | None
+    again: tuple[str, ...]
     beside: tuple[str, ...]
     unable: tuple[str, ...]
     hurt: tuple[str, ...]
@@ -85,8 +92,7 @@ class Plan:
             or self.start
             or self.serve
             or self.stop
-            or self.memcached
-            or self.broker
+            or self.daemons
             or self.beside
             or self.static
             or self.nginx
@@ -126,17 +132,7 @@ class Plan:
             )
         if self.watch:
             lines.append("+ watch: lets processes go on that a signal has stopped")
-        new = [name for name in self.memcached if name not in self.emptied]
-        if new:
-            lines.append(f"+ {', '.join(new)}")
-        if self.emptied:
-            sessions = self.topology.config.sessions
-            alone = SessionEngine.CACHE in (sessions.engine, sessions.previous)
-            if alone and self.topology.memcached_nodes > 1:
-                how = "started again one after another, each filled from the other"
-            else:
-                how = "started again; what it holds is lost"
-            lines.append(f"~ {', '.join(self.emptied)}: {how}")
+        lines += self._daemon_lines()
         lines += self._beside_lines()
         if self.start:
             how = self._how()
@@ -148,11 +144,25 @@ class Plan:
             lines.append(f"- {', '.join(self.stop)}: stop, once no request or job needs it")
         return lines
 
+    def _daemon_lines(self) -> list[str]:
+        lines = []
+        new = [name for name in self.daemons if name not in (*self.emptied, *self.again)]
+        if new:
+            lines.append(f"+ {', '.join(new)}")
+        if self.emptied:
+            sessions = self.topology.config.sessions
+            alone = SessionEngine.CACHE in (sessions.engine, sessions.previous)
+            if alone and self.topology.memcached_nodes > 1:
+                how = "started again one after another, each filled from the other"
+            else:
+                how = "started again; what it holds is lost"
+            lines.append(f"~ {', '.join(self.emptied)}: {how}")
+        if self.again:
+            lines.append(f"~ {', '.join(self.again)}: started again; what it keeps is on disk")
+        return lines
+
     def _beside_lines(self) -> list[str]:
         lines = []
-        if self.broker:
-            words = {"start": "+ broker", "restart": "~ broker: started again; what it keeps is on disk"}
-            lines.append(words[self.broker])
         if self.beside:
             names = ", ".join(name.partition("@")[0] for name in self.beside)
             former = "; those of before end what they are at" if any(map(is_service, self.stop)) else ""
@@ -197,8 +207,7 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
     made: bool,
     migrated: bool,
     observed: Observed,
-    memcached: Mapping[str, bool],
-    broker: bool | None,
+    daemons: Mapping[str, WantedDaemon],
     beside: Mapping[str, Service],
     hurt: tuple[str, ...],
     orphans: int,
@@ -206,12 +215,8 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
     nginx: Nginx,
     config: NginxConfig,
 ) -> Plan:
-    """Compare. `memcached` tells of each node that is wanted whether its program is as it should be.
-
-    broker: the same of the broker; None where none is wanted. beside: the workers and schedules that are wanted.
-    """
-    wanted = {program_name(name, release) for name in topology.names} | set(memcached) | set(beside)
-    wanted |= set() if broker is None else {BROKER}
+    """Compare; daemons, and the workers and schedules `beside` are those that are wanted, by Supervisor's names."""
+    wanted = {program_name(name, release) for name in topology.names} | set(daemons) | set(beside)
     # What Supervisor does not keep is ended, and started again.
     kept = observed.running if observed.kept else ()
     there = {running.program for running in kept if running.process.state in ("RUNNING", "STARTING")}
@@ -223,6 +228,8 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
         or not any(running.release == release and running.state == "serving" for running in observed.of(name))
     )
     stale = tuple(name for name in sorted(observed.processes) if observed.kept and name not in wanted and is_ours(name))
+    # Those that run with other options than they should.
+    other = [name for name, one in daemons.items() if observed.kept and name in observed.processes and not one.current]
     action = _nginx_action(observed, nginx, config)
     same = observed.static == release
     running = observed.nginx is not None or action == "restart"
@@ -236,16 +243,11 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
         start=start,
         serve=serve,
         stop=stale,
-        memcached=tuple(
-            name
-            for name, current in memcached.items()
-            if not (current and observed.kept and name in observed.processes)
-            or observed.processes[name].state != "RUNNING"
+        daemons=tuple(
+            name for name, one in daemons.items() if not (one.current and observed.kept and _runs(observed, name))
         ),
-        emptied=tuple(
-            name for name, current in memcached.items() if not current and observed.kept and name in observed.processes
-        ),
-        broker=_broker_action(observed, current=broker),
+        emptied=tuple(name for name in other if not daemons[name].service.kept),
+        again=tuple(name for name in other if daemons[name].service.kept),
         beside=tuple(name for name in beside if not (observed.kept and _is_there(observed, name))),
         unable=tuple(service.name for service in topology.beside if service not in beside.values()),
         hurt=hurt,
@@ -261,18 +263,11 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
 
 def is_ours(program: str) -> bool:
     """Tell whether Supervisor's program of this name goes where the stack file does not ask for it."""
-    return program.startswith(MEMCACHED) or program == BROKER or is_instance(program) or is_service(program)
+    return is_daemon(program) or is_instance(program) or is_service(program)
 
 
 def _is_there(observed: Observed, program: str) -> bool:
     return program in observed.processes and observed.processes[program].state in ("RUNNING", "STARTING")
-
-
-def _broker_action(observed: Observed, *, current: bool | None) -> str | None:
-    """Return what is to be done with the broker, whose program is as it should be or not (None: none is wanted)."""
-    if current is None or (current and observed.kept and _runs(observed, BROKER)):
-        return None
-    return "restart" if observed.kept and BROKER in observed.processes else "start"
 
 
 def _runs(observed: Observed, program: str) -> bool:

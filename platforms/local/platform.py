@@ -15,6 +15,7 @@ from cluster.asking import sessions_report
 from cluster.config import StackFileError, load_stack
 from cluster.config.load import STACKS
 from cluster.config.models import DatabaseEngine
+from cluster.endpoints import Endpoint
 from cluster.errors import CommandError
 from cluster.render.nginx import NEW_NGINX, NginxConfig, render_nginx
 from cluster.services import asked_by, refused_without
@@ -217,8 +218,8 @@ class LocalPlatform:
 
     def data(self) -> str:
         """Return in words what there is of a stack's data, and where."""
-        jobs = "jobs, " if self.stack.config.broker is not None else ""
-        return f"the database, sessions, uploads, {jobs}secrets and releases in {self.paths.state}"
+        kept = "".join(f"{service.kept}, " for service in build_topology(self.stack.config).services if service.kept)
+        return f"the database, sessions, uploads, {kept}secrets and releases in {self.paths.state}"
 
     def down(self, *, delete_data: bool) -> bool:
         """Stop everything; with `delete_data` remove what the stack keeps."""
@@ -281,8 +282,7 @@ class LocalPlatform:
 
     def _checked(self, release: str) -> list[Check]:
         """Check with real requests that `release` serves, and everything else."""
-        from cluster.verify import Reach, verify  # noqa: PLC0415 - most commands send no requests
-        from cluster_runtime.names import Name  # noqa: PLC0415
+        from cluster.verify import Endpoints, verify  # noqa: PLC0415 - most commands send no requests
 
         cluster = self.cluster
 
@@ -292,21 +292,22 @@ class LocalPlatform:
             others = {process.pid for process in processes.values() if process.pid} - nginx
             return [f"process {pid} on port {port}" for pid, port in listening_ports(others) if pid not in nginx]
 
-        ways = Reach(
-            internal=str(self.paths.nginx_socket),
-            instances={name: str(Name(self.paths.run, name).link) for name in cluster.topology.names},
-            address=f"http://127.0.0.1:{self.stack.config.site.listen}",
+        there = Endpoints(
+            internal=Endpoint(path=str(self.paths.nginx_socket)),
+            instances=self.paths.endpoints(cluster.topology),
+            site=Endpoint(host="127.0.0.1", port=self.stack.config.site.listen),
             release=release,
             intruders=intruders,
         )
-        return verify(cluster.topology, ways)
+        return verify(cluster.topology, there)
 
     def nginx_config(self) -> NginxConfig:
         """Return nginx's configuration as `up` would put it in place; for a new nginx where there is none here."""
         try:
             return self.cluster.nginx_config()
         except (NginxError, CommandError):
-            return render_nginx(build_topology(self.stack.config), self.paths.nginx_places(None), NEW_NGINX)
+            topology = build_topology(self.stack.config)
+            return render_nginx(topology, self.paths.nginx_places(topology, None), NEW_NGINX)
 
     def logs(self, *, lines: int, follow: bool) -> list[LogSource]:
         """Return the log of each instance's releases, and nginx's, Supervisor's and the nodes'."""

@@ -1,38 +1,25 @@
-"""What runs beside the instances on this machine: workers, schedules and the broker, as Supervisor's programs."""
+"""What runs beside the instances on this machine: workers and schedules as Supervisor's programs, and what is said."""
 
 from __future__ import annotations
 
-import shutil
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import ClusterError
-from cluster.services import Kind, valkey_words
+from cluster.services import Kind
 from cluster_runtime.names import Name
 from cluster_runtime.service import SERVICES, STARTING, WELL
 from platforms.base import ServiceStatus
-from platforms.local.nginx import search_path
-from platforms.local.state import BROKER, MEMCACHED, is_instance, is_service
-from platforms.local.supervisor_files import Program
+from platforms.local.daemons import kind_of
+from platforms.local.state import is_daemon, is_service
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-    from pathlib import Path
 
-    from cluster.machine.owner import Owner
     from cluster.services import Service
     from cluster.topology import Topology
     from platforms.local.places import Places
     from platforms.local.state import Observed
     from platforms.local.supervisor import Process
-
-#: By what names the broker's program is looked for: Debian 12 has only the former one, whose protocol it speaks.
-BROKER_PROGRAMS = ("valkey-server", "redis-server")
-
-
-class MissingProgramError(ClusterError):
-    """A program that the stack file asks for is not installed; the text says how to get it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,40 +68,6 @@ def said_of(places: Places, process: Process) -> Said:
     return Said(service=name, generation=generation, process=process, status=status if own else {})
 
 
-def broker_program(topology: Topology, places: Places, owner: Owner) -> Program | None:
-    """Return the broker; None where the stack file asks for none. MissingProgramError where it is not installed."""
-    for service in topology.of_kind(Kind.BROKER):
-        found = filter(None, (shutil.which(name, path=search_path()) for name in BROKER_PROGRAMS))
-        path = next(found, None)
-        if path is None:
-            raise MissingProgramError(
-                "broker: valkey is not installed: apt-get install --no-install-recommends valkey-server (Debian 12: "
-                "redis-server), and `systemctl disable --now` what that starts by itself"
-            )
-        return Program(
-            name=BROKER,
-            command=(path, *valkey_words(service, str(places.broker_socket), str(places.broker_data))),
-            directory=str(places.state),
-            log=str(places.logs / f"{BROKER}.log"),
-            priority=90,
-            user=owner.name if owner.changed else None,
-            stop_seconds=service.grace,
-        )
-    return None
-
-
-def answers_ping(path: Path) -> bool:
-    """Tell whether a broker has read what it keeps: until then it accepts connections, and answers nothing else."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(1.0)
-        try:
-            connection.connect(str(path))
-            connection.sendall(b"PING\r\n")
-            return connection.recv(100).startswith(b"+PONG")
-        except OSError:
-            return False
-
-
 def statuses(
     topology: Topology, places: Places, observed: Observed, release: str | None, kinds: Collection[str] | None
 ) -> list[ServiceStatus]:
@@ -142,12 +95,12 @@ def statuses(
                 since=said.status.get("since"),
             )
         )
-    asked = {service.name: service.kind for service in topology.of_kind(Kind.MEMCACHED, Kind.BROKER)}
-    alone = [name for name in observed.processes if not is_service(name) and not is_instance(name)]
-    others = [name for name in alone if name.startswith(MEMCACHED) or name == BROKER]
-    for name in dict.fromkeys((*asked, *others)):
+    daemons: dict[str, Kind | None] = {
+        **{name: kind_of(name) for name in observed.processes if is_daemon(name)},
+        **{service.name: service.kind for service in topology.services if service.daemon is not None},
+    }
+    for name, kind in daemons.items():
         process = observed.processes.get(name)
-        kind = asked.get(name, Kind.BROKER if name == BROKER else Kind.MEMCACHED)
         state = process.state.lower() if process else "not running"
-        rows.append(ServiceStatus(service=name, kind=kind, state=state, ok=state == "running"))
+        rows.append(ServiceStatus(service=name, kind=kind or name, state=state, ok=state == "running"))
     return sorted(rows, key=lambda row: row.service)

@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from platforms.local.places import Places
     from platforms.local.supervisor import Supervisor
 
-MEMCACHED = "memcached"
-
-#: The program that keeps the jobs of workers.
-BROKER = "broker"
-
 #: The program that lets stopped processes go on.
 WATCH = "watch"
 
@@ -108,6 +103,11 @@ def is_service(program: str) -> bool:
     return "@" in program
 
 
+def is_daemon(program: str) -> bool:
+    """Tell whether it is Supervisor's name for a memcached node, a broker: what is none of the project's, nor ours."""
+    return not (is_instance(program) or is_service(program) or program in (NGINX, WATCH))
+
+
 def observe(places: Places, supervisor: Supervisor, nginx: Nginx) -> Observed:
     """Look at everything that runs."""
     there = stack_processes(places)
@@ -136,18 +136,16 @@ def observe(places: Places, supervisor: Supervisor, nginx: Nginx) -> Observed:
 
 
 def _unkept(there: list[Found]) -> dict[str, Process]:
-    """Return the processes of instances, nginx and memcached by what Supervisor would call them."""
+    """Return the processes of services by what Supervisor would call them."""
     found = {}
     for process in there:
         if process.kind is Kind.INSTANCE:
             release = PurePath(process.argument("--config")).parent.name
             name = program_name(process.argument("--instance"), release)
-        elif process.kind is Kind.MEMCACHED:
-            name = PurePath(process.argument("-s")).stem
+        elif process.kind is Kind.DAEMON:
+            name = process.daemon_name
         elif process.kind is Kind.SERVICE:
             name = f"{process.argument('--name')}@{process.argument('--generation')}"
-        elif process.kind is Kind.BROKER:
-            name = BROKER
         elif process.kind is Kind.NGINX:
             name = "nginx"
         else:

@@ -1,4 +1,8 @@
-"""Talks to this stack's Supervisor over its socket. Source: http://supervisord.org/api.html."""
+"""Talks to this stack's Supervisor over its socket. Source: http://supervisord.org/api.html.
+
+Its own transport (supervisor.xmlrpc.SupervisorTransport) waits for ever for one that hangs, and does not look who
+listens there: root would obey another user.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Drives Pulumi: finds it, sets a stack up, runs `up` and `destroy`, passes its events on, repairs a broken run."""
+"""Drives Pulumi: finds it, sets a stack up, runs `up` and `destroy`, passes its events on, repairs a broken run.
+
+By its command line, as the Automation API (pulumi.automation) does it too: that one takes longer to import than a whole
+`cluster status`, and a run of its ends with the one that said it, before it has let go of its lock. It installs Pulumi.
+"""
 
 from __future__ import annotations
 

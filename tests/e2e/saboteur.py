@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pulumi
 
-from platforms.docker import resources, scripts
+from platforms.docker import resources, scripts, specs
+from platforms.docker.family import Family
 from platforms.docker.resources import Docker
 from tests.local.saboteur import broken_rendering, no_retry
 
@@ -30,13 +31,13 @@ def _other_script(which: str, mine: str) -> None:
 
 def no_health_gate() -> None:
     """Names are taken as soon as the containers were started."""
-    spec = resources.instance_spec
+    spec = specs.instance_spec
 
     def without_gate(*arguments: Any) -> Any:
         found = spec(*arguments)
         return replace(found, health=None)
 
-    resources.instance_spec = without_gate  # type: ignore[assignment]
+    resources.instance_spec = without_gate  # type: ignore[attr-defined,assignment]
     _other_script("serve.sh", "serve-without-gate.sh")
     original = scripts.script
 
@@ -60,26 +61,26 @@ def no_turn() -> None:
 def no_pull() -> None:
     """The base as of a time is what the engine has: nothing is pulled."""
 
-    def kept(self: Docker, name: str, base: Base) -> pulumi.ResourceHook:
+    def kept(self: Family, name: str, base: Base) -> pulumi.ResourceHook:
         def tag(_arguments: pulumi.ResourceHookArgs) -> None:
-            self.engine.run("tag", base.image, base.name(self.stack))
+            self.target.engine.run("tag", base.image, base.name(self.target.stack))
 
         return pulumi.ResourceHook(name, tag)
 
-    Docker._pulled = kept  # type: ignore[method-assign]
+    Family._pulled = kept  # type: ignore[method-assign]
 
 
 class _Blind:
     @staticmethod
-    def next_nginx_turn(_digest: str) -> int:
+    def next_nginx_generation(_digest: str) -> int:
         return 1
 
     @staticmethod
-    def next_static_turn(_release: str) -> int:
+    def next_static_generation(_release: str) -> int:
         return 1
 
     @staticmethod
-    def next_turn(_instance: str, _process: str) -> int:
+    def next_generation(_instance: str, _process: str) -> int:
         return 1
 
 

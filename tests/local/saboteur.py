@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.cli import main
 from cluster.render import nginx
-from cluster.services import valkey_words
+from cluster.services import Daemon
 from cluster_runtime.names import Name
-from platforms.local import cluster as local
+from platforms.local import daemons as local_daemons
 from platforms.local import nginx as local_nginx
 from platforms.local import platform as local_platform
-from platforms.local import services as local_services
+from platforms.local import rolling as local_rolling
 from platforms.local.builder import Builder
-from platforms.local.cluster import LocalCluster
+from platforms.local.rolling import Rolling
+from platforms.local.starting import Starting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,20 +28,20 @@ def no_health_gate() -> None:
     def take(places: Any, instance: str, release: str) -> None:
         Name(places, instance).take(release)
 
-    LocalCluster._await_one = lambda *_arguments: None  # type: ignore[method-assign]
-    LocalCluster._judge = lambda *_arguments: None  # type: ignore[method-assign]
-    local.serve = take  # type: ignore[attr-defined,assignment]
+    Starting._await_one = lambda *_arguments: None  # type: ignore[method-assign]
+    Rolling._judge = lambda *_arguments: None  # type: ignore[method-assign]
+    local_rolling.serve = take  # type: ignore[attr-defined,assignment]
 
 
 def no_drain() -> None:
     """The old release is killed before the new one has the names."""
-    original = LocalCluster._roll
+    original = Rolling.roll
 
-    def roll(self: LocalCluster, plan: Any, release: Any) -> None:
-        self._stop_other_releases(self.topology.names, release)
+    def roll(self: Rolling, plan: Any, release: Any) -> None:
+        self.ending.stop_other_releases(self.site.topology.names, release)
         original(self, plan, release)
 
-    LocalCluster._roll = roll  # type: ignore[method-assign]
+    Rolling.roll = roll  # type: ignore[method-assign]
 
 
 def no_retry() -> None:
@@ -72,10 +73,10 @@ def no_lock() -> None:
 def no_filling() -> None:
     """The memcached nodes are started again together, and none is filled from another."""
 
-    def ensure(self: LocalCluster, _plan: Any, release: Any) -> None:
-        self.supervisor.ensure(self._memcached_programs(release))
+    def ensure(self: Starting, _plan: Any, nodes: Any) -> None:
+        self.site.supervisor.ensure([program for _service, program in nodes])
 
-    LocalCluster._ensure_memcached = ensure  # type: ignore[method-assign,assignment]
+    Starting._ensure_memcached = ensure  # type: ignore[method-assign,assignment]
 
 
 def no_second_copy() -> None:
@@ -90,16 +91,18 @@ def no_nginx() -> None:
 
 def no_memcached() -> None:
     """memcached is not installed, wherever one looks."""
-    local.search_path = lambda: "/nonexistent"  # type: ignore[attr-defined]
+    local_daemons.search_path = lambda: "/nonexistent"  # type: ignore[attr-defined]
 
 
 def no_appendonly() -> None:
     """The broker keeps what it has in memory alone."""
 
-    def words(*arguments: Any) -> tuple[str, ...]:
-        return tuple("no" if word == "yes" else word for word in valkey_words(*arguments))
+    original = Daemon.words
 
-    local_services.valkey_words = words  # type: ignore[attr-defined,assignment]
+    def words(self: Daemon, **given: Any) -> tuple[str, ...]:
+        return tuple("no" if word == "yes" else word for word in original(self, **given))
+
+    Daemon.words = words  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.cli.commands import run_here
+from cluster.config import parse_config
 from cluster.machine import owner as owners
 from cluster.machine.owner import Owner, PlaceError
+from cluster.services import memcached_node
+from cluster.topology import build_topology
 from cluster_runtime import unfollowed
 from cluster_runtime.compress import WORTH_COMPRESSING, compress
 from cluster_runtime.names import Name
@@ -30,6 +33,7 @@ from platforms.local.builder import Builder, _told
 from platforms.local.places import Places
 from platforms.local.supervisor import Supervisor, SupervisorError
 from tests.local.attacks import TRIES, Ground, attack, ground, only_root, owner
+from tests.unit.pulumi_mocks import stack_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -332,6 +336,9 @@ def attack():
 """
 
 
+TOPOLOGY = build_topology(parse_config(stack_values(upstream={"servers": 1}, sessions={"engine": "cache"})))
+
+
 def places_of(ground: Ground) -> Places:
     places = Places(ground.root, "t")
     places.state.mkdir(parents=True)
@@ -360,7 +367,7 @@ def test_another_supervisor_s_socket_is_never_believed(
         for _number in range(20):
             places.run.chmod(0o755)
             os.chown(places.run, owner().uid, owner().gid)  # as a former version leaves it
-            places.make_run(owner(), ["app1"])
+            places.make_run(owner(), TOPOLOGY.services)
             for _again in range(TRIES // 20):
                 turns += 1
                 believed += _connects(places)
@@ -418,20 +425,22 @@ def test_a_run_directory_that_is_a_link_or_another_user_s_is_refused(ground: Gro
 
 def test_a_running_memcached_of_a_former_version_keeps_its_place(ground: Ground) -> None:
     places = places_of(ground)
+    node = memcached_node(TOPOLOGY.config, 1)
+    found_at, listens = places.run / "memcached1.sock", places.listens(node)
     places.run.mkdir()
     _given(places.run)
-    with socket.socket(socket.AF_UNIX) as node:
-        node.bind(str(places.memcached_socket(1)))
-        node.listen(8)
-        os.chown(places.memcached_socket(1), owner().uid, owner().gid)
+    with socket.socket(socket.AF_UNIX) as former:
+        former.bind(str(found_at))
+        former.listen(8)
+        os.chown(found_at, owner().uid, owner().gid)
         (places.run / "memcached1.sock.state").write_bytes(b"\1" * 64)
         os.chown(places.run / "memcached1.sock.state", owner().uid, owner().gid)
         for _again in range(2):
-            places.make_run(owner(), ["app1"])
-            places.make_memcached(owner(), 1)
-            for path in (places.memcached_socket(1), places.memcached_listens(1)):
+            places.make_run(owner(), TOPOLOGY.services)
+            places.make_memcached(owner(), node)
+            for path in (found_at, listens):
                 assert supervisors.accepts(path), path
-        assert places.memcached_socket(1).is_symlink()
+        assert found_at.is_symlink()
         assert (places.run / "memcached1.sock.state").read_bytes() == b"\1" * 64, "what instances know of it is lost"
 
 

@@ -200,7 +200,7 @@ def assert_one_of_each(stand: Stand) -> None:
 def never_hurt(stand: Stand) -> set[int]:
     """The processes of which nothing is hurt that they need."""
     there = stack_processes(stand.places)
-    kinds = (Kind.SUPERVISOR, Kind.WATCH, Kind.MEMCACHED)
+    kinds = (Kind.SUPERVISOR, Kind.WATCH, Kind.DAEMON)
     return {process.pid for process in there if process.kind in kinds or process.argument("--instance") == "app2"}
 
 

@@ -29,6 +29,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from cluster.config import parse_config
+from cluster.endpoints import Endpoint
 from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE, NginxConfig, NginxPlaces, render_nginx
 from cluster.topology import build_topology
 from tests.nginx_versions import CACHE, SUITES, Nginx, NginxUnavailable, fetch, installed_nginx, nginx_versions
@@ -96,10 +97,21 @@ def stack(
     }
 
 
+class Below(dict[str, Endpoint]):
+    """The endpoints of any instances below a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+
+    def __missing__(self, instance: str) -> Endpoint:
+        return Endpoint(path=f"{self.directory}/{instance}/http.sock")
+
+
 def places_in(directory: Path) -> NginxPlaces:
     return NginxPlaces(
         user="root" if os.geteuid() == 0 else None,
-        sockets=str(directory / "s"),
+        instances=Below(directory / "s"),
         static=str(directory / "static"),
         shared=str(directory / "shared"),
         logs=str(directory / "logs"),
@@ -316,7 +328,7 @@ class Running:
         self.directory.chmod(0o755)
         self.places = places_in(self.directory)
         if self.sockets is not None:
-            self.places = replace(self.places, sockets=str(self.sockets))
+            self.places = replace(self.places, instances=Below(self.sockets))
         for name in ("logs", "temp", "static", "conf"):
             (self.directory / name).mkdir()
         servers = build_topology(parse_config(self.values)).names

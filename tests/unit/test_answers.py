@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from cluster.answers import MOST, SocketTransport
+from cluster.answers import MOST, BoundedTransport
 from cluster.asking import object_in
+from cluster.endpoints import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ def answering(head: bytes, chunk: bytes, chunks: int) -> Iterator[httpx.Client]:
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        with httpx.Client(transport=SocketTransport(path), timeout=30, trust_env=False) as client:
+        with httpx.Client(transport=BoundedTransport(Endpoint(path=path)), timeout=30, trust_env=False) as client:
             yield client
     thread.join(30)
     shutil.rmtree(directory)

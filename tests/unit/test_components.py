@@ -24,10 +24,12 @@ from cluster.topology import Topology, batches, build_topology
 from platforms import base
 from platforms.base import Resources
 from platforms.docker.engine import Engine, Live
+from platforms.docker.family import Target
 from platforms.docker.images import platform_digest
 from platforms.docker.places import nginx_config
-from platforms.docker.resources import Docker, container_digest
+from platforms.docker.resources import Docker
 from platforms.docker.scripts import script
+from platforms.docker.specs import container_digest
 from tests.unit.pulumi_mocks import (
     CANARIES,
     COMMAND,
@@ -177,9 +179,7 @@ def build(
 ) -> list[pulumi.ComponentResource]:
     """Build all components on Docker, each with the options that are given for its name."""
     platform = Docker(
-        stack=LABEL,
-        work=work,
-        engine=Engine(),
+        target=Target(stack=LABEL, work=work, engine=Engine()),
         live=Live(),
         secrets=pulumi.Output.secret(json.dumps(SECRETS)) if secrets is None else secrets,
     )
@@ -280,7 +280,8 @@ def test_components_stand_on_whatever_has_the_five_operations() -> None:
 
 
 def test_what_another_platform_made_is_refused(tmp_path: Path) -> None:
-    docker = Docker(stack=LABEL, work=tmp_path, engine=Engine(), live=Live(), secrets=pulumi.Output.from_input("{}"))
+    target = Target(stack=LABEL, work=tmp_path, engine=Engine())
+    docker = Docker(target=target, live=Live(), secrets=pulumi.Output.from_input("{}"))
     topology, site = build_topology(parse_config(VALUES)), base.Instances(release=pulumi.Output.from_input(""))
     with pytest.raises(TypeError, match=r"^platforms\.base\.Instances is not what platform docker made$"):
         docker.site("nginx", topology, site, pulumi.ResourceOptions())

@@ -24,14 +24,14 @@ from cluster.config import parse_config
 from cluster.packages import UV_CONFIG
 from cluster.release import ReleaseError, ReleaseSpec, RuntimePlaces, runtime_config, specify
 from cluster.render.nginx import NginxPlaces, render_nginx, version_in_image
-from cluster.source import project_place
 from cluster.topology import Topology, build_topology
 from platforms.docker import images
 from platforms.docker.containers import Health, Mount, Ports, Spec, go_duration, make_container
 from platforms.docker.engine import Engine, EngineError, Live, read_live
+from platforms.docker.family import Family, Target
 from platforms.docker.images import write_context
-from platforms.docker.places import NGINX_PLACES, base_image, nginx_config, runtime_places
-from platforms.docker.resources import Docker, container_digest, instance_spec
+from platforms.docker.places import base_image, nginx_config, nginx_places, runtime_places
+from platforms.docker.specs import container_digest, instance_spec
 from platforms.local.places import Places
 from tests.unit.pulumi_mocks import (
     CANARIES,
@@ -101,9 +101,9 @@ def test_what_live_prints_is_read() -> None:
         "instance app2 - 0 - -\n"
         "instance app3 - 4 0123456789ab.0123456789ab -\n"
     )
-    assert (live.nginx, live.nginx_turn, live.static) == (digest, 7, "0123456789ab")
+    assert (live.nginx, live.nginx_generation, live.static) == (digest, 7, "0123456789ab")
     assert live.holders == {"app1": "0123456789ab.ba9876543210", "app2": None, "app3": None}
-    assert live.turns == {"app1": 3, "app2": 0, "app3": 4}
+    assert live.generations == {"app1": 3, "app2": 0, "app3": 4}
     given = {"app1": "0123456789ab.ba9876543210", "app2": None, "app3": "0123456789ab.0123456789ab"}
     assert live.given == given
     assert live.answers == {"app1": True, "app2": False, "app3": False}
@@ -118,26 +118,26 @@ def test_what_an_nginx_of_before_prints_is_read_too() -> None:
     """Until nginx itself is replaced, its `live` says neither to whom a name was given nor who answers."""
     live = read_live("nginx - 0\ninstance app1 0123456789ab.ba9876543210 3\ninstance app2 - 0\n")
     assert live.holders == {"app1": "0123456789ab.ba9876543210", "app2": None}
-    assert live.turns == {"app1": 3, "app2": 0}
+    assert live.generations == {"app1": 3, "app2": 0}
     assert (live.given, live.answers) == ({"app1": None, "app2": None}, {"app1": False, "app2": False})
 
 
 def test_an_nginx_that_answers_nothing_runs_nothing() -> None:
     live = read_live("nginx - 0\nstatic - 0\n")
-    assert (live.nginx, live.nginx_turn, live.static, live.holders) == (None, 0, None, {})
+    assert (live.nginx, live.nginx_generation, live.static, live.holders) == (None, 0, None, {})
 
 
 @given(st.integers(0, 2**31), st.sampled_from(["same", "other", None]))
 def test_a_delivery_has_the_last_turn_if_nginx_runs_it_and_else_one_that_was_never_there(
     turn: int, runs: str | None
 ) -> None:
-    found = Live(nginx=runs, nginx_turn=turn).next_nginx_turn("same")
+    found = Live(nginx=runs, nginx_generation=turn).next_nginx_generation("same")
     assert found == turn if runs == "same" else found > turn
 
 
 @given(st.integers(0, 2**31), st.sampled_from(["r.mine", "r.another", None]))
 def test_a_name_is_given_in_the_last_turn_if_it_is_held_and_else_in_another(turn: int, holder: str | None) -> None:
-    found = Live(holders={"app1": holder}, turns={"app1": turn}).next_turn("app1", "r.mine")
+    found = Live(holders={"app1": holder}, generations={"app1": turn}).next_generation("app1", "r.mine")
     assert found == turn if holder == "r.mine" else found > turn
 
 
@@ -157,15 +157,15 @@ RETURNING: dict[str, tuple[str | None, str | None, str | None, bool]] = {
 def test_who_was_given_a_name_and_is_starting_again_is_left_to_take_it_by_itself(name: str) -> None:
     holder, given_to, state, returning = RETURNING[name]
     statuses = {("app1", "r.mine"): {"state": state}} if state else {}
-    live = Live(holders={"app1": holder}, turns={"app1": 4}, given={"app1": given_to}, statuses=statuses)
-    assert (live.next_turn("app1", "r.mine") == 4) is returning
+    live = Live(holders={"app1": holder}, generations={"app1": 4}, given={"app1": given_to}, statuses=statuses)
+    assert (live.next_generation("app1", "r.mine") == 4) is returning
 
 
 def test_where_nobody_can_say_what_runs_each_turn_is_one_that_no_state_can_hold() -> None:
-    live = Live(nginx="same", nginx_turn=None, holders={"app1": "r.mine"}, turns={"app1": 3})
+    live = Live(nginx="same", nginx_generation=None, holders={"app1": "r.mine"}, generations={"app1": 3})
     now = int(time.time())
-    assert live.next_nginx_turn("other") >= now
-    assert live.next_turn("app1", "r.another") >= now
+    assert live.next_nginx_generation("other") >= now
+    assert live.next_generation("app1", "r.another") >= now
 
 
 def test_a_second_up_changes_nothing(told: Told) -> None:
@@ -240,7 +240,7 @@ def test_the_static_files_of_a_release_that_does_not_serve_are_replaced(told: To
 
 
 def test_an_nginx_that_says_nothing_gets_everything_again(told: Told) -> None:
-    live = Live(nginx_turn=None)
+    live = Live(nginx_generation=None)
     changes = told.record.changes(run_main(told.root, VALUES, live=live))
     assert changes - {"Command static-current"} == {"Command nginx-config", *SERVES}
 
@@ -325,7 +325,7 @@ def test_without_an_answer_of_nginx_s_only_a_stack_that_was_never_there_begins_a
     text: str, turn: int | None, docker: Callable[[str], Path]
 ) -> None:
     docker(text)
-    assert Engine().live(STACK_LABEL) == Live(nginx_turn=turn)
+    assert Engine().live(STACK_LABEL) == Live(nginx_generation=turn)
 
 
 @pytest.mark.parametrize(("text", "found"), [("echo sha256:a; echo sha256:b", "sha256:a"), ("exit 0", None)])
@@ -365,11 +365,10 @@ def before_create(docker: Callable[[str], Path], tmp_path: Path) -> Callable[[st
     def run(text: str, volume: str) -> list[str]:
         calls = docker(text)
         hooks: dict[str, Callable[[pulumi.ResourceHookArgs], object]] = {}
-        platform = Docker(
-            stack=STACK_LABEL, work=tmp_path, engine=Engine(), live=Live(), secrets=pulumi.Output.from_input("{}")
-        )
+        target = Target(stack=STACK_LABEL, work=tmp_path, engine=Engine())
+        family = Family(target=target, component="nginx", child=pulumi.ResourceOptions(), former=False)
         with patch.object(pulumi, "ResourceHook", hooks.__setitem__):
-            platform._lone("nginx-alone", SPEC)
+            family._lone("nginx-alone", SPEC)
         (remove_others,) = hooks.values()
         assert list(hooks) == ["nginx-alone"]
         inputs = {"volumes": [{"volumeName": volume, "containerPath": "/v"}]}
@@ -504,12 +503,16 @@ def tree(directory: Path, places: NginxPlaces, digest: str) -> list[str]:
     parsed = crossplane.parse(str(directory / "nginx.conf"), combine=True, check_ctx=False, check_args=False)
     assert parsed["status"] == "ok", parsed["errors"]
     named = {getattr(places, f.name): f.name for f in dataclasses.fields(places) if f.name not in NO_PATHS}
-    words = {**named, digest: "digest"}
+    sockets = {
+        str(endpoint).removesuffix(f"/{name}/http.sock"): "sockets" for name, endpoint in places.instances.items()
+    }
+    assert len(sockets) == 1
+    words = {**named, **sockets, digest: "digest"}
     return [line for line in flat(parsed["config"][0]["parsed"], words, "") if not line.startswith("user ")]
 
 
 #: Fields of NginxPlaces that are no paths.
-NO_PATHS = ("user", "listen_address", "instance_address")
+NO_PATHS = ("user", "listen_address", "instance_address", "instances")
 
 
 def flat(block: list[dict[str, Any]], words: dict[str, str], inside: str) -> Iterator[str]:
@@ -527,14 +530,14 @@ def flat(block: list[dict[str, Any]], words: dict[str, str], inside: str) -> Ite
 def test_nginx_s_configuration_is_that_of_this_machine_paths_aside(both: Both, tmp_path: Path) -> None:
     text = both.docker.named("nginx-config").inputs["stdin"]
     paths = delivered(text, tmp_path / "docker")
-    places = both.places.nginx_places("nobody")
+    places = both.places.nginx_places(both.local, "nobody")
     version = version_in_image(base_image(parse_config(both.values), "nginx"))
     here = render_nginx(both.local, places, version)
     put(here.files, here.links, tmp_path / "local")
     assert paths == {*here.files, *here.links}
 
     digest = both.docker.named("nginx-config").environment["DIGEST"]
-    there_tree = tree(tmp_path / "docker", NGINX_PLACES, digest)
+    there_tree = tree(tmp_path / "docker", nginx_places(both.local), digest)
     here_tree = tree(tmp_path / "local", places, here.digest)
     assert there_tree == here_tree, "the same stack file would be another site on Docker"
 
@@ -557,8 +560,7 @@ def test_an_instance_is_configured_as_on_this_machine_paths_aside(both: Both) ->
     config = parse_config(both.values)
     topology = build_topology(config)
     there_places = runtime_places(topology, release)
-    nodes = topology.memcached_nodes
-    here_places = both.places.runtime_places(release, project_place(config), config.site.static_url, nodes)
+    here_places = both.places.runtime_places(both.local, release)
     there = named_places(runtime_config(config, there_places, release), there_places)
     here = named_places(runtime_config(both.local.config, here_places, release), here_places)
     assert there == here
@@ -570,7 +572,7 @@ def named_places(config: dict[str, Any], places: RuntimePlaces) -> Any:
     words: dict[str, str] = {}
     for field in dataclasses.fields(places):
         value = getattr(places, field.name)
-        found = dict(enumerate(value)) if isinstance(value, tuple) else {"": value}
+        found = {f" of {name}": str(one) for name, one in value.items()} if isinstance(value, dict) else {"": value}
         words |= {path: f"<{field.name}{number}>" for number, path in found.items()}
 
     def name(value: Any) -> Any:
@@ -719,7 +721,7 @@ def test_a_context_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_program_with_one_line(tmp_path: Path) -> None:
     full = OSError(28, "No space left on device", "/srv/full")
     with (
-        patch("platforms.docker.resources.write_context", side_effect=full),
+        patch("platforms.docker.family.write_context", side_effect=full),
         pytest.raises(pulumi.RunError, match=r"^/srv/full: No space left on device; free some room$"),
     ):
         run_main(tmp_path, VALUES)

@@ -400,8 +400,8 @@ def container(tmp_path: Path) -> Path:
 def test_what_runs_is_told_of_each_instance(container: Path) -> None:
     live = read_live(told(container))
     process = "0123456789ab.fedcba987654"
-    assert (live.nginx, live.nginx_turn, live.static, live.static_turn) == (DIGEST, 7, "0123456789ab", 3)
-    assert (live.holders, live.turns, live.given) == ({"app1": process}, {"app1": 2}, {"app1": process})
+    assert (live.nginx, live.nginx_generation, live.static, live.static_generation) == (DIGEST, 7, "0123456789ab", 3)
+    assert (live.holders, live.generations, live.given) == ({"app1": process}, {"app1": 2}, {"app1": process})
     assert live.statuses == {("app1", process): {"state": "serving"}}
 
 
@@ -424,8 +424,8 @@ def test_an_instance_can_say_nothing_for_nginx_and_show_nothing_of_its_container
     (container / "srv/static/turn").write_text(forged)
     text = told(container)
     live = read_live(text)
-    assert (live.nginx, live.nginx_turn, live.static, live.static_turn) == (DIGEST, 7, "0123456789ab", 0)
-    assert (live.holders, live.turns, live.given) == ({"app1": None}, {"app1": 0}, {"app1": None})
+    assert (live.nginx, live.nginx_generation, live.static, live.static_generation) == (DIGEST, 7, "0123456789ab", 0)
+    assert (live.holders, live.generations, live.given) == ({"app1": None}, {"app1": 0}, {"app1": None})
     assert "private" not in text
     assert not any("\x0b" in str(status) for status in live.statuses.values())
 
@@ -440,4 +440,4 @@ def test_a_line_that_makes_no_sense_is_passed_over() -> None:
         "status app1 p [1]",
     ]
     live = read_live("\n".join([*lines, f"nginx {DIGEST} 4"]))
-    assert (live.nginx, live.nginx_turn, live.holders, live.statuses) == (DIGEST, 4, {}, {})
+    assert (live.nginx, live.nginx_generation, live.holders, live.statuses) == (DIGEST, 4, {}, {})

@@ -11,20 +11,24 @@ from typing import NoReturn
 
 import pytest
 
+from cluster.config import parse_config
+from cluster.services import Kind as ServiceKind
+from cluster.services import memcached_node
 from platforms.local.orphans import Kind, stack_processes
 from platforms.local.places import Places
+from tests.unit.pulumi_mocks import stack_values
 
 
 def refused(_path: Path) -> NoReturn:
     raise PermissionError
 
 
-@pytest.mark.parametrize(("stack", "found"), [("t", [Kind.MEMCACHED]), ("other", [])])
+@pytest.mark.parametrize(("stack", "found"), [("t", ["memcached1"]), ("other", [])])
 def test_another_users_memcached_is_known_by_where_it_listens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stack: str, found: list[Kind]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stack: str, found: list[str]
 ) -> None:
     """Without CAP_SYS_PTRACE, as in a container, even root is not told of other users' processes."""
-    listens = Places(tmp_path, "t").memcached_listens(1)
+    listens = Places(tmp_path, "t").listens(memcached_node(parse_config(stack_values()), 1))
     listens.parent.mkdir(parents=True)
     listens.write_text("import time; print(flush=True); time.sleep(60)")
     command = ["memcached", "-s", str(listens)]
@@ -33,9 +37,27 @@ def test_another_users_memcached_is_known_by_where_it_listens(
         assert process.stdout is not None
         assert process.stdout.readline() == b"\n", "until it runs, it has no command line"
         monkeypatch.setattr(Path, "readlink", refused)
-        assert [one.kind for one in stack_processes(Places(tmp_path, stack)) if one.pid == process.pid] == found
+        there = [one for one in stack_processes(Places(tmp_path, stack)) if one.pid == process.pid]
+        assert [one.daemon_name for one in there] == found
+        assert all(one.daemon is ServiceKind.MEMCACHED for one in there)
     finally:
         process.kill()
+        process.wait()
+
+
+def test_what_was_forked_and_has_not_begun_its_program_is_no_second_one(tmp_path: Path) -> None:
+    """Supervisor forks for each program that it starts: for a moment there are two of its command line."""
+    listens = Places(tmp_path, "t").listens(memcached_node(parse_config(stack_values()), 1))
+    listens.parent.mkdir(parents=True)
+    listens.write_text("import os, time; os.fork(); print(flush=True); time.sleep(60)")
+    command = ["memcached", "-s", str(listens)]
+    process = subprocess.Popen(command, executable=sys.executable, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.read(2) == b"\n\n", "both run"
+        assert [one.pid for one in stack_processes(Places(tmp_path, "t"))] == [process.pid]
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

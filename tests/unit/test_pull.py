@@ -8,7 +8,7 @@ import datetime as dt
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import pulumi
@@ -25,8 +25,8 @@ from cluster.topology import build_topology
 from platforms.base import Forward
 from platforms.docker import platform as cli
 from platforms.docker.bases import BUILD, NO_UPDATES, Base, BaseError, ages, bases, context_as_of, ensure, forget
-from platforms.docker.engine import Engine, Live
-from platforms.docker.resources import Docker
+from platforms.docker.engine import Engine
+from platforms.docker.family import Family, Target
 from platforms.local import platform as local
 from platforms.pulumi.engine import plain
 from tests.unit.pulumi_mocks import (
@@ -285,10 +285,11 @@ def test_a_base_that_can_t_be_had_is_told_in_one_line_with_its_key(verb: str) ->
 def hooks_of(engine: Engine, root: Path) -> dict[str, Callable[[Any], Any]]:
     """Return what is done before the images of two services on one base are built."""
     hooks: dict[str, Callable[[Any], Any]] = {}
-    platform = Docker(stack=LABEL, work=root, engine=engine, live=Live(), secrets=cast("pulumi.Output[str]", None))
+    target = Target(stack=LABEL, work=root, engine=engine)
+    family = Family(target=target, component="app", child=pulumi.ResourceOptions(), former=False)
     with patch.object(pulumi, "ResourceHook", hooks.__setitem__):
         for service in ("app", "nginx"):
-            platform._pulled(f"{service}-base", BASE)
+            family._pulled(f"{service}-base", BASE)
     return hooks
 
 

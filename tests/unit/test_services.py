@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cluster.config import StackFileError, parse_config
-from cluster.release import broker_variables, runtime_requirements
+from cluster.endpoints import Endpoint
+from cluster.release import runtime_requirements, variables
 from cluster.services import DRAIN_SECONDS, GRACE_MARGIN, Kind, asked_by, refused_without
 from cluster.topology import Topology, build_topology
 from tests.unit.pulumi_mocks import stack_values
@@ -74,18 +75,21 @@ def test_one_worker_more_leaves_the_others_as_they_are() -> None:
     assert [one.generation("r") for one in two] == [one.generation("r") for one in three[:2]]
 
 
+BROKER = {"broker": Endpoint(path="/run/broker.sock")}
+
+
 def test_the_project_is_told_where_its_broker_is() -> None:
     config = parse_config(stack_values(broker={"engine": "valkey"}))
-    assert broker_variables(config, "/run/broker.sock") == {
+    assert variables(config, BROKER) == {
         "CLUSTER_BROKER_URL": "redis+socket:///run/broker.sock",
         "CLUSTER_BROKER_SOCKET": "/run/broker.sock",
     }
-    assert not broker_variables(parse_config(stack_values()), "/run/broker.sock")
+    assert not variables(parse_config(stack_values()), BROKER)
 
 
 def test_a_release_whose_jobs_would_go_nowhere_does_not_serve_again() -> None:
     with_it, without = (parse_config(stack_values(**keys)) for keys in ({"broker": {"engine": "valkey"}}, {}))
-    runtime = {"environment": broker_variables(with_it, "/run/broker.sock")}
+    runtime = {"environment": variables(with_it, BROKER)}
     assert "release r1 puts its jobs into the broker" in str(refused_without(without, "r1", runtime))
     assert refused_without(with_it, "r1", runtime) is None
     assert refused_without(without, "r1", {}) is None

@@ -11,8 +11,8 @@ from unittest.mock import Mock
 import pytest
 
 from cluster_runtime.secret_files import hold, is_held
-from platforms.local.cluster import LocalCluster
 from platforms.local.places import Places
+from platforms.local.retention import forget_old
 from platforms.local.written import note_files, retire
 
 if TYPE_CHECKING:
@@ -117,18 +117,15 @@ def test_a_release_that_can_t_be_removed_stays_and_is_named(tmp_path: Path) -> N
         directory = below
     os.close(directory)
     said: list[str] = []
-    cluster = SimpleNamespace(
+    site = SimpleNamespace(
         places=places,
         say=said.append,
         topology=SimpleNamespace(names=("app1",)),
         nginx=Mock(),
-        _forget_logs=lambda _keep: None,
     )
     history = SimpleNamespace(releases=[], current=None, former=lambda: None, save=lambda _places: None)
     try:
-        LocalCluster._forget_old(
-            cast("LocalCluster", cluster), cast("Any", history), cast("Any", SimpleNamespace(digest="x"))
-        )
+        forget_old(cast("Any", site), cast("Any", history), cast("Any", SimpleNamespace(digest="x")))
         assert [line for line in said if line.startswith("release 0123456789ab can't be removed, and stays: ")]
         assert (places.releases / "0123456789ab").is_dir()
     finally:

@@ -1,4 +1,4 @@
-"""Ways from here to the sockets inside a stack's containers, wherever their engine is."""
+"""Endpoints here that lead to the sockets inside a stack's containers, wherever their engine is."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.verify import Reach
+from cluster.endpoints import Endpoint
+from cluster.services import Kind
+from cluster.verify import Endpoints
 from platforms.docker.engine import Engine, EngineError
-from platforms.docker.places import NGINX_PLACES, RUN
+from platforms.docker.places import NGINX_INTERNAL, sockets_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +41,7 @@ class Relay:
         self.listeners: list[socket.socket] = []
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def to(self, path: str) -> str:
+    def to(self, path: str) -> Endpoint:
         """Return a socket here that leads to the one at `path` there."""
         here = self.directory / f"{len(self.listeners)}.sock"
         listener = socket.socket(socket.AF_UNIX)
@@ -47,7 +49,7 @@ class Relay:
         listener.listen()
         self.listeners.append(listener)
         threading.Thread(target=self._accept, args=(listener, path), daemon=True).start()
-        return str(here)
+        return Endpoint(path=str(here))
 
     def _accept(self, listener: socket.socket, path: str) -> None:
         with contextlib.suppress(OSError):  # closed
@@ -96,16 +98,17 @@ def _pump_in(connection: socket.socket, process: subprocess.Popen[bytes]) -> Non
 
 
 @contextlib.contextmanager
-def reach(engine: Engine, stack: str, topology: Topology, release: str) -> Iterator[Reach]:
-    """Give verify its ways to a stack; EngineError where nginx does not run."""
+def endpoints(engine: Engine, stack: str, topology: Topology, release: str) -> Iterator[Endpoints]:
+    """Give verify the endpoints of a stack; EngineError where nginx does not run."""
     running = engine.containers(stack, "nginx")
     if not running:
         raise EngineError("nginx is not running")
     with contextlib.closing(Relay(engine, running[0])) as relay:
-        yield Reach(
-            internal=relay.to(NGINX_PLACES.internal),
-            instances={name: relay.to(f"{RUN}/{name}/http.sock") for name in topology.names},
-            address=f"http://{engine.address()}:{topology.config.site.listen}",
+        there = topology.endpoints(sockets_of, Kind.INSTANCE)
+        yield Endpoints(
+            internal=relay.to(NGINX_INTERNAL),
+            instances={name: relay.to(endpoint.path) for name, endpoint in there.items()},
+            site=Endpoint(host=engine.address(), port=topology.config.site.listen),
             release=release,
             intruders=lambda: intruders(engine, stack),
         )

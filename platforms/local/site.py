@@ -1,0 +1,93 @@
+"""A stack on this machine: where its things are, who keeps them running, and what is there."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from cluster.errors import ClusterError
+from cluster.kept import HurtFile
+from cluster.machine.owner import find_owner
+from cluster.render.nginx import NginxConfig, render_nginx
+from cluster.stack.history import History
+from cluster.topology import build_topology
+from platforms.local.builder import Builder, Release
+from platforms.local.nginx import Nginx
+from platforms.local.services import wanted
+from platforms.local.state import (
+    Observed,
+    observe,
+)
+from platforms.local.supervisor import Process, Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from cluster.config.models import ClusterConfig
+    from cluster.services import Service
+    from platforms.local.places import Places
+
+
+class UpError(ClusterError):
+    """`up` could not do all it said; what served still serves. The text says what to do."""
+
+
+class Site:
+    """One stack on this machine. `say` is told each step."""
+
+    def __init__(self, places: Places, config: ClusterConfig, say: Callable[[str], None]) -> None:
+        self.places = places
+        self.config = config
+        self.topology = build_topology(config)
+        self.say = say
+        self.owner = find_owner(places.state)
+        self._claim()
+        self.supervisor = Supervisor(places)
+        self.nginx = Nginx(places, self.supervisor, self.owner)
+        self.builder = Builder(places, self.owner, say)
+
+    def _claim(self) -> None:
+        """As root: believe nothing that another user could have put here; PlaceError where that can't be had."""
+        if not self.owner.changed:
+            return
+        os.umask(0o022)  # what another user must not read says so itself; all else the instances read
+        if self.places.state.exists():
+            self.owner.hold_own(self.places.state)
+        if self.places.run.is_dir() and self.places.run.lstat().st_uid != os.geteuid():
+            self.places.make_run(self.owner, ())  # a former version's: what is in it was the instances' to replace
+        Builder(self.places, self.owner, self.say).reclaim()
+
+    def nginx_config(self) -> NginxConfig:
+        """Return nginx's configuration for this machine."""
+        return render_nginx(self.topology, self.places.nginx_places(self.topology, self.nginx.user), self.nginx.version)
+
+    def observe(self) -> Observed:
+        """Look at what runs."""
+        return observe(self.places, self.supervisor, self.nginx)
+
+    def last_release(self) -> Release | None:
+        """Return the release that serves, or served last; None where it is not here."""
+        current = History.load(self.places).current
+        return self.builder.find(current) if current else None
+
+    def runnable(self, release: str) -> Collection[str] | None:
+        """Return the kinds of services that a release can run; None where it is not made yet, or made again: all."""
+        try:
+            runtime = Release(digest=release, directory=self.places.releases / release).runtime()
+        except HurtFile:
+            return None
+        kinds: tuple[str, ...] = runtime["services"]
+        return kinds
+
+    def beside(self, release: str) -> dict[str, Service]:
+        """Return the workers and schedules of a release, by Supervisor's name of their process."""
+        return wanted(self.topology, release, self.runnable(release))
+
+    def process(self, program: str) -> Process:
+        """Return a program's process; UpError where Supervisor does not know it (any more)."""
+        found = self.supervisor.processes().get(program)
+        if found is None:
+            raise UpError(
+                f"Supervisor {self.supervisor.condition()} or has forgotten {program}; run `cluster up` again"
+            )
+        return found

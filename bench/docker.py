@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.cli.initialise import NGINX_IMAGE
+from platforms.docker.initial import NGINX_IMAGE
 from tests.e2e.results import versions
 from tests.e2e.stand import PASSPHRASE, DockerStand, docker_port
 from tests.e2e.tools import docker, missing

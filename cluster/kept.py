@@ -32,6 +32,9 @@ LONGEST = 32 * 1024 * 1024
 #: Seconds for which whoever is still writing into a directory that is removed may go on.
 PATIENCE = 10.0
 
+#: The mark of a release and of an environment, written last: one without it was left by an `up` that was killed.
+COMPLETE = "complete"
+
 #: In the names of what was moved aside; they begin with a dot, which instances pass over in the run directory.
 HURT = ".hurt-"
 

@@ -15,6 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cluster.interpreters import find_interpreter, needs_of, request
+from cluster.machine.confined import MOST_FACTS, clean_environment, confine
+from cluster.machine.environments import PACKAGES, SOURCES, Environments
+from cluster.machine.owner import find_owner
 from cluster.release import (
     RUNTIME,
     RUNTIME_REQUIREMENTS,
@@ -30,10 +33,6 @@ from cluster_runtime import unfollowed
 from cluster_runtime.choices import SET_LATE
 from cluster_runtime.describe import NOT_IMPORTED, REFUSED
 from cluster_runtime.paths import directory_of
-from platforms.local.builder import MOST_FACTS, PACKAGES, SOURCES, confine
-from platforms.local.environment import Environments
-from platforms.local.owner import find_owner
-from platforms.local.supervisor import clean_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -244,6 +243,24 @@ def look(subject: Subject, *, interface: str = "wsgi", said: dict[str, str]) -> 
         if not (shared or _fed(failure, found, tried) or _added(failure, found, subject)):
             return found
     return found
+
+
+def look_as_served(subject: Subject, said: dict[str, str]) -> Look:
+    """Import a project as its instances would: by its application for ASGI where it wants that."""
+    found = look(subject, said=said)
+    if found.failure or not wants_asgi(found.facts):
+        return found
+    # An application of the other interface is another module: it must import as well.
+    again = look(subject, interface="asgi", said={**found.placeholders, **said})
+    again.absent = [*found.absent, *again.absent]
+    again.missing, again.placeholders = found.missing | again.missing, found.placeholders | again.placeholders
+    return again
+
+
+def wants_asgi(facts: dict[str, Any]) -> bool:
+    """Tell whether a project is one for ASGI: it answers websockets, or has no application for WSGI at all."""
+    applications = facts["applications"]
+    return bool(applications["asgi"]) and (bool(facts["asgi_apps"]) or not applications["wsgi"])
 
 
 def _shared(failure: dict[str, Any], found: Look, subject: Subject) -> bool:

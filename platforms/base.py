@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pulumi
 
     from cluster.config import ClusterConfig
+    from cluster.initial.offer import Offer
     from cluster.lint import Facts
     from cluster.release import ReleaseSpec, RuntimePlaces
     from cluster.render.nginx import NginxConfig
@@ -238,6 +239,33 @@ class Platforms(Protocol):
 
     def platform(self, stack: Stack, voice: Voice) -> Platform:
         """Return a stack on it, which tells `voice` what it does."""
+        ...
+
+
+# --- a stack that has no file yet
+
+
+class Initial(Protocol):
+    """What each platform's module for stacks that have no file yet has."""
+
+    def offer(self, stack: str) -> Offer:
+        """Return what the file of a stack of this name says of this platform."""
+        ...
+
+    def secret_environment(self, root: Path, stack: str, voice: Voice) -> str | None:
+        """Return the secret variables that the stack has already here, a JSON object; None where it has none."""
+        ...
+
+
+class Adopting(Protocol):
+    """What the module of each platform has that takes over what a project has in use."""
+
+    def adopt(self, root: Path, stack: str, database: Path, keys: Mapping[str, Any]) -> None:
+        """Make an sqlite file's content the stack's database, and the project's own keys the stack's.
+
+        keys: `secret_key` and `secret_key_fallbacks`, as cluster_runtime.own_keys says them. AdoptError where it can't
+        be, since the stack has one of them already for example.
+        """
         ...
 
 

@@ -9,7 +9,7 @@ from cluster.errors import CommandError
 
 if TYPE_CHECKING:
     from cluster.stack.opened import Stack
-    from platforms.base import Ground, Grounds, Platform, Platforms, Voice
+    from platforms.base import Adopting, Ground, Grounds, Initial, Platform, Platforms, Voice
 
 #: The module of each one, for the commands, by what a stack file calls it. Imported where it is needed: who uses one
 #: platform reads nothing of another.
@@ -23,10 +23,34 @@ PROGRAMS = {
     "docker": "platforms.docker.program",
 }
 
+#: The module of each one for stacks that have no file yet, by the same names.
+INITIAL = {
+    "local": "platforms.local.initial",
+    "docker": "platforms.docker.initial",
+}
+
+#: The module of each one that takes over what a project has in use, by the same names.
+ADOPTING = {
+    "local": "platforms.local.adopting",
+}
+
+#: What a stack file is written for where nobody names another one.
+DEFAULT = "local"
+
 
 def platform(stack: Stack, voice: Voice) -> Platform:
     """Return the stack on its platform, which tells `voice` what it does."""
     return cast("Platforms", import_module(PLATFORMS[stack.config.platform])).platform(stack, voice)
+
+
+def initial(platform: str) -> Initial:
+    """Return what a stack that has no file yet gets on a platform, by its name."""
+    return cast("Initial", import_module(INITIAL[platform]))
+
+
+def adopting(platform: str) -> Adopting:
+    """Return what takes over, on a platform of ADOPTING, what a project has in use."""
+    return cast("Adopting", import_module(ADOPTING[platform]))
 
 
 def ground(stack: Stack, site: str | None) -> Ground:

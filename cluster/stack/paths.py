@@ -9,6 +9,9 @@ from pathlib import Path  # noqa: TC003 - a field's type
 #: In the repository: all that is kept of its stacks.
 STATE = ".cluster"
 
+#: Interpreters that uv brought, for all of them.
+PYTHONS = f"{STATE}/pythons"
+
 
 @dataclass(frozen=True)
 class StackPaths(ABC):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from pydantic import TypeAdapter
 
 from cluster.kept import (
+    COMPLETE,
     HurtFile,
     hurt,
     make_way,
@@ -30,6 +30,8 @@ from cluster.kept import (
     vouch,
     write_durably,
 )
+from cluster.machine.confined import MOST_FACTS, clean_environment, confine
+from cluster.machine.environments import PACKAGES, SOURCES, Environments
 from cluster.release import (
     RUNTIME,
     ReleaseError,
@@ -48,24 +50,21 @@ from cluster_runtime import unfollowed
 from cluster_runtime.config import ConfigError, RuntimeConfig
 from cluster_runtime.describe import COLLECT, NOT_COLLECTED, REFUSED
 from cluster_runtime.gather import gather
-from cluster_runtime.instance import die_with_parent
 from cluster_runtime.paths import LEFT_OUT
 from cluster_runtime.prepare import mask
 from cluster_runtime.progress import read_telling
 from cluster_runtime.unfollowed import printable
-from platforms.local.environment import Environments
 from platforms.local.mending import put_back, write_below
 from platforms.local.migrations import APPLIED, applied_in, holds_tables, were_lost
-from platforms.local.supervisor import clean_environment
-from platforms.local.written import COMPLETE, FILES, SERVED, known_files, note_files
+from platforms.local.written import FILES, SERVED, known_files, note_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from cluster.interpreters import Interpreter
+    from cluster.machine.owner import Owner
     from cluster.source import Entry
     from cluster.topology import Topology
-    from platforms.local.owner import Owner
     from platforms.local.places import Places
 
 #: Lines of a failed program's output that a message repeats.
@@ -83,14 +82,9 @@ CONFIG, PARTS, FACTS, SECRETS = "config.json", "parts.json", "project.json", "se
 KEPT_FILES = (CONFIG, PARTS, FACTS, COMPLETE, MIGRATED, COMMANDED, SERVED, DATABASES)
 OURS = (*KEPT_FILES, SECRETS, FILES, LEFT_OUT, "runtime", "environment")
 
-#: What is kept of what a program of the project prints, and read of the facts that it writes, bytes; and how long its
-#: end is waited for where something that it started has its output still open, seconds.
-MOST_PRINTED, MOST_FACTS, READING_SECONDS = 256 * 1024, 1024 * 1024, 5.0
-
-PR_SET_NO_NEW_PRIVS = 38
-
-#: Local packages of a release, and the source of those that are not in the project.
-PACKAGES, SOURCES = "packages", "sources"
+#: What is kept of what a program of the project prints, bytes; and how long its end is waited for where something that
+#: it started has its output still open, seconds.
+MOST_PRINTED, READING_SECONDS = 256 * 1024, 5.0
 
 #: What of a release its mark vouches for. (Its static files too: nginx would serve empty ones.)
 VOUCHED = (TREE, PACKAGES, SOURCES, "runtime", "public", SECRETS, CONFIG, PARTS, FACTS, FILES, LEFT_OUT)
@@ -646,16 +640,6 @@ class _End:
     def text(self) -> str:
         self._reader.join(timeout=READING_SECONDS)
         return self._kept.decode("utf-8", "replace")
-
-
-def confine(directory: Path) -> None:
-    """Let this process, another user's by now, end with the one that started it, and get no more rights than it has.
-
-    It goes to its directory by itself: what leads there may be its user's to change.
-    """
-    die_with_parent()
-    os.chdir(directory)
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def _told(path: Path) -> dict[str, Any]:

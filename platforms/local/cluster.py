@@ -11,6 +11,7 @@ from cluster.config import StackFileError, parse_config
 from cluster.config.models import DatabaseEngine, dump
 from cluster.interpreters import find_interpreter, needs_of, request
 from cluster.kept import make_way, remove_tree
+from cluster.machine.ports import is_free
 from cluster.release import ReleaseSpec, find_project, runtime_config, specify
 from cluster.requirements import read_requirements
 from cluster.sessions import Lasting, of_release, refused_loss
@@ -28,7 +29,6 @@ from platforms.local.ending import Ending
 from platforms.local.listeners import listening_ports
 from platforms.local.migrations import holds_tables
 from platforms.local.nginx import PROGRAM as NGINX
-from platforms.local.nginx import is_free
 from platforms.local.orphans import Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
 from platforms.local.plan import SHOWN, Plan, make_plan
 from platforms.local.programs import Programs

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from cluster.machine.owner import Owner
     from cluster.services import Service
     from cluster.topology import Topology
-    from platforms.local.owner import Owner
     from platforms.local.places import Places
     from platforms.local.supervisor import Supervisor
 

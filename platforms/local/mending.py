@@ -13,14 +13,14 @@ import time
 from typing import TYPE_CHECKING
 
 from cluster.kept import HURT, is_hurt_status
-from platforms.local.owner import open_directory
+from cluster.machine.owner import open_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path, PurePath
 
+    from cluster.machine.owner import Owner
     from cluster.source import Entry
-    from platforms.local.owner import Owner
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

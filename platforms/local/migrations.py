@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from cluster.kept import HurtFile, read_kept
+from cluster.machine.confined import clean_environment
 from cluster.packages import base_python
-from platforms.local.supervisor import clean_environment
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from platforms.local.owner import Owner
+    from cluster.machine.owner import Owner
 
 APPLIED: TypeAdapter[list[str]] = TypeAdapter(list[str])
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import grp
 import http.client
 import json
 import os
 import re
 import shutil
-import socket
 import stat
 import subprocess
 import time
@@ -28,7 +26,7 @@ from platforms.local.supervisor import put_pid
 from platforms.local.supervisor_files import Program
 
 if TYPE_CHECKING:
-    from platforms.local.owner import Owner
+    from cluster.machine.owner import Owner
     from platforms.local.places import Places
     from platforms.local.supervisor import Process, Supervisor
 
@@ -307,14 +305,3 @@ def _stack_in(directory: Path) -> dict[str, object] | None:
         return read_kept(directory / STACK, KEPT_STACK)
     except HurtFile:
         return None
-
-
-def is_free(address: str, port: int) -> bool:
-    """Tell whether nginx could listen there. Without the right to (ports below 1024) that is not known: True."""
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind((address, port))
-        except OSError as error:
-            return error.errno != errno.EADDRINUSE
-    return True

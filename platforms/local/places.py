@@ -15,7 +15,7 @@ from cluster.release import DIGEST_LENGTH, RuntimePlaces
 from cluster.render.nginx import NginxPlaces
 from cluster.services import Kind
 from cluster.source import TREE, project_place
-from cluster.stack.paths import STATE, StackPaths
+from cluster.stack.paths import PYTHONS, StackPaths
 from cluster_runtime import unfollowed
 from cluster_runtime.attempts import FILE as BEGUN
 from cluster_runtime.instance import CLEARED
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cluster.endpoints import Endpoint
+    from cluster.machine.owner import Owner
     from cluster.services import Service
     from cluster.topology import Topology
-    from platforms.local.owner import Owner
 
 #: The longest file of an instance's directory of sockets: a name, a slash, a release, and an ending.
 LONGEST_NAME_IN_RUN = 32 + 1 + DIGEST_LENGTH + len(".json.new")
@@ -126,7 +126,7 @@ class Places(StackPaths):
     @property
     def pythons(self) -> Path:
         """Interpreters that uv brought."""
-        return self.root / STATE / "pythons"
+        return self.root / PYTHONS
 
     @property
     def logs(self) -> Path:
@@ -137,6 +137,11 @@ class Places(StackPaths):
     def data(self) -> Path:
         """The database and the sessions in files."""
         return self.state / "data"
+
+    @property
+    def database(self) -> Path:
+        """The database of `engine: sqlite`."""
+        return self.data / "db.sqlite3"
 
     @property
     def shared(self) -> Path:
@@ -247,7 +252,7 @@ class Places(StackPaths):
             tree=str(release / TREE),
             databases=str(self.data / "databases"),
             secrets=str(release / "secrets"),
-            database=str(self.data / "db.sqlite3"),
+            database=str(self.database),
             sessions=str(self.data / "sessions"),
             static_root=str(release / "public") + static_url.rstrip("/"),
             packages=str(release / "packages"),

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cluster.adopting import left_behind
 from cluster.asking import sessions_report
 from cluster.config import StackFileError, load_stack
 from cluster.config.load import STACKS
@@ -29,6 +28,7 @@ from cluster.topology import build_topology
 from cluster_runtime.instance import SERVING
 from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
 from platforms.base import Applied, Change, Forward, InstanceStatus, Invocation, LogSource, NginxStatus, Process, Status
+from platforms.local.adopting import left_behind
 from platforms.local.listeners import listening_ports, with_children
 from platforms.local.nginx import NginxError, find_nginx
 from platforms.local.orphans import stack_processes

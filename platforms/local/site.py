@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from cluster.errors import ClusterError
 from cluster.kept import HurtFile
+from cluster.machine.owner import find_owner
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.stack.history import History
 from cluster.topology import build_topology
 from platforms.local.builder import Builder, Release
 from platforms.local.nginx import Nginx
-from platforms.local.owner import find_owner
 from platforms.local.services import wanted
 from platforms.local.state import (
     Observed,

@@ -25,6 +25,7 @@ from xml.parsers.expat import ExpatError
 
 from cluster.errors import ClusterError
 from cluster.kept import make_way, write_durably
+from cluster.machine.confined import clean_environment
 from platforms.local.orphans import end_processes, supervisors
 from platforms.local.supervisor_files import Program, render_program, render_supervisord
 
@@ -340,8 +341,3 @@ def not_ours(pids: Iterable[int]) -> str:
     """Return what to say of processes of the stack that this user may not end."""
     listed = " ".join(map(str, pids))
     return f"processes of this stack run as another user, and must be ended first: sudo kill {listed}"
-
-
-def clean_environment() -> dict[str, str]:
-    """Return what processes of the cluster inherit: nothing that happens to be set in the caller's shell."""
-    return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}

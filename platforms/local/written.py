@@ -12,15 +12,16 @@ import shutil
 import stat
 from typing import TYPE_CHECKING, Any
 
+from cluster.kept import COMPLETE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 FILES = "files.json"
 
-#: In a release's directory: written last (one without it was left by an `up` that was killed); it has served, changed
-#: when it did so last.
-COMPLETE, SERVED = "complete", "served"
+#: In a release's directory: it has served, changed when it did so last.
+SERVED = "served"
 
 #: Where the project lay in releases that were made before they had a tree.
 FORMER_TREE = "project"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from platforms.local.owner import WEB_USER, Owner
+from cluster.machine.owner import WEB_USER, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

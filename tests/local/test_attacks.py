@@ -20,16 +20,16 @@ import pytest
 
 from cluster.cli.commands import run_here
 from cluster.config import parse_config
+from cluster.machine import owner as owners
+from cluster.machine.owner import Owner, PlaceError
 from cluster.services import memcached_node
 from cluster.topology import build_topology
 from cluster_runtime import unfollowed
 from cluster_runtime.compress import WORTH_COMPRESSING, compress
 from cluster_runtime.names import Name
 from platforms.base import Invocation
-from platforms.local import owner as owners
 from platforms.local import supervisor as supervisors
 from platforms.local.builder import Builder, _told
-from platforms.local.owner import Owner, PlaceError
 from platforms.local.places import Places
 from platforms.local.supervisor import Supervisor, SupervisorError
 from tests.local.attacks import TRIES, Ground, attack, ground, only_root, owner

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster.machine.owner import Owner
 from platforms.local import nginx as local_nginx
 from platforms.local.nginx import Nginx, find_nginx
-from platforms.local.owner import Owner
 from platforms.local.places import Places
 from platforms.local.supervisor import Supervisor
 

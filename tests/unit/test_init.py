@@ -11,22 +11,21 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import yaml
 
-from cluster.adopting import AdoptError, adopt, left_behind, rows_in
-from cluster.cli.initialise import (
-    Wanted,
-    _kept_secrets,
-    find_requirements,
-    find_settings,
-    from_import,
-    inspect,
-    other_settings,
-    render_stack_file,
-)
+from cluster.adopting import AdoptError, rows_in
+from cluster.cli.initialise import Wanted, run_init
 from cluster.config import parse_config
+from cluster.console import Terminal
 from cluster.errors import CommandError
+from cluster.initial.choices import from_import
+from cluster.initial.project import find_requirements, inspect
+from cluster.initial.settings import find_settings, other_settings
+from cluster.initial.stack_file import kept_secrets, render_stack_file
 from cluster.looking import Look, _brings, look, placeholder
+from cluster.stack.secrets import write_secret
 from cluster_runtime.describe import REFUSED
+from platforms.local.adopting import adopt, left_behind
 from platforms.local.places import Places
+from platforms.registry import initial
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,8 +65,9 @@ def written(project: Path, wanted: Wanted | None = None, **facts: Any) -> dict[s
     """Return what the stack file has for a project of which an import has shown these facts."""
     wanted = wanted or Wanted()
     read = inspect(project, None, None)
-    found = from_import(read, Look(facts={**FACTS, **facts}), wanted)
-    text = render_stack_file(read, found, "project", 8080, "x", wanted.platform)
+    offer = initial(wanted.platform).offer("x")
+    found = from_import(read, Look(facts={**FACTS, **facts}), offer, wanted.sessions)
+    text = render_stack_file(read, found, "project", 8080, "x", offer)
     values = {key.removeprefix("cluster:"): value for key, value in yaml.safe_load(text)["config"].items()}
     parse_config(values)
     return values
@@ -139,8 +139,9 @@ def test_what_an_import_shows_is_written(project: Path) -> None:
 def test_what_the_command_line_says_of_packages_is_written(project: Path) -> None:
     read = inspect(project, None, "./requirements.txt")
     read.python = "3.13"
-    written = from_import(read, Look(facts=FACTS, extras=["prod"], groups=["web"]), Wanted())
-    app = yaml.safe_load(render_stack_file(read, written, "project", 8080, "x"))["config"]["cluster:app"]
+    offer = initial("local").offer("x")
+    written = from_import(read, Look(facts=FACTS, extras=["prod"], groups=["web"]), offer)
+    app = yaml.safe_load(render_stack_file(read, written, "project", 8080, "x", offer))["config"]["cluster:app"]
     assert app["python"] == "3.13"
     assert app["requirements"] == {"file": "requirements.txt", "extras": ["prod"], "groups": ["web"]}
 
@@ -218,8 +219,9 @@ os.environ["HOME"] = os.path.dirname(__file__)
     files(tmp_path, **{"other/wsgi.py": other})
     project = inspect(tmp_path, "shop.settings", None)
     assert project.said == {"DJANGO_CONFIGURATION": "Production", "REGION": "eu: 1"}
+    offer = initial("local").offer("t")
     written = yaml.safe_load(
-        render_stack_file(project, from_import(project, Look(facts=FACTS), Wanted()), "s", 8080, "t")
+        render_stack_file(project, from_import(project, Look(facts=FACTS), offer), "s", 8080, "t", offer)
     )
     assert written["config"]["cluster:app"]["environment"] == project.said
 
@@ -294,13 +296,13 @@ KEYS = {"secret_key": "old-key", "secret_key_fallbacks": ["older"]}
 def test_a_database_and_its_key_are_taken_over_once(tmp_path: Path) -> None:
     database = in_use(tmp_path / "db.sqlite3")
     places = Places(tmp_path, "x")
-    adopt(places, database, KEYS)
+    adopt(tmp_path, "x", database, KEYS)
     assert rows_in(places.data / "db.sqlite3") == {"auth_user": 3}
     assert (places.secrets / "secret_key").read_text() == "old-key"
     assert (places.secrets / "secret_key").stat().st_mode & 0o777 == 0o600
     assert (places.secrets / "secret_key_fallbacks").read_text() == '["older"]'
     with pytest.raises(AdoptError, match="is there already, and would be lost"):
-        adopt(places, database, KEYS)
+        adopt(tmp_path, "x", database, KEYS)
 
 
 @pytest.mark.parametrize("there", ["data/db.sqlite3", "secrets/secret_key"])
@@ -311,7 +313,7 @@ def test_nothing_that_a_stack_has_is_replaced(tmp_path: Path, there: str) -> Non
     path.parent.mkdir(parents=True)
     path.write_text("mine")
     with pytest.raises(AdoptError, match="is there already"):
-        adopt(places, database, KEYS)
+        adopt(tmp_path, "x", database, KEYS)
     assert path.read_text() == "mine"
     assert [found for found in places.state.rglob("*") if found.is_file()] == [path]
 
@@ -362,7 +364,7 @@ def test_a_warning_of_the_project_s_is_no_reason_not_to_import(
 
 def test_what_is_written_anew_keeps_pulumis_secrets_and_its_other_keys(tmp_path: Path) -> None:
     path = tmp_path / "Pulumi.dev.yaml"
-    assert _kept_secrets(path) == ""
+    assert kept_secrets(path) == ""
     before = {
         "encryptionsalt": "v1:salt:=",
         "config": {
@@ -373,8 +375,52 @@ def test_what_is_written_anew_keeps_pulumis_secrets_and_its_other_keys(tmp_path:
         },
     }
     path.write_text(yaml.safe_dump(before))
-    found = yaml.safe_load("config:\n  cluster:platform: docker\n" + _kept_secrets(path))
+    found = yaml.safe_load("config:\n  cluster:platform: docker\n" + kept_secrets(path))
     del before["config"]["cluster:app"]  # type: ignore[attr-defined]
     assert found == before
     path.write_text(":\n  - not: [YAML")
-    assert _kept_secrets(path) == ""
+    assert kept_secrets(path) == ""
+
+
+def test_secret_variables_are_found_where_each_platform_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local, docker, voice = initial("local"), initial("docker"), Terminal()
+    stack_file = tmp_path / "stacks" / "Pulumi.x.yaml"
+    files(tmp_path, **{"stacks/Pulumi.x.yaml": "config: {}"})
+    assert local.secret_environment(tmp_path, "x", voice) is None
+    assert docker.secret_environment(tmp_path, "x", voice) is None
+    assert docker.secret_environment(tmp_path, "nowhere", voice) is None
+    secrets = Places(tmp_path, "x").secrets
+    secrets.mkdir(parents=True)
+    write_secret(secrets / "secret_environment", '{"A": "1"}')
+    assert local.secret_environment(tmp_path, "x", voice) == '{"A": "1"}'
+
+    class Encrypted:
+        def __init__(self, root: Path, stack: str, say: Any) -> None:
+            assert (root, stack, say) == (tmp_path, "x", voice.say)
+
+        def secret(self, name: str) -> str:
+            return f"{name} in plain"
+
+    monkeypatch.setattr("platforms.pulumi.engine.Pulumi", Encrypted)
+    stack_file.write_text("config:\n  cluster:secret_environment: {secure: abc}\n")
+    assert docker.secret_environment(tmp_path, "x", voice) == "secret_environment in plain"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        (Wanted(platform="moon"), "--platform: must be one of local, docker, got moon"),
+        (Wanted(platform="docker", adopt=True), "--adopt: works on platform local, and imports the project"),
+        (Wanted(adopt=True, importing=False), "--adopt: works on platform local, and imports the project"),
+    ],
+)
+def test_a_platform_that_is_not_there_or_can_t_is_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch, wanted: Wanted, why: str
+) -> None:
+    (project / "stacks").mkdir()
+    monkeypatch.chdir(project)
+    with pytest.raises(CommandError) as refused:
+        run_init("x", project, wanted)
+    assert str(refused.value) == why

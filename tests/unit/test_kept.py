@@ -17,6 +17,7 @@ import pytest
 
 from cluster.cli.failures import explain
 from cluster.kept import HurtFile, hurt, make_way, point_at, remove_tree, vouch, write_durably
+from cluster.machine.owner import Owner
 from cluster.source import Entry, write_tree
 from cluster.stack.history import History, locked
 from cluster.stack.rotation import LostKey, Rotation, load
@@ -26,7 +27,6 @@ from platforms.local.builder import Builder, Release, copy_file
 from platforms.local.mending import put_back
 from platforms.local.migrations import applied_in, holds_tables, were_lost
 from platforms.local.orphans import Kind, end_processes, stack_processes
-from platforms.local.owner import Owner
 from platforms.local.places import Places
 from platforms.local.state import mark_served
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from platforms.local.owner import Owner
+from cluster.machine.owner import Owner
 
 if TYPE_CHECKING:
     from pathlib import Path

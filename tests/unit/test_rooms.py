@@ -15,15 +15,23 @@ import cluster
 import platforms
 from cluster.config.models import Platform
 from platforms import registry
+from platforms.docker import initial as docker_initial
+from platforms.local import adopting as local_adopting
+from platforms.local import initial as local_initial
 
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from platforms.base import Adopting, Initial
+
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Of `cluster`, what knows a platform, or a command.
-NOT_PURE = {"__main__", "adopting", "asking", "cli", "looking"}
+NOT_PURE = {"__main__", "asking", "cli"}
 
+#: The platforms' modules as what is asked of them: the checker of types sees here that they have all of it.
+OF_NEW_STACKS: dict[str, Initial] = {"local": local_initial, "docker": docker_initial}
+TAKING_OVER: dict[str, Adopting] = {"local": local_adopting}
 
 #: Of `platforms`, what is none.
 NO_PLATFORM = {"base", "pulumi", "registry"}
@@ -49,8 +57,9 @@ def test_the_walls_are_before_every_platform_that_there_is() -> None:
     there = {f"platforms.{room}" for room in rooms_of(platforms) - NO_PLATFORM}
     assert set(contract("No platform knows another")["modules"]) == there
     assert there < set(contract("Components know")["forbidden_modules"])
+    assert there < set(contract("The commands know")["forbidden_modules"])
     assert {f"platforms.{name}" for name in registry.PLATFORMS} == there
-    known = {*registry.PLATFORMS.values(), *registry.PROGRAMS.values()}
+    known = {*registry.PLATFORMS.values(), *registry.PROGRAMS.values(), *registry.INITIAL.values()}
     assert set(contract("A platform's modules")["protected_modules"]) == known
 
 
@@ -58,6 +67,8 @@ def test_the_walls_are_before_every_platform_that_there_is() -> None:
 ACROSS = {
     "nothing": ("cluster/lint/site.py", "", 0),
     "a lint that looks at a platform": ("cluster/lint/site.py", "import platforms.docker.engine", 1),
+    "a project that is looked at by a platform": ("cluster/looking.py", "import platforms.local.places", 1),
+    "a command that looks where a platform has it": ("cluster/cli/initialise.py", "import platforms.local.places", 1),
     "a component that knows a platform": ("components/app_hosts.py", "import platforms.docker.engine", 1),
     "a component that knows a platform's resources": ("components/program.py", "import platforms.docker.resources", 1),
     "a component that makes a container itself": ("components/nginx_site.py", "import pulumi_docker", 1),
@@ -83,7 +94,16 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_platform_of_the_schema_is_there_and_no_other() -> None:
     assert set(registry.PLATFORMS) == {platform.value for platform in Platform}
-    assert set(registry.PROGRAMS) <= set(registry.PLATFORMS)
+    assert set(registry.INITIAL) == set(registry.PLATFORMS)
+    assert set(registry.PROGRAMS) | set(registry.ADOPTING) | {registry.DEFAULT} <= set(registry.PLATFORMS)
+
+
+def test_a_new_stack_finds_each_platform_that_there_is() -> None:
+    assert {name: registry.initial(name) for name in registry.INITIAL} == OF_NEW_STACKS
+    assert {name: registry.adopting(name) for name in registry.ADOPTING} == TAKING_OVER
+    assert {name: of.offer("x").platform for name, of in OF_NEW_STACKS.items()} == {
+        name: name for name in OF_NEW_STACKS
+    }
 
 
 @pytest.mark.parametrize("what", ACROSS)

@@ -17,24 +17,29 @@ from typing import TYPE_CHECKING
 import uv
 
 from cluster.interpreters import ASK, Interpreter, find_interpreter, python_too_old, requested
-from cluster.kept import hurt, make_way, remove_tree, vouch
+from cluster.kept import COMPLETE, hurt, make_way, remove_tree, vouch
 from cluster.packages import INSTALL_LOCAL, INSTALL_PACKAGES, last_lines, run_program, uv_config, write_installation
 from cluster.release import ReleaseError, local_lines
-from platforms.local.written import COMPLETE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from cluster.machine.owner import Owner
     from cluster.release import ReleaseSpec
-    from platforms.local.owner import Owner
 
 #: What an environment was made from, in it; only its maker reads it, since it may name private indexes.
 MADE_FROM = "cluster-requirements"
 
+#: In a release's directory: its local packages, and the source of those that are not in the project.
+PACKAGES, SOURCES = "packages", "sources"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Environments:
-    """The environments of a stack. `say` is told what is done; `pythons` is where uv puts interpreters."""
+    """The environments of a stack, or of projects that are looked at.
+
+    `say` is told what is done; `pythons` is where uv puts interpreters.
+    """
 
     directory: Path
     pythons: Path
@@ -101,7 +106,7 @@ class Environments:
 
         directory: the release's. project: where the project is in it.
         """
-        sources = str(directory / "sources")
+        sources = str(directory / SOURCES)
         lines = local_lines(spec, str(project), sources)
         if not lines:
             return
@@ -114,7 +119,7 @@ class Environments:
             # Build backends are the project's own code. What they download is kept apart from the caller's.
             private = {"UV_CACHE_DIR": str(work / "cache"), "HOME": str(work)} if self.owner.changed else {}
             python = str(environment / "bin" / "python")
-            words = (str(work / "list"), str(directory / "packages"), python, str(work / "uv.toml"))
+            words = (str(work / "list"), str(directory / PACKAGES), python, str(work / "uv.toml"))
             done = run_program(
                 [str(INSTALL_LOCAL), *words, sources],
                 cwd=directory,

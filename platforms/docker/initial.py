@@ -1,0 +1,38 @@
+"""What a stack that has no file yet gets on platform docker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cluster.config import stack_path
+from cluster.initial.offer import Offer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from platforms.base import Voice
+
+#: nginx's own image (https://hub.docker.com/_/nginx), of its stable branch. From nginx 1.27.4 on a reload need not
+#: close clients' idle connections: no change waits for them.
+NGINX_IMAGE = "nginx:1.30"
+
+
+def offer(stack: str) -> Offer:
+    """Return what its file says of this platform."""
+    return Offer(
+        platform="docker",
+        database="postgres",
+        secret_environment="secret_environment",  # noqa: S106 - a name
+        how=f"by pulumi config set --secret cluster:secret_environment -s {stack} (a JSON object)",
+        nginx_image=NGINX_IMAGE,
+    )
+
+
+def secret_environment(root: Path, stack: str, voice: Voice) -> str | None:
+    """Return the secret variables that the stack has already, encrypted in its file; None where it has none."""
+    path = stack_path(root, stack)
+    if not path.exists() or "cluster:secret_environment:" not in path.read_text(encoding="utf-8"):
+        return None
+    from platforms.pulumi.engine import Pulumi  # noqa: PLC0415 - only where Pulumi keeps it
+
+    return Pulumi(root, stack, voice.say).secret("secret_environment")

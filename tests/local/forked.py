@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import cluster
 import platforms
-from cluster.cli import main
+from cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cluster.cli import main
+from cli import main
 from cluster.render import nginx
 from cluster.services import Daemon
 from cluster_runtime.names import Name

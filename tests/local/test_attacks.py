@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.cli.commands import run_here
+from cli.commands import run_here
 from cluster.config import parse_config
 from cluster.machine import owner as owners
 from cluster.machine.owner import Owner, PlaceError

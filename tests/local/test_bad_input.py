@@ -28,7 +28,7 @@ AROUND = 30
 FILE = "stacks/Pulumi.t.yaml"
 
 #: A line of a traceback through this tool: its users have nothing to look for there.
-OUR_FRAME = re.compile(r'File ".*/(cluster/(cli|config|console|lint|render|stack)|platforms)/')
+OUR_FRAME = re.compile(r'File ".*/(cli|cluster/(config|console|lint|render|stack)|platforms)/')
 
 
 def impatient() -> Stand:

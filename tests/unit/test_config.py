@@ -14,11 +14,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cli.reference import EXAMPLE
 from cluster.config import Duration, Size, StackFileError, load_stack, parse_config
 from cluster.config.document import DocumentError, parse_document
 from cluster.config.load import MOST_PROBLEMS
 from cluster.config.models import SECRET_KEYS, dump
-from cluster.config.reference import EXAMPLE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import yaml
 
-from cluster.cli import commands
+from cli import commands
 from cluster.config import parse_config
 from cluster.console import Terminal
 from cluster.errors import CommandError

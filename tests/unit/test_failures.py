@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from cluster.cli import take_any_name
-from cluster.cli.failures import explain
+from cli import take_any_name
+from cli.failures import explain
 from cluster.console import tell, warn
 from cluster.release import ReleaseError
 

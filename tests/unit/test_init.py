@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import yaml
 
+from cli.initialise import Wanted, run_init
 from cluster.adopting import AdoptError, rows_in
-from cluster.cli.initialise import Wanted, run_init
 from cluster.config import parse_config
 from cluster.console import Terminal
 from cluster.errors import CommandError

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.cli.failures import explain
+from cli.failures import explain
 from cluster.kept import HurtFile, hurt, make_way, point_at, remove_tree, vouch, write_durably
 from cluster.machine.owner import Owner
 from cluster.source import Entry, write_tree

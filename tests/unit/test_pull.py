@@ -15,7 +15,7 @@ import pulumi
 import pytest
 import yaml
 
-from cluster.cli import commands
+from cli import commands
 from cluster.config import StackFileError, load_stack, parse_config
 from cluster.config.models import dump
 from cluster.console import Terminal

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from cli.reference import EXAMPLE, Key, all_keys, render_reference
 from cluster.config import parse_config
 from cluster.config.models import SECRET_KEYS, ClusterConfig, dump
-from cluster.config.reference import EXAMPLE, Key, all_keys, render_reference
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "stack-file.md"
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Of `cluster`, what knows a platform, or a command.
-NOT_PURE = {"__main__", "asking", "cli"}
+#: Of `cluster`, what knows a command: it is one.
+NOT_PURE = {"__main__"}
 
 #: The platforms' modules as what is asked of them: the checker of types sees here that they have all of it.
 OF_NEW_STACKS: dict[str, Initial] = {"local": local_initial, "docker": docker_initial}
@@ -68,17 +68,17 @@ ACROSS = {
     "nothing": ("cluster/lint/site.py", "", 0),
     "a lint that looks at a platform": ("cluster/lint/site.py", "import platforms.docker.engine", 1),
     "a project that is looked at by a platform": ("cluster/looking.py", "import platforms.local.places", 1),
-    "a command that looks where a platform has it": ("cluster/cli/initialise.py", "import platforms.local.places", 1),
+    "a command that looks where a platform has it": ("cli/initialise.py", "import platforms.local.places", 1),
     "a component that knows a platform": ("components/app_hosts.py", "import platforms.docker.engine", 1),
     "a component that knows a platform's resources": ("components/program.py", "import platforms.docker.resources", 1),
     "a component that makes a container itself": ("components/nginx_site.py", "import pulumi_docker", 1),
     "a component that drives Pulumi": ("components/program.py", "import platforms.pulumi.engine", 1),
     "a platform that knows a component": ("platforms/docker/resources.py", "import components.database", 1),
     "a platform that prints": ("platforms/docker/repair.py", "from cluster.console import tell", 1),
-    "a platform that knows a command": ("platforms/docker/program.py", "import cluster.cli.app", 1),
+    "a platform that knows a command": ("platforms/docker/program.py", "import cli.app", 1),
     "a platform that knows another": ("platforms/docker/program.py", "import platforms.local.places", 1),
     "what is asked of a platform, that knows one": ("platforms/base.py", "import platforms.docker.engine", 1),
-    "a command that knows a platform's program": ("cluster/cli/app.py", "import platforms.docker.program", 1),
+    "a command that knows a platform's program": ("cli/app.py", "import platforms.docker.program", 1),
 }
 
 
@@ -86,7 +86,7 @@ ACROSS = {
 def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of all rooms."""
     house = tmp_path_factory.mktemp("house")
-    for package in ("cluster", "platforms", "components"):
+    for package in ("cli", "cluster", "platforms", "components"):
         subprocess.run(["cp", "-r", str(ROOT / package), str(house)], check=True)
     (house / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
     return house
@@ -139,7 +139,7 @@ def test_the_commands_on_docker_wait_for_no_sdk_of_pulumi_s() -> None:
 
 def test_a_command_line_that_is_only_explained_reads_no_models() -> None:
     """They are most of what the command imports."""
-    code = "import sys, cluster.cli; print(*sys.modules)"
+    code = "import sys, cli; print(*sys.modules)"
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert not {"cluster.config.models", "cluster.lint", "httpx", "pulumi"} & set(done.stdout.split())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.cli.showing import SCHEMA, document, print_checks, print_status
+from cli.showing import SCHEMA, document, print_checks, print_status
 from cluster.config import parse_config
 from cluster.stack.opened import Stack
 from cluster.verify import Check

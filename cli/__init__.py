@@ -6,8 +6,8 @@ import io
 import sys
 from typing import TextIO
 
-from cluster.cli.app import app
-from cluster.cli.failures import explain
+from cli.app import app
+from cli.failures import explain
 from cluster.console import interrupts
 from cluster_runtime.unfollowed import printable
 

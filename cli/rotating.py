@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from cluster.cli.commands import up
+from cli.commands import up
 from cluster.console import tell
 from cluster.errors import CommandError
 from cluster.stack.rotation import DROP, UNKNOWN, AlreadyDropped, LostKey, load, rotate

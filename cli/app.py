@@ -39,7 +39,7 @@ def _opened(name: str) -> tuple[Stack, Platform]:
 
 def _run(stack: str, words: list[str]) -> NoReturn:
     """Run a program once in the serving release, and end as it does."""
-    from cluster.cli import commands  # noqa: PLC0415 - each command imports only what it needs
+    from cli import commands  # noqa: PLC0415 - each command imports only what it needs
 
     _, on = _opened(stack)
     raise typer.Exit(commands.run(on, words))
@@ -56,7 +56,7 @@ def up(
     ] = False,
 ) -> None:
     """Make the cluster what its stack file says, losing no request."""
-    from cluster.cli import commands  # noqa: PLC0415 - each command imports only what it needs
+    from cli import commands  # noqa: PLC0415 - each command imports only what it needs
 
     commands.up(*_opened(stack), pull=pull)
 
@@ -67,7 +67,7 @@ def rollback(
     to: Annotated[str | None, typer.Option(help="A release that is still here; default: the one before.")] = None,
 ) -> None:
     """Let the release before serve again, by the same way as forward."""
-    from cluster.cli import commands  # noqa: PLC0415
+    from cli import commands  # noqa: PLC0415
 
     commands.rollback(*_opened(stack), to)
 
@@ -81,7 +81,7 @@ def down(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Stop everything, and keep the data."""
-    from cluster.cli import commands  # noqa: PLC0415
+    from cli import commands  # noqa: PLC0415
 
     commands.down(*_opened(stack), delete_data=delete_data, yes=yes)
 
@@ -94,7 +94,7 @@ def rotate_key(
     ] = False,
 ) -> None:
     """Change SECRET_KEY, logging nobody out: say it again when told, and the old key goes."""
-    from cluster.cli.rotating import run_rotate_key  # noqa: PLC0415
+    from cli.rotating import run_rotate_key  # noqa: PLC0415
 
     run_rotate_key(*_opened(stack), keep_fallback=keep_fallback)
 
@@ -102,7 +102,7 @@ def rotate_key(
 @app.command()
 def status(stack: StackName = DEFAULT_STACK, as_json: AsJson = False) -> None:
     """Show what runs; exit status 0 only if all is as the stack file says."""
-    from cluster.cli.showing import print_status  # noqa: PLC0415
+    from cli.showing import print_status  # noqa: PLC0415
 
     opened, on = _opened(stack)
     found = on.status()
@@ -114,7 +114,7 @@ def status(stack: StackName = DEFAULT_STACK, as_json: AsJson = False) -> None:
 @app.command()
 def verify(stack: StackName = DEFAULT_STACK, as_json: AsJson = False) -> None:
     """Send real requests: shares against weights, a session through every instance, nothing else listening."""
-    from cluster.cli.showing import print_checks  # noqa: PLC0415
+    from cli.showing import print_checks  # noqa: PLC0415
 
     _, on = _opened(stack)
     if not print_checks(on.verify(), as_json=as_json):
@@ -132,7 +132,7 @@ def logs(
 ) -> None:
     """Print the last lines of the logs."""
     stack, first = stack_or_word(stack)
-    from cluster.cli import commands  # noqa: PLC0415
+    from cli import commands  # noqa: PLC0415
 
     commands.logs(*_opened(stack), [*first, *(names or [])], lines=lines, follow=follow)
 
@@ -179,7 +179,7 @@ def render(
     output: Annotated[Path | None, typer.Option(help="Write the files into this directory.")] = None,
 ) -> None:
     """Print the nginx configuration that the stack file gives."""
-    from cluster.cli.rendering import run_render  # noqa: PLC0415
+    from cli.rendering import run_render  # noqa: PLC0415
 
     run_render(*_opened(stack), diagram=diagram, output=output)
 
@@ -187,7 +187,7 @@ def render(
 @app.command()
 def reference() -> None:
     """Print the reference of all keys of a stack file, and of all lints, as Markdown."""
-    from cluster.config.reference import render_reference  # noqa: PLC0415
+    from cli.reference import render_reference  # noqa: PLC0415
 
     typer.echo(render_reference(), nl=False)
 
@@ -217,7 +217,7 @@ def init(  # noqa: PLR0913, PLR0917 - a command's options
 ) -> None:
     """Look at a Django project and write its stack file; without --project, set up a stack whose file is there."""
     if project is not None:
-        from cluster.cli.initialise import Wanted, run_init  # noqa: PLC0415 - each command imports only what it needs
+        from cli.initialise import Wanted, run_init  # noqa: PLC0415 - each command imports only what it needs
 
         importing = not no_import
         wanted = Wanted(

@@ -12,7 +12,7 @@ from cluster.console import Terminal, tell
 from cluster.errors import CommandError
 from cluster.stack.judge import findings
 from cluster.stack.opened import DEFAULT_STACK, open_stack, stack_or_word
-from platforms.registry import DEFAULT, INITIAL
+from platforms.registry import DEFAULT, names
 from platforms.registry import platform as platform_of
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def reference() -> None:
 def init(  # noqa: PLR0913, PLR0917 - a command's options
     stack: Annotated[str, typer.Argument(help="The stack's name.")],
     project: Annotated[Path | None, typer.Option(help="The directory that holds manage.py.")] = None,
-    platform: Annotated[str, typer.Option(help=f"{' or '.join(INITIAL)}.")] = DEFAULT,
+    platform: Annotated[str, typer.Option(help=f"{' or '.join(names())}.")] = DEFAULT,
     settings: Annotated[
         str | None, typer.Option(help="The settings module; default: wsgi.py's or manage.py's.")
     ] = None,

@@ -26,7 +26,7 @@ from cluster.release import ReleaseError
 from cluster.stack.judge import findings
 from cluster.stack.opened import Stack, find_root
 from cluster.stack.paths import PYTHONS, STATE
-from platforms.registry import ADOPTING, DEFAULT, INITIAL, adopting, initial
+from platforms.registry import ADOPTING, DEFAULT, adopting, initial, names
 from platforms.registry import platform as platform_of
 
 if TYPE_CHECKING:
@@ -107,14 +107,14 @@ def _check(stack: NewStack) -> None:
     wanted = stack.wanted
     if not STACK_NAME.fullmatch(stack.name):
         raise CommandError(f"{stack.name}: a stack's name has letters, digits, - _ and . only")
-    if wanted.platform not in INITIAL:
-        raise CommandError(f"--platform: must be one of {', '.join(INITIAL)}, got {wanted.platform}")
+    if wanted.platform not in names():
+        raise CommandError(f"--platform: must be one of {', '.join(names())}, got {wanted.platform}")
     if wanted.sessions is not None and wanted.sessions not in tuple(SessionEngine):
         raise CommandError(f"--sessions: must be one of {', '.join(SessionEngine)}, got {wanted.sessions}")
     if wanted.python is not None and not re.match(PYTHON_VERSION, wanted.python):
         raise CommandError(f'--python: must be a version such as "3.13", got {wanted.python}')
-    if wanted.adopt and (wanted.platform not in ADOPTING or not wanted.importing):
-        raise CommandError(f"--adopt: works on platform {' or '.join(ADOPTING)}, and imports the project")
+    if wanted.adopt and (wanted.platform not in names(ADOPTING) or not wanted.importing):
+        raise CommandError(f"--adopt: works on platform {' or '.join(names(ADOPTING))}, and imports the project")
     if stack.path.exists() and not wanted.force:
         raise CommandError(f"{STACKS}/{stack.path.name} is there already; --force overwrites it")
 
@@ -125,7 +125,7 @@ def _known_variables(stack: NewStack) -> dict[str, str]:
     They may be where another platform keeps them, which the stack was on before.
     """
     voice = Terminal()
-    everywhere = (initial(platform).secret_environment(stack.root, stack.name, voice) for platform in INITIAL)
+    everywhere = (initial(platform).secret_environment(stack.root, stack.name, voice) for platform in names())
     known = next((text for text in everywhere if text is not None), None)
     return {name: str(value) for name, value in json.loads(known or "{}").items()}
 

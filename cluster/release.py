@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cluster_runtime
-from cluster.config.models import SECRET_KEYS, DatabaseEngine, Platform
+from cluster.config.models import SECRET_KEYS, DatabaseEngine
 from cluster.endpoints import Endpoint
 from cluster.requirements import outermost, read_requirements
 from cluster.services import DRAIN_SECONDS, Kind
@@ -346,7 +346,7 @@ def _what_instances_run(config: ClusterConfig) -> dict[str, Any]:
         "processes": config.app.processes,
         "read_only": config.app.read_only,
     }
-    uses_limits = config.platform is not Platform.LOCAL
+    uses_limits = config.platform.traits.limits
     return {
         **runtime_config(config, nowhere, ""),
         "memcached_nodes": nodes,

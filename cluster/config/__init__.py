@@ -6,11 +6,11 @@ from cluster.config.models import (
     DatabaseEngine,
     Interface,
     Method,
-    Platform,
     Server,
     SessionEngine,
 )
 from cluster.config.units import Duration, Size
+from cluster.platforms import Platform
 
 __all__ = [
     "ClusterConfig",

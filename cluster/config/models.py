@@ -26,13 +26,7 @@ from pydantic_core import PydanticCustomError
 
 from cluster.config.document import Written
 from cluster.config.units import MOMENT, Duration, Size, moment_text, parse_moment
-
-
-class Platform(StrEnum):
-    """Where the cluster runs."""
-
-    LOCAL = "local"
-    DOCKER = "docker"
+from cluster.platforms import Platform
 
 
 class Interface(StrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from cluster.config.models import Interface, Platform
+from cluster.config.models import Interface
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, has_secret
 from cluster.requirements import REQUIREMENTS, read_requirements
 from cluster.source import ReleaseError
@@ -92,8 +92,7 @@ def _lock_unused(config: ClusterConfig, facts: Facts) -> Remarks:
 
 
 def _secret_key_missing(config: ClusterConfig, facts: Facts) -> Remarks:
-    # Platform local makes its own.
-    if config.platform is not Platform.LOCAL and has_secret(config, facts, "secret_key") is False:
+    if not config.platform.traits.own_secrets and has_secret(config, facts, "secret_key") is False:
         why = "The stack has no secret_key, which all instances must share to read each other's sessions."
         yield Remark("secret_key", why, "Set it: pulumi config set --secret cluster:secret_key.")
 
@@ -195,7 +194,7 @@ def _threads_ignored(config: ClusterConfig, _facts: Facts) -> Remarks:
 def _little_memory(config: ClusterConfig, _facts: Facts) -> Remarks:
     # The kernel kills a worker at the limit.
     processes = config.app.workers + 1
-    if config.platform is not Platform.LOCAL and 0 < config.app.memory < processes * WORKER_MEMORY:
+    if config.platform.traits.limits and 0 < config.app.memory < processes * WORKER_MEMORY:
         why = f"{config.app.memory} for {processes} processes is less than a Django process needs (64 MB and more)."
         yield Remark("app.memory", why, "Raise it, or lower app.workers.")
 
@@ -205,7 +204,7 @@ def _few_processes(config: ClusterConfig, _facts: Facts) -> Remarks:
     app = config.app
     threads = app.threads if app.interface is Interface.WSGI else 1
     needed = app.workers * (threads + 2) + 2
-    if config.platform is not Platform.LOCAL and app.processes < needed:
+    if config.platform.traits.limits and app.processes < needed:
         why = f"The limit counts threads too, and {app.workers} workers with {threads} threads need {needed}."
         yield Remark("app.processes", why, f"Raise it to {2 * needed}, or lower app.workers or app.threads.")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.config.models import Platform
 from cluster.lint.rule import NOTE, WARNING, Remark, Rule
 
 if TYPE_CHECKING:
@@ -18,14 +17,14 @@ OLDEST_BASE = 30
 
 def _images_ignored(config: ClusterConfig, _facts: Facts) -> Remarks:
     # A key that has no effect.
-    if "images" in config.model_fields_set and config.platform is not Platform.DOCKER:
+    if "images" in config.model_fields_set and not config.platform.traits.containers:
         why = f"Platform {config.platform} runs no containers."
         yield Remark("images", why, "Remove it, or set platform to docker.")
 
 
 def _old_base(config: ClusterConfig, facts: Facts) -> Remarks:
     # Debian and the makers of images put security updates into new ones.
-    if config.platform is not Platform.DOCKER or facts.now is None:
+    if not config.platform.traits.containers or facts.now is None:
         return
     remedy = f"Say `cluster up --pull {facts.stack or 'STACK'}`."
     as_of = config.images.as_of

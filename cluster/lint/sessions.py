@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.config.models import DatabaseEngine, Interface, Platform, SessionEngine
+from cluster.config.models import DatabaseEngine, Interface, SessionEngine
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, has_secret
 from cluster.sessions import CANNOT_SURVIVE, Fault
 from cluster.topology import uses_memcached
@@ -61,8 +61,8 @@ def _is_in_a_release(file: Path, root: Path, project: str) -> bool:
 
 def _postgres_on_local(config: ClusterConfig, _facts: Facts) -> Remarks:
     # Platform local needs nothing but Python, nginx and memcached.
-    if _makes_postgres(config) and config.platform is Platform.LOCAL:
-        why = "Platform local makes no PostgreSQL."
+    if _makes_postgres(config) and not config.platform.traits.postgres:
+        why = f"Platform {config.platform} makes no PostgreSQL."
         yield Remark("database.engine", why, "Set it to sqlite, or to external with the secret database_url.")
 
 
@@ -195,7 +195,7 @@ def _relative_session_path(config: ClusterConfig, _facts: Facts) -> Remarks:
 def _session_path_in_container(config: ClusterConfig, _facts: Facts) -> Remarks:
     # The instances have a file system of their own.
     path = config.sessions.path
-    if SessionEngine.FILE in _engines(config) and path is not None and config.platform is Platform.DOCKER:
+    if SessionEngine.FILE in _engines(config) and path is not None and config.platform.traits.containers:
         why = "An instance in a container sees no directory of the machine's."
         yield Remark("sessions.path", why, "Remove it: the platform makes a volume that all instances share.")
 

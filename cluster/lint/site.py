@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from cluster.config.models import PathPrefix, Platform
+from cluster.config.models import PathPrefix
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule
 from cluster.lint.upstream import LONGEST_WORD
 from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE
@@ -98,7 +98,7 @@ def _covered(name: str) -> list[str]:
 
 def _any_host(config: ClusterConfig, _facts: Facts) -> Remarks:
     # ALLOWED_HOSTS becomes '*'; on one's own machine that harms nobody.
-    if config.platform is Platform.LOCAL or "_" not in config.site.server_names:
+    if config.platform.traits.private or "_" not in config.site.server_names:
         return
     number = config.site.server_names.index("_")
     why = (

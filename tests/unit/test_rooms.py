@@ -13,7 +13,7 @@ import pytest
 
 import cluster
 import platforms
-from cluster.config.models import Platform
+from cluster.platforms import TRAITS, Platform
 from platforms import registry
 from platforms.docker import initial as docker_initial
 from platforms.local import adopting as local_adopting
@@ -58,8 +58,9 @@ def test_the_walls_are_before_every_platform_that_there_is() -> None:
     assert set(contract("No platform knows another")["modules"]) == there
     assert there < set(contract("Components know")["forbidden_modules"])
     assert there < set(contract("The commands know")["forbidden_modules"])
-    assert {f"platforms.{name}" for name in registry.PLATFORMS} == there
-    known = {*registry.PLATFORMS.values(), *registry.PROGRAMS.values(), *registry.INITIAL.values()}
+    assert {f"platforms.{name}" for name in registry.names()} == there
+    kinds = (registry.COMMANDS, registry.PROGRAM, registry.INITIAL)
+    known = {registry.module_of(name, kind) for kind in kinds for name in registry.names(kind)}
     assert set(contract("A platform's modules")["protected_modules"]) == known
 
 
@@ -93,14 +94,15 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_platform_of_the_schema_is_there_and_no_other() -> None:
-    assert set(registry.PLATFORMS) == {platform.value for platform in Platform}
-    assert set(registry.INITIAL) == set(registry.PLATFORMS)
-    assert set(registry.PROGRAMS) | set(registry.ADOPTING) | {registry.DEFAULT} <= set(registry.PLATFORMS)
+    assert set(registry.names()) == {platform.value for platform in Platform} == set(TRAITS)
+    assert registry.names(registry.INITIAL) == registry.names()
+    assert set(registry.names(registry.PROGRAM)) == {"docker"}
+    assert set(registry.names(registry.ADOPTING)) == {registry.DEFAULT}
 
 
 def test_a_new_stack_finds_each_platform_that_there_is() -> None:
-    assert {name: registry.initial(name) for name in registry.INITIAL} == OF_NEW_STACKS
-    assert {name: registry.adopting(name) for name in registry.ADOPTING} == TAKING_OVER
+    assert {name: registry.initial(name) for name in registry.names()} == OF_NEW_STACKS
+    assert {name: registry.adopting(name) for name in registry.names(registry.ADOPTING)} == TAKING_OVER
     assert {name: of.offer("x").platform for name, of in OF_NEW_STACKS.items()} == {
         name: name for name in OF_NEW_STACKS
     }

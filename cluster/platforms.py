@@ -1,0 +1,45 @@
+"""Which platforms there are, and what of a stack file each can do: all that the lints and releases know of them.
+
+Each is a package of that name in `platforms`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Platform(StrEnum):
+    """Where the cluster runs."""
+
+    LOCAL = "local"
+    DOCKER = "docker"
+
+    @property
+    def traits(self) -> Traits:
+        """What it can do."""
+        return TRAITS[self]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What a platform can do.
+
+    containers: each service runs in a container, of an image that is built, and sees no directory of the machine's.
+    limits: the memory and the processes of an instance have a limit.
+    postgres: it makes a PostgreSQL where one is asked for.
+    own_secrets: it makes the secret_key, and keeps the secrets in files of its own.
+    private: the site is for who uses the machine alone.
+    """
+
+    containers: bool = False
+    limits: bool = False
+    postgres: bool = False
+    own_secrets: bool = False
+    private: bool = False
+
+
+TRAITS = {
+    Platform.LOCAL: Traits(own_secrets=True, private=True),
+    Platform.DOCKER: Traits(containers=True, limits=True, postgres=True),
+}

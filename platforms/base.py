@@ -54,6 +54,21 @@ class Process:
     message: str
     sessions: dict[str, Any] | None
 
+    @classmethod
+    def of(  # noqa: PLR0913 - what a platform knows of it
+        cls, said: Mapping[str, Any], *, release: str, state: str, lives: bool, pid: int, container: str | None = None
+    ) -> Process:
+        """Return it by what it says of itself, or said before it ended (`lives`: it has not); empty for nothing."""
+        return cls(
+            release=release,
+            state=state,
+            since=said.get("since") if lives else None,
+            pid=pid,
+            container=container,
+            message=said.get("message", ""),
+            sessions=said.get("sessions"),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceStatus:

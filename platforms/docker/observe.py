@@ -72,14 +72,13 @@ class Observed:
         said = self.live.statuses.get((name, f"{release}.{short}"))
         runs = container["State"]["Running"] and said is not None
         said = said or {}
-        return Process(
+        return Process.of(
+            said,
             release=release,
             state=said.get("state", "") if runs else container["State"]["Status"],
-            since=said.get("since") if runs else None,
+            lives=runs,
             pid=container["State"]["Pid"],
             container=short,
-            message=said.get("message", ""),
-            sessions=said.get("sessions"),
         )
 
     def services(self) -> list[ServiceStatus]:

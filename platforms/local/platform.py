@@ -362,20 +362,12 @@ def _version(version: tuple[int, ...]) -> str:
 
 def _instance(name: str, cluster: LocalCluster, observed: Observed, current: str | None) -> InstanceStatus:
     holder = observed.holders.get(name)
-    processes = []
-    for running in observed.of(name):
-        said = running.status or {}
-        processes.append(
-            Process(
-                release=running.release,
-                state=running.state,
-                since=said.get("since"),
-                pid=running.process.pid,
-                container=None,
-                message=said.get("message", ""),
-                sessions=said.get("sessions"),
-            )
+    processes = [
+        Process.of(
+            running.status or {}, release=running.release, state=running.state, lives=True, pid=running.process.pid
         )
+        for running in observed.of(name)
+    ]
     serving = [process for process in processes if process.state == SERVING]
     return InstanceStatus(
         instance=name,

@@ -25,9 +25,9 @@ from cluster.render.nginx import (
 from cluster.services import Kind, instance_grace, valkey_words
 from cluster.source import shared_paths, shared_place
 from cluster.topology import batches
-from cluster_runtime.instance import DRAINING as INSTANCE_DRAINING
-from cluster_runtime.instance import READY, SERVING
-from cluster_runtime.service import DRAINING, SERVICES, WELL
+from cluster_runtime.service import SERVICES, WELL
+from cluster_runtime.status import DRAINING, READY, SERVING
+from cluster_runtime.status import DRAINING as INSTANCE_DRAINING
 from platforms import base
 from platforms.docker import scripts
 from platforms.docker.bases import SERVES_ON, BaseError, base_of, context_as_of, ensure

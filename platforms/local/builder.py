@@ -48,10 +48,10 @@ from cluster_runtime import unfollowed
 from cluster_runtime.config import ConfigError, RuntimeConfig
 from cluster_runtime.describe import COLLECT, NOT_COLLECTED, REFUSED
 from cluster_runtime.gather import gather
-from cluster_runtime.instance import die_with_parent
 from cluster_runtime.paths import LEFT_OUT
 from cluster_runtime.prepare import mask
 from cluster_runtime.progress import read_telling
+from cluster_runtime.supervision import die_with_parent
 from cluster_runtime.unfollowed import printable
 from platforms.local.environment import Environments
 from platforms.local.mending import put_back, write_below

@@ -28,14 +28,16 @@ from cluster.source import TREE, is_file_name, project_place
 from cluster.stack.history import History
 from cluster.stack.secrets import ensure_secrets, restore_secrets
 from cluster.topology import batches, build_topology
+from cluster_runtime.checks import Unhealthy
 from cluster_runtime.gate import probe, serving_socket
-from cluster_runtime.instance import READY, SERVING, Unhealthy, serve
+from cluster_runtime.handover import serve
 from cluster_runtime.migrations import lacking_url
 from cluster_runtime.names import Name
 from cluster_runtime.paths import is_within
 from cluster_runtime.prepare import mask
 from cluster_runtime.secret_files import is_held
-from cluster_runtime.service import CRASHED, SERVICES, WELL, end_left
+from cluster_runtime.service import SERVICES, WELL, end_left
+from cluster_runtime.status import CRASHED, READY, SERVING
 from cluster_runtime.unfollowed import printable
 from platforms.local.builder import MIGRATED, Builder, Release
 from platforms.local.listeners import listening_ports

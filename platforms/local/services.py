@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from cluster.errors import ClusterError
 from cluster.services import Kind, valkey_words
 from cluster_runtime.names import Name
-from cluster_runtime.service import SERVICES, STARTING, WELL
+from cluster_runtime.service import SERVICES, WELL
+from cluster_runtime.status import STARTING
 from platforms.base import ServiceStatus
 from platforms.local.nginx import search_path
 from platforms.local.state import BROKER, MEMCACHED, is_instance, is_service

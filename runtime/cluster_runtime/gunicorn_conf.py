@@ -12,7 +12,7 @@ from typing import Any
 from cluster_runtime import preload
 from cluster_runtime.activity import announce_boot
 from cluster_runtime.config import RuntimeConfig
-from cluster_runtime.instance import die_with_parent
+from cluster_runtime.supervision import die_with_parent
 
 _config = RuntimeConfig.from_environment()
 _environment, _open = dict(os.environ), preload.descriptors()

@@ -23,9 +23,10 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim
 
 from cluster_runtime import unfollowed
-from cluster_runtime.instance import TICK
-from cluster_runtime.names import LAST_MOMENT, put
-from cluster_runtime.service import CRASHED, DRAINING, FIRST_PAUSE, LAST_SECONDS, RUNNING, WAITING, Service, told
+from cluster_runtime.names import put
+from cluster_runtime.service import FIRST_PAUSE, LAST_SECONDS, Service, told
+from cluster_runtime.status import CRASHED, DRAINING, LAST_MOMENT, RUNNING, WAITING
+from cluster_runtime.supervision import TICK
 
 if TYPE_CHECKING:
     import argparse

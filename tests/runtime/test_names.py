@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_runtime.instance import Unhealthy, main, serve
+from cluster_runtime.checks import Unhealthy
+from cluster_runtime.handover import serve
+from cluster_runtime.instance import main
 from cluster_runtime.names import LONGEST_SOCKET_PATH, Name
 from tests.runtime.standing import PATIENCE, ROOT, Stand
 

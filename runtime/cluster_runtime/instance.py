@@ -429,7 +429,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--told", action="store_true", help="take the name only where it was given to this release before")
     take = commands.add_parser("serve", help="let a healthy release take the instance's name")
     take.add_argument("--release", required=True)
-    take.add_argument("--turn", type=int, help="written down where the name was given")
+    take.add_argument("--turn", type=int, dest="generation", help="written down where the name was given")
     take.add_argument("--wait", type=float, default=0.0, help="seconds that the release has to get healthy")
     status = commands.add_parser("status", help="print the status of a release; exit 0 if it is ready or serving")
     status.add_argument("--release", required=True)
@@ -456,8 +456,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     serve(options.sockets, options.instance, process_of(options.release, container=options.container), options.wait)
-    if options.turn is not None:
-        Name(options.sockets, options.instance).write_turn(options.turn)
+    if options.generation is not None:
+        Name(options.sockets, options.instance).write_generation(options.generation)
     return 0
 
 

@@ -34,8 +34,9 @@ LONGEST_SOCKET_PATH = 107
 
 NAME = "http.sock"
 
-#: Counts how often the name was given by `serve`; whoever releases reads it to tell its own work from another's.
-TURN = "turn"
+#: Holds the generation of who holds the name: how often it was given by `serve`. Whoever releases reads it to tell its
+#: own work from another's. The file's name is older than the word.
+GENERATION = "turn"
 
 #: Holds the process to which the name was last given by `serve`. No other one takes it by itself, even while nobody
 #: holds it: a release that was never let serve, or one that was replaced, must not serve because another has stopped.
@@ -138,9 +139,9 @@ class Name:
         """Put `status` in place atomically, so that a reader never sees half of it."""
         put(self.status_file(release), json.dumps(status))
 
-    def write_turn(self, turn: int) -> None:
-        """Say that the name was given for the `turn`th time."""
-        self._write(TURN, str(turn))
+    def write_generation(self, generation: int) -> None:
+        """Say that the name was given for the `generation`th time."""
+        self._write(GENERATION, str(generation))
 
     def given(self) -> str | None:
         """Return the process to which the name was last given; None where it never was."""

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from cluster_runtime.compress import compress
-from cluster_runtime.config import SECRET_NAMES, ConfigError, RuntimeConfig
+from cluster_runtime.config import CONFIG_VARIABLE, SECRET_NAMES, ConfigError, RuntimeConfig
 from cluster_runtime.describe import COLLECT, MIGRATE, NOT_COLLECTED, NOT_MIGRATED, REFUSED
 from cluster_runtime.gate import serving_socket
 from cluster_runtime.names import GENERATION
@@ -150,7 +150,7 @@ class Tasks:
                 None: f"{instance} of release {self.config.release} did not get healthy",
                 UNFIT: f"release {self.config.release} does not do for visitors what it should:",
             }
-            self._run(problems, *run, "--config", os.environ["CLUSTER_CONFIG"], verdict=verdict)
+            self._run(problems, *run, "--config", os.environ[CONFIG_VARIABLE], verdict=verdict)
 
     def _run(
         self, problems: Mapping[int | None, str], module: str, *arguments: str, verdict: Path | None = None

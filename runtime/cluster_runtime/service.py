@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster_runtime.config import CONFIG_VARIABLE, ConfigError, RuntimeConfig
+from cluster_runtime.config import CONFIG_VARIABLE, RELEASE_VARIABLE, ConfigError, RuntimeConfig
 from cluster_runtime.log import say, tell
 from cluster_runtime.names import Name, process_of
 from cluster_runtime.secret_files import hold
@@ -77,7 +77,7 @@ class Service:
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         hold(Path(self.config.secrets))
-        end_left(self._mark)  # of a former life
+        end_left(self._owner)  # of a former life
         self.set_state(STARTING)
         try:
             return self.live()
@@ -112,8 +112,8 @@ class Service:
         return {
             CONFIG_VARIABLE: str(self.config_path),
             SERVICE_VARIABLE: self.service,
-            GENERATION_VARIABLE: self._mark,
-            "CLUSTER_RELEASE": self.config.release,
+            GENERATION_VARIABLE: self._owner,
+            RELEASE_VARIABLE: self.config.release,
         }
 
     def ended(self) -> int | None:
@@ -172,7 +172,7 @@ class Service:
         self.child = None
 
     @property
-    def _mark(self) -> str:
+    def _owner(self) -> str:
         return f"{self.name.directory}/{self.process}"
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
@@ -229,13 +229,13 @@ def _end_all(is_meant: Callable[[Path], bool]) -> None:
                 os.kill(int(process.name), signal.SIGKILL)
 
 
-def end_left(mark: str) -> None:
+def end_left(owner: str) -> None:
     """Kill what programs have left whose own process was killed: their children, which nobody else ends.
 
-    They are known by their environment, which only root and their own user read. mark: of a process, or the directory
-    of many.
+    They are known by their environment, which only root and their own user read. owner: the process, as its programs'
+    environment names it, or a directory of many.
     """
-    one = f"{GENERATION_VARIABLE}={mark}".encode()
+    one = f"{GENERATION_VARIABLE}={owner}".encode()
 
     def is_meant(process: Path) -> bool:
         variables = (process / "environ").read_bytes().split(b"\0")

@@ -25,7 +25,7 @@ from cluster.stack.history import History
 from cluster.stack.judge import judge
 from cluster.topology import build_topology, site_url
 from cluster_runtime.migrations import lacking_url
-from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
+from cluster_runtime.sessions.ended import ENDED, MARKS_VARIABLE
 from platforms.base import RELEASE_VARIABLE, LogSource, Status
 from platforms.docker import places
 from platforms.docker.bases import SERVES_ON, Base, BaseError, base_of, bases, context_as_of, ensure, forget

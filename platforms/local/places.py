@@ -20,8 +20,8 @@ from cluster_runtime.attempts import FILE as BEGUN
 from cluster_runtime.clearing import CLEARED
 from cluster_runtime.names import LONGEST_SOCKET_PATH, Name
 from cluster_runtime.service import SERVICES
+from cluster_runtime.sessions.ended import ENDED
 from cluster_runtime.sessions.nodes import NODE_RESTORE, NODE_STATE, NODES_STATE
-from cluster_runtime.sessions.stage import ENDED
 from platforms.local.written import SERVED
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cluster_runtime.config import CONFIG_VARIABLE
-from cluster_runtime.sessions.stage import ENDED, forget_ended
+from cluster_runtime.sessions.ended import ENDED, forget_ended
 from cluster_runtime.supervision import die_with_parent
 
 if TYPE_CHECKING:

@@ -23,7 +23,14 @@ from cluster_runtime.activity import BEAT_VARIABLE
 from cluster_runtime.attempts import BEGUN_VARIABLE, FILE
 from cluster_runtime.checks import Checks, Unhealthy
 from cluster_runtime.clearing import Clearing
-from cluster_runtime.config import CONFIG_VARIABLE, ConfigError, RuntimeConfig
+from cluster_runtime.config import (
+    CONFIG_VARIABLE,
+    INSTANCE_VARIABLE,
+    RELEASE_VARIABLE,
+    SOCKET_VARIABLE,
+    ConfigError,
+    RuntimeConfig,
+)
 from cluster_runtime.handover import serve
 from cluster_runtime.heartbeats import Heartbeats
 from cluster_runtime.lasting import lasting
@@ -31,7 +38,8 @@ from cluster_runtime.log import tell
 from cluster_runtime.names import LONGEST_SOCKET_PATH, Name, process_of
 from cluster_runtime.proof import Proof
 from cluster_runtime.sessions.coordination import Coordination
-from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE, STAGE_VARIABLE
+from cluster_runtime.sessions.ended import ENDED, MARKS_VARIABLE
+from cluster_runtime.sessions.stage import STAGE_VARIABLE
 from cluster_runtime.status import DRAINING, READY, SERVING, STARTING, STATUS_INTERVAL
 from cluster_runtime.supervision import RESTART_PAUSE, TICK, die_with_parent
 
@@ -187,9 +195,9 @@ class Instance:
             **self.config.environment,
             CONFIG_VARIABLE: str(self.config_path),
             BEAT_VARIABLE: str(self.name.beat_socket(self.process)),
-            "CLUSTER_SOCKET": str(self.socket),
-            "CLUSTER_INSTANCE": self.instance,
-            "CLUSTER_RELEASE": self.release,
+            SOCKET_VARIABLE: str(self.socket),
+            INSTANCE_VARIABLE: self.instance,
+            RELEASE_VARIABLE: self.release,
             MARKS_VARIABLE: str(self.name.directory.parent / ENDED),
             BEGUN_VARIABLE: str(self.name.directory.parent / FILE),
             **({STAGE_VARIABLE: str(self.sessions.stages.path)} if self.sessions.stages else {}),

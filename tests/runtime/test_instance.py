@@ -17,7 +17,7 @@ from cluster_runtime.checks import Unhealthy
 from cluster_runtime.clearing import CLEARED
 from cluster_runtime.handover import serve
 from cluster_runtime.instance import main
-from cluster_runtime.sessions.stage import ENDED
+from cluster_runtime.sessions.ended import ENDED
 from tests.runtime.standing import ROOT, SECRET_KEY, SETTINGS, Asking, ask, processes, wait_until
 
 if TYPE_CHECKING:

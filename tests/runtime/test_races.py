@@ -19,7 +19,8 @@ from pymemcache.exceptions import MemcacheError
 
 from cluster_runtime.config import Sessions
 from cluster_runtime.sessions import LEFT_SECONDS, nodes, settings_for
-from cluster_runtime.sessions.stage import BOTH, ENDED, ENDED_SECONDS, FOLLOW, MARKS_VARIABLE, MOVE, forget_ended
+from cluster_runtime.sessions.ended import ENDED, ENDED_SECONDS, MARKS_VARIABLE, forget_ended
+from cluster_runtime.sessions.stage import BOTH, FOLLOW, MOVE
 from tests.runtime.memcached import Memcached
 from tests.runtime.standing import SECRET_KEY, Stand
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster_runtime.sessions import CACHE_ALIAS, nodes
-from cluster_runtime.sessions.stage import not_ended as living
+from cluster_runtime.sessions.ended import not_ended as living
 
 #: What of memcached's `stats` and `stats settings` is told of a node.
 STATS = {

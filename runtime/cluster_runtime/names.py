@@ -199,8 +199,8 @@ class Name:
 def put(path: Path, text: str, *, durable: bool = False) -> None:
     """Put a small file in place atomically; `durable`: so that it is there after a power cut too.
 
-    Where the disk is full it is written over what is there, whose block has room: that must not stay, since it is not
-    true any more.
+    On a full disk it is written over what is there, into the block that this has already: what is no longer true must
+    not stay.
     """
     try:
         unfollowed.replace(path, text.encode(), durable=durable)

@@ -42,10 +42,10 @@ HELD = "held"
 class Runs:
     """What is known of a schedule's runs; times are seconds since the epoch.
 
-    at, zone: cron's fields and the time zone by which that was so. checked: until when nothing is due any more. due: of
-    the last run: when it should begin. began, ended: when it did; ended is None while it runs. failure: why the last
-    run is no success; empty where it is one. overlaps: how often a run was still under way when the next one was due,
-    which did not begin then. missed: how many were missed for good.
+    at, zone: cron's fields and the time zone by which the rest was found. checked: every run that was due until then
+    has begun, or is counted as one that never will. due, began, ended: of the last run, when it should have begun, and
+    when it did begin and end; ended is None while it runs. failure: why it is no success; empty where it is one.
+    overlaps: how many runs did not begin since the one before was still under way. missed: how many are too late.
     """
 
     at: str
@@ -61,7 +61,7 @@ class Runs:
 
     @classmethod
     def load(cls, path: Path, at: str, zone: str) -> Runs:
-        """Read what is known; nothing is due yet where nothing is, or where that was by other times."""
+        """Read what is known. Where nothing is, or the schedule has other times since, no run is due before now."""
         try:
             found = json.loads(unfollowed.read(path))
             runs = cls(**{field.name: found[field.name] for field in fields(cls) if field.name in found})

@@ -62,7 +62,7 @@ def put(node: Node, place: str, value: list[Any], token: Any) -> bool:
 def exchange(  # noqa: PLR0913, PLR0917 - what and where
     node: Node, place: str, item: object, expiry: int, over: Callable[[object], bool], written: int = 0
 ) -> Any:
-    """Put `item` in the place of what is there, if `over` says so of that; True, or else what is there.
+    """Put `item` over what is there, if `over`, asked with that, allows it; return True, or else what is there.
 
     expiry: as memcached takes it. written: when `item` was written; given where of two values the newer one
     stays, so that both copies are the same in the end.

@@ -121,7 +121,7 @@ class SessionCache(BaseCache):
         return self.read(key, default, version)[0]
 
     def read(self, key: str, default: Any = None, version: int | None = None) -> tuple[Any, Any]:
-        """Return the value of `key`, and what `replace` takes so that it need not look again; None where it must."""
+        """Return the value of `key`, and a token by which `replace` need not look again; None where it must."""
         if self._durable and self._is_split():
             return default, None
         places = self._places(key, version)
@@ -194,7 +194,7 @@ class SessionCache(BaseCache):
     # --- writing
 
     def _signed(self, key: str, item: list[Any], version: int | None) -> object:
-        """Return a value so that it is signed once for all its copies; that works where all have the same key."""
+        """Sign a value once for all its copies; with a database behind it there is one, signed when it is sent."""
         return item if self._durable else Signed(self._places(key, version)[0][1], item)
 
     def _missed_write(self, path: str) -> None:
@@ -205,9 +205,10 @@ class SessionCache(BaseCache):
             files.doubt(path)
 
     def _write(self, places: list[tuple[Node, str]], write: Callable[[Node, str], Any]) -> list[Any]:
-        """Write to all places; return what came of it where they were reached. Without a database none is an error.
+        """Write to all places; return the results of those that were reached.
 
-        A node that was not reached is distrusted, unless nobody else has the value.
+        A node that was not reached has missed a write. Where none was reached and no database is behind them, the
+        failure is raised instead: no node has anything newer, so none need be distrusted.
         """
         results, failed = [], []
         for node, place in places:

@@ -106,7 +106,7 @@ class SignedJSON:
 
 
 class Unread(SignedJSON):
-    """The same for who only asks whether there is a value: it is not worth being verified."""
+    """The serde of a reader that only asks whether there is a value: nothing is verified."""
 
     def deserialize(self, key: bytes | str, value: bytes, flags: int) -> object:
         """Return THERE in the place of any value."""

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cluster_runtime.instance import Unhealthy, ask
+from cluster_runtime.checks import Unhealthy, ask
 
 #: What reading an answer by its keys raises where it is another than expected: the project's code may give anything.
 SENSELESS = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)

@@ -20,7 +20,7 @@ import uv
 
 from cluster.requirements import Kind, Requirements, logical_lines, outermost, read_json, read_toml, uv_table
 from cluster.source import ReleaseError, Source, write_tree
-from cluster_runtime.instance import die_with_parent
+from cluster_runtime.supervision import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -35,8 +35,8 @@ from urllib.parse import urlencode, urlsplit
 import yaml
 
 from cluster.stack.secrets import write_secret
-from cluster_runtime.instance import UnixConnection
 from cluster_runtime.names import Name
+from cluster_runtime.unix_http import UnixConnection
 from platforms.local.nginx import find_nginx
 from tests.local.postgres import Postgres
 from tests.local.stand import ROOT, Stand

@@ -12,7 +12,7 @@ from cluster.config.models import Method
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, numbered_servers, serving, standby
 from cluster.lint.variables import EMPTY_VARIABLES, is_variable, variables_in
 from cluster.topology import percent, shares
-from cluster_runtime.instance import CLEARED
+from cluster_runtime.clearing import CLEARED
 
 if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig

@@ -6,7 +6,7 @@ import ctypes
 import os
 from typing import TYPE_CHECKING
 
-from cluster_runtime.instance import die_with_parent
+from cluster_runtime.supervision import die_with_parent
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ClusterError
-from cluster_runtime.instance import STARTING
-from cluster_runtime.names import believable
+from cluster_runtime.status import STARTING, believable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

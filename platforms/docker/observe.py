@@ -6,8 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster_runtime.instance import SERVING
-from cluster_runtime.names import believable
+from cluster_runtime.status import SERVING, believable
 from platforms.base import InstanceStatus, NginxStatus, Process, ServiceStatus
 from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, SERVICE_LABEL, Engine, Live
 from platforms.docker.places import nginx_config

@@ -23,7 +23,7 @@ from cluster.services import asked_by
 from cluster.stack.history import History
 from cluster.topology import build_topology
 from cluster_runtime.migrations import lacking_url
-from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
+from cluster_runtime.sessions.ended import ENDED, MARKS_VARIABLE
 from platforms.base import RELEASE_VARIABLE, Applied, Back, Change, Invocation, LogSource, Status
 from platforms.docker import places
 from platforms.docker.bases import SERVES_ON, Base, BaseError, base_of, bases, context_as_of, ensure, forget

@@ -7,9 +7,8 @@ import json
 from typing import TYPE_CHECKING
 
 from cluster.services import instance_grace
-from cluster_runtime.instance import DRAINING as INSTANCE_DRAINING
-from cluster_runtime.instance import READY, SERVING
-from cluster_runtime.service import DRAINING, SERVICES, WELL
+from cluster_runtime.service import SERVICES, WELL
+from cluster_runtime.status import DRAINING, READY, SERVING
 from platforms.docker.containers import APP_USER, Health, Spec
 from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, SERVICE_LABEL
 from platforms.docker.places import RUN
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 4
 
 #: States of an instance in which it is well.
-INSTANCE_STATES = (READY, SERVING, INSTANCE_DRAINING)
+INSTANCE_STATES = (READY, SERVING, DRAINING)
 
 #: Instances, of two releases, for which the limit of processes is made at least.
 LEAST_TOGETHER = 32

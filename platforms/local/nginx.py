@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from cluster.errors import ClusterError
 from cluster.kept import HurtFile, make_way, point_at, read_kept, remove_tree, sync_tree, write_kept
 from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE, OLDEST, NginxConfig, Version
-from cluster_runtime.instance import UnixConnection
+from cluster_runtime.unix_http import UnixConnection
 from platforms.local.orphans import Kind, stack_processes
 from platforms.local.supervisor import put_pid
 from platforms.local.supervisor_files import Program

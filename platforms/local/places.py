@@ -18,11 +18,11 @@ from cluster.source import TREE, project_place
 from cluster.stack.paths import PYTHONS, StackPaths
 from cluster_runtime import unfollowed
 from cluster_runtime.attempts import FILE as BEGUN
-from cluster_runtime.instance import CLEARED
+from cluster_runtime.clearing import CLEARED
 from cluster_runtime.names import LONGEST_SOCKET_PATH, Name
 from cluster_runtime.service import SERVICES
+from cluster_runtime.sessions.ended import ENDED
 from cluster_runtime.sessions.nodes import NODE_RESTORE, NODE_STATE, NODES_STATE
-from cluster_runtime.sessions.stage import ENDED
 from platforms.local.written import SERVED
 
 if TYPE_CHECKING:

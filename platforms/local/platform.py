@@ -25,8 +25,8 @@ from cluster.stack.judge import judge
 from cluster.stack.rotation import unverified_by
 from cluster.stack.secrets import ensure_secrets, keep_dropped, write_secret
 from cluster.topology import build_topology
-from cluster_runtime.instance import SERVING
-from cluster_runtime.sessions.stage import ENDED, MARKS_VARIABLE
+from cluster_runtime.sessions.ended import ENDED, MARKS_VARIABLE
+from cluster_runtime.status import SERVING
 from platforms.base import Applied, Change, Forward, InstanceStatus, Invocation, LogSource, NginxStatus, Process, Status
 from platforms.local.adopting import left_behind
 from platforms.local.listeners import listening_ports, with_children

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from cluster.config.models import Replacement
 from cluster.kept import point_at
 from cluster.topology import batches
+from cluster_runtime.checks import Unhealthy
 from cluster_runtime.gate import serving_socket
-from cluster_runtime.instance import Unhealthy, serve
+from cluster_runtime.handover import serve
 from cluster_runtime.names import Name
 from platforms.local.site import UpError
 from platforms.local.written import SERVED

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.services import Kind
 from cluster_runtime.names import Name
-from cluster_runtime.service import SERVICES, STARTING, WELL
+from cluster_runtime.service import SERVICES, WELL
+from cluster_runtime.status import STARTING
 from platforms.base import ServiceStatus
 from platforms.local.daemons import kind_of
 from platforms.local.state import is_daemon, is_service

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from cluster.asking import restore_sessions
 from cluster.config.models import Replacement, SessionEngine
 from cluster.services import Kind as ServiceKind
-from cluster_runtime.instance import READY, SERVING
 from cluster_runtime.names import Name
 from cluster_runtime.prepare import mask
-from cluster_runtime.service import CRASHED, WELL
+from cluster_runtime.service import WELL
+from cluster_runtime.status import CRASHED, READY, SERVING
 from platforms.local.daemons import await_ready
 from platforms.local.services import said_of
 from platforms.local.site import UpError

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from cluster_runtime.instance import READY, SERVING
 from cluster_runtime.names import Name
+from cluster_runtime.status import READY, SERVING
 from platforms.local.nginx import PROGRAM as NGINX
 from platforms.local.orphans import Kind, stack_processes
 from platforms.local.supervisor import Condition, Process

@@ -16,6 +16,7 @@ import os
 import socket
 from pathlib import Path
 
+from cluster_runtime.config import INSTANCE_VARIABLE
 from cluster_runtime.log import say
 
 #: The header by which nginx names a request.
@@ -111,6 +112,6 @@ def _living(sockets: Path) -> set[bytes]:
 
 def refusal(method: str, path: str) -> bytes:
     """Say in the log that a request is not begun again, and return what its client is told."""
-    instance = os.environ.get("CLUSTER_INSTANCE", "")
+    instance = os.environ.get(INSTANCE_VARIABLE, "")
     say(f"{instance}: {method} {path!r} ended two workers; it is answered with 502 and not begun again")
     return b"This request ended two processes of the site. It is not tried again.\n"

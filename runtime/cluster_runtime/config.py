@@ -13,6 +13,9 @@ from cluster_runtime import unfollowed
 #: The environment variable that holds the path of the release's configuration file.
 CONFIG_VARIABLE = "CLUSTER_CONFIG"
 
+#: Those that tell a process which instance's it is, of which release, and where gunicorn listens.
+INSTANCE_VARIABLE, RELEASE_VARIABLE, SOCKET_VARIABLE = "CLUSTER_INSTANCE", "CLUSTER_RELEASE", "CLUSTER_SOCKET"
+
 #: The names that the files of secrets may have.
 SECRET_NAMES = ("secret_key", "secret_key_fallbacks", "database_url", "secret_environment")
 
@@ -150,3 +153,7 @@ class RuntimeConfig:
             return None
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
+
+    def secret_environment(self) -> dict[str, str]:
+        """Return the project's secret variables."""
+        return {name: str(value) for name, value in json.loads(self.secret("secret_environment") or "{}").items()}

@@ -203,7 +203,7 @@ def _may_be_true(sources: Sequence[Source], config: RuntimeConfig) -> bool:
 
 
 def _said(config: RuntimeConfig) -> Mapping[str, object]:
-    return {**config.environment, **json.loads(config.secret("secret_environment") or "{}")}
+    return {**config.environment, **config.secret_environment()}
 
 
 def apply(config: RuntimeConfig, environment: MutableMapping[str, str]) -> None:

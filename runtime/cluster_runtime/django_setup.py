@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import json
 import os
 import site
 import sys
@@ -33,9 +32,7 @@ def prepare(config: RuntimeConfig) -> None:
     programs can read from /proc.
     """
     os.environ.update(config.environment)
-    secret = config.secret("secret_environment")
-    if secret:
-        os.environ.update({name: str(value) for name, value in json.loads(secret).items()})
+    os.environ.update(config.secret_environment())
     debug.apply(config, os.environ)
     os.environ["DJANGO_SETTINGS_MODULE"] = OVERLAY
     os.chdir(config.project)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import json
 import re
 import sys
 import time
@@ -23,9 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from cluster_runtime.instance import UnixConnection
 from cluster_runtime.names import Name
-from cluster_runtime.trial import UNAVAILABLE, VISITOR, passed_on
+from cluster_runtime.trial import SERVER_ERROR, UNAVAILABLE, VISITOR, passed_on
+from cluster_runtime.unix_http import UnixConnection
+from cluster_runtime.untrusted_json import object_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,8 +47,6 @@ KEPT_IN_PATHS = "/?%:@!$&'()*+,;=~[]"
 
 #: What there is to do where Django leads everybody to www. and nginx does not know that name.
 PREPEND_WWW = "whose name is not in site.server_names: add it there, or set PREPEND_WWW to False for this stack"
-
-SERVER_ERROR = 500
 
 REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -385,12 +383,12 @@ def probe(socket: Path, url: str) -> dict[str, Any]:
     try:
         connection.request("GET", url, headers={"Host": "localhost", "Connection": "close"})
         response = connection.getresponse()
-        said = json.loads(response.read(MOST_BYTES))
-    except (OSError, http.client.HTTPException, ValueError, RecursionError):
+        said = object_in(response.read(MOST_BYTES))
+    except (OSError, http.client.HTTPException):
         return {}
     finally:
         connection.close()
-    return said if response.status == http.HTTPStatus.OK and isinstance(said, dict) else {}
+    return said if response.status == http.HTTPStatus.OK and said is not None else {}
 
 
 # --- judging

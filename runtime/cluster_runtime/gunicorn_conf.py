@@ -11,19 +11,19 @@ from typing import Any
 
 from cluster_runtime import preload
 from cluster_runtime.activity import announce_boot
-from cluster_runtime.config import RuntimeConfig
-from cluster_runtime.instance import die_with_parent
+from cluster_runtime.config import INSTANCE_VARIABLE, SOCKET_VARIABLE, RuntimeConfig
+from cluster_runtime.supervision import die_with_parent
 
 _config = RuntimeConfig.from_environment()
 _environment, _open = dict(os.environ), preload.descriptors()
 
-bind = f"unix:{os.environ['CLUSTER_SOCKET']}"
+bind = f"unix:{os.environ[SOCKET_VARIABLE]}"
 umask = 0o007  # nginx's user reaches the socket by its group; gunicorn's default lets everybody in
 workers = _config.workers
 threads = _config.threads
 worker_class = "gthread" if _config.interface == "wsgi" else "uvicorn_worker.UvicornWorker"
 chdir = _config.project
-proc_name = f"{os.environ['CLUSTER_INSTANCE']}-{_config.release}"
+proc_name = f"{os.environ[INSTANCE_VARIABLE]}-{_config.release}"
 graceful_timeout = int(_config.graceful_timeout)
 # gunicorn's own watch over its workers; with gthread it watches the main loop, not the requests.
 timeout = max(10, int(_config.health.retries * (_config.health.interval + _config.health.timeout)))

@@ -25,21 +25,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from cluster_runtime.checks import PREFIX
+from cluster_runtime.config import INSTANCE_VARIABLE, RELEASE_VARIABLE
 from cluster_runtime.facts import site_facts
-from cluster_runtime.trial import KEY, UNAVAILABLE, Trial
+from cluster_runtime.trial import KEY, SERVER_ERROR, UNAVAILABLE, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from cluster_runtime.config import RuntimeConfig
 
-PREFIX = "/-/"
-
 #: The key under which the probe counts in the sessions that it makes.
 COUNTER = "_cluster_probe"
-
-#: From here on a response is the server's failure.
-SERVER_ERROR = 500
 
 
 @dataclass(frozen=True)
@@ -78,8 +75,8 @@ def answer(path: str, query: str, config: RuntimeConfig, through_project: Callab
 def identity() -> dict[str, Any]:
     """Return who answers."""
     return {
-        "instance": os.environ.get("CLUSTER_INSTANCE", ""),
-        "release": os.environ.get("CLUSTER_RELEASE", ""),
+        "instance": os.environ.get(INSTANCE_VARIABLE, ""),
+        "release": os.environ.get(RELEASE_VARIABLE, ""),
         "pid": os.getpid(),
     }
 

@@ -1,4 +1,4 @@
-"""What outlives every release, as a process says it: a release that has another would end sessions or hide data.
+"""What a release must share with the one before, as a process says it: else sessions would end, or data be hidden.
 
 Nothing of it is a secret: of a key there is a hash, of a database's URL neither user nor password.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 
 
 def say(message: str) -> None:
@@ -11,3 +12,8 @@ def say(message: str) -> None:
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{message}\n")
         sys.stderr.flush()
+
+
+def tell(process: str, release: str, message: str) -> None:
+    """Write to the log what a process of a release does, and when."""
+    say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {process} {release}: {message}")

@@ -22,18 +22,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime import unfollowed
+from cluster_runtime.status import believable
 from cluster_runtime.unfollowed import printable
+from cluster_runtime.untrusted_json import object_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 #: The longest path that a unix socket may have, in bytes (struct sockaddr_un, less the closing zero).
 LONGEST_SOCKET_PATH = 107
 
 NAME = "http.sock"
 
-#: Counts how often the name was given by `serve`; whoever releases reads it to tell its own work from another's.
-TURN = "turn"
+#: Holds the generation of who holds the name: how often it was given by `serve`. Whoever releases reads it to tell its
+#: own work from another's. The file's name is older than the word.
+GENERATION = "turn"
 
 #: Holds the process to which the name was last given by `serve`. No other one takes it by itself, even while nobody
 #: holds it: a release that was never let serve, or one that was replaced, must not serve because another has stopped.
@@ -41,25 +44,6 @@ GIVEN = "given"
 
 #: Endings of the files of one process, its lock last.
 ENDINGS = (".sock", ".json", ".json.new", ".beat", ".stage", ".stage.new", ".lock")
-
-
-#: The end of the year 9999, in seconds since the epoch: no date is beyond it.
-LAST_MOMENT = 253402300799
-
-#: The types of what a process says of itself; what else it says is its own matter.
-SAID: dict[str, type | tuple[type, ...]] = {
-    "instance": str,
-    "release": str,
-    "state": str,
-    "message": str,
-    "failure": str,
-    "since": (int, float),
-    "pid": int,
-    "gunicorn": (int, type(None)),
-    "sessions": dict,
-    "well": bool,
-}
-SAID_OF_SESSIONS = {"engine": str, "previous": str, "stage": str, "memcached": list}
 
 
 def process_of(release: str, *, container: bool) -> str:
@@ -146,27 +130,18 @@ class Name:
     def status(self, release: str) -> dict[str, Any] | None:
         """Return what the process of `release` last said of itself; None where it never said anything."""
         try:
-            found = json.loads(unfollowed.read(self.status_file(release)))
-        except (FileNotFoundError, NotADirectoryError):
+            text = unfollowed.read(self.status_file(release))
+        except (FileNotFoundError, NotADirectoryError, unfollowed.NotAFileError):
             return None
-        except (unfollowed.NotAFileError, ValueError, RecursionError):
-            return None  # not a word of it
-        return believable(found)
+        return believable(object_in(text))
 
     def write_status(self, release: str, status: dict[str, Any]) -> None:
         """Put `status` in place atomically, so that a reader never sees half of it."""
         put(self.status_file(release), json.dumps(status))
 
-    def turn(self) -> int:
-        """Return how often the name was given by `serve`; 0 where it never was."""
-        try:
-            return int(unfollowed.read(self.directory / TURN))
-        except (FileNotFoundError, NotADirectoryError, unfollowed.NotAFileError, ValueError):
-            return 0
-
-    def write_turn(self, turn: int) -> None:
-        """Say that the name was given for the `turn`th time."""
-        self._write(TURN, str(turn))
+    def write_generation(self, generation: int) -> None:
+        """Say that the name was given for the `generation`th time."""
+        self._write(GENERATION, str(generation))
 
     def given(self) -> str | None:
         """Return the process to which the name was last given; None where it never was."""
@@ -224,8 +199,8 @@ class Name:
 def put(path: Path, text: str, *, durable: bool = False) -> None:
     """Put a small file in place atomically; `durable`: so that it is there after a power cut too.
 
-    Where the disk is full it is written over what is there, whose block has room: that must not stay, since it is not
-    true any more.
+    On a full disk it is written over what is there, into the block that this has already: what is no longer true must
+    not stay.
     """
     try:
         unfollowed.replace(path, text.encode(), durable=durable)
@@ -245,18 +220,3 @@ def _is_held(path: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
-
-
-def believable(found: object) -> dict[str, Any] | None:
-    """Return a status whose values are what they should be, with nothing in it that a terminal obeys; else None."""
-    if not isinstance(found, dict) or not _typed(found, SAID):
-        return None
-    if not _typed(found.get("sessions", {}), SAID_OF_SESSIONS):
-        return None
-    if not 0 <= found.get("since", 0) < LAST_MOMENT:  # no number at all is in between neither
-        return None
-    return {str(name): printable(value) if isinstance(value, str) else value for name, value in found.items()}
-
-
-def _typed(found: dict[str, Any], kinds: Mapping[str, type | tuple[type, ...]]) -> bool:
-    return all(isinstance(found[name], kind) for name, kind in kinds.items() if name in found)

@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from cluster_runtime.compress import compress
-from cluster_runtime.config import SECRET_NAMES, ConfigError, RuntimeConfig
+from cluster_runtime.config import CONFIG_VARIABLE, SECRET_NAMES, ConfigError, RuntimeConfig
 from cluster_runtime.describe import COLLECT, MIGRATE, NOT_COLLECTED, NOT_MIGRATED, REFUSED
 from cluster_runtime.gate import serving_socket
-from cluster_runtime.instance import UNFIT
-from cluster_runtime.names import TURN
+from cluster_runtime.names import GENERATION
 from cluster_runtime.progress import follow
+from cluster_runtime.proof import UNFIT
 from cluster_runtime.secret_files import forget_old, write_all
 
 if TYPE_CHECKING:
@@ -83,10 +83,10 @@ def _passwords(url: str) -> list[str]:
     return [password, unquote(password)]
 
 
-def show(static: Path, release: str, turn: int) -> None:
+def show(static: Path, release: str, generation: int) -> None:
     """Let `current` in `static` lead to the release's files and `previous` to the former one's; forget all others.
 
-    `turn` is written down: whoever releases tells by it whether this was the last time that it was said.
+    generation: how often this was done, which is written down; by it whoever releases tells its own from another's.
     """
     current, previous = static / CURRENT, static / PREVIOUS
     former = str(current.readlink()) if current.is_symlink() else None
@@ -97,9 +97,9 @@ def show(static: Path, release: str, turn: int) -> None:
                 new.unlink(missing_ok=True)
                 new.symlink_to(where)
                 new.rename(link)
-    new = static / f"{TURN}.new"
-    new.write_text(str(turn), encoding="ascii")
-    new.rename(static / TURN)
+    new = static / f"{GENERATION}.new"
+    new.write_text(str(generation), encoding="ascii")
+    new.rename(static / GENERATION)
     kept = {str(link.readlink()) for link in (current, previous) if link.is_symlink()}
     for directory in static.iterdir():
         if directory.is_dir() and not directory.is_symlink() and directory.name not in kept:
@@ -150,7 +150,7 @@ class Tasks:
                 None: f"{instance} of release {self.config.release} did not get healthy",
                 UNFIT: f"release {self.config.release} does not do for visitors what it should:",
             }
-            self._run(problems, *run, "--config", os.environ["CLUSTER_CONFIG"], verdict=verdict)
+            self._run(problems, *run, "--config", os.environ[CONFIG_VARIABLE], verdict=verdict)
 
     def _run(
         self, problems: Mapping[int | None, str], module: str, *arguments: str, verdict: Path | None = None
@@ -205,13 +205,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     shown = commands.add_parser("show")
     shown.add_argument("--static", type=Path, required=True)
-    shown.add_argument("--turn", type=int, required=True)
+    shown.add_argument("--turn", type=int, required=True, dest="generation")
     options = parser.parse_args(arguments)
     try:
         config = RuntimeConfig.from_environment()
         with _alone(options.lock):
             if options.command == "show":
-                show(options.static, config.release, options.turn)
+                show(options.static, config.release, options.generation)
             else:
                 _prepare(config, options)
     except (TaskError, ConfigError) as error:

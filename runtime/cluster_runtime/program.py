@@ -7,7 +7,6 @@ plain ones alone.
 
 from __future__ import annotations
 
-import json
 import os
 import runpy
 import shutil
@@ -84,7 +83,7 @@ def _run_script(path: Path, arguments: Sequence[str], config: RuntimeConfig) -> 
         sys.argv = [str(path), *arguments]
         runpy.run_path(str(path), run_name="__main__")
         return
-    secret = json.loads(config.secret("secret_environment") or "{}")
+    secret = config.secret_environment()
     plain = {name: value for name, value in os.environ.items() if name not in secret}
     os.execve(path, [str(path), *arguments], {**plain, **config.environment})  # noqa: S606 - by argument vector
 

@@ -23,9 +23,10 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim
 
 from cluster_runtime import unfollowed
-from cluster_runtime.instance import TICK
-from cluster_runtime.names import LAST_MOMENT, put
-from cluster_runtime.service import CRASHED, DRAINING, FIRST_PAUSE, LAST_SECONDS, RUNNING, WAITING, Service, told
+from cluster_runtime.names import put
+from cluster_runtime.service import FIRST_PAUSE, LAST_SECONDS, Service, told
+from cluster_runtime.status import CRASHED, DRAINING, LAST_MOMENT, RUNNING, WAITING
+from cluster_runtime.supervision import TICK
 
 if TYPE_CHECKING:
     import argparse
@@ -41,10 +42,10 @@ HELD = "held"
 class Runs:
     """What is known of a schedule's runs; times are seconds since the epoch.
 
-    at, zone: cron's fields and the time zone by which that was so. checked: until when nothing is due any more. due: of
-    the last run: when it should begin. began, ended: when it did; ended is None while it runs. failure: why the last
-    run is no success; empty where it is one. overlaps: how often a run was still under way when the next one was due,
-    which did not begin then. missed: how many were missed for good.
+    at, zone: cron's fields and the time zone by which the rest was found. checked: every run that was due until then
+    has begun, or is counted as one that never will. due, began, ended: of the last run, when it should have begun, and
+    when it did begin and end; ended is None while it runs. failure: why it is no success; empty where it is one.
+    overlaps: how many runs did not begin since the one before was still under way. missed: how many are too late.
     """
 
     at: str
@@ -60,7 +61,7 @@ class Runs:
 
     @classmethod
     def load(cls, path: Path, at: str, zone: str) -> Runs:
-        """Read what is known; nothing is due yet where nothing is, or where that was by other times."""
+        """Read what is known. Where nothing is, or the schedule has other times since, no run is due before now."""
         try:
             found = json.loads(unfollowed.read(path))
             runs = cls(**{field.name: found[field.name] for field in fields(cls) if field.name in found})

@@ -17,11 +17,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster_runtime.config import CONFIG_VARIABLE, ConfigError, RuntimeConfig
-from cluster_runtime.instance import RESTART_PAUSE, TICK, die_with_parent
-from cluster_runtime.log import say
+from cluster_runtime.config import CONFIG_VARIABLE, RELEASE_VARIABLE, ConfigError, RuntimeConfig
+from cluster_runtime.log import say, tell
 from cluster_runtime.names import Name, process_of
 from cluster_runtime.secret_files import hold
+from cluster_runtime.status import DRAINING, RUNNING, STARTING, STATUS_INTERVAL, WAITING
+from cluster_runtime.supervision import RESTART_PAUSE, TICK, die_with_parent, session_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 #: The directory of what services say, in that of all sockets; instances pass over what begins with a dot.
 SERVICES = ".services"
-
-#: States of a service. `running`: its program does; of a schedule: a run is under way. `waiting`: for the next run.
-STARTING, RUNNING, WAITING, CRASHED, DRAINING = "starting", "running", "waiting", "crashed", "draining"
 
 #: States in which a service does what it is for.
 WELL = (RUNNING, WAITING)
@@ -45,9 +43,6 @@ LAST_SECONDS = 5.0
 
 #: What a program finds in its environment: which service it is, and of which process's.
 SERVICE_VARIABLE, GENERATION_VARIABLE = "CLUSTER_SERVICE", "CLUSTER_SERVICE_PROCESS"
-
-#: Seconds between two writings of a status that says nothing new: whoever removed it sees it again.
-STATUS_INTERVAL = 1.0
 
 
 class Service:
@@ -82,7 +77,7 @@ class Service:
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         hold(Path(self.config.secrets))
-        end_left(self._mark)  # of a former life
+        end_left(self._owner)  # of a former life
         self.set_state(STARTING)
         try:
             return self.live()
@@ -117,8 +112,8 @@ class Service:
         return {
             CONFIG_VARIABLE: str(self.config_path),
             SERVICE_VARIABLE: self.service,
-            GENERATION_VARIABLE: self._mark,
-            "CLUSTER_RELEASE": self.config.release,
+            GENERATION_VARIABLE: self._owner,
+            RELEASE_VARIABLE: self.config.release,
         }
 
     def ended(self) -> int | None:
@@ -171,13 +166,13 @@ class Service:
         session = self.child.pid
         with contextlib.suppress(ProcessLookupError):
             os.killpg(session, signal.SIGKILL)
-        _end_all(lambda process: _session(process) == session)
+        _end_all(lambda process: session_of(process) == session)
         if self.child.returncode is None:
             self.child.wait()
         self.child = None
 
     @property
-    def _mark(self) -> str:
+    def _owner(self) -> str:
         return f"{self.name.directory}/{self.process}"
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
@@ -221,7 +216,7 @@ class Service:
 
     def log(self, message: str) -> None:
         """Write a line to the log."""
-        say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {self.service} {self.generation}: {message}")
+        tell(self.service, self.generation, message)
 
 
 def _end_all(is_meant: Callable[[Path], bool]) -> None:
@@ -234,23 +229,19 @@ def _end_all(is_meant: Callable[[Path], bool]) -> None:
                 os.kill(int(process.name), signal.SIGKILL)
 
 
-def end_left(mark: str) -> None:
+def end_left(owner: str) -> None:
     """Kill what programs have left whose own process was killed: their children, which nobody else ends.
 
-    They are known by their environment, which only root and their own user read. mark: of a process, or the directory
-    of many.
+    They are known by their environment, which only root and their own user read. owner: the process, as its programs'
+    environment names it, or a directory of many.
     """
-    one = f"{GENERATION_VARIABLE}={mark}".encode()
+    one = f"{GENERATION_VARIABLE}={owner}".encode()
 
     def is_meant(process: Path) -> bool:
         variables = (process / "environ").read_bytes().split(b"\0")
         return any(variable == one or variable.startswith(one + b"/") for variable in variables)
 
     _end_all(is_meant)
-
-
-def _session(process: Path) -> int:
-    return int((process / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[3])
 
 
 def told(status: int) -> str:

@@ -34,6 +34,9 @@ FRAMES, LINES = 6, 24
 #: Of one frame, or of what an exception says (a whole page, with some), so many lines, and characters of each.
 LINES_OF_ONE, CHARACTERS = 6, 300
 
+#: From here on a response is the server's failure.
+SERVER_ERROR = 500
+
 #: The project's own word for "not now". nginx passes it on, and it is no failure.
 UNAVAILABLE = 503
 

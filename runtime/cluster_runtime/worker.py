@@ -6,17 +6,8 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from cluster_runtime.service import (
-    CRASHED,
-    DRAINING,
-    FIRST_PAUSE,
-    LONGEST_PAUSE,
-    RUNNING,
-    STARTING,
-    STEADY,
-    Service,
-    told,
-)
+from cluster_runtime.service import FIRST_PAUSE, LONGEST_PAUSE, STEADY, Service, told
+from cluster_runtime.status import CRASHED, DRAINING, RUNNING, STARTING
 
 if TYPE_CHECKING:
     import argparse

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cluster.stack.secrets import write_secret
-from cluster_runtime.instance import UnixConnection
 from cluster_runtime.names import Name
+from cluster_runtime.unix_http import UnixConnection
 from platforms.local.listeners import with_children
 from platforms.local.places import Places
 from platforms.local.supervisor import Process, Supervisor

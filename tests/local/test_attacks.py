@@ -78,7 +78,7 @@ def test_a_link_in_an_instance_s_directory_lets_root_write_nowhere(
             turns += 1
             try:
                 name.take(f"release{number}")
-                name.write_turn(number)
+                name.write_generation(number)
                 name.status("app1")
                 name.given()
             except OSError:

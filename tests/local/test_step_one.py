@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_runtime.instance import UnixConnection, serve
+from cluster_runtime.handover import serve
 from cluster_runtime.names import Name
+from cluster_runtime.unix_http import UnixConnection
 from tests.load import Load
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster_runtime.instance import UnixConnection
 from cluster_runtime.names import Name
+from cluster_runtime.unix_http import UnixConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable

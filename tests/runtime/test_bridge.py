@@ -224,8 +224,8 @@ def test_an_instance_says_when_others_use_other_memcached_nodes_and_when_all_agr
     generations = [nodes.state(path).get(nodes.GENERATION) for path in paths]
     for other, split in (([*paths, "third"], 1), (paths, 0)):
         theirs.write_status("old", {"sessions": {**said("cached_db"), "memcached": other}})
-        instance.next_stage_look = 0.0
-        instance._look_at_stage()
+        instance.sessions.next_look = 0.0
+        instance._look_at_sessions()
         assert everybody.get(nodes.SPLIT) == split
     assert lock is not None
     os.close(lock)

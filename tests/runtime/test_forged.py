@@ -177,7 +177,7 @@ def test_no_forged_value_in_memcached_is_a_session(stand: Stand) -> None:
 def test_without_the_signature_forged_values_would_be_sessions(stand: Stand) -> None:
     """The saboteur: nobody looks at the signature."""
 
-    from cluster_runtime.sessions import memcached  # noqa: PLC0415 - after the settings
+    from cluster_runtime.sessions import signing  # noqa: PLC0415 - after the settings
 
-    with patch.object(memcached, "_is_signed", lambda *_arguments: True):
+    with patch.object(signing, "_is_signed", lambda *_arguments: True):
         assert len(forged_in_memcached(stand)) > 50

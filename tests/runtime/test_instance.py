@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_runtime.instance import CLEARED, Unhealthy, main, serve
-from cluster_runtime.sessions.stage import ENDED
+from cluster_runtime.checks import Unhealthy
+from cluster_runtime.clearing import CLEARED
+from cluster_runtime.handover import serve
+from cluster_runtime.instance import main
+from cluster_runtime.sessions.ended import ENDED
 from tests.runtime.standing import ROOT, SECRET_KEY, SETTINGS, Asking, ask, processes, wait_until
 
 if TYPE_CHECKING:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_runtime.instance import Unhealthy, main, serve
+from cluster_runtime.checks import Unhealthy
+from cluster_runtime.handover import serve
+from cluster_runtime.instance import main
 from cluster_runtime.names import LONGEST_SOCKET_PATH, Name
 from tests.runtime.standing import PATIENCE, ROOT, Stand
 
@@ -242,7 +244,7 @@ def test_what_is_written_down_is_read_whole_or_not_at_all(name: Name) -> None:
     (name.directory / "given.new").write_text("ha")
     assert name.given() is None
     name.take("one")
-    name.write_turn(7)
+    name.write_generation(7)
     assert name.given() == "one"
     assert {path.name for path in name.directory.iterdir()} >= {"given", "turn", "http.sock"}
     assert not [path for path in name.directory.iterdir() if path.name.endswith(".new")]

@@ -19,7 +19,8 @@ from pymemcache.exceptions import MemcacheError
 
 from cluster_runtime.config import Sessions
 from cluster_runtime.sessions import LEFT_SECONDS, nodes, settings_for
-from cluster_runtime.sessions.stage import BOTH, ENDED, ENDED_SECONDS, FOLLOW, MARKS_VARIABLE, MOVE, forget_ended
+from cluster_runtime.sessions.ended import ENDED, ENDED_SECONDS, MARKS_VARIABLE, forget_ended
+from cluster_runtime.sessions.stage import BOTH, FOLLOW, MOVE
 from tests.runtime.memcached import Memcached
 from tests.runtime.standing import SECRET_KEY, Stand
 
@@ -78,19 +79,19 @@ def race(*todo: Callable[[], Any]) -> None:
 
 def test_a_session_that_is_logged_out_while_it_is_saved_is_not_left_in_memcached(pair: list[Memcached]) -> None:
     cache = cache_of(pair, BEHIND)
-    mark = cache.begin("a")
+    lease = cache.begin("a")
     cache.delete("a")  # between the write to the database and the one to memcached
-    cache.finish("a", mark=mark, value={"user": 1})
+    cache.finish("a", lease=lease, value={"user": 1})
     assert cache.get("a") is None
 
 
 def test_of_two_saves_at_once_memcached_keeps_none_that_the_database_may_not_have(pair: list[Memcached]) -> None:
     cache = cache_of(pair, BEHIND)
     first, second = cache.begin("a"), cache.begin("a")
-    cache.finish("a", mark=first, value="first")
-    cache.finish("a", mark=second, value="second")
+    cache.finish("a", lease=first, value="first")
+    cache.finish("a", lease=second, value="second")
     assert cache.get("a") is None, "nobody can say which of the two the database has"
-    cache.finish("b", mark=cache.begin("b"), value="alone")
+    cache.finish("b", lease=cache.begin("b"), value="alone")
     assert cache.get("b") == "alone"
 
 
@@ -130,20 +131,24 @@ def test_while_a_session_is_saved_nobody_reads_the_former_one_from_memcached(pai
 # --- memcached alone
 
 
-def test_a_copy_that_is_given_to_the_other_node_does_not_bring_a_session_back(pair: list[Memcached]) -> None:
+def test_a_copy_that_is_given_to_the_other_node_does_not_bring_a_session_back(
+    pair: list[Memcached], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cluster_runtime.sessions import compare_and_swap  # noqa: PLC0415 - after the settings
+
     cache = cache_of(pair, ALONE)
     cache.set("a", {"user": 1})
     first, place = cache._places("a", None)[0]
     first.write("delete", place)  # as if it had begun anew
-    fill = cache._fill
+    fill = compare_and_swap.fill
 
     def late(*arguments: Any) -> Any:
         cache.delete("a")  # after the copy was read, and before it is given
         return fill(*arguments)
 
-    cache._fill = late
-    cache.get("a")
-    del cache._fill
+    with monkeypatch.context() as patched:
+        patched.setattr(compare_and_swap, "fill", late)
+        cache.get("a")
     assert cache.get("a") is None
 
 
@@ -224,7 +229,7 @@ def test_while_instances_use_other_nodes_nothing_is_read_or_stored_and_nothing_o
     assert not nodes.agree(paths, [paths, more])
     assert cache.get("a") is None
     assert cache.fill("a", lambda: ("from the database", 100)) == "from the database"
-    cache.finish("a", mark=cache.begin("a"), value="saved")
+    cache.finish("a", lease=cache.begin("a"), value="saved")
     assert cache.get("a") is None
     assert nodes.agree(paths, [paths, [], paths])
     assert cache.get("a") is None, "it was written meanwhile by who does not know this node"
@@ -426,9 +431,9 @@ def test_where_the_newer_of_two_saves_does_not_stay_copies_differ(
     pair: list[Memcached], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The saboteur of the test before."""
-    from cluster_runtime.sessions import memcached  # noqa: PLC0415 - after the settings
+    from cluster_runtime.sessions import compare_and_swap  # noqa: PLC0415 - after the settings
 
-    monkeypatch.setattr(memcached, "_written_at", lambda _found: 0)
+    monkeypatch.setattr(compare_and_swap, "written_at", lambda _found: 0)
     assert different_copies(pair) > 0
 
 
@@ -508,7 +513,7 @@ def test_connections_are_the_process_s_and_not_each_cache_objects(pair: list[Mem
 
 
 def test_a_node_that_closes_within_its_answer_is_a_failure_like_any_other(tmp_path: Path) -> None:
-    from cluster_runtime.sessions.memcached import Node  # noqa: PLC0415 - after the settings
+    from cluster_runtime.sessions.connection import Node  # noqa: PLC0415 - after the settings
 
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "m"))

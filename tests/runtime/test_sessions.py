@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from cluster_runtime.config import Sessions
 from cluster_runtime.sessions import ENGINES, WRITE_TIMEOUT, nodes, settings_for
-from cluster_runtime.sessions.memcached import PAUSE
+from cluster_runtime.sessions.connection import PAUSE
 from tests.runtime.memcached import Memcached
 from tests.runtime.standing import SECRET_KEY, Stand, wait_until
 
@@ -288,7 +288,7 @@ def test_of_two_nodes_one_that_hangs_costs_one_wait_and_leaves_nothing_old(store
 
 
 def test_a_node_that_dies_is_said_once(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    from cluster_runtime.sessions.memcached import Node  # noqa: PLC0415 - after the settings
+    from cluster_runtime.sessions.connection import Node  # noqa: PLC0415 - after the settings
 
     store.clients("cache", 0)
     node = Node(str(store.nodes[0].path), connect_timeout=1, timeout=1)
@@ -308,7 +308,7 @@ def test_a_node_that_dies_is_said_once(store: Store, caplog: pytest.LogCaptureFi
 def test_a_node_that_does_not_list_its_keys_to_the_end_is_an_error(tmp_path: Path, answer: bytes) -> None:
     from pymemcache.exceptions import MemcacheError  # noqa: PLC0415
 
-    from cluster_runtime.sessions.memcached import Node  # noqa: PLC0415 - after the settings
+    from cluster_runtime.sessions.connection import Node  # noqa: PLC0415 - after the settings
 
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "m"))
@@ -631,7 +631,7 @@ def test_a_rotated_secret_key_keeps_sessions_while_the_old_one_is_a_fallback(cac
 
 def test_a_session_too_large_for_memcached_is_a_miss_and_not_the_former_one(cache: SessionCache) -> None:
     cache.set("a", {"size": "small"})
-    cache.finish("a", {"size": "x" * 2_000_000}, mark=cache.begin("a"))
+    cache.finish("a", {"size": "x" * 2_000_000}, lease=cache.begin("a"))
     assert cache.get("a") is None
 
 

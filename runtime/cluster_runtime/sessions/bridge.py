@@ -15,8 +15,9 @@ from django.contrib.sessions.backends.base import CreateError, SessionBase, Upda
 
 from cluster_runtime.sessions import COOKIES, ENGINES, LEFT_SECONDS
 from cluster_runtime.sessions.asynchronous import Asynchronous
+from cluster_runtime.sessions.ended import is_ended, note_ended
 from cluster_runtime.sessions.keys import is_key
-from cluster_runtime.sessions.stage import BOTH, FOLLOW, MOVE, current, is_ended, note_ended
+from cluster_runtime.sessions.stage import BOTH, FOLLOW, MOVE, current
 
 logger = logging.getLogger("cluster.sessions")
 
@@ -256,7 +257,7 @@ class SessionStore(Asynchronous, SessionBase):
         if key is None:
             return
         if COOKIES not in (self.engine, self.previous):
-            # The mark first: who is just storing it in one or both sees it, or what was stored is removed here.
+            # The tombstone first: who is just storing it in one or both sees it, or what was stored is removed here.
             note_ended(key)
             # The former one first and last: who only reads may be between the two.
             for engine in (self.previous, self.engine, self.previous):

@@ -48,12 +48,12 @@ class SessionStore(Asynchronous, Keyed, CachedDBStore):
         key = self.cache_key
         data = dict(self._get_session(no_load=must_create))
         token, self._token = self._token, None  # good for one save: what it stores has another
-        mark = self._cache.begin(key) if token is None else None
+        lease = self._cache.begin(key) if token is None else None
         DBStore.save(self, must_create)
         age = self.get_expiry_age()
         # Nobody may read what a transaction has not committed.
         transaction.on_commit(
-            lambda: self._cache.finish(key, data, age, mark=mark, token=token),
+            lambda: self._cache.finish(key, data, age, lease=lease, token=token),
             using=router.db_for_write(self.model),
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster_runtime.sessions import CACHE_ALIAS, nodes
-from cluster_runtime.sessions.stage import not_ended as living
+from cluster_runtime.sessions.ended import not_ended as living
 
 #: What of memcached's `stats` and `stats settings` is told of a node.
 STATS = {
@@ -62,8 +62,8 @@ def _copies() -> dict[str, Any]:
 
     from cluster_runtime.sessions import ONLY_CACHE_ALIAS  # noqa: PLC0415
     from cluster_runtime.sessions.cache import SessionStore  # noqa: PLC0415
+    from cluster_runtime.sessions.connection import FAILURES  # noqa: PLC0415
     from cluster_runtime.sessions.keys import is_key  # noqa: PLC0415
-    from cluster_runtime.sessions.memcached import FAILURES  # noqa: PLC0415
 
     cache: Any = caches[ONLY_CACHE_ALIAS]
     held = _nodes(ONLY_CACHE_ALIAS)

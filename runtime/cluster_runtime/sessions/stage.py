@@ -16,10 +16,8 @@ What is in force stands in a file that the instance process writes and its worke
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime.names import Name, put
@@ -29,8 +27,8 @@ if TYPE_CHECKING:
 
 FOLLOW, BOTH, MOVE = "follow", "both", "move"
 
-#: The environment variables that name the file of the stage that is in force, and the directory of marks.
-STAGE_VARIABLE, MARKS_VARIABLE = "CLUSTER_SESSION_STAGE", "CLUSTER_SESSION_MARKS"
+#: The environment variable that names the file of the stage that is in force, to a worker.
+STAGE_VARIABLE = "CLUSTER_SESSION_STAGE"
 
 #: Seconds for which a worker believes what it has read; and after which all workers of a process surely know.
 FRESH, SETTLED = 0.1, 1.0
@@ -89,54 +87,9 @@ def living(name: Name, process: str) -> Iterator[dict[str, Any] | None]:
                     yield status.get("sessions")
 
 
-#: The directory, beside the instances' own, of marks of sessions that have been ended, or moved into a cookie; and how
-#: long they are kept.
-ENDED, ENDED_SECONDS = ".ended", 3600.0
-
-
-def _marks() -> Path | None:
-    path = os.environ.get(MARKS_VARIABLE)
-    return Path(path) if path else None
-
-
-def _digest(session_key: str) -> str:
-    return hashlib.sha256(session_key.encode()).hexdigest()[:32]
-
-
-def _mark(directory: Path, session_key: str) -> Path:
-    return directory / _digest(session_key)
-
-
-def note_ended(session_key: str) -> None:
-    """Say that a session is about to be ended: whoever is just moving it must not begin it anew."""
-    directory = _marks()
-    if directory is not None:
-        directory.mkdir(mode=0o770, exist_ok=True)
-        _mark(directory, session_key).touch()
-
-
-def is_ended(session_key: str) -> bool:
-    """Tell whether a session has been ended a while ago at most."""
-    directory = _marks()
-    return directory is not None and _mark(directory, session_key).exists()
-
-
-def not_ended(session_keys: Iterable[str]) -> Iterator[str]:
-    """Yield the keys of which nobody has said so: many at a time."""
-    directory = _marks()
-    marks = set(os.listdir(directory)) if directory is not None and directory.is_dir() else set()  # noqa: PTH208 - names
-    return (key for key in session_keys if not marks or _digest(key) not in marks)
-
-
-def forget_ended(directory: Path) -> None:
-    """Remove the marks in `directory` that no request can need any more."""
-    for path in directory.iterdir() if directory.is_dir() else ():
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_mtime < time.time() - ENDED_SECONDS:
-                path.unlink()
-
-
 class _Known:
+    """What a worker has read last, and until when (time.monotonic) it believes that."""
+
     stage = BOTH
     until = 0.0
 

@@ -35,7 +35,7 @@ from urllib.parse import urlencode, urlsplit
 import yaml
 
 from cluster.stack.secrets import write_secret
-from cluster_runtime.names import Name
+from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.unix_http import UnixConnection
 from platforms.local.nginx import find_nginx
 from tests.local.postgres import Postgres
@@ -342,11 +342,11 @@ class Trial:
 
     def known_by(self, instance: str) -> bool:
         """Tell whether an instance lets who is logged in see what nobody else does."""
-        connection = UnixConnection(str(Name(self.stand.places.run, instance).link), timeout=60)
+        connection = UnixConnection(str(InstanceLink(self.stand.places.run, instance).link), timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", self.project.inside, headers=self.headers())
             inside = connection.getresponse().status
-        connection = UnixConnection(str(Name(self.stand.places.run, instance).link), timeout=60)
+        connection = UnixConnection(str(InstanceLink(self.stand.places.run, instance).link), timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", self.project.inside, headers={**self.headers(), "Cookie": ""})
             outside = connection.getresponse().status

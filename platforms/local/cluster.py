@@ -20,8 +20,8 @@ from cluster.stack.history import History
 from cluster.stack.secrets import ensure_secrets, lost_secrets, restore_secrets
 from cluster.topology import build_topology
 from cluster_runtime.gate import probe
+from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.migrations import lacking_url
-from cluster_runtime.names import Name
 from cluster_runtime.paths import is_within
 from cluster_runtime.unfollowed import printable
 from platforms.local.builder import MIGRATED, Release
@@ -192,7 +192,7 @@ class LocalCluster(Site):
         url = lacking_url(wanted)
         for running in observed.running:
             if running.release == release.digest and running.listens:
-                said = probe(Name(self.places.run, running.instance).socket(release.digest), url)
+                said = probe(InstanceLink(self.places.run, running.instance).socket(release.digest), url)
                 if said:
                     return bool(said.get("lacking"))
         on_server = release.database is None and not observed.running

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cluster.kept import remove_tree
 from cluster.services import KEPT
 from cluster.services import Kind as ServiceKind
-from cluster_runtime.names import Name
+from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.service import SERVICES, end_left
 from platforms.local.daemons import kind_of
 from platforms.local.nginx import PROGRAM as NGINX
@@ -99,14 +99,14 @@ class Ending:
         """Remove processes of instances, each with its release, and those of services, by Supervisor's names."""
         self.site.supervisor.remove([*(program_name(*pair) for pair in pairs), *services])
         for instance, digest in pairs:
-            name = Name(self.site.places.run, instance)
+            name = InstanceLink(self.site.places.run, instance)
             files = (name.socket, name.status_file, name.beat_socket, name.stage_file)
             for path in (file(digest) for file in files):
                 path.unlink(missing_ok=True)
             if instance not in self.site.topology.names and name.holder() in (None, digest):
                 self._forget_name(name)
 
-    def _forget_name(self, name: Name) -> None:
+    def _forget_name(self, name: InstanceLink) -> None:
         """Remove the directory of an instance that has ended, in which what it started may write for a moment more."""
         try:
             remove_tree(name.directory)
@@ -119,7 +119,7 @@ class Ending:
         directory = self.site.places.run / SERVICES
         for path in directory.iterdir() if directory.is_dir() else ():
             if path.name not in named:
-                self._forget_name(Name(directory, path.name))
+                self._forget_name(InstanceLink(directory, path.name))
 
     def _end_orphaned_services(self) -> None:
         """Let workers and schedules of a killed Supervisor end what they are at; the instances serve meanwhile."""

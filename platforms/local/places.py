@@ -19,7 +19,7 @@ from cluster.stack.paths import PYTHONS, StackPaths
 from cluster_runtime import unfollowed
 from cluster_runtime.attempts import FILE as BEGUN
 from cluster_runtime.clearing import CLEARED
-from cluster_runtime.names import LONGEST_SOCKET_PATH, Name
+from cluster_runtime.instance_link import LONGEST_SOCKET_PATH, InstanceLink
 from cluster_runtime.service import SERVICES
 from cluster_runtime.sessions.ended import ENDED
 from cluster_runtime.sessions.nodes import NODE_RESTORE, NODE_STATE, NODES_STATE
@@ -267,10 +267,12 @@ class Places(StackPaths):
         holders = [name.holder() for name in self.names()]
         return served, next((one for one in holders if one in served), served[-1] if served else None)
 
-    def names(self) -> list[Name]:
+    def names(self) -> list[InstanceLink]:
         """Return the names of all instances that have a directory, whether the stack file knows them or not."""
         if not self.run.is_dir():
             return []
         return [
-            Name(self.run, path.name) for path in sorted(self.run.iterdir()) if path.is_dir() and path.name[0] != "."
+            InstanceLink(self.run, path.name)
+            for path in sorted(self.run.iterdir())
+            if path.is_dir() and path.name[0] != "."
         ]

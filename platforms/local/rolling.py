@@ -10,7 +10,7 @@ from cluster.topology import batches
 from cluster_runtime.checks import Unhealthy
 from cluster_runtime.gate import serving_socket
 from cluster_runtime.handover import serve
-from cluster_runtime.names import Name
+from cluster_runtime.instance_link import InstanceLink
 from platforms.local.site import UpError
 from platforms.local.written import SERVED
 
@@ -95,14 +95,14 @@ class Rolling:
         Where nothing serves, one that has served before may do so again, whatever its pages answer by now.
         """
         run = self.site.places.run
-        holders = [(other, Name(run, other).holder()) for other in self.site.topology.names]
-        if any(holder == release.digest and Name(run, other).alive(holder) for other, holder in holders):
+        holders = [(other, InstanceLink(run, other).holder()) for other in self.site.topology.names]
+        if any(holder == release.digest and InstanceLink(run, other).alive(holder) for other, holder in holders):
             return
         former = serving_socket(run, release.digest)
         if former is None and (release.directory / SERVED).exists():
             return
         self.site.say("looking at its pages as a visitor")
-        problems = self.site.builder.judge(release, Name(run, name).socket(release.digest), former)
+        problems = self.site.builder.judge(release, InstanceLink(run, name).socket(release.digest), former)
         if problems:
             raise UpError(f"release {release.digest} does not do for visitors what it should:\n{problems}")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster.services import Kind
-from cluster_runtime.names import Name
+from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.service import SERVICES, WELL
 from cluster_runtime.status import STARTING
 from platforms.base import ServiceStatus
@@ -64,7 +64,7 @@ def wanted(topology: Topology, release: str, kinds: Collection[str] | None) -> d
 def said_of(places: Places, process: Process) -> Said:
     """Return what a process of a service says of itself; what another, ended one has left is not its word."""
     name, _at, generation = process.name.partition("@")
-    status = Name(places.run / SERVICES, name).status(generation) or {}
+    status = InstanceLink(places.run / SERVICES, name).status(generation) or {}
     own = status.get("pid") == process.pid
     return Said(service=name, generation=generation, process=process, status=status if own else {})
 

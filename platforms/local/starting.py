@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.asking import restore_sessions
 from cluster.config.models import Replacement, SessionEngine
 from cluster.services import Kind as ServiceKind
-from cluster_runtime.names import Name
+from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.prepare import mask
 from cluster_runtime.service import WELL
 from cluster_runtime.status import CRASHED, READY, SERVING
@@ -163,7 +163,7 @@ class Starting:
         first = self.site.process(program).pid
         said: dict[str, Any] = {}
         while True:
-            status = Name(self.site.places.run, name).status(release.digest)
+            status = InstanceLink(self.site.places.run, name).status(release.digest)
             process = self.site.process(program)
             own = status or {}
             if own.get("pid") == process.pid and own.get("state") in (READY, SERVING):
@@ -199,7 +199,7 @@ class Starting:
 
     def withdraw(self, names: list[str], release: Release) -> None:
         """Remove what was started, but for processes that hold their name: those serve."""
-        gone = [name for name in names if Name(self.site.places.run, name).holder() != release.digest]
+        gone = [name for name in names if InstanceLink(self.site.places.run, name).holder() != release.digest]
         if gone:
             self.site.say(f"removing {', '.join(gone)} of release {release.digest}")
             self.ending.remove([(name, release.digest) for name in gone])

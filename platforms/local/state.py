@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from cluster_runtime.names import Name
+from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.status import READY, SERVING
 from platforms.local.nginx import PROGRAM as NGINX
 from platforms.local.orphans import Kind, stack_processes
@@ -119,7 +119,7 @@ def observe(places: Places, supervisor: Supervisor, nginx: Nginx) -> Observed:
         if not is_instance(process.name):
             continue
         instance, _dash, release = process.name.rpartition("-")
-        name = Name(places.run, instance)
+        name = InstanceLink(places.run, instance)
         status, listens = _own_status(name, release, process), name.alive(release)
         running.append(Running(instance=instance, release=release, process=process, status=status, listens=listens))
         holders[instance], given[instance] = name.holder(), name.given()
@@ -161,7 +161,7 @@ def _static_release(places: Places) -> str | None:
         return None
 
 
-def _own_status(name: Name, release: str, process: Process) -> dict[str, Any] | None:
+def _own_status(name: InstanceLink, release: str, process: Process) -> dict[str, Any] | None:
     """Return the process's word of itself; one that another, ended process left is not its word."""
     status = name.status(release)
     return status if status is not None and status.get("pid") == process.pid else None

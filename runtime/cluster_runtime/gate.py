@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from cluster_runtime.names import Name
+from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.trial import SERVER_ERROR, UNAVAILABLE, VISITOR, passed_on
 from cluster_runtime.unix_http import UnixConnection
 from cluster_runtime.untrusted_json import object_in
@@ -425,7 +425,7 @@ def _told(fault: Fault, new: Path, statuses: dict[str, int]) -> Iterator[str]:
 def serving_socket(sockets: Path, but: str) -> Path | None:
     """Return the socket of a living process that holds a name, and is of another release than `but`."""
     for directory in sorted(path for path in sockets.iterdir() if path.is_dir()) if sockets.is_dir() else ():
-        name = Name(sockets, directory.name)
+        name = InstanceLink(sockets, directory.name)
         holder = name.holder()
         if holder is not None and holder.partition(".")[0] != but and name.alive(holder):
             return name.socket(holder)

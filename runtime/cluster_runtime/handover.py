@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cluster_runtime.checks import Unhealthy
-from cluster_runtime.names import Name
+from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.status import READY, SERVING, STARTING
 from cluster_runtime.supervision import TICK
 
@@ -19,7 +19,7 @@ def serve(sockets: Path, instance: str, release: str, patience: float = 0.0) -> 
 
     patience: seconds that it has to get so.
     """
-    name = Name(sockets, instance)
+    name = InstanceLink(sockets, instance)
     deadline = time.monotonic() + patience
     while (state := _state(name, release)) in (None, STARTING) and time.monotonic() < deadline:
         time.sleep(TICK)
@@ -30,6 +30,6 @@ def serve(sockets: Path, instance: str, release: str, patience: float = 0.0) -> 
     name.take(release)
 
 
-def _state(name: Name, release: str) -> str | None:
+def _state(name: InstanceLink, release: str) -> str | None:
     status = name.status(release)
     return None if status is None else status.get("state", "")

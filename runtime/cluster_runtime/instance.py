@@ -33,9 +33,9 @@ from cluster_runtime.config import (
 )
 from cluster_runtime.handover import serve
 from cluster_runtime.heartbeats import Heartbeats
+from cluster_runtime.instance_link import LONGEST_SOCKET_PATH, InstanceLink, process_of
 from cluster_runtime.lasting import lasting
 from cluster_runtime.log import tell
-from cluster_runtime.names import LONGEST_SOCKET_PATH, Name, process_of
 from cluster_runtime.proof import Proof
 from cluster_runtime.sessions.coordination import Coordination
 from cluster_runtime.sessions.ended import ENDED, MARKS_VARIABLE
@@ -78,7 +78,7 @@ class Instance:
         self.config_path = config_path
         self.config = RuntimeConfig.load(config_path)
         self.instance = instance
-        self.name = Name(sockets, instance)
+        self.name = InstanceLink(sockets, instance)
         self.release = self.config.release
         self.process = process_of(self.release, container=container)
         self.container = container
@@ -465,13 +465,13 @@ def _run(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     serve(options.sockets, options.instance, process_of(options.release, container=options.container), options.wait)
     if options.generation is not None:
-        Name(options.sockets, options.instance).write_generation(options.generation)
+        InstanceLink(options.sockets, options.instance).write_generation(options.generation)
     return 0
 
 
 def _print_status(options: argparse.Namespace) -> int:
     process = process_of(options.release, container=options.container)
-    found = Name(options.sockets, options.instance).status(process)
+    found = InstanceLink(options.sockets, options.instance).status(process)
     print(json.dumps(found))
     return 0 if found is not None and found.get("state") in (READY, SERVING) else 1
 

@@ -31,7 +31,7 @@ from cluster_runtime.compress import compress
 from cluster_runtime.config import CONFIG_VARIABLE, SECRET_NAMES, ConfigError, RuntimeConfig
 from cluster_runtime.describe import COLLECT, MIGRATE, NOT_COLLECTED, NOT_MIGRATED, REFUSED
 from cluster_runtime.gate import serving_socket
-from cluster_runtime.names import GENERATION
+from cluster_runtime.instance_link import GENERATION
 from cluster_runtime.progress import follow
 from cluster_runtime.proof import UNFIT
 from cluster_runtime.secret_files import forget_old, write_all

@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim
 
 from cluster_runtime import unfollowed
-from cluster_runtime.names import put
+from cluster_runtime.instance_link import put
 from cluster_runtime.service import FIRST_PAUSE, LAST_SECONDS, Service, told
 from cluster_runtime.status import CRASHED, DRAINING, LAST_MOMENT, RUNNING, WAITING
 from cluster_runtime.supervision import TICK

@@ -10,7 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
-from cluster_runtime.names import NAME
+from cluster_runtime.instance_link import NAME
 
 #: Releases whose secrets are kept beside those of the releases that serve.
 KEPT = 3

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime.config import CONFIG_VARIABLE, RELEASE_VARIABLE, ConfigError, RuntimeConfig
+from cluster_runtime.instance_link import InstanceLink, process_of
 from cluster_runtime.log import say, tell
-from cluster_runtime.names import Name, process_of
 from cluster_runtime.secret_files import hold
 from cluster_runtime.status import DRAINING, RUNNING, STARTING, STATUS_INTERVAL, WAITING
 from cluster_runtime.supervision import RESTART_PAUSE, TICK, die_with_parent, session_of
@@ -56,7 +56,7 @@ class Service:
         self.graceful_timeout: float = options.graceful_timeout
         self.command: Sequence[str] = options.command
         self.container: bool = options.container
-        self.name = Name(options.sockets.absolute() / SERVICES, self.service)
+        self.name = InstanceLink(options.sockets.absolute() / SERVICES, self.service)
         self.process = process_of(self.generation, container=self.container)
         self.child: subprocess.Popen[bytes] | None = None
         self.stopping = False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cli import main
 from cluster.render import nginx
 from cluster.services import Daemon
-from cluster_runtime.names import Name
+from cluster_runtime.instance_link import InstanceLink
 from platforms.local import daemons as local_daemons
 from platforms.local import nginx as local_nginx
 from platforms.local import platform as local_platform
@@ -26,7 +26,7 @@ def no_health_gate() -> None:
     """Names are taken as soon as the processes were started."""
 
     def take(places: Any, instance: str, release: str) -> None:
-        Name(places, instance).take(release)
+        InstanceLink(places, instance).take(release)
 
     Starting._await_one = lambda *_arguments: None  # type: ignore[method-assign]
     Rolling._judge = lambda *_arguments: None  # type: ignore[method-assign]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cluster.stack.secrets import write_secret
-from cluster_runtime.names import Name
+from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.unix_http import UnixConnection
 from platforms.local.listeners import with_children
 from platforms.local.places import Places
@@ -277,7 +277,7 @@ class Stand:
             if process.name.rpartition("-")[0] != instance or not process.pid:
                 continue
             release = process.name.rpartition("-")[2]
-            status = Name(self.places.run, instance).status(release) or {}
+            status = InstanceLink(self.places.run, instance).status(release) or {}
             found[process.name] = process.pid
             others = sorted(with_children({process.pid}) - {process.pid, status.get("gunicorn")})
             found[f"{process.name} gunicorn"] = status.get("gunicorn") or 0
@@ -358,7 +358,7 @@ class Stand:
         return {
             "programs": processes,
             "instances": {name: self.processes(name) for name in names},
-            "holders": {name: Name(self.places.run, name).holder() for name in names},
+            "holders": {name: InstanceLink(self.places.run, name).holder() for name in names},
             "static": str((self.places.static / "current").readlink()),
             "nginx": self.nginx_digest(),
             "nginx workers": self.nginx_workers(),

@@ -26,7 +26,7 @@ from cluster.services import memcached_node
 from cluster.topology import build_topology
 from cluster_runtime import unfollowed
 from cluster_runtime.compress import WORTH_COMPRESSING, compress
-from cluster_runtime.names import Name
+from cluster_runtime.instance_link import InstanceLink
 from platforms.base import Invocation
 from platforms.local import supervisor as supervisors
 from platforms.local.builder import Builder, _told
@@ -67,7 +67,7 @@ def former_replace(path: Path, content: bytes, mode: int = 0o644) -> None:
 def test_a_link_in_an_instance_s_directory_lets_root_write_nowhere(
     ground: Ground, monkeypatch: pytest.MonkeyPatch, protected: bool
 ) -> None:
-    name = Name(ground.root / "run", "app1")
+    name = InstanceLink(ground.root / "run", "app1")
     name.directory.parent.mkdir()
     ground.of_attacker("run/app1")
     if not protected:
@@ -93,7 +93,7 @@ def test_a_link_in_an_instance_s_directory_lets_root_write_nowhere(
 def test_what_an_instance_says_is_believed_only_as_far_as_it_can_be(ground: Ground) -> None:
     directory = ground.root / "app1"
     directory.mkdir()
-    name = Name(ground.root, "app1")
+    name = InstanceLink(ground.root, "app1")
     file = name.status_file("one")
     ground.canary.write_text('{"state": "ready"}')
     hostile: dict[str, Callable[[], object]] = {

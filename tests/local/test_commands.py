@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from cluster_runtime.names import LONGEST_SOCKET_PATH
+from cluster_runtime.instance_link import LONGEST_SOCKET_PATH
 from platforms.local.listeners import with_children
 from tests.conformance import servers, wait_until
 from tests.load import Load

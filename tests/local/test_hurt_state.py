@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.stack.history import History
-from cluster_runtime.names import Name
+from cluster_runtime.instance_link import InstanceLink
 from platforms.local.orphans import Kind, stack_processes
 from tests.local.stand import Stand
 
@@ -166,7 +166,7 @@ def assert_written_anew(stand: Stand, release: str) -> None:
     history = History.load(places)
     assert (history.found, history.releases, history.current) == ("", [release], release)
     assert places.lock.read_text().startswith("`cluster up")
-    name = Name(places.run, "app1")
+    name = InstanceLink(places.run, "app1")
     status = name.status(release)
     assert status is not None
     assert (status["state"], name.given(), name.holder()) == ("serving", release, release)

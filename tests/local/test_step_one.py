@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster_runtime.handover import serve
-from cluster_runtime.names import Name
+from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.unix_http import UnixConnection
 from tests.load import Load
 
@@ -102,7 +102,7 @@ class Pair:
     def wait(self, instance: str, release: str, state: str) -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            status = Name(self.run, instance).status(release)
+            status = InstanceLink(self.run, instance).status(release)
             if status is not None and status["state"] == state:
                 return
             time.sleep(0.05)
@@ -161,7 +161,7 @@ def test_stopping_in_place_without_giving_the_name_up_does_lose_requests(pair: P
         load.wait_for(AROUND)
         assert load.counts.failed == []
         for instance in ("app1", "app2"):
-            status = Name(pair.run, instance).status("one")
+            status = InstanceLink(pair.run, instance).status("one")
             assert status is not None
             gunicorn = status["gunicorn"]
             os.kill(gunicorn, signal.SIGTERM)
@@ -183,7 +183,7 @@ def test_only_the_wait_lets_a_request_over_a_connection_that_nginx_still_holds_b
     pair.wait("app1", "three", "ready")
     serve(pair.run, "app1", "three")
     pair.wait("app1", "three", "serving")
-    connection = UnixConnection(str(Name(pair.run, "app1").socket("three")), timeout=10)
+    connection = UnixConnection(str(InstanceLink(pair.run, "app1").socket("three")), timeout=10)
     assert whoami(connection)
     pair.processes["app1", "three"].send_signal(signal.SIGTERM)
     time.sleep(0.7)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster_runtime.names import Name
+from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.unix_http import UnixConnection
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class Running:
     """One instance process, and what can be seen of it."""
 
     def __init__(self, stand: Stand, instance: str, release: str, config: Path) -> None:
-        self.name = Name(stand.sockets, instance)
+        self.name = InstanceLink(stand.sockets, instance)
         self.instance = instance
         self.release = release
         self.log_file = stand.root / f"{instance}-{release}-{len(stand.running)}.log"

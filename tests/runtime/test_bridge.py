@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster_runtime.instance import Instance
-from cluster_runtime.names import Name
+from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.sessions import ENGINES, nodes
 from cluster_runtime.sessions.stage import BOTH, FOLLOW, FRESH, MOVE, SETTLED, STAGE_VARIABLE, Stages, wanted
 from tests.runtime.test_sessions import Client, Store
@@ -190,7 +190,7 @@ def test_a_process_goes_as_far_as_all_others_can_follow(others: list[dict[str, A
 
 
 def test_a_process_acts_before_it_says_so_and_goes_back_when_a_former_one_comes(tmp_path: Path) -> None:
-    mine, theirs = Name(tmp_path, "app1"), Name(tmp_path, "app2")
+    mine, theirs = InstanceLink(tmp_path, "app1"), InstanceLink(tmp_path, "app2")
     for name in (mine, theirs):
         name.directory.mkdir()
     locks = [mine.open_lock("new"), theirs.open_lock("old")]
@@ -215,7 +215,7 @@ def test_an_instance_says_when_others_use_other_memcached_nodes_and_when_all_agr
     paths = [str(stand.root / f"m{number}.sock") for number in range(2)]
     config = stand.config(sessions={"engine": "cached_db", "memcached": paths})
     run = stand.root / "r"
-    theirs = Name(run, "app2")
+    theirs = InstanceLink(run, "app2")
     theirs.directory.mkdir(parents=True)
     lock = theirs.open_lock("old")
     instance = Instance("app1", config, run)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster_runtime import unfollowed
-from cluster_runtime.names import put
+from cluster_runtime.instance_link import put
 from tests.runtime.standing import Running, Stand, processes, wait_until
 from tests.small_disk import SmallDisk, small_disk
 

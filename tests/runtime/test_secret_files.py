@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster_runtime.names import NAME
+from cluster_runtime.instance_link import NAME
 from cluster_runtime.secret_files import KEPT
 
 RUNTIME = Path(__file__).resolve().parents[2] / "runtime"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_runtime.names import Name
+from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.schedule import Runs
 from cluster_runtime.service import LONGEST_PAUSE, SERVICES
 from tests.runtime.standing import PATIENCE, SECRET_KEY, wait_until
@@ -71,7 +71,7 @@ class Service:
         **options: object,
     ) -> None:
         """Start it; `before`: a directory whose modules are found before all others."""
-        self.name = Name(stand.sockets / SERVICES, "mail1")
+        self.name = InstanceLink(stand.sockets / SERVICES, "mail1")
         self.generation = generation
         config = stand.config()
         defaults = {

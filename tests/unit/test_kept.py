@@ -22,7 +22,7 @@ from cluster.source import Entry, write_tree
 from cluster.stack.history import History, locked
 from cluster.stack.rotation import LostKey, Rotation, load
 from cluster.stack.secrets import read_secrets, restore_secrets
-from cluster_runtime.names import Name
+from cluster_runtime.instance_link import InstanceLink
 from platforms.local.builder import Builder, Release, copy_file
 from platforms.local.mending import put_back
 from platforms.local.migrations import applied_in, holds_tables, were_lost
@@ -92,7 +92,7 @@ def test_what_was_saved_is_loaded(places: Places) -> None:
 @pytest.mark.parametrize("how", [*HURTS, "removed"])
 def test_a_hurt_history_is_made_again_from_the_releases_and_the_names(places: Places, how: str) -> None:
     History(releases=[A, B], current=A).save(places)
-    name = Name(places.run, "app1")
+    name = InstanceLink(places.run, "app1")
     name.directory.mkdir()
     name.take(A)
     HURTS.get(how, nothing)(places.history)
@@ -122,7 +122,7 @@ def test_a_hurt_rotation_is_named(tmp_path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", HURTS)
 def test_a_hurt_word_of_a_process_is_none_and_is_written_again(tmp_path: Path, how: str) -> None:
-    name = Name(tmp_path, "app1")
+    name = InstanceLink(tmp_path, "app1")
     name.directory.mkdir()
     name.write_status(A, {"pid": 7, "state": "serving"})
     HURTS[how](name.status_file(A))
@@ -134,7 +134,7 @@ def test_a_hurt_word_of_a_process_is_none_and_is_written_again(tmp_path: Path, h
 @pytest.mark.parametrize("what", ["http.sock", "given", "name.lock", f"{A}.lock", "http.sock.new", "given.new"])
 @pytest.mark.parametrize("how", ["emptied", "garbage", "a directory"])
 def test_a_name_is_taken_whatever_became_of_its_files(tmp_path: Path, what: str, how: str) -> None:
-    name = Name(tmp_path, "app1")
+    name = InstanceLink(tmp_path, "app1")
     name.directory.mkdir()
     name.take(B)
     (name.directory / what).touch()

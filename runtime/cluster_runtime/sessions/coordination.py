@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cluster_runtime.config import Sessions
-    from cluster_runtime.names import Name
+    from cluster_runtime.instance_link import InstanceLink
 
 #: Seconds between two looks at how far the others are with a change of the session engine.
 STAGE_INTERVAL = 0.5
@@ -24,7 +24,7 @@ REFILL_INTERVAL = 2.0
 class Coordination:
     """The sessions of one instance process beside those of all others. process: what it calls its files."""
 
-    def __init__(self, name: Name, process: str, sessions: Sessions, log: Callable[[str], None]) -> None:
+    def __init__(self, name: InstanceLink, process: str, sessions: Sessions, log: Callable[[str], None]) -> None:
         self.name = name
         self.process = process
         self.sessions = sessions

@@ -20,7 +20,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from cluster_runtime.names import Name, put
+from cluster_runtime.instance_link import InstanceLink, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,7 +53,7 @@ def wanted(engine: str, previous: str, others: Iterable[dict[str, Any] | None]) 
 class Stages:
     """The stage of one instance process: decided among all that live, told to its workers first and then to others."""
 
-    def __init__(self, name: Name, process: str, engine: str, previous: str) -> None:
+    def __init__(self, name: InstanceLink, process: str, engine: str, previous: str) -> None:
         self.name, self.process = name, process
         self.engine, self.previous = engine, previous
         self.path = name.stage_file(process)
@@ -73,13 +73,13 @@ class Stages:
         return False
 
 
-def living(name: Name, process: str) -> Iterator[dict[str, Any] | None]:
+def living(name: InstanceLink, process: str) -> Iterator[dict[str, Any] | None]:
     """Yield what the living processes of all instances say of their sessions, `process` of `name` excepted."""
     root = name.directory.parent
     for directory in root.iterdir():
         if directory.name.startswith("."):
             continue
-        other = Name(root, directory.name)
+        other = InstanceLink(root, directory.name)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # an instance that has just been removed
             for one in other.living():
                 status = None if (directory.name, one) == (name.directory.name, process) else other.status(one)

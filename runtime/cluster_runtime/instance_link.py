@@ -51,7 +51,7 @@ def process_of(release: str, *, container: bool) -> str:
     return f"{release}.{socket.gethostname()}" if container else release
 
 
-class Name:
+class InstanceLink:
     """The name of one instance, `root/instance/http.sock`, and the files of its releases beside it."""
 
     def __init__(self, root: str | Path, instance: str) -> None:

@@ -20,7 +20,7 @@ import pytest
 from cluster_runtime.checks import Unhealthy
 from cluster_runtime.handover import serve
 from cluster_runtime.instance import main
-from cluster_runtime.names import LONGEST_SOCKET_PATH, Name
+from cluster_runtime.instance_link import LONGEST_SOCKET_PATH, InstanceLink
 from tests.runtime.standing import PATIENCE, ROOT, Stand
 
 if TYPE_CHECKING:
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 
 TAKE = """
 import sys
-from cluster_runtime.names import Name
-name = Name(sys.argv[1], "app1")
+from cluster_runtime.instance_link import InstanceLink
+name = InstanceLink(sys.argv[1], "app1")
 sys.stdin.readline()
 print(sys.argv[2] if name.take_if_free(sys.argv[2]) else "")
 """
 
 
 @pytest.fixture
-def name() -> Iterator[Name]:
+def name() -> Iterator[InstanceLink]:
     root = Path(tempfile.mkdtemp(prefix="rt"))
-    found = Name(root, "app1")
+    found = InstanceLink(root, "app1")
     found.directory.mkdir()
     yield found
     shutil.rmtree(root)
 
 
 @contextmanager
-def listening(name: Name, release: str) -> Iterator[socket.socket]:
+def listening(name: InstanceLink, release: str) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(name.socket(release)))
         listener.listen(64)
@@ -60,30 +60,30 @@ def accept_all(listener: socket.socket) -> None:
             listener.accept()[0].close()
 
 
-def test_a_name_that_nobody_took_has_no_holder(name: Name) -> None:
+def test_a_name_that_nobody_took_has_no_holder(name: InstanceLink) -> None:
     assert name.holder() is None
     assert not name.give_up("one")
 
 
-def test_the_link_is_relative_so_that_the_directory_can_be_mounted_elsewhere(name: Name) -> None:
+def test_the_link_is_relative_so_that_the_directory_can_be_mounted_elsewhere(name: InstanceLink) -> None:
     name.take("one")
     assert name.link.readlink() == Path("one.sock")
 
 
-def test_take_says_who_held_the_name_before(name: Name) -> None:
+def test_take_says_who_held_the_name_before(name: InstanceLink) -> None:
     assert name.take("one") is None
     assert name.take("two") == "one"
     assert name.holder() == "two"
 
 
-def test_a_release_may_have_dots_in_its_name(name: Name) -> None:
+def test_a_release_may_have_dots_in_its_name(name: InstanceLink) -> None:
     name.take("v1.2.sock.3")
     assert name.holder() == "v1.2.sock.3"
     with listening(name, "v1.2.sock.3"):
         assert not name.take_if_free("two")
 
 
-def test_a_reader_never_finds_the_name_missing_while_it_is_taken_over(name: Name) -> None:
+def test_a_reader_never_finds_the_name_missing_while_it_is_taken_over(name: InstanceLink) -> None:
     ends = threading.Event()
     seen: Counter[str | None] = Counter()
     refused = []
@@ -119,7 +119,7 @@ def test_a_reader_never_finds_the_name_missing_while_it_is_taken_over(name: Name
     assert seen.total() > 100
 
 
-def test_a_link_that_is_removed_before_it_is_made_again_is_found_missing(name: Name) -> None:
+def test_a_link_that_is_removed_before_it_is_made_again_is_found_missing(name: InstanceLink) -> None:
     """The saboteur of the test before: the same reader notices a name that is not renamed."""
     ends = threading.Event()
     missing = []
@@ -142,19 +142,19 @@ def test_a_link_that_is_removed_before_it_is_made_again_is_found_missing(name: N
     assert missing
 
 
-def test_a_name_that_a_living_process_holds_is_not_free(name: Name) -> None:
+def test_a_name_that_a_living_process_holds_is_not_free(name: InstanceLink) -> None:
     with listening(name, "one"):
         name.take("one")
         assert not name.take_if_free("two")
         assert name.holder() == "one"
 
 
-def test_a_name_is_free_for_the_one_who_holds_it_already(name: Name) -> None:
+def test_a_name_is_free_for_the_one_who_holds_it_already(name: InstanceLink) -> None:
     name.take("one")
     assert name.take_if_free("one")
 
 
-def test_a_busy_holder_whose_backlog_is_full_is_alive(name: Name) -> None:
+def test_a_busy_holder_whose_backlog_is_full_is_alive(name: InstanceLink) -> None:
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(name.socket("one")))
@@ -174,7 +174,7 @@ def test_a_busy_holder_whose_backlog_is_full_is_alive(name: Name) -> None:
 
 @pytest.mark.parametrize("leftover", ["a dead socket", "nothing", "a plain file"])
 @pytest.mark.parametrize("given", ["to nobody", "to the one who asks"])
-def test_a_name_that_leads_nowhere_is_free(name: Name, leftover: str, given: str) -> None:
+def test_a_name_that_leads_nowhere_is_free(name: InstanceLink, leftover: str, given: str) -> None:
     if given == "to nobody":
         assert name.take_if_free("one")
     else:
@@ -193,7 +193,9 @@ def test_a_name_that_leads_nowhere_is_free(name: Name, leftover: str, given: str
 
 
 @pytest.mark.parametrize("ended", ["killed", "stopped"])
-def test_a_name_that_was_given_is_taken_by_no_other_process_even_while_nobody_holds_it(name: Name, ended: str) -> None:
+def test_a_name_that_was_given_is_taken_by_no_other_process_even_while_nobody_holds_it(
+    name: InstanceLink, ended: str
+) -> None:
     name.take("old")
     name.take("one")
     if ended == "stopped":
@@ -207,7 +209,7 @@ def test_a_name_that_was_given_is_taken_by_no_other_process_even_while_nobody_ho
     assert name.holder() == "one"
 
 
-def test_a_name_that_was_given_can_be_given_to_another(name: Name) -> None:
+def test_a_name_that_was_given_can_be_given_to_another(name: InstanceLink) -> None:
     assert name.given() is None
     for release in ("one", "two", "v1.2.sock.3"):
         name.take(release)
@@ -215,7 +217,7 @@ def test_a_name_that_was_given_can_be_given_to_another(name: Name) -> None:
     assert not name.take_if_free("one")
 
 
-def test_a_name_that_was_taken_while_it_was_free_is_not_given(name: Name) -> None:
+def test_a_name_that_was_taken_while_it_was_free_is_not_given(name: InstanceLink) -> None:
     assert name.take_if_free("one")
     assert name.given() is None, "nobody said that this one shall serve and no other"
     assert name.give_up("one")
@@ -223,14 +225,14 @@ def test_a_name_that_was_taken_while_it_was_free_is_not_given(name: Name) -> Non
 
 
 def test_a_take_that_is_killed_before_the_name_moves_leaves_the_former_one_serving(
-    name: Name, monkeypatch: pytest.MonkeyPatch
+    name: InstanceLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(_self: Name, _release: str) -> None:
+    def killed(_self: InstanceLink, _release: str) -> None:
         raise KeyboardInterrupt
 
     name.take("one")
     with monkeypatch.context() as patched:
-        patched.setattr(Name, "_point_at", killed)
+        patched.setattr(InstanceLink, "_point_at", killed)
         with pytest.raises(KeyboardInterrupt):
             name.take("two")
     assert (name.holder(), name.given()) == ("one", "two")
@@ -240,7 +242,7 @@ def test_a_take_that_is_killed_before_the_name_moves_leaves_the_former_one_servi
     assert name.take_if_free("two")
 
 
-def test_what_is_written_down_is_read_whole_or_not_at_all(name: Name) -> None:
+def test_what_is_written_down_is_read_whole_or_not_at_all(name: InstanceLink) -> None:
     (name.directory / "given.new").write_text("ha")
     assert name.given() is None
     name.take("one")
@@ -250,7 +252,7 @@ def test_what_is_written_down_is_read_whole_or_not_at_all(name: Name) -> None:
     assert not [path for path in name.directory.iterdir() if path.name.endswith(".new")]
 
 
-def test_what_was_given_outlives_the_process_to_which_it_was_given(name: Name) -> None:
+def test_what_was_given_outlives_the_process_to_which_it_was_given(name: InstanceLink) -> None:
     lock = name.open_lock("one")
     assert lock is not None
     name.write_status("one", {"state": "serving"})
@@ -262,7 +264,7 @@ def test_what_was_given_outlives_the_process_to_which_it_was_given(name: Name) -
     assert name.given() == "one"
 
 
-def test_a_release_that_is_still_starting_is_waited_for_before_it_takes_the_name(name: Name) -> None:
+def test_a_release_that_is_still_starting_is_waited_for_before_it_takes_the_name(name: InstanceLink) -> None:
     name.take("one")
     name.write_status("two", {"state": "starting"})
     with listening(name, "two"):
@@ -273,7 +275,7 @@ def test_a_release_that_is_still_starting_is_waited_for_before_it_takes_the_name
         assert (name.holder(), name.given()) == ("two", "two")
 
 
-def test_a_release_that_has_said_nothing_yet_is_waited_for_too(name: Name) -> None:
+def test_a_release_that_has_said_nothing_yet_is_waited_for_too(name: InstanceLink) -> None:
     with listening(name, "two"):
         later = threading.Timer(0.3, name.write_status, ("two", {"state": "ready"}))
         later.start()
@@ -284,7 +286,7 @@ def test_a_release_that_has_said_nothing_yet_is_waited_for_too(name: Name) -> No
 
 @pytest.mark.parametrize(("state", "patience", "least"), [("starting", 0.5, 0.5), ("draining", PATIENCE, 0.0)])
 def test_who_does_not_get_healthy_is_waited_for_as_long_as_was_said_and_who_cannot_not_at_all(
-    name: Name, state: str, patience: float, least: float
+    name: InstanceLink, state: str, patience: float, least: float
 ) -> None:
     name.take("one")
     name.write_status("two", {"state": state})
@@ -296,7 +298,7 @@ def test_who_does_not_get_healthy_is_waited_for_as_long_as_was_said_and_who_cann
     assert (name.holder(), name.given()) == ("one", "one")
 
 
-def test_the_command_waits_for_a_release_and_writes_the_turn_down_when_it_serves(name: Name) -> None:
+def test_the_command_waits_for_a_release_and_writes_the_turn_down_when_it_serves(name: InstanceLink) -> None:
     arguments = ["serve", "--sockets", str(name.directory.parent), "--instance", "app1", "--release", "two"]
     assert main([*arguments, "--turn", "3"]) == 1
     assert not (name.directory / "turn").exists(), "it was not given"
@@ -308,14 +310,14 @@ def test_the_command_waits_for_a_release_and_writes_the_turn_down_when_it_serves
     assert (name.holder(), (name.directory / "turn").read_text()) == ("two", "3")
 
 
-def test_what_a_killed_take_left_behind_is_in_nobodys_way(name: Name) -> None:
+def test_what_a_killed_take_left_behind_is_in_nobodys_way(name: InstanceLink) -> None:
     (name.directory / "http.sock.new").symlink_to("half.sock")
     name.take("one")
     assert name.holder() == "one"
     assert not os.path.lexists(name.directory / "http.sock.new")
 
 
-def test_only_the_holder_gives_the_name_up(name: Name) -> None:
+def test_only_the_holder_gives_the_name_up(name: InstanceLink) -> None:
     name.take("one")
     assert not name.give_up("two")
     assert name.holder() == "one"
@@ -323,7 +325,7 @@ def test_only_the_holder_gives_the_name_up(name: Name) -> None:
     assert name.holder() is None
 
 
-def test_of_many_threads_that_take_a_free_name_one_holds_it(name: Name) -> None:
+def test_of_many_threads_that_take_a_free_name_one_holds_it(name: InstanceLink) -> None:
     releases = [f"r{number}" for number in range(8)]
     won: list[str] = []
     for _round in range(20):
@@ -347,7 +349,7 @@ def test_of_many_threads_that_take_a_free_name_one_holds_it(name: Name) -> None:
         assert name.give_up(won[0])
 
 
-def test_of_many_processes_that_take_a_free_name_one_holds_it(name: Name) -> None:
+def test_of_many_processes_that_take_a_free_name_one_holds_it(name: InstanceLink) -> None:
     releases = [f"r{number}" for number in range(6)]
     with ExitStack() as stack:
         for release in releases:
@@ -370,7 +372,7 @@ def test_of_many_processes_that_take_a_free_name_one_holds_it(name: Name) -> Non
     assert [name.holder()] == won
 
 
-def test_a_status_is_read_whole_or_not_at_all(name: Name) -> None:
+def test_a_status_is_read_whole_or_not_at_all(name: InstanceLink) -> None:
     assert name.status("one") is None
     ends = threading.Event()
     seen = []
@@ -395,7 +397,7 @@ def test_a_status_is_read_whole_or_not_at_all(name: Name) -> None:
 
 
 @pytest.mark.parametrize("state", [None, "starting", "draining", "serving"])
-def test_serve_refuses_what_is_not_proven_healthy(name: Name, state: str | None) -> None:
+def test_serve_refuses_what_is_not_proven_healthy(name: InstanceLink, state: str | None) -> None:
     name.take("one")
     if state is not None:
         name.write_status("two", {"state": state})

@@ -33,7 +33,7 @@ import yaml
 from bench.backend import BODY, INSTANCES, Backend, backend_config, cpu_seconds, free_ports, nginx_config, process, user
 from bench.plot import Bar, bar_chart
 from cluster.config import load_stack, parse_config
-from cluster.render.nginx import NginxPlaces, render_nginx
+from cluster.render.nginx import NginxPaths, render_nginx
 from cluster.services import Kind
 from cluster.topology import build_topology
 from tests.nginx_versions import Nginx, installed_nginx, nginx_versions
@@ -184,7 +184,7 @@ def rendered(
     for name in ("logs", "temp", "static", "sites-enabled", "sites-available"):
         (directory / name).mkdir(parents=True)
     topology = build_topology(config)
-    places = NginxPlaces(
+    paths = NginxPaths(
         user=user(),
         instances=topology.endpoints(lambda _kind: str(backend.sockets), Kind.INSTANCE),
         static=f"{directory}/static",
@@ -196,7 +196,7 @@ def rendered(
         closing=f"{directory}/closing",
         listen_address="127.0.0.1",
     )
-    result = render_nginx(topology, places, nginx.version)
+    result = render_nginx(topology, paths, nginx.version)
     files = dict(result.files)
     for pattern, replacement in edits:
         found = 0
@@ -551,7 +551,7 @@ def rendering() -> dict[str, dict[str, list[float] | str]]:
         values = stack_values(instances)
         config = parse_config(values)
         topology = build_topology(config)
-        places = NginxPlaces(
+        paths = NginxPaths(
             user=None,
             instances=topology.endpoints(lambda _kind: "/run/cluster/sockets", Kind.INSTANCE),
             static="/srv/static",
@@ -567,14 +567,14 @@ def rendering() -> dict[str, dict[str, list[float] | str]]:
             write_stack(root, instances)
             taken[str(instances)] = {
                 "values to nginx text": timed(
-                    lambda values=values, places=places: render_nginx(  # type: ignore[misc]
-                        build_topology(parse_config(values)), places, version
+                    lambda values=values, paths=paths: render_nginx(  # type: ignore[misc]
+                        build_topology(parse_config(values)), paths, version
                     ),
                     5,
                 ),
                 "of that: parse_config": timed(lambda values=values: parse_config(values), 5),  # type: ignore[misc]
                 "of that: render_nginx": timed(
-                    lambda topology=topology, places=places: render_nginx(topology, places, version),  # type: ignore[misc]
+                    lambda topology=topology, paths=paths: render_nginx(topology, paths, version),  # type: ignore[misc]
                     5,
                 ),
                 "reading the stack file (load_stack)": timed(lambda root=root: load_stack(root, "bench"), 5),  # type: ignore[misc]

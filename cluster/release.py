@@ -217,7 +217,7 @@ def tree_digest(directory: Path) -> str:
     return Source(project=directory, root=directory).digest()
 
 
-def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) -> dict[str, Any]:
+def runtime_config(config: ClusterConfig, paths: RuntimePaths, digest: str) -> dict[str, Any]:
     """Return the contents of the release's configuration file (cluster_runtime.config.RuntimeConfig)."""
     app, health = config.app, config.app.health
     nodes = build_topology(config).of_kind(Kind.MEMCACHED)
@@ -225,19 +225,19 @@ def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) ->
     if config.database is not None:
         database = {"engine": config.database.engine.value}
         if config.database.engine == "sqlite":
-            database["path"] = places.database
+            database["path"] = paths.database
             if config.database.replace:
                 database["replace"] = True
     return {
         "release": digest,
-        "project": places.project,
+        "project": paths.project,
         "place": project_place(config),
-        "tree": places.tree,
+        "tree": paths.tree,
         "shared": {path: shared_place(path) for path in shared_paths(config)},
         "media": None if app.media is None else app.media.root or "",
-        "databases": places.databases,
+        "databases": paths.databases,
         "settings": app.settings,
-        "secrets": places.secrets,
+        "secrets": paths.secrets,
         "application": app.application or "",
         "interface": app.interface.value,
         "workers": app.workers,
@@ -254,31 +254,31 @@ def runtime_config(config: ClusterConfig, places: RuntimePlaces, digest: str) ->
         },
         "graceful_timeout": app.graceful_timeout.seconds,
         "drain": DRAIN_SECONDS,
-        "environment": {**variables(config, places.endpoints), **app.environment},
+        "environment": {**variables(config, paths.endpoints), **app.environment},
         "hosts": allowed_hosts(config),
         "origins": trusted_origins(config),
         "sessions": {
             "engine": config.sessions.engine.value,
-            "memcached": [str(places.endpoints[node.name]) for node in nodes if node.name in places.endpoints],
-            "path": config.sessions.path or places.sessions,
+            "memcached": [str(paths.endpoints[node.name]) for node in nodes if node.name in paths.endpoints],
+            "path": config.sessions.path or paths.sessions,
             "previous": former_engine(config),
             "replace": config.sessions.replace,
         },
         "database": database,
         # Where nothing is collected the project's own stays.
-        "static_root": places.static_root if app.collectstatic else "",
+        "static_root": paths.static_root if app.collectstatic else "",
         "site": site_url(config).rstrip("/"),
         "static_url": served_static_url(config) or "",
         "release_commands": app.release_commands,
         # What a schedule needs is among its packages only where there is one.
-        "schedules": places.schedules,
+        "schedules": paths.schedules,
         "services": [Kind.WORKER, *([Kind.SCHEDULE] if config.schedule else [])],
-        "packages": places.packages,
+        "packages": paths.packages,
     }
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuntimePlaces:
+class RuntimePaths:
     """Where a platform keeps what a release's configuration names; absolute paths as the instances see them.
 
     endpoints: where they reach the services, by their names.
@@ -335,7 +335,7 @@ def trusted_origins(config: ClusterConfig) -> list[str]:
 
 def _what_instances_run(config: ClusterConfig) -> dict[str, Any]:
     """Return the part of the configuration that makes another release; weights and nginx's matters are not in it."""
-    nowhere = RuntimePlaces(
+    nowhere = RuntimePaths(
         **dict.fromkeys(("project", "tree", "databases", "secrets", "database", "sessions", "static_root"), ""),
         packages="",
         endpoints={},

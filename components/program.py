@@ -86,7 +86,7 @@ class Program:
 
     def _lasting(self, topology: Topology) -> Lasting:
         """Return what sessions and data hang on in the release that the stack file asks for."""
-        runtime = runtime_config(self.config, self.ground.places(topology), "")
+        runtime = runtime_config(self.config, self.ground.paths(topology), "")
         found = Lasting.of(runtime["sessions"]["path"], runtime["database"], self.secrets)
         return replace(found, shared=frozenset(runtime["shared"]))
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cluster.config import ClusterConfig
     from cluster.initial.offer import Offer
     from cluster.lint import Facts
-    from cluster.release import ReleaseSpec, RuntimePlaces
+    from cluster.release import ReleaseSpec, RuntimePaths
     from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
     from cluster.stack.rotation import Keys
@@ -380,7 +380,7 @@ class Ground(Protocol):
         """Return what an instance says of the session store; None where none says it."""
         ...
 
-    def places(self, topology: Topology) -> RuntimePlaces:
+    def paths(self, topology: Topology) -> RuntimePaths:
         """Return where a release's configuration finds things, whatever the release is."""
         ...
 

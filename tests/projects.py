@@ -284,8 +284,8 @@ class Trial:
         directory = str(self.home.relative_to(self.stand.root))
         # What init asks for is said before it: so it looks at what will run.
         if self.project.secrets:
-            self.stand.places.secrets.mkdir(parents=True, mode=0o700, exist_ok=True)
-            write_secret(self.stand.places.secrets / "secret_environment", json.dumps(dict(self.project.secrets)))
+            self.stand.paths.secrets.mkdir(parents=True, mode=0o700, exist_ok=True)
+            write_secret(self.stand.paths.secrets / "secret_environment", json.dumps(dict(self.project.secrets)))
         said = self.cluster("init", self.name, "--project", directory, *self.project.options)
         (self.stand.root / "init.txt").write_text(said)
         print(said, flush=True)
@@ -342,11 +342,11 @@ class Trial:
 
     def known_by(self, instance: str) -> bool:
         """Tell whether an instance lets who is logged in see what nobody else does."""
-        connection = UnixConnection(str(InstanceLink(self.stand.places.run, instance).link), timeout=60)
+        connection = UnixConnection(str(InstanceLink(self.stand.paths.run, instance).link), timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", self.project.inside, headers=self.headers())
             inside = connection.getresponse().status
-        connection = UnixConnection(str(InstanceLink(self.stand.places.run, instance).link), timeout=60)
+        connection = UnixConnection(str(InstanceLink(self.stand.paths.run, instance).link), timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", self.project.inside, headers={**self.headers(), "Cookie": ""})
             outside = connection.getresponse().status

@@ -33,7 +33,7 @@ WEB_USER = "www-data"
 DEEPEST = 200
 
 
-class PlaceError(ClusterError):
+class PathError(ClusterError):
     """A directory can't be used; the text says why."""
 
 
@@ -95,7 +95,7 @@ class Owner:
             _give(descriptor, os.geteuid(), self.gid, of=self.uid)
 
     def make(self, path: Path, mode: int = 0o700) -> None:
-        """Make a directory of this user's in one that only root writes; PlaceError where something else is there."""
+        """Make a directory of this user's in one that only root writes; PathError where something else is there."""
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=mode)
         with open_directory(path) as descriptor:
@@ -128,17 +128,17 @@ class Owner:
             os.close(descriptor)
 
     def hold_own(self, path: Path) -> None:
-        """See that a directory is of who runs this, and nobody else's to write; PlaceError where it is not."""
+        """See that a directory is of who runs this, and nobody else's to write; PathError where it is not."""
         with open_directory(path) as descriptor:
             found = os.fstat(descriptor)
             if found.st_uid != os.geteuid():
-                raise PlaceError(f"{path}: belongs to {_name(found.st_uid)}; say this as {_name(found.st_uid)}")
+                raise PathError(f"{path}: belongs to {_name(found.st_uid)}; say this as {_name(found.st_uid)}")
             os.fchmod(descriptor, stat.S_IMODE(found.st_mode) & ~0o022)
 
     def hold(self, path: Path, mode: int = 0o755) -> None:
         """Make a directory that nobody writes but who runs this; this user's group reads it where `mode` says so.
 
-        PlaceError where it belongs to neither, or is none. One that was this user's is taken back.
+        PathError where it belongs to neither, or is none. One that was this user's is taken back.
         """
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
@@ -146,22 +146,22 @@ class Owner:
         with open_directory(path) as descriptor:
             found = os.fstat(descriptor)
             if found.st_uid not in (me, self.uid):
-                raise PlaceError(f"{path}: belongs to somebody else; remove it")
+                raise PathError(f"{path}: belongs to somebody else; remove it")
             if self.changed:
                 os.fchown(descriptor, me, self.gid)
             os.fchmod(descriptor, mode)
             there = path.lstat()
             if (there.st_dev, there.st_ino) != (found.st_dev, found.st_ino):
-                raise PlaceError(f"{path}: somebody has just put something else in its place; remove it")
+                raise PathError(f"{path}: somebody has just put something else in its place; remove it")
 
 
 @contextlib.contextmanager
 def open_directory(path: Path) -> Iterator[int]:
-    """Open a directory, and no link to one; PlaceError where it is none."""
+    """Open a directory, and no link to one; PathError where it is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except NotADirectoryError as error:  # a link too
-        raise PlaceError(f"{path}: not a directory; remove it") from error
+        raise PathError(f"{path}: not a directory; remove it") from error
     try:
         yield descriptor
     finally:
@@ -185,7 +185,7 @@ def _give(descriptor: int, uid: int, gid: int, *, of: int, depth: int = 0) -> No
     found = os.fstat(descriptor)
     if stat.S_ISDIR(found.st_mode):
         if depth > DEEPEST:
-            raise PlaceError(f"{Path(f'/proc/self/fd/{descriptor}').readlink()}: too many directories in each other")
+            raise PathError(f"{Path(f'/proc/self/fd/{descriptor}').readlink()}: too many directories in each other")
         with _opened(".", os.O_RDONLY | os.O_DIRECTORY, descriptor) as inside:
             for name in os.listdir(inside):  # noqa: PTH208 - of a descriptor
                 with contextlib.suppress(FileNotFoundError), _opened(name, os.O_PATH, inside) as entry:
@@ -212,7 +212,7 @@ def find_owner(state: Path) -> Owner:
     if above is None:
         return _owner(entry)
     if caller == "0":
-        raise PlaceError(
+        raise PathError(
             f"{above}: the instances run as {entry.pw_name}, who can write it, and so would decide what root does "
             f"here; let another user own it, root say: chown root {above}"
         )

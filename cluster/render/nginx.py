@@ -1,7 +1,7 @@
 """nginx's configuration, from a topology. Directives: https://nginx.org/en/docs/dirindex.html .
 
 The text comes from a tree (crossplane builds it, with the quoting in one place). The same topology gives the same tree
-on every platform but for the paths in `NginxPlaces`.
+on every platform but for the paths in `NginxPaths`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _DIGEST_PLACE = "0" * 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class NginxPlaces:
+class NginxPaths:
     """Where things are on a platform; absolute paths.
 
     user: nginx's `user` (and its group, after a space), or None where nginx is not started by root and can't change it.
@@ -104,11 +104,11 @@ class NginxConfig:
     digest: str
 
 
-def render_nginx(topology: Topology, places: NginxPlaces, version: Version) -> NginxConfig:
+def render_nginx(topology: Topology, paths: NginxPaths, version: Version) -> NginxConfig:
     """Render the configuration for an nginx of `version`."""
     files = {
-        "nginx.conf": _build(_main(topology, places, version)),
-        SITE: _build(_site(topology, places, version)),
+        "nginx.conf": _build(_main(topology, paths, version)),
+        SITE: _build(_site(topology, paths, version)),
     }
     digest = hashlib.sha256("\0".join(f"{path}\0{text}" for path, text in sorted(files.items())).encode()).hexdigest()
     files = {path: text.replace(_DIGEST_PLACE, digest) for path, text in files.items()}
@@ -128,7 +128,7 @@ def _build(tree: list[Directive]) -> str:
     return text + "\n"
 
 
-def _main(topology: Topology, places: NginxPlaces, version: Version) -> list[Directive]:
+def _main(topology: Topology, paths: NginxPaths, version: Version) -> list[Directive]:
     http = [
         _block("types", of=[_d(media_type, *names) for media_type, names in MEDIA_TYPES.items()]),
         _d("default_type", "application/octet-stream"),
@@ -137,10 +137,10 @@ def _main(topology: Topology, places: NginxPlaces, version: Version) -> list[Dir
         _d("sendfile", "on"),
         _d("tcp_nopush", "on"),
         *(
-            _d(f"{name}_temp_path", f"{places.temp}/{name}")
+            _d(f"{name}_temp_path", f"{paths.temp}/{name}")
             for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         ),
-        *_access_log(topology, places),
+        *_access_log(topology, paths),
         # What half-sent headers cost is a connection each, until here: nothing can count them by address before.
         _d("client_header_timeout", "10s"),
         _d("client_body_timeout", "60s"),
@@ -160,17 +160,17 @@ def _main(topology: Topology, places: NginxPlaces, version: Version) -> list[Dir
         http.append(_d("keepalive_min_timeout", "5s"))
     http.append(_d("include", "sites-enabled/*"))
     return [
-        *([_d("user", *places.user.split())] if places.user else []),
+        *([_d("user", *paths.user.split())] if paths.user else []),
         _d("worker_processes", "auto"),
         _d("worker_rlimit_nofile", OPEN_FILES),
-        _d("pid", places.pid),
-        _d("error_log", f"{places.logs}/error.log", "warn"),
+        _d("pid", paths.pid),
+        _d("error_log", f"{paths.logs}/error.log", "warn"),
         _block("events", of=[_d("worker_connections", WORKER_CONNECTIONS)]),
         _block("http", of=http),
     ]
 
 
-def _access_log(topology: Topology, places: NginxPlaces) -> list[Directive]:
+def _access_log(topology: Topology, paths: NginxPaths) -> list[Directive]:
     if not topology.config.site.access_log:
         return [_d("access_log", "off")]
     log_format = (
@@ -179,21 +179,21 @@ def _access_log(topology: Topology, places: NginxPlaces) -> list[Directive]:
     )
     return [
         _d("log_format", "cluster", log_format),
-        _d("access_log", f"{places.logs}/access.log", "cluster", "buffer=32k", "flush=1s"),
+        _d("access_log", f"{paths.logs}/access.log", "cluster", "buffer=32k", "flush=1s"),
     ]
 
 
-def _site(topology: Topology, places: NginxPlaces, version: Version) -> list[Directive]:
+def _site(topology: Topology, paths: NginxPaths, version: Version) -> list[Directive]:
     ports = [instance for instance in topology.instances if instance.port is not None]
     return [
         *_maps(topology),
         *_address_zone(topology),
         *_proxy_defaults(topology),
-        _upstream(topology, places),
-        *(_instance_upstream(instance, places) for instance in ports),
-        *_servers(topology, places, version),
-        *(_instance_server(instance, topology, places, version) for instance in ports),
-        _internal_server(places),
+        _upstream(topology, paths),
+        *(_instance_upstream(instance, paths) for instance in ports),
+        *_servers(topology, paths, version),
+        *(_instance_server(instance, topology, paths, version) for instance in ports),
+        _internal_server(paths),
     ]
 
 
@@ -271,8 +271,8 @@ def _address_limit(topology: Topology) -> list[Directive]:
     return [_d("limit_conn", ADDRESSES, limit)] if limit else []
 
 
-def _socket(places: NginxPlaces, instance: str) -> str:
-    return places.instances[instance].nginx
+def _socket(paths: NginxPaths, instance: str) -> str:
+    return paths.instances[instance].nginx
 
 
 def server_parameters(server: Server) -> list[str]:
@@ -315,7 +315,7 @@ def _keepalive(connections: int) -> list[Directive]:
     ]
 
 
-def _upstream(topology: Topology, places: NginxPlaces) -> Directive:
+def _upstream(topology: Topology, paths: NginxPaths) -> Directive:
     zone = ZONE_BASE + ZONE_PER_SERVER * len(topology.instances)
     return _block(
         "upstream",
@@ -324,7 +324,7 @@ def _upstream(topology: Topology, places: NginxPlaces) -> Directive:
             _d("zone", "cluster", f"{zone}k"),
             *_method(topology),
             *(
-                _d("server", _socket(places, instance.name), *server_parameters(instance.server))
+                _d("server", _socket(paths, instance.name), *server_parameters(instance.server))
                 for instance in topology.instances
             ),
             *_keepalive(topology.config.upstream.keepalive),
@@ -332,17 +332,17 @@ def _upstream(topology: Topology, places: NginxPlaces) -> Directive:
     )
 
 
-def _instance_upstream(instance: Instance, places: NginxPlaces) -> Directive:
+def _instance_upstream(instance: Instance, paths: NginxPaths) -> Directive:
     return _block(
         "upstream",
         f"cluster_{instance.name}",
-        of=[_d("server", _socket(places, instance.name)), *_keepalive(4)],
+        of=[_d("server", _socket(paths, instance.name)), *_keepalive(4)],
     )
 
 
-def _servers(topology: Topology, places: NginxPlaces, version: Version) -> list[Directive]:
+def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Directive]:
     site = topology.config.site
-    address = f"{places.listen_address}:{site.listen}" if places.listen_address else str(site.listen)
+    address = f"{paths.listen_address}:{site.listen}" if paths.listen_address else str(site.listen)
     anybody = "_" in site.server_names
     servers = []
     if not anybody:
@@ -361,7 +361,7 @@ def _servers(topology: Topology, places: NginxPlaces, version: Version) -> list[
                 _d("server_name", *site.server_names),
                 _d("client_max_body_size", str(site.client_max_body_size)),
                 *_address_limit(topology),
-                *_locations(topology, places, version, "cluster"),
+                *_locations(topology, paths, version, "cluster"),
             ],
         )
     )
@@ -406,29 +406,29 @@ def _proxy_defaults(topology: Topology) -> list[Directive]:
     ]
 
 
-def _locations(topology: Topology, places: NginxPlaces, version: Version, upstream: str) -> list[Directive]:
+def _locations(topology: Topology, paths: NginxPaths, version: Version, upstream: str) -> list[Directive]:
     proxy = [_d("proxy_pass", f"http://{upstream}")]
     closes = version < KEEPALIVE_MIN_TIMEOUT_SINCE
     locations = [
         # What the runtime answers is not the public's, by nginx's reading of the path and by the client's.
         _block("if", "$cluster_internal", of=[_d("return", 404)]),
         _block("location", "^~", "/-/", of=[_d("return", 404)]),
-        _block("location", "/", of=[*_closing(places, "@closing", closes=closes), *proxy]),
+        _block("location", "/", of=[*_closing(paths, "@closing", closes=closes), *proxy]),
     ]
     if closes:
         locations.append(_block("location", "@closing", of=[_d("keepalive_timeout", 0), *proxy]))
     static_url = served_static_url(topology.config)
     if static_url is not None:
-        locations += _static_locations(static_url, places, closes=closes)
+        locations += _static_locations(static_url, paths, closes=closes)
     for number, (media, internal) in enumerate(_media_of(topology)):
         closing = f"@closing_media{number}"
-        files = _media(topology, places, media, internal=internal)
+        files = _media(topology, paths, media, internal=internal)
         locations.append(
             _block(
                 "location",
                 "^~",
                 str(media.url),
-                of=[*_closing(places, closing, closes=closes and not internal), *files],
+                of=[*_closing(paths, closing, closes=closes and not internal), *files],
             )
         )
         if closes and not internal:
@@ -436,9 +436,9 @@ def _locations(topology: Topology, places: NginxPlaces, version: Version, upstre
     return locations
 
 
-def _media(topology: Topology, places: NginxPlaces, media: Media, *, internal: bool) -> list[Directive]:
+def _media(topology: Topology, paths: NginxPaths, media: Media, *, internal: bool) -> list[Directive]:
     """Serve uploads as files and nothing else; what only the project may let out keeps the headers that it gave."""
-    where = f"{places.shared}/{location_of(topology.config, str(media.root))}"
+    where = f"{paths.shared}/{location_of(topology.config, str(media.root))}"
     headers = (
         []
         if internal
@@ -461,7 +461,7 @@ def _media(topology: Topology, places: NginxPlaces, media: Media, *, internal: b
     ]
 
 
-def _closing(places: NginxPlaces, location: str, *, closes: bool) -> list[Directive]:
+def _closing(paths: NginxPaths, location: str, *, closes: bool) -> list[Directive]:
     """Before 1.27.4 a reload closes idle client connections at once, and a request that is on its way is lost.
 
     So before a reload `closing` is made: every response then ends its connection, and when the reload comes there are
@@ -469,27 +469,27 @@ def _closing(places: NginxPlaces, location: str, *, closes: bool) -> list[Direct
     """
     if not closes:
         return []
-    return [_d("error_page", 418, "=", location), _block("if", "-f", places.closing, of=[_d("return", 418)])]
+    return [_d("error_page", 418, "=", location), _block("if", "-f", paths.closing, of=[_d("return", 418)])]
 
 
-def _static_locations(url: str, places: NginxPlaces, *, closes: bool) -> list[Directive]:
+def _static_locations(url: str, paths: NginxPaths, *, closes: bool) -> list[Directive]:
     """Return where static files are; a page of the former release may still ask for that one's."""
-    closing = _closing(places, "@closing_static", closes=closes)
+    closing = _closing(paths, "@closing_static", closes=closes)
     found = [
-        _block("location", "^~", url, of=[*closing, *_static(places, "current", "@previous_static")]),
-        _block("location", "@previous_static", of=_static(places, "previous", "=404")),
+        _block("location", "^~", url, of=[*closing, *_static(paths, "current", "@previous_static")]),
+        _block("location", "@previous_static", of=_static(paths, "previous", "=404")),
     ]
     if closes:
         last = _d("keepalive_timeout", 0)
         found += [
-            _block("location", "@closing_static", of=[last, *_static(places, "current", "@closing_previous_static")]),
-            _block("location", "@closing_previous_static", of=[last, *_static(places, "previous", "=404")]),
+            _block("location", "@closing_static", of=[last, *_static(paths, "current", "@closing_previous_static")]),
+            _block("location", "@closing_previous_static", of=[last, *_static(paths, "previous", "=404")]),
         ]
     return found
 
 
-def _static(places: NginxPlaces, which: str, otherwise: str) -> list[Directive]:
-    where = f"{places.static}/{which}"
+def _static(paths: NginxPaths, which: str, otherwise: str) -> list[Directive]:
+    where = f"{paths.static}/{which}"
     return [
         _d("root", where),
         _d("try_files", "$uri", otherwise),
@@ -503,27 +503,27 @@ def _static(places: NginxPlaces, which: str, otherwise: str) -> list[Directive]:
     ]
 
 
-def _instance_server(instance: Instance, topology: Topology, places: NginxPlaces, version: Version) -> Directive:
+def _instance_server(instance: Instance, topology: Topology, paths: NginxPaths, version: Version) -> Directive:
     return _block(
         "server",
         of=[
             _d(
                 "listen",
-                f"{places.instance_address}:{instance.port}" if places.instance_address else str(instance.port),
+                f"{paths.instance_address}:{instance.port}" if paths.instance_address else str(instance.port),
             ),
             _d("server_name", "127.0.0.1", "localhost"),
             _d("client_max_body_size", str(topology.config.site.client_max_body_size)),
-            *_locations(topology, places, version, f"cluster_{instance.name}"),
+            *_locations(topology, paths, version, f"cluster_{instance.name}"),
         ],
     )
 
 
-def _internal_server(places: NginxPlaces) -> Directive:
+def _internal_server(paths: NginxPaths) -> Directive:
     """Return the server for whoever runs the cluster: the digest of this config, and probes to the instances."""
     return _block(
         "server",
         of=[
-            _d("listen", f"unix:{places.internal}"),
+            _d("listen", f"unix:{paths.internal}"),
             _d("server_name", "internal"),
             _d("access_log", "off"),
             # A probe says which client it stands for, so that ip_hash has something to hash.

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from cluster.config.units import moment_text, parse_moment
 from cluster.errors import ClusterError
 from cluster.services import Kind
+from platforms.docker.container_paths import base_image, image_of
 from platforms.docker.engine import EngineError, image_repository
-from platforms.docker.places import base_image, image_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

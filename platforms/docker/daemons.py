@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.services import PACKAGES, PROGRAMS, Kind
+from platforms.docker.container_paths import sockets_of
 from platforms.docker.containers import BROKER_USER, MEMCACHED_USER, NGINX_USER, OTHER_USER, POSTGRES_USER, Health, Spec
-from platforms.docker.places import sockets_of
 
 if TYPE_CHECKING:
     from cluster.services import Service

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from cluster.endpoints import Endpoint
 from cluster.services import Kind
 from cluster.verify import Endpoints
+from platforms.docker.container_paths import NGINX_INTERNAL, sockets_of
 from platforms.docker.engine import Engine, EngineError
-from platforms.docker.places import NGINX_INTERNAL, sockets_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

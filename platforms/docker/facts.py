@@ -9,7 +9,7 @@ from cluster.lint import Facts
 from cluster.render.nginx import version_in_image
 from cluster.topology import build_topology
 from platforms.docker.bases import ages
-from platforms.docker.places import base_image
+from platforms.docker.container_paths import base_image
 
 if TYPE_CHECKING:
     from pathlib import Path

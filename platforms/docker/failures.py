@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from cluster.errors import tells_of_no_room
 from cluster_runtime.prepare import mask
 from platforms.docker.bases import SERVES_ON
+from platforms.docker.container_paths import DATABASE_SECRETS, base_image
 from platforms.docker.engine import INSTANCE_LABEL, ROLE_LABEL, EngineError
-from platforms.docker.places import DATABASE_SECRETS, base_image
 from platforms.pulumi.engine import Pulumi, PulumiError, name_of
 from platforms.pulumi.progress import CONTAINER, IMAGE
 

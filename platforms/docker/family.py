@@ -15,11 +15,11 @@ from pulumi_command import local
 
 from cluster.release import ReleaseError
 from platforms.docker.bases import SERVES_ON, BaseError, base_of, context_as_of, ensure
+from platforms.docker.container_paths import base_image, image_of, project_directory
 from platforms.docker.containers import make_container
 from platforms.docker.daemons import build_arguments, placement
 from platforms.docker.engine import EngineError, image_repository
 from platforms.docker.images import FILES, uv_version, write_context
-from platforms.docker.places import base_image, image_of, project_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

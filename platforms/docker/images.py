@@ -22,7 +22,7 @@ from cluster.release import (
 from cluster.source import Source, check_shared, project_place, write_tree
 from cluster_runtime.paths import LEFT_OUT
 from platforms.docker.bases import AS_OF, base_of
-from platforms.docker.places import SHARED, SOURCES, base_image, project_directory, runtime_places
+from platforms.docker.container_paths import SHARED, SOURCES, base_image, project_directory, runtime_paths
 
 if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
@@ -76,7 +76,7 @@ def write_context(directory: Path, topology: Topology, spec: ReleaseSpec) -> Non
     _write(new / "local" / "list", "".join(f"{line}\n" for line in lines))
     _write(new / "certificates" / "ca.pem", _trusted())
     _write_requirements(new / "requirements", topology.config, spec)
-    config = runtime_config(topology.config, runtime_places(topology, spec.digest), spec.digest)
+    config = runtime_config(topology.config, runtime_paths(topology, spec.digest), spec.digest)
     if topology.config.images.as_of is not None:
         _write(new / AS_OF, moment_text(topology.config.images.as_of))
     _write(new / "config.json", json.dumps(config, indent=1))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_runtime.status import SERVING, believable
 from platforms.base import InstanceStatus, NginxStatus, Process, ServiceStatus
+from platforms.docker.container_paths import nginx_config
 from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, SERVICE_LABEL, Engine, Live
-from platforms.docker.places import nginx_config
 
 if TYPE_CHECKING:
     from cluster.topology import Topology

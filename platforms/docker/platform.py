@@ -25,8 +25,9 @@ from cluster.topology import build_topology
 from cluster_runtime.migrations import lacking_url
 from cluster_runtime.sessions.ended import ENDED, MARKS_VARIABLE
 from platforms.base import RELEASE_VARIABLE, Applied, Back, Change, Invocation, LogSource, Status
-from platforms.docker import places
+from platforms.docker import container_paths
 from platforms.docker.bases import SERVES_ON, Base, BaseError, base_of, bases, context_as_of, ensure, forget
+from platforms.docker.container_paths import RUN
 from platforms.docker.engine import (
     INSTANCE_LABEL,
     RELEASE_LABEL,
@@ -39,7 +40,6 @@ from platforms.docker.engine import (
 )
 from platforms.docker.facts import facts_of
 from platforms.docker.failures import explain
-from platforms.docker.places import RUN
 from platforms.docker.repair import lost, remove_orphans, stop_what_never_served, unknown
 from platforms.docker.stack import DockerStack, engine_host, paths
 from platforms.pulumi.engine import STACK, Pulumi, PulumiError
@@ -237,7 +237,7 @@ class DockerPlatform:
 
     def nginx_config(self) -> NginxConfig:
         """Return nginx's configuration, for the version that its base image has."""
-        return places.nginx_config(build_topology(self.stack.config))
+        return container_paths.nginx_config(build_topology(self.stack.config))
 
     def logs(self, *, lines: int, follow: bool) -> list[LogSource]:
         """Return the log of each container that is no task's."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pulumi
 
+from platforms.docker.container_paths import runtime_paths
 from platforms.docker.engine import Engine
 from platforms.docker.facts import facts_of
 from platforms.docker.family import Target
 from platforms.docker.images import platform_digest
 from platforms.docker.paths import DockerPaths
-from platforms.docker.places import runtime_places
 from platforms.docker.resources import Docker
 from platforms.docker.specs import container_digest
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from cluster.config import ClusterConfig
     from cluster.lint import Facts
-    from cluster.release import RuntimePlaces
+    from cluster.release import RuntimePaths
     from cluster.topology import Topology
     from platforms.base import Ground
     from platforms.docker.engine import Live
@@ -62,9 +62,9 @@ class DockerGround:
         """Return what an instance says of the session store; None where none says it."""
         return self.engine.sessions(self.label)
 
-    def places(self, topology: Topology) -> RuntimePlaces:
+    def paths(self, topology: Topology) -> RuntimePaths:
         """Return where a release's configuration finds things, whatever the release is."""
-        return runtime_places(topology, "")
+        return runtime_paths(topology, "")
 
     def digest(self, topology: Topology) -> str:
         """Return a digest of the base image, the scripts of the build and how containers are made."""

@@ -22,12 +22,7 @@ from cluster.source import shared_paths, shared_place
 from cluster.topology import batches
 from platforms import base
 from platforms.docker import scripts
-from platforms.docker.containers import Mount, Ports
-from platforms.docker.daemons import KEPT, daemon_spec, placement
-from platforms.docker.family import Family
-from platforms.docker.images import runnable
-from platforms.docker.made import Instances, MadeDatabase, MadeOthers, Prepared, Store, ours
-from platforms.docker.places import (
+from platforms.docker.container_paths import (
     DATA,
     DATABASE_SECRETS,
     NGINX_HOME,
@@ -41,6 +36,11 @@ from platforms.docker.places import (
     project_directory,
     sockets_of,
 )
+from platforms.docker.containers import Mount, Ports
+from platforms.docker.daemons import KEPT, daemon_spec, placement
+from platforms.docker.family import Family
+from platforms.docker.images import runnable
+from platforms.docker.made import Instances, MadeDatabase, MadeOthers, Prepared, Store, ours
 from platforms.docker.scripts import Variable
 from platforms.docker.specs import instance_spec, service_spec
 

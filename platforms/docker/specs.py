@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from cluster.services import instance_grace
 from cluster_runtime.service import SERVICES, WELL
 from cluster_runtime.status import DRAINING, READY, SERVING
+from platforms.docker.container_paths import RUN
 from platforms.docker.containers import APP_USER, Health, Spec
 from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, SERVICE_LABEL
-from platforms.docker.places import RUN
 
 if TYPE_CHECKING:
     from cluster.services import Service

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from cluster.machine.owner import Owner
     from cluster.source import Entry
     from cluster.topology import Topology
-    from platforms.local.places import Places
+    from platforms.local.paths import LocalPaths
 
 #: Lines of a failed program's output that a message repeats.
 LAST_LINES = 15
@@ -194,18 +194,18 @@ class Release:
 class Builder:
     """Makes releases of one stack. `say` is told what it is doing."""
 
-    def __init__(self, places: Places, owner: Owner, say: Callable[[str], None]) -> None:
-        self.places = places
+    def __init__(self, paths: LocalPaths, owner: Owner, say: Callable[[str], None]) -> None:
+        self.paths = paths
         self.owner = owner
         self.say = say
         self._whole: dict[str, Release] = {}  # looked at once a command: each has thousands of files
-        self.environments = Environments(directory=places.environments, pythons=places.pythons, owner=owner, say=say)
+        self.environments = Environments(directory=paths.environments, pythons=paths.pythons, owner=owner, say=say)
         self.interpreter: Interpreter | None = None
 
     def find(self, digest: str) -> Release | None:
         """Return the release where it is whole on this machine."""
         if digest not in self._whole:
-            release = Release(digest=digest, directory=self.places.releases / digest)
+            release = Release(digest=digest, directory=self.paths.releases / digest)
             if release.hurt() != []:
                 return None
             self._whole[digest] = release
@@ -215,7 +215,7 @@ class Builder:
         """Return what is hurt of a release that was whole once."""
         if digest is None or digest in self._whole:
             return []
-        release = Release(digest=digest, directory=self.places.releases / digest)
+        release = Release(digest=digest, directory=self.paths.releases / digest)
         found = release.hurt()
         if found is None:
             return [COMPLETE] if (release.directory / SERVED).exists() else []
@@ -228,17 +228,17 @@ class Builder:
         if found is not None:  # perhaps its environment alone had to be made anew
             return found
         self.say(f"copying the code of release {spec.digest}")
-        directory = self.places.releases / spec.digest
+        directory = self.paths.releases / spec.digest
         # One that has served may be serving: what is hurt of it is put back, and nothing else is touched.
         hurt = self.hurt(spec.digest)
         if not hurt:
             remove_tree(directory)
-        for path in (self.places.releases, directory):
+        for path in (self.paths.releases, directory):
             make_way(path, stat.S_IFDIR)
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         release = Release(digest=spec.digest, directory=directory)
-        places = self.places.runtime_places(topology, spec.digest)
-        config = runtime_config(topology.config, places, spec.digest)
+        paths = self.paths.runtime_paths(topology, spec.digest)
+        config = runtime_config(topology.config, paths, spec.digest)
         write_durably(release.config, json.dumps(config, indent=1), mode=0o644)
         self._write_code(spec, release, hurt)
         write_durably(directory / LEFT_OUT, json.dumps(spec.source.listing.left_out), mode=0o644)
@@ -267,7 +267,7 @@ class Builder:
         """Copy the code, that of local packages and the runtime into a release, or put back what is hurt of them."""
         directory = release.directory
         trees = {
-            release.project: spec.source.tree(str(self.places.shared)),
+            release.project: spec.source.tree(str(self.paths.shared)),
             directory / "runtime" / RUNTIME.name: Source(project=RUNTIME, root=RUNTIME).tree(""),
             **{directory / SOURCES / place: package_files(source, spec) for place, source in sources(spec).items()},
         }
@@ -291,10 +291,10 @@ class Builder:
 
     def _make_shared(self, source: Source, release: Release) -> None:
         """Make what the project writes, where it is not there yet, of what the project holds there."""
-        self.owner.hold(self.places.shared)
-        self.owner.make_below(self.places.data, "databases", 0o750)
+        self.owner.hold(self.paths.shared)
+        self.owner.make_below(self.paths.data, "databases", 0o750)
         for path in source.shared:
-            place, held = self.places.shared / shared_place(path), source.project / path
+            place, held = self.paths.shared / shared_place(path), source.project / path
             directory = place.parent if is_file_name(path) else place
             check_shared(path, held)
             if os.path.lexists(place):
@@ -303,8 +303,8 @@ class Builder:
             if written is None and not held.exists():
                 self.owner.make(directory, 0o750)
                 continue
-            self.say(f"copying {path}: from now on it is kept in {place.relative_to(self.places.root)}")
-            new = self.places.shared / f".{directory.name}.new"
+            self.say(f"copying {path}: from now on it is kept in {place.relative_to(self.paths.root)}")
+            new = self.paths.shared / f".{directory.name}.new"
             shutil.rmtree(new, ignore_errors=True)
             copy = new / place.relative_to(directory)
             if written is not None:
@@ -325,18 +325,18 @@ class Builder:
         for path, place in release.runtime()["shared"].items():
             written = self._written_by(former, path)
             if written is not None:
-                for left in self._gather(written, self.places.shared / place, release):
+                for left in self._gather(written, self.paths.shared / place, release):
                     self.say(f"{left}: a database that has another one in its place now, and is left where it is")
 
     def _written_by_serving(self, path: str) -> Path | None:
         """Return where the release that serves has a path that is to be shared from now on; None where it has not."""
-        current = History.load(self.places).current
+        current = History.load(self.paths).current
         return None if current is None else self._written_by(current, path)
 
     def _written_by(self, digest: str, path: str) -> Path | None:
         """Return where a release has a path that is none of what it shares; None where it has not."""
         try:
-            found = Release(digest=digest, directory=self.places.releases / digest).project / path
+            found = Release(digest=digest, directory=self.paths.releases / digest).project / path
         except (HurtFile, OSError):  # it is hurt: what it holds is not deleted with it, but kept aside
             return None
         return found if found.exists() and not found.is_symlink() else None
@@ -390,8 +390,8 @@ class Builder:
 
     def mend_environment(self, digest: str) -> None:
         """Make the environment of a former release anew where its Python is gone."""
-        link = self.places.releases / digest / "environment"
-        if link.is_symlink() and self.places.environments in link.resolve().parents:
+        link = self.paths.releases / digest / "environment"
+        if link.is_symlink() and self.paths.environments in link.resolve().parents:
             self.environments.mend(link.resolve())
 
     # --- the project
@@ -471,13 +471,13 @@ class Builder:
             if done.returncode != 0:
                 shown = self._shown(release, done.stdout)
                 raise ReleaseError(f"app.migrate: migrate failed in release {release.digest}\n{shown}")
-        sync_tree(self.places.state)  # what the mark says is on the disk before it
+        sync_tree(self.paths.state)  # what the mark says is on the disk before it
         self._note_migrations(release)
 
     def _note_migrations(self, release: Release) -> None:
         database = release.database
         applied = applied_in(database, self.owner) if database else None
-        own = self.places.data / "databases"
+        own = self.paths.data / "databases"
         names = sorted(path.name for path in own.glob("*.sqlite3") if holds_tables(path, self.owner))
         write_durably(release.directory / DATABASES, json.dumps(names))
         write_durably(release.directory / MIGRATED, json.dumps(applied or []))
@@ -488,7 +488,7 @@ class Builder:
             names = read_kept(release.directory / DATABASES, APPLIED) or []
         except HurtFile:
             names = []
-        return [self.places.data / "databases" / name for name in names]
+        return [self.paths.data / "databases" / name for name in names]
 
     def put_back_migrations(self, release: Release) -> None:
         """Write down again which migrations the database has, where the mark that they have run does not tell."""
@@ -521,7 +521,7 @@ class Builder:
         self._finish_static(release)
         if not (release.directory / SERVED).exists():  # else instances may have written as well: all of it is kept
             note_files(release.directory, TREE)  # what they made is the release's
-        sync_tree(self.places.state)  # as above
+        sync_tree(self.paths.state)  # as above
         (release.directory / COMMANDED).touch()
 
     def judge(self, release: Release, new: Path, former: Path | None) -> str:
@@ -586,7 +586,7 @@ class Builder:
 
     def reclaim(self) -> None:
         """Take back what a former version gave to the instances' user: nothing below it could be believed."""
-        releases = self.places.releases
+        releases = self.paths.releases
         for directory in releases.iterdir() if self.owner.changed and releases.is_dir() else ():
             if directory.is_symlink() or directory.lstat().st_uid != self.owner.uid:
                 continue

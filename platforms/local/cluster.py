@@ -47,14 +47,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cluster.config.models import ClusterConfig
-    from platforms.local.places import Places
+    from platforms.local.paths import LocalPaths
 
 
 class LocalCluster(Site):
     """One stack on this machine, and what changes it."""
 
-    def __init__(self, places: Places, config: ClusterConfig, say: Callable[[str], None]) -> None:
-        super().__init__(places, config, say)
+    def __init__(self, paths: LocalPaths, config: ClusterConfig, say: Callable[[str], None]) -> None:
+        super().__init__(paths, config, say)
         self.programs = Programs(self)
         self.ending = Ending(self, self.programs)
         self.starting = Starting(self, self.programs, self.ending)
@@ -62,14 +62,14 @@ class LocalCluster(Site):
 
     def specify(self) -> ReleaseSpec:
         """Return the release that the stack file asks for, on an interpreter of this machine's."""
-        root = self.places.root
+        root = self.paths.root
         project = find_project(self.config, root)
         found = read_requirements(self.config.app, project)
         needs = needs_of(self.config.app, found, project)
         options = self.owner.subprocess_options()
-        interpreter = find_interpreter(needs, self.places.pythons, options, self.owner.name)
+        interpreter = find_interpreter(needs, self.paths.pythons, options, self.owner.name)
         self.builder.interpreter = interpreter
-        secrets = ensure_secrets(self.places.secrets)
+        secrets = ensure_secrets(self.paths.secrets)
         return specify(
             *(self.config, root, secrets, str(interpreter)), requirements=found, python_request=request(needs)
         )
@@ -92,8 +92,8 @@ class LocalCluster(Site):
 
     def refused_loss(self, spec: ReleaseSpec) -> str | None:
         """Return why the release must not serve: sessions would end, or data would not be seen any more."""
-        places = self.places.runtime_places(self.topology, spec.digest)
-        runtime = runtime_config(self.config, places, spec.digest)
+        paths = self.paths.runtime_paths(self.topology, spec.digest)
+        runtime = runtime_config(self.config, paths, spec.digest)
         database, sessions = self.config.database, self.config.sessions
         discard = database.discard if database else sessions.discard
         return refused_loss(
@@ -111,7 +111,7 @@ class LocalCluster(Site):
         last = self.last_release()
         shared = list(shared)
         for path, place in last.runtime()["shared"].items() if last else ():
-            where = self.places.shared / place
+            where = self.paths.shared / place
             # Where all of it is seen nobody looks through it: there may be millions of files.
             if not is_within(path, shared) and any(not is_within(file, shared) for file in _files_of(where, path)):
                 return (
@@ -141,26 +141,26 @@ class LocalCluster(Site):
 
     def _former_secrets(self) -> dict[str, str]:
         """Return the secrets of the release that serves or served last."""
-        current = History.load(self.places).current
-        return {} if current is None else Release(digest=current, directory=self.places.releases / current).secrets()
+        current = History.load(self.paths).current
+        return {} if current is None else Release(digest=current, directory=self.paths.releases / current).secrets()
 
     def secrets(self) -> frozenset[str]:
         """Return the names of the secrets that there are, or that `up` puts back."""
-        there = self.places.secrets
+        there = self.paths.secrets
         kept = {path.name for path in there.iterdir()} if there.is_dir() else set()
         return frozenset({*kept, *lost_secrets(there, self._former_secrets())})
 
     def restore_secrets(self) -> None:
         """Put back secrets that were removed, from the release that serves or served last: a new key ends sessions."""
-        restored = restore_secrets(self.places.secrets, self._former_secrets())
+        restored = restore_secrets(self.paths.secrets, self._former_secrets())
         if restored:
-            current = History.load(self.places).current
-            self.say(f"{', '.join(restored)} of {self.places.secrets} was gone: put back from release {current}")
+            current = History.load(self.paths).current
+            self.say(f"{', '.join(restored)} of {self.paths.secrets} was gone: put back from release {current}")
 
     def plan(self, release: str, parts: dict[str, str]) -> Plan:
         """Compare what is wanted with what runs."""
         made = self.builder.find(release)
-        history = History.load(self.places)
+        history = History.load(self.paths)
         former = self.builder.find(history.current) if history.current else None
         observed = self.observe()
         return make_plan(
@@ -176,7 +176,7 @@ class LocalCluster(Site):
             daemons=self.programs.daemons_wanted(made),
             beside=self.beside(release),
             hurt=tuple(self.builder.hurt(release)),
-            orphans=0 if observed.kept else len(orphaned_processes(self.places)),
+            orphans=0 if observed.kept else len(orphaned_processes(self.paths)),
             nginx=self.nginx,
             config=self.nginx_config(),
         )
@@ -192,7 +192,7 @@ class LocalCluster(Site):
         url = lacking_url(wanted)
         for running in observed.running:
             if running.release == release.digest and running.listens:
-                said = probe(InstanceLink(self.places.run, running.instance).socket(release.digest), url)
+                said = probe(InstanceLink(self.paths.run, running.instance).socket(release.digest), url)
                 if said:
                     return bool(said.get("lacking"))
         on_server = release.database is None and not observed.running
@@ -205,19 +205,19 @@ class LocalCluster(Site):
         for path, directory in self._gone_of_shared():
             if directory.is_symlink():
                 raise UpError(f"{directory}, which is {path} of the project, leads nowhere: is its disk mounted?")
-            for above in (self.places.shared, directory):
+            for above in (self.paths.shared, directory):
                 make_way(above, stat.S_IFDIR)
-            self.owner.hold(self.places.shared)
+            self.owner.hold(self.paths.shared)
             self.owner.make(directory, 0o750)
             self.say(f"{directory} was gone, which is {path} of the project: it is there again, and empty")
-        make_way(self.places.closing, stat.S_IFREG)
-        self.places.closing.unlink(missing_ok=True)
+        make_way(self.paths.closing, stat.S_IFREG)
+        self.paths.closing.unlink(missing_ok=True)
 
     def _gone_of_shared(self) -> list[tuple[str, Path]]:
         """Return what the last release shares and is not there any more, with the directory that it was or lay in."""
         last, found = self.last_release(), []
         for path, place in last.runtime()["shared"].items() if last else ():
-            where = self.places.shared / place
+            where = self.paths.shared / place
             directory = where.parent if is_file_name(path) else where
             if not directory.is_dir():
                 found.append((path, directory))
@@ -265,7 +265,7 @@ class LocalCluster(Site):
             found.append(f"nginx (process {observed.processes[NGINX].pid}) runs, but its own socket does not answer")
         config = self.nginx_config()
         if observed.nginx == config.digest and not self.nginx.is_in_place(config):
-            found.append(f"{self.places.nginx}: nginx runs what it should, and would load something else another time")
+            found.append(f"{self.paths.nginx}: nginx runs what it should, and would load something else another time")
         lost = self.programs.lost(observed.processes) if observed.kept else []
         if lost:
             found.append(f"{self.supervisor.programs}: Supervisor could not start {', '.join(lost)} another time")
@@ -275,28 +275,26 @@ class LocalCluster(Site):
             if holder is not None and observed.given[name] is None
         ]
         if history.found:
-            found.append(f"{self.places.history}: {history.found}; what is said here is read from the releases")
+            found.append(f"{self.paths.history}: {history.found}; what is said here is read from the releases")
         found += [f"{directory}, which is {path} of the project, is gone" for path, directory in self._gone_of_shared()]
         hurt = self.builder.hurt(history.current)
-        if history.current is not None and not (self.places.releases / history.current).is_dir():
-            found.append(f"release {history.current} is not in {self.places.releases} any more")
+        if history.current is not None and not (self.paths.releases / history.current).is_dir():
+            found.append(f"release {history.current} is not in {self.paths.releases} any more")
         if hurt:
             found.append(f"release {history.current} was hurt: {', '.join(hurt[:SHOWN])}{', …' * (len(hurt) > SHOWN)}")
-        return [f"{line}; `cluster up {self.places.stack}` mends it" for line in found if line]
+        return [f"{line}; `cluster up {self.paths.stack}` mends it" for line in found if line]
 
     def gone(self) -> str:
         """Return what to say where a stack's files were removed or moved away while it runs; empty where they are."""
-        if self.places.secrets.exists() or self.places.data.exists():
+        if self.paths.secrets.exists() or self.paths.data.exists():
             return ""
-        pids = ", ".join(
-            str(process.pid) for process in stack_processes(self.places) if process.kind is not Kind.WORKER
-        )
+        pids = ", ".join(str(process.pid) for process in stack_processes(self.paths) if process.kind is not Kind.WORKER)
         if not pids:
             return ""
         return (
-            f"stack {self.places.stack} runs (processes {pids}), but {self.places.state} was removed or moved away: "
+            f"stack {self.paths.stack} runs (processes {pids}), but {self.paths.state} was removed or moved away: "
             "nothing serves without it, and its database, uploads, sessions and secret_key are where that is. Put it "
-            f"back, or end what runs with `cluster down {self.places.stack}`; `cluster up` begins anew then"
+            f"back, or end what runs with `cluster down {self.paths.stack}`; `cluster up` begins anew then"
         )
 
     def apply(self, plan: Plan, make: Callable[[], Release], *, rolled_back: bool = False) -> None:
@@ -321,14 +319,14 @@ class LocalCluster(Site):
         self.builder.run_commands(release, self.config.app.release_commands)
         self.rolling.roll(plan, release)
         self.rolling.serve_static(release)
-        history = History.load(self.places)
+        history = History.load(self.paths)
         history.served(release.digest, rolled_back=rolled_back)
-        mark_served(self.places, release.digest)
-        history.save(self.places)
+        mark_served(self.paths, release.digest)
+        history.save(self.paths)
         if plan.nginx:
             self.say("reloading nginx" if plan.nginx == "reload" else "starting nginx")
             if plan.nginx != "reload":
-                end_processes(orphaned_nginx(self.places), signal.SIGQUIT)
+                end_processes(orphaned_nginx(self.paths), signal.SIGQUIT)
             self.nginx.put_in_place(directory, config.digest, reload=plan.nginx == "reload")
         self.ending.stop_stale(release, settle=plan.nginx == "reload")
         self.rolling.start_alone(plan, release)
@@ -337,15 +335,15 @@ class LocalCluster(Site):
         forget_old(self, history, release)
 
     def _make_directories(self) -> None:
-        places = self.places
-        made = (places.releases, places.environments, places.static, places.temp)
-        closed = (places.logs, places.nginx, places.supervisor, self.supervisor.programs)
-        missing = [path for path in (places.logs, places.temp) if not path.is_dir()]
-        for path in (places.run, *made, *closed):
+        paths = self.paths
+        made = (paths.releases, paths.environments, paths.static, paths.temp)
+        closed = (paths.logs, paths.nginx, paths.supervisor, self.supervisor.programs)
+        missing = [path for path in (paths.logs, paths.temp) if not path.is_dir()]
+        for path in (paths.run, *made, *closed):
             aside = make_way(path, stat.S_IFDIR)
             if aside is not None:
                 self.say(f"{path} was no directory: moved to {aside.name}")
-        places.make_run(self.owner, self.topology.services)
+        paths.make_run(self.owner, self.topology.services)
         # What nginx's workers read, and what they write into directories of their own.
         for path in made:
             self.owner.hold(path)
@@ -354,15 +352,15 @@ class LocalCluster(Site):
             self.owner.hold(path, 0o700)
         if missing and self.supervisor.is_running():
             self.nginx.reload_wanted = True  # what it keeps open there is nobody's any more
-        self.owner.make(places.data, 0o750)
-        self.owner.make_below(places.data, "sessions")
+        self.owner.make(paths.data, 0o750)
+        self.owner.make_below(paths.data, "sessions")
         for service in self.topology.services:
             if service.daemon is not None and service.kept:
-                self.owner.make_below(places.data, places.kept_by(service.kind).name)
+                self.owner.make_below(paths.data, paths.kept_by(service.kind).name)
 
     def _check_ports(self) -> None:
         """Refuse ports that another program listens on, before anything is changed."""
-        nginx = {one.pid for one in stack_processes(self.places) if one.kind in (Kind.NGINX, Kind.WORKER)}
+        nginx = {one.pid for one in stack_processes(self.paths) if one.kind in (Kind.NGINX, Kind.WORKER)}
         # Where another user's processes do not tell their sockets, what the configuration in place says is ours.
         ours = {port for _pid, port in listening_ports(nginx)} or (self._ports_in_place() if nginx else set())
         wanted = [("site.listen", "0.0.0.0", self.config.site.listen)]  # noqa: S104 - as nginx will listen

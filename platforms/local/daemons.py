@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cluster.machine.owner import Owner
     from cluster.services import Service
     from cluster.topology import Topology
-    from platforms.local.places import Places
+    from platforms.local.paths import LocalPaths
     from platforms.local.supervisor import Supervisor
 
 #: Supervisor's priorities: what keeps something for others ends after them.
@@ -51,30 +51,30 @@ def kind_of(program: str) -> Kind | None:
 
 
 def programs(
-    services: Iterable[Service], places: Places, owner: Owner, supervisor: Supervisor
+    services: Iterable[Service], paths: LocalPaths, owner: Owner, supervisor: Supervisor
 ) -> dict[str, tuple[Service, Program]]:
     """Return Supervisor's programs of daemons, by their names; MissingProgramError where one is not installed."""
     found = {}
     for service in services:
-        now = _program(service, places, owner, places.listens(service))
+        now = _program(service, paths, owner, paths.listens(service))
         if service.kind is Kind.MEMCACHED:
             # One that a former version started is found at the same place, and keeps what it holds.
-            there = places.run / places.listens(service).name
-            former = _program(service, places, owner, there)
+            there = paths.run / paths.listens(service).name
+            former = _program(service, paths, owner, there)
             now = former if supervisor.is_current(former) and accepts(there) else now
         found[service.name] = (service, now)
     return found
 
 
-def _program(service: Service, places: Places, owner: Owner, listens: Path) -> Program:
+def _program(service: Service, paths: LocalPaths, owner: Owner, listens: Path) -> Program:
     daemon = service.daemon
     assert daemon is not None  # noqa: S101 - whoever asks has one
-    words = daemon.words(socket=str(listens), mode="0700", data=str(places.kept_by(service.kind)), root=owner.uid == 0)
+    words = daemon.words(socket=str(listens), mode="0700", data=str(paths.kept_by(service.kind)), root=owner.uid == 0)
     return Program(
         name=service.name,
         command=(_path(service.kind), *words),
-        directory=str(places.state),
-        log=str(places.logs / f"{service.name}.log"),
+        directory=str(paths.state),
+        log=str(paths.logs / f"{service.name}.log"),
         priority=KEEPS if service.kept else FORGETS,
         user=owner.name if owner.changed else None,
         stop_seconds=service.grace,
@@ -88,15 +88,15 @@ def _path(kind: Kind) -> str:
     return found
 
 
-def await_ready(service: Service, places: Places) -> None:
+def await_ready(service: Service, paths: LocalPaths) -> None:
     """Wait until a daemon that says when does what it is for; SilentError where it does not in time."""
     daemon = service.daemon
     if daemon is None or daemon.ping is None:
         return
     deadline = time.monotonic() + service.start_seconds
-    while not _answers(daemon.ping, places.listens(service)):
+    while not _answers(daemon.ping, paths.listens(service)):
         if time.monotonic() > deadline:
-            log = places.logs / f"{service.name}.log"
+            log = paths.logs / f"{service.name}.log"
             raise SilentError(f"the {service.kind} does not answer within {service.start_seconds:g} s; {log} says why")
         time.sleep(0.05)
 

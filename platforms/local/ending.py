@@ -47,7 +47,7 @@ class Ending:
 
     def wake(self) -> None:
         """Let what a signal has stopped go on; UpError where it is another user's, or Supervisor hangs even so."""
-        stopped = [process for process in stack_processes(self.site.places) if process.stopped]
+        stopped = [process for process in stack_processes(self.site.paths) if process.stopped]
         for process in stopped:
             try:
                 os.kill(process.pid, signal.SIGCONT)
@@ -57,7 +57,7 @@ class Ending:
                 continue
             self.site.say(f"{process} was stopped by a signal: it goes on")
         deadline = time.monotonic() + WAKE_SECONDS
-        while stopped and time.monotonic() < deadline and any(one.stopped for one in stack_processes(self.site.places)):
+        while stopped and time.monotonic() < deadline and any(one.stopped for one in stack_processes(self.site.paths)):
             time.sleep(0.05)
 
     def stop_other_releases(self, names: Iterable[str], release: Release) -> None:
@@ -89,17 +89,17 @@ class Ending:
         for name in unwanted:
             kind = kind_of(name)
             if kind is not None and kind in KEPT:
-                self.site.say(f"stopping the {kind}; what it keeps stays in {self.site.places.kept_by(kind)}")
+                self.site.say(f"stopping the {kind}; what it keeps stays in {self.site.paths.kept_by(kind)}")
         self.site.supervisor.remove(unwanted)
         for name in unwanted:
             if kind_of(name) is ServiceKind.MEMCACHED:
-                self.site.places.forget_memcached(name)
+                self.site.paths.forget_memcached(name)
 
     def remove(self, pairs: list[tuple[str, str]], services: Iterable[str] = ()) -> None:
         """Remove processes of instances, each with its release, and those of services, by Supervisor's names."""
         self.site.supervisor.remove([*(program_name(*pair) for pair in pairs), *services])
         for instance, digest in pairs:
-            name = InstanceLink(self.site.places.run, instance)
+            name = InstanceLink(self.site.paths.run, instance)
             files = (name.socket, name.status_file, name.beat_socket, name.stage_file)
             for path in (file(digest) for file in files):
                 path.unlink(missing_ok=True)
@@ -116,14 +116,14 @@ class Ending:
     def _forget_services(self) -> None:
         """Remove what workers and schedules have left that are no more."""
         named = {service.name for service in self.site.topology.beside}
-        directory = self.site.places.run / SERVICES
+        directory = self.site.paths.run / SERVICES
         for path in directory.iterdir() if directory.is_dir() else ():
             if path.name not in named:
                 self._forget_name(InstanceLink(directory, path.name))
 
     def _end_orphaned_services(self) -> None:
         """Let workers and schedules of a killed Supervisor end what they are at; the instances serve meanwhile."""
-        services = [process for process in stack_processes(self.site.places) if process.kind is Kind.SERVICE]
+        services = [process for process in stack_processes(self.site.paths) if process.kind is Kind.SERVICE]
         if services:
             self.site.say(f"ending {len(services)} workers and schedules that a killed Supervisor left")
             patience = max([PATIENCE, *(service.grace for service in self.site.topology.beside)])
@@ -131,7 +131,7 @@ class Ending:
                 end_processes([process.pid for process in services], patience=patience)
             except PermissionError as error:
                 raise UpError(not_ours([process.pid for process in services])) from error
-        end_left(str(self.site.places.run / SERVICES))
+        end_left(str(self.site.paths.run / SERVICES))
 
     def end_orphans(self) -> None:
         """End a Supervisor that can't be reached, and what one that was killed left: a new one can't adopt them."""
@@ -140,8 +140,8 @@ class Ending:
             self.site.say(f"ending Supervisor (process {', '.join(map(str, pids))}), which {condition}")
             self.site.supervisor.shutdown()
         self._end_orphaned_services()
-        orphans = orphaned_processes(self.site.places)
-        keepers = [process.pid for process in stack_processes(self.site.places) if process.daemon in KEPT]
+        orphans = orphaned_processes(self.site.paths)
+        keepers = [process.pid for process in stack_processes(self.site.paths) if process.daemon in KEPT]
         if orphans:
             self.site.say(f"ending {len(orphans)} processes that a killed Supervisor left")
             try:
@@ -149,7 +149,7 @@ class Ending:
                 end_processes(keepers)  # the last: what ends before may have jobs for it
             except PermissionError as error:
                 raise UpError(not_ours(orphans)) from error
-        workers = orphaned_nginx(self.site.places)
+        workers = orphaned_nginx(self.site.paths)
         if workers:
             end_processes(workers, signal.SIGQUIT)
 
@@ -169,7 +169,7 @@ class Ending:
         self.site.supervisor.remove(nginx, keep_files=True)
         self.site.say(f"stopping the instances{', workers and schedules' * bool(services)}")
         self.site.supervisor.remove([*instances, *services], keep_files=True)
-        end_left(str(self.site.places.run / SERVICES))
+        end_left(str(self.site.paths.run / SERVICES))
         self.site.supervisor.remove([name for name in daemons if kind_of(name) in KEPT], keep_files=True)
         # What the others hold ends with them; asked to end memcached takes seven seconds for that.
         self.site.supervisor.remove([name for name in daemons if kind_of(name) not in KEPT], keep_files=True, kill=True)

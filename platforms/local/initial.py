@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cluster.initial.offer import Offer
 from cluster.stack.secrets import read_secrets
-from platforms.local.places import Places
+from platforms.local.paths import LocalPaths
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,4 +27,4 @@ def offer(stack: str) -> Offer:
 
 def secret_environment(root: Path, stack: str, voice: Voice) -> str | None:  # noqa: ARG001 - as the others have it
     """Return the secret variables that the stack has already, in its file of that name; None where it has none."""
-    return read_secrets(Places(root, stack).secrets).get("secret_environment")
+    return read_secrets(LocalPaths(root, stack).secrets).get("secret_environment")

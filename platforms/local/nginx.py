@@ -27,7 +27,7 @@ from platforms.local.supervisor_files import Program
 
 if TYPE_CHECKING:
     from cluster.machine.owner import Owner
-    from platforms.local.places import Places
+    from platforms.local.paths import LocalPaths
     from platforms.local.supervisor import Process, Supervisor
 
 PROGRAM = "nginx"
@@ -78,12 +78,12 @@ def _version_of(path: str) -> Version:
     return int(found[1]), int(found[2]), int(found[3])
 
 
-def running_binary(places: Places, installed: str) -> str | None:
+def running_binary(paths: LocalPaths, installed: str) -> str | None:
     """Return a path of the program that this stack's nginx runs, where that is not the installed one (any more).
 
     The kernel keeps it, also when the package was upgraded since and its file is gone.
     """
-    for process in stack_processes(places):
+    for process in stack_processes(paths):
         if process.kind is Kind.NGINX:
             binary = f"/proc/{process.pid}/exe"
             with contextlib.suppress(OSError):  # it has just ended
@@ -97,13 +97,13 @@ class Nginx:
     version: what runs and is told its configuration; where none runs, what is installed.
     """
 
-    def __init__(self, places: Places, supervisor: Supervisor, owner: Owner) -> None:
-        self.places = places
+    def __init__(self, paths: LocalPaths, supervisor: Supervisor, owner: Owner) -> None:
+        self.paths = paths
         self.supervisor = supervisor
         self.owner = owner
         self.path, self.installed = find_nginx()
         # A running one is only as new as it was when it was started: it would refuse what a newer one understands.
-        self.running = running_binary(places, self.path)
+        self.running = running_binary(paths, self.path)
         self.version = _version_of(self.running) if self.running else self.installed
         self.reload_wanted = False
 
@@ -121,14 +121,14 @@ class Nginx:
     def program(self) -> Program:
         """Return what Supervisor runs."""
         script = Path(__file__).with_name("start-nginx.sh")
-        conf = self.places.nginx / "current" / "nginx.conf"
-        log = self.places.logs / "error.log"
-        start = (self.path, "-p", str(self.places.state), "-e", str(log), "-c", str(conf), "-g", "daemon off;")
+        conf = self.paths.nginx / "current" / "nginx.conf"
+        log = self.paths.logs / "error.log"
+        start = (self.path, "-p", str(self.paths.state), "-e", str(log), "-c", str(conf), "-g", "daemon off;")
         return Program(
             name=PROGRAM,
-            command=("/bin/sh", str(script), str(self.places.nginx_socket), *start),
-            directory=str(self.places.state),
-            log=str(self.places.logs / "nginx.log"),
+            command=("/bin/sh", str(script), str(self.paths.nginx_socket), *start),
+            directory=str(self.paths.state),
+            log=str(self.paths.logs / "nginx.log"),
             priority=900,
             stop_signal="QUIT",
             stop_seconds=60,
@@ -136,7 +136,7 @@ class Nginx:
 
     def live_digest(self) -> str | None:
         """Return the digest of the configuration that nginx runs; None where it does not answer."""
-        connection = UnixConnection(str(self.places.nginx_socket), timeout=2.0)
+        connection = UnixConnection(str(self.paths.nginx_socket), timeout=2.0)
         try:
             connection.request("GET", "/-/config", headers={"Host": "internal"})
             return connection.getresponse().read().decode("ascii").strip()
@@ -153,16 +153,16 @@ class Nginx:
     def current_text(self, path: str) -> str:
         """Return the text of a file of the configuration in place; empty where there is none."""
         try:
-            return (self.places.nginx / "current" / path).read_text(encoding="utf-8", errors="replace")
+            return (self.paths.nginx / "current" / path).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""  # hurt: then it is put in place anew
 
     def put_back(self, config: NginxConfig, stack: dict[str, object], process: Process | None) -> None:
         """Write again what is of no matter to nginx, which runs as `process`, and was hurt beside what it runs."""
         if self.is_in_place(config):
-            self._write_stack(self.places.nginx / "current", stack)
+            self._write_stack(self.paths.nginx / "current", stack)
         if process is not None and process.pid:
-            put_pid(self.places.nginx_pid, process.pid)
+            put_pid(self.paths.nginx_pid, process.pid)
 
     def _write_stack(self, directory: Path, stack: dict[str, object]) -> None:
         if _stack_in(directory) is None:
@@ -170,11 +170,11 @@ class Nginx:
 
     def current_stack(self) -> dict[str, object] | None:
         """Return the stack's configuration that the one in place was rendered from."""
-        return _stack_in(self.places.nginx / "current")
+        return _stack_in(self.paths.nginx / "current")
 
     def write(self, config: NginxConfig, stack: dict[str, object]) -> Path:
         """Write a configuration beside the one in place, and check it; NginxError has nginx's own words."""
-        directory = self.places.nginx / config.digest[:12]
+        directory = self.paths.nginx / config.digest[:12]
         if not _holds(directory, config):
             new = directory.with_suffix(".new")
             for former in (directory, new):
@@ -196,7 +196,7 @@ class Nginx:
         return directory
 
     def _check(self, directory: Path) -> None:
-        command = [self.running or self.path, "-t", "-q", "-p", str(self.places.state), "-e", "stderr"]
+        command = [self.running or self.path, "-t", "-q", "-p", str(self.paths.state), "-e", "stderr"]
         # A check opens the sockets of the configuration, and removes them: the running nginx's must not be among them.
         conf = directory / "nginx.conf"
         done = subprocess.run([*command, "-c", str(conf)], capture_output=True, text=True, check=False)
@@ -205,12 +205,12 @@ class Nginx:
             raise NginxError(f"nginx -t refuses the configuration:\n{words}")
 
     def _current(self) -> Path | None:
-        link = self.places.nginx / "current"
-        return self.places.nginx / link.readlink() if link.is_symlink() else None
+        link = self.paths.nginx / "current"
+        return self.paths.nginx / link.readlink() if link.is_symlink() else None
 
     def _point_at(self, directory: Path) -> None:
-        sync_tree(self.places.nginx)
-        point_at(self.places.nginx / "current", directory.name)
+        sync_tree(self.paths.nginx)
+        point_at(self.paths.nginx / "current", directory.name)
 
     def put_in_place(self, directory: Path, digest: str, *, reload: bool) -> None:
         """Make a checked configuration the current one, and let nginx run it; on failure the former one is put back.
@@ -229,11 +229,11 @@ class Nginx:
             if former is not None:
                 self._point_at(former)
             else:
-                (self.places.nginx / "current").unlink()
+                (self.paths.nginx / "current").unlink()
             raise
 
     def _start(self, digest: str) -> None:
-        self.places.closing.unlink(missing_ok=True)
+        self.paths.closing.unlink(missing_ok=True)
         began = self._error_log_size()
         self.supervisor.stop([PROGRAM])  # one that runs, and can't be asked any more: its socket was removed
         self.supervisor.ensure([self.program()])
@@ -246,8 +246,8 @@ class Nginx:
     def _reload(self, digest: str) -> None:
         polite = self.version < KEEPALIVE_MIN_TIMEOUT_SINCE
         if polite:
-            make_way(self.places.closing, stat.S_IFREG)
-            self.places.closing.touch()
+            make_way(self.paths.closing, stat.S_IFREG)
+            self.paths.closing.touch()
             time.sleep(CLOSING_SECONDS)
         began = self._error_log_size()
         try:
@@ -256,7 +256,7 @@ class Nginx:
             if polite:
                 time.sleep(SETTLING_SECONDS)
         finally:
-            self.places.closing.unlink(missing_ok=True)
+            self.paths.closing.unlink(missing_ok=True)
 
     def _wait_for(self, digest: str, log_offset: int) -> None:
         deadline = time.monotonic() + RELOAD_SECONDS
@@ -269,11 +269,11 @@ class Nginx:
             time.sleep(0.05)
 
     def _error_log_size(self) -> int:
-        log = self.places.logs / "error.log"
+        log = self.paths.logs / "error.log"
         return log.stat().st_size if log.exists() else 0
 
     def _emergency_since(self, offset: int) -> str:
-        log = self.places.logs / "error.log"
+        log = self.paths.logs / "error.log"
         if not log.exists():
             return ""
         with log.open("rb") as file:
@@ -284,7 +284,7 @@ class Nginx:
     def forget_others(self) -> None:
         """Remove configurations that are not in place."""
         current = self._current()
-        for directory in self.places.nginx.iterdir():
+        for directory in self.paths.nginx.iterdir():
             if directory.is_dir() and not directory.is_symlink() and directory != current:
                 shutil.rmtree(directory)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cluster.services import Kind as ServiceKind
-    from platforms.local.places import Places
+    from platforms.local.paths import LocalPaths
 
 #: Seconds that they have to end by themselves; an instance drains for three and ends its requests.
 PATIENCE = 40.0
@@ -85,11 +85,11 @@ class Found:
         return self.arguments[position] if position < len(self.arguments) else ""
 
 
-def stack_processes(places: Places) -> list[Found]:
+def stack_processes(paths: LocalPaths) -> list[Found]:
     """Return the stack's processes: Supervisor, and all that it starts but what those start themselves."""
     found: list[Found] = []
     workers: list[Found] = []
-    state = places.state.resolve()
+    state = paths.state.resolve()
     for name in os.listdir("/proc"):  # noqa: PTH208 - names; a machine has hundreds, and each command looks several times
         if not name.isdigit() or int(name) == os.getpid():
             continue
@@ -101,7 +101,7 @@ def stack_processes(places: Places) -> list[Found]:
                 continue
             stands = _where(directory)
             untold = kind is Kind.WORKER and stands is None
-            if not untold and not _is_ours(stands, arguments, kind, places, state):
+            if not untold and not _is_ours(stands, arguments, kind, paths, state):
                 continue
             # The project's code can call itself what it likes; these two are of who says `up`, or of root.
             if kind in (Kind.SUPERVISOR, Kind.NGINX) and directory.stat().st_uid not in (0, os.geteuid()):
@@ -123,7 +123,7 @@ def stack_processes(places: Places) -> list[Found]:
         )
         (workers if untold else found).append(process)
     found = _without_forks(found)
-    return found + _of_nginx(workers, found, places) if workers else found
+    return found + _of_nginx(workers, found, paths) if workers else found
 
 
 def _without_forks(found: list[Found]) -> list[Found]:
@@ -135,14 +135,14 @@ def _without_forks(found: list[Found]) -> list[Found]:
     return [process for process in found if command.get(process.parent) != process.arguments]
 
 
-def _of_nginx(workers: Iterable[Found], found: Iterable[Found], places: Places) -> list[Found]:
+def _of_nginx(workers: Iterable[Found], found: Iterable[Found], paths: LocalPaths) -> list[Found]:
     """Return those nginx workers that are of the stack's nginx, of which nothing but their process group is told.
 
     A container without CAP_SYS_PTRACE tells of no other user's process where it stands.
     """
     masters = {process.pid for process in found if process.kind is Kind.NGINX}
     try:
-        last = int(places.nginx_pid.read_text(encoding="ascii"))
+        last = int(paths.nginx_pid.read_text(encoding="ascii"))
     except (OSError, ValueError):
         last = 0
     # No process gets the number of a group in which one still is: where none has it, it is the killed master's.
@@ -192,7 +192,7 @@ def _kind(arguments: tuple[str, ...]) -> Kind | None:
     return Kind.NGINX if name == "nginx" else Kind.DAEMON if name in DAEMONS else None
 
 
-def _is_ours(stands: Path | None, arguments: tuple[str, ...], kind: Kind, places: Places, state: Path) -> bool:
+def _is_ours(stands: Path | None, arguments: tuple[str, ...], kind: Kind, paths: LocalPaths, state: Path) -> bool:
     """Tell whether it was started with this stack's paths, or stands in its directory, `state`."""
     inside = stands is not None and (
         stands == state or (kind in (Kind.INSTANCE, Kind.SERVICE) and state in stands.parents)
@@ -201,40 +201,40 @@ def _is_ours(stands: Path | None, arguments: tuple[str, ...], kind: Kind, places
         return True
     daemon = DAEMONS.get(_program(arguments), "")
     marks = {
-        Kind.SUPERVISOR: (f"-c {places.supervisor}/supervisord.conf ",),
-        Kind.INSTANCE: (f"--sockets {places.run} ",),
-        Kind.SERVICE: (f"--sockets {places.run} ",),
+        Kind.SUPERVISOR: (f"-c {paths.supervisor}/supervisord.conf ",),
+        Kind.INSTANCE: (f"--sockets {paths.run} ",),
+        Kind.SERVICE: (f"--sockets {paths.run} ",),
         # Its socket is in a directory of its kind's, or, as a former version made it, in the run directory itself.
-        Kind.DAEMON: (f" {places.run}/.{daemon}/{daemon}", f" {places.run}/{daemon}"),
-        Kind.NGINX: (f"-p {places.state} ", f"-p {places.state}/ "),
+        Kind.DAEMON: (f" {paths.run}/.{daemon}/{daemon}", f" {paths.run}/{daemon}"),
+        Kind.NGINX: (f"-p {paths.state} ", f"-p {paths.state}/ "),
     }
     command = " ".join(arguments) + " "
     named = any(mark in command for mark in marks.get(kind, ()))
-    return named and not (stands is not None and _is_of_another(stands, places))
+    return named and not (stands is not None and _is_of_another(stands, paths))
 
 
-def _is_of_another(stands: Path, places: Places) -> bool:
+def _is_of_another(stands: Path, paths: LocalPaths) -> bool:
     """Tell whether a directory is the state of another checkout: of the one that was here before, and was moved."""
     for directory in (stands, *stands.parents):
         root = directory.parent.parent
         if directory.parent.name == ".cluster" and (root / STACKS).is_dir():
-            return root != places.root.resolve()
+            return root != paths.root.resolve()
     return False
 
 
-def supervisors(places: Places) -> list[Found]:
+def supervisors(paths: LocalPaths) -> list[Found]:
     """Return the Supervisors of the stack: one, or none; more only where something went wrong."""
-    return [process for process in stack_processes(places) if process.kind is Kind.SUPERVISOR]
+    return [process for process in stack_processes(paths) if process.kind is Kind.SUPERVISOR]
 
 
-def orphaned_processes(places: Places) -> list[int]:
+def orphaned_processes(paths: LocalPaths) -> list[int]:
     """Return the ids of all processes of the stack but Supervisor, and nginx's workers, which end with their master."""
-    return [process.pid for process in stack_processes(places) if process.kind not in (Kind.SUPERVISOR, Kind.WORKER)]
+    return [process.pid for process in stack_processes(paths) if process.kind not in (Kind.SUPERVISOR, Kind.WORKER)]
 
 
-def orphaned_nginx(places: Places) -> list[int]:
+def orphaned_nginx(paths: LocalPaths) -> list[int]:
     """Return the ids of the stack's nginx workers whose master was killed: they serve on, and keep its ports."""
-    found = stack_processes(places)
+    found = stack_processes(paths)
     masters = {process.pid for process in found if process.kind is Kind.NGINX}
     return [process.pid for process in found if process.kind is Kind.WORKER and process.parent not in masters]
 

@@ -32,7 +32,7 @@ from platforms.local.adopting import left_behind
 from platforms.local.listeners import listening_ports, with_children
 from platforms.local.nginx import NginxError, find_nginx
 from platforms.local.orphans import stack_processes
-from platforms.local.places import Places
+from platforms.local.paths import LocalPaths
 from platforms.local.services import statuses
 from platforms.local.state import is_instance, is_service
 
@@ -81,7 +81,7 @@ class LocalPlatform:
     def __init__(self, stack: Stack, voice: Voice) -> None:
         self.stack = stack
         self.voice = voice
-        self.paths = Places(stack.root, stack.name)
+        self.paths = LocalPaths(stack.root, stack.name)
 
     @cached_property
     def cluster(self) -> LocalCluster:
@@ -250,7 +250,7 @@ class LocalPlatform:
         )
         troubles = cluster.troubles(observed, history)
         kinds = cluster.runnable(current) if current else None
-        services = statuses(cluster.topology, cluster.places, observed, current, kinds)
+        services = statuses(cluster.topology, cluster.paths, observed, current, kinds)
         well = nginx.current and all(one.ok for one in instances) and all(one.ok for one in services)
         notes = []
         if cluster.nginx.version != cluster.nginx.installed:
@@ -307,7 +307,7 @@ class LocalPlatform:
             return self.cluster.nginx_config()
         except (NginxError, CommandError):
             topology = build_topology(self.stack.config)
-            return render_nginx(topology, self.paths.nginx_places(topology, None), NEW_NGINX)
+            return render_nginx(topology, self.paths.nginx_paths(topology, None), NEW_NGINX)
 
     def logs(self, *, lines: int, follow: bool) -> list[LogSource]:
         """Return the log of each instance's releases, and nginx's, Supervisor's and the nodes'."""

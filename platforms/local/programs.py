@@ -45,14 +45,14 @@ class Programs:
         """
         if is_service(name):
             digest = name.partition("@")[2].partition(".")[0]
-            release = Release(digest=digest, directory=self.site.places.releases / digest)
+            release = Release(digest=digest, directory=self.site.paths.releases / digest)
             try:
                 return next((one for one in self.of_services(release) if one.name == name), None)
             except HurtFile:
                 return None
         instance, _dash, digest = name.rpartition("-")
         try:
-            return self.of_instance(instance, Release(digest=digest, directory=self.site.places.releases / digest))
+            return self.of_instance(instance, Release(digest=digest, directory=self.site.paths.releases / digest))
         except HurtFile:
             return None
 
@@ -60,13 +60,13 @@ class Programs:
         """Return the program of an instance of a release."""
         run = ("-P", "-m", "cluster_runtime.instance", "run", "--instance", instance)
         # Nothing serves before it was looked at, the first release of all included.
-        words = (*run, "--told", "--config", str(release.config), "--sockets", str(self.site.places.run))
+        words = (*run, "--told", "--config", str(release.config), "--sockets", str(self.site.paths.run))
         grace = instance_grace(release.runtime()["graceful_timeout"])
         return self._of_project(program_name(instance, release.digest), words, release, grace, priority=500)
 
     def of_services(self, release: Release) -> list[Program]:
         """Return the workers and schedules of a release."""
-        config, sockets = str(release.config), str(self.site.places.run)
+        config, sockets = str(release.config), str(self.site.paths.run)
         return [
             self._of_project(name, service.words(release.digest, config, sockets), release, service.grace, priority=400)
             for name, service in self.site.beside(release.digest).items()
@@ -83,7 +83,7 @@ class Programs:
             name=name,
             command=(*alone, *command),
             directory=str(release.directory if alone else release.project),
-            log=str(self.site.places.logs / f"{name}.log"),
+            log=str(self.site.paths.logs / f"{name}.log"),
             priority=priority,
             user=self.site.owner.name if self.site.owner.changed and not alone else None,
             environment={"PYTHONPATH": str(release.directory / "runtime"), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -95,15 +95,15 @@ class Programs:
         return Program(
             name=WATCH,
             command=(base_python(), "-I", str(Path(__file__).with_name("watch.py"))),
-            directory=str(self.site.places.state),
-            log=str(self.site.places.logs / f"{WATCH}.log"),
+            directory=str(self.site.paths.state),
+            log=str(self.site.paths.logs / f"{WATCH}.log"),
             priority=50,
         )
 
     def daemons(self, release: Release | None) -> dict[str, tuple[Service, Program]]:
         """Return what runs beside the project and is none of its code, by Supervisor's names."""
         services = wanted_daemons(self.site.topology, release.memcached_nodes if release else 0)
-        return daemon_programs(services, self.site.places, self.site.owner, self.site.supervisor)
+        return daemon_programs(services, self.site.paths, self.site.owner, self.site.supervisor)
 
     def daemons_wanted(self, release: Release | None) -> dict[str, WantedDaemon]:
         """Return the daemons that are wanted beside a release, by Supervisor's names."""

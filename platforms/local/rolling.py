@@ -36,7 +36,7 @@ class Rolling:
             self.starting.start_beside(plan, release, Replacement.ALONE)
         except UpError as error:
             back = (
-                f"; `cluster rollback {self.site.places.stack} --to {plan.former}` takes it back" if plan.former else ""
+                f"; `cluster rollback {self.site.paths.stack} --to {plan.former}` takes it back" if plan.former else ""
             )
             raise UpError(f"{error}\nRelease {release.digest} serves already, without it{back}") from error
 
@@ -51,7 +51,7 @@ class Rolling:
                 self._release_batch(batch, plan, release, done)
             except UpError as error:
                 if done and plan.former:
-                    back = f"`cluster rollback {self.site.places.stack} --to {plan.former}` takes them back"
+                    back = f"`cluster rollback {self.site.paths.stack} --to {plan.former}` takes them back"
                     raise UpError(
                         f"{error}\n{', '.join(done)} serve release {release.digest} already; {back}"
                     ) from error
@@ -94,7 +94,7 @@ class Rolling:
 
         Where nothing serves, one that has served before may do so again, whatever its pages answer by now.
         """
-        run = self.site.places.run
+        run = self.site.paths.run
         holders = [(other, InstanceLink(run, other).holder()) for other in self.site.topology.names]
         if any(holder == release.digest and InstanceLink(run, other).alive(holder) for other, holder in holders):
             return
@@ -108,7 +108,7 @@ class Rolling:
 
     def serve_static(self, release: Release) -> None:
         """Let nginx find the release's static files first, and the former release's after them."""
-        current, previous = self.site.places.static / "current", self.site.places.static / "previous"
+        current, previous = self.site.paths.static / "current", self.site.paths.static / "previous"
         target = f"../releases/{release.digest}/public"
         former = str(current.readlink()) if current.is_symlink() else None
         if former == target:
@@ -119,7 +119,7 @@ class Rolling:
 
     def _take_name(self, name: str, release: Release) -> None:
         try:
-            serve(self.site.places.run, name, release.digest)
+            serve(self.site.paths.run, name, release.digest)
         except Unhealthy as error:
             raise UpError(f"{error}; run `cluster up` again") from error
         self.site.say(f"{name} serves release {release.digest}")

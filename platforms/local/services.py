@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cluster.services import Service
     from cluster.topology import Topology
-    from platforms.local.places import Places
+    from platforms.local.paths import LocalPaths
     from platforms.local.state import Observed
     from platforms.local.supervisor import Process
 
@@ -61,20 +61,20 @@ def wanted(topology: Topology, release: str, kinds: Collection[str] | None) -> d
     }
 
 
-def said_of(places: Places, process: Process) -> Said:
+def said_of(paths: LocalPaths, process: Process) -> Said:
     """Return what a process of a service says of itself; what another, ended one has left is not its word."""
     name, _at, generation = process.name.partition("@")
-    status = InstanceLink(places.run / SERVICES, name).status(generation) or {}
+    status = InstanceLink(paths.run / SERVICES, name).status(generation) or {}
     own = status.get("pid") == process.pid
     return Said(service=name, generation=generation, process=process, status=status if own else {})
 
 
 def statuses(
-    topology: Topology, places: Places, observed: Observed, release: str | None, kinds: Collection[str] | None
+    topology: Topology, paths: LocalPaths, observed: Observed, release: str | None, kinds: Collection[str] | None
 ) -> list[ServiceStatus]:
     """Return what is to be said of all that runs beside instances and nginx; `kinds`: what the release can run."""
     rows = []
-    there = {name: said_of(places, process) for name, process in observed.processes.items() if is_service(name)}
+    there = {name: said_of(paths, process) for name, process in observed.processes.items() if is_service(name)}
     expected = wanted(topology, release, None) if release else {}
     named = {service.name: service.kind for service in topology.beside}
     for name, service in expected.items():

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from cluster.config.models import ClusterConfig
     from cluster.services import Service
-    from platforms.local.places import Places
+    from platforms.local.paths import LocalPaths
 
 
 class UpError(ClusterError):
@@ -35,45 +35,45 @@ class UpError(ClusterError):
 class Site:
     """One stack on this machine. `say` is told each step."""
 
-    def __init__(self, places: Places, config: ClusterConfig, say: Callable[[str], None]) -> None:
-        self.places = places
+    def __init__(self, paths: LocalPaths, config: ClusterConfig, say: Callable[[str], None]) -> None:
+        self.paths = paths
         self.config = config
         self.topology = build_topology(config)
         self.say = say
-        self.owner = find_owner(places.state)
+        self.owner = find_owner(paths.state)
         self._claim()
-        self.supervisor = Supervisor(places)
-        self.nginx = Nginx(places, self.supervisor, self.owner)
-        self.builder = Builder(places, self.owner, say)
+        self.supervisor = Supervisor(paths)
+        self.nginx = Nginx(paths, self.supervisor, self.owner)
+        self.builder = Builder(paths, self.owner, say)
 
     def _claim(self) -> None:
-        """As root: believe nothing that another user could have put here; PlaceError where that can't be had."""
+        """As root: believe nothing that another user could have put here; PathError where that can't be had."""
         if not self.owner.changed:
             return
         os.umask(0o022)  # what another user must not read says so itself; all else the instances read
-        if self.places.state.exists():
-            self.owner.hold_own(self.places.state)
-        if self.places.run.is_dir() and self.places.run.lstat().st_uid != os.geteuid():
-            self.places.make_run(self.owner, ())  # a former version's: what is in it was the instances' to replace
-        Builder(self.places, self.owner, self.say).reclaim()
+        if self.paths.state.exists():
+            self.owner.hold_own(self.paths.state)
+        if self.paths.run.is_dir() and self.paths.run.lstat().st_uid != os.geteuid():
+            self.paths.make_run(self.owner, ())  # a former version's: what is in it was the instances' to replace
+        Builder(self.paths, self.owner, self.say).reclaim()
 
     def nginx_config(self) -> NginxConfig:
         """Return nginx's configuration for this machine."""
-        return render_nginx(self.topology, self.places.nginx_places(self.topology, self.nginx.user), self.nginx.version)
+        return render_nginx(self.topology, self.paths.nginx_paths(self.topology, self.nginx.user), self.nginx.version)
 
     def observe(self) -> Observed:
         """Look at what runs."""
-        return observe(self.places, self.supervisor, self.nginx)
+        return observe(self.paths, self.supervisor, self.nginx)
 
     def last_release(self) -> Release | None:
         """Return the release that serves, or served last; None where it is not here."""
-        current = History.load(self.places).current
+        current = History.load(self.paths).current
         return self.builder.find(current) if current else None
 
     def runnable(self, release: str) -> Collection[str] | None:
         """Return the kinds of services that a release can run; None where it is not made yet, or made again: all."""
         try:
-            runtime = Release(digest=release, directory=self.places.releases / release).runtime()
+            runtime = Release(digest=release, directory=self.paths.releases / release).runtime()
         except HurtFile:
             return None
         kinds: tuple[str, ...] = runtime["services"]

@@ -58,12 +58,12 @@ class Starting:
         for service, program in others:
             if program.name in plan.daemons:
                 self.site.supervisor.ensure([program])
-                await_ready(service, self.site.places)
+                await_ready(service, self.site.paths)
 
     def _ensure_memcached(self, plan: Plan, nodes: list[tuple[Service, Program]]) -> None:
         """Start the nodes; without a database one after another, each filled from the other before that goes."""
         for service, _program in nodes:
-            self.site.places.make_memcached(self.site.owner, service)
+            self.site.paths.make_memcached(self.site.owner, service)
         programs = [program for _service, program in nodes]
         engines = (self.site.config.sessions.engine, self.site.config.sessions.previous)
         if not plan.emptied or SessionEngine.CACHE not in engines:
@@ -78,7 +78,7 @@ class Starting:
                 self._await_sessions(program.name)
 
     def _await_sessions(self, node: str) -> None:
-        if not restore_sessions(str(self.site.places.nginx_socket)):
+        if not restore_sessions(str(self.site.paths.nginx_socket)):
             raise UpError(
                 f"{node} is to be started with other settings, and not all nodes have the sessions that they should; "
                 "they are left as they are: `cluster status` says what is wrong with them"
@@ -116,7 +116,7 @@ class Starting:
         deadline = time.monotonic() + service.start_seconds + START_MARGIN
         first = self.site.process(program)
         while True:
-            said = said_of(self.site.places, self.site.process(program))
+            said = said_of(self.site.paths, self.site.process(program))
             if said.state in WELL:
                 self.site.say(f"{service.name} is {said.state}")
                 return
@@ -163,7 +163,7 @@ class Starting:
         first = self.site.process(program).pid
         said: dict[str, Any] = {}
         while True:
-            status = InstanceLink(self.site.places.run, name).status(release.digest)
+            status = InstanceLink(self.site.paths.run, name).status(release.digest)
             process = self.site.process(program)
             own = status or {}
             if own.get("pid") == process.pid and own.get("state") in (READY, SERVING):
@@ -186,20 +186,20 @@ class Starting:
         return self._failed(told, program_name(name, release.digest), release, message, failure)
 
     def _failed(self, told: str, program: str, release: Release, message: str, failure: str = "") -> str:
-        log = self.site.places.logs / f"{program}.log"
+        log = self.site.paths.logs / f"{program}.log"
         told += f": {message}" if message else ""
         if failure:
-            text, head = failure, f"What the project raised (more in {log.relative_to(self.site.places.root)}):"
+            text, head = failure, f"What the project raised (more in {log.relative_to(self.site.paths.root)}):"
         else:
             text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-            head = f"The last lines of {log.relative_to(self.site.places.root)}:"
+            head = f"The last lines of {log.relative_to(self.site.paths.root)}:"
         lines = [line for line, _same in groupby(mask(text, release.secrets()).splitlines())]
         last = "\n".join(f"    {line}" for line in lines[-LOG_LINES:])
         return f"{mask(told, release.secrets())}\n{head}\n{last}"
 
     def withdraw(self, names: list[str], release: Release) -> None:
         """Remove what was started, but for processes that hold their name: those serve."""
-        gone = [name for name in names if InstanceLink(self.site.places.run, name).holder() != release.digest]
+        gone = [name for name in names if InstanceLink(self.site.paths.run, name).holder() != release.digest]
         if gone:
             self.site.say(f"removing {', '.join(gone)} of release {release.digest}")
             self.ending.remove([(name, release.digest) for name in gone])

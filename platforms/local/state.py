@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from platforms.local.nginx import Nginx
     from platforms.local.orphans import Found
-    from platforms.local.places import Places
+    from platforms.local.paths import LocalPaths
     from platforms.local.supervisor import Supervisor
 
 #: The program that lets stopped processes go on.
@@ -108,9 +108,9 @@ def is_daemon(program: str) -> bool:
     return not (is_instance(program) or is_service(program) or program in (NGINX, WATCH))
 
 
-def observe(places: Places, supervisor: Supervisor, nginx: Nginx) -> Observed:
+def observe(paths: LocalPaths, supervisor: Supervisor, nginx: Nginx) -> Observed:
     """Look at everything that runs."""
-    there = stack_processes(places)
+    there = stack_processes(paths)
     condition = supervisor.condition()
     # What Supervisor can't tell any more runs all the same.
     processes = supervisor.processes() if condition is Condition.RUNNING else _unkept(there)
@@ -119,7 +119,7 @@ def observe(places: Places, supervisor: Supervisor, nginx: Nginx) -> Observed:
         if not is_instance(process.name):
             continue
         instance, _dash, release = process.name.rpartition("-")
-        name = InstanceLink(places.run, instance)
+        name = InstanceLink(paths.run, instance)
         status, listens = _own_status(name, release, process), name.alive(release)
         running.append(Running(instance=instance, release=release, process=process, status=status, listens=listens))
         holders[instance], given[instance] = name.holder(), name.given()
@@ -130,7 +130,7 @@ def observe(places: Places, supervisor: Supervisor, nginx: Nginx) -> Observed:
         holders=holders,
         given=given,
         nginx=nginx.live_digest(),
-        static=_static_release(places),
+        static=_static_release(paths),
         stopped=tuple(process for process in there if process.stopped),
     )
 
@@ -154,9 +154,9 @@ def _unkept(there: list[Found]) -> dict[str, Process]:
     return found
 
 
-def _static_release(places: Places) -> str | None:
+def _static_release(paths: LocalPaths) -> str | None:
     try:
-        return (places.static / "current").readlink().parent.name
+        return (paths.static / "current").readlink().parent.name
     except OSError:
         return None
 
@@ -167,6 +167,6 @@ def _own_status(name: InstanceLink, release: str, process: Process) -> dict[str,
     return status if status is not None and status.get("pid") == process.pid else None
 
 
-def mark_served(places: Places, release: str) -> None:
+def mark_served(paths: LocalPaths, release: str) -> None:
     """Leave the mark by which the history can be made again."""
-    (places.releases / release / SERVED).touch()
+    (paths.releases / release / SERVED).touch()

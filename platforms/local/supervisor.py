@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from platforms.local.places import Places
+    from platforms.local.paths import LocalPaths
 
 #: The option without which a program's file is none.
 COMMAND = "command"
@@ -120,13 +120,13 @@ class _Transport(xmlrpc.client.Transport):
 class Supervisor:
     """This stack's Supervisor, running or not."""
 
-    def __init__(self, places: Places) -> None:
-        self.places = places
-        self.programs = places.supervisor / "programs"
-        self.conf = places.supervisor / "supervisord.conf"
+    def __init__(self, paths: LocalPaths) -> None:
+        self.paths = paths
+        self.programs = paths.supervisor / "programs"
+        self.conf = paths.supervisor / "supervisord.conf"
 
     def _call(self, method: str, *arguments: object) -> Any:
-        server = xmlrpc.client.ServerProxy("http://localhost", transport=_Transport(str(self.places.supervisor_socket)))
+        server = xmlrpc.client.ServerProxy("http://localhost", transport=_Transport(str(self.paths.supervisor_socket)))
         call: Callable[..., Any] = getattr(server.supervisor, method)
         try:
             return call(*arguments)
@@ -135,11 +135,11 @@ class Supervisor:
 
     def pids(self) -> list[int]:
         """Return the ids of its processes, found in /proc: one where it runs, whatever became of its files."""
-        return [process.pid for process in supervisors(self.places)]
+        return [process.pid for process in supervisors(self.paths)]
 
     def condition(self) -> Condition:
         """Look how it is, without waiting for one that can't answer."""
-        found = supervisors(self.places)
+        found = supervisors(self.paths)
         if any(process.stopped for process in found):
             return Condition.STOPPED
         try:
@@ -156,7 +156,7 @@ class Supervisor:
 
     def wake(self) -> list[int]:
         """Let a stopped one go on; return the ids of those that were stopped."""
-        stopped = [process.pid for process in supervisors(self.places) if process.stopped]
+        stopped = [process.pid for process in supervisors(self.paths) if process.stopped]
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
         return stopped
@@ -182,10 +182,10 @@ class Supervisor:
         """Put Supervisor's own file in place; it reads that again whenever a program is added."""
         self._make_directory()
         text = render_supervisord(
-            socket=str(self.places.supervisor_socket),
-            pid=str(self.places.supervisor_pid),
-            log=str(self.places.logs / "supervisord.log"),
-            directory=str(self.places.state),
+            socket=str(self.paths.supervisor_socket),
+            pid=str(self.paths.supervisor_pid),
+            log=str(self.paths.logs / "supervisord.log"),
+            directory=str(self.paths.state),
             # From this file's directory: names are parted by spaces, which the path may have.
             programs=f"{self.programs.name}/*.conf",
             user="root" if os.geteuid() == 0 else None,
@@ -197,15 +197,15 @@ class Supervisor:
         """Write again what a running one has read and written at its start, where that was hurt since."""
         self._write_conf()
         for pid in self.pids():
-            put_pid(self.places.supervisor_pid, pid)
+            put_pid(self.paths.supervisor_pid, pid)
 
     def start_daemon(self) -> None:
         """Start Supervisor itself, with the programs whose files are there."""
         self._write_conf()
         self._forget_hurt()
-        log = self.places.logs / "supervisord.log"
-        make_way(self.places.supervisor_socket, stat.S_IFSOCK)
-        for path in (self.places.supervisor_pid, log):
+        log = self.paths.logs / "supervisord.log"
+        make_way(self.paths.supervisor_socket, stat.S_IFSOCK)
+        for path in (self.paths.supervisor_pid, log):
             make_way(path, stat.S_IFREG)
         done = subprocess.run(
             [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(self.conf)],
@@ -225,7 +225,7 @@ class Supervisor:
             time.sleep(0.05)
 
     def _make_directory(self) -> None:
-        for path in (self.places.supervisor, self.programs):
+        for path in (self.paths.supervisor, self.programs):
             make_way(path, stat.S_IFDIR)
         self.programs.mkdir(parents=True, exist_ok=True)
 

@@ -27,7 +27,7 @@ class Queue:
 
     def __init__(self, stand: Stand) -> None:
         self.stand = stand
-        self.journal = Journal(stand.places.shared / "journal" / "jobs.log")
+        self.journal = Journal(stand.paths.shared / "journal" / "jobs.log")
         self.orders: list[Order] = []
         self.kills: list[Kill] = []
         self.releases = 0

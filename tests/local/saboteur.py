@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def no_health_gate() -> None:
     """Names are taken as soon as the processes were started."""
 
-    def take(places: Any, instance: str, release: str) -> None:
-        InstanceLink(places, instance).take(release)
+    def take(paths: Any, instance: str, release: str) -> None:
+        InstanceLink(paths, instance).take(release)
 
     Starting._await_one = lambda *_arguments: None  # type: ignore[method-assign]
     Rolling._judge = lambda *_arguments: None  # type: ignore[method-assign]

@@ -25,7 +25,7 @@ from cluster.stack.secrets import write_secret
 from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.unix_http import UnixConnection
 from platforms.local.listeners import with_children
-from platforms.local.places import Places
+from platforms.local.paths import LocalPaths
 from platforms.local.supervisor import Process, Supervisor
 from tests.conftest import SHARED
 from tests.local.forked import Commands, Request
@@ -151,14 +151,14 @@ class Stand:
         self.stack["site"].setdefault("listen", self.port)
         self.write()
         if database is not None:
-            self.places.secrets.mkdir(mode=0o700, parents=True)
-            write_secret(self.places.secrets / "database_url", database.url)
+            self.paths.secrets.mkdir(mode=0o700, parents=True)
+            write_secret(self.paths.secrets / "database_url", database.url)
             with (self.project / "requirements.txt").open("a") as requirements:
                 requirements.write("psycopg[binary]\n")
 
     @property
-    def places(self) -> Places:
-        return Places(self.root, self.name)
+    def paths(self) -> LocalPaths:
+        return LocalPaths(self.root, self.name)
 
     @property
     def file(self) -> Path:
@@ -231,13 +231,13 @@ class Stand:
     def up(self) -> Result:
         """Bring it up; the example's environment is made by the first stand of a run, and copied by the others."""
         made = self._made_environments()
-        if made is not None and made.exists() and not self.places.environments.exists():
-            self.places.environments.parent.mkdir(parents=True, exist_ok=True)
-            copy_tree(made, self.places.environments)
+        if made is not None and made.exists() and not self.paths.environments.exists():
+            self.paths.environments.parent.mkdir(parents=True, exist_ok=True)
+            copy_tree(made, self.paths.environments)
         result = self.run("up", self.name)
         if made is not None and result.status == 0 and not made.exists():
             with tempfile.TemporaryDirectory(dir=made.parent) as own:
-                copy_tree(self.places.environments, Path(own) / "copy")
+                copy_tree(self.paths.environments, Path(own) / "copy")
                 with suppress(OSError):  # another worker was first
                     (Path(own) / "copy").rename(made)
         return result
@@ -268,7 +268,7 @@ class Stand:
         return str(self.status()["release"])
 
     def supervisor(self) -> Supervisor:
-        return Supervisor(self.places)
+        return Supervisor(self.paths)
 
     def processes(self, instance: str) -> dict[str, int]:
         """Return the ids of an instance's processes: the instance process, gunicorn, and its workers."""
@@ -277,7 +277,7 @@ class Stand:
             if process.name.rpartition("-")[0] != instance or not process.pid:
                 continue
             release = process.name.rpartition("-")[2]
-            status = InstanceLink(self.places.run, instance).status(release) or {}
+            status = InstanceLink(self.paths.run, instance).status(release) or {}
             found[process.name] = process.pid
             others = sorted(with_children({process.pid}) - {process.pid, status.get("gunicorn")})
             found[f"{process.name} gunicorn"] = status.get("gunicorn") or 0
@@ -342,7 +342,7 @@ class Stand:
 
     def nginx_digest(self) -> str | None:
         """Return the digest of the configuration that nginx runs; None where it does not answer."""
-        connection = UnixConnection(str(self.places.nginx_socket), timeout=5.0)
+        connection = UnixConnection(str(self.paths.nginx_socket), timeout=5.0)
         try:
             connection.request("GET", "/-/config", headers={"Host": "internal"})
             return connection.getresponse().read().decode().strip()
@@ -358,11 +358,11 @@ class Stand:
         return {
             "programs": processes,
             "instances": {name: self.processes(name) for name in names},
-            "holders": {name: InstanceLink(self.places.run, name).holder() for name in names},
-            "static": str((self.places.static / "current").readlink()),
+            "holders": {name: InstanceLink(self.paths.run, name).holder() for name in names},
+            "static": str((self.paths.static / "current").readlink()),
             "nginx": self.nginx_digest(),
             "nginx workers": self.nginx_workers(),
-            "history": self.places.history.read_text(),
+            "history": self.paths.history.read_text(),
         }
 
     @contextmanager
@@ -375,11 +375,11 @@ class Stand:
 
     def close(self) -> None:
         """Stop everything, and remove it."""
-        if self.places.state.exists():
+        if self.paths.state.exists():
             result = self.run("down", self.name)
             if result.status != 0 and self.supervisor().is_running():
                 self.supervisor().shutdown()
-        shutil.rmtree(self.places.run, ignore_errors=True)
+        shutil.rmtree(self.paths.run, ignore_errors=True)
         shutil.rmtree(self.root)
 
 

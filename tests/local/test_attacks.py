@@ -21,7 +21,7 @@ import pytest
 from cli.commands import run_here
 from cluster.config import parse_config
 from cluster.machine import owner as owners
-from cluster.machine.owner import Owner, PlaceError
+from cluster.machine.owner import Owner, PathError
 from cluster.services import memcached_node
 from cluster.topology import build_topology
 from cluster_runtime import unfollowed
@@ -30,7 +30,7 @@ from cluster_runtime.instance_link import InstanceLink
 from platforms.base import Invocation
 from platforms.local import supervisor as supervisors
 from platforms.local.builder import Builder, _told
-from platforms.local.places import Places
+from platforms.local.paths import LocalPaths
 from platforms.local.supervisor import Supervisor, SupervisorError
 from tests.local.attacks import TRIES, Ground, attack, ground, only_root, owner
 from tests.unit.pulumi_mocks import stack_values
@@ -160,9 +160,9 @@ def test_a_directory_that_becomes_a_link_while_it_is_given_away_leads_root_nowhe
     with attack(SWAP_DIRECTORY, data, ground.roots) as tries:
         for _number in range(TRIES if protected else 20 * TRIES):
             turns += 1
-            with contextlib.suppress(OSError, PlaceError):
+            with contextlib.suppress(OSError, PathError):
                 owner().own(data)
-            with contextlib.suppress(OSError, PlaceError):
+            with contextlib.suppress(OSError, PathError):
                 owner().make(data)
                 owner().make_below(data, "sessions")
             if not protected and not ground.untouched():
@@ -274,8 +274,8 @@ def test_a_release_is_removed_without_following_where_its_project_leads(ground: 
 
 def test_a_release_of_a_former_version_is_root_s_again(ground: Ground) -> None:
     """It was the instances' user's, all of it: links and open files may be anywhere."""
-    places = places_of(ground)
-    release = places.releases / "0123456789ab"
+    paths = paths_of(ground)
+    release = paths.releases / "0123456789ab"
     for path in (release, release / "project", release / "runtime", release / "secrets", release / "public"):
         path.mkdir(parents=True)
     for name in ("config.json", "parts.json", "complete", "runtime/code.py", "project/manage.py", "secrets/secret_key"):
@@ -287,7 +287,7 @@ def test_a_release_of_a_former_version_is_root_s_again(ground: Ground) -> None:
         os.chown(path, owner().uid, owner().gid, follow_symlinks=False)
     os.link(ground.canary, release / "runtime" / "linked.py")
     with (release / "config.json").open("a") as held:
-        Builder(places, owner(), print).reclaim()
+        Builder(paths, owner(), print).reclaim()
         held.write("hostile")
     assert (release / "config.json").read_text() == "{}"
     assert not (release / "project.json").exists()
@@ -339,13 +339,13 @@ def attack():
 TOPOLOGY = build_topology(parse_config(stack_values(upstream={"servers": 1}, sessions={"engine": "cache"})))
 
 
-def places_of(ground: Ground) -> Places:
-    places = Places(ground.root, "t")
-    places.state.mkdir(parents=True)
-    return places
+def paths_of(ground: Ground) -> LocalPaths:
+    paths = LocalPaths(ground.root, "t")
+    paths.state.mkdir(parents=True)
+    return paths
 
 
-def former_make_run(self: Places, owner: Owner, *_names: object) -> None:
+def former_make_run(self: LocalPaths, owner: Owner, *_names: object) -> None:
     self.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     self.run.chmod(0o700)
     os.chown(self.run, owner.uid, owner.gid)
@@ -356,34 +356,34 @@ def test_another_supervisor_s_socket_is_never_believed(
     ground: Ground, monkeypatch: pytest.MonkeyPatch, protected: bool
 ) -> None:
     """Also where a former version has left the directory to the instances, who are at it at this moment."""
-    places = places_of(ground)
-    places.run.mkdir()
-    os.chown(places.run, owner().uid, owner().gid)
+    paths = paths_of(ground)
+    paths.run.mkdir()
+    os.chown(paths.run, owner().uid, owner().gid)
     if not protected:
-        monkeypatch.setattr(Places, "make_run", former_make_run)
+        monkeypatch.setattr(LocalPaths, "make_run", former_make_run)
         monkeypatch.setattr(supervisors, "_listener", lambda _connection: 0)
     believed = turns = 0
-    with attack(FALSE_SUPERVISOR, places.run, ground.canary) as tries:
+    with attack(FALSE_SUPERVISOR, paths.run, ground.canary) as tries:
         for _number in range(20):
-            places.run.chmod(0o755)
-            os.chown(places.run, owner().uid, owner().gid)  # as a former version leaves it
-            places.make_run(owner(), TOPOLOGY.services)
+            paths.run.chmod(0o755)
+            os.chown(paths.run, owner().uid, owner().gid)  # as a former version leaves it
+            paths.make_run(owner(), TOPOLOGY.services)
             for _again in range(TRIES // 20):
                 turns += 1
-                believed += _connects(places)
+                believed += _connects(paths)
                 with contextlib.suppress(OSError):
-                    places.nginx_pid.write_text("1")  # as nginx does, as root
+                    paths.nginx_pid.write_text("1")  # as nginx does, as root
                 with contextlib.suppress(OSError):
-                    places.closing.touch()
+                    paths.closing.touch()
     print(f"{tries[0]:,} tries beside {turns:,} turns: believed {believed} times")
     assert (believed == 0) == protected
     assert ground.untouched() == protected
     if protected:
-        assert (places.run.stat().st_uid, stat.S_IMODE(places.run.stat().st_mode)) == (0, 0o750)
+        assert (paths.run.stat().st_uid, stat.S_IMODE(paths.run.stat().st_mode)) == (0, 0o750)
 
 
-def _connects(places: Places) -> bool:
-    connection = supervisors._Connection(str(places.supervisor_socket))
+def _connects(paths: LocalPaths) -> bool:
+    connection = supervisors._Connection(str(paths.supervisor_socket))
     connection.timeout = 5
     try:
         connection.connect()
@@ -396,11 +396,11 @@ def _connects(places: Places) -> bool:
 
 
 def test_a_supervisor_of_another_user_is_an_error_and_not_one_that_is_down(ground: Ground) -> None:
-    places = places_of(ground)
-    places.run.mkdir()
+    paths = paths_of(ground)
+    paths.run.mkdir()
     patient = FALSE_SUPERVISOR.partition("def attack")[0] + "os.link('mine', 'supervisor.sock')\n" + PATIENTLY
-    with attack(patient, _given(places.run), ground.canary):
-        for ask in (Supervisor(places).is_running, Supervisor(places).processes):
+    with attack(patient, _given(paths.run), ground.canary):
+        for ask in (Supervisor(paths).is_running, Supervisor(paths).processes):
             with pytest.raises(SupervisorError, match="another user listens there"):
                 ask()
 
@@ -411,37 +411,37 @@ def _given(path: Path) -> Path:
 
 
 def test_a_run_directory_that_is_a_link_or_another_user_s_is_refused(ground: Ground) -> None:
-    places = places_of(ground)
-    places.run.symlink_to(ground.roots)
-    with pytest.raises(PlaceError, match="not a directory"):
-        places.make_run(owner(), [])
-    places.run.unlink()
-    places.run.mkdir()
-    os.chown(places.run, 4321, 4321)
-    with pytest.raises(PlaceError, match="belongs to somebody else"):
-        places.make_run(owner(), [])
+    paths = paths_of(ground)
+    paths.run.symlink_to(ground.roots)
+    with pytest.raises(PathError, match="not a directory"):
+        paths.make_run(owner(), [])
+    paths.run.unlink()
+    paths.run.mkdir()
+    os.chown(paths.run, 4321, 4321)
+    with pytest.raises(PathError, match="belongs to somebody else"):
+        paths.make_run(owner(), [])
     assert ground.untouched()
 
 
 def test_a_running_memcached_of_a_former_version_keeps_its_place(ground: Ground) -> None:
-    places = places_of(ground)
+    paths = paths_of(ground)
     node = memcached_node(TOPOLOGY.config, 1)
-    found_at, listens = places.run / "memcached1.sock", places.listens(node)
-    places.run.mkdir()
-    _given(places.run)
+    found_at, listens = paths.run / "memcached1.sock", paths.listens(node)
+    paths.run.mkdir()
+    _given(paths.run)
     with socket.socket(socket.AF_UNIX) as former:
         former.bind(str(found_at))
         former.listen(8)
         os.chown(found_at, owner().uid, owner().gid)
-        (places.run / "memcached1.sock.state").write_bytes(b"\1" * 64)
-        os.chown(places.run / "memcached1.sock.state", owner().uid, owner().gid)
+        (paths.run / "memcached1.sock.state").write_bytes(b"\1" * 64)
+        os.chown(paths.run / "memcached1.sock.state", owner().uid, owner().gid)
         for _again in range(2):
-            places.make_run(owner(), TOPOLOGY.services)
-            places.make_memcached(owner(), node)
+            paths.make_run(owner(), TOPOLOGY.services)
+            paths.make_memcached(owner(), node)
             for path in (found_at, listens):
                 assert supervisors.accepts(path), path
         assert found_at.is_symlink()
-        assert (places.run / "memcached1.sock.state").read_bytes() == b"\1" * 64, "what instances know of it is lost"
+        assert (paths.run / "memcached1.sock.state").read_bytes() == b"\1" * 64, "what instances know of it is lost"
 
 
 # --- whom root believes at all
@@ -452,7 +452,7 @@ def test_a_repository_that_the_instances_user_can_write_is_refused(
 ) -> None:
     state = ground.of_attacker("site") / ".cluster" / "t"
     monkeypatch.delenv("SUDO_UID", raising=False)
-    with pytest.raises(PlaceError, match=f"{state.parent.parent}: the instances run as www-data, who can write it"):
+    with pytest.raises(PathError, match=f"{state.parent.parent}: the instances run as www-data, who can write it"):
         owners.find_owner(state)
     monkeypatch.setenv("SUDO_UID", str(owner().uid))
     assert "say this without sudo" in owners.find_owner(state).warning
@@ -460,7 +460,7 @@ def test_a_repository_that_the_instances_user_can_write_is_refused(
 
 def test_a_stack_of_another_user_is_left_to_that_user(ground: Ground) -> None:
     state = ground.of_attacker("t")
-    with pytest.raises(PlaceError, match="belongs to www-data; say this as www-data"):
+    with pytest.raises(PathError, match="belongs to www-data; say this as www-data"):
         owner().hold_own(state)
 
 

@@ -50,15 +50,15 @@ def stand() -> Iterator[Stand]:
 def taken_back(stand: Stand) -> Iterator[None]:
     """Put the stack file, the project and the secrets back as they were; then `up` must find nothing to do."""
     stack = copy.deepcopy(stand.stack)
-    places = (stand.root / "example", stand.places.secrets)
-    files = [path for place in places for path in place.rglob("*") if path.is_file()]
+    paths = (stand.root / "example", stand.paths.secrets)
+    files = [path for place in paths for path in place.rglob("*") if path.is_file()]
     before = {path: (path.read_bytes(), path.stat().st_mode) for path in files}
     try:
         yield
     finally:
         stand.stack = stack
         stand.write()
-        for place in places:
+        for place in paths:
             for path in place.rglob("*"):
                 if path.is_file() and path not in before:
                     path.unlink()
@@ -255,7 +255,7 @@ def test_a_project_that_can_not_serve_takes_no_name(stand: Stand, what: str) -> 
 
 def test_a_release_whose_database_does_not_answer_takes_no_name(stand: Stand) -> None:
     with taken_back(stand):
-        url = stand.places.secrets / "database_url"
+        url = stand.paths.secrets / "database_url"
         url.write_text("sqlite:////nonexistent/db.sqlite3")
         url.chmod(0o600)
         stand.stack["database"] = {"engine": "external", "discard": True}
@@ -284,7 +284,7 @@ SECRETS: dict[str, tuple[str, str, int, str]] = {
 def test_a_secret_that_can_not_be_used_is_named_and_not_shown(stand: Stand, what: str) -> None:
     name, value, mode, phrase = SECRETS[what]
     with taken_back(stand):
-        path = stand.places.secrets / name
+        path = stand.paths.secrets / name
         path.write_text(value)
         path.chmod(mode)
         result = refused(stand, f"{path}: {phrase}")

@@ -104,7 +104,7 @@ def test_somebody_with_another_key_is_logged_out(stand: Stand) -> None:
     with contextlib.ExitStack() as stack:
         person = Person(stand, PEOPLE[0], stack)
         assert person.is_logged_in()
-        (stand.places.secrets / "secret_key").write_text("y" * 50)
+        (stand.paths.secrets / "secret_key").write_text("y" * 50)
         assert "everybody would be logged out" in stand.up().output
         stand.edit_stack(lambda stack: stack["sessions"].update(discard=True))
         assert stand.up().status == 0

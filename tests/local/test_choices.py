@@ -201,4 +201,4 @@ def test_a_database_that_is_opened_on_import_below_a_directory_that_is_not_there
         assert "does not import" not in said
         result = stand.up()
         assert result.status == 0, result.output
-        assert (stand.places.shared / "project" / "queue").is_dir() or list(stand.places.shared.rglob("queue"))
+        assert (stand.paths.shared / "project" / "queue").is_dir() or list(stand.paths.shared.rglob("queue"))

@@ -40,9 +40,9 @@ FALLBACKS = ["a-former-key-that-nobody-may-see"]
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
     with contextlib.closing(Stand()) as stand:
-        stand.places.secrets.mkdir(parents=True, mode=0o700)
+        stand.paths.secrets.mkdir(parents=True, mode=0o700)
         for name, value in (("secret_environment", SECRET_ENVIRONMENT), ("secret_key_fallbacks", FALLBACKS)):
-            path = stand.places.secrets / name
+            path = stand.paths.secrets / name
             path.write_text(json.dumps(value))
             path.chmod(0o600)
         assert_done(stand.up())
@@ -123,16 +123,16 @@ def test_verify_is_json_for_a_program(stand: Stand) -> None:
 def test_logs_are_those_that_were_asked_for(stand: Stand) -> None:
     release = stand.release()
     get(stand, "/whoami?asked-for-the-log")
-    access = stand.places.logs / "access.log"
+    access = stand.paths.logs / "access.log"
     wait_until(lambda: "asked-for-the-log" in access.read_text(), "the access log has the request")
     assert "asked-for-the-log" in assert_done(stand.run("logs", stand.name, "access"))
     everything = assert_done(stand.run("logs", stand.name))
     for name in (f"app1-{release}", f"app2-{release}", "access", "supervisord"):
         assert re.search(rf"^{name} +\| .", everything, re.MULTILINE), everything
-    written = {path.stem for path in stand.places.logs.glob("*.log") if path.stat().st_size}
+    written = {path.stem for path in stand.paths.logs.glob("*.log") if path.stat().st_size}
     assert set(re.findall(r"^(\S+) +\| ", everything, re.MULTILINE)) == written
     one = assert_done(stand.run("logs", stand.name, "app1", "-n", "1"))
-    last = (stand.places.logs / f"app1-{release}.log").read_text().splitlines()[-1]
+    last = (stand.paths.logs / f"app1-{release}.log").read_text().splitlines()[-1]
     assert one == f"app1-{release} | {last}\n"
     of_nginx = assert_done(stand.run("logs", stand.name, "nginx", "-n", "1000"))
     assert set(re.findall(r"^(\w+) +\| ", of_nginx, re.MULTILINE)) == written & {"access", "error", "nginx"}
@@ -225,9 +225,9 @@ def cpu_of_children() -> float:
 
 def written(stand: Stand) -> dict[str, int]:
     """Return when each file was written last: releases and their environments, nginx's and Supervisor's files."""
-    places = stand.places
-    roots = (places.releases, places.environments, places.nginx, places.static, places.supervisor, places.secrets)
-    files = [places.history, *(path for root in roots for path in (root, *root.rglob("*")))]
+    paths = stand.paths
+    roots = (paths.releases, paths.environments, paths.nginx, paths.static, paths.supervisor, paths.secrets)
+    files = [paths.history, *(path for root in roots for path in (root, *root.rglob("*")))]
     return {str(path): path.lstat().st_mtime_ns for path in files}
 
 
@@ -236,12 +236,12 @@ def written(stand: Stand) -> dict[str, int]:
 
 def test_secrets_are_nowhere_but_in_files_of_those_who_read_them(stand: Stand) -> None:
     get(stand, "/whoami")
-    key = (stand.places.secrets / "secret_key").read_text()
+    key = (stand.paths.secrets / "secret_key").read_text()
     values = [key, *SECRET_ENVIRONMENT.values(), *FALLBACKS]
     assert all(len(value) > 20 for value in values)
     processes = dumped(stand)
     assert len(processes) >= 10
-    files = [path for path in stand.places.state.rglob("*") if path.is_file() and not path.is_symlink()]
+    files = [path for path in stand.paths.state.rglob("*") if path.is_file() and not path.is_symlink()]
     holding = [path for path in files if any(value.encode() in path.read_bytes() for value in values)]
     print(f"{len(values)} secrets looked for in {len(processes)} processes and {len(files)} files")
     assert holding
@@ -259,7 +259,7 @@ def test_secrets_are_nowhere_but_in_files_of_those_who_read_them(stand: Stand) -
 def dumped(stand: Stand) -> dict[str, bytes]:
     """Return the arguments and the environment of every process of the stack."""
     kept = {process.pid for process in stand.supervisor().processes().values()}
-    supervisor = int((stand.places.run / "supervisord.pid").read_text())
+    supervisor = int((stand.paths.run / "supervisord.pid").read_text())
     found = {}
     for pid in with_children(kept | {supervisor}):
         with contextlib.suppress(FileNotFoundError):
@@ -269,7 +269,7 @@ def dumped(stand: Stand) -> dict[str, bytes]:
 
 
 def test_what_a_session_holds_is_for_nobody_else_to_read(stand: Stand) -> None:
-    for path in (*stand.places.data.rglob("*"), *stand.places.run.rglob("*")):
+    for path in (*stand.paths.data.rglob("*"), *stand.paths.run.rglob("*")):
         inside = stat.S_IMODE(path.lstat().st_mode) & 0o007 == 0
         closed = any(stat.S_IMODE(above.stat().st_mode) & 0o007 == 0 for above in (path.parent, path.parent.parent))
         assert inside or closed, path
@@ -294,22 +294,22 @@ def uid_of(pid: int) -> int:
 
 
 def test_three_releases_are_kept_and_environments_while_one_needs_them(stand: Stand) -> None:
-    environments = {path.name for path in stand.places.environments.iterdir()}
+    environments = {path.name for path in stand.paths.environments.iterdir()}
     assert len(environments) == 1
     releases = [stand.release()]
     for number in range(3):
         stand.edit_code("visits/apps.py", f"# release {number}\n")
         assert "making the environment" not in assert_done(stand.up()), "the requirements are the same"
         releases.append(stand.release())
-    assert {path.name for path in stand.places.releases.iterdir()} == set(releases[-3:])
+    assert {path.name for path in stand.paths.releases.iterdir()} == set(releases[-3:])
     assert stand.status()["releases"] == releases[-3:]
     stand.edit_code("requirements.txt", "# another environment\n")
     assert "making the environment" in assert_done(stand.up())
-    assert len(list(stand.places.environments.iterdir())) == 2
+    assert len(list(stand.paths.environments.iterdir())) == 2
     for number in range(2):
         stand.edit_code("visits/apps.py", f"# release {number} of the new environment\n")
         assert_done(stand.up())
-    (left,) = stand.places.environments.iterdir()
+    (left,) = stand.paths.environments.iterdir()
     assert left.name not in environments
 
 
@@ -341,7 +341,7 @@ def test_down_keeps_the_data_and_deletes_it_only_when_told_twice(stand: Stand) -
         assert client.post(url, data=form, headers={"Host": "cluster"}).status_code == 200
         pids = set(with_children({process.pid for process in stand.supervisor().processes().values()}))
         output = assert_done(stand.down())
-        what = f"the database, sessions, uploads, secrets and releases in {stand.places.state}"
+        what = f"the database, sessions, uploads, secrets and releases in {stand.paths.state}"
         assert f"stack t is down; what stays: {what}" in output
         assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
         with socket.socket() as refused:
@@ -357,8 +357,8 @@ def test_down_keeps_the_data_and_deletes_it_only_when_told_twice(stand: Stand) -
     assert_refused(stand.run("down", stand.name, "--delete-data"), message)
     assert stand.status()["ok"], "nothing was stopped"
     assert "its data is deleted" in assert_done(stand.run("down", stand.name, "--delete-data", "--yes"))
-    assert not stand.places.state.exists()
-    assert not stand.places.run.exists()
+    assert not stand.paths.state.exists()
+    assert not stand.paths.run.exists()
     assert "stack t was never up" in assert_done(stand.down())
 
 
@@ -382,10 +382,10 @@ def test_a_checkout_deeper_than_a_socket_s_path_works() -> None:
     top.chmod(0o755)
     deep = top / "a-directory-with-a-name-of-some-length" / "and-another-one-in-it-of-the-same-length" / "and-a-third"
     with contextlib.closing(Stand(path=deep)) as stand:
-        assert len(os.fsencode(stand.places.state / "run" / "app1" / "0123456789ab.sock")) > LONGEST_SOCKET_PATH
+        assert len(os.fsencode(stand.paths.state / "run" / "app1" / "0123456789ab.sock")) > LONGEST_SOCKET_PATH
         assert_done(stand.up())
         assert_done(stand.verify())
-        run = stand.places.run
+        run = stand.paths.run
         assert not run.is_relative_to(stand.root)
         assert stat.S_IMODE(run.stat().st_mode) == (0o750 if os.geteuid() == 0 else 0o700)
         assert "no changes" in assert_done(stand.up())
@@ -424,7 +424,7 @@ def test_no_root_is_needed() -> None:
         assert "warning: the instances run as root" not in output
         assert_done(stand.verify())
         wanted = {pwd.getpwnam(stand.user).pw_uid}
-        supervisor = int((stand.places.run / "supervisord.pid").read_text())
+        supervisor = int((stand.paths.run / "supervisord.pid").read_text())
         processes = with_children({supervisor})
         assert {uid_of(pid) for pid in processes} == wanted
         print(f"{len(processes)} processes run as {stand.user}")

@@ -132,7 +132,7 @@ def unpack(archive: Path, target: Path) -> Path:
 def write_secrets(stand: Stand, project: Project) -> None:
     if not project.secrets:
         return
-    stand.places.secrets.mkdir(parents=True, mode=0o700)
-    path = stand.places.secrets / "secret_environment"
+    stand.paths.secrets.mkdir(parents=True, mode=0o700)
+    path = stand.paths.secrets / "secret_environment"
     path.write_text(json.dumps(project.secrets))
     path.chmod(0o600)

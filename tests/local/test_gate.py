@@ -64,7 +64,7 @@ def refused(stand: Stand, *phrases: str) -> str:
 
 
 def holders(stand: Stand) -> dict[str, str]:
-    return {path.parent.name: str(path.readlink()) for path in stand.places.run.glob("*/http.sock")}
+    return {path.parent.name: str(path.readlink()) for path in stand.paths.run.glob("*/http.sock")}
 
 
 def static_files(page: str) -> list[str]:
@@ -212,7 +212,7 @@ def test_workers_that_recycle_themselves_and_begin_slowly_lose_no_request() -> N
         lost = [answer for answer in answers if answer != 200]
         print(f"slow boots: {len(lost)} of {len(answers)} POSTs lost")
         assert (len(answers), lost) == (400, [])
-        logs = "".join(path.read_text(errors="replace") for path in stand.places.logs.glob("app*.log"))
+        logs = "".join(path.read_text(errors="replace") for path in stand.paths.logs.glob("app*.log"))
         assert "checks in a row failed" not in logs
 
 

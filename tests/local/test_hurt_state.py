@@ -124,11 +124,11 @@ def stand() -> Iterator[Stand]:
 
 
 def serving(stand: Stand) -> str:
-    return (stand.places.static / "current").readlink().parent.name
+    return (stand.paths.static / "current").readlink().parent.name
 
 
 def path_of(stand: Stand, path: str, release: str) -> Path:
-    return stand.places.state / path.replace("RELEASE", release)
+    return stand.paths.state / path.replace("RELEASE", release)
 
 
 def hurt(stand: Stand, paths: tuple[str, ...], how: str, release: str) -> None:
@@ -162,15 +162,15 @@ def look_at_all(stand: Stand, release: str) -> dict[str, Looked | None]:
 
 def assert_written_anew(stand: Stand, release: str) -> None:
     """What is not the same each time is what it should be."""
-    places, directory = stand.places, stand.places.releases / release
-    history = History.load(places)
+    paths, directory = stand.paths, stand.paths.releases / release
+    history = History.load(paths)
     assert (history.found, history.releases, history.current) == ("", [release], release)
-    assert places.lock.read_text().startswith("`cluster up")
-    name = InstanceLink(places.run, "app1")
+    assert paths.lock.read_text().startswith("`cluster up")
+    name = InstanceLink(paths.run, "app1")
     status = name.status(release)
     assert status is not None
     assert (status["state"], name.given(), name.holder()) == ("serving", release, release)
-    for path, kind in ((places.supervisor_pid, Kind.SUPERVISOR), (places.nginx_pid, Kind.NGINX)):
+    for path, kind in ((paths.supervisor_pid, Kind.SUPERVISOR), (paths.nginx_pid, Kind.NGINX)):
         assert int(path.read_text()) == one_of(stand, kind)
     for file in ("config.json", "parts.json", "project.json", "complete"):
         assert json.loads((directory / file).read_text()), file
@@ -187,19 +187,19 @@ def no_traceback(stand: Stand, command: str) -> str:
 
 
 def one_of(stand: Stand, kind: Kind) -> int:
-    (process,) = (process for process in stack_processes(stand.places) if process.kind is kind)
+    (process,) = (process for process in stack_processes(stand.paths) if process.kind is kind)
     return process.pid
 
 
 def assert_one_of_each(stand: Stand) -> None:
-    kinds = [process.kind for process in stack_processes(stand.places)]
+    kinds = [process.kind for process in stack_processes(stand.paths)]
     counts = {kind: kinds.count(kind) for kind in (Kind.SUPERVISOR, Kind.NGINX, Kind.WATCH, Kind.INSTANCE)}
     assert counts == {Kind.SUPERVISOR: 1, Kind.NGINX: 1, Kind.WATCH: 1, Kind.INSTANCE: 2}
 
 
 def never_hurt(stand: Stand) -> set[int]:
     """The processes of which nothing is hurt that they need."""
-    there = stack_processes(stand.places)
+    there = stack_processes(stand.paths)
     kinds = (Kind.SUPERVISOR, Kind.WATCH, Kind.DAEMON)
     return {process.pid for process in there if process.kind in kinds or process.argument("--instance") == "app2"}
 
@@ -253,7 +253,7 @@ def test_a_release_that_is_refused_leaves_what_serves_with_all_its_files(stand: 
 
 
 def test_what_a_signal_has_stopped_goes_on_at_once(stand: Stand) -> None:
-    stopped = [process for process in stack_processes(stand.places) if process.kind is not Kind.WORKER]
+    stopped = [process for process in stack_processes(stand.paths) if process.kind is not Kind.WORKER]
     for process in sorted(stopped, key=lambda process: process.kind is not Kind.WATCH):  # it would let them go on
         os.kill(process.pid, signal.SIGSTOP)
     began = time.monotonic()
@@ -263,7 +263,7 @@ def test_what_a_signal_has_stopped_goes_on_at_once(stand: Stand) -> None:
     assert result.status == 0, result.output
     assert result.output.count("it goes on") == len(stopped), result.output
     assert time.monotonic() - began < 60
-    there = [process for process in stack_processes(stand.places) if process.kind is not Kind.WORKER]
+    there = [process for process in stack_processes(stand.paths) if process.kind is not Kind.WORKER]
     assert {process.pid for process in there} == {process.pid for process in stopped}
     stand.wait_healthy()
 
@@ -273,7 +273,7 @@ def test_what_was_hurt_while_the_stack_is_down_is_mended_by_up(stand: Stand) -> 
     before = look_at_all(stand, release)
     hurt(stand, ("run/supervisor.sock",), "a directory", release)  # the two other ways are mended by `up`, above
     assert "ending Supervisor" in no_traceback(stand, "down")
-    assert stack_processes(stand.places) == []
+    assert stack_processes(stand.paths) == []
     hurt(stand, FILES[6:], "emptied", release)
     no_traceback(stand, "status")
     no_traceback(stand, "down")
@@ -286,8 +286,8 @@ def test_what_was_hurt_while_the_stack_is_down_is_mended_by_up(stand: Stand) -> 
 
 
 def test_a_removed_state_is_not_begun_anew_beside_what_runs(stand: Stand) -> None:
-    aside = stand.places.state.with_name("aside")
-    stand.places.state.rename(aside)
+    aside = stand.paths.state.with_name("aside")
+    stand.paths.state.rename(aside)
     try:
         told = no_traceback(stand, "status")
         assert ("was removed or moved away" in told, "mends it" in told) == (True, False), told
@@ -298,14 +298,14 @@ def test_a_removed_state_is_not_begun_anew_beside_what_runs(stand: Stand) -> Non
         assert len(result.output.splitlines()) == 1
         one_of(stand, Kind.SUPERVISOR)
     finally:
-        if stand.places.state.exists():
-            remove(stand.places.state)
-        aside.rename(stand.places.state)
+        if stand.paths.state.exists():
+            remove(stand.paths.state)
+        aside.rename(stand.paths.state)
     stand.wait_healthy()
 
 
 def test_another_key_is_refused_and_a_removed_one_is_put_back(stand: Stand) -> None:
-    key = stand.places.secrets / "secret_key"
+    key = stand.paths.secrets / "secret_key"
     before = key.read_text()
     key.write_text("z" * 50)
     result = stand.up()

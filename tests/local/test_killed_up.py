@@ -142,12 +142,12 @@ def assert_converges(stand: Stand) -> None:
     assert {file.stem for file in stand.supervisor().programs.iterdir()} == wanted
     assert {row["release"] for row in status["instances"]} == {status["release"]}
     assert stand.nginx_digest() == status["nginx"]["digest"]
-    assert (stand.places.nginx / "current").resolve().name == status["nginx"]["digest"][:12]
-    assert not stand.places.closing.exists(), "nginx closes its clients' connections for ever"
-    directories = {path.name for path in stand.places.run.iterdir() if path.is_dir()}
+    assert (stand.paths.nginx / "current").resolve().name == status["nginx"]["digest"][:12]
+    assert not stand.paths.closing.exists(), "nginx closes its clients' connections for ever"
+    directories = {path.name for path in stand.paths.run.iterdir() if path.is_dir()}
     assert {name for name in directories if not name.startswith(".")} == set(servers(stand.stack))
     kept = {process.pid for process in processes.values()}
-    left = set(orphaned_processes(stand.places)) - with_children(kept)
+    left = set(orphaned_processes(stand.paths)) - with_children(kept)
     assert not left, "processes that nobody keeps were left"
     again = stand.up()
     assert (again.status, "no changes" in again.output) == (0, True), again.output
@@ -235,12 +235,12 @@ def test_after_a_killed_supervisor_down_ends_all(stand: Stand) -> None:
 def test_after_a_power_cut_up_starts_everything_again(stand: Stand, keeps: str) -> None:
     """Everything ends at once; a run directory that is kept holds sockets, names and words of the dead."""
     release = stand.release()
-    for pid in {*processes_of(stand), *(process.pid for process in stack_processes(stand.places))}:
+    for pid in {*processes_of(stand), *(process.pid for process in stack_processes(stand.paths))}:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not processes_of(stand), "everything has ended")
     if keeps == "nothing":
-        shutil.rmtree(stand.places.run)
+        shutil.rmtree(stand.paths.run)
     status = stand.run("status", stand.name)
     assert status.status == 1, status.output
     assert_serves(stand)
@@ -255,7 +255,7 @@ def test_an_nginx_that_was_killed_is_started_again(stand: Stand) -> None:
 
 
 def kill_supervisor(stand: Stand) -> None:
-    pid = int((stand.places.run / "supervisord.pid").read_text())
+    pid = int((stand.paths.run / "supervisord.pid").read_text())
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not stand.supervisor().is_running(), "Supervisor is gone")
 
@@ -263,7 +263,7 @@ def kill_supervisor(stand: Stand) -> None:
 def processes_of(stand: Stand) -> dict[int, str]:
     """Return every process of the stack: those that name it, and those whose directory is in it."""
     found = {}
-    inside = f"{stand.places.state}/"
+    inside = f"{stand.paths.state}/"
     for process in Path("/proc").iterdir():
         if not process.name.isdigit() or process.name == str(os.getpid()):
             continue

@@ -12,7 +12,7 @@ import pytest
 from cluster.machine.owner import Owner
 from platforms.local import nginx as local_nginx
 from platforms.local.nginx import Nginx, find_nginx
-from platforms.local.places import Places
+from platforms.local.paths import LocalPaths
 from platforms.local.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -23,28 +23,28 @@ OWNER = Owner(uid=0, gid=0, name="root")
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
+def paths(tmp_path: Path) -> LocalPaths:
     (tmp_path / "stacks").mkdir()
-    found = Places(tmp_path, "t")
+    found = LocalPaths(tmp_path, "t")
     found.state.mkdir(parents=True)
     return found
 
 
 @pytest.fixture
-def binary(places: Places, tmp_path: Path) -> Iterator[Path]:
+def binary(paths: LocalPaths, tmp_path: Path) -> Iterator[Path]:
     """A nginx of the stack that runs, and whose file is gone: another, much newer one is installed."""
     copy = tmp_path / "bin" / "nginx"
     copy.parent.mkdir()
     shutil.copy2(find_nginx()[0], copy)
-    conf = places.state / "nginx.conf"
+    conf = paths.state / "nginx.conf"
     conf.write_text("daemon off; master_process on; pid nginx.pid; error_log stderr; events {} \n")
     process = subprocess.Popen(
-        [str(copy), "-p", str(places.state), "-c", str(conf), "-e", "stderr"],
-        cwd=places.state,
+        [str(copy), "-p", str(paths.state), "-c", str(conf), "-e", "stderr"],
+        cwd=paths.state,
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 60
-    while not (places.state / "nginx.pid").exists():
+    while not (paths.state / "nginx.pid").exists():
         assert time.monotonic() < deadline
         assert process.poll() is None, "nginx did not start"
         time.sleep(0.05)
@@ -60,29 +60,29 @@ def upgrade(binary: Path) -> None:
 
 
 def test_a_running_nginx_is_what_it_was_when_it_was_started(
-    places: Places, binary: Path, monkeypatch: pytest.MonkeyPatch
+    paths: LocalPaths, binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = find_nginx()[1]
     upgrade(binary)
     monkeypatch.setattr(local_nginx, "search_path", lambda: str(binary.parent))
-    nginx = Nginx(places, Supervisor(places), OWNER)
+    nginx = Nginx(paths, Supervisor(paths), OWNER)
     assert (nginx.version, nginx.installed) == (version, (1, 99, 0))
     assert str(binary) in nginx.program().command, "the next start is of the installed one"
     assert nginx.running is not None
-    assert "test is successful" in check(nginx.running, places)
+    assert "test is successful" in check(nginx.running, paths)
 
 
 def test_where_none_runs_the_installed_one_counts(
-    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    paths: LocalPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = tmp_path / "nginx"
     installed.touch()
     upgrade(installed)
     monkeypatch.setattr(local_nginx, "search_path", lambda: str(tmp_path))
-    nginx = Nginx(places, Supervisor(places), OWNER)
+    nginx = Nginx(paths, Supervisor(paths), OWNER)
     assert (nginx.version, nginx.running) == ((1, 99, 0), None)
 
 
-def check(binary: str, places: Places) -> str:
-    command = [binary, "-t", "-p", str(places.state), "-e", "stderr", "-c", str(places.state / "nginx.conf")]
+def check(binary: str, paths: LocalPaths) -> str:
+    command = [binary, "-t", "-p", str(paths.state), "-e", "stderr", "-c", str(paths.state / "nginx.conf")]
     return subprocess.run(command, capture_output=True, text=True, check=False).stderr

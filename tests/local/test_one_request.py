@@ -38,6 +38,6 @@ def test_a_request_that_kills_ends_two_workers_of_four() -> None:
         for name in NAMES:
             programs = [what for what in gunicorns[name] if " " not in what]
             assert [stand.processes(name)[what] for what in programs] == [gunicorns[name][what] for what in programs]
-        logs = "".join(log.read_text() for log in stand.places.logs.glob("app*.log"))
+        logs = "".join(log.read_text() for log in stand.paths.logs.glob("app*.log"))
         assert logs.count("ended two workers") == 1
         assert "loads the project by itself" not in logs, "the example can be loaded before the fork"

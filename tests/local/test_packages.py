@@ -72,7 +72,7 @@ def test_an_editable_package_runs_from_the_release_s_copy_also_after_a_rollback_
     release_with(stand, VIEW, "code v1", "code v1")
     (first,) = pages(stand)
     assert re.search(
-        rf"code v1, package 1.4.0, from {stand.places.releases}/\w+/tree/above/project/src/core/views.py", first
+        rf"code v1, package 1.4.0, from {stand.paths.releases}/\w+/tree/above/project/src/core/views.py", first
     )
     release_with(stand, VIEW, "code v1", "code v2")
     assert {text.partition(",")[0] for text in pages(stand)} == {"code v2"}
@@ -132,7 +132,7 @@ def test_init_looks_with_the_versions_of_a_lock_which_are_those_that_up_runs(cas
         result = stand.up()
         assert result.status == 0, result.output
         assert page(stand) == "Django 5.2.1\n"
-        assert environments(stand.places.environments) == looked
+        assert environments(stand.paths.environments) == looked
         assert listing(stand.project) == before
         # A lock that is stale is the same line for both.
         pyproject = stand.project / "pyproject.toml"

@@ -19,7 +19,7 @@ from cluster import kept
 from cluster.kept import hurt, vouch, write_durably
 from cluster.stack.history import History
 from cluster.stack.secrets import ensure_secrets, read_secrets
-from platforms.local.places import Places
+from platforms.local.paths import LocalPaths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,12 +97,12 @@ def test_what_a_mark_vouches_for_is_whole_after_a_power_cut(disk: Disk) -> None:
 
 
 def test_what_was_saved_is_there_after_a_power_cut(disk: Disk) -> None:
-    places = Places(disk.place, "t")
-    key = ensure_secrets(places.secrets)["secret_key"]
-    History(releases=["a" * 12], current="a" * 12).save(places)
+    paths = LocalPaths(disk.place, "t")
+    key = ensure_secrets(paths.secrets)["secret_key"]
+    History(releases=["a" * 12], current="a" * 12).save(paths)
     disk.cut()
-    assert read_secrets(places.secrets) == {"secret_key": key}
-    assert History.load(places) == History(releases=["a" * 12], current="a" * 12)
+    assert read_secrets(paths.secrets) == {"secret_key": key}
+    assert History.load(paths) == History(releases=["a" * 12], current="a" * 12)
 
 
 def test_a_file_that_is_replaced_is_the_former_or_the_new_one(disk: Disk) -> None:

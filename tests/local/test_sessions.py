@@ -108,7 +108,7 @@ def test_without_the_bridge_a_change_of_the_engine_logs_everybody_out(stand: Sta
 
 
 def test_a_rotated_key_logs_nobody_out_and_the_old_one_is_gone_in_the_end(stand: Stand) -> None:
-    secrets = stand.places.secrets
+    secrets = stand.paths.secrets
     old = (secrets / "secret_key").read_text()
     stand.edit_code("example/settings.py", SHORT)
     with load_of(stand) as load:
@@ -131,7 +131,7 @@ def test_a_rotated_key_logs_nobody_out_and_the_old_one_is_gone_in_the_end(stand:
     assert old in (secrets / "dropped_secret_keys").read_text()
     assert stat.S_IMODE((secrets / "dropped_secret_keys").stat().st_mode) == 0o600
     assert "no changes" in stand.run("up", stand.name).output, "nothing reads what is kept aside"
-    held = list(stand.places.releases.rglob("dropped_secret_keys"))
+    held = list(stand.paths.releases.rglob("dropped_secret_keys"))
     assert held == []
 
 
@@ -139,7 +139,7 @@ def test_a_key_that_is_just_replaced_logs_everybody_out(stand: Stand) -> None:
     """The saboteur of the test before."""
     with load_of(stand) as load:
         matrix = Matrix(stand, load)
-        key = stand.places.secrets / "secret_key"
+        key = stand.paths.secrets / "secret_key"
         key.write_text("x" * 50)
         stand.edit_stack(lambda stack: stack["sessions"].update(discard=True))
         row = matrix.event("another key", matrix.up)

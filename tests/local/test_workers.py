@@ -38,7 +38,7 @@ def stand() -> Iterator[Stand]:
 
 @pytest.fixture(scope="module")
 def jobs(stand: Stand) -> Jobs:
-    return Jobs(stand.places.shared / "queue")
+    return Jobs(stand.paths.shared / "queue")
 
 
 def write(stand: Stand, release: str, *, before: str = "") -> None:
@@ -148,7 +148,7 @@ def test_a_run_that_failed_is_in_the_status_and_its_exit_status(stand: Stand) ->
     stand.edit_stack(lambda stack: stack["schedule"][0].update(command="manage.py no_such_command"))
     assert_done(stand.up())
     assert stand.run("status", stand.name).status == 0
-    path = stand.places.schedules / "yearly" / "runs.json"
+    path = stand.paths.schedules / "yearly" / "runs.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "checked": time.time() - 400 * 24 * 3600}))
     # Due since the first of January; whoever is started anew reads that it was not looked at for so long.
     stand.edit_stack(lambda stack: stack["schedule"][0].update(starting_deadline="400d"))

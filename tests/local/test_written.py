@@ -62,7 +62,7 @@ def test_uploads_unspoken_files_and_commands_outlive_the_releases() -> None:
         assert "copying media: from now on it is kept in .cluster/t/shared/media" in said
         upload(stand, "photo.txt", b"hello")
         upload(stand, "page.html", b"<script>alert(1)</script>")
-        first = stand.places.releases / stand.release()
+        first = stand.paths.releases / stand.release()
         project = next(first.glob("tree/*/project"))
         (project / "core" / "unspoken.txt").write_text("written by the project")
         (project / "core" / "views.py").touch()
@@ -86,10 +86,10 @@ def test_uploads_unspoken_files_and_commands_outlive_the_releases() -> None:
         assert f"release {first.name} goes, and its project had written" in output
         assert "core/unspoken.txt" in output
         assert not first.exists()
-        kept = stand.places.kept / first.name
+        kept = stand.paths.kept / first.name
         assert [path.read_text() for path in kept.rglob("unspoken.txt")] == ["written by the project"]
         assert not list(kept.rglob("urls.py")), "what nobody has touched is only a copy"
-        names = {path.name for path in (stand.places.shared / "media" / "docs").iterdir()}
+        names = {path.name for path in (stand.paths.shared / "media" / "docs").iterdir()}
         assert names == {"before.txt", "page.html", "photo.txt"}
 
 
@@ -109,7 +109,7 @@ def assert_served_as_files(stand: Stand, plant: Callable[[tuple[str, str]], obje
     if plant is not None:
         plant(("/etc/hostname", "/srv/shared/media/leak.txt"))
     else:
-        leak, uploads = stand.places.shared / "media" / "leak.txt", (stand.places.shared / "media").stat()
+        leak, uploads = stand.paths.shared / "media" / "leak.txt", (stand.paths.shared / "media").stat()
         leak.symlink_to("/etc/hostname")
         os.chown(leak, uploads.st_uid, uploads.st_gid, follow_symlinks=False)
     assert get(stand, "/media/leak.txt").status_code in {403, 404}, "a link leads out of the uploads"
@@ -123,7 +123,7 @@ def test_every_database_is_migrated_and_keeps_its_rows() -> None:
         stand.edit_code("core/views.py", "\n# v2\n")
         up(stand)
         assert get(stand, "/log").text.split()[0] == "4", "the second database began anew with the release"
-        assert (stand.places.data / "databases" / "audit.sqlite3").is_file()
+        assert (stand.paths.data / "databases" / "audit.sqlite3").is_file()
         stand.edit_stack(lambda stack: stack["app"].update(migrate=["default", "other"]))
         stand.edit_code("core/views.py", "\n# v3\n")
         result = stand.up()
@@ -225,12 +225,12 @@ def test_what_is_uploaded_while_its_directory_becomes_a_shared_one_is_not_lost()
         assert lost_while_shared(stand)[0] == 0
         # Neither the stack file nor an older release hides them.
         former = stand.release()
-        refused = f"app.shared: media is kept in {stand.places.shared}/media, and release "
+        refused = f"app.shared: media is kept in {stand.paths.shared}/media, and release "
         assert stand.rollback().output.splitlines()[-1].startswith(refused)
         stand.edit_stack(lambda stack: stack["app"].update(media=False))
         assert stand.up().output.splitlines()[-1].startswith(refused)
         assert stand.release() == former
-        (stand.places.shared / "media").rename(stand.root / "left-behind")
+        (stand.paths.shared / "media").rename(stand.root / "left-behind")
         assert stand.up().status == 0
 
 
@@ -243,7 +243,7 @@ def test_what_is_kept_and_was_removed_is_told_and_made_again() -> None:
     with standing("media") as stand:
         up(stand)
         upload(stand, "photo.txt", b"hello")
-        kept = stand.places.shared / "media"
+        kept = stand.paths.shared / "media"
         kept.rename(stand.root / "aside")
         status = stand.status()
         assert not status["ok"]
@@ -261,7 +261,7 @@ def test_what_is_kept_and_was_removed_is_told_and_made_again() -> None:
 def test_a_database_of_the_projects_own_that_is_gone_is_refused_until_told() -> None:
     with standing("second-database") as stand:
         up(stand)
-        audit = stand.places.data / "databases" / "audit.sqlite3"
+        audit = stand.paths.data / "databases" / "audit.sqlite3"
         aside = stand.root / "aside"
         aside.mkdir()
         for path in audit.parent.glob("audit*"):

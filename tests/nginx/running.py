@@ -30,7 +30,7 @@ import pytest
 
 from cluster.config import parse_config
 from cluster.endpoints import Endpoint
-from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE, NginxConfig, NginxPlaces, render_nginx
+from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE, NginxConfig, NginxPaths, render_nginx
 from cluster.topology import build_topology
 from tests.nginx_versions import CACHE, SUITES, Nginx, NginxUnavailable, fetch, installed_nginx, nginx_versions
 
@@ -108,8 +108,8 @@ class Below(dict[str, Endpoint]):
         return Endpoint(path=f"{self.directory}/{instance}/http.sock")
 
 
-def places_in(directory: Path) -> NginxPlaces:
-    return NginxPlaces(
+def paths_in(directory: Path) -> NginxPaths:
+    return NginxPaths(
         user="root" if os.geteuid() == 0 else None,
         instances=Below(directory / "s"),
         static=str(directory / "static"),
@@ -123,8 +123,8 @@ def places_in(directory: Path) -> NginxPlaces:
     )
 
 
-def render(values: Values, places: NginxPlaces, version: tuple[int, int, int]) -> NginxConfig:
-    return render_nginx(build_topology(parse_config(values)), places, version)
+def render(values: Values, paths: NginxPaths, version: tuple[int, int, int]) -> NginxConfig:
+    return render_nginx(build_topology(parse_config(values)), paths, version)
 
 
 def write(config: NginxConfig, directory: Path) -> Path:
@@ -326,9 +326,9 @@ class Running:
     def __enter__(self) -> Running:
         self.directory = Path(tempfile.mkdtemp(prefix="cl", dir="/tmp"))
         self.directory.chmod(0o755)
-        self.places = places_in(self.directory)
+        self.paths = paths_in(self.directory)
         if self.sockets is not None:
-            self.places = replace(self.places, instances=Below(self.sockets))
+            self.paths = replace(self.paths, instances=Below(self.sockets))
         for name in ("logs", "temp", "static", "conf"):
             (self.directory / name).mkdir()
         servers = build_topology(parse_config(self.values)).names
@@ -372,7 +372,7 @@ class Running:
         return (self.directory / "logs" / "error.log").read_text()
 
     def put(self, values: Values) -> NginxConfig:
-        config = render(values, self.places, self.nginx.version)
+        config = render(values, self.paths, self.nginx.version)
         edited = {path: self.edit(text) for path, text in config.files.items()}
         write(NginxConfig(files=edited, links=config.links, digest=config.digest), self.directory / "conf")
         return config
@@ -397,7 +397,7 @@ class Running:
             politely = self.nginx.version < KEEPALIVE_MIN_TIMEOUT_SINCE
         self.values = values
         self.config = self.put(values)
-        closing = Path(self.places.closing)
+        closing = Path(self.paths.closing)
         if politely:
             closing.touch()
             time.sleep(CLOSING_SECONDS)
@@ -425,7 +425,7 @@ class Running:
 
     def internal(self, path: str, *, host: str = "internal", **headers: str) -> Reply:
         """One GET on the internal socket."""
-        with contextlib.closing(UnixConnection(self.places.internal)) as connection:
+        with contextlib.closing(UnixConnection(self.paths.internal)) as connection:
             return ask(connection, path, method="GET", body=None, host=host, **headers)
 
     def connect(self, port: int | None = None) -> http.client.HTTPConnection:

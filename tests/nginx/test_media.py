@@ -33,7 +33,7 @@ def values() -> dict[str, object]:
 @pytest.fixture(params=versions(), scope="module")
 def site(request: pytest.FixtureRequest) -> Iterator[Running]:
     with Running(request.param, values()) as running:
-        shared = Path(running.places.shared)
+        shared = Path(running.paths.shared)
         for directory, names in (("var/uploads/docs", (*ACTIVE, *HARMLESS)), ("private", ("secret.pdf",))):
             (shared / directory).mkdir(parents=True)
             for name in names:
@@ -50,11 +50,11 @@ def quoted(name: str) -> str:
 def test_an_upload_is_a_file_and_never_a_page(site: Running, name: str, closing: bool) -> None:
     before = len(site.requests)
     if closing:
-        Path(site.places.closing).touch()
+        Path(site.paths.closing).touch()
     try:
         reply = site.request(f"/files/up/docs/{quoted(name)}")
     finally:
-        Path(site.places.closing).unlink(missing_ok=True)
+        Path(site.paths.closing).unlink(missing_ok=True)
     assert (reply.status, reply.body.decode()) == (200, f"this is {name}")
     assert reply.headers.get_all("X-Content-Type-Options") == ["nosniff"]
     active = name in ACTIVE
@@ -94,7 +94,7 @@ def test_uploads_are_read_only(site: Running) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a link that is another user's")
 def test_a_link_leads_no_further_than_to_its_makers_own(site: Running) -> None:
-    link = Path(site.places.shared) / "var/uploads/leak.txt"
+    link = Path(site.paths.shared) / "var/uploads/leak.txt"
     link.symlink_to("/etc/hostname")
     os.lchown(link, 4321, 4321)
     try:
@@ -121,6 +121,6 @@ def test_nginx_accepts_it_without_a_warning(nginx: Nginx, url: str, tmp_path: Pa
     made = stack()
     made["app"] |= {"media": {"root": "media files/ü", "url": url}, "protected_media": PRIVATE}
     with Running(nginx, made) as running:
-        conf = write(render(running.values, running.places, nginx.version), tmp_path)
+        conf = write(render(running.values, running.paths, nginx.version), tmp_path)
         assert conf.is_file()
         assert "[warn]" not in running.error_log

@@ -19,7 +19,7 @@ from cluster.lint import Facts, Severity, lint
 from cluster.lint.variables import known_variables
 from cluster.render.nginx import render_nginx
 from cluster.topology import build_topology
-from tests.nginx.running import places_in, stack, versions, write
+from tests.nginx.running import paths_in, stack, versions, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def directory() -> Iterator[Path]:
 
 def refusal(nginx: Nginx, config: ClusterConfig, directory: Path) -> str | None:
     """Return what nginx says of a stack that it refuses; None where it accepts it."""
-    conf = write(render_nginx(build_topology(config), places_in(directory), nginx.version), directory)
+    conf = write(render_nginx(build_topology(config), paths_in(directory), nginx.version), directory)
     arguments = ["-t", "-q", "-c", str(conf), "-p", str(directory), "-e", "stderr"]
     done = subprocess.run([*nginx.command, *arguments], capture_output=True, text=True, check=False, timeout=60)
     return None if done.returncode == 0 else done.stderr

@@ -101,10 +101,10 @@ def weighted(port: int, turn: int) -> Values:
 
 
 def add_static_file(running: Running) -> None:
-    directory = Path(running.places.static) / "r1" / "static"
+    directory = Path(running.paths.static) / "r1" / "static"
     directory.mkdir(parents=True)
     (directory / "a.css").write_text("0123456789")
-    (Path(running.places.static) / "current").symlink_to("r1")
+    (Path(running.paths.static) / "current").symlink_to("r1")
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def closing(nginx: Nginx) -> Iterator[Running]:
     values = stack(2, client_max_body_size="2m", instance_ports=free_ports(2))
     with Running(nginx, values) as running:
         add_static_file(running)
-        Path(running.places.closing).touch()
+        Path(running.paths.closing).touch()
         yield running
 
 
@@ -224,7 +224,7 @@ def test_a_body_arrives_whole(closing: Running, method: str, size: str, framing:
 @pytest.mark.parametrize("target", ["/", "/a%2Fb/./c/../d//e?x=%20&y=/-/", "/%c3%a9?"])
 def test_an_instance_gets_what_it_always_gets(closing: Running, method: str, target: str) -> None:
     reply = closing.request(target, method=method, X_Forwarded_Proto="https", X_Forwarded_For="6.6.6.6")
-    marker = Path(closing.places.closing)
+    marker = Path(closing.paths.closing)
     marker.unlink()
     before = closing.request(target, method=method, X_Forwarded_Proto="https", X_Forwarded_For="6.6.6.6")
     marker.touch()
@@ -304,7 +304,7 @@ def test_the_connections_to_instances_are_kept(closing: Running) -> None:
 
 
 def test_connections_are_kept_again_when_closing_is_gone(closing: Running) -> None:
-    marker = Path(closing.places.closing)
+    marker = Path(closing.paths.closing)
     marker.unlink()
     try:
         assert closing.request("/").kept

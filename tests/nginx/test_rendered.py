@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from cluster.config import parse_config
 from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.topology import shares
-from tests.nginx.running import TEXT, Reply, Running, Values, ask, free_ports, places_in, render, stack, versions, write
+from tests.nginx.running import TEXT, Reply, Running, Values, ask, free_ports, paths_in, render, stack, versions, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,7 @@ def site(nginx: Nginx) -> Iterator[Running]:
     """Two instances, each with a port of its own too, and static files of two releases."""
     values = stack(2, client_max_body_size="64k", instance_ports=free_ports(2))
     with Running(nginx, values) as running:
-        static = Path(running.places.static)
+        static = Path(running.paths.static)
         for release, names in {"r1": ["old.css", "both.css"], "r2": [HASHED, "plain.css", "both.css"]}.items():
             directory = static / release / "static"
             directory.mkdir(parents=True)
@@ -94,8 +94,8 @@ def head(text: str) -> bytes:
 
 def tree(values: Values, version: tuple[int, int, int], directory: Path) -> list[str]:
     """A rendered configuration as one line a directive, in order: the blocks that it stands in, and its arguments."""
-    places = places_in(Path("/DIR"))
-    config = render(values, places, version)
+    paths = paths_in(Path("/DIR"))
+    config = render(values, paths, version)
     conf = write(config, directory)
     parsed = crossplane.parse(str(conf), strict=True, combine=True, check_ctx=True, check_args=True)
     assert parsed["status"] == "ok", parsed["errors"]
@@ -232,8 +232,8 @@ def test_an_option_changes_its_directive_and_nothing_else(nginx: Nginx, option: 
 
 @pytest.mark.parametrize("case", sorted(NO_CHANGE))
 def test_saying_a_default_changes_no_byte(nginx: Nginx, case: str, tmp_path: Path) -> None:
-    places = places_in(tmp_path)
-    assert render(NO_CHANGE[case], places, nginx.version) == render(stack(), places, nginx.version)
+    paths = paths_in(tmp_path)
+    assert render(NO_CHANGE[case], paths, nginx.version) == render(stack(), paths, nginx.version)
 
 
 def test_without_an_access_log_its_format_goes_too(nginx: Nginx, tmp_path: Path) -> None:
@@ -304,11 +304,11 @@ def test_the_versions_differ_in_how_they_reload_alone(nginx: Nginx, tmp_path: Pa
 
 
 def test_rendering_twice_gives_the_same_bytes_and_no_two_options_the_same_digest(nginx: Nginx, tmp_path: Path) -> None:
-    places = places_in(tmp_path)
+    paths = paths_in(tmp_path)
     digests = set()
     for values in [stack(), *(values for values, _removed, _added in OPTIONS.values())]:
-        config = render(values, places, nginx.version)
-        assert config == render(values, places, nginx.version)
+        config = render(values, paths, nginx.version)
+        assert config == render(values, paths, nginx.version)
         digests.add(config.digest)
     assert len(digests) == len(OPTIONS) + 1
 
@@ -326,7 +326,7 @@ def refusal(nginx: Nginx, values: Values, directory: Path) -> str:
     values["site"]["listen"] = free_ports()
     if values["site"].get("instance_ports"):
         values["site"]["instance_ports"] = free_ports(2)
-    conf = write(render(values, places_in(directory), nginx.version), directory / "conf")
+    conf = write(render(values, paths_in(directory), nginx.version), directory / "conf")
     command = [*nginx.command, "-t", "-q", "-p", str(directory), "-e", "stderr", "-c", str(conf)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stderr
 
@@ -743,7 +743,7 @@ def test_a_static_file_that_is_missing_is_nginxs_own_404(site: Running) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a link that is another user's")
 def test_a_link_among_static_files_leads_only_to_what_is_its_maker_s_own(site: Running) -> None:
-    static = Path(site.places.static) / "r2" / "static"
+    static = Path(site.paths.static) / "r2" / "static"
     stolen, own, directory = static / "stolen.css", static / "own.css", static / "aside"
     stolen.symlink_to("/etc/hostname")
     own.symlink_to("plain.css")
@@ -992,7 +992,7 @@ MEANT = "worker_rlimit_nofile_vs_connections"
 @pytest.mark.parametrize("option", ["plain", "anybody", "hash of a key", "instance_ports"])
 def test_gixy_finds_nothing(nginx: Nginx, option: str, tmp_path: Path) -> None:
     values = OPTIONS[option][0] if option != "plain" else stack()
-    conf = write(render(values, places_in(tmp_path), nginx.version), tmp_path)
+    conf = write(render(values, paths_in(tmp_path), nginx.version), tmp_path)
     command = [sys.executable, "-m", "gixy", "--format", "json", str(conf)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     found = [(finding["plugin"], finding["reason"], finding["config"]) for finding in json.loads(done.stdout)]

@@ -23,10 +23,10 @@ from cluster.services import DRAIN_SECONDS
 from cluster.topology import Topology, batches, build_topology
 from platforms import base
 from platforms.base import Resources
+from platforms.docker.container_paths import nginx_config
 from platforms.docker.engine import Engine, Live
 from platforms.docker.family import Target
 from platforms.docker.images import platform_digest
-from platforms.docker.places import nginx_config
 from platforms.docker.resources import Docker
 from platforms.docker.scripts import script
 from platforms.docker.specs import container_digest

@@ -10,9 +10,9 @@ import pytest
 
 from cluster.config import parse_config
 from cluster.topology import build_topology
+from platforms.docker.container_paths import nginx_config
 from platforms.docker.engine import Engine, EngineError, Live
 from platforms.docker.observe import Observed
-from platforms.docker.places import nginx_config
 
 if TYPE_CHECKING:
     from pathlib import Path

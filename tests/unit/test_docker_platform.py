@@ -22,17 +22,17 @@ from hypothesis import strategies as st
 
 from cluster.config import parse_config
 from cluster.packages import UV_CONFIG
-from cluster.release import ReleaseError, ReleaseSpec, RuntimePlaces, runtime_config, specify
-from cluster.render.nginx import NginxPlaces, render_nginx, version_in_image
+from cluster.release import ReleaseError, ReleaseSpec, RuntimePaths, runtime_config, specify
+from cluster.render.nginx import NginxPaths, render_nginx, version_in_image
 from cluster.topology import Topology, build_topology
 from platforms.docker import images
+from platforms.docker.container_paths import base_image, nginx_config, nginx_paths, runtime_paths
 from platforms.docker.containers import Health, Mount, Ports, Spec, go_duration, make_container
 from platforms.docker.engine import Engine, EngineError, Live, read_live
 from platforms.docker.family import Family, Target
 from platforms.docker.images import write_context
-from platforms.docker.places import base_image, nginx_config, nginx_places, runtime_places
 from platforms.docker.specs import container_digest, instance_spec
-from platforms.local.places import Places
+from platforms.local.paths import LocalPaths
 from tests.unit.pulumi_mocks import (
     CANARIES,
     COMMAND,
@@ -468,8 +468,8 @@ class Both:
         return build_topology(parse_config({**self.values, "platform": "local"}))
 
     @property
-    def places(self) -> Places:
-        return Places(self.directory, "local")
+    def paths(self) -> LocalPaths:
+        return LocalPaths(self.directory, "local")
 
 
 def delivered(text: str, directory: Path) -> set[str]:
@@ -498,20 +498,20 @@ def put(files: dict[str, str], links: dict[str, str], directory: Path) -> None:
         (directory / path).symlink_to(target)
 
 
-def tree(directory: Path, places: NginxPlaces, digest: str) -> list[str]:
+def tree(directory: Path, paths: NginxPaths, digest: str) -> list[str]:
     """Return a configuration as nginx reads it, a line a directive; a path is named by what it is for."""
     parsed = crossplane.parse(str(directory / "nginx.conf"), combine=True, check_ctx=False, check_args=False)
     assert parsed["status"] == "ok", parsed["errors"]
-    named = {getattr(places, f.name): f.name for f in dataclasses.fields(places) if f.name not in NO_PATHS}
+    named = {getattr(paths, f.name): f.name for f in dataclasses.fields(paths) if f.name not in NO_PATHS}
     sockets = {
-        str(endpoint).removesuffix(f"/{name}/http.sock"): "sockets" for name, endpoint in places.instances.items()
+        str(endpoint).removesuffix(f"/{name}/http.sock"): "sockets" for name, endpoint in paths.instances.items()
     }
     assert len(sockets) == 1
     words = {**named, **sockets, digest: "digest"}
     return [line for line in flat(parsed["config"][0]["parsed"], words, "") if not line.startswith("user ")]
 
 
-#: Fields of NginxPlaces that are no paths.
+#: Fields of NginxPaths that are no paths.
 NO_PATHS = ("user", "listen_address", "instance_address", "instances")
 
 
@@ -529,16 +529,16 @@ def flat(block: list[dict[str, Any]], words: dict[str, str], inside: str) -> Ite
 
 def test_nginx_s_configuration_is_that_of_this_machine_paths_aside(both: Both, tmp_path: Path) -> None:
     text = both.docker.named("nginx-config").inputs["stdin"]
-    paths = delivered(text, tmp_path / "docker")
-    places = both.places.nginx_places(both.local, "nobody")
+    files = delivered(text, tmp_path / "docker")
+    paths = both.paths.nginx_paths(both.local, "nobody")
     version = version_in_image(base_image(parse_config(both.values), "nginx"))
-    here = render_nginx(both.local, places, version)
+    here = render_nginx(both.local, paths, version)
     put(here.files, here.links, tmp_path / "local")
-    assert paths == {*here.files, *here.links}
+    assert files == {*here.files, *here.links}
 
     digest = both.docker.named("nginx-config").environment["DIGEST"]
-    there_tree = tree(tmp_path / "docker", nginx_places(both.local), digest)
-    here_tree = tree(tmp_path / "local", places, here.digest)
+    there_tree = tree(tmp_path / "docker", nginx_paths(both.local), digest)
+    here_tree = tree(tmp_path / "local", paths, here.digest)
     assert there_tree == here_tree, "the same stack file would be another site on Docker"
 
     servers = [line for line in here_tree if re.match(r"http > upstream cluster > server unix:<sockets>/", line)]
@@ -559,19 +559,19 @@ def test_an_instance_is_configured_as_on_this_machine_paths_aside(both: Both) ->
     release = Path(both.docker.named("app-image").inputs["build"]["context"]).name
     config = parse_config(both.values)
     topology = build_topology(config)
-    there_places = runtime_places(topology, release)
-    here_places = both.places.runtime_places(both.local, release)
-    there = named_places(runtime_config(config, there_places, release), there_places)
-    here = named_places(runtime_config(both.local.config, here_places, release), here_places)
+    there_paths = runtime_paths(topology, release)
+    here_paths = both.paths.runtime_paths(both.local, release)
+    there = named_paths(runtime_config(config, there_paths, release), there_paths)
+    here = named_paths(runtime_config(both.local.config, here_paths, release), here_paths)
     assert there == here
     assert "/srv/" not in json.dumps(there), "a path is compared as it is"
 
 
-def named_places(config: dict[str, Any], places: RuntimePlaces) -> Any:
+def named_paths(config: dict[str, Any], paths: RuntimePaths) -> Any:
     """Return a configuration in which each place is named by what it is for."""
     words: dict[str, str] = {}
-    for field in dataclasses.fields(places):
-        value = getattr(places, field.name)
+    for field in dataclasses.fields(paths):
+        value = getattr(paths, field.name)
         found = {f" of {name}": str(one) for name, one in value.items()} if isinstance(value, dict) else {"": value}
         words |= {path: f"<{field.name}{number}>" for number, path in found.items()}
 
@@ -589,7 +589,7 @@ def test_the_release_s_configuration_is_in_its_image(told: Told) -> None:
     context = Path(told.record.named("app-image").inputs["build"]["context"])
     config = parse_config(VALUES)
     written = json.loads((told.root / context / "config.json").read_text())
-    assert written == runtime_config(config, runtime_places(build_topology(config), context.name), context.name)
+    assert written == runtime_config(config, runtime_paths(build_topology(config), context.name), context.name)
     assert written["release"] == told.record.exports["release"]
     assert written["sessions"]["memcached"] == ["/run/sessions/memcached1.sock", "/run/sessions/memcached2.sock"]
 

@@ -24,7 +24,7 @@ from cluster.looking import Look, _brings, look, placeholder
 from cluster.stack.secrets import write_secret
 from cluster_runtime.describe import REFUSED
 from platforms.local.adopting import adopt, left_behind
-from platforms.local.places import Places
+from platforms.local.paths import LocalPaths
 from platforms.registry import initial
 
 if TYPE_CHECKING:
@@ -295,12 +295,12 @@ KEYS = {"secret_key": "old-key", "secret_key_fallbacks": ["older"]}
 
 def test_a_database_and_its_key_are_taken_over_once(tmp_path: Path) -> None:
     database = in_use(tmp_path / "db.sqlite3")
-    places = Places(tmp_path, "x")
+    paths = LocalPaths(tmp_path, "x")
     adopt(tmp_path, "x", database, KEYS)
-    assert rows_in(places.data / "db.sqlite3") == {"auth_user": 3}
-    assert (places.secrets / "secret_key").read_text() == "old-key"
-    assert (places.secrets / "secret_key").stat().st_mode & 0o777 == 0o600
-    assert (places.secrets / "secret_key_fallbacks").read_text() == '["older"]'
+    assert rows_in(paths.data / "db.sqlite3") == {"auth_user": 3}
+    assert (paths.secrets / "secret_key").read_text() == "old-key"
+    assert (paths.secrets / "secret_key").stat().st_mode & 0o777 == 0o600
+    assert (paths.secrets / "secret_key_fallbacks").read_text() == '["older"]'
     with pytest.raises(AdoptError, match="is there already, and would be lost"):
         adopt(tmp_path, "x", database, KEYS)
 
@@ -308,29 +308,29 @@ def test_a_database_and_its_key_are_taken_over_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("there", ["data/db.sqlite3", "secrets/secret_key"])
 def test_nothing_that_a_stack_has_is_replaced(tmp_path: Path, there: str) -> None:
     database = in_use(tmp_path / "db.sqlite3")
-    places = Places(tmp_path, "x")
-    path = places.state / there
+    paths = LocalPaths(tmp_path, "x")
+    path = paths.state / there
     path.parent.mkdir(parents=True)
     path.write_text("mine")
     with pytest.raises(AdoptError, match="is there already"):
         adopt(tmp_path, "x", database, KEYS)
     assert path.read_text() == "mine"
-    assert [found for found in places.state.rglob("*") if found.is_file()] == [path]
+    assert [found for found in paths.state.rglob("*") if found.is_file()] == [path]
 
 
 def test_a_database_in_use_that_is_left_behind_is_told_of_at_the_first_up(tmp_path: Path) -> None:
-    project, copied, places = tmp_path / "project", tmp_path / "release" / "project", Places(tmp_path, "x")
+    project, copied, paths = tmp_path / "project", tmp_path / "release" / "project", LocalPaths(tmp_path, "x")
     project.mkdir()
     facts = {"own_databases": {"default": ["django.db.backends.sqlite3", str(copied / "db.sqlite3")]}}
-    assert left_behind(places, project, copied, facts) is None
+    assert left_behind(paths, project, copied, facts) is None
     in_use(project / "db.sqlite3")
-    line = left_behind(places, project, copied, facts)
+    line = left_behind(paths, project, copied, facts)
     assert line is not None
     assert "3 users" in line
     assert "--adopt" in line
-    places.data.mkdir(parents=True)
-    (places.data / "db.sqlite3").touch()
-    assert left_behind(places, project, copied, facts) is None
+    paths.data.mkdir(parents=True)
+    (paths.data / "db.sqlite3").touch()
+    assert left_behind(paths, project, copied, facts) is None
 
 
 def test_a_project_that_nobody_has_used_holds_nothing(tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_secret_variables_are_found_where_each_platform_keeps_them(
     assert local.secret_environment(tmp_path, "x", voice) is None
     assert docker.secret_environment(tmp_path, "x", voice) is None
     assert docker.secret_environment(tmp_path, "nowhere", voice) is None
-    secrets = Places(tmp_path, "x").secrets
+    secrets = LocalPaths(tmp_path, "x").secrets
     secrets.mkdir(parents=True)
     write_secret(secrets / "secret_environment", '{"A": "1"}')
     assert local.secret_environment(tmp_path, "x", voice) == '{"A": "1"}'

@@ -27,7 +27,7 @@ from platforms.local.builder import Builder, Release, copy_file
 from platforms.local.mending import put_back
 from platforms.local.migrations import applied_in, holds_tables, were_lost
 from platforms.local.orphans import Kind, end_processes, stack_processes
-from platforms.local.places import Places
+from platforms.local.paths import LocalPaths
 from platforms.local.state import mark_served
 
 if TYPE_CHECKING:
@@ -72,9 +72,9 @@ A, B, C = "a" * 12, "b" * 12, "c" * 12
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
+def paths(tmp_path: Path) -> LocalPaths:
     (tmp_path / "stacks").mkdir()
-    found = Places(tmp_path, "t")
+    found = LocalPaths(tmp_path, "t")
     for release in (A, B):
         (found.releases / release).mkdir(parents=True)
         mark_served(found, release)
@@ -84,30 +84,30 @@ def places(tmp_path: Path) -> Places:
     return found
 
 
-def test_what_was_saved_is_loaded(places: Places) -> None:
-    History(releases=[A, B], current=A).save(places)
-    assert History.load(places) == History(releases=[A, B], current=A)
+def test_what_was_saved_is_loaded(paths: LocalPaths) -> None:
+    History(releases=[A, B], current=A).save(paths)
+    assert History.load(paths) == History(releases=[A, B], current=A)
 
 
 @pytest.mark.parametrize("how", [*HURTS, "removed"])
-def test_a_hurt_history_is_made_again_from_the_releases_and_the_names(places: Places, how: str) -> None:
-    History(releases=[A, B], current=A).save(places)
-    name = InstanceLink(places.run, "app1")
+def test_a_hurt_history_is_made_again_from_the_releases_and_the_names(paths: LocalPaths, how: str) -> None:
+    History(releases=[A, B], current=A).save(paths)
+    name = InstanceLink(paths.run, "app1")
     name.directory.mkdir()
     name.take(A)
-    HURTS.get(how, nothing)(places.history)
-    found = History.load(places)
+    HURTS.get(how, nothing)(paths.history)
+    found = History.load(paths)
     assert (found.releases, found.current, bool(found.found)) == ([A, B], A, True)
-    found.save(places)
-    assert History.load(places) == History(releases=[A, B], current=A)
+    found.save(paths)
+    assert History.load(paths) == History(releases=[A, B], current=A)
 
 
-def test_without_names_the_release_that_served_last_is_the_current_one(places: Places) -> None:
-    assert History.load(places).current == B
+def test_without_names_the_release_that_served_last_is_the_current_one(paths: LocalPaths) -> None:
+    assert History.load(paths).current == B
 
 
 def test_a_stack_that_never_served_has_an_empty_history_and_nothing_to_say(tmp_path: Path) -> None:
-    assert History.load(Places(tmp_path, "t")) == History()
+    assert History.load(LocalPaths(tmp_path, "t")) == History()
 
 
 @pytest.mark.parametrize("how", HURTS)
@@ -151,12 +151,12 @@ def test_a_name_is_taken_whatever_became_of_its_files(tmp_path: Path, what: str,
 
 
 @pytest.mark.parametrize("how", ["emptied", "garbage", "a directory"])
-def test_a_hurt_lock_locks_again(places: Places, how: str) -> None:
-    with locked(places, "up"):
+def test_a_hurt_lock_locks_again(paths: LocalPaths, how: str) -> None:
+    with locked(paths, "up"):
         pass
-    HURTS[how](places.lock)
-    with locked(places, "up"):
-        assert places.lock.is_file()
+    HURTS[how](paths.lock)
+    with locked(paths, "up"):
+        assert paths.lock.is_file()
 
 
 # --- what a mark vouches for
@@ -203,13 +203,13 @@ def test_a_hurt_mark_vouches_for_nothing(tmp_path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", HURTS)
 @pytest.mark.parametrize("name", ["config.json", "parts.json", "project.json", "complete"])
-def test_a_hurt_release_is_not_found_and_no_traceback(places: Places, name: str, how: str) -> None:
-    release = places.releases / A
+def test_a_hurt_release_is_not_found_and_no_traceback(paths: LocalPaths, name: str, how: str) -> None:
+    release = paths.releases / A
     for file in ("config.json", "parts.json", "project.json"):
         (release / file).write_text("{}")
     vouch(release, "complete", "config.json", "parts.json", "project.json")
     HURTS[how](release / name)
-    builder = Builder(places, owner(), print)
+    builder = Builder(paths, owner(), print)
     assert builder.find(A) is None
     assert builder.hurt(A)
 
@@ -289,24 +289,24 @@ def test_failures_of_files_are_a_line(tmp_path: Path) -> None:
 def test_processes_are_found_by_where_they_stand_though_the_checkout_was_moved(tmp_path: Path) -> None:
     before, after = tmp_path / "before", tmp_path / "after"
     (before / "stacks").mkdir(parents=True)
-    state = Places(before, "t").state
+    state = LocalPaths(before, "t").state
     state.mkdir(parents=True)
     argv = [sys.executable, "-c", "import time; time.sleep(60)", "-m", "supervisor.supervisord", "-c", f"{state}/x"]
     process = subprocess.Popen(argv, cwd=state)
     shell = subprocess.Popen(["sleep", "60"], cwd=state)
     try:
-        wait_for(lambda: [one.pid for one in stack_processes(Places(before, "t"))] == [process.pid])
+        wait_for(lambda: [one.pid for one in stack_processes(LocalPaths(before, "t"))] == [process.pid])
         before.rename(after)
-        (found,) = stack_processes(Places(after, "t"))
+        (found,) = stack_processes(LocalPaths(after, "t"))
         assert (found.pid, found.kind, found.stopped) == (process.pid, Kind.SUPERVISOR, False)
         # A new checkout at the old path is not the one that runs.
         (before / "stacks").mkdir(parents=True)
-        assert stack_processes(Places(before, "t")) == []
+        assert stack_processes(LocalPaths(before, "t")) == []
         shutil.rmtree(after / ".cluster")
-        (found,) = stack_processes(Places(after, "t"))
+        (found,) = stack_processes(LocalPaths(after, "t"))
         assert found.pid == process.pid
         process.send_signal(19)
-        wait_for(lambda: stack_processes(Places(after, "t"))[0].stopped)
+        wait_for(lambda: stack_processes(LocalPaths(after, "t"))[0].stopped)
         end_processes([process.pid])
         assert process.wait(10) != 0
         assert shell.poll() is None, "a shell that stands there is nobody's"

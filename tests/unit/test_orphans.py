@@ -15,7 +15,7 @@ from cluster.config import parse_config
 from cluster.services import Kind as ServiceKind
 from cluster.services import memcached_node
 from platforms.local.orphans import Kind, stack_processes
-from platforms.local.places import Places
+from platforms.local.paths import LocalPaths
 from tests.unit.pulumi_mocks import stack_values
 
 
@@ -28,7 +28,7 @@ def test_another_users_memcached_is_known_by_where_it_listens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stack: str, found: list[str]
 ) -> None:
     """Without CAP_SYS_PTRACE, as in a container, even root is not told of other users' processes."""
-    listens = Places(tmp_path, "t").listens(memcached_node(parse_config(stack_values()), 1))
+    listens = LocalPaths(tmp_path, "t").listens(memcached_node(parse_config(stack_values()), 1))
     listens.parent.mkdir(parents=True)
     listens.write_text("import time; print(flush=True); time.sleep(60)")
     command = ["memcached", "-s", str(listens)]
@@ -37,7 +37,7 @@ def test_another_users_memcached_is_known_by_where_it_listens(
         assert process.stdout is not None
         assert process.stdout.readline() == b"\n", "until it runs, it has no command line"
         monkeypatch.setattr(Path, "readlink", refused)
-        there = [one for one in stack_processes(Places(tmp_path, stack)) if one.pid == process.pid]
+        there = [one for one in stack_processes(LocalPaths(tmp_path, stack)) if one.pid == process.pid]
         assert [one.daemon_name for one in there] == found
         assert all(one.daemon is ServiceKind.MEMCACHED for one in there)
     finally:
@@ -47,7 +47,7 @@ def test_another_users_memcached_is_known_by_where_it_listens(
 
 def test_what_was_forked_and_has_not_begun_its_program_is_no_second_one(tmp_path: Path) -> None:
     """Supervisor forks for each program that it starts: for a moment there are two of its command line."""
-    listens = Places(tmp_path, "t").listens(memcached_node(parse_config(stack_values()), 1))
+    listens = LocalPaths(tmp_path, "t").listens(memcached_node(parse_config(stack_values()), 1))
     listens.parent.mkdir(parents=True)
     listens.write_text("import os, time; os.fork(); print(flush=True); time.sleep(60)")
     command = ["memcached", "-s", str(listens)]
@@ -55,7 +55,7 @@ def test_what_was_forked_and_has_not_begun_its_program_is_no_second_one(tmp_path
     try:
         assert process.stdout is not None
         assert process.stdout.read(2) == b"\n\n", "both run"
-        assert [one.pid for one in stack_processes(Places(tmp_path, "t"))] == [process.pid]
+        assert [one.pid for one in stack_processes(LocalPaths(tmp_path, "t"))] == [process.pid]
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -75,15 +75,15 @@ def test_another_users_nginx_workers_are_known_by_the_group_of_their_killed_mast
     """Without CAP_SYS_PTRACE a worker's title and group are all that is told of it."""
     worker = f"exec -a 'nginx: worker process' {sys.executable} -c 'import time; print(flush=True); time.sleep(60)'"
     master = subprocess.Popen(["bash", "-c", f"({worker}) & sleep 60"], stdout=subprocess.PIPE, start_new_session=True)
-    places = Places(tmp_path, "t")
-    places.nginx_pid.parent.mkdir(parents=True)
-    places.nginx_pid.write_text(said.format(group=master.pid, other=2**22 + 1))
+    paths = LocalPaths(tmp_path, "t")
+    paths.nginx_pid.parent.mkdir(parents=True)
+    paths.nginx_pid.write_text(said.format(group=master.pid, other=2**22 + 1))
     try:
         assert master.stdout is not None
         assert master.stdout.readline() == b"\n"
         master.kill()
         master.wait()
         monkeypatch.setattr(Path, "readlink", refused)
-        assert [one.kind for one in stack_processes(places) if one.group == master.pid] == found
+        assert [one.kind for one in stack_processes(paths) if one.group == master.pid] == found
     finally:
         os.killpg(master.pid, signal.SIGKILL)

@@ -68,8 +68,8 @@ def test_the_walls_are_before_every_platform_that_there_is() -> None:
 ACROSS = {
     "nothing": ("cluster/lint/site.py", "", 0),
     "a lint that looks at a platform": ("cluster/lint/site.py", "import platforms.docker.engine", 1),
-    "a project that is looked at by a platform": ("cluster/looking.py", "import platforms.local.places", 1),
-    "a command that looks where a platform has it": ("cli/initialise.py", "import platforms.local.places", 1),
+    "a project that is looked at by a platform": ("cluster/looking.py", "import platforms.local.paths", 1),
+    "a command that looks where a platform has it": ("cli/initialise.py", "import platforms.local.paths", 1),
     "a component that knows a platform": ("components/app_hosts.py", "import platforms.docker.engine", 1),
     "a component that knows a platform's resources": ("components/program.py", "import platforms.docker.resources", 1),
     "a component that makes a container itself": ("components/nginx_site.py", "import pulumi_docker", 1),
@@ -77,7 +77,7 @@ ACROSS = {
     "a platform that knows a component": ("platforms/docker/resources.py", "import components.database", 1),
     "a platform that prints": ("platforms/docker/repair.py", "from cluster.console import tell", 1),
     "a platform that knows a command": ("platforms/docker/program.py", "import cli.app", 1),
-    "a platform that knows another": ("platforms/docker/program.py", "import platforms.local.places", 1),
+    "a platform that knows another": ("platforms/docker/program.py", "import platforms.local.paths", 1),
     "what is asked of a platform, that knows one": ("platforms/base.py", "import platforms.docker.engine", 1),
     "a command that knows a platform's program": ("cli/app.py", "import platforms.docker.program", 1),
 }

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from cluster_runtime.secret_files import hold, is_held
-from platforms.local.places import Places
+from platforms.local.paths import LocalPaths
 from platforms.local.retention import forget_old
 from platforms.local.written import note_files, retire
 
@@ -105,11 +105,11 @@ def test_a_command_keeps_its_release_as_long_as_it_runs(release: Path) -> None:
 
 def test_a_release_that_can_t_be_removed_stays_and_is_named(tmp_path: Path) -> None:
     """Its project's code may have made directories in each other, more than can be walked through."""
-    places = Places(tmp_path, "t")
-    for path in (places.releases / "0123456789ab" / "tree", places.static, places.environments, places.logs):
+    paths = LocalPaths(tmp_path, "t")
+    for path in (paths.releases / "0123456789ab" / "tree", paths.static, paths.environments, paths.logs):
         path.mkdir(parents=True)
-    note_files(places.releases / "0123456789ab", "tree")
-    directory = os.open(places.releases / "0123456789ab" / "tree", os.O_RDONLY)
+    note_files(paths.releases / "0123456789ab", "tree")
+    directory = os.open(paths.releases / "0123456789ab" / "tree", os.O_RDONLY)
     for _level in range(1500):
         os.mkdir("d", dir_fd=directory)
         below = os.open("d", os.O_RDONLY, dir_fd=directory)
@@ -118,7 +118,7 @@ def test_a_release_that_can_t_be_removed_stays_and_is_named(tmp_path: Path) -> N
     os.close(directory)
     said: list[str] = []
     site = SimpleNamespace(
-        places=places,
+        paths=paths,
         say=said.append,
         topology=SimpleNamespace(names=("app1",)),
         nginx=Mock(),
@@ -127,6 +127,6 @@ def test_a_release_that_can_t_be_removed_stays_and_is_named(tmp_path: Path) -> N
     try:
         forget_old(cast("Any", site), cast("Any", history), cast("Any", SimpleNamespace(digest="x")))
         assert [line for line in said if line.startswith("release 0123456789ab can't be removed, and stays: ")]
-        assert (places.releases / "0123456789ab").is_dir()
+        assert (paths.releases / "0123456789ab").is_dir()
     finally:
-        subprocess.run(["rm", "-rf", str(places.releases)], check=True)
+        subprocess.run(["rm", "-rf", str(paths.releases)], check=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.release import RuntimePlaces
-from cluster.render.nginx import NginxConfig, NginxPlaces, render_nginx, version_in_image
+from cluster.release import RuntimePaths
+from cluster.render.nginx import NginxConfig, NginxPaths, render_nginx, version_in_image
 from cluster.services import Kind
 from cluster.source import TREE, project_place
 
@@ -52,9 +52,9 @@ def sockets_of(kind: Kind) -> str:
     return SOCKETS.get(kind, f"/run/{kind}")
 
 
-def nginx_places(topology: Topology) -> NginxPlaces:
+def nginx_paths(topology: Topology) -> NginxPaths:
     """Return where things are for nginx."""
-    return NginxPlaces(
+    return NginxPaths(
         user=None,
         instances=topology.endpoints(sockets_of, Kind.INSTANCE),
         static=STATIC,
@@ -80,13 +80,13 @@ def base_image(config: ClusterConfig, image: str) -> str:
 
 def nginx_config(topology: Topology) -> NginxConfig:
     """Return nginx's configuration, for the version that its base image has."""
-    return render_nginx(topology, nginx_places(topology), version_in_image(base_image(topology.config, "nginx")))
+    return render_nginx(topology, nginx_paths(topology), version_in_image(base_image(topology.config, "nginx")))
 
 
-def runtime_places(topology: Topology, digest: str) -> RuntimePlaces:
+def runtime_paths(topology: Topology, digest: str) -> RuntimePaths:
     """Return what a release's configuration names, as its instances see it."""
     static_url = topology.config.site.static_url or "/static/"
-    return RuntimePlaces(
+    return RuntimePaths(
         project=project_directory(topology.config),
         tree=f"/srv/{TREE}",
         databases=f"{SHARED}/.databases",

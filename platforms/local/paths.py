@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.kept import make_way
-from cluster.release import DIGEST_LENGTH, RuntimePlaces
-from cluster.render.nginx import NginxPlaces
+from cluster.release import DIGEST_LENGTH, RuntimePaths
+from cluster.render.nginx import NginxPaths
 from cluster.services import Kind
 from cluster.source import TREE, project_place
 from cluster.stack.paths import PYTHONS, StackPaths
@@ -38,7 +38,7 @@ LONGEST_NAME_IN_RUN = 32 + 1 + DIGEST_LENGTH + len(".json.new")
 
 
 @dataclass(frozen=True)
-class Places(StackPaths):
+class LocalPaths(StackPaths):
     """The directories and files of one stack on this machine."""
 
     @property
@@ -54,7 +54,7 @@ class Places(StackPaths):
         """Make the run directory, and in it what is the services' own: the instances' too.
 
         Only who says `up` writes in it: whoever could, could put another Supervisor's socket there, or a link where
-        nginx, which begins as root, writes its process id. PlaceError where something else stands in its place.
+        nginx, which begins as root, writes its process id. PathError where something else stands in its place.
         """
         self.run.parent.mkdir(parents=True, exist_ok=True)
         owner.hold(self.run, 0o750 if owner.changed else 0o700)
@@ -229,9 +229,9 @@ class Places(StackPaths):
         """What is known of schedules' runs."""
         return self.data / "schedules"
 
-    def nginx_places(self, topology: Topology, user: str | None) -> NginxPlaces:
+    def nginx_paths(self, topology: Topology, user: str | None) -> NginxPaths:
         """Return what the nginx renderer needs."""
-        return NginxPlaces(
+        return NginxPaths(
             user=user,
             instances=self.endpoints(topology),
             static=str(self.static),
@@ -243,11 +243,11 @@ class Places(StackPaths):
             closing=str(self.closing),
         )
 
-    def runtime_places(self, topology: Topology, digest: str) -> RuntimePlaces:
+    def runtime_paths(self, topology: Topology, digest: str) -> RuntimePaths:
         """Return what a release's configuration names."""
         release = self.releases / digest
         static_url = topology.config.site.static_url or "/static/"
-        return RuntimePlaces(
+        return RuntimePaths(
             project=str(release / project_place(topology.config)),
             tree=str(release / TREE),
             databases=str(self.data / "databases"),

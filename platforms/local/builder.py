@@ -1,8 +1,7 @@
-"""Makes releases on this machine: the environment of packages, the copy of the code, static files, migrations."""
+"""Makes releases on this machine: the environment of packages, the copy of the code, static files."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -10,27 +9,19 @@ import shlex
 import shutil
 import stat
 import subprocess
-import threading
-from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path, PurePath
-from typing import IO, TYPE_CHECKING, Any, TypeVar
-
-from pydantic import TypeAdapter
+from typing import TYPE_CHECKING, Any
 
 from cluster.kept import (
     COMPLETE,
-    HurtFile,
-    hurt,
     make_way,
     point_at,
-    read_kept,
     remove_tree,
     sync_tree,
     vouch,
     write_durably,
 )
-from cluster.machine.confined import MOST_FACTS, clean_environment, confine
+from cluster.machine.confined import MOST_FACTS
 from cluster.machine.environments import PACKAGES, SOURCES, Environments
 from cluster.release import (
     RUNTIME,
@@ -43,19 +34,19 @@ from cluster.release import (
     sources,
 )
 from cluster.render.mime import compressed_endings
-from cluster.source import TREE, Source, check_shared, is_file_name, shared_place, write_tree
-from cluster.stack.history import History
+from cluster.source import TREE, Source, write_tree
 from cluster.stack.secrets import write_secret
 from cluster_runtime import unfollowed
-from cluster_runtime.config import ConfigError, RuntimeConfig
 from cluster_runtime.describe import COLLECT, NOT_COLLECTED, REFUSED
-from cluster_runtime.gather import gather
 from cluster_runtime.paths import LEFT_OUT
 from cluster_runtime.prepare import mask
-from cluster_runtime.progress import read_telling
 from cluster_runtime.unfollowed import printable
 from platforms.local.mending import put_back, write_below
-from platforms.local.migrations import APPLIED, applied_in, holds_tables, were_lost
+from platforms.local.migrating import Migrating
+from platforms.local.ownership import Ownership
+from platforms.local.project_code import ProjectCode, last_lines
+from platforms.local.release import COMMANDED, CONFIG, FACTS, PARTS, SECRETS, Release
+from platforms.local.shared_data import SharedData
 from platforms.local.written import FILES, SERVED, known_files, note_files
 
 if TYPE_CHECKING:
@@ -67,128 +58,8 @@ if TYPE_CHECKING:
     from cluster.topology import Topology
     from platforms.local.paths import LocalPaths
 
-#: Lines of a failed program's output that a message repeats.
-LAST_LINES = 15
-
-#: Its migrations have run.
-MIGRATED = "migrated"
-COMMANDED = "commanded"
-
-#: The names of the project's own sqlite files among the data, as they were when its migrations had run.
-DATABASES = "databases.json"
-
-#: Files and directories of a release; what the project must not change of its own release is not its user's.
-CONFIG, PARTS, FACTS, SECRETS = "config.json", "parts.json", "project.json", "secrets"
-KEPT_FILES = (CONFIG, PARTS, FACTS, COMPLETE, MIGRATED, COMMANDED, SERVED, DATABASES)
-OURS = (*KEPT_FILES, SECRETS, FILES, LEFT_OUT, "runtime", "environment")
-
-#: What is kept of what a program of the project prints, bytes; and how long its end is waited for where something that
-#: it started has its output still open, seconds.
-MOST_PRINTED, READING_SECONDS = 256 * 1024, 5.0
-
 #: What of a release its mark vouches for. (Its static files too: nginx would serve empty ones.)
 VOUCHED = (TREE, PACKAGES, SOURCES, "runtime", "public", SECRETS, CONFIG, PARTS, FACTS, FILES, LEFT_OUT)
-
-PARTS_KIND: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
-FACTS_KIND: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Release:
-    """A release that is on this machine."""
-
-    digest: str
-    directory: Path
-
-    @property
-    def config(self) -> Path:
-        """The file that tells the instances what they are."""
-        return self.directory / "config.json"
-
-    @property
-    def project(self) -> Path:
-        """The project's directory in it."""
-        return Path(self.runtime()["project"])
-
-    @property
-    def python(self) -> str:
-        """The interpreter of its environment."""
-        return str(self.directory / "environment" / "bin" / "python")
-
-    @property
-    def migrated(self) -> bool:
-        """Whether `migrate` has run in it."""
-        return (self.directory / MIGRATED).is_file()
-
-    @property
-    def database(self) -> Path | None:
-        """The file of an sqlite that the stack file puts beside the releases; None for any other database."""
-        found = self.runtime()["database"] or {}
-        return Path(found["path"]) if found.get("path") else None
-
-    @property
-    def memcached_nodes(self) -> int:
-        """How many memcached nodes it keeps sessions in."""
-        return len(self.runtime()["sessions"]["memcached"])
-
-    def runtime(self) -> dict[str, Any]:
-        """Return the contents of its configuration file; HurtFile where that is not whole."""
-        try:
-            found = RuntimeConfig.load(self.config)
-        except ConfigError as error:
-            raise HurtFile(self.config, "is not whole") from error
-        if self.directory not in Path(found.project).parents:
-            raise HurtFile(self.config, "is of another directory: this one was moved")
-        return asdict(found)
-
-    def parts(self) -> dict[str, str]:
-        """Return the digests of the release's parts; HurtFile where they are not whole."""
-        return self._kept(PARTS, PARTS_KIND)
-
-    def facts(self) -> dict[str, Any]:
-        """Return what `cluster_runtime.describe` said of the project; HurtFile where it is not whole."""
-        return self._kept(FACTS, FACTS_KIND)
-
-    def _kept(self, name: str, kind: TypeAdapter[T]) -> T:
-        found = read_kept(self.directory / name, kind)
-        if found is None:
-            raise HurtFile(self.directory / name, "is gone")
-        return found
-
-    def hurt(self) -> list[str] | None:
-        """Return what of it is not as it was made, by its path in the release; None where it was never whole."""
-        found = hurt(self.directory, COMPLETE)
-        if found is None:
-            return None
-        for read in (self.runtime, self.parts, self.facts):
-            try:
-                read()
-            except HurtFile as error:
-                found.append(error.path.name)
-        if not os.access(self.python, os.X_OK) or hurt((self.directory / "environment").resolve(), COMPLETE) != []:
-            found.append("environment")
-        return list(dict.fromkeys(found))
-
-    def secrets(self) -> dict[str, str]:
-        """Return the values of the release's secrets; empty where they are gone, and without those that are hurt."""
-        directory, found = self.directory / "secrets", {}
-        whole = directory.is_dir() and not directory.is_symlink()
-        for path in directory.iterdir() if whole else ():
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                found[path.name] = unfollowed.read(path).decode()
-        return {name: value for name, value in found.items() if value}
-
-    def environment(self) -> dict[str, str]:
-        """Return the environment of a program that runs in the release."""
-        return {
-            **clean_environment(),
-            "PYTHONPATH": str(self.directory / "runtime"),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "CLUSTER_CONFIG": str(self.config),
-            "CLUSTER_RELEASE": self.digest,
-        }
 
 
 class Builder:
@@ -201,6 +72,10 @@ class Builder:
         self._whole: dict[str, Release] = {}  # looked at once a command: each has thousands of files
         self.environments = Environments(directory=paths.environments, pythons=paths.pythons, owner=owner, say=say)
         self.interpreter: Interpreter | None = None
+        self.code = ProjectCode(owner)
+        self.shared = SharedData(paths, owner, say)
+        self.migrations = Migrating(paths, owner, self.code, say)
+        self.ownership = Ownership(paths, owner)
 
     def find(self, digest: str) -> Release | None:
         """Return the release where it is whole on this machine."""
@@ -249,8 +124,8 @@ class Builder:
             make_way(directory / name, stat.S_IFDIR)
             (directory / name).mkdir(exist_ok=True)
         self._forget_static(directory, hurt)
-        self._give(directory)
-        self._make_shared(spec.source, release)
+        self.ownership.give(directory)
+        self.shared.make(spec.source, release)
         if not hurt or any(path.startswith((PACKAGES, SOURCES)) for path in hurt):
             self.environments.install_local(spec, directory, release.project, environment)
         self._compile(directory)
@@ -289,74 +164,6 @@ class Builder:
         options = self.owner.subprocess_options()
         subprocess.run([*command, *theirs], cwd="/", check=False, capture_output=True, **options)
 
-    def _make_shared(self, source: Source, release: Release) -> None:
-        """Make what the project writes, where it is not there yet, of what the project holds there."""
-        self.owner.hold(self.paths.shared)
-        self.owner.make_below(self.paths.data, "databases", 0o750)
-        for path in source.shared:
-            place, held = self.paths.shared / shared_place(path), source.project / path
-            directory = place.parent if is_file_name(path) else place
-            check_shared(path, held)
-            if os.path.lexists(place):
-                continue
-            written = self._written_by_serving(path)
-            if written is None and not held.exists():
-                self.owner.make(directory, 0o750)
-                continue
-            self.say(f"copying {path}: from now on it is kept in {place.relative_to(self.paths.root)}")
-            new = self.paths.shared / f".{directory.name}.new"
-            shutil.rmtree(new, ignore_errors=True)
-            copy = new / place.relative_to(directory)
-            if written is not None:
-                self.owner.make(new, 0o750)
-                self._gather(written, copy, release)
-            else:
-                new.mkdir()
-                gather(held, copy)
-            self.owner.own(new)
-            shutil.rmtree(directory, ignore_errors=True)  # empty: what it would hold is not there
-            new.rename(directory)
-
-    def take_written(self, former: str, release: Release) -> None:
-        """Take what a former release's project wrote since the copy was made, when nothing of that release runs.
-
-        It is where the former release did not share a path, or its project has put a file in the place of the link.
-        """
-        for path, place in release.runtime()["shared"].items():
-            written = self._written_by(former, path)
-            if written is not None:
-                for left in self._gather(written, self.paths.shared / place, release):
-                    self.say(f"{left}: a database that has another one in its place now, and is left where it is")
-
-    def _written_by_serving(self, path: str) -> Path | None:
-        """Return where the release that serves has a path that is to be shared from now on; None where it has not."""
-        current = History.load(self.paths).current
-        return None if current is None else self._written_by(current, path)
-
-    def _written_by(self, digest: str, path: str) -> Path | None:
-        """Return where a release has a path that is none of what it shares; None where it has not."""
-        try:
-            found = Release(digest=digest, directory=self.paths.releases / digest).project / path
-        except (HurtFile, OSError):  # it is hurt: what it holds is not deleted with it, but kept aside
-            return None
-        return found if found.exists() and not found.is_symlink() else None
-
-    def _gather(self, written: Path, target: Path, release: Release) -> list[str]:
-        """Copy what a release's project wrote, as its user: it may lead anywhere at any moment."""
-        program = release.directory / "runtime" / RUNTIME.name / f"{gather.__name__}.py"
-        done = subprocess.run(
-            [release.python, "-I", "-S", str(program), str(written), str(target)],
-            cwd="/",
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            **self.owner.subprocess_options(),
-        )
-        if done.returncode != 0:
-            raise ReleaseError(f"app.shared: {written} can't be copied: {_last(done.stderr)}")
-        return [printable(line) for line in done.stdout.splitlines() if line]
-
     def _mend_tree(self, entries: Iterable[Entry], top: Path, directory: Path) -> None:
         """Put back what is hurt of a tree whose top is in `directory`; databases are data, and left as they are."""
         for entry in entries:
@@ -377,8 +184,6 @@ class Builder:
                 **self.owner.subprocess_options(),
             )
 
-    # --- packages
-
     def _environment(self, spec: ReleaseSpec, topology: Topology) -> Path:
         """Return the environment of the release's packages, made where no other release has had the same."""
         return self.environments.make(spec, self._interpreter(), runtime_requirements(topology.config))
@@ -393,8 +198,6 @@ class Builder:
         link = self.paths.releases / digest / "environment"
         if link.is_symlink() and self.paths.environments in link.resolve().parents:
             self.environments.mend(link.resolve())
-
-    # --- the project
 
     def _write_secrets(self, spec: ReleaseSpec, directory: Path) -> None:
         secrets = directory / "secrets"
@@ -419,14 +222,14 @@ class Builder:
         output.unlink(missing_ok=True)
         self.owner.make_file(output)
         wanted = [COLLECT] if collect else []
-        done = self.run(release, "cluster_runtime.describe", str(output), *wanted)
+        done = self.code.run(release, "cluster_runtime.describe", str(output), *wanted)
         unfollowed.replace(output, json.dumps(_told(output)).encode())
         if done.returncode not in (0, NOT_COLLECTED):
             raise ReleaseError(self._not_imported(release, done, requirements))
         for alias in release.facts().get("begun", ()):
             self.say(f"database {alias}: begun with a copy of the project's file")
         if done.returncode == NOT_COLLECTED:
-            shown = self._shown(release, done.stderr or done.stdout)
+            shown = self.code.shown(release, done.stderr or done.stdout)
             raise ReleaseError(f"app.collectstatic: collectstatic failed\n{shown}")
         if collect and release.facts().get("static_app"):
             self._finish_static(release)
@@ -437,71 +240,14 @@ class Builder:
             return done.stderr.strip()
         missing = re.search(r"ModuleNotFoundError: No module named '([^']+)'", done.stderr)
         hint = f"\nIf {missing[1]} is a package, add it to {requirements.name}." if missing else ""
-        return f"app.settings: the project does not import\n{self._shown(release, done.stderr)}{hint}"
+        return f"app.settings: the project does not import\n{self.code.shown(release, done.stderr)}{hint}"
 
     def _finish_static(self, release: Release) -> None:
         """Put a compressed copy beside each static file that is worth it."""
         public = str(release.directory / "public")
-        done = self.run(release, "cluster_runtime.compress", public, ",".join(compressed_endings()))
+        done = self.code.run(release, "cluster_runtime.compress", public, ",".join(compressed_endings()))
         if done.returncode != 0:
-            raise ReleaseError(f"app.collectstatic: compression failed\n{self._shown(release, done.stderr)}")
-
-    def _shown(self, release: Release, text: str) -> str:
-        """Return the last lines of what a program of the project printed, without any secret's value."""
-        return _last(printable(mask(text, release.secrets())))
-
-    def migrate(self, release: Release, aliases: list[str] | None) -> None:
-        """Run the release's migrations, once, for these databases (None: every one).
-
-        ReleaseError has the last lines of what migrate said.
-        """
-        if release.migrated:
-            return
-        known = release.facts().get("databases")
-        if known is None:
-            raise ReleaseError(f"app.migrate: release {release.digest} does not say which databases it has")
-        unknown = [alias for alias in aliases or () if alias not in known]
-        if unknown:
-            there = ", ".join(known) or "none"
-            raise ReleaseError(f"app.migrate: no database {', '.join(unknown)}; those to migrate are: {there}")
-        for alias in known if aliases is None else aliases:
-            self.say("migrating the database" if alias == "default" else f"migrating the database {alias}")
-            words = ("migrate", "--noinput", "-v", "1", "--database", alias)
-            done = self.run(release, "cluster_runtime.manage", *words, say=self.say)
-            if done.returncode != 0:
-                shown = self._shown(release, done.stdout)
-                raise ReleaseError(f"app.migrate: migrate failed in release {release.digest}\n{shown}")
-        sync_tree(self.paths.state)  # what the mark says is on the disk before it
-        self._note_migrations(release)
-
-    def _note_migrations(self, release: Release) -> None:
-        database = release.database
-        applied = applied_in(database, self.owner) if database else None
-        own = self.paths.data / "databases"
-        names = sorted(path.name for path in own.glob("*.sqlite3") if holds_tables(path, self.owner))
-        write_durably(release.directory / DATABASES, json.dumps(names))
-        write_durably(release.directory / MIGRATED, json.dumps(applied or []))
-
-    def own_databases(self, release: Release) -> list[Path]:
-        """Return the project's own sqlite files that held something when the release's migrations had run."""
-        try:
-            names = read_kept(release.directory / DATABASES, APPLIED) or []
-        except HurtFile:
-            names = []
-        return [self.paths.data / "databases" / name for name in names]
-
-    def put_back_migrations(self, release: Release) -> None:
-        """Write down again which migrations the database has, where the mark that they have run does not tell."""
-        try:
-            read_kept(release.directory / MIGRATED, APPLIED)
-        except HurtFile:
-            if release.migrated:
-                self._note_migrations(release)
-
-    def was_set_back(self, release: Release) -> bool:
-        """Tell whether an older database was put back since the release's migrations ran: they run again then."""
-        database = release.database
-        return database is not None and were_lost(release.directory / MIGRATED, database, self.owner)
+            raise ReleaseError(f"app.collectstatic: compression failed\n{self.code.shown(release, done.stderr)}")
 
     def run_commands(self, release: Release, commands: Sequence[str]) -> None:
         """Run app.release_commands in the release, once; what they write below STATIC_ROOT is served as well.
@@ -512,9 +258,9 @@ class Builder:
             return
         for number, command in enumerate(commands):
             self.say(f"running {command}")
-            done = self.run(release, "cluster_runtime.manage", *shlex.split(command), say=self.say)
+            done = self.code.run(release, "cluster_runtime.manage", *shlex.split(command), say=self.say)
             if done.returncode != 0:
-                words = self._shown(release, done.stdout)
+                words = self.code.shown(release, done.stdout)
                 raise ReleaseError(
                     f"app.release_commands[{number}]: `{command}` failed in release {release.digest}\n{words}"
                 )
@@ -530,116 +276,10 @@ class Builder:
         former: where an instance of the serving release listens, if there is any.
         """
         words = ("--socket", str(new), *(("--former", str(former)) if former else ()))
-        done = self.run(release, "cluster_runtime.gate", *words)
+        done = self.code.run(release, "cluster_runtime.gate", *words)
         if done.returncode == 0:
             return ""
-        return mask(done.stdout or _last(done.stderr), release.secrets())
-
-    def manage(self, release: Release, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a management command in the release, as the instances' user, and return what it printed."""
-        return self.run(release, "cluster_runtime.manage", *arguments)
-
-    def run(
-        self, release: Release, module: str, *arguments: str, say: Callable[[str], None] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a module of the runtime in the release, as the instances' user; return the end of what it printed.
-
-        It is the project's code: it gets none of this program's descriptors, groups or rights, and no terminal, into
-        which it could type. With `say` its progress is told as it goes, and all that it prints is its stdout.
-        """
-        options = self.owner.subprocess_options()
-        with subprocess.Popen(
-            [release.python, "-P", "-m", module, *arguments],
-            cwd=release.directory,
-            env=release.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if say is None else subprocess.STDOUT,
-            umask=0o027,
-            start_new_session=bool(options),
-            preexec_fn=partial(confine, release.project),  # noqa: PLW1509 - no thread of this program holds what it needs
-            **options,
-        ) as process:
-            assert process.stdout is not None  # noqa: S101 - they were asked for
-            printed = [_End(process.stdout, say), *([_End(process.stderr)] if process.stderr else [])]
-            try:
-                status = process.wait()
-            except BaseException:
-                process.kill()
-                raise
-            return subprocess.CompletedProcess(
-                process.args, status, *(end.text() for end in printed), *([""] if say else [])
-            )
-
-    # --- whose it is
-
-    def _give(self, directory: Path) -> None:
-        """Give the release to the instances' user, but for what it must not change of itself."""
-        for path in directory.iterdir():
-            if path.name == SECRETS:
-                self.owner.own(*path.iterdir())
-                self.owner.let_read(path, 0o710)
-            elif path.name not in OURS:
-                self.owner.own(path)
-        self.owner.let_read(directory / CONFIG, 0o640)
-        self.owner.let_read(directory, 0o750)
-
-    def reclaim(self) -> None:
-        """Take back what a former version gave to the instances' user: nothing below it could be believed."""
-        releases = self.paths.releases
-        for directory in releases.iterdir() if self.owner.changed and releases.is_dir() else ():
-            if directory.is_symlink() or directory.lstat().st_uid != self.owner.uid:
-                continue
-            self.owner.hold(directory, 0o700)
-            for path in directory.iterdir():
-                if path.name in KEPT_FILES:
-                    self._keep(path)
-                elif path.name == "runtime":
-                    self.owner.take(path)
-                elif path.name == SECRETS:
-                    self.owner.hold(path, 0o710)
-                elif path.name == "environment":
-                    self._keep_link(path)
-            if (directory / CONFIG).exists():
-                self.owner.let_read(directory / CONFIG, 0o640)
-            self.owner.hold(directory, 0o750)
-
-    def _keep(self, path: Path) -> None:
-        """Write a file anew, as root's: who had it open for writing has the former one."""
-        try:
-            content = unfollowed.read(path)
-        except unfollowed.NotAFileError:
-            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-        else:
-            unfollowed.replace(path, content)
-
-    def _keep_link(self, path: Path) -> None:
-        where = path.readlink() if path.is_symlink() else None
-        if where is not None and where.parent == Path("../../environments") and where.name not in ("", "..", "."):
-            unfollowed.link(path, str(where))
-        elif where is not None:
-            path.unlink()
-
-
-class _End:
-    """The end of what a program prints; all of it may be more than there is memory for. `say` is told its progress."""
-
-    def __init__(self, stream: IO[bytes], say: Callable[[str], None] | None = None) -> None:
-        self._kept = b""
-        self._say = say
-        self._reader = threading.Thread(target=self._read, args=(stream,), daemon=True)
-        self._reader.start()
-
-    def _read(self, stream: IO[bytes]) -> None:
-        with contextlib.suppress(ValueError, OSError):  # closed, since who has it open would never end
-            read_telling(stream.fileno(), self._keep, self._say or (lambda _message: None))
-
-    def _keep(self, chunk: bytes) -> None:
-        self._kept = (self._kept + chunk)[-MOST_PRINTED:]
-
-    def text(self) -> str:
-        self._reader.join(timeout=READING_SECONDS)
-        return self._kept.decode("utf-8", "replace")
+        return mask(done.stdout or last_lines(done.stderr), release.secrets())
 
 
 def _told(path: Path) -> dict[str, Any]:
@@ -667,7 +307,3 @@ def _cleaned(found: Any) -> Any:
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file with its mode and times."""
     shutil.copy2(source, target)
-
-
-def _last(text: str) -> str:
-    return "\n".join(text.strip().splitlines()[-LAST_LINES:])

@@ -24,7 +24,6 @@ from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.migrations import lacking_url
 from cluster_runtime.paths import is_within
 from cluster_runtime.unfollowed import printable
-from platforms.local.builder import MIGRATED, Release
 from platforms.local.ending import Ending
 from platforms.local.listeners import listening_ports
 from platforms.local.migrations import holds_tables
@@ -32,6 +31,7 @@ from platforms.local.nginx import PROGRAM as NGINX
 from platforms.local.orphans import Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
 from platforms.local.plan import SHOWN, Plan, make_plan
 from platforms.local.programs import Programs
+from platforms.local.release import MIGRATED, Release
 from platforms.local.retention import forget_old
 from platforms.local.rolling import Rolling
 from platforms.local.site import Site, UpError
@@ -126,7 +126,7 @@ class LocalCluster(Site):
         last = self.last_release()
         if last is None or not last.migrated:
             return None
-        paths = self.builder.own_databases(last)
+        paths = self.builder.migrations.own_databases(last)
         if database is not None and database["engine"] == DatabaseEngine.SQLITE and last.database is not None:
             paths += [last.database] if str(last.database) == database["path"] else []
         for path in paths:
@@ -196,7 +196,7 @@ class LocalCluster(Site):
                 if said:
                     return bool(said.get("lacking"))
         on_server = release.database is None and not observed.running
-        return on_server or self.builder.was_set_back(release)
+        return on_server or self.builder.migrations.was_set_back(release)
 
     def recover(self) -> None:
         """Undo what a killed `up` may have left in force: clients' connections that end after each response."""
@@ -230,7 +230,7 @@ class LocalCluster(Site):
         release's configuration says: where this is hurt too, it is written when that was put back.
         """
         if release is not None:
-            self.builder.put_back_migrations(release)
+            self.builder.migrations.put_back(release)
         kept = self.supervisor.processes()
         if not kept:
             return
@@ -315,7 +315,7 @@ class LocalCluster(Site):
         if wanted:
             if plan.migrate:
                 remove_tree(release.directory / MIGRATED)
-            self.builder.migrate(release, wanted if isinstance(wanted, list) else None)
+            self.builder.migrations.migrate(release, wanted if isinstance(wanted, list) else None)
         self.builder.run_commands(release, self.config.app.release_commands)
         self.rolling.roll(plan, release)
         self.rolling.serve_static(release)
@@ -331,7 +331,7 @@ class LocalCluster(Site):
         self.ending.stop_stale(release, settle=plan.nginx == "reload")
         self.rolling.start_alone(plan, release)
         if plan.former is not None and plan.former != release.digest:
-            self.builder.take_written(plan.former, release)
+            self.builder.shared.take_written(plan.former, release)
         forget_old(self, history, release)
 
     def _make_directories(self) -> None:

@@ -27,8 +27,8 @@ from platforms.local.supervisor import not_ours
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from platforms.local.builder import Release
     from platforms.local.programs import Programs
+    from platforms.local.release import Release
     from platforms.local.site import Site
 
 #: Seconds that nginx's old workers have, after a reload, to see the names of instances that are about to go.

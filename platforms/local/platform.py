@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from cluster.stack.opened import Stack
     from cluster.verify import Check
     from platforms.base import Back, Voice
-    from platforms.local.builder import Release
     from platforms.local.cluster import LocalCluster
     from platforms.local.plan import Plan
+    from platforms.local.release import Release
     from platforms.local.state import Observed
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from cluster.kept import HurtFile
 from cluster.packages import base_python
 from cluster.services import instance_grace
-from platforms.local.builder import Release
 from platforms.local.daemons import programs as daemon_programs
 from platforms.local.daemons import wanted as wanted_daemons
 from platforms.local.plan import WantedDaemon
+from platforms.local.release import Release
 from platforms.local.state import (
     WATCH,
     is_service,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
     from cluster.stack.history import History
-    from platforms.local.builder import Release
+    from platforms.local.release import Release
     from platforms.local.site import Site
 
 #: Releases that are kept, the serving one included.

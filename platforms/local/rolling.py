@@ -15,9 +15,9 @@ from platforms.local.site import UpError
 from platforms.local.written import SERVED
 
 if TYPE_CHECKING:
-    from platforms.local.builder import Release
     from platforms.local.ending import Ending
     from platforms.local.plan import Plan
+    from platforms.local.release import Release
     from platforms.local.site import Site
     from platforms.local.starting import Starting
 

@@ -11,8 +11,9 @@ from cluster.machine.owner import find_owner
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.stack.history import History
 from cluster.topology import build_topology
-from platforms.local.builder import Builder, Release
+from platforms.local.builder import Builder
 from platforms.local.nginx import Nginx
+from platforms.local.release import Release
 from platforms.local.services import wanted
 from platforms.local.state import (
     Observed,
@@ -55,7 +56,7 @@ class Site:
             self.owner.hold_own(self.paths.state)
         if self.paths.run.is_dir() and self.paths.run.lstat().st_uid != os.geteuid():
             self.paths.make_run(self.owner, ())  # a former version's: what is in it was the instances' to replace
-        Builder(self.paths, self.owner, self.say).reclaim()
+        Builder(self.paths, self.owner, self.say).ownership.reclaim()
 
     def nginx_config(self) -> NginxConfig:
         """Return nginx's configuration for this machine."""

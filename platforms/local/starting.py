@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cluster.services import Service
-    from platforms.local.builder import Release
     from platforms.local.ending import Ending
     from platforms.local.plan import Plan
     from platforms.local.programs import Programs
+    from platforms.local.release import Release
     from platforms.local.site import Site
     from platforms.local.supervisor_files import Program
 

@@ -14,8 +14,8 @@ from platforms.local import daemons as local_daemons
 from platforms.local import nginx as local_nginx
 from platforms.local import platform as local_platform
 from platforms.local import rolling as local_rolling
-from platforms.local.builder import Builder
 from platforms.local.rolling import Rolling
+from platforms.local.shared_data import SharedData
 from platforms.local.starting import Starting
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def no_filling() -> None:
 
 def no_second_copy() -> None:
     """What is written while a path becomes a shared one stays with the former release."""
-    Builder.take_written = lambda *_arguments: None  # type: ignore[method-assign]
+    SharedData.take_written = lambda *_arguments: None  # type: ignore[method-assign]
 
 
 def no_nginx() -> None:

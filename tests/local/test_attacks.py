@@ -287,7 +287,7 @@ def test_a_release_of_a_former_version_is_root_s_again(ground: Ground) -> None:
         os.chown(path, owner().uid, owner().gid, follow_symlinks=False)
     os.link(ground.canary, release / "runtime" / "linked.py")
     with (release / "config.json").open("a") as held:
-        Builder(paths, owner(), print).reclaim()
+        Builder(paths, owner(), print).ownership.reclaim()
         held.write("hostile")
     assert (release / "config.json").read_text() == "{}"
     assert not (release / "project.json").exists()

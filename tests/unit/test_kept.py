@@ -23,11 +23,12 @@ from cluster.stack.history import History, locked
 from cluster.stack.rotation import LostKey, Rotation, load
 from cluster.stack.secrets import read_secrets, restore_secrets
 from cluster_runtime.instance_link import InstanceLink
-from platforms.local.builder import Builder, Release, copy_file
+from platforms.local.builder import Builder, copy_file
 from platforms.local.mending import put_back
 from platforms.local.migrations import applied_in, holds_tables, were_lost
 from platforms.local.orphans import Kind, end_processes, stack_processes
 from platforms.local.paths import LocalPaths
+from platforms.local.release import Release
 from platforms.local.state import mark_served
 
 if TYPE_CHECKING:

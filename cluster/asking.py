@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 from cluster_runtime.checks import Unhealthy, ask
+from cluster_runtime.untrusted_json import object_in
 
 #: What reading an answer by its keys raises where it is another than expected: the project's code may give anything.
 SENSELESS = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
@@ -21,15 +21,6 @@ TIMEOUT = 10.0
 RESTORE_SECONDS = 60.0
 
 SUCCESS = 200
-
-
-def object_in(text: str | bytes) -> dict[str, Any] | None:
-    """Return the JSON object that is in an answer; None where it is something else."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def sessions_report(internal: str) -> dict[str, Any] | None:

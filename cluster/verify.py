@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from cluster.answers import NO_TLS, BoundedTransport
-from cluster.asking import SENSELESS, TIMEOUT, object_in
+from cluster.asking import SENSELESS, TIMEOUT
 from cluster.config.models import Method
 from cluster.errors import CommandError
 from cluster.topology import Topology, exact_shares, percent, site_host, site_url
 from cluster_runtime.gate import Site, Visitor, asker
 from cluster_runtime.unfollowed import printable
+from cluster_runtime.untrusted_json import object_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

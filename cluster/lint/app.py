@@ -9,6 +9,7 @@ from cluster.config.models import Interface
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, has_secret
 from cluster.requirements import REQUIREMENTS, read_requirements
 from cluster.source import ReleaseError
+from cluster_runtime.checks import PREFIX
 from cluster_runtime.paths import how_to_keep, why_written
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ PASSWORD_IN_URL = r"://[^/\s:@]*:[^/\s@]+@"  # noqa: S105 - a pattern
 
 #: What the runtime answers below /-/ with success.
 RUNTIME_CHECKS = ("/-/health", "/-/probe")
-RUNTIME_PREFIX = "/-/"
 
 #: Seconds that importing a Django project may well take.
 SHORT_START = 5
@@ -131,14 +131,14 @@ def _zero_times(config: ClusterConfig, _facts: Facts) -> Remarks:
 def _health_path_unknown(config: ClusterConfig, _facts: Facts) -> Remarks:
     # What the runtime answers with 404 is not healthy.
     path = config.app.health.path
-    if path.startswith(RUNTIME_PREFIX) and path not in RUNTIME_CHECKS:
+    if path.startswith(PREFIX) and path not in RUNTIME_CHECKS:
         why = f"Paths below /-/ are the runtime's, and it answers {path} with 404: no instance would become healthy."
         yield Remark("app.health.path", why, "Use /-/health, or a path of the project.")
 
 
 def _health_path_of_project(config: ClusterConfig, _facts: Facts) -> Remarks:
     # The running check should be shallow.
-    if not config.app.health.path.startswith(RUNTIME_PREFIX):
+    if not config.app.health.path.startswith(PREFIX):
         why = "The running check goes through the project: if that page needs the database, its outage restarts it all."
         yield Remark("app.health.path", why, "Use /-/health; the first check of a process goes through Django anyway.")
 

@@ -12,6 +12,7 @@ from cluster.config.models import PathPrefix
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule
 from cluster.lint.upstream import LONGEST_WORD
 from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE
+from cluster_runtime.checks import PREFIX
 
 if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
@@ -25,9 +26,6 @@ HTTPS_PORT = 443
 #: keepalive_time of an upstream, without which nothing here works (nginx's changes).
 OLDEST_NGINX: Version = (1, 19, 10)
 OLDEST_TESTED_NGINX: Version = (1, 22, 0)
-
-#: A location of the runtime's, which nginx already has.
-RUNTIME_PREFIX = "/-/"
 
 
 def _instance_ports(config: ClusterConfig) -> range:
@@ -124,7 +122,7 @@ def _unlimited_bodies(config: ClusterConfig, _facts: Facts) -> Remarks:
 
 def _static_url_reserved(config: ClusterConfig, _facts: Facts) -> Remarks:
     # nginx: duplicate location "/-/".
-    if config.site.static_url == RUNTIME_PREFIX:
+    if config.site.static_url == PREFIX:
         why = "The path /-/ is the runtime's, and nginx refuses a second location of that name."
         yield Remark("site.static_url", why, "Choose another path, and set the project's STATIC_URL to it.")
 

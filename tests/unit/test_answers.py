@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from cluster.answers import MOST, BoundedTransport
-from cluster.asking import object_in
 from cluster.endpoints import Endpoint
+from cluster_runtime.untrusted_json import object_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

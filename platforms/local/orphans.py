@@ -77,7 +77,7 @@ class Found:
     @property
     def daemon_name(self) -> str:
         """What Supervisor would call a daemon: as its socket is called."""
-        return next((PurePath(word).stem for word in self.arguments if word.endswith(SOCKET)), "")
+        return _socket_name(self.arguments)
 
     def argument(self, name: str) -> str:
         """Return what follows an option on its command line; empty where it has none."""
@@ -119,7 +119,7 @@ def stack_processes(paths: LocalPaths) -> list[Found]:
             kind=kind,
             stopped=stopped,
             arguments=arguments,
-            daemon=DAEMONS.get(_program(arguments)) if kind is Kind.DAEMON else None,
+            daemon=daemon_of(arguments) if kind is Kind.DAEMON else None,
         )
         (workers if untold else found).append(process)
     found = _without_forks(found)
@@ -168,12 +168,19 @@ def _arguments(pid: str) -> tuple[str, ...]:
     return tuple(line.decode("utf-8", "surrogateescape").rstrip("\0").split("\0"))
 
 
-#: Which service a program of the distribution's is, by its name.
-DAEMONS = {name: kind for kind, names in PROGRAMS.items() for name in names}
-
-
 def _program(arguments: tuple[str, ...]) -> str:
     return arguments[0].rpartition("/")[2]
+
+
+def _socket_name(arguments: tuple[str, ...]) -> str:
+    return next((PurePath(word).stem for word in arguments if word.endswith(SOCKET)), "")
+
+
+def daemon_of(arguments: tuple[str, ...]) -> ServiceKind | None:
+    """Return which service a program of the distribution's is; several may be the same program, with other sockets."""
+    kinds = [kind for kind, names in PROGRAMS.items() if _program(arguments) in names]
+    called = _socket_name(arguments).rstrip("0123456789")
+    return next((kind for kind in kinds if kind == called), next(iter(kinds), None))
 
 
 def _kind(arguments: tuple[str, ...]) -> Kind | None:
@@ -189,7 +196,7 @@ def _kind(arguments: tuple[str, ...]) -> Kind | None:
     if any(argument.endswith("/local/watch.py") for argument in arguments[:4]):
         return Kind.WATCH
     name = _program(arguments)
-    return Kind.NGINX if name == "nginx" else Kind.DAEMON if name in DAEMONS else None
+    return Kind.NGINX if name == "nginx" else Kind.DAEMON if daemon_of(arguments) else None
 
 
 def _is_ours(stands: Path | None, arguments: tuple[str, ...], kind: Kind, paths: LocalPaths, state: Path) -> bool:
@@ -199,7 +206,7 @@ def _is_ours(stands: Path | None, arguments: tuple[str, ...], kind: Kind, paths:
     )
     if inside:
         return True
-    daemon = DAEMONS.get(_program(arguments), "")
+    daemon = daemon_of(arguments)
     marks = {
         Kind.SUPERVISOR: (f"-c {paths.supervisor}/supervisord.conf ",),
         Kind.INSTANCE: (f"--sockets {paths.run} ",),

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from cluster.config import StackFileError, parse_config
 from cluster.config.models import SessionEngine
 from cluster.render.nginx import SITE, NginxConfig
+from cluster.services import Kind
 from cluster.topology import Topology, percent, shares
+from platforms.local.daemons import kind_of
 from platforms.local.state import WATCH, Observed, is_daemon, is_instance, is_service, program_name
 
 if TYPE_CHECKING:
@@ -149,14 +151,14 @@ class Plan:
         new = [name for name in self.daemons if name not in (*self.emptied, *self.again)]
         if new:
             lines.append(f"+ {', '.join(new)}")
-        if self.emptied:
-            sessions = self.topology.config.sessions
-            alone = SessionEngine.CACHE in (sessions.engine, sessions.previous)
-            if alone and self.topology.memcached_nodes > 1:
-                how = "started again one after another, each filled from the other"
-            else:
-                how = "started again; what it holds is lost"
-            lines.append(f"~ {', '.join(self.emptied)}: {how}")
+        sessions = self.topology.config.sessions
+        alone = SessionEngine.CACHE in (sessions.engine, sessions.previous) and self.topology.memcached_nodes > 1
+        filled = [name for name in self.emptied if alone and kind_of(name) is Kind.MEMCACHED]
+        lost = [name for name in self.emptied if name not in filled]
+        if filled:
+            lines.append(f"~ {', '.join(filled)}: started again one after another, each filled from the other")
+        if lost:
+            lines.append(f"~ {', '.join(lost)}: started again; what it holds is lost")
         if self.again:
             lines.append(f"~ {', '.join(self.again)}: started again; what it keeps is on disk")
         return lines

@@ -14,7 +14,7 @@ import pytest
 from cluster.config import parse_config
 from cluster.services import Kind as ServiceKind
 from cluster.services import memcached_node
-from platforms.local.orphans import Kind, stack_processes
+from platforms.local.orphans import Kind, daemon_of, stack_processes
 from platforms.local.paths import LocalPaths
 from tests.unit.pulumi_mocks import stack_values
 
@@ -43,6 +43,13 @@ def test_another_users_memcached_is_known_by_where_it_listens(
     finally:
         process.kill()
         process.wait()
+
+
+def test_two_kinds_that_are_one_program_are_told_by_their_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = dict.fromkeys((ServiceKind.MEMCACHED, ServiceKind.BROKER), ("memcached",))
+    monkeypatch.setattr("platforms.local.orphans.PROGRAMS", same)
+    for socket, kind in (("memcached2", ServiceKind.MEMCACHED), ("broker", ServiceKind.BROKER)):
+        assert daemon_of(("/usr/bin/memcached", "-s", f"/run/.{kind}/{socket}.sock")) is kind
 
 
 def test_what_was_forked_and_has_not_begun_its_program_is_no_second_one(tmp_path: Path) -> None:

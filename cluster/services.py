@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
     from cluster.config.models import ClusterConfig, Schedule, Worker
 
-#: Seconds between giving a name up and stopping: twice the age of nginx's connections, and a bit.
-DRAIN_SECONDS = 1.25
+#: Seconds that nginx's connections to an instance live. After twice this, a process that lost its name holds none.
+UPSTREAM_CONNECTION_AGE = 0.5
+
+#: Seconds between giving a name up and stopping.
+DRAIN_SECONDS = 2 * UPSTREAM_CONNECTION_AGE + 0.25
 
 #: What tells the project where its broker is: as Celery (kombu) writes it, and the socket alone.
 BROKER_URL, BROKER_SOCKET = "CLUSTER_BROKER_URL", "CLUSTER_BROKER_SOCKET"

@@ -15,6 +15,7 @@ import crossplane
 
 from cluster.config.models import Method, Server
 from cluster.render.mime import COMPRESSED, MEDIA_TYPES
+from cluster.services import UPSTREAM_CONNECTION_AGE
 from cluster.source import location_of
 from cluster.topology import served_static_url
 
@@ -44,9 +45,6 @@ DISTRIBUTIONS: dict[str, Version] = {
 
 #: What is rendered for where the nginx that will run it is not known.
 NEW_NGINX: Version = (1, 30, 0)
-
-#: How long nginx's connections to an instance live. After twice this, a process that lost its name holds none.
-UPSTREAM_CONNECTION_AGE = "500ms"
 
 #: Shared memory of the upstream, in kilobytes: what nginx needs for itself, and for each server.
 ZONE_BASE, ZONE_PER_SERVER = 128, 2
@@ -307,10 +305,11 @@ def _method(topology: Topology) -> list[Directive]:
 
 
 def _keepalive(connections: int) -> list[Directive]:
+    age = f"{UPSTREAM_CONNECTION_AGE * 1000:g}ms"
     return [
         _d("keepalive", connections),
-        _d("keepalive_time", UPSTREAM_CONNECTION_AGE),
-        _d("keepalive_timeout", UPSTREAM_CONNECTION_AGE),
+        _d("keepalive_time", age),
+        _d("keepalive_timeout", age),
         _d("keepalive_requests", 100_000),
     ]
 

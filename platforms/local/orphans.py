@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cluster.services import Kind as ServiceKind
     from platforms.local.paths import LocalPaths
 
-#: Seconds that they have to end by themselves; an instance drains for three and ends its requests.
+#: Seconds that they have to end by themselves: an instance drains (DRAIN_SECONDS), and ends its requests.
 PATIENCE = 40.0
 
 #: How the file of a socket ends.

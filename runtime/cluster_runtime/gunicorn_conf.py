@@ -27,7 +27,8 @@ proc_name = f"{os.environ[INSTANCE_VARIABLE]}-{_config.release}"
 graceful_timeout = int(_config.graceful_timeout)
 # gunicorn's own watch over its workers; with gthread it watches the main loop, not the requests.
 timeout = max(10, int(_config.health.retries * (_config.health.interval + _config.health.timeout)))
-# nginx keeps its connections for at most two seconds; the longer one must be here.
+# nginx keeps its connections for half a second (cluster.services.UPSTREAM_CONNECTION_AGE); the longer one must be
+# here.
 keepalive = 75
 forwarded_allow_ips = "*"  # the socket is nginx's alone
 control_socket_disable = True  # by default all instances would share one in the home directory

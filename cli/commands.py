@@ -38,9 +38,8 @@ def rollback(stack: Stack, platform: Platform, to: str | None) -> None:
 
 def _change(stack: Stack, platform: Platform, wanted: Forward | Back) -> Applied:
     """Judge, say what will be done, do it, and prove it."""
-    judge(stack.config, platform.facts(), warn=Terminal().warn)
     began = time.monotonic()
-    with platform.plan(wanted) as change:
+    with platform.plan(wanted, partial(judge, warn=Terminal().warn)) as change:
         if change.lines:
             tell(f"stack {stack.name}:")
         for line in change.lines:
@@ -121,9 +120,12 @@ def run_here(invocation: Invocation) -> int:
         preexec_fn=partial(os.chdir, directory) if directory else None,  # noqa: PLW1509 - no threads here
         **invocation.identity,
     ) as process:
-        if not apart:
-            return process.wait()
-        former = signal.signal(signal.SIGINT, lambda *_what: process.send_signal(signal.SIGINT))
+
+        def pass_on(*_what: object) -> None:
+            if apart:  # in this session it hears them itself, and ends as it sees fit
+                process.send_signal(signal.SIGINT)
+
+        former = signal.signal(signal.SIGINT, pass_on)
         try:
             status = process.wait()
         finally:

@@ -191,6 +191,14 @@ class Change:
     apply: Callable[[], Applied]
 
 
+class Gate(Protocol):
+    """What the lints say of a stack: it tells the warnings, and raises CommandError where they forbid it."""
+
+    def __call__(self, config: ClusterConfig, facts: Facts, project: dict[str, object] | None = None) -> None:
+        """Judge a stack; `project`: what a release says of it, once there is one."""
+        ...
+
+
 class Platform(Protocol):
     """One stack on its platform: what the commands ask of it. It prints nothing: it has a voice.
 
@@ -198,15 +206,18 @@ class Platform(Protocol):
     """
 
     def facts(self) -> Facts:
-        """Return what the lints may look at beside the stack file; CommandError where its files were moved away."""
+        """Return what the lints may look at beside the stack file; nothing is changed by it."""
         ...
 
     def set_up(self) -> None:
         """Make what a stack file alone needs before its first `up`; CommandError where that is nothing."""
         ...
 
-    def plan(self, wanted: Forward | Back) -> AbstractContextManager[Change]:
-        """Look at what is to be done, and keep others from changing the stack until it is left."""
+    def plan(self, wanted: Forward | Back, gate: Gate) -> AbstractContextManager[Change]:
+        """Look at what is to be done, and keep others from changing the stack until it is left.
+
+        gate: is asked before anything is done, and again once a release says what its project is.
+        """
         ...
 
     def keys(self) -> Keys:

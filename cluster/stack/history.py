@@ -25,6 +25,9 @@ class Busy(ClusterError):  # noqa: N818 - a state, not a mistake
     """Another `up` is changing the stack."""
 
 
+#: Releases that are kept, the serving one included.
+KEPT_RELEASES = 3
+
 #: What a release may be called: it is a part of paths.
 Digest = Annotated[str, Field(pattern="^[0-9a-z]{1,64}$")]
 

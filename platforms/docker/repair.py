@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from platforms.docker.engine import (
-    INSTANCE_LABEL,
-    RELEASE_LABEL,
-    ROLE_LABEL,
-    SERVICE_LABEL,
-    STACK_LABEL,
-)
+from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, SERVICE_LABEL, STACK_LABEL
 from platforms.docker.observe import SHORT_ID, Observed, release_of
 from platforms.pulumi.engine import name_of
 from platforms.pulumi.progress import CONTAINER

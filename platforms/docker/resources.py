@@ -12,11 +12,7 @@ from pulumi_command import local
 
 from cluster.config.models import DatabaseEngine, Replacement, SessionEngine
 from cluster.render.mime import compressed_endings
-from cluster.render.nginx import (
-    KEEPALIVE_MIN_TIMEOUT_SINCE,
-    NginxConfig,
-    version_in_image,
-)
+from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE, NginxConfig, version_in_image
 from cluster.services import Kind, instance_grace
 from cluster.source import shared_paths, shared_place
 from cluster.topology import batches

@@ -9,9 +9,7 @@ import yaml
 from cluster.config import stack_path
 from cluster.errors import CommandError
 from cluster.topology import Topology, build_topology
-from platforms.docker.engine import (
-    Engine,
-)
+from platforms.docker.engine import Engine
 from platforms.docker.observe import Observed, observe
 from platforms.docker.paths import DockerPaths
 

@@ -12,15 +12,7 @@ import subprocess
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from cluster.kept import (
-    COMPLETE,
-    make_way,
-    point_at,
-    remove_tree,
-    sync_tree,
-    vouch,
-    write_durably,
-)
+from cluster.kept import COMPLETE, make_way, point_at, remove_tree, sync_tree, vouch, write_durably
 from cluster.machine.confined import MOST_FACTS
 from cluster.machine.environments import PACKAGES, SOURCES, Environments
 from cluster.release import (

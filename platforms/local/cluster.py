@@ -17,7 +17,7 @@ from cluster.requirements import read_requirements
 from cluster.sessions import Lasting, of_release, refused_loss
 from cluster.source import is_file_name
 from cluster.stack.history import History
-from cluster.stack.secrets import ensure_secrets, lost_secrets, restore_secrets
+from cluster.stack.secrets import ensure_secrets, restore_secrets
 from cluster.topology import build_topology
 from cluster_runtime.gate import probe
 from cluster_runtime.instance_link import InstanceLink
@@ -25,6 +25,7 @@ from cluster_runtime.migrations import lacking_url
 from cluster_runtime.paths import is_within
 from cluster_runtime.unfollowed import printable
 from platforms.local.ending import Ending
+from platforms.local.lasting import former_secrets, gone_of
 from platforms.local.listeners import listening_ports
 from platforms.local.migrations import holds_tables
 from platforms.local.nginx import PROGRAM as NGINX
@@ -36,10 +37,7 @@ from platforms.local.retention import forget_old
 from platforms.local.rolling import Rolling
 from platforms.local.site import Site, UpError
 from platforms.local.starting import Starting
-from platforms.local.state import (
-    Observed,
-    mark_served,
-)
+from platforms.local.state import Observed, mark_served
 from platforms.local.supervisor import Condition
 
 if TYPE_CHECKING:
@@ -139,20 +137,9 @@ class LocalCluster(Site):
                 )
         return None
 
-    def _former_secrets(self) -> dict[str, str]:
-        """Return the secrets of the release that serves or served last."""
-        current = History.load(self.paths).current
-        return {} if current is None else Release(digest=current, directory=self.paths.releases / current).secrets()
-
-    def secrets(self) -> frozenset[str]:
-        """Return the names of the secrets that there are, or that `up` puts back."""
-        there = self.paths.secrets
-        kept = {path.name for path in there.iterdir()} if there.is_dir() else set()
-        return frozenset({*kept, *lost_secrets(there, self._former_secrets())})
-
     def restore_secrets(self) -> None:
         """Put back secrets that were removed, from the release that serves or served last: a new key ends sessions."""
-        restored = restore_secrets(self.paths.secrets, self._former_secrets())
+        restored = restore_secrets(self.paths.secrets, former_secrets(self.paths))
         if restored:
             current = History.load(self.paths).current
             self.say(f"{', '.join(restored)} of {self.paths.secrets} was gone: put back from release {current}")
@@ -251,7 +238,7 @@ class LocalCluster(Site):
 
     def troubles(self, observed: Observed, history: History) -> list[str]:
         """Return what is wrong that no instance can say of itself, a line each; what runs may serve all the same."""
-        gone = self.gone()
+        gone = gone_of(self.paths)
         if gone:
             return [gone]
         found = []
@@ -283,19 +270,6 @@ class LocalCluster(Site):
         if hurt:
             found.append(f"release {history.current} was hurt: {', '.join(hurt[:SHOWN])}{', …' * (len(hurt) > SHOWN)}")
         return [f"{line}; `cluster up {self.paths.stack}` mends it" for line in found if line]
-
-    def gone(self) -> str:
-        """Return what to say where a stack's files were removed or moved away while it runs; empty where they are."""
-        if self.paths.secrets.exists() or self.paths.data.exists():
-            return ""
-        pids = ", ".join(str(process.pid) for process in stack_processes(self.paths) if process.kind is not Kind.WORKER)
-        if not pids:
-            return ""
-        return (
-            f"stack {self.paths.stack} runs (processes {pids}), but {self.paths.state} was removed or moved away: "
-            "nothing serves without it, and its database, uploads, sessions and secret_key are where that is. Put it "
-            f"back, or end what runs with `cluster down {self.paths.stack}`; `cluster up` begins anew then"
-        )
 
     def apply(self, plan: Plan, make: Callable[[], Release], *, rolled_back: bool = False) -> None:
         """Do what the plan says. On failure what served serves on, and what was started for nothing is removed."""

@@ -16,12 +16,7 @@ from platforms.local.daemons import kind_of
 from platforms.local.nginx import PROGRAM as NGINX
 from platforms.local.orphans import PATIENCE, Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
 from platforms.local.site import UpError
-from platforms.local.state import (
-    is_daemon,
-    is_instance,
-    is_service,
-    program_name,
-)
+from platforms.local.state import is_daemon, is_instance, is_service, program_name
 from platforms.local.supervisor import not_ours
 
 if TYPE_CHECKING:

@@ -5,15 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from cluster.kept import (
-    HurtFile,
-    read_kept,
-    sync_tree,
-    write_durably,
-)
-from cluster.release import (
-    ReleaseError,
-)
+from cluster.kept import HurtFile, read_kept, sync_tree, write_durably
+from cluster.release import ReleaseError
 from platforms.local.migrations import APPLIED, applied_in, holds_tables, were_lost
 from platforms.local.release import DATABASES, MIGRATED, Release
 

@@ -129,9 +129,10 @@ def stack_processes(paths: LocalPaths) -> list[Found]:
 def _without_forks(found: list[Found]) -> list[Found]:
     """Return them without those that have not begun the program yet which they were forked for.
 
-    Until then one has the command line of its parent: it would pass for a second Supervisor, a second instance.
+    Until then one has the command line of its parent: it would pass for a second Supervisor, a second instance. (An
+    nginx that is its parent's successor, after a USR2, has it for good.)
     """
-    command = {process.pid: process.arguments for process in found}
+    command = {process.pid: process.arguments for process in found if process.kind is not Kind.NGINX}
     return [process for process in found if command.get(process.parent) != process.arguments]
 
 

@@ -60,7 +60,10 @@ class LocalPaths(StackPaths):
         owner.hold(self.run, 0o750 if owner.changed else 0o700)
         self._forget_forged()
         owner.hold(self.run / SERVICES, 0o750 if owner.changed else 0o700)
-        for name in (ENDED, *dict.fromkeys(map(self._own, services))):
+        own = [
+            service for service in services if service.daemon or service.is_of_release or service.kind is Kind.INSTANCE
+        ]
+        for name in (ENDED, *dict.fromkeys(map(self._own, own))):
             owner.make(self.run / name)
         for name in (CLEARED, BEGUN):
             owner.make_file(self.run / name)
@@ -102,6 +105,7 @@ class LocalPaths(StackPaths):
     def make_memcached(self, owner: Owner, node: Service) -> None:
         """Let a memcached node be found, and what instances tell each other of it be written beside that."""
         path = self.run / self.listens(node).name
+        owner.make(self.listens(node).parent)  # a release that serves again may have more nodes than the stack file
         if not path.is_symlink():
             unfollowed.link(path, os.path.relpath(self.listens(node), self.run))
         for file in (NODE_STATE, NODE_RESTORE):

@@ -21,7 +21,6 @@ from cluster.render.nginx import NEW_NGINX, NginxConfig, render_nginx
 from cluster.services import asked_by, refused_without
 from cluster.sessions import Lasting, refusal, refused_loss, refused_rollback
 from cluster.stack.history import History, locked
-from cluster.stack.judge import judge
 from cluster.stack.rotation import unverified_by
 from cluster.stack.secrets import ensure_secrets, keep_dropped, write_secret
 from cluster.topology import build_topology
@@ -29,6 +28,7 @@ from cluster_runtime.sessions.ended import ENDED, MARKS_VARIABLE
 from cluster_runtime.status import SERVING
 from platforms.base import Applied, Change, Forward, InstanceStatus, Invocation, LogSource, NginxStatus, Process, Status
 from platforms.local.adopting import left_behind
+from platforms.local.lasting import gone_of, secrets_of
 from platforms.local.listeners import listening_ports, with_children
 from platforms.local.nginx import NginxError, find_nginx
 from platforms.local.orphans import stack_processes
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from cluster.lint import Facts
     from cluster.stack.opened import Stack
     from cluster.verify import Check
-    from platforms.base import Back, Voice
+    from platforms.base import Back, Gate, Voice
     from platforms.local.cluster import LocalCluster
     from platforms.local.plan import Plan
     from platforms.local.release import Release
@@ -94,9 +94,6 @@ class LocalPlatform:
         """Return what the lints may look at: what is known of this machine and of the other stacks on it."""
         from cluster.lint import Facts  # noqa: PLC0415 - most commands judge nothing
 
-        gone = self.cluster.gone()
-        if gone:
-            raise CommandError(gone)
         try:
             nginx = find_nginx()[1]
         except NginxError:
@@ -104,7 +101,7 @@ class LocalPlatform:
         return Facts(
             root=self.stack.root,
             nginx=nginx,
-            secrets=self.cluster.secrets(),
+            secrets=secrets_of(self.paths),
             other_listens=_other_listens(self.stack),
             privileged=os.geteuid() == 0,
             stack=self.stack.name,
@@ -119,7 +116,7 @@ class LocalPlatform:
     # --- changing
 
     @contextmanager
-    def plan(self, wanted: Forward | Back) -> Iterator[Change]:
+    def plan(self, wanted: Forward | Back, gate: Gate) -> Iterator[Change]:
         """Look at what is to be done, and keep others from changing the stack until it is left."""
         name = self.stack.name
         if isinstance(wanted, Forward) and wanted.pull:
@@ -127,14 +124,18 @@ class LocalPlatform:
                 "--pull is for platform docker: it builds the images anew, with security updates; stack "
                 f"{name} runs what this machine has installed (apt-get upgrade)"
             )
+        gone = gone_of(self.paths)
+        if gone:
+            raise CommandError(gone)
+        gate(self.stack.config, self.facts())
         if self.cluster.owner.warning:
             self.voice.warn(self.cluster.owner.warning)
         with locked(self.paths, f"{'up' if isinstance(wanted, Forward) else 'rollback'} {name}"):
             self.cluster.restore_secrets()
             self.cluster.recover()
-            yield self._forward() if isinstance(wanted, Forward) else self._back(wanted)
+            yield self._forward(gate) if isinstance(wanted, Forward) else self._back(wanted)
 
-    def _forward(self) -> Change:
+    def _forward(self, gate: Gate) -> Change:
         """Return what makes the cluster what its stack file and its code say."""
         cluster, config = self.cluster, self.stack.config
         refused = refusal(config, cluster.said_of_sessions(), self.sessions)
@@ -151,7 +152,7 @@ class LocalPlatform:
         def make() -> Release:
             release = cluster.builder.make(spec, cluster.topology)
             project = release.facts()
-            judge(config, self.facts(), project, warn=self.voice.warn)
+            gate(config, self.facts(), project)
             self._warn_of_database(release, project)
             return release
 

@@ -12,11 +12,7 @@ from platforms.local.daemons import programs as daemon_programs
 from platforms.local.daemons import wanted as wanted_daemons
 from platforms.local.plan import WantedDaemon
 from platforms.local.release import Release
-from platforms.local.state import (
-    WATCH,
-    is_service,
-    program_name,
-)
+from platforms.local.state import WATCH, is_service, program_name
 from platforms.local.supervisor_files import Program
 
 if TYPE_CHECKING:

@@ -10,12 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from cluster.kept import (
-    COMPLETE,
-    HurtFile,
-    hurt,
-    read_kept,
-)
+from cluster.kept import COMPLETE, HurtFile, hurt, read_kept
 from cluster.machine.confined import clean_environment
 from cluster_runtime import unfollowed
 from cluster_runtime.config import ConfigError, RuntimeConfig

@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING
 
 from cluster.kept import remove_tree
 from cluster.source import TREE
+from cluster.stack.history import KEPT_RELEASES
 from cluster_runtime.secret_files import is_held
-from platforms.local.state import (
-    is_instance,
-    is_service,
-)
+from platforms.local.state import is_instance, is_service
 from platforms.local.written import retire
 
 if TYPE_CHECKING:
@@ -19,9 +17,6 @@ if TYPE_CHECKING:
     from cluster.stack.history import History
     from platforms.local.release import Release
     from platforms.local.site import Site
-
-#: Releases that are kept, the serving one included.
-KEPT_RELEASES = 3
 
 #: Paths that a message names one by one.
 MOST_SHOWN = 5

@@ -7,13 +7,8 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
-from cluster.kept import (
-    HurtFile,
-)
-from cluster.release import (
-    RUNTIME,
-    ReleaseError,
-)
+from cluster.kept import HurtFile
+from cluster.release import RUNTIME, ReleaseError
 from cluster.source import Source, check_shared, is_file_name, shared_place
 from cluster.stack.history import History
 from cluster_runtime.gather import gather

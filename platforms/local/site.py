@@ -15,10 +15,7 @@ from platforms.local.builder import Builder
 from platforms.local.nginx import Nginx
 from platforms.local.release import Release
 from platforms.local.services import wanted
-from platforms.local.state import (
-    Observed,
-    observe,
-)
+from platforms.local.state import Observed, observe
 from platforms.local.supervisor import Process, Supervisor
 
 if TYPE_CHECKING:

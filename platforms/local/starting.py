@@ -16,10 +16,7 @@ from cluster_runtime.status import CRASHED, READY, SERVING
 from platforms.local.daemons import await_ready
 from platforms.local.services import said_of
 from platforms.local.site import UpError
-from platforms.local.state import (
-    WITHOUT_SOCKET,
-    program_name,
-)
+from platforms.local.state import WITHOUT_SOCKET, program_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,7 +55,7 @@ class Starting:
         for service, program in others:
             if program.name in plan.daemons:
                 self.site.supervisor.ensure([program])
-                await_ready(service, self.site.paths)
+            await_ready(service, self.site.paths)
 
     def _ensure_memcached(self, plan: Plan, nodes: list[tuple[Service, Program]]) -> None:
         """Start the nodes; without a database one after another, each filled from the other before that goes."""

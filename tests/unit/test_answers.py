@@ -48,6 +48,23 @@ def answering(head: bytes, chunk: bytes, chunks: int) -> Iterator[httpx.Client]:
     shutil.rmtree(directory)
 
 
+def test_an_endpoint_of_a_port_is_asked_whatever_host_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                asked.append(connection.recv(4096))
+                connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhere")
+
+        asked: list[bytes] = []
+        threading.Thread(target=serve, daemon=True).start()
+        there = BoundedTransport(Endpoint(host="127.0.0.1", port=listener.getsockname()[1]))
+        with httpx.Client(transport=there, timeout=30, trust_env=False) as client:
+            assert client.get("http://example.org/").text == "here"
+        assert b"Host: example.org\r\n" in asked[0]
+
+
 def test_an_answer_without_end_is_an_error_and_not_all_of_the_memory() -> None:
     with answering(b"", b"x" * 65536, 10 * MOST // 65536) as client, pytest.raises(httpx.ReadError, match="more than"):
         client.get("http://localhost/")

@@ -422,6 +422,19 @@ def test_up_with_pull_pulls_first_then_writes_as_of_when_and_then_is_an_up(
     assert f"pulling {DEBIAN}" in capsys.readouterr().out
 
 
+def test_up_with_pull_is_judged_as_of_now(opened: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would warn of the old base that it renews."""
+    judged: list[Any] = []
+    images = opened.config.images.model_copy(update={"as_of": AS_OF - dt.timedelta(days=400)})
+    stack = Stack(opened.root, opened.name, opened.config.model_copy(update={"images": images}))
+    monkeypatch.setattr("platforms.docker.stack.Engine", lambda _host: Told())
+    monkeypatch.setattr(cli.DockerPlatform, "facts", lambda _platform: None)
+    monkeypatch.setattr(cli, "this_minute", lambda: AS_OF)
+    with cli.platform(stack, Terminal()).plan(Forward(pull=True), lambda config, *_facts: judged.append(config)):
+        pass
+    assert [config.images.as_of for config in judged] == [AS_OF]
+
+
 def test_up_with_pull_changes_nothing_where_a_base_can_t_be_pulled(
     opened: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -439,7 +452,7 @@ def test_on_this_machine_there_is_nothing_to_pull() -> None:
     stack = Stack(Path("/nowhere"), "mine", parse_config(VALUES))
     with (
         pytest.raises(CommandError, match=r"^--pull is for platform docker: ") as refused,
-        local.platform(stack, Terminal()).plan(Forward(pull=True)),
+        local.platform(stack, Terminal()).plan(Forward(pull=True), lambda *_judged: None),
     ):
         pass
     assert len(str(refused.value).splitlines()) == 1

@@ -1,0 +1,83 @@
+"""What this machine's platform says without changing anything, and what it makes for what is no longer wanted."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+from cluster.config import parse_config
+from cluster.console import Terminal
+from cluster.errors import CommandError
+from cluster.machine.owner import find_owner
+from cluster.services import memcached_node
+from cluster.stack.history import History
+from cluster.stack.opened import Stack
+from cluster.topology import build_topology
+from platforms.base import Forward
+from platforms.local import platform as local
+from platforms.local.nginx import NginxError
+from platforms.local.paths import LocalPaths
+from tests.unit.pulumi_mocks import stack_values
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cluster.config.models import ClusterConfig
+    from cluster.lint import Facts
+
+
+def on(root: Path, **values: object) -> local.LocalPlatform:
+    config: ClusterConfig = parse_config(stack_values(platform="local", **values))
+    return local.platform(Stack(root, "t", config), Terminal())
+
+
+def refuse(*_arguments: object) -> NoReturn:
+    raise NginxError("nginx is not installed")
+
+
+def test_the_lints_look_where_nginx_is_not_installed_and_touch_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "find_nginx", refuse)
+    monkeypatch.setattr("platforms.local.site.Nginx", refuse)
+    assert on(tmp_path).facts().nginx is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_secret_that_up_puts_back_is_no_missing_one(tmp_path: Path) -> None:
+    paths = LocalPaths(tmp_path, "t")
+    kept = paths.releases / "r1" / "secrets"
+    kept.mkdir(parents=True)
+    (kept / "secret_key").write_text("k")
+    (kept / "database_url").write_text("u")
+    History(releases=["r1"], current="r1").save(paths)
+    assert on(tmp_path).facts().secrets == frozenset({"secret_key", "database_url"})
+    paths.secrets.mkdir()
+    (paths.secrets / "secret_key").write_text("k")
+    assert on(tmp_path).facts().secrets == frozenset({"secret_key"}), "who removes another one wants it removed"
+
+
+def test_up_asks_the_gate_before_it_holds_the_lock(tmp_path: Path) -> None:
+    def gate(config: ClusterConfig, facts: Facts, project: dict[str, object] | None = None) -> None:
+        assert (config.platform, facts.stack, project) == ("local", "t", None)
+        raise CommandError("a lint forbids it")
+
+    with pytest.raises(CommandError, match="a lint forbids it"), on(tmp_path).plan(Forward(), gate):
+        pass
+    assert not (tmp_path / ".cluster").exists()
+
+
+def test_nodes_that_a_former_release_alone_wants_have_a_directory(tmp_path: Path) -> None:
+    paths = LocalPaths(tmp_path, "t")
+    paths.state.mkdir(parents=True)
+    owner = find_owner(paths.state)
+    config = parse_config(stack_values(sessions={"engine": "db"}))
+    paths.make_run(owner, build_topology(config).services)
+    names = {path.name for path in paths.run.iterdir()}
+    assert "app1" in names
+    assert not names & {".memcached", ".nginx", ".database"}
+    node = memcached_node(config, 1)
+    paths.make_memcached(owner, node)
+    assert os.access(paths.listens(node).parent, os.W_OK)

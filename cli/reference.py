@@ -12,7 +12,7 @@ from pydantic import BaseModel, PlainValidator, SecretStr, TypeAdapter, Validati
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from cluster.config.load import KEY, hint
-from cluster.config.models import ClusterConfig
+from cluster.config.models import ClusterConfig, keys_of
 from cluster.config.units import Duration, Size
 from cluster.lint.rules import RULES
 
@@ -156,7 +156,7 @@ def _keys(path: str, field: FieldInfo) -> Iterator[Key]:
         meaning=field.description or "",
     )
     if inner is not None:
-        for name, inner_field in inner.model_fields.items():
+        for name, inner_field in keys_of(inner).items():
             yield from _keys(f"{path}{'[]' if repeated else ''}.{name}", inner_field)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.config.models import SessionEngine
 from cluster_runtime.lasting import database_name, lasting, mark
 from cluster_runtime.paths import is_within
+from cluster_runtime.sessions import share_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,9 +33,6 @@ CANNOT_SURVIVE = {
         "memcached alone has the sessions: when all nodes end at once, as with their machine, everybody is logged out."
     ),
 }
-
-#: Both keep sessions in the same rows.
-ONE_TABLE = {"db", "cached_db"}
 
 #: From this part of a node's memory on `status` says that it gets full.
 NEARLY = 0.8
@@ -81,7 +79,7 @@ def refusal(
     if ended is not None:
         why = (
             "of the instances beside each other one would not see what the other one has stored or logged out"
-            if {ended, engine} == ONE_TABLE
+            if share_rows(ended, engine)
             else f"with sessions.engine {engine} alone everybody would be logged out"
         )
         return (
@@ -113,7 +111,7 @@ def _left_behind(known: set[str], told: list[Said], left: Callable[[], Mapping[s
     """Return why `previous` must stay: sessions that were not used since are still in the former engine."""
     # Of those in the browsers nobody knows ever.
     known = {*known, "", SessionEngine.SIGNED_COOKIES.value}
-    apart = [one for one in told if {one["engine"], one["previous"]} != ONE_TABLE]
+    apart = [one for one in told if not share_rows(one["engine"], one["previous"])]
     former = next((one["previous"] for one in apart if one["previous"] not in known), None)
     if former is None:
         return None

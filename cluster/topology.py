@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from cluster.config.models import Method, SessionEngine
+from cluster.config.models import Method
 from cluster.endpoints import Endpoint
 from cluster.services import Kind, Service, services
+from cluster_runtime.sessions import ENGINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,8 +107,8 @@ def build_topology(config: ClusterConfig) -> Topology:
 
 def uses_memcached(config: ClusterConfig) -> bool:
     """Tell whether sessions are kept in memcached, now or before."""
-    engines = {config.sessions.engine, config.sessions.previous}
-    return bool(engines & {SessionEngine.CACHE, SessionEngine.CACHED_DB})
+    engines = (config.sessions.engine, config.sessions.previous)
+    return any(engine in ENGINES and bool(ENGINES[engine].alias) for engine in engines if engine is not None)
 
 
 def exact_shares(config: ClusterConfig) -> bool:

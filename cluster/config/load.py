@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from cluster.config.document import DocumentError, Written, read_document, step
-from cluster.config.models import DROPPED_KEYS, SECRET_KEYS, ClusterConfig, Media
+from cluster.config.models import DROPPED_KEYS, SECRET_KEYS, ClusterConfig, Media, keys_of
 from cluster.config.units import MOMENT, Duration
 from cluster.errors import ClusterError
 from cluster.source import find_media
@@ -286,15 +286,15 @@ def _model_at(location: tuple[int | str, ...]) -> type[BaseModel] | None:
     """Return the model that holds the key at the end of `location`."""
     model: type[BaseModel] | None = ClusterConfig
     for key in location[:-1]:
-        if isinstance(key, str) and model is not None and key in model.model_fields:
-            model = _model_in(model.model_fields[key].annotation)
+        if isinstance(key, str) and model is not None and key in keys_of(model):
+            model = _model_in(keys_of(model)[key].annotation)
     return model
 
 
 def _annotation(location: tuple[int | str, ...]) -> Any:
     """Return the type of the key at the end of `location`."""
     model = _model_at(location)
-    field = model.model_fields.get(str(location[-1])) if model else None
+    field = keys_of(model).get(str(location[-1])) if model else None
     return field.annotation if field else None
 
 
@@ -310,13 +310,13 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 def _description(location: tuple[int | str, ...]) -> str:
     model = _model_at(location)
-    field = model.model_fields.get(str(location[-1])) if model else None
+    field = keys_of(model).get(str(location[-1])) if model else None
     return (field.description or "") if field else ""
 
 
 def _unknown_key(location: tuple[int | str, ...]) -> str:
     model = _model_at(location)
-    known = list(model.model_fields) if model else []
+    known = list(keys_of(model)) if model else []
     close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
     if close:
         return f"unknown key; did you mean {close[0]}?"

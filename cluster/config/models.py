@@ -9,7 +9,7 @@ import datetime as dt
 import posixpath
 import shlex
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -27,6 +27,10 @@ from pydantic_core import PydanticCustomError
 from cluster.config.document import Written
 from cluster.config.units import MOMENT, Duration, Size, moment_text, parse_moment
 from cluster.platforms import Platform
+from cluster_runtime.config import SECRET_NAMES
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 
 class Interface(StrEnum):
@@ -636,12 +640,17 @@ class ClusterConfig(_Model):
 
 
 #: Keys whose values are secrets; no message repeats them.
-SECRET_KEYS = ("secret_key", "secret_key_fallbacks", "database_url", "secret_environment")
+SECRET_KEYS = SECRET_NAMES
 
 #: Where keys are kept aside that a rotation has dropped; no release holds it.
 DROPPED_KEYS = "dropped_secret_keys"
 
 
+def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the keys of a model as a stack file writes them; one that is a word of Python's is a field's alias."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
 def dump(config: ClusterConfig) -> dict[str, Any]:
     """Return the whole configuration as plain values, defaults included, without secrets."""
-    return config.model_dump(mode="json", exclude={*SECRET_KEYS, DROPPED_KEYS})
+    return config.model_dump(mode="json", by_alias=True, exclude={*SECRET_KEYS, DROPPED_KEYS})

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from cluster.config.models import RESERVED_NAME, DatabaseEngine, Replacement
 from cluster.lint.rule import ERROR, WARNING, Remark, Rule
+from cluster.services import Kind
+from cluster.topology import build_topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,12 +32,19 @@ def _names(config: ClusterConfig) -> Iterator[tuple[str, str]]:
 
 
 def _names_taken(config: ClusterConfig, _facts: Facts) -> Remarks:
-    # Logs and `status` are asked by them.
+    # Logs and `status` are asked by them, and on Docker two resources would have one name.
+    ours = {
+        service.name: str(service.kind)
+        for service in build_topology(config).services
+        if service.daemon and service.kind is not Kind.MEMCACHED
+    }
     seen: dict[str, str] = {}
     for path, name in _names(config):
         former = seen.setdefault(name, path)
         if former != path and not (former.startswith("upstream") and path.startswith("upstream")):
             yield Remark(path, f"{name} is the name of {former} as well.", "Give it another name.")
+        elif name in ours and path.startswith("upstream"):
+            yield Remark(path, f"{name} is the name of the {ours[name]} already.", f"Choose another, {name}-app say.")
         elif not path.startswith("upstream") and re.match(RESERVED_NAME, name):
             yield Remark(path, f"{name} is the name of a service of the cluster's own.", "Give it another name.")
 

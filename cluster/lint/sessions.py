@@ -10,13 +10,13 @@ from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, has_secret
 from cluster.sessions import CANNOT_SURVIVE, Fault
 from cluster.topology import uses_memcached
 from cluster_runtime.databases import is_of_files
+from cluster_runtime.sessions import DJANGO_TABLE, table_of
 
 if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
     from cluster.lint.finding import Facts
     from cluster.lint.rule import Remarks
 
-IN_DATABASE = (SessionEngine.DB, SessionEngine.CACHED_DB)
 
 #: PostgreSQL's max_connections is 100, of which it keeps some for itself.
 POSTGRES_CONNECTIONS = 90
@@ -127,7 +127,7 @@ def _sessions_without_app(config: ClusterConfig, facts: Facts) -> Remarks:
     # Django: Session doesn't declare an explicit app_label and isn't in an application in INSTALLED_APPS.
     project = facts.project or {}
     uses_sessions = project.get("session_middleware") is not False
-    if config.sessions.engine in IN_DATABASE and project.get("sessions_app") is False and uses_sessions:
+    if table_of(config.sessions.engine) == DJANGO_TABLE and project.get("sessions_app") is False and uses_sessions:
         why = f"The engine {config.sessions.engine} needs the table of django.contrib.sessions, which is not installed."
         remedy = "Add django.contrib.sessions to INSTALLED_APPS, or set sessions.engine to cache or signed_cookies."
         yield Remark("sessions.engine", why, remedy)
@@ -137,7 +137,7 @@ def _sessions_without_database(config: ClusterConfig, facts: Facts) -> Remarks:
     # A store that is not there at all.
     project = facts.project or {}
     missing = config.database is None and project.get("database_engine", "?") in NO_DATABASE
-    if missing and config.sessions.engine in IN_DATABASE and project.get("session_middleware") is not False:
+    if missing and table_of(config.sessions.engine) and project.get("session_middleware") is not False:
         why = f"The engine {config.sessions.engine} keeps sessions in the database, and the project has none."
         yield Remark("sessions.engine", why, "Set `database`, or set sessions.engine to cache or signed_cookies.")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Required, TypedDict, Unpack
 
 from cluster.config.models import DatabaseEngine, SessionEngine
 from cluster.topology import exact_shares, percent
+from cluster_runtime.sessions import table_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -336,7 +337,7 @@ class _Drawing:
                 continue
             start = min(max(box.middle, pool.y + 20), pool.bottom - 20)
             self.arrow((pool.right, start), (box.x, box.middle), _Stroke(colour, 2))
-        if engine in (SessionEngine.DB, SessionEngine.CACHED_DB):
+        if table_of(engine):
             self.arrow(
                 (sessions.centre, sessions.bottom), (database.centre, database.y), _Stroke(VIOLET, 2), upright=True
             )

@@ -11,7 +11,7 @@ from typing import Any
 from cluster_runtime import databases
 from cluster_runtime.config import ConfigError, RuntimeConfig
 from cluster_runtime.django_setup import import_settings
-from cluster_runtime.sessions import settings_for
+from cluster_runtime.sessions import apps_for, settings_for
 
 _config = RuntimeConfig.from_environment()
 _project = import_settings(_config)
@@ -48,9 +48,9 @@ DATABASES = databases.all_of(_config, _of_project("DATABASES", {}))
 for _name, _value in settings_for(_config.sessions, _of_project("CACHES", None)).items():
     globals()[_name] = _value
 
-if "cached_db" in (_config.sessions.engine, _config.sessions.previous):
-    # Whoever deletes a session's row ends it: memcached must hear of it.
-    INSTALLED_APPS = [*_of_project("INSTALLED_APPS", []), "cluster_runtime.sessions.rows.Rows"]
+_apps = apps_for((_config.sessions.engine, _config.sessions.previous))
+if _apps:
+    INSTALLED_APPS = [*_of_project("INSTALLED_APPS", []), *_apps]
 
 if not _of_project("LOGGING", None):
     # Without DEBUG Django tells errors by mail only; where the project says nothing of logging, the log has them too.

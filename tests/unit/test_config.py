@@ -13,12 +13,13 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field
 
 from cli.reference import EXAMPLE
 from cluster.config import Duration, Size, StackFileError, load_stack, parse_config
 from cluster.config.document import DocumentError, parse_document
 from cluster.config.load import MOST_PROBLEMS
-from cluster.config.models import SECRET_KEYS, dump
+from cluster.config.models import SECRET_KEYS, dump, keys_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -737,3 +738,11 @@ def put(values: Any, way: tuple[int | str, ...], value: object, new_key: str | N
         here[way[-1]] = value
     elif isinstance(here, list) and here:
         here[0] = value
+
+
+def test_a_key_that_is_a_word_of_python_s_is_known_by_its_own_name() -> None:
+    class Redirect(BaseModel):
+        from_: str = Field(alias="from")
+        to: str
+
+    assert list(keys_of(Redirect)) == ["from", "to"]

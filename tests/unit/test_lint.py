@@ -97,6 +97,10 @@ def scheduled(name: str) -> list[dict[str, Any]]:
     return [{"name": name, "command": "manage.py digest", "at": "0 6 * * *"}]
 
 
+def named(*names: str) -> dict[str, Any]:
+    return {"upstream": {"servers": [{"name": name} for name in ("app1", *names)]}}
+
+
 DOCKER = {"platform": "docker"}
 JANUARY, FEBRUARY = (dt.datetime(2026, month, 1, tzinfo=dt.UTC) for month in (1, 2))
 
@@ -133,8 +137,9 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case(workers({"count": 2}, schedule=scheduled("mail2")), "schedule[0].name"),
             case({"schedule": scheduled("nginx")}, "schedule[0].name"),
             case(workers({"name": "memcached"}), "workers[0].name"),
+            case({"broker": {"engine": "valkey"}, **named("broker")}, "upstream.servers[1].name"),
         ],
-        [case(workers({}, {"name": "post", "count": 9}, schedule=scheduled("mail"))), case()],
+        [case(named("broker")), case(workers({}, {"name": "post", "count": 9}, schedule=scheduled("mail"))), case()],
     ),
     "beat-beside": (
         [

@@ -13,16 +13,13 @@ from typing import Any
 from django.conf import settings
 from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
 
-from cluster_runtime.sessions import COOKIES, ENGINES, LEFT_SECONDS
+from cluster_runtime.sessions import COOKIES, ENGINES, LEFT_SECONDS, share_rows
 from cluster_runtime.sessions.asynchronous import Asynchronous
 from cluster_runtime.sessions.ended import is_ended, note_ended
 from cluster_runtime.sessions.keys import is_key
 from cluster_runtime.sessions.stage import BOTH, FOLLOW, MOVE, current
 
 logger = logging.getLogger("cluster.sessions")
-
-#: Two engines whose sessions are rows of one table.
-ONE_TABLE = {"db", "cached_db"}
 
 #: What a session that was moved into a cookie carries where it was before: how long it was to live there.
 MOVED = "_cluster_moved"
@@ -40,7 +37,7 @@ def is_cookie(session_key: str | None) -> bool:
 
 
 def _class(engine: str) -> Any:
-    return import_module(ENGINES[engine]).SessionStore
+    return import_module(ENGINES[engine].store).SessionStore
 
 
 def _read(engine: str, session_key: str) -> dict[str, Any] | None:
@@ -115,7 +112,7 @@ class SessionStore(Asynchronous, SessionBase):
 
     def _drop(self, engine: str, session_key: str) -> None:
         """Remove what one engine has of a session that the other one has."""
-        if {self.engine, self.previous} != ONE_TABLE:
+        if not share_rows(self.engine, self.previous):
             _class(engine)().delete(session_key)
         elif engine == "cached_db":
             store = _class(engine)()
@@ -166,7 +163,7 @@ class SessionStore(Asynchronous, SessionBase):
         if self.stage == FOLLOW:
             self._drop(self.engine, key)  # once before: what is left if this process is killed must not be older
         # Both engines at once are one, where they keep sessions in the same rows.
-        both = self.stage == BOTH and {self.engine, self.previous} != ONE_TABLE
+        both = self.stage == BOTH and not share_rows(self.engine, self.previous)
         target = "cached_db" if self.stage == BOTH and not both else self._target()
         if must_create:
             if not _create(target, key, data):

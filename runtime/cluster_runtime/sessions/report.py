@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from cluster_runtime.sessions import CACHE_ALIAS, nodes
+from cluster_runtime.sessions import CACHE_ALIAS, nodes, share_rows
 from cluster_runtime.sessions.ended import not_ended as living
 
 #: What of memcached's `stats` and `stats settings` is told of a node.
@@ -40,8 +40,8 @@ def report() -> dict[str, Any]:
     }
     if former:
         found[former[0]] = _of(former[0])
-        if {engine, former[0]} == {"db", "cached_db"}:
-            found[former[0]] |= {"count": 0, "bytes": 0}  # both keep them in the same rows
+        if share_rows(engine, former[0]):
+            found[former[0]] |= {"count": 0, "bytes": 0}
     return found
 
 

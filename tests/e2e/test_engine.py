@@ -183,7 +183,7 @@ def test_a_name_that_another_process_took_is_given_back_by_plain_up(stand: Docke
     """The names, as nginx's configuration: what they lead to is compared, not what the state believes."""
     app = stand.container("app2")
     (nginx,) = stand.containers("nginx")
-    take = "from cluster_runtime.instance_link import InstanceLink; Name('/run/cluster', 'app2').give_up('{}')"
+    take = "from cluster_runtime.instance_link import InstanceLink; InstanceLink('/run/cluster', 'app2').give_up('{}')"
     process = next(
         line.split()[2]
         for line in docker("exec", nginx, "/usr/local/lib/cluster/live").splitlines()

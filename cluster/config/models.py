@@ -60,6 +60,21 @@ class SessionEngine(StrEnum):
     SIGNED_COOKIES = "signed_cookies"
     PROJECT = "project"
 
+    @property
+    def where(self) -> str:
+        """Where a session is, in a few words."""
+        return WHERE_SESSIONS_ARE[self]
+
+
+WHERE_SESSIONS_ARE = {
+    SessionEngine.DB: "kept in the database",
+    SessionEngine.CACHED_DB: "kept in the database, cached",
+    SessionEngine.CACHE: "kept in memcached alone",
+    SessionEngine.FILE: "files, shared by all",
+    SessionEngine.SIGNED_COOKIES: "in the client's own cookie",
+    SessionEngine.PROJECT: "by the project's own engine",
+}
+
 
 class DatabaseEngine(StrEnum):
     """Who makes the database."""

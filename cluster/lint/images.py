@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cluster.config.models import Images
 from cluster.lint.rule import NOTE, WARNING, Remark, Rule
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def _old_base(config: ClusterConfig, facts: Facts) -> Remarks:
             why = f"The images are as of {as_of.date()}, {days} days ago: security updates since then are not in them."
             yield Remark("images.as_of", why, remedy)
         return
-    keys = {getattr(config.images, key): key for key in ("broker", "postgres", "memcached", "nginx", "app", "base")}
+    # The base of all is named where another one is the same.
+    keys = {getattr(config.images, key): key for key in reversed(Images.model_fields) if key != "as_of"}
     for image, made in facts.bases.items():
         days = (facts.now - made).days
         if days > OLDEST_BASE:

@@ -45,15 +45,7 @@ NAMES_SHOWN, NODES_SHOWN = 4, 6
 NODE, NODE_GAP = 26.0, 6.0
 STORE_HEAD, STORE_GAP, DATABASE = 66.0, 40.0, 74.0
 
-#: What each engine means for where a session is, in a few words.
-SESSIONS = {
-    SessionEngine.DB: "kept in the database",
-    SessionEngine.CACHED_DB: "kept in the database, cached",
-    SessionEngine.CACHE: "kept in memcached alone",
-    SessionEngine.FILE: "files, shared by all",
-    SessionEngine.SIGNED_COOKIES: "in the client's own cookie",
-    SessionEngine.PROJECT: "by the project's own engine",
-}
+#: What each engine is, in a few words.
 DATABASES = {
     DatabaseEngine.SQLITE: "one file",
     DatabaseEngine.POSTGRES: "made by the platform",
@@ -347,7 +339,7 @@ class _Drawing:
     def _sessions(self, box: _Box, topology: Topology) -> None:
         sessions = topology.config.sessions
         space = box.width - 32
-        self._store(box, VIOLET, "Sessions", sessions.engine.value, SESSIONS[sessions.engine])
+        self._store(box, VIOLET, "Sessions", sessions.engine.value, sessions.engine.where)
         y = box.y + STORE_HEAD
         nodes = topology.memcached_nodes
         for number in range(min(nodes, NODES_SHOWN)):

@@ -16,13 +16,16 @@ import platforms
 from cluster.platforms import TRAITS, Platform
 from platforms import registry
 from platforms.docker import initial as docker_initial
+from platforms.docker import platform as docker_platform
+from platforms.docker import program as docker_program
 from platforms.local import adopting as local_adopting
 from platforms.local import initial as local_initial
+from platforms.local import platform as local_platform
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from platforms.base import Adopting, Initial
+    from platforms.base import Adopting, Grounds, Initial, Platforms
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,6 +35,8 @@ NOT_PURE = {"__main__"}
 #: The platforms' modules as what is asked of them: the checker of types sees here that they have all of it.
 OF_NEW_STACKS: dict[str, Initial] = {"local": local_initial, "docker": docker_initial}
 TAKING_OVER: dict[str, Adopting] = {"local": local_adopting}
+COMMANDS: dict[str, Platforms] = {"local": local_platform, "docker": docker_platform}
+PROGRAMS: dict[str, Grounds] = {"docker": docker_program}
 
 #: Of `platforms`, what is none.
 NO_PLATFORM = {"base", "pulumi", "registry"}
@@ -96,7 +101,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_platform_of_the_schema_is_there_and_no_other() -> None:
     assert set(registry.names()) == {platform.value for platform in Platform} == set(TRAITS)
     assert registry.names(registry.INITIAL) == registry.names()
-    assert set(registry.names(registry.PROGRAM)) == {"docker"}
+    assert set(registry.names(registry.COMMANDS)) == set(COMMANDS)
+    assert set(registry.names(registry.PROGRAM)) == set(PROGRAMS)
     assert set(registry.names(registry.ADOPTING)) == {registry.DEFAULT}
 
 

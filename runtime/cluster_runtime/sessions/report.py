@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cluster_runtime.sessions import CACHE_ALIAS, nodes, share_rows
+from cluster_runtime.sessions import ENGINES, nodes, share_rows
 from cluster_runtime.sessions.ended import not_ended as living
 
 #: What of memcached's `stats` and `stats settings` is told of a node.
@@ -46,10 +47,9 @@ def report() -> dict[str, Any]:
 
 
 def _of(engine: str) -> dict[str, Any]:
-    if engine == "db":
-        return _rows()
-    if engine == "cached_db":
-        return {**_rows(), "nodes": _nodes(CACHE_ALIAS)}
+    known = ENGINES.get(engine)
+    if known is not None and known.table:
+        return {**_rows(known.store), **({"nodes": _nodes(known.alias)} if known.alias else {})}
     if engine == "cache":
         return _copies()
     if engine == "file":
@@ -80,12 +80,13 @@ def _copies() -> dict[str, Any]:
     return {"count": count, "bytes": taken, "nodes": held}
 
 
-def _rows() -> dict[str, Any]:
-    from django.contrib.sessions.models import Session  # noqa: PLC0415 - after the settings
-    from django.db.models import Sum  # noqa: PLC0415
+def _rows(store: str) -> dict[str, Any]:
+    """Look at the rows of an engine, by the module of its store."""
+    from django.db.models import Sum  # noqa: PLC0415 - after the settings
     from django.db.models.functions import Length  # noqa: PLC0415
     from django.utils import timezone  # noqa: PLC0415
 
+    Session = import_module(store).SessionStore.get_model_class()  # noqa: N806 - a class
     now = timezone.now()
     rows = Session.objects.filter(expire_date__gt=now)
     count = sum(1 for _key in living(rows.values_list("session_key", flat=True).iterator()))

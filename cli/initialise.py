@@ -184,9 +184,11 @@ def _take_over(stack: NewStack, found: Look, written: Written, keys: Callable[[]
                     "directory (its SESSION_FILE_PATH, else the machine's temporary one) if the instances may write it"
                 )
         elif rows:
+            how = "say `cluster init` with --adopt --force to take it over, with the project's SECRET_KEY"
+            if stack.wanted.platform not in names(ADOPTING):
+                how = f"platform {stack.wanted.platform} does not take it over"
             written.decide.append(
-                f"database: {database} is in use ({in_words(rows)}), and the stack begins with an empty one; "
-                "say `cluster init` with --adopt --force to take it over, with the project's SECRET_KEY"
+                f"database: {database} is in use ({in_words(rows)}), and the stack begins with an empty one; {how}"
             )
     except AdoptError as error:
         raise CommandError(str(error)) from error

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import yaml
 
-from cli.initialise import Wanted, run_init
+from cli.initialise import NewStack, Wanted, _take_over, run_init
 from cluster.adopting import AdoptError, rows_in
 from cluster.config import parse_config
 from cluster.console import Terminal
 from cluster.errors import CommandError
-from cluster.initial.choices import from_import
+from cluster.initial.choices import Written, from_import
 from cluster.initial.project import find_requirements, inspect
 from cluster.initial.settings import find_settings, other_settings
 from cluster.initial.stack_file import kept_secrets, render_stack_file
@@ -424,3 +424,19 @@ def test_a_platform_that_is_not_there_or_can_t_is_refused(
     with pytest.raises(CommandError) as refused:
         run_init("x", project, wanted)
     assert str(refused.value) == why
+
+
+@pytest.mark.parametrize(
+    ("platform", "told"),
+    [("local", "say `cluster init` with --adopt --force"), ("docker", "platform docker does not take it over")],
+)
+def test_a_database_in_use_is_told_with_what_can_be_done_on_the_platform(
+    platform: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.initialise.project_database", lambda _facts: tmp_path / "db.sqlite3")
+    monkeypatch.setattr("cli.initialise.rows_in", lambda _database: {"auth_user": 3})
+    written = Written()
+    _take_over(NewStack(tmp_path, "x", Wanted(platform=platform)), Look(), written, dict)
+    (line,) = written.decide
+    assert "is in use (3 users" in line
+    assert told in line

@@ -17,7 +17,7 @@ from cluster.console import Terminal, say, tell
 from cluster.errors import CommandError
 from cluster.stack.judge import judge
 from cluster.topology import site_url
-from platforms.base import Back, Forward
+from platforms.base import Back, Forward, run_told
 
 if TYPE_CHECKING:
     from cluster.stack.opened import Stack
@@ -88,15 +88,8 @@ def logs(stack: Stack, platform: Platform, names: list[str], *, lines: int, foll
 
 
 def _print_log(source: LogSource, width: int) -> None:
-    with subprocess.Popen(
-        source.command,
-        env=source.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:
-        for line in process.stdout or ():  # anybody's words: a client's, the project's
-            tell(f"{source.name.ljust(width)} | {line.decode('utf-8', 'replace').rstrip()}")
+    # Anybody's words: a client's, the project's.
+    run_told(source.printed, lambda line: tell(f"{source.name.ljust(width)} | {line}"))
 
 
 def run(platform: Platform, words: list[str]) -> int:

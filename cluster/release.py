@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
     from cluster.requirements import LocalPackage, Requirements
     from cluster.source import Entry
+    from cluster.topology import Topology
 
 #: Hexadecimal digits of a digest: enough to tell releases apart, short enough for the path of a socket.
 DIGEST_LENGTH = 12
@@ -220,7 +221,7 @@ def tree_digest(directory: Path) -> str:
 def runtime_config(config: ClusterConfig, paths: RuntimePaths, digest: str) -> dict[str, Any]:
     """Return the contents of the release's configuration file (cluster_runtime.config.RuntimeConfig)."""
     app, health = config.app, config.app.health
-    nodes = build_topology(config).of_kind(Kind.MEMCACHED)
+    topology = build_topology(config)
     database: dict[str, Any] | None = None
     if config.database is not None:
         database = {"engine": config.database.engine.value}
@@ -254,12 +255,16 @@ def runtime_config(config: ClusterConfig, paths: RuntimePaths, digest: str) -> d
         },
         "graceful_timeout": app.graceful_timeout.seconds,
         "drain": DRAIN_SECONDS,
-        "environment": {**variables(config, paths.endpoints), **app.environment},
+        "environment": {**variables(topology, paths.endpoints), **app.environment},
         "hosts": allowed_hosts(config),
         "origins": trusted_origins(config),
         "sessions": {
             "engine": config.sessions.engine.value,
-            "memcached": [str(paths.endpoints[node.name]) for node in nodes if node.name in paths.endpoints],
+            "memcached": [
+                str(paths.endpoints[node.name])
+                for node in topology.of_kind(Kind.MEMCACHED)
+                if node.name in paths.endpoints
+            ],
             "path": config.sessions.path or paths.sessions,
             "previous": former_engine(config),
             "replace": config.sessions.replace,
@@ -296,11 +301,11 @@ class RuntimePaths:
     schedules: str = ""
 
 
-def variables(config: ClusterConfig, endpoints: Mapping[str, Endpoint]) -> dict[str, str]:
+def variables(topology: Topology, endpoints: Mapping[str, Endpoint]) -> dict[str, str]:
     """Return what tells the project where the services are that it may use."""
     return {
         name: text.replace("{socket}", str(endpoints.get(service.name, "")))
-        for service in build_topology(config).services
+        for service in topology.services
         for name, text in service.variables.items()
     }
 

@@ -54,30 +54,38 @@ class Kind(StrEnum):
     NGINX = "nginx"
 
 
-#: The programs of the distribution's that services are, by the names that each is looked for under: the first that is
-#: there. Debian 12 has only the second one of the broker's, whose protocol it speaks.
-PROGRAMS: Mapping[Kind, tuple[str, ...]] = {
-    Kind.MEMCACHED: ("memcached",),
-    Kind.BROKER: ("valkey-server", "redis-server"),
-}
+@dataclass(frozen=True, kw_only=True)
+class Packaged:
+    """A program of the distribution's that a kind of service is.
 
-#: What those of them keep, in words, that have a directory for it: it must outlive them.
-KEPT: Mapping[Kind, str] = {Kind.BROKER: "jobs"}
+    names: those that it is looked for under, the first that is there; Debian's packages that bring it are called so.
+    missing: what to say where it is not installed.
+    kept: what it keeps, in words, where it has a directory for that, which must outlive it.
+    """
 
-#: Debian's packages that bring one of them; the first that can be had is taken.
-PACKAGES: Mapping[Kind, tuple[str, ...]] = {
-    Kind.MEMCACHED: ("memcached",),
-    Kind.BROKER: ("valkey-server", "redis-server"),
-}
+    names: tuple[str, ...]
+    missing: str
+    kept: str = ""
 
-#: How each of them is had where it is missing.
-INSTALL: Mapping[Kind, str] = {
-    Kind.MEMCACHED: "memcached is not installed: apt-get install --no-install-recommends memcached",
-    Kind.BROKER: (
-        "broker: valkey is not installed: apt-get install --no-install-recommends valkey-server (Debian 12: "
-        "redis-server), and `systemctl disable --now` what that starts by itself"
+
+PACKAGED: Mapping[Kind, Packaged] = {
+    Kind.MEMCACHED: Packaged(
+        names=("memcached",),
+        missing="memcached is not installed: apt-get install --no-install-recommends memcached",
+    ),
+    # Debian 12 has only the second one, whose protocol it speaks.
+    Kind.BROKER: Packaged(
+        names=("valkey-server", "redis-server"),
+        missing="broker: valkey is not installed: apt-get install --no-install-recommends valkey-server (Debian 12: "
+        "redis-server), and `systemctl disable --now` what that starts by itself",
+        kept="jobs",
     ),
 }
+
+
+def kept_by(kind: Kind | None) -> str:
+    """Return what a kind of service keeps, in words; empty where nothing of it must outlive it."""
+    return PACKAGED[kind].kept if kind is not None and kind in PACKAGED else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +139,7 @@ class Service:
     @property
     def kept(self) -> str:
         """What it keeps, in words; empty where nothing of it must outlive it."""
-        return KEPT.get(self.kind, "")
+        return kept_by(self.kind)
 
     @property
     def is_of_release(self) -> bool:

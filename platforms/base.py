@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -133,27 +134,41 @@ class Status:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogSource:
-    """A log: whose it is, as it is shown, the words by which it is asked for, and the command that prints it."""
-
-    name: str
-    words: frozenset[str]
-    command: Sequence[str]
-    environment: Mapping[str, str] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Invocation:
     """A program that is run once, with the input and the output of who asks for it.
 
+    environment: all of its variables; None for those of who asks.
     directory: entered as the program's user, who may be able to change what leads there; None: it does not matter.
     identity: that user, as subprocess.Popen is told (user, group, extra_groups); empty for who runs this.
     """
 
     command: Sequence[str]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] | None = None
     directory: Path | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSource:
+    """A log: whose it is, as it is shown, the words by which it is asked for, and the program that prints it."""
+
+    name: str
+    words: frozenset[str]
+    printed: Invocation
+
+
+def run_told(invocation: Invocation, say: Callable[[str], None]) -> int:
+    """Run a program of this user's that asks nothing, and `say` each line that it prints; return its exit status."""
+    with subprocess.Popen(
+        invocation.command,
+        env=invocation.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        for line in process.stdout or ():
+            say(line.decode("utf-8", "replace").rstrip())
+        return process.wait()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cluster.services import PACKAGES, PROGRAMS, Kind
+from cluster.services import PACKAGED, Kind
 from platforms.docker.container_paths import sockets_of
 from platforms.docker.containers import BROKER_USER, MEMCACHED_USER, NGINX_USER, OTHER_USER, POSTGRES_USER, Health, Spec
 
@@ -99,8 +99,7 @@ def build_arguments(service: Service) -> dict[str, str]:
     if service.daemon is None or placement(service.kind).image != "daemon":
         return {}
     return {
-        "PROGRAMS": " ".join(PROGRAMS[service.kind]),
-        "PACKAGES": " ".join(PACKAGES[service.kind]),
+        "PROGRAMS": " ".join(PACKAGED[service.kind].names),
         "KIND": service.kind.value,
         "IDENTITY": str(placement(service.kind).user),
     }

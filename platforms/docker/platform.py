@@ -6,7 +6,6 @@ import contextlib
 import datetime as dt
 import os
 import shutil
-import subprocess
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +23,7 @@ from cluster.stack.history import KEPT_RELEASES, History
 from cluster.topology import build_topology
 from cluster_runtime.migrations import lacking_url
 from cluster_runtime.sessions.ended import ENDED, MARKS_VARIABLE
-from platforms.base import RELEASE_VARIABLE, Applied, Back, Change, Forward, Invocation, LogSource, Status
+from platforms.base import RELEASE_VARIABLE, Applied, Back, Change, Forward, Invocation, LogSource, Status, run_told
 from platforms.docker import container_paths
 from platforms.docker.bases import SERVES_ON, Base, BaseError, base_of, bases, context_as_of, ensure, forget
 from platforms.docker.container_paths import RUN
@@ -47,7 +46,7 @@ from platforms.pulumi.keys import PulumiKeys
 from platforms.pulumi.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from cluster.lint import Facts
@@ -253,8 +252,10 @@ class DockerPlatform:
                 LogSource(
                     name=name,
                     words=frozenset({instance, name, *(asked_by(instance) if SERVICE_LABEL in labels else [])}),
-                    command=["docker", "logs", *options, container["Id"]],
-                    environment={**os.environ, **docker.engine.environment()},
+                    printed=Invocation(
+                        command=["docker", "logs", *options, container["Id"]],
+                        environment={**os.environ, **docker.engine.environment()},
+                    ),
                 )
             )
         return found
@@ -269,20 +270,6 @@ class DockerPlatform:
             command=["docker", "run", *options, "python", "-P", "-m", "cluster_runtime.program", *words],
             environment={**os.environ, **self.docker.engine.environment()},
         )
-
-
-def run_told(invocation: Invocation, say: Callable[[str], None]) -> int:
-    """Run a program that asks nothing, and `say` what it prints; return its exit status."""
-    with subprocess.Popen(
-        invocation.command,
-        env=invocation.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:
-        for line in process.stdout or ():
-            say(line.decode("utf-8", "replace").rstrip())
-        return process.wait()
 
 
 def _lacking_migrations(docker: DockerStack) -> dict[str, list[str]]:

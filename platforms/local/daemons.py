@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cluster.errors import ClusterError
-from cluster.services import INSTALL, PROGRAMS, Kind, memcached_node
+from cluster.services import PACKAGED, Kind, memcached_node
 from platforms.local.nginx import search_path
 from platforms.local.supervisor import accepts
 from platforms.local.supervisor_files import Program
@@ -47,7 +47,7 @@ def wanted(topology: Topology, memcached_nodes: int) -> list[Service]:
 
 def kind_of(program: str) -> Kind | None:
     """Return the kind of a daemon by Supervisor's name of it, which may have a number; None where it is none."""
-    return next((kind for kind in PROGRAMS if program.rstrip("0123456789") == kind), None)
+    return next((kind for kind in PACKAGED if program.rstrip("0123456789") == kind), None)
 
 
 def programs(
@@ -82,9 +82,9 @@ def _program(service: Service, paths: LocalPaths, owner: Owner, listens: Path) -
 
 
 def _path(kind: Kind) -> str:
-    found = next(filter(None, (shutil.which(name, path=search_path()) for name in PROGRAMS[kind])), None)
+    found = next(filter(None, (shutil.which(name, path=search_path()) for name in PACKAGED[kind].names)), None)
     if found is None:
-        raise MissingProgramError(INSTALL[kind])
+        raise MissingProgramError(PACKAGED[kind].missing)
     return found
 
 

@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from cluster.kept import remove_tree
-from cluster.services import KEPT
 from cluster.services import Kind as ServiceKind
+from cluster.services import kept_by
 from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.service import SERVICES, end_left
 from platforms.local.daemons import kind_of
@@ -83,7 +83,7 @@ class Ending:
         unwanted = [name for name in observed.processes if is_daemon(name) and name not in daemons]
         for name in unwanted:
             kind = kind_of(name)
-            if kind is not None and kind in KEPT:
+            if kind is not None and kept_by(kind):
                 self.site.say(f"stopping the {kind}; what it keeps stays in {self.site.paths.kept_by(kind)}")
         self.site.supervisor.remove(unwanted)
         for name in unwanted:
@@ -136,7 +136,7 @@ class Ending:
             self.site.supervisor.shutdown()
         self._end_orphaned_services()
         orphans = orphaned_processes(self.site.paths)
-        keepers = [process.pid for process in stack_processes(self.site.paths) if process.daemon in KEPT]
+        keepers = [process.pid for process in stack_processes(self.site.paths) if kept_by(process.daemon)]
         if orphans:
             self.site.say(f"ending {len(orphans)} processes that a killed Supervisor left")
             try:
@@ -165,8 +165,10 @@ class Ending:
         self.site.say(f"stopping the instances{', workers and schedules' * bool(services)}")
         self.site.supervisor.remove([*instances, *services], keep_files=True)
         end_left(str(self.site.paths.run / SERVICES))
-        self.site.supervisor.remove([name for name in daemons if kind_of(name) in KEPT], keep_files=True)
+        self.site.supervisor.remove([name for name in daemons if kept_by(kind_of(name))], keep_files=True)
         # What the others hold ends with them; asked to end memcached takes seven seconds for that.
-        self.site.supervisor.remove([name for name in daemons if kind_of(name) not in KEPT], keep_files=True, kill=True)
+        self.site.supervisor.remove(
+            [name for name in daemons if not kept_by(kind_of(name))], keep_files=True, kill=True
+        )
         self.site.supervisor.shutdown()
         self.end_orphans()

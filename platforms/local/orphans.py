@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from cluster.config.load import STACKS
-from cluster.services import PROGRAMS
+from cluster.services import PACKAGED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,7 +37,7 @@ DELETED = " (deleted)"
 #: One of these stands in the command line of each.
 TELLING = (
     *(b"nginx", b"supervisord", b"cluster_runtime.instance", b"cluster_runtime.service", b"watch.py"),
-    *(name.encode() for names in PROGRAMS.values() for name in names),
+    *(name.encode() for packaged in PACKAGED.values() for name in packaged.names),
 )
 
 #: Of /proc/PID/stat: stopped by a signal. (Not `t`, which a debugger has stopped.)
@@ -179,7 +179,7 @@ def _socket_name(arguments: tuple[str, ...]) -> str:
 
 def daemon_of(arguments: tuple[str, ...]) -> ServiceKind | None:
     """Return which service a program of the distribution's is; several may be the same program, with other sockets."""
-    kinds = [kind for kind, names in PROGRAMS.items() if _program(arguments) in names]
+    kinds = [kind for kind, packaged in PACKAGED.items() if _program(arguments) in packaged.names]
     called = _socket_name(arguments).rstrip("0123456789")
     return next((kind for kind in kinds if kind == called), next(iter(kinds), None))
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from cluster.asking import sessions_report
@@ -127,16 +127,21 @@ class LocalPlatform:
         gone = gone_of(self.paths)
         if gone:
             raise CommandError(gone)
-        gate(self.stack.config, self.facts())
+        facts = self.facts()
+        gate(self.stack.config, facts)
         if self.cluster.owner.warning:
             self.voice.warn(self.cluster.owner.warning)
         with locked(self.paths, f"{'up' if isinstance(wanted, Forward) else 'rollback'} {name}"):
             self.cluster.restore_secrets()
             self.cluster.recover()
-            yield self._forward(gate) if isinstance(wanted, Forward) else self._back(wanted)
+            yield (
+                self._forward(partial(gate, self.stack.config, facts))
+                if isinstance(wanted, Forward)
+                else self._back(wanted)
+            )
 
-    def _forward(self, gate: Gate) -> Change:
-        """Return what makes the cluster what its stack file and its code say."""
+    def _forward(self, judge: Callable[[dict[str, object]], None]) -> Change:
+        """Return what makes the cluster what its stack file and its code say; `judge` is told what the project is."""
         cluster, config = self.cluster, self.stack.config
         refused = refusal(config, cluster.said_of_sessions(), self.sessions)
         if refused:
@@ -152,7 +157,7 @@ class LocalPlatform:
         def make() -> Release:
             release = cluster.builder.make(spec, cluster.topology)
             project = release.facts()
-            gate(config, self.facts(), project)
+            judge(project)
             self._warn_of_database(release, project)
             return release
 
@@ -315,7 +320,11 @@ class LocalPlatform:
         directory = self.paths.logs
         options = [f"--lines={lines}", *(["--follow=name", "--retry"] if follow else [])]
         return [
-            LogSource(name=path.stem, words=_words_for(path.stem), command=["tail", *options, str(path)])
+            LogSource(
+                name=path.stem,
+                words=_words_for(path.stem),
+                printed=Invocation(command=["tail", *options, str(path)]),
+            )
             for path in (sorted(directory.glob("*.log")) if directory.is_dir() else [])
         ]
 

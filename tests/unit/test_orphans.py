@@ -12,8 +12,8 @@ from typing import NoReturn
 import pytest
 
 from cluster.config import parse_config
+from cluster.services import PACKAGED, memcached_node
 from cluster.services import Kind as ServiceKind
-from cluster.services import memcached_node
 from platforms.local.orphans import Kind, daemon_of, stack_processes
 from platforms.local.paths import LocalPaths
 from tests.unit.pulumi_mocks import stack_values
@@ -46,8 +46,8 @@ def test_another_users_memcached_is_known_by_where_it_listens(
 
 
 def test_two_kinds_that_are_one_program_are_told_by_their_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    same = dict.fromkeys((ServiceKind.MEMCACHED, ServiceKind.BROKER), ("memcached",))
-    monkeypatch.setattr("platforms.local.orphans.PROGRAMS", same)
+    same = dict.fromkeys((ServiceKind.MEMCACHED, ServiceKind.BROKER), PACKAGED[ServiceKind.MEMCACHED])
+    monkeypatch.setattr("platforms.local.orphans.PACKAGED", same)
     for socket, kind in (("memcached2", ServiceKind.MEMCACHED), ("broker", ServiceKind.BROKER)):
         assert daemon_of(("/usr/bin/memcached", "-s", f"/run/.{kind}/{socket}.sock")) is kind
 

@@ -80,16 +80,16 @@ BROKER = {"broker": Endpoint(path="/run/broker.sock")}
 
 def test_the_project_is_told_where_its_broker_is() -> None:
     config = parse_config(stack_values(broker={"engine": "valkey"}))
-    assert variables(config, BROKER) == {
+    assert variables(build_topology(config), BROKER) == {
         "CLUSTER_BROKER_URL": "redis+socket:///run/broker.sock",
         "CLUSTER_BROKER_SOCKET": "/run/broker.sock",
     }
-    assert not variables(parse_config(stack_values()), BROKER)
+    assert not variables(build_topology(parse_config(stack_values())), BROKER)
 
 
 def test_a_release_whose_jobs_would_go_nowhere_does_not_serve_again() -> None:
     with_it, without = (parse_config(stack_values(**keys)) for keys in ({"broker": {"engine": "valkey"}}, {}))
-    runtime = {"environment": variables(with_it, BROKER)}
+    runtime = {"environment": variables(build_topology(with_it), BROKER)}
     assert "release r1 puts its jobs into the broker" in str(refused_without(without, "r1", runtime))
     assert refused_without(with_it, "r1", runtime) is None
     assert refused_without(without, "r1", {}) is None

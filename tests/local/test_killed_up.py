@@ -235,10 +235,7 @@ def test_after_a_killed_supervisor_down_ends_all(stand: Stand) -> None:
 def test_after_a_power_cut_up_starts_everything_again(stand: Stand, keeps: str) -> None:
     """Everything ends at once; a run directory that is kept holds sockets, names and words of the dead."""
     release = stand.release()
-    for pid in {*processes_of(stand), *(process.pid for process in stack_processes(stand.paths))}:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not processes_of(stand), "everything has ended")
+    wait_until(lambda: not cut_off(stand), "everything has ended")
     if keeps == "nothing":
         shutil.rmtree(stand.paths.run)
     status = stand.run("status", stand.name)
@@ -252,6 +249,15 @@ def test_an_nginx_that_was_killed_is_started_again(stand: Stand) -> None:
     os.kill(stand.supervisor().processes()["nginx"].pid, signal.SIGKILL)
     time.sleep(1)
     assert_serves(stand)
+
+
+def cut_off(stand: Stand) -> set[int]:
+    """Kill whatever is there, and say what: Supervisor may start something between this look and its own death."""
+    there = {*processes_of(stand), *(process.pid for process in stack_processes(stand.paths))}
+    for pid in there:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return there
 
 
 def kill_supervisor(stand: Stand) -> None:

@@ -33,7 +33,8 @@ import yaml
 from bench.backend import BODY, INSTANCES, Backend, backend_config, cpu_seconds, free_ports, nginx_config, process, user
 from bench.plot import Bar, bar_chart
 from cluster.config import load_stack, parse_config
-from cluster.render.nginx import NginxPaths, render_nginx
+from cluster.render.nginx import render_nginx
+from cluster.render.paths import NginxPaths
 from cluster.services import Kind
 from cluster.topology import build_topology
 from tests.nginx_versions import Nginx, installed_nginx, nginx_versions

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from cluster.config.models import PathPrefix
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule
 from cluster.lint.upstream import LONGEST_WORD
-from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE
+from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster_runtime.checks import PREFIX
 
 if TYPE_CHECKING:

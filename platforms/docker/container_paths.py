@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cluster.release import RuntimePaths
-from cluster.render.nginx import NginxConfig, NginxPaths, render_nginx, version_in_image
+from cluster.render.nginx import NginxConfig, render_nginx
+from cluster.render.paths import NginxPaths
+from cluster.render.versions import version_in_image
 from cluster.services import Kind
 from cluster.source import TREE, project_place
 

@@ -6,7 +6,7 @@ import datetime as dt
 from typing import TYPE_CHECKING
 
 from cluster.lint import Facts
-from cluster.render.nginx import version_in_image
+from cluster.render.versions import version_in_image
 from cluster.topology import build_topology
 from platforms.docker.bases import ages
 from platforms.docker.container_paths import base_image

@@ -12,7 +12,7 @@ from pulumi_command import local
 
 from cluster.config.models import DatabaseEngine, Replacement, SessionEngine
 from cluster.render.mime import compressed_endings
-from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE, NginxConfig, version_in_image
+from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE, version_in_image
 from cluster.services import Kind, instance_grace
 from cluster.source import shared_paths, shared_place
 from cluster.topology import batches
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from cluster.config.models import ClusterConfig
     from cluster.release import ReleaseSpec
+    from cluster.render.nginx import NginxConfig
     from cluster.services import Service
     from cluster.topology import Topology
     from platforms.docker.engine import Live

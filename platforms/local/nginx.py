@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from cluster.errors import ClusterError
 from cluster.kept import HurtFile, make_way, point_at, read_kept, remove_tree, sync_tree, write_kept
-from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE, OLDEST, NginxConfig, Version
+from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE, OLDEST, Version
 from cluster_runtime.unix_http import UnixConnection
 from platforms.local.orphans import Kind, stack_processes
 from platforms.local.supervisor import put_pid
@@ -27,6 +27,7 @@ from platforms.local.supervisor_files import Program
 
 if TYPE_CHECKING:
     from cluster.machine.owner import Owner
+    from cluster.render.nginx import NginxConfig
     from platforms.local.paths import LocalPaths
     from platforms.local.supervisor import Process, Supervisor
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cluster.kept import make_way
 from cluster.release import DIGEST_LENGTH, RuntimePaths
-from cluster.render.nginx import NginxPaths
+from cluster.render.paths import NginxPaths
 from cluster.services import Kind
 from cluster.source import TREE, project_place
 from cluster.stack.paths import PYTHONS, StackPaths

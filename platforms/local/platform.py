@@ -17,7 +17,8 @@ from cluster.config.load import STACKS
 from cluster.config.models import DatabaseEngine
 from cluster.endpoints import Endpoint
 from cluster.errors import CommandError
-from cluster.render.nginx import NEW_NGINX, NginxConfig, render_nginx
+from cluster.render.nginx import NginxConfig, render_nginx
+from cluster.render.versions import NEW_NGINX
 from cluster.services import asked_by, refused_without
 from cluster.sessions import Lasting, refusal, refused_loss, refused_rollback
 from cluster.stack.history import History, locked

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cli import main
-from cluster.render import nginx
+from cluster.render import site as nginx_site
 from cluster.services import Daemon
 from cluster_runtime.instance_link import InstanceLink
 from platforms.local import daemons as local_daemons
@@ -46,18 +46,18 @@ def no_drain() -> None:
 
 def no_retry() -> None:
     """nginx tries no other instance."""
-    original = nginx._proxy_defaults
+    original = nginx_site._proxy_defaults
 
     def defaults(topology: Any) -> list[Any]:
         return [d if d["directive"] != "proxy_next_upstream" else {**d, "args": ["off"]} for d in original(topology)]
 
-    nginx._proxy_defaults = defaults
+    nginx_site._proxy_defaults = defaults
 
 
 def broken_rendering() -> None:
     """The renderer writes what nginx does not know."""
-    original = nginx._maps
-    nginx._maps = lambda topology: [*original(topology), {"directive": "no_such_directive", "args": []}]
+    original = nginx_site._maps
+    nginx_site._maps = lambda topology: [*original(topology), {"directive": "no_such_directive", "args": []}]
 
 
 def no_lock() -> None:

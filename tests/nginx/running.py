@@ -30,7 +30,9 @@ import pytest
 
 from cluster.config import parse_config
 from cluster.endpoints import Endpoint
-from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE, NginxConfig, NginxPaths, render_nginx
+from cluster.render.nginx import NginxConfig, render_nginx
+from cluster.render.paths import NginxPaths
+from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.topology import build_topology
 from tests.nginx_versions import CACHE, SUITES, Nginx, NginxUnavailable, fetch, installed_nginx, nginx_versions
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE
+from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from tests.nginx.running import PATIENCE, Reply, Running, Values, ask, free_ports, read_reply, stack, versions
 
 if TYPE_CHECKING:

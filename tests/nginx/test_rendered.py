@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster.config import parse_config
-from cluster.render.nginx import KEEPALIVE_MIN_TIMEOUT_SINCE
+from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.topology import shares
 from tests.nginx.running import TEXT, Reply, Running, Values, ask, free_ports, paths_in, render, stack, versions, write
 

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from cluster.config import parse_config
 from cluster.packages import UV_CONFIG
 from cluster.release import ReleaseError, ReleaseSpec, RuntimePaths, runtime_config, specify
-from cluster.render.nginx import NginxPaths, render_nginx, version_in_image
+from cluster.render.nginx import render_nginx
+from cluster.render.versions import version_in_image
 from cluster.topology import Topology, build_topology
 from platforms.docker import images
 from platforms.docker.container_paths import base_image, nginx_config, nginx_paths, runtime_paths
@@ -48,6 +49,8 @@ from tests.unit.pulumi_mocks import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from cluster.render.paths import NginxPaths
 
 VALUES = stack_values(site={"instance_ports": 8100})
 NAMES = ("app1", "app2", "app3", "app4")

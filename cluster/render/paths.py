@@ -1,0 +1,38 @@
+"""Where nginx finds things on a platform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cluster.endpoints import Endpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class NginxPaths:
+    """Where things are on a platform; absolute paths.
+
+    user: nginx's `user` (and its group, after a space), or None where nginx is not started by root and can't change it.
+    instances: where nginx reaches each of them, by name.
+    shared: the directory of what the project writes, its uploads among it.
+    static: a directory in which `current` and `previous` lead to the files of the two last releases.
+    closing: while this file exists, an nginx before 1.27.4 closes clients' connections after each response.
+    internal: the socket on which nginx tells its config's digest and passes probes to the instances.
+    instance_address: where instances' own ports listen; in a container everywhere, since the engine publishes them to
+        the loopback address alone.
+    """
+
+    user: str | None
+    instances: Mapping[str, Endpoint]
+    static: str
+    shared: str
+    logs: str
+    temp: str
+    pid: str
+    internal: str
+    closing: str
+    listen_address: str = ""
+    instance_address: str = "127.0.0.1"

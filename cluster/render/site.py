@@ -1,0 +1,182 @@
+"""The site's servers, and what they share: how requests are passed on, and what nginx looks up on the way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cluster.render.directives import Directive, block, d
+from cluster.render.internal import internal_server
+from cluster.render.locations import locations, media_of
+from cluster.render.upstreams import instance_upstream, upstream
+
+if TYPE_CHECKING:
+    from cluster.render.paths import NginxPaths
+    from cluster.render.versions import Version
+    from cluster.topology import Instance, Topology
+
+#: Where requests are counted by their client's address: room for 160,000 addresses at a time.
+ADDRESSES = "cluster_addresses"
+
+#: Endings of uploads that a browser must not show as a page of the site, but save.
+_ATTACHED = r"~*\.(x?html?|shtml|mhtml?|xht|svgz?|xml|xslt?|swf|js|mjs|wasm)$"
+
+
+def site(topology: Topology, paths: NginxPaths, version: Version) -> list[Directive]:
+    """Return the whole file of the site: what it shares, its upstreams, and its servers."""
+    ports = [instance for instance in topology.instances if instance.port is not None]
+    return [
+        *_maps(topology),
+        *_address_zone(topology),
+        *_proxy_defaults(topology),
+        upstream(topology, paths),
+        *(instance_upstream(instance, paths) for instance in ports),
+        *_servers(topology, paths, version),
+        *(_instance_server(instance, topology, paths, version) for instance in ports),
+        internal_server(paths),
+    ]
+
+
+def _port_entries(topology: Topology) -> list[Directive]:
+    """Return the entries of $cluster_port: the site's own names are looked up, only others matched by the pattern."""
+    site = topology.config.site
+    plain = dict.fromkeys(name.lower() for name in site.server_names if name[0] not in "_.*")
+    return [
+        d("default", ""),
+        *(d(name, "") for name in plain),
+        *(d(f"{name}:{site.listen}", f":{site.listen}") for name in plain),
+        d(r"~:(?<cluster_port_number>[0-9]+)$", ":$cluster_port_number"),
+    ]
+
+
+def _maps(topology: Topology) -> list[Directive]:
+    return [
+        # WebSocket: pass an upgrade on; without one keep the connection to the instance ("" removes the header).
+        block("map", "$http_upgrade", "$cluster_connection", of=[d("default", "upgrade"), d("", "")]),
+        # The port as the client wrote it. The host itself is nginx's $host, which the choice of the server checked:
+        # a client that sends another Host header than the address in its request line can't pass it on.
+        block("map", "$http_host", "$cluster_port", of=_port_entries(topology)),
+        # What leads below /-/ as the client wrote it: nginx passes the path on unchanged, so its own reading of
+        # /-/../probe (as /probe) is not enough.
+        block("map", "$request_uri", "$cluster_internal", of=[d("default", ""), d("~*^(/|%2f)+(-|%2d)(/|%2f)", "1")]),
+        # Names with a hash (ManifestStaticFilesStorage) never change their content.
+        block(
+            "map",
+            "$uri",
+            "$cluster_static_cache",
+            of=[
+                d("default", "public, max-age=60"),
+                d(r"~\.[0-9a-f]{12}\.[^/]+$", "public, max-age=31536000, immutable"),
+            ],
+        ),
+        *(_media_maps() if media_of(topology) else []),
+    ]
+
+
+def _media_maps() -> list[Directive]:
+    """Let a browser save, and never run in the site's name, what it would take for a page: uploads are a visitor's."""
+    return [
+        block("map", "$uri", "$cluster_media_disposition", of=[d("default", ""), d(_ATTACHED, "attachment")]),
+        block(
+            "map",
+            "$uri",
+            "$cluster_media_policy",
+            of=[d("default", ""), d(_ATTACHED, "default-src 'none'; style-src 'unsafe-inline'; sandbox")],
+        ),
+    ]
+
+
+def _address_zone(topology: Topology) -> list[Directive]:
+    if not topology.config.site.connections_per_address:
+        return []
+    return [
+        d("limit_conn_zone", "$binary_remote_addr", f"zone={ADDRESSES}:10m"),
+        d("limit_conn_status", 429),
+        d("limit_conn_log_level", "warn"),
+    ]
+
+
+def _address_limit(topology: Topology) -> list[Directive]:
+    """Limit how many requests one address has at a time; of the site alone, not of instances' ports and probes."""
+    limit = topology.config.site.connections_per_address
+    return [d("limit_conn", ADDRESSES, limit)] if limit else []
+
+
+def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Directive]:
+    site = topology.config.site
+    address = f"{paths.listen_address}:{site.listen}" if paths.listen_address else str(site.listen)
+    anybody = "_" in site.server_names
+    servers = []
+    if not anybody:
+        # A name that is not the site's: no answer at all.
+        servers.append(
+            block(
+                "server",
+                of=[d("listen", address, "default_server"), d("server_name", ""), d("return", 444)],
+            )
+        )
+    servers.append(
+        block(
+            "server",
+            of=[
+                d("listen", address, *(["default_server"] if anybody else [])),
+                d("server_name", *site.server_names),
+                d("client_max_body_size", str(site.client_max_body_size)),
+                *_address_limit(topology),
+                *locations(topology, paths, version, "cluster"),
+            ],
+        )
+    )
+    return servers
+
+
+def _proxy_defaults(topology: Topology) -> list[Directive]:
+    """How requests are passed on. The headers tell an instance of the client, over whatever the client sent."""
+    return [
+        d("proxy_http_version", "1.1"),
+        d("proxy_connect_timeout", "1s"),
+        d("proxy_send_timeout", "60s"),
+        d("proxy_read_timeout", str(topology.config.site.proxy_read_timeout)),
+        # The headers of a response have to fit into the first: a session in a cookie takes up to 4 KiB of them.
+        d("proxy_buffer_size", "16k"),
+        d("proxy_buffers", "8", "16k"),
+        d("proxy_busy_buffers_size", "32k"),
+        # Another instance is tried where this one could not be reached, or ended before it answered; nginx never sends
+        # a POST twice by this. One that is slow is waited for, and not begun again elsewhere: no `timeout` here. Over a
+        # unix socket a connection is made or refused at once, a full queue included.
+        d("proxy_next_upstream", "error"),
+        # The same in each attempt: an instance does not begin what has ended two workers (cluster_runtime.attempts).
+        d("proxy_set_header", "X-Cluster-Request", "$request_id"),
+        d("proxy_set_header", "Host", "$host$cluster_port"),
+        d("proxy_set_header", "X-Forwarded-Host", "$host$cluster_port"),
+        d("proxy_set_header", "X-Forwarded-Proto", "$scheme"),
+        d("proxy_set_header", "X-Forwarded-Port", "$server_port"),
+        d("proxy_set_header", "X-Forwarded-For", "$remote_addr"),
+        d("proxy_set_header", "X-Real-IP", "$remote_addr"),
+        d("proxy_set_header", "Connection", "$cluster_connection"),
+        d("proxy_set_header", "Upgrade", "$http_upgrade"),
+        *(
+            d("proxy_set_header", name, "")
+            for name in (
+                "Forwarded",
+                "X-Forwarded-Server",
+                "X-Forwarded-Protocol",
+                "X-Forwarded-Ssl",
+                "Proxy",
+            )
+        ),
+    ]
+
+
+def _instance_server(instance: Instance, topology: Topology, paths: NginxPaths, version: Version) -> Directive:
+    return block(
+        "server",
+        of=[
+            d(
+                "listen",
+                f"{paths.instance_address}:{instance.port}" if paths.instance_address else str(instance.port),
+            ),
+            d("server_name", "127.0.0.1", "localhost"),
+            d("client_max_body_size", str(topology.config.site.client_max_body_size)),
+            *locations(topology, paths, version, f"cluster_{instance.name}"),
+        ],
+    )

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.adopting import AdoptError, in_words, project_database, rows_in
 from cluster.config import SessionEngine, StackFileError, load_stack, stack_path
+from cluster.config.kinds import PYTHON_VERSION
 from cluster.config.load import STACKS
-from cluster.config.models import PYTHON_VERSION, App, Requirements
+from cluster.config.models import App, Requirements
 from cluster.console import Terminal, tell, warn
 from cluster.errors import CommandError
 from cluster.initial.choices import Written, from_files, from_import

@@ -5,9 +5,6 @@ docs/stack-file.md is generated from here (`cluster reference`).
 
 from __future__ import annotations
 
-import datetime as dt
-import posixpath
-import shlex
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,17 +12,37 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    PlainSerializer,
     PlainValidator,
     SecretStr,
-    StringConstraints,
 )
 from pydantic_core import PydanticCustomError
 
-from cluster.config.document import Written
-from cluster.config.units import MOMENT, Duration, Size, moment_text, parse_moment
+from cluster.config.kinds import (
+    ApplicationName,
+    CommandText,
+    Count,
+    CronText,
+    HashKey,
+    InstanceName,
+    Model,
+    ModuleName,
+    Moment,
+    PackageName,
+    PathPrefix,
+    PathText,
+    PlainText,
+    ProgramText,
+    ProjectPath,
+    PythonVersion,
+    ServiceName,
+    UrlPath,
+    VariableName,
+    Weight,
+    text_enum,
+)
+from cluster.config.site import Site  # noqa: TC001 - pydantic reads it
+from cluster.config.units import Duration, Size
 from cluster.platforms import Platform
 from cluster_runtime.config import SECRET_NAMES
 
@@ -108,13 +125,6 @@ class StopSignal(StrEnum):
     USR2 = "USR2"
 
 
-def _plain_text(value: object) -> object:
-    """Environment values are text; a bare number is taken as it is written, a bare yes or no is not."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value
-
-
 def _numbered_servers(value: object) -> object:
     """`servers: 4` means app1 … app4."""
     if isinstance(value, bool) or not isinstance(value, int):
@@ -142,59 +152,11 @@ def _no(value: object) -> object:
     return {"root": None} if value is False else value
 
 
-def _command(value: str) -> str:
-    """Return a management command whose arguments are quoted as for a shell."""
-    return _checked_words(value, "a management command")
-
-
-def _program(value: str) -> str:
-    """Return the command of a program whose arguments are quoted as for a shell."""
-    return _checked_words(value, "a program, manage.py for one")
-
-
-def _checked_words(value: str, first: str) -> str:
-    """Return a text that can be split into words as by a shell, the first of which names what `first` says."""
-    try:
-        words = shlex.split(value)
-    except ValueError as error:
-        raise PydanticCustomError("command", "can't be split into words: {why}", {"why": str(error)}) from None
-    if not words or not words[0] or words[0].startswith("-"):
-        raise PydanticCustomError("command", "must begin with the name of {first}", {"first": first})
-    return value
-
-
 def _broker_memory(value: Size) -> Size:
     """Refuse what would hold no jobs, and 0, which has no limit."""
     if value < LEAST_BROKER:
         raise PydanticCustomError("broker_memory", "must be at least {least}", {"least": str(LEAST_BROKER)})
     return value
-
-
-def _cron(value: str) -> str:
-    """Return cron's five fields as cronsim reads them, which does so as Debian's cron."""
-    from cronsim import CronSim, CronSimError  # noqa: PLC0415 - few stacks have a schedule
-
-    form = {"example": "0 6 * * *"}
-    if len(value.split()) != CRON_FIELDS:
-        raise PydanticCustomError("cron", "must be cron's five fields, for example {example}", form)
-    try:
-        next(CronSim(value, dt.datetime(2026, 1, 1)))  # noqa: DTZ001 - of whatever time zone
-    except CronSimError as error:
-        raise PydanticCustomError("cron", "is not what cron reads: {why}", {"why": str(error)}) from None
-    except StopIteration:
-        raise PydanticCustomError("cron", "names a day that never comes") from None
-    return value
-
-
-def _project_path(value: str) -> str:
-    """Return a path as it is from the project's directory, without steps that lead nowhere."""
-    path = posixpath.normpath(value)
-    if path.startswith("/") or posixpath.basename(path) in {".", "..", ""}:
-        raise PydanticCustomError(
-            "project_path",
-            "must be a path from the project's directory, to something that is not it nor above all of it",
-        )
-    return path
 
 
 def _migrate(value: object) -> bool | list[str]:
@@ -205,93 +167,16 @@ def _migrate(value: object) -> bool | list[str]:
     raise PydanticCustomError("migrate", "must be true or false, or a list of aliases of DATABASES")
 
 
-def _moment(value: object) -> dt.datetime:
-    """Take a moment of the past as text; plain too where no reader takes it for a date: Pulumi writes it so."""
-    if isinstance(value, Written) and (found := MOMENT.fullmatch(value.text)) and found[1]:
-        value = value.text
-    try:
-        moment = parse_moment(value if isinstance(value, str) else "")
-    except ValueError as error:
-        raise PydanticCustomError("moment", "{message}", {"message": str(error)}) from None
-    now = dt.datetime.now(dt.UTC)
-    if moment > now + CLOCKS_DIFFER:
-        raise PydanticCustomError("future", "must not be in the future, it is {now} now", {"now": moment_text(now)})
-    return moment
-
-
 LARGEST_CLUSTER = 1000
 
 #: What a broker needs for itself, and a few jobs.
 LEAST_BROKER = Size.parse("8m")
 
-#: The fields of a line of cron's: minute, hour, day of the month, month, day of the week.
-CRON_FIELDS = 5
-
 #: Names of what runs beside instances, workers and schedules.
 RESERVED_NAME = r"^(nginx|access|error|watch|supervisord|instance|task|postgres|broker|memcached\d*)$"
 
-#: How much the clock of who wrote a moment may be ahead of this one.
-CLOCKS_DIFFER = dt.timedelta(minutes=10)
 
-Port = Annotated[int, Field(ge=1, le=65535)]
-Weight = Annotated[int, Field(ge=1, le=65535)]
-Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
-InstanceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
-ServerName = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^(_|(\*\.|\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-        r"(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*)$",
-        max_length=253,
-    ),
-]
-ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
-ApplicationName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
-VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-PlainText = Annotated[str, BeforeValidator(_plain_text), StringConstraints(pattern=r"^[^\x00]*$")]
-UrlPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9/._~-]*$")]
-PathPrefix = Annotated[str, StringConstraints(pattern=r"^/([A-Za-z0-9._~-]+/)+$")]
-PathText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$")]
-#: Below the project's directory, or above it by leading `..`.
-ProjectPath = Annotated[
-    str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00\n]+$"), AfterValidator(_project_path)
-]
-Moment = Annotated[dt.datetime, PlainValidator(_moment), PlainSerializer(moment_text)]
-CommandText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$"), AfterValidator(_command)]
-ProgramText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$"), AfterValidator(_program)]
-CronText = Annotated[
-    str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"), AfterValidator(_cron)
-]
-#: A number is added to it, or nothing.
-ServiceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,27}$")]
-PYTHON_VERSION = r"^3\.\d{1,2}(\.\d{1,2})?$"
-PythonVersion = Annotated[str, StringConstraints(pattern=PYTHON_VERSION)]
-PackageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
-HashKey = Annotated[str, StringConstraints(min_length=1, pattern=r"^[\w$ :./{}-]+$")]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-def _text_enum(kind: type[StrEnum]) -> BeforeValidator:
-    """Let a strict model take the enum's text."""
-
-    def convert(value: object) -> object:
-        if isinstance(value, str):
-            try:
-                return kind(value)
-            except ValueError:
-                allowed = ", ".join(kind)
-                raise PydanticCustomError("choice", "must be one of {allowed}", {"allowed": allowed}) from None
-        if not isinstance(value, str):
-            raise PydanticCustomError("choice", "must be one of {allowed}", {"allowed": ", ".join(kind)})
-        return value
-
-    return BeforeValidator(convert)
-
-
-class Health(_Model):
+class Health(Model):
     """How an instance is judged."""
 
     path: UrlPath = Field("/-/health", description="What the running check asks for; the default is the runtime's own.")
@@ -313,7 +198,7 @@ class Health(_Model):
     )
 
 
-class Requirements(_Model):
+class Requirements(Model):
     """Which packages the project needs, and from where that is read."""
 
     file: PathText | None = Field(
@@ -325,7 +210,7 @@ class Requirements(_Model):
     groups: list[PackageName] = Field(default_factory=list, description="Dependency groups of pyproject.toml.")
 
 
-class Media(_Model):
+class Media(Model):
     """A directory of files that a project writes and nginx reads."""
 
     root: ProjectPath | None = Field(description="The directory, from the project's; null: none.")
@@ -340,7 +225,7 @@ class ProtectedMedia(Media):
     )
 
 
-class Rollout(_Model):
+class Rollout(Model):
     """How a release replaces instances."""
 
     batch: Annotated[int | str, PlainValidator(_batch)] = Field(
@@ -349,7 +234,7 @@ class Rollout(_Model):
     )
 
 
-class App(_Model):
+class App(Model):
     """The Django project, and one instance of it."""
 
     project: PathText = Field(description="The directory that holds manage.py, from the repository's root.")
@@ -357,7 +242,7 @@ class App(_Model):
     application: ApplicationName | None = Field(
         None, description="module:callable; default: the project's WSGI_APPLICATION (ASGI_APPLICATION)."
     )
-    interface: Annotated[Interface, _text_enum(Interface)] = Field(
+    interface: Annotated[Interface, text_enum(Interface)] = Field(
         Interface.WSGI, description="wsgi: gunicorn with threads; asgi: gunicorn with uvicorn workers."
     )
     requirements: Annotated[Requirements, BeforeValidator(_requirements)] = Field(
@@ -426,7 +311,7 @@ class App(_Model):
     )
 
 
-class _Process(_Model):
+class _Process(Model):
     """What runs the project's code beside the instances: the same release, settings, secrets and shared paths."""
 
     name: ServiceName = Field(description="Its name; it outlives its releases.")
@@ -452,10 +337,10 @@ class Worker(_Process):
         description="Supervisor's: how long it must have lived to count as started; a release whose workers do not "
         "is given up.",
     )
-    stop_signal: Annotated[StopSignal, _text_enum(StopSignal)] = Field(
+    stop_signal: Annotated[StopSignal, text_enum(StopSignal)] = Field(
         StopSignal.TERM, description="What tells it to end the job that it is at and stop."
     )
-    replacement: Annotated[Replacement, _text_enum(Replacement)] = Field(
+    replacement: Annotated[Replacement, text_enum(Replacement)] = Field(
         Replacement.BESIDE,
         description="beside: those of a new release start before the former ones are told to stop; alone: after they "
         "have, for what must never run twice (celery beat).",
@@ -477,13 +362,13 @@ class Schedule(_Process):
     )
 
 
-class Broker(_Model):
+class Broker(Model):
     """The store of jobs that workers take theirs from, made by the platform.
 
     The project finds it by CLUSTER_BROKER_URL (Celery's form) and CLUSTER_BROKER_SOCKET.
     """
 
-    engine: Annotated[BrokerEngine, _text_enum(BrokerEngine)] = Field(
+    engine: Annotated[BrokerEngine, text_enum(BrokerEngine)] = Field(
         description="valkey, or redis where that is what there is: reached by a socket, without any network, and each "
         "job on disk before it is acknowledged."
     )
@@ -492,14 +377,14 @@ class Broker(_Model):
     )
 
 
-class Hash(_Model):
+class Hash(Model):
     """What the method `hash` hashes."""
 
     key: HashKey = Field("$request_uri", description="nginx's key: text and variables.")
     consistent: bool = Field(True, description="ketama: a server more or less moves few keys.")
 
 
-class Server(_Model):
+class Server(Model):
     """One instance, with nginx's parameters of a server in an upstream."""
 
     name: InstanceName = Field(description="The instance's name; it outlives its releases.")
@@ -518,10 +403,10 @@ class Server(_Model):
     down: bool = Field(False, description="Drained: keeps running, gets no new request.")
 
 
-class Upstream(_Model):
+class Upstream(Model):
     """nginx's upstream."""
 
-    method: Annotated[Method, _text_enum(Method)] = Field(Method.ROUND_ROBIN, description="nginx's balancing method.")
+    method: Annotated[Method, text_enum(Method)] = Field(Method.ROUND_ROBIN, description="nginx's balancing method.")
     hash: Hash = Field(default_factory=Hash, description="Used by the method hash.")
     keepalive: int = Field(
         256, ge=1, le=65535, description="Idle connections that each nginx worker keeps to the instances, for a second."
@@ -531,17 +416,17 @@ class Upstream(_Model):
     ] = Field(description="The instances; or just a number: 4 means app1 … app4.")
 
 
-class Memcached(_Model):
+class Memcached(Model):
     """The memcached nodes for sessions."""
 
     nodes: int = Field(2, ge=1, le=32, description="How many.")
     memory: Size = Field(Size.parse("64m"), description="Of each node.")
 
 
-class Sessions(_Model):
+class Sessions(Model):
     """Where sessions are kept."""
 
-    engine: Annotated[SessionEngine, _text_enum(SessionEngine)] = Field(
+    engine: Annotated[SessionEngine, text_enum(SessionEngine)] = Field(
         SessionEngine.DB,
         description="Django's session engine; project: the project's own SESSION_ENGINE, with all that its settings "
         "say of sessions, as it is.",
@@ -551,7 +436,7 @@ class Sessions(_Model):
         None,
         description="For file: a directory that all instances share; default: one that the platform makes.",
     )
-    previous: Annotated[SessionEngine, _text_enum(SessionEngine)] | None = Field(
+    previous: Annotated[SessionEngine, text_enum(SessionEngine)] | None = Field(
         None, description="While changing the engine: sessions of the old one stay valid."
     )
     discard: bool = Field(
@@ -563,10 +448,10 @@ class Sessions(_Model):
     )
 
 
-class Database(_Model):
+class Database(Model):
     """Django's default database. Left out: the project's own DATABASES."""
 
-    engine: Annotated[DatabaseEngine, _text_enum(DatabaseEngine)] = Field(
+    engine: Annotated[DatabaseEngine, text_enum(DatabaseEngine)] = Field(
         description="sqlite, postgres (made by the platform), or external (database_url)."
     )
     replace: bool = Field(
@@ -577,38 +462,7 @@ class Database(_Model):
     )
 
 
-class Site(_Model):
-    """nginx's server."""
-
-    server_names: Annotated[list[ServerName], Field(min_length=1)] = Field(
-        description="nginx's server_name and Django's ALLOWED_HOSTS; the first is the site's own."
-    )
-    listen: Port = Field(8080, description="The port.")
-    instance_ports: Port | None = Field(
-        None,
-        description="The first instance alone answers on 127.0.0.1 at this port, the second on the next, and so on.",
-    )
-    client_max_body_size: Size = Field(Size.parse("1m"), description="nginx's own default; 0: no limit.")
-    proxy_read_timeout: Duration = Field(
-        Duration.parse("60s"), description="nginx's: how long an instance may be silent within a response."
-    )
-    connections_per_address: int = Field(
-        1024,
-        ge=0,
-        le=65535,
-        description="How many requests one address may have at a time (HTTP/1: connections that are in a request, "
-        "WebSockets among them); more are answered with 429. The default is an office of a thousand people behind one "
-        "address with a WebSocket each. 0: no limit, which a site behind a CDN or another proxy needs, as all its "
-        "visitors come from few addresses.",
-    )
-    access_log: bool = Field(True, description="Write logs/access.log.")
-    static_url: PathPrefix | None = Field(
-        "/static/",
-        description="The project's STATIC_URL, served by nginx itself; null: nginx serves no static files.",
-    )
-
-
-class Images(_Model):
+class Images(Model):
     """Base images of platform docker; any Debian-based image may serve."""
 
     base: PathText = Field("debian:trixie-slim", description="For every service that names none of its own.")
@@ -624,10 +478,10 @@ class Images(_Model):
     )
 
 
-class ClusterConfig(_Model):
+class ClusterConfig(Model):
     """One stack: the keys below `cluster:` of a Pulumi.<stack>.yaml."""
 
-    platform: Annotated[Platform, _text_enum(Platform)] = Field(description="Where the cluster runs.")
+    platform: Annotated[Platform, text_enum(Platform)] = Field(description="Where the cluster runs.")
     app: App = Field(description="The Django project, and one instance of it.")
     upstream: Upstream = Field(description="nginx's upstream.")
     sessions: Sessions = Field(default_factory=Sessions, description="Where sessions are kept.")

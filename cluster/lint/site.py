@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from cluster.config.models import PathPrefix
+from cluster.config.kinds import PathPrefix
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule
 from cluster.lint.upstream import LONGEST_WORD
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE

@@ -1,0 +1,182 @@
+"""Kinds of values that a stack file holds, each with what it takes and the words for what it does not."""
+
+from __future__ import annotations
+
+import datetime as dt
+import posixpath
+import shlex
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    StringConstraints,
+)
+from pydantic_core import PydanticCustomError
+
+from cluster.config.document import Written
+from cluster.config.units import MOMENT, moment_text, parse_moment
+
+if TYPE_CHECKING:
+    from enum import StrEnum
+
+
+def _plain_text(value: object) -> object:
+    """Environment values are text; a bare number is taken as it is written, a bare yes or no is not."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value
+
+
+def _command(value: str) -> str:
+    """Return a management command whose arguments are quoted as for a shell."""
+    return _checked_words(value, "a management command")
+
+
+def _program(value: str) -> str:
+    """Return the command of a program whose arguments are quoted as for a shell."""
+    return _checked_words(value, "a program, manage.py for one")
+
+
+def _checked_words(value: str, first: str) -> str:
+    """Return a text that can be split into words as by a shell, the first of which names what `first` says."""
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise PydanticCustomError("command", "can't be split into words: {why}", {"why": str(error)}) from None
+    if not words or not words[0] or words[0].startswith("-"):
+        raise PydanticCustomError("command", "must begin with the name of {first}", {"first": first})
+    return value
+
+
+def _cron(value: str) -> str:
+    """Return cron's five fields as cronsim reads them, which does so as Debian's cron."""
+    from cronsim import CronSim, CronSimError  # noqa: PLC0415 - few stacks have a schedule
+
+    form = {"example": "0 6 * * *"}
+    if len(value.split()) != CRON_FIELDS:
+        raise PydanticCustomError("cron", "must be cron's five fields, for example {example}", form)
+    try:
+        next(CronSim(value, dt.datetime(2026, 1, 1)))  # noqa: DTZ001 - of whatever time zone
+    except CronSimError as error:
+        raise PydanticCustomError("cron", "is not what cron reads: {why}", {"why": str(error)}) from None
+    except StopIteration:
+        raise PydanticCustomError("cron", "names a day that never comes") from None
+    return value
+
+
+def _project_path(value: str) -> str:
+    """Return a path as it is from the project's directory, without steps that lead nowhere."""
+    path = posixpath.normpath(value)
+    if path.startswith("/") or posixpath.basename(path) in {".", "..", ""}:
+        raise PydanticCustomError(
+            "project_path",
+            "must be a path from the project's directory, to something that is not it nor above all of it",
+        )
+    return path
+
+
+def _moment(value: object) -> dt.datetime:
+    """Take a moment of the past as text; plain too where no reader takes it for a date: Pulumi writes it so."""
+    if isinstance(value, Written) and (found := MOMENT.fullmatch(value.text)) and found[1]:
+        value = value.text
+    try:
+        moment = parse_moment(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise PydanticCustomError("moment", "{message}", {"message": str(error)}) from None
+    now = dt.datetime.now(dt.UTC)
+    if moment > now + CLOCKS_DIFFER:
+        raise PydanticCustomError("future", "must not be in the future, it is {now} now", {"now": moment_text(now)})
+    return moment
+
+
+#: The fields of a line of cron's: minute, hour, day of the month, month, day of the week.
+CRON_FIELDS = 5
+
+#: How much the clock of who wrote a moment may be ahead of this one.
+CLOCKS_DIFFER = dt.timedelta(minutes=10)
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+Weight = Annotated[int, Field(ge=1, le=65535)]
+
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+InstanceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+
+ServerName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(_|(\*\.|\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+        r"(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*)$",
+        max_length=253,
+    ),
+]
+
+ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+
+ApplicationName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
+
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+PlainText = Annotated[str, BeforeValidator(_plain_text), StringConstraints(pattern=r"^[^\x00]*$")]
+
+UrlPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9/._~-]*$")]
+
+PathPrefix = Annotated[str, StringConstraints(pattern=r"^/([A-Za-z0-9._~-]+/)+$")]
+
+PathText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$")]
+
+#: Below the project's directory, or above it by leading `..`.
+ProjectPath = Annotated[
+    str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00\n]+$"), AfterValidator(_project_path)
+]
+
+Moment = Annotated[dt.datetime, PlainValidator(_moment), PlainSerializer(moment_text)]
+
+CommandText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$"), AfterValidator(_command)]
+
+ProgramText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$"), AfterValidator(_program)]
+
+CronText = Annotated[
+    str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"), AfterValidator(_cron)
+]
+
+#: A number is added to it, or nothing.
+ServiceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,27}$")]
+
+PYTHON_VERSION = r"^3\.\d{1,2}(\.\d{1,2})?$"
+
+PythonVersion = Annotated[str, StringConstraints(pattern=PYTHON_VERSION)]
+
+PackageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
+
+HashKey = Annotated[str, StringConstraints(min_length=1, pattern=r"^[\w$ :./{}-]+$")]
+
+
+class Model(BaseModel):
+    """What every part of a stack file is: no unknown key, no value of another type, and no change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def text_enum(kind: type[StrEnum]) -> BeforeValidator:
+    """Let a strict model take the enum's text."""
+
+    def convert(value: object) -> object:
+        if isinstance(value, str):
+            try:
+                return kind(value)
+            except ValueError:
+                allowed = ", ".join(kind)
+                raise PydanticCustomError("choice", "must be one of {allowed}", {"allowed": allowed}) from None
+        if not isinstance(value, str):
+            raise PydanticCustomError("choice", "must be one of {allowed}", {"allowed": ", ".join(kind)})
+        return value
+
+    return BeforeValidator(convert)

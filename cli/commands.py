@@ -49,7 +49,7 @@ def _change(stack: Stack, platform: Platform, wanted: Forward | Back) -> Applied
         tell(f"stack {stack.name}: no changes; release {applied.release} serves at {site_url(stack.config)}")
         return applied
     tell(f"done in {time.monotonic() - began:.1f} s")
-    from cluster.verify import fail_unverified  # noqa: PLC0415 - an `up` that changes nothing sends no requests
+    from cluster.checks import fail_unverified  # noqa: PLC0415 - an `up` that changes nothing sends no requests
 
     checks = applied.checks()
     fail_unverified(checks)

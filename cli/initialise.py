@@ -157,13 +157,13 @@ def _subject(project: Project, root: Path, directory: Path) -> Subject:
 
 def _free_port(stack: NewStack) -> int:
     """Return a port that nobody listens at on this machine, and no other stack file says."""
-    taken = set()
+    taken: set[int] = set()
     for path in (stack.root / STACKS).glob("Pulumi.*.yaml"):
         name = path.name[7:-5]
         if name == stack.name:
             continue
         try:
-            taken.add(load_stack(stack.root, name).site.listen)
+            taken.update(load_stack(stack.root, name).site.listeners)
         except StackFileError:
             continue  # its own commands say so
     return next(port for port in range(FIRST_PORT, 65536) if port not in taken and is_free("0.0.0.0", port))  # noqa: S104

@@ -16,8 +16,8 @@ from cluster_runtime.unfollowed import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from cluster.checks import Check
     from cluster.stack.opened import Stack
-    from cluster.verify import Check
     from platforms.base import Process, ServiceStatus, Status
 
 #: The version of what `status --json` prints: raised where a key goes, or means something else (docs/guide.md).

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-#: The port that http:// means.
-HTTP = 80
+#: The ports that http:// and https:// mean.
+HTTP, HTTPS = 80, 443
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,11 @@ class Endpoint:
     def origin(self) -> str:
         """Its URL without a path; of a port alone. http's own port is left out."""
         return f"http://{self.authority}" if self.port == HTTP else f"http://{self}"
+
+    @property
+    def secure_origin(self) -> str:
+        """Its URL by TLS, without a path; https's own port is left out."""
+        return f"https://{self.authority}" if self.port == HTTPS else f"https://{self}"
 
     def below(self, directory: str) -> Endpoint:
         """Return it with its path in a directory; a port is the same everywhere."""

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import cluster_runtime
 from cluster.config.models import SECRET_KEYS, DatabaseEngine
-from cluster.endpoints import Endpoint
 from cluster.requirements import outermost, read_requirements
 from cluster.services import DRAIN_SECONDS, Kind
 from cluster.source import ReleaseError as ReleaseError  # noqa: PLC0414 - whoever makes releases meets it here
 from cluster.source import Source, digest_of, project_place, shared_paths, shared_place, source_of
-from cluster.topology import build_topology, served_static_url, site_url, uses_memcached
+from cluster.topology import build_topology, served_static_url, site_origin, site_url, uses_memcached
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cluster.config.models import ClusterConfig
+    from cluster.endpoints import Endpoint
     from cluster.requirements import LocalPackage, Requirements
     from cluster.source import Entry
     from cluster.topology import Topology
@@ -328,14 +328,14 @@ def allowed_hosts(config: ClusterConfig) -> list[str]:
 
 def trusted_origins(config: ClusterConfig) -> list[str]:
     """Return what is added to Django's CSRF_TRUSTED_ORIGINS."""
-    port = config.site.listen
     origins = []
     for name in config.site.server_names:
         if name == "_":
             continue
         host = f"*{name}" if name.startswith(".") else name
-        origins += [Endpoint(host=host, port=port).origin, f"https://{host}"]
-    return origins
+        # Something before a plain site may speak https for it, on https's own port.
+        origins += [site_origin(config, host), f"https://{host}"]
+    return list(dict.fromkeys(origins))
 
 
 def _what_instances_run(config: ClusterConfig) -> dict[str, Any]:

@@ -124,7 +124,15 @@ def site_host(config: ClusterConfig) -> str:
 
 def site_url(config: ClusterConfig) -> str:
     """Return the address to open in a browser."""
-    return f"{Endpoint(host=site_host(config), port=config.site.listen).origin}/"
+    return f"{site_origin(config, site_host(config))}/"
+
+
+def site_origin(config: ClusterConfig, host: str) -> str:
+    """Return the origin of the site's pages by one of its names."""
+    tls = config.site.tls
+    if tls is not None:
+        return Endpoint(host=host, port=tls.listen).secure_origin
+    return Endpoint(host=host, port=config.site.listen).origin
 
 
 def served_static_url(config: ClusterConfig) -> str | None:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from cluster.answers import NO_TLS, BoundedTransport
+from cluster.answers import BoundedTransport
 from cluster.asking import SENSELESS, TIMEOUT
+from cluster.checks import Check
 from cluster.config.models import Method
-from cluster.errors import CommandError
+from cluster.tls.verify import Connection, Https
 from cluster.topology import Topology, exact_shares, percent, site_host, site_url
 from cluster_runtime.gate import Site, Visitor, asker
 from cluster_runtime.unfollowed import printable
@@ -44,23 +45,6 @@ SERVER_ERROR = 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
-    """One line of the result. `ok` None: could not be checked, and `found` says why."""
-
-    name: str
-    ok: bool | None
-    expected: str
-    found: str
-
-
-def fail_unverified(checks: Iterable[Check]) -> None:
-    """Raise CommandError where a check failed."""
-    failed = [f"{check.name}: expected {check.expected}, found {check.found}" for check in checks if check.ok is False]
-    if failed:
-        raise CommandError("the cluster is up, but did not pass verification:\n" + "\n".join(failed))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Endpoints:
     """Where a cluster is reached from here.
 
@@ -69,6 +53,7 @@ class Endpoints:
     site: where the site answers.
     release: the release that should serve.
     intruders: tells what listens though it must not (a line each).
+    authority: signs the site's certificate, PEM; empty where that is a public one, or there is none.
     """
 
     internal: Endpoint
@@ -76,6 +61,7 @@ class Endpoints:
     site: Endpoint
     release: str
     intruders: Callable[[], list[str]]
+    authority: str = ""
 
 
 class Ways:
@@ -111,7 +97,7 @@ def verify(topology: Topology, endpoints: Endpoints) -> list[Check]:
     # Who listens is asked of the machines, and takes its time, while the cluster is asked over its own sockets.
     with contextlib.closing(Ways(endpoints)) as ways, ThreadPoolExecutor(max_workers=1) as aside:
         listening = aside.submit(_checks, _closed, topology, ways)
-        parts = (_site, _instances, _shares, _sessions)
+        parts = (_site, _tls, _instances, _shares, _sessions)
         return [check for part in parts for check in _checks(part, topology, ways)] + listening.result()
 
 
@@ -146,7 +132,11 @@ def _site(topology: Topology, ways: Ways) -> Iterator[Check]:
     site = _said_of_site(topology, ways)
     there = ways.endpoints.site
 
+    https = _https(topology, ways)
+
     def connect() -> http.client.HTTPConnection:
+        if https is not None:
+            return Connection(https.there, https.name)
         return http.client.HTTPConnection(there.host, there.port, timeout=TIMEOUT)
 
     visitor = Visitor(site, asker(connect, lambda _url: {}), files=False)
@@ -154,14 +144,29 @@ def _site(topology: Topology, ways: Ways) -> Iterator[Check]:
         yield from _page(visitor, page)
     if site.websocket is not None:
         yield _websocket(connect, site.site, site.websocket)
-    with httpx.Client(timeout=TIMEOUT, trust_env=False, verify=NO_TLS) as client:
-        denied = client.get(f"{there.origin}/-/health", headers={"Host": urllib.parse.urlsplit(site.site).netloc})
-        yield Check(
-            name="the runtime's pages are not public",
-            ok=denied.status_code == httpx.codes.NOT_FOUND,
-            expected="404",
-            found=f"GET /-/health {denied.status_code}",
-        )
+    with contextlib.closing(connect()) as connection:
+        connection.request("GET", "/-/health", headers={"Host": urllib.parse.urlsplit(site.site).netloc})
+        status = connection.getresponse().status
+    yield Check(
+        name="the runtime's pages are not public",
+        ok=status == httpx.codes.NOT_FOUND,
+        expected="404",
+        found=f"GET /-/health {status}",
+    )
+
+
+def _https(topology: Topology, ways: Ways) -> Https | None:
+    tls, there = topology.config.site.tls, ways.endpoints
+    if tls is None:
+        return None
+    authority = there.authority if tls.self_signed else ""
+    return Https(topology=topology, tls=tls, host=there.site.host, authority=authority)
+
+
+def _tls(topology: Topology, ways: Ways) -> Iterator[Check]:
+    https = _https(topology, ways)
+    if https is not None:
+        yield from https.checks()
 
 
 def _page(visitor: Visitor, page: str) -> Iterator[Check]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -13,7 +14,7 @@ from weakref import WeakKeyDictionary
 import pulumi
 
 from cluster.config import load_stack
-from cluster.config.models import SECRET_KEYS
+from cluster.config.models import AUTHORITY, SECRET_KEYS
 from cluster.errors import ClusterError
 from cluster.interpreters import needs_of, request
 from cluster.release import find_project, runtime_config, specify
@@ -22,12 +23,14 @@ from cluster.services import refused_without
 from cluster.sessions import Lasting, refusal, refused_hiding, refused_loss, refused_rollback
 from cluster.stack.judge import judge
 from cluster.stack.opened import Stack
+from cluster.tls.certificates import CertificateError, certificate_of
 from platforms import registry
 from platforms.base import RELEASE_VARIABLE
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
     from cluster.release import ReleaseSpec
+    from cluster.tls.certificates import Certificate
     from cluster.topology import Topology
     from platforms.base import Ground, Resources
 
@@ -50,7 +53,8 @@ class Program:
     """One site of a program: what its stack file says, and where it stands on its platform.
 
     root: the directory that the stack file's paths are meant from. stack: the stack file's name. secrets: their values,
-    in plain. site: its name among the sites of the program; None for the one that is the program's stack.
+    in plain. site: its name among the sites of the program; None for the one that is the program's stack. authority:
+    what signs the certificate of a site that signs its own.
     """
 
     root: Path
@@ -59,6 +63,7 @@ class Program:
     secrets: dict[str, str]
     ground: Ground
     site: str | None = None
+    authority: str = field(default="", repr=False)
 
     def platform(self, topology: Topology) -> Resources:
         """Return the platform, with what runs on it now; RunError where it is away, or would lose sessions or data."""
@@ -82,7 +87,9 @@ class Program:
             raise pulumi.RunError(str(error)) from None
         if refused:
             raise pulumi.RunError(refused)
-        return self.ground.resources(pulumi.Output.secret(json.dumps(self.secrets, sort_keys=True)))
+        return self.ground.resources(
+            pulumi.Output.secret(json.dumps(self.secrets, sort_keys=True)), self._certificate()
+        )
 
     def _lasting(self, topology: Topology) -> Lasting:
         """Return what sessions and data hang on in the release that the stack file asks for."""
@@ -105,6 +112,17 @@ class Program:
             raise pulumi.RunError(str(error)) from None
         former = self._former()
         return replace(spec, digest=former[0]) if former else spec
+
+    def _certificate(self) -> Certificate | None:
+        """Return the site's certificate with its key; RunError where it can't be had."""
+        tls = self.config.site.tls
+        if tls is not None and tls.self_signed and not self.authority:
+            space = self.site or OWN
+            raise pulumi.RunError(f"{space}:{AUTHORITY}: missing; `cluster up` makes it")
+        try:
+            return certificate_of(self.config, self.root, self.authority, dt.datetime.now(dt.UTC))
+        except CertificateError as error:
+            raise pulumi.RunError(str(error)) from None
 
     def _former(self) -> tuple[str, dict[str, Any]] | None:
         """Return the former release that is to serve again and its configuration file; RunError where it is gone."""
@@ -147,7 +165,8 @@ def open_site(config: ClusterConfig, root: Path, stack: str, site: str | None) -
         judge(config, ground.facts(config, frozenset(secrets)), warn=lambda line: pulumi.log.warn(_keyed(line, space)))
     except ClusterError as error:
         raise pulumi.RunError(_keyed(str(error), space)) from None
-    return Program(root, stack, config, secrets, ground, site)
+    authority = pulumi.runtime.get_config(f"{space}:{AUTHORITY}") or ""
+    return Program(root, stack, config, secrets, ground, site, authority)
 
 
 def _claim(site: str | None) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     import pulumi
 
+    from cluster.checks import Check
     from cluster.config import ClusterConfig
     from cluster.initial.offer import Offer
     from cluster.lint import Facts
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
     from cluster.stack.rotation import Keys
+    from cluster.tls.certificates import Certificate
     from cluster.topology import Topology
-    from cluster.verify import Check
 
 #: Names a former release that is to serve again (`cluster rollback`), instead of the one that the code asks for.
 RELEASE_VARIABLE = "CLUSTER_RELEASE"
@@ -418,7 +419,7 @@ class Ground(Protocol):
         """Return the configuration file of a former release; OSError where it is gone."""
         ...
 
-    def resources(self, secrets: pulumi.Output[str]) -> Resources:
+    def resources(self, secrets: pulumi.Output[str], certificate: Certificate | None) -> Resources:
         """Return what makes the resources; `secrets`: a JSON object, a secret output."""
         ...
 

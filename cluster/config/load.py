@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from cluster.config.document import DocumentError, Written, read_document, step
-from cluster.config.models import DROPPED_KEYS, SECRET_KEYS, ClusterConfig, Media, keys_of
+from cluster.config.models import OWN_KEYS, SECRET_KEYS, ClusterConfig, Media, keys_of
 from cluster.config.units import MOMENT, Duration
 from cluster.errors import ClusterError
 from cluster.source import find_media
@@ -26,7 +26,7 @@ PREFIX = "cluster:"
 OURS = re.compile(rf'config\["{PREFIX}([\w-]+)"\]')
 
 #: Keys whose values no message repeats.
-NOT_SHOWN = (*SECRET_KEYS, DROPPED_KEYS)
+NOT_SHOWN = (*SECRET_KEYS, *OWN_KEYS)
 
 #: pydantic's last step where not a value but the key itself is wrong.
 KEY = "[key]"

@@ -503,6 +503,11 @@ class ClusterConfig(Model):
         None, description="For database.engine external: postgres://user:password@host:port/name."
     )
     secret_environment: SecretStr | None = Field(None, description="Secret values for the project, as a JSON object.")
+    tls_authority: SecretStr | None = Field(
+        None,
+        description="For site.tls.self_signed: the key of the stack's own authority and its certificate, PEM. `cluster "
+        "up` makes it.",
+    )
     dropped_secret_keys: SecretStr | None = Field(
         None, description="What `rotate-key` has dropped, kept until you delete it; nothing reads it."
     )
@@ -511,8 +516,14 @@ class ClusterConfig(Model):
 #: Keys whose values are secrets; no message repeats them.
 SECRET_KEYS = SECRET_NAMES
 
-#: Where keys are kept aside that a rotation has dropped; no release holds it.
+#: Where keys are kept aside that a rotation has dropped.
 DROPPED_KEYS = "dropped_secret_keys"
+
+#: The stack's own authority.
+AUTHORITY = "tls_authority"
+
+#: Secrets that no release holds.
+OWN_KEYS = (DROPPED_KEYS, AUTHORITY)
 
 
 def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
@@ -522,4 +533,4 @@ def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
 
 def dump(config: ClusterConfig) -> dict[str, Any]:
     """Return the whole configuration as plain values, defaults included, without secrets."""
-    return config.model_dump(mode="json", by_alias=True, exclude={*SECRET_KEYS, DROPPED_KEYS})
+    return config.model_dump(mode="json", by_alias=True, exclude={*SECRET_KEYS, *OWN_KEYS})

@@ -2,14 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from cluster.config.kinds import Model, PathPrefix, Port, ServerName
+from cluster.config.kinds import Model, PathPrefix, PathText, Port, ServerName
 from cluster.config.units import Duration, Size
+
+#: Below this browsers' list of sites that are https alone takes none (https://hstspreload.org).
+PRELOADED_SECONDS = 31_536_000
+
+
+class CertificateFiles(Model):
+    """A certificate that somebody else renews; paths from the repository's root."""
+
+    certificate: PathText = Field(
+        description="PEM: the site's certificate, and after it those of the authorities between it and a root."
+    )
+    key: PathText = Field(description="PEM: its private key, without a passphrase; read by `up`, and given to nginx.")
+
+
+class Hsts(Model):
+    """Strict-Transport-Security: browsers that were here once ask by https alone from then on."""
+
+    max_age: Duration = Field(description="For how long; there is no way back before it is over.")
+    include_subdomains: bool = Field(False, description="For all names below the site's too.")
+    preload: bool = Field(False, description="Ask to be on the list that browsers bring along.")
+
+    @model_validator(mode="after")
+    def _preloadable(self) -> Self:
+        if self.preload and not (self.include_subdomains and self.max_age.seconds >= PRELOADED_SECONDS):
+            raise PydanticCustomError(
+                "hsts", "preload needs include_subdomains and a max_age of a year, 365d (https://hstspreload.org)"
+            )
+        return self
+
+
+class Tls(Model):
+    """TLS: https on a port of its own, to which the plain one then sends every visitor."""
+
+    listen: Port = Field(8443, description="The port of https.")
+    self_signed: bool = Field(
+        False,
+        description="A certificate by an authority of the stack's own, which a browser is told to trust once: for "
+        "development.",
+    )
+    files: CertificateFiles | None = Field(None, description="A certificate that somebody else renews.")
+    http2: bool = Field(True, description="Speak HTTP/2 with clients that can.")
+    hsts: Hsts | None = Field(None, description="Strict-Transport-Security; left out: what the project says.")
+
+    @model_validator(mode="after")
+    def _one_certificate(self) -> Self:
+        if self.self_signed == (self.files is not None):
+            raise PydanticCustomError("certificate", "needs a certificate: either self_signed: true or files")
+        return self
 
 
 class Site(Model):
@@ -18,7 +65,8 @@ class Site(Model):
     server_names: Annotated[list[ServerName], Field(min_length=1)] = Field(
         description="nginx's server_name and Django's ALLOWED_HOSTS; the first is the site's own."
     )
-    listen: Port = Field(8080, description="The port.")
+    listen: Port = Field(8080, description="The port of plain http.")
+    tls: Tls | None = Field(None, description="https; left out: plain http alone.")
     instance_ports: Port | None = Field(
         None,
         description="The first instance alone answers on 127.0.0.1 at this port, the second on the next, and so on.",
@@ -41,3 +89,14 @@ class Site(Model):
         "/static/",
         description="The project's STATIC_URL, served by nginx itself; null: nginx serves no static files.",
     )
+
+    @model_validator(mode="after")
+    def _two_ports(self) -> Self:
+        if self.tls is not None and self.tls.listen == self.listen:
+            raise PydanticCustomError("ports", "tls.listen and listen are both {port}", {"port": self.listen})
+        return self
+
+    @property
+    def listeners(self) -> dict[int, str]:
+        """The ports on which the site answers, each with its key: the plain one, and that of https."""
+        return {self.listen: "site.listen", **({self.tls.listen: "site.tls.listen"} if self.tls else {})}

@@ -73,16 +73,16 @@ def _database_replaced(config: ClusterConfig, facts: Facts) -> Remarks:
         yield Remark("database.engine", why, "Remove `database` to keep the project's own, or let it be so.")
 
 
-def _ssl_redirect(_config: ClusterConfig, facts: Facts) -> Remarks:
+def _ssl_redirect(config: ClusterConfig, facts: Facts) -> Remarks:
     # nginx answers without TLS, and says so to the project, whatever a proxy in front of it has said.
-    if _of(facts).get("ssl_redirect"):
+    if config.site.tls is None and _of(facts).get("ssl_redirect"):
         why = "SECURE_SSL_REDIRECT sends every visitor to https, where nothing answers here: no page can be seen."
         yield Remark("app.settings", why, "Set it to False in the settings of this stack, or by their variable.")
 
 
-def _csrf_cookie(_config: ClusterConfig, facts: Facts) -> Remarks:
+def _csrf_cookie(config: ClusterConfig, facts: Facts) -> Remarks:
     # As with the session's cookie.
-    if _of(facts).get("csrf_cookie_secure"):
+    if config.site.tls is None and _of(facts).get("csrf_cookie_secure"):
         why = "The project sets CSRF_COOKIE_SECURE, and nginx answers without TLS here: every form is refused."
         yield Remark("app.settings", why, "Remove it: over TLS the runtime marks the cookie Secure by itself.")
 

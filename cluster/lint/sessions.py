@@ -165,9 +165,9 @@ def _signed_cookies_rotation(config: ClusterConfig, facts: Facts) -> Remarks:
         yield Remark("sessions.engine", why, remedy)
 
 
-def _secure_cookie(_config: ClusterConfig, facts: Facts) -> Remarks:
+def _secure_cookie(config: ClusterConfig, facts: Facts) -> Remarks:
     # Browsers send such a cookie over TLS only (to localhost otherwise too).
-    if (facts.project or {}).get("session_cookie_secure") is True:
+    if config.site.tls is None and (facts.project or {}).get("session_cookie_secure") is True:
         why = "The project sets SESSION_COOKIE_SECURE, and nginx answers without TLS here: nobody stays logged in."
         remedy = "Remove it: over TLS the runtime marks the cookie Secure by itself."
         yield Remark("app.settings", why, remedy)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
+import contextlib
+import stat
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.config.kinds import PathPrefix
+from cluster.endpoints import HTTP, HTTPS
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule
 from cluster.lint.upstream import LONGEST_WORD
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
+from cluster.tls.certificates import CertificateError, certificate_of, ending
 from cluster_runtime.checks import PREFIX
 
 if TYPE_CHECKING:
@@ -21,7 +24,12 @@ if TYPE_CHECKING:
 
 LARGEST_PORT = 65535
 PRIVILEGED_PORTS = 1024
-HTTPS_PORT = 443
+
+#: Days before its end from which on a certificate should have been renewed.
+FEW_DAYS = 14
+
+#: Seconds: the steps by which HSTS is made longer.
+LADDER = (300, 604_800, 2_592_000)
 
 #: keepalive_time of an upstream, without which nothing here works (nginx's changes).
 OLDEST_NGINX: Version = (1, 19, 10)
@@ -44,16 +52,17 @@ def _instance_ports_beyond(config: ClusterConfig, _facts: Facts) -> Remarks:
 def _same_port(config: ClusterConfig, _facts: Facts) -> Remarks:
     # nginx takes it: on 127.0.0.1 the port is then an instance's, elsewhere the site's.
     ports = _instance_ports(config)
-    if config.site.listen in ports:
-        name = config.upstream.servers[config.site.listen - ports[0]].name
-        why = f"Port {config.site.listen} would be the site's and, on 127.0.0.1, that of {name} alone."
-        yield Remark("site.listen", why, f"Choose a port outside {ports[0]} to {ports[-1]}, or other instance_ports.")
+    for port, key in config.site.listeners.items():
+        if port in ports:
+            name = config.upstream.servers[port - ports[0]].name
+            why = f"Port {port} would be the site's and, on 127.0.0.1, that of {name} alone."
+            yield Remark(key, why, f"Choose a port outside {ports[0]} to {ports[-1]}, or other instance_ports.")
 
 
 def _port_of_other_stack(config: ClusterConfig, facts: Facts) -> Remarks:
     # Both at a time can't be.
     for path, ports in (
-        ("site.listen", range(config.site.listen, config.site.listen + 1)),
+        *((key, range(port, port + 1)) for port, key in config.site.listeners.items()),
         ("site.instance_ports", _instance_ports(config)),
     ):
         taken = {port: stack for port, stack in sorted(facts.other_listens.items()) if port in ports}
@@ -63,18 +72,87 @@ def _port_of_other_stack(config: ClusterConfig, facts: Facts) -> Remarks:
 
 def _privileged_port(config: ClusterConfig, facts: Facts) -> Remarks:
     # nginx: bind() failed (13: Permission denied), unless the machine allows it.
-    for key in ("listen", "instance_ports"):
-        port = getattr(config.site, key)
+    for port, key in (*config.site.listeners.items(), (config.site.instance_ports, "site.instance_ports")):
         if facts.privileged is False and port is not None and port < PRIVILEGED_PORTS:
             why = f"Only root may listen on port {port}, unless this machine allows it to others."
-            yield Remark(f"site.{key}", why, "Choose a port from 1024, or run as root.")
+            yield Remark(key, why, "Choose a port from 1024, or run as root.")
 
 
 def _https_port(config: ClusterConfig, _facts: Facts) -> Remarks:
-    # There is no TLS yet.
-    if config.site.listen == HTTPS_PORT:
+    if config.site.listen == HTTPS:
         why = "nginx speaks plain HTTP on this port, and browsers expect HTTPS on 443."
-        yield Remark("site.listen", why, "Choose another port, such as 80, behind something that ends TLS.")
+        yield Remark("site.listen", why, "Choose another port, such as 80, and let site.tls listen on 443.")
+
+
+def _https_elsewhere(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # On one's own machine another port than 443 is the usual thing.
+    tls = config.site.tls
+    if tls is not None and tls.files is not None and (tls.listen == HTTPS) != (config.site.listen == HTTP):
+        key, port = ("listen", HTTP) if tls.listen == HTTPS else ("tls.listen", HTTPS)
+        why = "One of the two ports is the one that browsers ask by themselves, and the other one is not."
+        yield Remark(f"site.{key}", why, f"Choose {port}, unless something before nginx leads there.")
+
+
+def _self_signed(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # A browser that was not told of the authority shows a warning instead of the site.
+    if config.site.tls is not None and config.site.tls.self_signed and not config.platform.traits.private:
+        why = "No browser believes the stack's own authority until its user has told it to."
+        yield Remark("site.tls.self_signed", why, "Use it for development; for others give a certificate by `files`.")
+
+
+def _certificate_files(config: ClusterConfig, facts: Facts) -> Remarks:
+    # What nginx or a browser would refuse, before anything is changed.
+    files = config.site.tls.files if config.site.tls is not None else None
+    if files is None or facts.root is None or facts.now is None:
+        return
+    try:
+        found = certificate_of(config, facts.root, "", facts.now)
+    except CertificateError as error:
+        key, why = str(error).split(": ", 1)
+        yield Remark(key, f"{why[:1].upper()}{why[1:]}.", "Give nginx a certificate that a browser takes.")
+        return
+    assert found is not None  # noqa: S101 - it has TLS
+
+
+def _ending_certificate(config: ClusterConfig, facts: Facts) -> Remarks:
+    # Certificates of public authorities last 90 days, soon 45; what renews them has a month, or two weeks.
+    files = config.site.tls.files if config.site.tls is not None else None
+    if files is None or facts.root is None or facts.now is None:
+        return
+    try:
+        end = ending(facts.root, files)
+    except CertificateError:
+        return  # another rule says so
+    left = (end - facts.now).days
+    if left < FEW_DAYS:
+        why = f"The certificate ends in {left} days, on {end:%Y-%m-%d}: browsers show no page from then on."
+        yield Remark("site.tls.files.certificate", why, "Renew it, and say `cluster up`.")
+
+
+def _readable_key(config: ClusterConfig, facts: Facts) -> Remarks:
+    # Whoever has the key can be the site.
+    files = config.site.tls.files if config.site.tls is not None else None
+    if files is None or facts.root is None:
+        return
+    with contextlib.suppress(OSError):  # another rule says so
+        mode = stat.S_IMODE((facts.root / files.key).stat().st_mode)
+        if mode & 0o077:
+            why = f"Others on this machine can read the key (mode {mode:04o}), and with it be the site."
+            yield Remark("site.tls.files.key", why, f"Let its owner alone read it: chmod 600 {files.key} .")
+
+
+def _hsts_ladder(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # https://hstspreload.org: five minutes, a week, a month, and only then two years.
+    hsts = config.site.tls.hsts if config.site.tls is not None else None
+    if hsts is not None and hsts.max_age.seconds > LADDER[-1] and not hsts.preload:
+        yield Remark(
+            "site.tls.hsts.max_age",
+            "Nobody can take it back: a browser asks by https alone until it is over.",
+            "Climb: 5m, 7d, 30d, each for as long as it says without complaints, and then 730d.",
+        )
+    if hsts is not None and config.site.tls is not None and config.site.tls.self_signed:
+        why = "A browser that does not believe the stack's authority can't be told to go on any more."
+        yield Remark("site.tls.hsts", why, "Leave it out where the certificate is self_signed.")
 
 
 def _duplicate_server_names(config: ClusterConfig, _facts: Facts) -> Remarks:
@@ -103,14 +181,6 @@ def _any_host(config: ClusterConfig, _facts: Facts) -> Remarks:
         "With `_` Django believes any Host header (ALLOWED_HOSTS is '*'), for example in a mail that resets a password."
     )
     yield Remark(f"site.server_names[{number}]", why, "Name the site's hosts instead of `_`.")
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _unlimited_bodies(config: ClusterConfig, _facts: Facts) -> Remarks:
@@ -236,6 +306,22 @@ SITE_RULES = (
     Rule("port-of-other-stack", WARNING, "Another stack listens on the same port.", _port_of_other_stack),
     Rule("privileged-port", WARNING, "Only root may listen on ports below 1024.", _privileged_port),
     Rule("https-port", WARNING, "Port 443 without TLS.", _https_port),
+    Rule(
+        "https-elsewhere",
+        NOTE,
+        "One of the ports of http and https is the usual one, and the other is not.",
+        _https_elsewhere,
+    ),
+    Rule("self-signed", WARNING, "A certificate by the stack's own authority, for others than oneself.", _self_signed),
+    Rule("certificate", ERROR, "A certificate or a key that nginx or a browser refuses.", _certificate_files),
+    Rule("certificate-ends", WARNING, "A certificate that ends within 14 days.", _ending_certificate),
+    Rule("readable-key", WARNING, "A private key that others can read.", _readable_key),
+    Rule(
+        "hsts",
+        WARNING,
+        "Strict-Transport-Security that is longer than anybody has tried, or can't be kept.",
+        _hsts_ladder,
+    ),
     Rule("duplicate-server-name", WARNING, "nginx ignores a server name that stands twice.", _duplicate_server_names),
     Rule("any-host", WARNING, "With `_` Django believes any Host header.", _any_host),
     Rule("unlimited-bodies", WARNING, "nginx takes request bodies of any size.", _unlimited_bodies),

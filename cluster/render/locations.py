@@ -31,7 +31,7 @@ def locations(topology: Topology, paths: NginxPaths, version: Version, upstream:
         # What the runtime answers is not the public's, by nginx's reading of the path and by the client's.
         block("if", "$cluster_internal", of=[d("return", 404)]),
         block("location", "^~", "/-/", of=[d("return", 404)]),
-        block("location", "/", of=[*_closing(paths, "@closing", closes=closes), *proxy]),
+        block("location", "/", of=[*polite(paths, "@closing", closes=closes), *proxy]),
     ]
     if closes:
         locations.append(block("location", "@closing", of=[d("keepalive_timeout", 0), *proxy]))
@@ -46,7 +46,7 @@ def locations(topology: Topology, paths: NginxPaths, version: Version, upstream:
                 "location",
                 "^~",
                 str(media.url),
-                of=[*_closing(paths, closing, closes=closes and not internal), *files],
+                of=[*polite(paths, closing, closes=closes and not internal), *files],
             )
         )
         if closes and not internal:
@@ -79,7 +79,7 @@ def _media(topology: Topology, paths: NginxPaths, media: Media, *, internal: boo
     ]
 
 
-def _closing(paths: NginxPaths, location: str, *, closes: bool) -> list[Directive]:
+def polite(paths: NginxPaths, location: str, *, closes: bool) -> list[Directive]:
     """Before 1.27.4 a reload closes idle client connections at once, and a request that is on its way is lost.
 
     So before a reload `closing` is made: every response then ends its connection, and when the reload comes there are
@@ -92,7 +92,7 @@ def _closing(paths: NginxPaths, location: str, *, closes: bool) -> list[Directiv
 
 def _static_locations(url: str, paths: NginxPaths, *, closes: bool) -> list[Directive]:
     """Return where static files are; a page of the former release may still ask for that one's."""
-    closing = _closing(paths, "@closing_static", closes=closes)
+    closing = polite(paths, "@closing_static", closes=closes)
     found = [
         block("location", "^~", url, of=[*closing, *_static(paths, "current", "@previous_static")]),
         block("location", "@previous_static", of=_static(paths, "previous", "=404")),

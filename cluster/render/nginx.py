@@ -7,17 +7,19 @@ on every platform but for the paths in `NginxPaths`.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cluster.render.directives import Directive, block, build, d
 from cluster.render.internal import DIGEST_PLACE
 from cluster.render.mime import COMPRESSED, MEDIA_TYPES
 from cluster.render.site import site
+from cluster.render.tls import private_files
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE, Version
 
 if TYPE_CHECKING:
     from cluster.render.paths import NginxPaths
+    from cluster.tls.certificates import Certificate
     from cluster.topology import Topology
 
 #: Of each nginx worker: files, and connections with some room for files beside them. One address can open 28,000 (the
@@ -31,22 +33,33 @@ ENABLED_SITE = "sites-enabled/cluster"
 
 @dataclass(frozen=True, kw_only=True)
 class NginxConfig:
-    """A rendered configuration: the text of each file by its path, links by theirs, and the digest nginx tells."""
+    """A rendered configuration: the text of each file by its path, links by theirs, and the digest nginx tells.
+
+    private: the certificate and its key, for nginx alone. The digest is not of them, but of what tells them apart: who
+    asks what nginx should run need not hold a secret.
+    """
 
     files: dict[str, str]
     links: dict[str, str]
     digest: str
+    private: dict[str, str] = field(default_factory=dict, repr=False)
 
 
-def render_nginx(topology: Topology, paths: NginxPaths, version: Version) -> NginxConfig:
-    """Render the configuration for an nginx of `version`."""
+def render_nginx(
+    topology: Topology, paths: NginxPaths, version: Version, certificate: Certificate | None = None
+) -> NginxConfig:
+    """Render the configuration for an nginx of `version`; `certificate` is the site's, where it has TLS."""
+    if (certificate is None) != (topology.config.site.tls is None):
+        raise ValueError("a site with TLS has a certificate, and no other site has")
     files = {
         "nginx.conf": build(_main(topology, paths, version)),
-        SITE: build(site(topology, paths, version)),
+        SITE: build(site(topology, paths, version, certificate)),
     }
     digest = hashlib.sha256("\0".join(f"{path}\0{text}" for path, text in sorted(files.items())).encode()).hexdigest()
     files = {path: text.replace(DIGEST_PLACE, digest) for path, text in files.items()}
-    return NginxConfig(files=files, links={ENABLED_SITE: f"../{SITE}"}, digest=digest)
+    return NginxConfig(
+        files=files, links={ENABLED_SITE: f"../{SITE}"}, digest=digest, private=private_files(certificate)
+    )
 
 
 def _main(topology: Topology, paths: NginxPaths, version: Version) -> list[Directive]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cluster.render import tls
 from cluster.render.directives import Directive, block, d
 from cluster.render.internal import internal_server
-from cluster.render.locations import locations, media_of
+from cluster.render.locations import locations, media_of, polite
 from cluster.render.upstreams import instance_upstream, upstream
+from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 
 if TYPE_CHECKING:
+    from cluster.config.site import Tls
     from cluster.render.paths import NginxPaths
     from cluster.render.versions import Version
+    from cluster.tls.certificates import Certificate
     from cluster.topology import Instance, Topology
 
 #: Where requests are counted by their client's address: room for 160,000 addresses at a time.
@@ -21,13 +25,14 @@ ADDRESSES = "cluster_addresses"
 _ATTACHED = r"~*\.(x?html?|shtml|mhtml?|xht|svgz?|xml|xslt?|swf|js|mjs|wasm)$"
 
 
-def site(topology: Topology, paths: NginxPaths, version: Version) -> list[Directive]:
+def site(topology: Topology, paths: NginxPaths, version: Version, certificate: Certificate | None) -> list[Directive]:
     """Return the whole file of the site: what it shares, its upstreams, and its servers."""
     ports = [instance for instance in topology.instances if instance.port is not None]
     return [
         *_maps(topology),
         *_address_zone(topology),
         *_proxy_defaults(topology),
+        *tls.defaults(certificate),
         upstream(topology, paths),
         *(instance_upstream(instance, paths) for instance in ports),
         *_servers(topology, paths, version),
@@ -43,7 +48,7 @@ def _port_entries(topology: Topology) -> list[Directive]:
     return [
         d("default", ""),
         *(d(name, "") for name in plain),
-        *(d(f"{name}:{site.listen}", f":{site.listen}") for name in plain),
+        *(d(f"{name}:{port}", f":{port}") for name in plain for port in site.listeners),
         d(r"~:(?<cluster_port_number>[0-9]+)$", ":$cluster_port_number"),
     ]
 
@@ -103,8 +108,10 @@ def _address_limit(topology: Topology) -> list[Directive]:
 
 def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Directive]:
     site = topology.config.site
-    address = f"{paths.listen_address}:{site.listen}" if paths.listen_address else str(site.listen)
+    address = _address(paths, site.listen)
     anybody = "_" in site.server_names
+    names = d("server_name", *site.server_names)
+    default = ["default_server"] if anybody else []
     servers = []
     if not anybody:
         # A name that is not the site's: no answer at all.
@@ -114,12 +121,19 @@ def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Di
                 of=[d("listen", address, "default_server"), d("server_name", ""), d("return", 444)],
             )
         )
+    listening = [d("listen", address, *default)]
+    if site.tls is not None:
+        servers.append(block("server", of=[*listening, names, *_to_https(site.tls, paths, version)]))
+        address = _address(paths, site.tls.listen)
+        if not anybody:
+            servers.append(tls.default_server(topology.config, site.tls, address, version))
+        listening = tls.listening(site.tls, address, version, *default)
     servers.append(
         block(
             "server",
             of=[
-                d("listen", address, *(["default_server"] if anybody else [])),
-                d("server_name", *site.server_names),
+                *listening,
+                names,
                 d("client_max_body_size", str(site.client_max_body_size)),
                 *_address_limit(topology),
                 *locations(topology, paths, version, "cluster"),
@@ -127,6 +141,22 @@ def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Di
         )
     )
     return servers
+
+
+def _address(paths: NginxPaths, port: int) -> str:
+    return f"{paths.listen_address}:{port}" if paths.listen_address else str(port)
+
+
+def _to_https(secure: Tls, paths: NginxPaths, version: Version) -> list[Directive]:
+    """Send every visitor to https; by nginx before 1.27.4, which loses idle connections in a reload, politely."""
+    redirect = tls.redirect(secure)
+    if version >= KEEPALIVE_MIN_TIMEOUT_SINCE:
+        return [redirect]
+    closing = "@closing"
+    return [
+        block("location", "/", of=[*polite(paths, closing, closes=True), redirect]),
+        block("location", closing, of=[d("keepalive_timeout", 0), redirect]),
+    ]
 
 
 def _proxy_defaults(topology: Topology) -> list[Directive]:

@@ -35,6 +35,18 @@ class StackPaths(ABC):
         """Which releases have served."""
         return self.state / "history.json"
 
+    @property
+    def authority(self) -> Path:
+        """The certificate of the stack's own authority, for browsers to trust."""
+        return self.state / "authority.pem"
+
+    def shown_authority(self) -> str:
+        """Return it; empty where there is none, or it can't be read."""
+        try:
+            return self.authority.read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError):
+            return ""
+
     @abstractmethod
     def served(self) -> tuple[list[str], str | None]:
         """Return the releases that have served, the latest last, and the one that serves: by other marks than that."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from cluster.config.models import ClusterConfig
     from cluster.services import Service
+    from cluster.tls.certificates import Certificate
     from cluster.topology import Topology
 
 #: Directories of sockets: the instances', the memcached nodes', PostgreSQL's.
@@ -80,9 +81,10 @@ def base_image(config: ClusterConfig, image: str) -> str:
     return getattr(config.images, image, None) or config.images.base
 
 
-def nginx_config(topology: Topology) -> NginxConfig:
-    """Return nginx's configuration, for the version that its base image has."""
-    return render_nginx(topology, nginx_paths(topology), version_in_image(base_image(topology.config, "nginx")))
+def nginx_config(topology: Topology, certificate: Certificate | None = None) -> NginxConfig:
+    """Return nginx's configuration, for the version that its base image has; with the site's certificate."""
+    version = version_in_image(base_image(topology.config, "nginx"))
+    return render_nginx(topology, nginx_paths(topology), version, certificate)
 
 
 def runtime_paths(topology: Topology, digest: str) -> RuntimePaths:

@@ -98,8 +98,11 @@ def _pump_in(connection: socket.socket, process: subprocess.Popen[bytes]) -> Non
 
 
 @contextlib.contextmanager
-def endpoints(engine: Engine, stack: str, topology: Topology, release: str) -> Iterator[Endpoints]:
-    """Give verify the endpoints of a stack; EngineError where nginx does not run."""
+def endpoints(engine: Engine, stack: str, topology: Topology, release: str, authority: str) -> Iterator[Endpoints]:
+    """Give verify the endpoints of a stack; EngineError where nginx does not run.
+
+    authority: signs the site's certificate, PEM, where that is the stack's own.
+    """
     running = engine.containers(stack, "nginx")
     if not running:
         raise EngineError("nginx is not running")
@@ -111,6 +114,7 @@ def endpoints(engine: Engine, stack: str, topology: Topology, release: str) -> I
             site=Endpoint(host=engine.address(), port=topology.config.site.listen),
             release=release,
             intruders=lambda: intruders(engine, stack),
+            authority=authority,
         )
 
 

@@ -79,7 +79,7 @@ def _port_in_use(docker: DockerStack, words: str) -> str:
     site = docker.stack.config.site
     found = PORT.search(words)
     port = int(found["port"]) if found else site.listen
-    key = "site.listen" if port == site.listen else "site.instance_ports"
+    key = site.listeners.get(port, "site.instance_ports")
     return f"{key}: port {port} is in use by another program; choose another, or stop that one"
 
 

@@ -12,6 +12,7 @@ from platforms.docker.container_paths import nginx_config
 from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, SERVICE_LABEL, Engine, Live
 
 if TYPE_CHECKING:
+    from cluster.tls.certificates import Certificate
     from cluster.topology import Topology
 
 #: Digits of a container's id that are its host name.
@@ -20,16 +21,20 @@ SHORT_ID = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """A stack as it is: `containers` by what `docker inspect` says, `live` as nginx and the instances say."""
+    """A stack as it is: `containers` by what `docker inspect` says, `live` as nginx and the instances say.
+
+    certificate: the site's, as far as it is known without secrets.
+    """
 
     live: Live
     containers: tuple[dict[str, Any], ...]
     topology: Topology
+    certificate: Certificate | None = None
 
     @property
     def nginx_current(self) -> bool:
         """Whether nginx runs what the stack file says."""
-        return self.live.nginx == nginx_config(self.topology).digest
+        return self.live.nginx == nginx_config(self.topology, self.certificate).digest
 
     @property
     def release(self) -> str | None:
@@ -139,7 +144,7 @@ def release_of(process: str | None) -> str | None:
     return None if process is None else process.partition(".")[0]
 
 
-def observe(engine: Engine, stack: str, topology: Topology) -> Observed:
+def observe(engine: Engine, stack: str, topology: Topology, certificate: Certificate | None) -> Observed:
     """Look at everything that runs; EngineError where the engine is away."""
     containers = engine.inspect(engine.containers(stack, stopped=True))
-    return Observed(live=engine.live(stack), containers=tuple(containers), topology=topology)
+    return Observed(live=engine.live(stack), containers=tuple(containers), topology=topology, certificate=certificate)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cluster.config import stack_path
-from cluster.config.models import SECRET_KEYS
+from cluster.config.models import AUTHORITY, SECRET_KEYS
 from cluster.config.units import moment_text
 from cluster.errors import CommandError
 from cluster.services import asked_by
 from cluster.stack.history import KEPT_RELEASES, History
+from cluster.tls.authority import make_authority, show_authority
 from cluster.topology import build_topology
 from cluster_runtime.migrations import lacking_url
 from cluster_runtime.sessions.ended import ENDED, MARKS_VARIABLE
@@ -49,10 +50,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from cluster.checks import Check
     from cluster.lint import Facts
     from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
-    from cluster.verify import Check
     from platforms.base import Gate, Voice
 
 
@@ -87,6 +88,18 @@ class DockerPlatform:
         """Set Pulumi and the stack up."""
         _ = self.docker
         self.pulumi.set_up()
+        tls = self.stack.config.site.tls
+        if tls is not None and tls.self_signed:
+            self._ensure_authority()
+
+    def _ensure_authority(self) -> None:
+        """Make the authority of a site that signs its own certificate, and show what browsers are to trust."""
+        authority = self.pulumi.secret(AUTHORITY)
+        if authority is None:
+            authority = make_authority(self.stack.name, dt.datetime.now(dt.UTC))
+            self.pulumi.set_secret(AUTHORITY, authority)
+            self.voice.say(f"making the stack's own authority: browsers are to trust {self.paths.authority}")
+        show_authority(self.paths.authority, authority)
 
     @contextmanager
     def plan(self, wanted: Forward | Back, gate: Gate) -> Iterator[Change]:
@@ -234,7 +247,7 @@ class DockerPlatform:
 
     def nginx_config(self) -> NginxConfig:
         """Return nginx's configuration, for the version that its base image has."""
-        return container_paths.nginx_config(build_topology(self.stack.config))
+        return container_paths.nginx_config(build_topology(self.stack.config), DockerStack(self.stack).certificate)
 
     def logs(self, *, lines: int, follow: bool) -> list[LogSource]:
         """Return the log of each container that is no task's."""
@@ -346,7 +359,8 @@ def _checked(docker: DockerStack, release: str) -> list[Check]:
     from cluster.verify import verify as verified  # noqa: PLC0415
     from platforms.docker.endpoints import endpoints  # noqa: PLC0415 - most commands send no requests
 
-    with endpoints(docker.engine, docker.label, docker.topology, release) as there:
+    authority = paths(docker.stack).shown_authority()
+    with endpoints(docker.engine, docker.label, docker.topology, release, authority) as there:
         return verified(docker.topology, there)
 
 

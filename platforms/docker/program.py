@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cluster.config import ClusterConfig
     from cluster.lint import Facts
     from cluster.release import RuntimePaths
+    from cluster.tls.certificates import Certificate
     from cluster.topology import Topology
     from platforms.base import Ground
     from platforms.docker.engine import Live
@@ -75,12 +76,13 @@ class DockerGround:
         found: dict[str, Any] = json.loads((self.work / release / "config.json").read_text(encoding="utf-8"))
         return found
 
-    def resources(self, secrets: pulumi.Output[str]) -> Docker:
+    def resources(self, secrets: pulumi.Output[str], certificate: Certificate | None) -> Docker:
         """Return what makes the images, containers, volumes and networks."""
         return Docker(
             target=Target(stack=self.label, work=self.work, engine=self.engine),
             live=self.live,
             secrets=secrets,
+            certificate=certificate,
             # Before sites had names, a program had one.
             former=self.site is None,
         )

@@ -41,12 +41,13 @@ from platforms.docker.scripts import Variable
 from platforms.docker.specs import instance_spec, service_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from cluster.config.models import ClusterConfig
     from cluster.release import ReleaseSpec
     from cluster.render.nginx import NginxConfig
     from cluster.services import Service
+    from cluster.tls.certificates import Certificate
     from cluster.topology import Topology
     from platforms.docker.engine import Live
     from platforms.docker.family import Target
@@ -61,12 +62,14 @@ class Docker:
 
     secrets: the stack's secrets, a JSON object; a secret output.
     live: what runs, as found when the program began.
+    certificate: the site's, with its key.
     former: whether the stack may have been made before its resources were called after their components.
     """
 
     target: Target
     live: Live
     secrets: pulumi.Output[str]
+    certificate: Certificate | None = None
     former: bool = False
 
     def _family(self, component: str, opts: pulumi.ResourceOptions) -> Family:
@@ -431,7 +434,7 @@ class Docker:
         lone = [Ports(port=i.port, ip="127.0.0.1") for i in topology.instances if i.port is not None]
         (service,) = topology.of_kind(Kind.NGINX)
         image = own.service_image(service, config)
-        spec = replace(daemon_spec(service), ports=(Ports(port=config.site.listen), *lone))
+        spec = replace(daemon_spec(service), ports=(*(Ports(port=port) for port in config.site.listeners), *lone))
         # Said while the former one still listens elsewhere.
         free = own.command(
             "nginx-ports",
@@ -457,7 +460,7 @@ class Docker:
             alone=True,
         )
         version = version_in_image(base_image(config, "nginx"))
-        rendered = nginx_config(topology)
+        rendered = nginx_config(topology, self.certificate)
         delivered = own.command(
             "nginx-config",
             scripts.script("deliver.sh"),
@@ -467,6 +470,7 @@ class Docker:
                 "DIGEST": rendered.digest,
                 "POLITE": "no" if version >= KEEPALIVE_MIN_TIMEOUT_SINCE else "yes",
                 "TURN": str(self.live.next_nginx_generation(rendered.digest)),
+                **({"PRIVATE": pulumi.Output.secret(delivered_files(rendered.private))} if rendered.private else {}),
             },
             after=instances.ready,
         )
@@ -475,8 +479,13 @@ class Docker:
 
 def delivery(config: NginxConfig) -> str:
     """Return a configuration as `nginx/deliver` reads it: each file after a line with its name, then the links."""
-    files = "".join(f"# file {path}\n{text}" for path, text in sorted(config.files.items()))
-    return files + "".join(f"# link {path} {target}\n" for path, target in sorted(config.links.items()))
+    links = "".join(f"# link {path} {target}\n" for path, target in sorted(config.links.items()))
+    return delivered_files(config.files) + links
+
+
+def delivered_files(files: Mapping[str, str]) -> str:
+    """Return files as `nginx/deliver` reads them."""
+    return "".join(f"# file {path}\n{text}" for path, text in sorted(files.items()))
 
 
 def _volume_words(mounts: Sequence[Mount]) -> pulumi.Output[str]:

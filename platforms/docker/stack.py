@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING
 
 import yaml
 
 from cluster.config import stack_path
 from cluster.errors import CommandError
+from cluster.tls.certificates import named
 from cluster.topology import Topology, build_topology
 from platforms.docker.engine import Engine
 from platforms.docker.observe import Observed, observe
@@ -15,6 +17,7 @@ from platforms.docker.paths import DockerPaths
 
 if TYPE_CHECKING:
     from cluster.stack.opened import Stack
+    from cluster.tls.certificates import Certificate
 
 
 class DockerStack:
@@ -26,9 +29,14 @@ class DockerStack:
         self.engine = Engine(engine_host(stack))
         self.label = f"{project_name(stack)}/{stack.name}"
 
+    @property
+    def certificate(self) -> Certificate | None:
+        """The site's, as far as it is known without secrets. CertificateError where its file can't be read."""
+        return named(self.stack.config, self.stack.root, dt.datetime.now(dt.UTC))
+
     def observe(self) -> Observed:
         """Look at what runs; EngineError where the engine is away."""
-        return observe(self.engine, self.label, self.topology)
+        return observe(self.engine, self.label, self.topology, self.certificate)
 
     def instance_container(self, name: str) -> str:
         """Return the container that holds an instance's name; CommandError where none does."""

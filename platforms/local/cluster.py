@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import posixpath
 import signal
 import stat
 from typing import TYPE_CHECKING, Any
 
 from cluster.config import StackFileError, parse_config
-from cluster.config.models import DatabaseEngine, dump
+from cluster.config.models import AUTHORITY, DatabaseEngine, dump
 from cluster.interpreters import find_interpreter, needs_of, request
 from cluster.kept import make_way, remove_tree
 from cluster.machine.ports import is_free
@@ -17,7 +18,8 @@ from cluster.requirements import read_requirements
 from cluster.sessions import Lasting, of_release, refused_loss
 from cluster.source import is_file_name
 from cluster.stack.history import History
-from cluster.stack.secrets import ensure_secrets, restore_secrets
+from cluster.stack.secrets import ensure_secrets, restore_secrets, write_secret
+from cluster.tls.authority import make_authority, show_authority
 from cluster.topology import build_topology
 from cluster_runtime.gate import probe
 from cluster_runtime.instance_link import InstanceLink
@@ -68,9 +70,20 @@ class LocalCluster(Site):
         interpreter = find_interpreter(needs, self.paths.pythons, options, self.owner.name)
         self.builder.interpreter = interpreter
         secrets = ensure_secrets(self.paths.secrets)
+        self._ensure_authority()
         return specify(
             *(self.config, root, secrets, str(interpreter)), requirements=found, python_request=request(needs)
         )
+
+    def _ensure_authority(self) -> None:
+        """Make the authority of a site that signs its own certificate, and show what browsers are to trust."""
+        if self.config.site.tls is None or not self.config.site.tls.self_signed:
+            return
+        path = self.paths.secrets / AUTHORITY
+        if not path.exists():
+            write_secret(path, make_authority(self.paths.stack, dt.datetime.now(dt.UTC)))
+            self.say(f"making the stack's own authority: browsers are to trust {self.paths.authority}")
+        show_authority(self.paths.authority, path.read_text(encoding="ascii"))
 
     def said_of_sessions(self) -> list[dict[str, Any] | None]:
         """Return what the processes that hold names say of their sessions; None where one says nothing.
@@ -337,7 +350,7 @@ class LocalCluster(Site):
         nginx = {one.pid for one in stack_processes(self.paths) if one.kind in (Kind.NGINX, Kind.WORKER)}
         # Where another user's processes do not tell their sockets, what the configuration in place says is ours.
         ours = {port for _pid, port in listening_ports(nginx)} or (self._ports_in_place() if nginx else set())
-        wanted = [("site.listen", "0.0.0.0", self.config.site.listen)]  # noqa: S104 - as nginx will listen
+        wanted = [(key, "0.0.0.0", port) for port, key in self.config.site.listeners.items()]  # noqa: S104 - as nginx will listen
         wanted += [("site.instance_ports", "127.0.0.1", i.port) for i in self.topology.instances if i.port is not None]
         taken = [
             f"{key}: port {port} is in use by another program; choose another, or stop that one"
@@ -353,7 +366,7 @@ class LocalCluster(Site):
             topology = build_topology(parse_config(self.nginx.current_stack() or {}))
         except StackFileError:
             return set()
-        return {topology.config.site.listen, *(one.port for one in topology.instances if one.port is not None)}
+        return {*topology.config.site.listeners, *(one.port for one in topology.instances if one.port is not None)}
 
     def down(self) -> None:
         """Stop everything; data, releases and logs stay."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from cluster.errors import ClusterError
-from cluster.kept import HurtFile, make_way, point_at, read_kept, remove_tree, sync_tree, write_kept
+from cluster.kept import HurtFile, make_way, point_at, read_kept, remove_tree, sync_tree, write_durably, write_kept
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE, OLDEST, Version
 from cluster_runtime.unix_http import UnixConnection
 from platforms.local.orphans import Kind, stack_processes
@@ -183,6 +183,8 @@ class Nginx:
             for path, text in {**config.files, STACK: json.dumps(stack)}.items():
                 (new / path).parent.mkdir(parents=True, exist_ok=True)
                 (new / path).write_text(text, encoding="utf-8")
+            for path, text in config.private.items():
+                write_durably(new / path, text)
             for path, target in config.links.items():
                 (new / path).parent.mkdir(parents=True, exist_ok=True)
                 (new / path).symlink_to(target)
@@ -293,7 +295,8 @@ class Nginx:
 def _holds(directory: Path, config: NginxConfig) -> bool:
     """Tell whether the files of a configuration are in `directory` as they were rendered."""
     try:
-        return all((directory / path).read_bytes() == text.encode() for path, text in config.files.items()) and all(
+        files = {**config.files, **config.private}
+        return all((directory / path).read_bytes() == text.encode() for path, text in files.items()) and all(
             str((directory / path).readlink()) == target for path, target in config.links.items()
         )
     except OSError:

@@ -24,6 +24,7 @@ from cluster.sessions import Lasting, refusal, refused_loss, refused_rollback
 from cluster.stack.history import History, locked
 from cluster.stack.rotation import unverified_by
 from cluster.stack.secrets import ensure_secrets, keep_dropped, write_secret
+from cluster.tls.certificates import named
 from cluster.topology import build_topology
 from cluster_runtime.sessions.ended import ENDED, MARKS_VARIABLE
 from cluster_runtime.status import SERVING
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from cluster.checks import Check
     from cluster.lint import Facts
     from cluster.stack.opened import Stack
-    from cluster.verify import Check
     from platforms.base import Back, Gate, Voice
     from platforms.local.cluster import LocalCluster
     from platforms.local.plan import Plan
@@ -305,6 +306,7 @@ class LocalPlatform:
             site=Endpoint(host="127.0.0.1", port=self.stack.config.site.listen),
             release=release,
             intruders=intruders,
+            authority=self.paths.shown_authority(),
         )
         return verify(cluster.topology, there)
 
@@ -314,7 +316,8 @@ class LocalPlatform:
             return self.cluster.nginx_config()
         except (NginxError, CommandError):
             topology = build_topology(self.stack.config)
-            return render_nginx(topology, self.paths.nginx_paths(topology, None), NEW_NGINX)
+            certificate = named(self.stack.config, self.stack.root, dt.datetime.now(dt.UTC))
+            return render_nginx(topology, self.paths.nginx_paths(topology, None), NEW_NGINX, certificate)
 
     def logs(self, *, lines: int, follow: bool) -> list[LogSource]:
         """Return the log of each instance's releases, and nginx's, Supervisor's and the nodes'."""
@@ -353,7 +356,7 @@ class LocalPlatform:
 
 def _other_listens(stack: Stack) -> dict[int, str]:
     """Return the ports of other stacks on this machine."""
-    found = {}
+    found: dict[int, str] = {}
     for path in sorted((stack.root / STACKS).glob("Pulumi.*.yaml")):
         name = path.name[7:-5]
         if name == stack.name:
@@ -363,7 +366,7 @@ def _other_listens(stack: Stack) -> dict[int, str]:
         except StackFileError:
             continue  # its own commands say so
         if other.platform is stack.config.platform:
-            found[other.site.listen] = name
+            found |= dict.fromkeys(other.site.listeners, name)
     return found
 
 

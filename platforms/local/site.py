@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from typing import TYPE_CHECKING
 
+from cluster.config.models import AUTHORITY
 from cluster.errors import ClusterError
 from cluster.kept import HurtFile
 from cluster.machine.owner import find_owner
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.stack.history import History
+from cluster.tls.certificates import certificate_of, named
 from cluster.topology import build_topology
 from platforms.local.builder import Builder
 from platforms.local.nginx import Nginx
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
     from cluster.config.models import ClusterConfig
     from cluster.services import Service
+    from cluster.tls.certificates import Certificate
     from platforms.local.paths import LocalPaths
 
 
@@ -57,7 +61,16 @@ class Site:
 
     def nginx_config(self) -> NginxConfig:
         """Return nginx's configuration for this machine."""
-        return render_nginx(self.topology, self.paths.nginx_paths(self.topology, self.nginx.user), self.nginx.version)
+        paths = self.paths.nginx_paths(self.topology, self.nginx.user)
+        return render_nginx(self.topology, paths, self.nginx.version, self.certificate())
+
+    def certificate(self) -> Certificate | None:
+        """Return the site's certificate, without its key where the authority that signs it is not made yet."""
+        now, authority = dt.datetime.now(dt.UTC), self.paths.secrets / AUTHORITY
+        if self.config.site.tls is None or (self.config.site.tls.self_signed and not authority.exists()):
+            return named(self.config, self.paths.root, now)
+        known = authority.read_text(encoding="ascii") if self.config.site.tls.self_signed else ""
+        return certificate_of(self.config, self.paths.root, known, now)
 
     def observe(self) -> Observed:
         """Look at what runs."""

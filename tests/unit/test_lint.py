@@ -13,6 +13,7 @@ import pytest
 from cluster.config import load_stack, parse_config
 from cluster.lint import RULES, Facts, Finding, Severity, lint
 from cluster.lint.variables import is_variable, variables_in
+from tests.certificates import made_certificates
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,6 +103,20 @@ def named(*names: str) -> dict[str, Any]:
 
 
 DOCKER = {"platform": "docker"}
+
+SELF_SIGNED: dict[str, Any] = {"site.tls": {"self_signed": True}}
+
+#: A certificate of a year, its key, another one's, and the key with a mode that lets others read it.
+NOW = dt.datetime(2026, 11, 27, tzinfo=dt.UTC)
+SOON, LATER = dt.datetime(2027, 12, 20, tzinfo=dt.UTC), dt.datetime(2028, 2, 1, tzinfo=dt.UTC)
+FILES = made_certificates(NOW)
+
+
+def tls(certificate: str, key: str | None = None, **keys: Any) -> dict[str, Any]:
+    files = {"certificate": f"{certificate}.pem", "key": f"{key or certificate}.key"}
+    return {"site.tls": {"files": files, **keys}}
+
+
 JANUARY, FEBRUARY = (dt.datetime(2026, month, 1, tzinfo=dt.UTC) for month in (1, 2))
 
 #: For each rule: stacks in which it fires, and stacks in which it does not.
@@ -713,6 +728,43 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         [case({"site.listen": 80}, privileged=True), case({"site.listen": 80}), case({}, privileged=False)],
     ),
     "https-port": ([case({"site.listen": 443}, "site.listen")], [case({"site.listen": 80})]),
+    "https-elsewhere": (
+        [
+            case(tls("ours", listen=443), "site.listen"),
+            case({**tls("ours"), "site.listen": 80}, "site.tls.listen"),
+        ],
+        [case(tls("ours")), case({**tls("ours", listen=443), "site.listen": 80}), case(SELF_SIGNED)],
+    ),
+    "self-signed": (
+        [case({**DOCKER, **SELF_SIGNED}, "site.tls.self_signed")],
+        [case(SELF_SIGNED), case({**DOCKER, **tls("ours")})],
+    ),
+    "certificate": (
+        [
+            case(tls("missing"), "site.tls.files.certificate", root=FILES, now=NOW),
+            case(tls("ours", key="other"), "site.tls.files.key", root=FILES, now=NOW),
+            case(tls("ours"), "site.tls.files.certificate", root=FILES, now=LATER),
+        ],
+        [case(tls("ours"), root=FILES, now=NOW), case(tls("missing")), case(SELF_SIGNED, root=FILES, now=NOW)],
+    ),
+    "certificate-ends": (
+        [case(tls("ours"), "site.tls.files.certificate", root=FILES, now=SOON)],
+        [case(tls("ours"), root=FILES, now=NOW), case(tls("missing"), root=FILES, now=NOW)],
+    ),
+    "readable-key": (
+        [case(tls("ours", key="open"), "site.tls.files.key", root=FILES)],
+        [case(tls("ours"), root=FILES), case(tls("missing"), root=FILES)],
+    ),
+    "hsts": (
+        [
+            case(tls("ours", hsts={"max_age": "365d"}), "site.tls.hsts.max_age"),
+            case({"site.tls": {"self_signed": True, "hsts": {"max_age": "5m"}}}, "site.tls.hsts"),
+        ],
+        [
+            case(tls("ours", hsts={"max_age": "30d"})),
+            case(tls("ours", hsts={"max_age": "730d", "include_subdomains": True, "preload": True})),
+        ],
+    ),
     "duplicate-server-name": (
         [
             case({"site.server_names": ["a.b", "c", "A.b"]}, "site.server_names[2]"),

@@ -23,6 +23,8 @@ PARENTS: dict[str, dict[str, Any]] = {
     "database": {"engine": "sqlite"},
     "hosts[]": {"name": "web1", "address": "web1", "host_key": "ssh-ed25519 AAAA", "roles": ["app"]},
     "schedule[]": {"name": "digest", "command": "manage.py digest", "at": "0 6 * * *"},
+    "site.tls": {"files": {"certificate": "site.pem", "key": "site.key"}},
+    "site.tls.hsts": {"max_age": "5m"},
     "upstream.servers[]": {"name": "app1"},
     "workers[]": {"name": "mail", "command": "manage.py db_worker"},
 }
@@ -91,12 +93,16 @@ def test_a_default_as_it_is_shown_means_the_same_as_leaving_the_key_out(key: Key
     assert dump(parse_config(with_it)) == dump(parse_config(without))
 
 
+#: As above, for one key: a site has either the one or the other.
+PARENTS_OF = {"site.tls.files": {"site.tls": {"self_signed": True}}}
+
+
 def put(values: dict[str, Any], path: str, value: object, *, given: bool = False) -> None:
     """Make what `path` needs around it; then, if `given`, put the value there."""
     here: Any = values
     *way, last = path.split(".")
     for number, step in enumerate(way, start=1):
-        parent = dict(PARENTS.get(".".join(way[:number]), {}))
+        parent = dict({**PARENTS, **PARENTS_OF.get(path, {})}.get(".".join(way[:number]), {}))
         name = step.removesuffix("[]")
         if name != step:
             here[name] = [parent]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from cli.showing import SCHEMA, document, print_checks, print_status
+from cluster.checks import Check
 from cluster.config import parse_config
 from cluster.stack.opened import Stack
-from cluster.verify import Check
 from platforms.base import InstanceStatus, NginxStatus, Process, ServiceStatus, Status
 from tests.unit.pulumi_mocks import stack_values
 

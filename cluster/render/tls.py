@@ -1,0 +1,90 @@
+"""TLS in nginx's words.
+
+Source: Mozilla's intermediate table, version 5.7 (https://ssl-config.mozilla.org), without its DHE ciphers: they need a
+file of parameters, and no client that it names needs them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cluster.endpoints import HTTPS
+from cluster.render.directives import Directive, block, d
+from cluster.tls.certificates import is_address
+
+if TYPE_CHECKING:
+    from cluster.config.models import ClusterConfig
+    from cluster.config.site import Tls
+    from cluster.render.versions import Version
+    from cluster.tls.certificates import Certificate
+
+#: From here on a server says `http2 on`; before that `listen` does.
+HTTP2_DIRECTIVE_SINCE: Version = (1, 25, 1)
+
+#: Beside nginx.conf; nginx finds them from its directory.
+CHAIN, KEY = "certificate.pem", "certificate.key"
+
+PROTOCOLS = ("TLSv1.2", "TLSv1.3")
+CURVES = "X25519:prime256v1:secp384r1"
+CIPHERS = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
+    "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
+    "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
+)
+
+
+def private_files(certificate: Certificate | None) -> dict[str, str]:
+    """Return what nginx alone may read, by its path in the configuration's directory."""
+    return {} if certificate is None else {CHAIN: certificate.chain, KEY: certificate.key}
+
+
+def defaults(certificate: Certificate | None) -> list[Directive]:
+    """Return what all listeners of TLS share; empty where there are none.
+
+    Sessions are resumed from a memory that this nginx's workers share, of 40,000 clients: where there are several nginx
+    hosts, another one makes a whole handshake. Tickets would need a key that all have, and that changes.
+    """
+    if certificate is None:
+        return []
+    return [
+        # Another certificate is another configuration: nginx tells by its digest which one it has.
+        {"directive": "#", "args": [], "comment": f" certificate: {certificate.label}"},
+        d("ssl_certificate", CHAIN),
+        d("ssl_certificate_key", KEY),
+        d("ssl_protocols", *PROTOCOLS),
+        d("ssl_ciphers", CIPHERS),
+        d("ssl_ecdh_curve", CURVES),
+        d("ssl_prefer_server_ciphers", "off"),
+        d("ssl_session_cache", "shared:cluster_tls:10m"),
+        d("ssl_session_timeout", "1d"),
+        d("ssl_session_tickets", "off"),
+        # A response begins with small records, so that a browser need not wait for a whole one.
+        d("ssl_buffer_size", "4k"),
+    ]
+
+
+def listening(tls: Tls, address: str, version: Version, *options: str) -> list[Directive]:
+    """Return what makes a server listen with TLS."""
+    on = version >= HTTP2_DIRECTIVE_SINCE
+    word = ["http2"] if tls.http2 and not on else []
+    return [d("listen", address, "ssl", *word, *options), *([d("http2", "on")] if tls.http2 and on else [])]
+
+
+def default_server(config: ClusterConfig, tls: Tls, address: str, version: Version) -> Directive:
+    """Return the server for names that are not the site's: no handshake with them, no answer.
+
+    A client that asks for an address names none in its handshake: where the site has an address for a name, the Host
+    header alone tells.
+    """
+    addressed = any(is_address(name) for name in config.site.server_names)
+    refusal = [] if addressed else [d("ssl_reject_handshake", "on")]
+    return block(
+        "server",
+        of=[*listening(tls, address, version, "default_server"), d("server_name", ""), *refusal, d("return", 444)],
+    )
+
+
+def redirect(tls: Tls) -> Directive:
+    """Return what sends a visitor of the plain port to https. 308: a POST stays one."""
+    port = "" if tls.listen == HTTPS else f":{tls.listen}"
+    return d("return", 308, f"https://$host{port}$request_uri")

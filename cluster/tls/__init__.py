@@ -1,0 +1,1 @@
+"""Certificates of a site, and checks of how it is reached by TLS."""

@@ -1,0 +1,187 @@
+"""Checks of https with real handshakes: the certificate, its names and its end, versions, and the way there."""
+
+from __future__ import annotations
+
+import datetime as dt
+import http.client
+import socket
+import ssl
+import urllib.parse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cluster.asking import TIMEOUT
+from cluster.checks import Check
+from cluster.endpoints import Endpoint
+from cluster.topology import site_host, site_origin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cluster.config.site import Tls
+    from cluster.topology import Topology
+
+#: Days before its end from which on a certificate is in somebody's way.
+FEW_DAYS = 14
+
+#: A name that is no site's (RFC 2606).
+STRANGE = "cluster-verify.invalid"
+
+#: Versions of TLS that nobody should speak any more (RFC 8996).
+OLD = (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1)
+NEW = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
+
+#: What a server's refusal of a version is called by OpenSSL.
+REFUSED = ("PROTOCOL_VERSION", "HANDSHAKE_FAILURE")
+
+
+def context(trusted: str | None = None) -> ssl.SSLContext:
+    """Return what believes any certificate; with `trusted`, those by this authority (PEM), or "" by this machine's."""
+    if trusted is not None:
+        return ssl.create_default_context(cadata=trusted or None)
+    anything = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anything.check_hostname = False
+    anything.verify_mode = ssl.CERT_NONE
+    return anything
+
+
+class Connection(http.client.HTTPConnection):
+    """Asks an endpoint over TLS by a name of the site's, whatever its address is."""
+
+    def __init__(self, there: Endpoint, name: str) -> None:
+        super().__init__(there.host, there.port, timeout=TIMEOUT)
+        self.name = name
+
+    def connect(self) -> None:
+        """Connect, and shake hands."""
+        super().connect()
+        self.sock = context().wrap_socket(self.sock, server_hostname=self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Https:
+    """https of one site. host: where it is asked. authority: what signs its certificate, PEM; empty: public ones."""
+
+    topology: Topology
+    tls: Tls
+    host: str
+    authority: str
+
+    @property
+    def there(self) -> Endpoint:
+        """Where https answers."""
+        return Endpoint(host=self.host, port=self.tls.listen)
+
+    @property
+    def name(self) -> str:
+        """The site's own name."""
+        return site_host(self.topology.config)
+
+    def shake(self, by: ssl.SSLContext, name: str) -> ssl.SSLSocket:
+        """Shake hands by a name; OSError where that is refused."""
+        plain = socket.create_connection((self.there.host, self.there.port), timeout=TIMEOUT)
+        try:
+            return by.wrap_socket(plain, server_hostname=name)
+        except OSError:
+            plain.close()
+            raise
+
+    def checks(self) -> Iterator[Check]:
+        """Check everything."""
+        yield self._believed()
+        yield self._certificate()
+        yield from self._versions()
+        yield self._stranger()
+        yield from self._plain()
+
+    def _believed(self) -> Check:
+        name = "the certificate is one that clients believe"
+        expected = "signed by the stack's own authority" if self.authority else "signed by an authority known here"
+        try:
+            self.shake(context(self.authority), self.name).close()
+        except ssl.SSLCertVerificationError as error:
+            # A public authority, or a company's own, may be known to the site's visitors and not to this machine.
+            unknown = not self.authority and "unable to get" in error.verify_message
+            ok = None if unknown or ("self-signed" in error.verify_message and not self.authority) else False
+            return Check(name=name, ok=ok, expected=expected, found=error.verify_message)
+        return Check(name=name, ok=True, expected=expected, found=f"for {self.name}")
+
+    def _certificate(self) -> Check:
+        from cryptography import x509  # noqa: PLC0415 - takes its time
+
+        from cluster.tls.certificates import names_of  # noqa: PLC0415 - as above
+        from cluster.tls.files import uncovered  # noqa: PLC0415 - as above
+
+        with self.shake(context(), self.name) as connection:
+            shown = connection.getpeercert(binary_form=True) or b""
+        certificate = x509.load_der_x509_certificate(shown)
+        config = self.topology.config
+        names = [] if "_" in config.site.server_names else names_of(config)
+        missing = uncovered(certificate, names)
+        left = certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
+        found = f"until {certificate.not_valid_after_utc:%Y-%m-%d}"
+        found += f", not for {', '.join(missing)}" if missing else f", for {len(names)} names" if names else ""
+        ok = not missing and left > dt.timedelta(days=FEW_DAYS)
+        expected = f"all names of the site, {FEW_DAYS} days at least"
+        return Check(name="the certificate covers the site", ok=ok, expected=expected, found=found)
+
+    def _versions(self) -> Iterator[Check]:
+        for name, version in NEW.items():
+            by = context()
+            by.minimum_version = by.maximum_version = version
+            by.set_alpn_protocols(["h2", "http/1.1"])
+            with self.shake(by, self.name) as connection:
+                spoken, chosen = connection.version(), connection.selected_alpn_protocol()
+            wanted = "h2" if self.tls.http2 else "http/1.1"
+            yield Check(
+                name=f"{name} is spoken",
+                ok=(spoken, chosen) == (name, wanted),
+                expected=f"{name}, {wanted}",
+                found=f"{spoken}, {chosen}",
+            )
+        by = context()
+        by.set_ciphers("ALL:@SECLEVEL=0")  # what speaks them needs the weak ones
+        by.minimum_version, by.maximum_version = OLD
+        ok: bool | None
+        try:
+            with self.shake(by, self.name) as connection:
+                ok, found = False, str(connection.version())
+        except ssl.SSLError as error:
+            ok, found = (True, "refused") if any(word in str(error.reason) for word in REFUSED) else (None, str(error))
+        except ConnectionError:
+            ok, found = True, "refused"
+        yield Check(name="TLS before 1.2 is refused", ok=ok, expected="refused", found=found)
+
+    def _stranger(self) -> Check:
+        """Ask by a name that is no site's."""
+        name, expected = "another site's name gets no answer", "no handshake, or no answer"
+        if "_" in self.topology.config.site.server_names:
+            return Check(name=name, ok=None, expected=expected, found="any name is the site's (_)")
+        try:
+            with self.shake(context(), STRANGE) as connection:
+                connection.sendall(f"GET / HTTP/1.1\r\nHost: {STRANGE}\r\n\r\n".encode())
+                said = connection.recv(1)
+        except OSError:
+            said = b""
+        found = "an answer" if said else "none"
+        return Check(name=name, ok=not said, expected=expected, found=found)
+
+    def _plain(self) -> Iterator[Check]:
+        """Ask the plain port: it sends all to https, sets no cookie, and shows nothing of the runtime's."""
+        origin = site_origin(self.topology.config, self.name)
+        host = urllib.parse.urlsplit(origin).hostname or ""
+        port = self.topology.config.site.listen
+        for path in ("/", "/-/health"):
+            connection = http.client.HTTPConnection(self.host, port, timeout=TIMEOUT)
+            try:
+                connection.request("GET", path, headers={"Host": str(Endpoint(host=host, port=port))})
+                answer = connection.getresponse()
+            finally:
+                connection.close()
+            location, cookies = answer.headers.get("Location", ""), answer.headers.get_all("Set-Cookie") or []
+            yield Check(
+                name=f"http leads {path} to https",
+                ok=(answer.status, location, cookies) == (http.client.PERMANENT_REDIRECT, f"{origin}{path}", []),
+                expected=f"308 to {origin}{path}, no cookie",
+                found=f"{answer.status} to {location or 'nowhere'}, {len(cookies)} cookies",
+            )

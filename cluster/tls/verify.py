@@ -7,6 +7,7 @@ import http.client
 import socket
 import ssl
 import urllib.parse
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -141,7 +142,9 @@ class Https:
             )
         by = context()
         by.set_ciphers("ALL:@SECLEVEL=0")  # what speaks them needs the weak ones
-        by.minimum_version, by.maximum_version = OLD
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # that they should not be spoken is what is looked at
+            by.minimum_version, by.maximum_version = OLD
         ok: bool | None
         try:
             with self.shake(by, self.name) as connection:

@@ -7,6 +7,7 @@ the loopback address alone. What is stopped is what was started here.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import http.client
 import http.server
@@ -33,6 +34,8 @@ from cluster.endpoints import Endpoint
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.paths import NginxPaths
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
+from cluster.tls.authority import make_authority
+from cluster.tls.certificates import certificate_of
 from cluster.topology import build_topology
 from tests.nginx_versions import CACHE, SUITES, Nginx, NginxUnavailable, fetch, installed_nginx, nginx_versions
 
@@ -53,6 +56,9 @@ SETTLING_SECONDS = 0.5
 TEXT = "cluster " * 1000
 
 Values = dict[str, Any]
+
+#: Signs the certificates of sites with `self_signed`.
+AUTHORITY = make_authority("test", dt.datetime.now(dt.UTC))
 
 
 def _width(name: str) -> list[pytest.MarkDecorator]:
@@ -126,12 +132,14 @@ def paths_in(directory: Path) -> NginxPaths:
 
 
 def render(values: Values, paths: NginxPaths, version: tuple[int, int, int]) -> NginxConfig:
-    return render_nginx(build_topology(parse_config(values)), paths, version)
+    config = parse_config(values)
+    certificate = certificate_of(config, Path(), AUTHORITY, dt.datetime.now(dt.UTC))
+    return render_nginx(build_topology(config), paths, version, certificate)
 
 
 def write(config: NginxConfig, directory: Path) -> Path:
     """Write a configuration's files and links; return the path of its nginx.conf."""
-    for path, text in config.files.items():
+    for path, text in {**config.files, **config.private}.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
         (directory / path).write_text(text, encoding="utf-8")
     for path, target in config.links.items():
@@ -376,7 +384,7 @@ class Running:
     def put(self, values: Values) -> NginxConfig:
         config = render(values, self.paths, self.nginx.version)
         edited = {path: self.edit(text) for path, text in config.files.items()}
-        write(NginxConfig(files=edited, links=config.links, digest=config.digest), self.directory / "conf")
+        write(replace(config, files=edited), self.directory / "conf")
         return config
 
     def live_digest(self) -> str:

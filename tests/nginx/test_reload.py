@@ -50,7 +50,9 @@ class Load:
         self.requests: Counter[str] = Counter()
         self.failed: list[str] = []
         self.lock = threading.Lock()
-        self.threads = [threading.Thread(target=self.client, args=(number,), daemon=True) for number in range(CLIENTS)]
+        self.threads = [
+            threading.Thread(target=self._counted, args=(number,), daemon=True) for number in range(CLIENTS)
+        ]
 
     def __enter__(self) -> Load:
         for thread in self.threads:
@@ -67,8 +69,16 @@ class Load:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.requests.items()))
         return f"{len(self.failed)} of {self.requests.total():,} requests failed ({kinds})"
 
+    def _counted(self, number: int) -> None:
+        try:
+            self.client(number)
+        except BaseException as error:
+            with self.lock:
+                self.failed.append(f"client {number} ended: {type(error).__name__}: {error}")
+            raise
+
     def client(self, number: int) -> None:
-        connection = self.running.connect()
+        connection = self.connect()
         turn = number
         while not self.stopped.is_set():
             turn += 1
@@ -79,6 +89,9 @@ class Load:
                 if failure:
                     self.failed.append(f"{time.strftime('%H:%M:%S')} {kind}: {failure}")
         connection.close()
+
+    def connect(self) -> http.client.HTTPConnection:
+        return self.running.connect()
 
     def one(self, connection: http.client.HTTPConnection, kind: str, turn: int) -> str | None:
         body = f"{turn}".encode() * 50 if kind == "POST" else None

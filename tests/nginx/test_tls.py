@@ -1,0 +1,268 @@
+"""https by the real nginx: who gets a handshake, where plain http leads, and reloads under counted load."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import ssl
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cluster.config import parse_config
+from cluster.tls.authority import root_of
+from cluster.tls.verify import Https
+from cluster.topology import build_topology
+from tests.h2_client import Client
+from tests.nginx.running import AUTHORITY, PATIENCE, Running, ask, free_ports, stack, versions
+from tests.nginx.test_reload import RELOADS, Load, add_static_file, is_old
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.nginx.running import Values
+    from tests.nginx_versions import Nginx
+
+ROOT = root_of(AUTHORITY)
+
+
+@pytest.fixture(scope="module", params=versions())
+def nginx(request: pytest.FixtureRequest) -> Nginx:
+    found: Nginx = request.param
+    return found
+
+
+def secure(servers: Any = 2, names: tuple[str, ...] = ("cluster", "localhost"), **tls: Any) -> Values:
+    port = free_ports(2)
+    values = stack(servers, listen=port, tls={"listen": port + 1, "self_signed": True, **tls})
+    values["site"]["server_names"] = list(names)
+    return values
+
+
+def https_port(running: Running) -> int:
+    port: int = running.values["site"]["tls"]["listen"]
+    return port
+
+
+class Secure(http.client.HTTPSConnection):
+    """https by a name of the site, and by the authority that signs it."""
+
+    def __init__(self, port: int, name: str = "cluster", context: ssl.SSLContext | None = None) -> None:
+        super().__init__("127.0.0.1", port, timeout=PATIENCE, context=ssl.create_default_context(cadata=ROOT))
+        self.name, self.by = name, context or ssl.create_default_context(cadata=ROOT)
+
+    def connect(self) -> None:
+        http.client.HTTPConnection.connect(self)
+        self.sock = self.by.wrap_socket(self.sock, server_hostname=self.name)
+
+
+@pytest.fixture(scope="module")
+def running(nginx: Nginx) -> Iterator[Running]:
+    with Running(nginx, secure()) as found:
+        add_static_file(found)
+        yield found
+
+
+def get(running: Running, path: str = "/", host: str | None = None, name: str = "cluster", **headers: str) -> Any:
+    with contextlib.closing(Secure(https_port(running), name)) as connection:
+        where = host or f"{name}:{https_port(running)}"
+        return ask(connection, path, method="GET", body=None, host=where, **headers)
+
+
+def test_an_instance_is_told_that_it_was_https_and_on_which_port(running: Running) -> None:
+    port = https_port(running)
+    reply = get(running, X_Forwarded_Proto="http", X_Forwarded_Port="1")
+    assert (reply.status, reply.sent("X-Forwarded-Proto"), reply.sent("X-Forwarded-Port")) == (
+        200,
+        ["https"],
+        [str(port)],
+    )
+    assert reply.sent("Host") == reply.sent("X-Forwarded-Host") == [f"cluster:{port}"]
+
+
+def test_over_http2_it_is_told_the_same(running: Running) -> None:
+    with contextlib.closing(Client(("127.0.0.1", https_port(running)), "cluster", ROOT, PATIENCE)) as client:
+        status, body = client.ask("/")
+        seen = {name.lower(): value for name, value in json.loads(body)["headers"]}
+        assert status == 200
+        assert seen["host"] == seen["x-forwarded-host"] == f"cluster:{https_port(running)}"
+        assert (seen["x-forwarded-proto"], seen["x-forwarded-port"]) == ("https", str(https_port(running)))
+        posted = json.loads(client.ask("/", b"x" * 3000)[1])
+        assert posted["sha256"] == hashlib.sha256(b"x" * 3000).hexdigest()
+        assert client.ask("/static/a.css") == (200, b"0123456789")
+        assert client.ask("/-/health")[0] == 404
+
+
+def test_without_http2_a_client_is_told_so(nginx: Nginx) -> None:
+    with Running(nginx, secure(http2=False)) as found, pytest.raises(ssl.SSLError, match="no application protocol"):
+        Client(("127.0.0.1", https_port(found)), "cluster", ROOT, PATIENCE).ask("/")
+
+
+@pytest.mark.parametrize("path", ["/", "/a?b=c", "/-/health", "/static/a.css", "/%0d%0aX:y", "//other/"])
+@pytest.mark.parametrize("host", ["cluster", "LOCALHOST", "localhost:1"])
+def test_plain_http_leads_to_https_whatever_is_asked_for_and_reaches_no_instance(
+    running: Running, path: str, host: str
+) -> None:
+    before = len(running.requests)
+    for method, body in (("GET", None), ("POST", b"x" * 100)):
+        reply = running.request(path, method=method, body=body, host=host)
+        name = host.partition(":")[0].lower()
+        assert reply.status == 308
+        assert reply.headers.get_all("Location") == [f"https://{name}:{https_port(running)}{path}"]
+        assert reply.headers["Set-Cookie"] is None
+    assert len(running.requests) == before
+
+
+def test_443_is_left_out_of_where_it_leads(nginx: Nginx) -> None:
+    values = secure()
+
+    def elsewhere(text: str) -> str:
+        return text.replace("listen 127.0.0.1:443 ", f"listen 127.0.0.1:{free} ")
+
+    free = values["site"]["tls"]["listen"]
+    values["site"]["tls"]["listen"] = 443
+    with Running(nginx, values, edit=elsewhere) as found:
+        assert found.request("/a").headers["Location"] == "https://cluster/a"
+
+
+@pytest.mark.parametrize("name", ["other.example", "cluster.example"])
+def test_a_name_that_is_not_the_sites_gets_no_handshake(running: Running, name: str) -> None:
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        get(running, name=name)
+
+
+def test_another_host_than_the_handshakes_gets_no_answer(running: Running) -> None:
+    before = len(running.requests)
+    for host in ("other.example", "other.example:443"):
+        with pytest.raises((http.client.HTTPException, ConnectionError)):
+            get(running, host=host)
+    assert len(running.requests) == before
+
+
+def test_a_site_whose_name_is_an_address_answers_clients_that_name_none(nginx: Nginx) -> None:
+    with Running(nginx, secure(names=("127.0.0.1",))) as found:
+        assert get(found, name="127.0.0.1").status == 200
+        with pytest.raises((http.client.HTTPException, ConnectionError)):
+            get(found, name="127.0.0.1", host="other")
+
+
+def test_all_that_verify_checks_is_so(running: Running) -> None:
+    topology = build_topology(parse_config(running.values))
+    tls = topology.config.site.tls
+    assert tls is not None
+    checks = list(Https(topology=topology, tls=tls, host="127.0.0.1", authority=ROOT).checks())
+    assert len(checks) == 8
+    assert [check for check in checks if check.ok is not True] == []
+
+
+#: What a hand could change in the configuration, and what verify says of it.
+HURT = {
+    "ssl_protocols TLSv1.2 TLSv1.3": ("ssl_protocols TLSv1.2", "TLSv1.3 is spoken"),
+    "ssl_reject_handshake on;": ("", "another site's name gets no answer"),
+    "return 308 https://$host": ("return 302 http://$host", "http leads / to https"),
+}
+
+
+@pytest.mark.parametrize("what", HURT)
+def test_what_somebody_changed_by_hand_is_seen(nginx: Nginx, what: str) -> None:
+    to, name = HURT[what]
+
+    def edit(text: str) -> str:
+        changed = text.replace(what, to)
+        return changed.replace("return 444;", "return 200 x;") if not to else changed
+
+    with Running(nginx, secure(), edit=edit) as found:
+        topology = build_topology(parse_config(found.values))
+        tls = topology.config.site.tls
+        assert tls is not None
+        https = Https(topology=topology, tls=tls, host="127.0.0.1", authority=ROOT)
+        if name == "TLSv1.3 is spoken":
+            with pytest.raises(ssl.SSLError):
+                list(https.checks())
+        else:
+            assert name in [check.name for check in https.checks() if check.ok is False]
+
+
+# --- reloads
+
+
+class SecureLoad(Load):
+    """Half of the clients by HTTP/1.1, half by HTTP/2, all with TLS; each keeps its connection."""
+
+    again = 0
+
+    def client(self, number: int) -> None:
+        if number % 2:
+            super().client(number)
+            return
+        client = Client(("127.0.0.1", https_port(self.running)), "cluster", ROOT, PATIENCE)
+        turn = number
+        while not self.stopped.is_set():
+            turn += 1
+            kind = "slow h2" if number == 0 else ("GET h2", "POST h2", "static h2")[turn % 3]
+            failure = self.one_h2(client, kind, turn)
+            with self.lock:
+                self.requests[kind] += 1
+                if failure:
+                    self.failed.append(f"{time.strftime('%H:%M:%S')} {kind}: {failure}")
+        with self.lock:
+            self.again += client.again
+        client.close()
+
+    def connect(self) -> http.client.HTTPConnection:
+        return Secure(https_port(self.running))
+
+    def one_h2(self, client: Client, kind: str, turn: int) -> str | None:
+        body = f"{turn}".encode() * 50 if kind == "POST h2" else None
+        path = {"slow h2": "/slow?seconds=1", "static h2": "/static/a.css"}.get(kind, "/")
+        try:
+            status, said = client.ask(path, body)
+        except (OSError, http.client.HTTPException) as error:
+            return f"{type(error).__name__}: {error}"
+        if status != 200:
+            return f"{status}"
+        if body and json.loads(said)["sha256"] != hashlib.sha256(body).hexdigest():
+            return "another body arrived"
+        return None
+
+
+def weighted(values: Values, turn: int) -> Values:
+    servers = [{"name": f"app{number}", "weight": 1 + (number + turn) % 5} for number in range(1, 5)]
+    return {**values, "upstream": {"servers": servers}}
+
+
+def test_no_request_is_lost_by_reloads_and_another_certificate(nginx: Nginx) -> None:
+    values = weighted(secure(4), 0)
+    with Running(nginx, values) as found:
+        add_static_file(found)
+        with SecureLoad(found) as load:
+            for turn in range(1, RELOADS + 1):
+                time.sleep(0.3)
+                # Every other time with another certificate.
+                names = ["cluster", "localhost", *(["renewed"] if turn % 2 else [])]
+                site = {**values["site"], "server_names": names}
+                found.reload(weighted({**values, "site": site}, turn))
+            time.sleep(0.3)
+        print(f"{nginx}: {RELOADS} reloads over TLS, {load}, {load.again} asked again as HTTP/2 says")
+    assert load.failed == []
+    assert load.requests.total() > 1000
+    assert load.requests["GET h2"] > 100
+
+
+def test_an_old_nginx_loses_requests_over_tls_when_it_is_just_reloaded(nginx: Nginx) -> None:
+    if not is_old(nginx):
+        pytest.skip("keepalive_min_timeout cannot be left out of a reload: see test_reload.py for what it is for")
+    values = weighted(secure(4), 0)
+    with Running(nginx, values) as found:
+        add_static_file(found)
+        with SecureLoad(found) as load:
+            for turn in range(1, 41):
+                found.reload(weighted(values, turn), politely=False)
+                time.sleep(0.1)
+                if load.failed:
+                    break
+        print(f"{nginx}: {turn} reloads over TLS without care, {load}")
+    assert load.failed

@@ -135,9 +135,10 @@ def _site(topology: Topology, ways: Ways) -> Iterator[Check]:
     https = _https(topology, ways)
 
     def connect() -> http.client.HTTPConnection:
+        proxied = topology.config.site.proxy_protocol
         if https is not None:
-            return Connection(https.there, https.name)
-        return http.client.HTTPConnection(there.host, there.port, timeout=TIMEOUT)
+            return Connection(https.there, https.name, proxied=proxied)
+        return Connection(there, None, proxied=proxied)
 
     visitor = Visitor(site, asker(connect, lambda _url: {}), files=False)
     for page in site.pages or ("/",):  # what keeps no release back is still what a visitor sees

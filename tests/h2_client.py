@@ -30,7 +30,7 @@ class NotBegun(Exception):  # noqa: N818 - what it is
     """The server goes away, and has not begun this request: it may be asked again."""
 
 
-class Lost(http.client.HTTPException):  # noqa: N818 - what it is
+class Lost(http.client.HTTPException):
     """No answer came, and nobody knows what became of the request."""
 
 
@@ -69,7 +69,7 @@ class Client:
         plain = socket.create_connection(self.address, timeout=self.timeout)
         found = self.context.wrap_socket(plain, server_hostname=self.name)
         assert found.selected_alpn_protocol() == "h2", "no HTTP/2"
-        self.h2 = H2Connection(H2Configuration(client_side=True, header_encoding="ascii"))
+        self.h2 = H2Connection(H2Configuration(client_side=True))
         self.h2.initiate_connection()
         self.h2.increment_flow_control_window(2**24)
         self.buffer, self.last = b"", None
@@ -106,7 +106,7 @@ class Client:
                         raise NotBegun  # RFC 9113, 8.7
                     raise Lost(f"stream {stream} was reset: {event.error_code}")
                 if isinstance(event, ResponseReceived) and event.stream_id == stream:
-                    status = int(dict(event.headers)[":status"])  # type: ignore[arg-type]
+                    status = int(dict(event.headers)[b":status"])
                 if isinstance(event, DataReceived):
                     parts.append(event.data)
                     self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 import posixpath
 import shlex
 from typing import TYPE_CHECKING, Annotated
@@ -95,6 +96,18 @@ def _moment(value: object) -> dt.datetime:
     return moment
 
 
+def _network(value: str) -> str:
+    """Return a network as nginx takes it: an address is that of one machine."""
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise PydanticCustomError(
+            "network",
+            "must be an address or a network whose host bits are 0, for example {example}",
+            {"example": "10.0.0.0/8"},
+        ) from None
+
+
 #: The fields of a line of cron's: minute, hour, day of the month, month, day of the week.
 CRON_FIELDS = 5
 
@@ -130,6 +143,8 @@ UrlPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9/._~-]*$")]
 
 PathPrefix = Annotated[str, StringConstraints(pattern=r"^/([A-Za-z0-9._~-]+/)+$")]
 
+#: An address, or a network: 10.0.0.0/8, fd00::/8.
+Network = Annotated[str, AfterValidator(_network)]
 PathText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$")]
 
 #: Below the project's directory, or above it by leading `..`.

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from cluster.config.kinds import Model, PathPrefix, PathText, Port, ServerName
+from cluster.config.kinds import Model, Network, PathPrefix, PathText, Port, ServerName
 from cluster.config.units import Duration, Size
 
 #: Below this browsers' list of sites that are https alone takes none (https://hstspreload.org).
@@ -67,6 +67,21 @@ class Site(Model):
     )
     listen: Port = Field(8080, description="The port of plain http.")
     tls: Tls | None = Field(None, description="https; left out: plain http alone.")
+    forwarded_ports: list[Port] = Field(
+        default_factory=list,
+        description="Other ports by which clients reach the site, where something forwards them. A request whose Host "
+        "names a port that is none of the site's is answered with 400.",
+    )
+    trusted_proxies: list[Network] = Field(
+        default_factory=list,
+        description="Load balancers and CDNs before nginx, by their addresses or networks: the client's address and "
+        "scheme are what they say (X-Forwarded-For, X-Forwarded-Proto), and nobody else is believed.",
+    )
+    proxy_protocol: bool = Field(
+        False,
+        description="What is before nginx says the client's address by the PROXY protocol, on every connection; it is "
+        "believed where it is a trusted proxy, and nobody is served without it.",
+    )
     instance_ports: Port | None = Field(
         None,
         description="The first instance alone answers on 127.0.0.1 at this port, the second on the next, and so on.",
@@ -94,6 +109,12 @@ class Site(Model):
     def _two_ports(self) -> Self:
         if self.tls is not None and self.tls.listen == self.listen:
             raise PydanticCustomError("ports", "tls.listen and listen are both {port}", {"port": self.listen})
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_speaks_it(self) -> Self:
+        if self.proxy_protocol and not self.trusted_proxies:
+            raise PydanticCustomError("proxies", "proxy_protocol needs trusted_proxies: who else would be believed?")
         return self
 
     @property

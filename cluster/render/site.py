@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.render import tls
+from cluster.render import proxies, tls
 from cluster.render.directives import Directive, block, d
 from cluster.render.internal import internal_server
 from cluster.render.locations import locations, media_of, polite
@@ -74,6 +74,7 @@ def _maps(topology: Topology) -> list[Directive]:
             ],
         ),
         *(_media_maps() if media_of(topology) else []),
+        *proxies.maps(topology.config.site),
     ]
 
 
@@ -109,31 +110,32 @@ def _address_limit(topology: Topology) -> list[Directive]:
 def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Directive]:
     site = topology.config.site
     address = _address(paths, site.listen)
+    options = proxies.listening(site)
     anybody = "_" in site.server_names
-    names = d("server_name", *site.server_names)
-    default = ["default_server"] if anybody else []
+    first = ["default_server"] if anybody else []
+    known = [d("server_name", *site.server_names), *proxies.client(site), proxies.refusal()]
     servers = []
     if not anybody:
         # A name that is not the site's: no answer at all.
         servers.append(
             block(
                 "server",
-                of=[d("listen", address, "default_server"), d("server_name", ""), d("return", 444)],
+                of=[d("listen", address, "default_server", *options), d("server_name", ""), d("return", 444)],
             )
         )
-    listening = [d("listen", address, *default)]
+    listening = [d("listen", address, *first, *options)]
     if site.tls is not None:
-        servers.append(block("server", of=[*listening, names, *_to_https(site.tls, paths, version)]))
+        servers.append(block("server", of=[*listening, *known, *_to_https(site.tls, paths, version)]))
         address = _address(paths, site.tls.listen)
         if not anybody:
-            servers.append(tls.default_server(topology.config, site.tls, address, version))
-        listening = tls.listening(site.tls, address, version, *default)
+            servers.append(tls.default_server(topology.config, site.tls, address, version, *options))
+        listening = tls.listening(site.tls, address, version, *first, *options)
     servers.append(
         block(
             "server",
             of=[
                 *listening,
-                names,
+                *known,
                 d("client_max_body_size", str(site.client_max_body_size)),
                 *_address_limit(topology),
                 *locations(topology, paths, version, "cluster"),
@@ -178,8 +180,8 @@ def _proxy_defaults(topology: Topology) -> list[Directive]:
         d("proxy_set_header", "X-Cluster-Request", "$request_id"),
         d("proxy_set_header", "Host", "$host$cluster_port"),
         d("proxy_set_header", "X-Forwarded-Host", "$host$cluster_port"),
-        d("proxy_set_header", "X-Forwarded-Proto", "$scheme"),
-        d("proxy_set_header", "X-Forwarded-Port", "$server_port"),
+        d("proxy_set_header", "X-Forwarded-Proto", proxies.scheme(topology.config.site)),
+        d("proxy_set_header", "X-Forwarded-Port", proxies.port(topology.config.site)),
         d("proxy_set_header", "X-Forwarded-For", "$remote_addr"),
         d("proxy_set_header", "X-Real-IP", "$remote_addr"),
         d("proxy_set_header", "Connection", "$cluster_connection"),

@@ -70,7 +70,7 @@ def listening(tls: Tls, address: str, version: Version, *options: str) -> list[D
     return [d("listen", address, "ssl", *word, *options), *([d("http2", "on")] if tls.http2 and on else [])]
 
 
-def default_server(config: ClusterConfig, tls: Tls, address: str, version: Version) -> Directive:
+def default_server(config: ClusterConfig, tls: Tls, address: str, version: Version, *options: str) -> Directive:
     """Return the server for names that are not the site's: no handshake with them, no answer.
 
     A client that asks for an address names none in its handshake: where the site has an address for a name, the Host
@@ -80,7 +80,12 @@ def default_server(config: ClusterConfig, tls: Tls, address: str, version: Versi
     refusal = [] if addressed else [d("ssl_reject_handshake", "on")]
     return block(
         "server",
-        of=[*listening(tls, address, version, "default_server"), d("server_name", ""), *refusal, d("return", 444)],
+        of=[
+            *listening(tls, address, version, "default_server", *options),
+            d("server_name", ""),
+            *refusal,
+            d("return", 444),
+        ],
     )
 
 

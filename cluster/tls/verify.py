@@ -46,17 +46,27 @@ def context(trusted: str | None = None) -> ssl.SSLContext:
     return anything
 
 
-class Connection(http.client.HTTPConnection):
-    """Asks an endpoint over TLS by a name of the site's, whatever its address is."""
+#: How whoever is before nginx begins where it says nothing of a client (the PROXY protocol, version 1).
+UNKNOWN_CLIENT = b"PROXY UNKNOWN\r\n"
 
-    def __init__(self, there: Endpoint, name: str) -> None:
+
+class Connection(http.client.HTTPConnection):
+    """Asks a site, whatever its address is; over TLS by `name`, without where there is none.
+
+    proxied: by the PROXY protocol, as the one that is before nginx.
+    """
+
+    def __init__(self, there: Endpoint, name: str | None, *, proxied: bool) -> None:
         super().__init__(there.host, there.port, timeout=TIMEOUT)
-        self.name = name
+        self.name, self.proxied = name, proxied
 
     def connect(self) -> None:
-        """Connect, and shake hands."""
+        """Connect, and shake hands where that is wanted."""
         super().connect()
-        self.sock = context().wrap_socket(self.sock, server_hostname=self.name)
+        if self.proxied:
+            self.sock.sendall(UNKNOWN_CLIENT)
+        if self.name is not None:
+            self.sock = context().wrap_socket(self.sock, server_hostname=self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +92,8 @@ class Https:
         """Shake hands by a name; OSError where that is refused."""
         plain = socket.create_connection((self.there.host, self.there.port), timeout=TIMEOUT)
         try:
+            if self.topology.config.site.proxy_protocol:
+                plain.sendall(UNKNOWN_CLIENT)
             return by.wrap_socket(plain, server_hostname=name)
         except OSError:
             plain.close()
@@ -175,7 +187,8 @@ class Https:
         host = urllib.parse.urlsplit(origin).hostname or ""
         port = self.topology.config.site.listen
         for path in ("/", "/-/health"):
-            connection = http.client.HTTPConnection(self.host, port, timeout=TIMEOUT)
+            proxied = self.topology.config.site.proxy_protocol
+            connection = Connection(Endpoint(host=self.host, port=port), None, proxied=proxied)
             try:
                 connection.request("GET", path, headers={"Host": str(Endpoint(host=host, port=port))})
                 answer = connection.getresponse()

@@ -61,7 +61,7 @@ def nginx(request: pytest.FixtureRequest) -> Nginx:
 @pytest.fixture(scope="module")
 def site(nginx: Nginx) -> Iterator[Running]:
     """Two instances, each with a port of its own too, and static files of two releases."""
-    values = stack(2, client_max_body_size="64k", instance_ports=free_ports(2))
+    values = stack(2, client_max_body_size="64k", instance_ports=free_ports(2), forwarded_ports=[80, 81, 8080])
     with Running(nginx, values) as running:
         static = Path(running.paths.static)
         for release, names in {"r1": ["old.css", "both.css"], "r2": [HASHED, "plain.css", "both.css"]}.items():
@@ -521,7 +521,7 @@ def test_an_unknown_host_gets_no_answer_at_all(site: Running) -> None:
 
 
 def test_a_site_for_anybody_passes_any_host_on(nginx: Nginx) -> None:
-    with Running(nginx, stack(1, server_names=["_"])) as running:
+    with Running(nginx, stack(1, server_names=["_"], forwarded_ports=[81])) as running:
         reply = running.raw(head("GET / HTTP/1.1\nHost: Any.Example.com:81\nX-Forwarded-Host: evil"))
         assert told(reply) == the_truth("any.example.com:81", running.port)
 

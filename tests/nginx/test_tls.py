@@ -37,7 +37,7 @@ def nginx(request: pytest.FixtureRequest) -> Nginx:
 
 def secure(servers: Any = 2, names: tuple[str, ...] = ("cluster", "localhost"), **tls: Any) -> Values:
     port = free_ports(2)
-    values = stack(servers, listen=port, tls={"listen": port + 1, "self_signed": True, **tls})
+    values = stack(servers, listen=port, forwarded_ports=[81], tls={"listen": port + 1, "self_signed": True, **tls})
     values["site"]["server_names"] = list(names)
     return values
 
@@ -102,7 +102,7 @@ def test_without_http2_a_client_is_told_so(nginx: Nginx) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/a?b=c", "/-/health", "/static/a.css", "/%0d%0aX:y", "//other/"])
-@pytest.mark.parametrize("host", ["cluster", "LOCALHOST", "localhost:1"])
+@pytest.mark.parametrize("host", ["cluster", "LOCALHOST", "localhost:81"])
 def test_plain_http_leads_to_https_whatever_is_asked_for_and_reaches_no_instance(
     running: Running, path: str, host: str
 ) -> None:
@@ -238,7 +238,8 @@ def test_no_request_is_lost_by_reloads_and_another_certificate(nginx: Nginx) -> 
     values = weighted(secure(4), 0)
     with Running(nginx, values) as found:
         add_static_file(found)
-        with SecureLoad(found) as load:
+        load = SecureLoad(found)
+        with load:
             for turn in range(1, RELOADS + 1):
                 time.sleep(0.3)
                 # Every other time with another certificate.

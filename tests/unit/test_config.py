@@ -746,3 +746,35 @@ def test_a_key_that_is_a_word_of_python_s_is_known_by_its_own_name() -> None:
         to: str
 
     assert list(keys_of(Redirect)) == ["from", "to"]
+
+
+@pytest.mark.parametrize(
+    ("site", "words"),
+    [
+        ({"tls": {}}, "site.tls: needs a certificate: either self_signed: true or files"),
+        (
+            {"tls": {"self_signed": True, "files": {"certificate": "a.pem", "key": "a.key"}}},
+            "site.tls: needs a certificate: either self_signed: true or files",
+        ),
+        ({"listen": 8443, "tls": {"self_signed": True}}, "site: tls.listen and listen are both 8443"),
+        (
+            {"tls": {"self_signed": True, "hsts": {"max_age": "7d", "preload": True}}},
+            "site.tls.hsts: preload needs include_subdomains and a max_age of a year, 365d",
+        ),
+        (
+            {"trusted_proxies": ["10.0.0.1/8"]},
+            "site.trusted_proxies[0]: must be an address or a network whose host bits are 0, for example 10.0.0.0/8",
+        ),
+        ({"trusted_proxies": ["lb.example"]}, "site.trusted_proxies[0]: must be an address or a network"),
+        ({"proxy_protocol": True}, "site: proxy_protocol needs trusted_proxies"),
+    ],
+)
+def test_what_does_not_fit_together_in_a_site_is_said_at_its_key(site: dict[str, Any], words: str) -> None:
+    values = {
+        "platform": "local",
+        "app": {"project": "./example", "settings": "example.settings"},
+        "upstream": {"servers": 2},
+        "site": {"server_names": ["cluster"], **site},
+    }
+    with pytest.raises(StackFileError, match=re.escape(words)):
+        parse_config(values)

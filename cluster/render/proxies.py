@@ -1,0 +1,98 @@
+"""What is before nginx: whose word on a client is taken, and which ports a client may name.
+
+Source: https://nginx.org/en/docs/http/ngx_http_realip_module.html .
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cluster.render.directives import Directive, block, d
+
+if TYPE_CHECKING:
+    from cluster.config.site import Site
+
+
+def scheme(site: Site) -> str:
+    """Return the variable that holds a client's scheme."""
+    return "$cluster_scheme" if _is_told(site) else "$scheme"
+
+
+def port(site: Site) -> str:
+    """Return the variable that holds the port that a client reached."""
+    return "$cluster_public_port" if _is_told(site) else "$server_port"
+
+
+def _is_told(site: Site) -> bool:
+    """Whether a proxy tells the client's scheme; by the PROXY protocol it tells none."""
+    return bool(site.trusted_proxies) and not site.proxy_protocol
+
+
+def maps(site: Site) -> list[Directive]:
+    """Return what is looked up of a request's way."""
+    found = []
+    trusted = ""
+    if site.trusted_proxies:
+        networks = [d(network, 1) for network in site.trusted_proxies]
+        # By the address of the connection: $remote_addr is the client's by then.
+        found.append(block("geo", "$realip_remote_addr", "$cluster_trusted", of=[d("default", 0), *networks]))
+        trusted = "$cluster_trusted"
+    if _is_told(site):
+        found += [
+            block(
+                "map",
+                f"{trusted}$http_x_forwarded_proto",
+                "$cluster_scheme",
+                of=[d("default", "$scheme"), d("1http", "http"), d("1https", "https")],
+            ),
+            block(
+                "map",
+                f"{trusted}$cluster_scheme",
+                "$cluster_usual_port",
+                of=[d("default", "$server_port"), d("1http", 80), d("1https", 443)],
+            ),
+            block(
+                "map",
+                f"{trusted}$http_x_forwarded_port",
+                "$cluster_public_port",
+                of=[
+                    d("default", "$cluster_usual_port"),
+                    d("~^1(?<cluster_told_port>[0-9]{1,5})$", "$cluster_told_port"),
+                ],
+            ),
+        ]
+    # Which port leads to a trusted proxy, that one has seen.
+    believed = [d("~^1", "")] if trusted else []
+    ports = "|".join(map(str, dict.fromkeys((*site.listeners, *site.forwarded_ports))))
+    begin = "^0" if trusted else ""
+    found.append(
+        block(
+            "map",
+            f"{trusted}$http_host",
+            "$cluster_wrong_port",
+            of=[d("default", ""), *believed, d(f"~{begin}.*:({ports})$", ""), d("~:[0-9]+$", 1)],
+        )
+    )
+    return found
+
+
+def client(site: Site) -> list[Directive]:
+    """Return what makes $remote_addr the client's; for a server of the site."""
+    if not site.trusted_proxies:
+        return []
+    return [
+        *(d("set_real_ip_from", network) for network in site.trusted_proxies),
+        d("real_ip_header", "proxy_protocol" if site.proxy_protocol else "X-Forwarded-For"),
+        # The last address that is no proxy's: what is left of it the client may have written itself.
+        d("real_ip_recursive", "on"),
+    ]
+
+
+def refusal() -> Directive:
+    """Return what refuses a port that the site has not: it would stand in links and mails."""
+    return block("if", "$cluster_wrong_port", of=[d("return", 400)])
+
+
+def listening(site: Site) -> list[str]:
+    """Return the options of a listener of the site."""
+    return ["proxy_protocol"] if site.proxy_protocol else []

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.tls.authority import make_authority, root_of, signed
+from cluster.tls.certificates import half_year
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -25,7 +26,7 @@ def made_certificates(now: dt.datetime, names: tuple[str, ...] = NAMES) -> Path:
     atexit.register(shutil.rmtree, directory)
     for name in ("ours", "other"):
         authority = make_authority(name, now)
-        chain, key = signed(authority, names, now.year)
+        chain, key = signed(authority, names, half_year(now))
         (directory / f"{name}.pem").write_text(chain)
         (directory / f"{name}.key").touch(mode=0o600)
         (directory / f"{name}.key").write_text(key)

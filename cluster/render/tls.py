@@ -48,7 +48,7 @@ def defaults(certificate: Certificate | None) -> list[Directive]:
         return []
     return [
         # Another certificate is another configuration: nginx tells by its digest which one it has.
-        {"directive": "#", "args": [], "comment": f" certificate: {certificate.label}"},
+        {"directive": "#", "line": 1, "args": [], "comment": f" certificate: {certificate.label}"},
         d("ssl_certificate", CHAIN),
         d("ssl_certificate_key", KEY),
         d("ssl_protocols", *PROTOCOLS),

@@ -1,6 +1,6 @@
 """A stack's own authority, which signs its certificate: for development.
 
-Source: https://support.apple.com/103769 (how long a certificate by a private authority may last: 825 days).
+Source: Mozilla's tables (https://ssl-config.mozilla.org): a certificate lasts no longer than a year.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-#: Of the authority of a stack, and of what it signs: the next year's certificate is there a year before this one ends.
-AUTHORITY_DAYS, YEARS = 3650, 2
+#: Of the authority of a stack, and of what it signs: half a year before its end there is another one.
+AUTHORITY_DAYS, DAYS = 3650, 365
 
 #: Of a certificate, which is no secret.
 SHOWN_MODE = 0o644
@@ -95,14 +95,14 @@ def _authority(text: str) -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
     return key, certificate
 
 
-def signed(authority: str, names: Sequence[str], year: int) -> tuple[str, str]:
-    """Return a certificate for these names and its key, PEM: the same each time that one is asked for in a year.
+def signed(authority: str, names: Sequence[str], begin: dt.datetime) -> tuple[str, str]:
+    """Return a certificate for these names and its key, PEM: the same each time that one is asked for.
 
     Nothing of it has to be kept, and every nginx of a stack has the same. Its key is derived from the authority's.
     """
     key, above = _authority(authority)
     secret = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-    told = "\0".join([str(year), *names]).encode()
+    told = "\0".join([begin.isoformat(), *names]).encode()
     derived = int.from_bytes(HKDF(hashes.SHA256(), 48, None, b"key\0" + told).derive(secret), "big")
     own = ec.derive_private_key(derived % (ORDER - 1) + 1, ec.SECP256R1())
     serial = (
@@ -119,7 +119,7 @@ def signed(authority: str, names: Sequence[str], year: int) -> tuple[str, str]:
     for name in names:
         found = address(name)
         alternatives.append(x509.DNSName(name) if found is None else x509.IPAddress(found))
-    begin = dt.datetime(year, 1, 1, tzinfo=dt.UTC) - dt.timedelta(days=1)
+    begin -= dt.timedelta(days=1)  # clocks differ
     certificate = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, first)]))
@@ -127,7 +127,7 @@ def signed(authority: str, names: Sequence[str], year: int) -> tuple[str, str]:
         .public_key(own.public_key())
         .serial_number(serial)
         .not_valid_before(begin)
-        .not_valid_after(begin.replace(year=begin.year + YEARS))
+        .not_valid_after(begin + dt.timedelta(days=DAYS))
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

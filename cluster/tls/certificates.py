@@ -43,7 +43,7 @@ def named(config: ClusterConfig, root: Path, now: dt.datetime) -> Certificate | 
         return None
     if tls.files is not None:
         return Certificate(label=_digest(_read(root, "certificate", tls.files.certificate)))
-    return Certificate(label=f"self-signed in {now.year} for {' '.join(names_of(config))}")
+    return Certificate(label=f"self-signed from {half_year(now):%Y-%m} for {' '.join(names_of(config))}")
 
 
 def certificate_of(config: ClusterConfig, root: Path, authority: str, now: dt.datetime) -> Certificate | None:
@@ -58,13 +58,18 @@ def certificate_of(config: ClusterConfig, root: Path, authority: str, now: dt.da
     if tls.files is None:
         from cluster.tls.authority import signed  # noqa: PLC0415 - cryptography takes its time
 
-        chain, key = signed(authority, names_of(config), now.year)
+        chain, key = signed(authority, names_of(config), half_year(now))
     else:
         from cluster.tls.files import check  # noqa: PLC0415 - as above
 
         chain, key = _read(root, "certificate", tls.files.certificate), _read(root, "key", tls.files.key)
         check(chain, key, config, now)
     return Certificate(label=found.label, chain=chain, key=key)
+
+
+def half_year(now: dt.datetime) -> dt.datetime:
+    """Return when the half of a year began: from then on a site that signs its own certificate has another one."""
+    return now.replace(month=1 if now.month <= 6 else 7, day=1, hour=0, minute=0, second=0, microsecond=0)  # noqa: PLR2004
 
 
 def ending(root: Path, files: CertificateFiles) -> dt.datetime:

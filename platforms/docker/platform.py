@@ -87,10 +87,15 @@ class DockerPlatform:
     def set_up(self) -> None:
         """Set Pulumi and the stack up."""
         _ = self.docker
-        self.pulumi.set_up()
+        self._set_up()
+
+    def _set_up(self) -> list[dict[str, Any]]:
+        """Set Pulumi and the stack up, and make the secrets that it lacks; return the resources in its state."""
+        resources = self.pulumi.set_up()
         tls = self.stack.config.site.tls
         if tls is not None and tls.self_signed:
             self._ensure_authority()
+        return resources
 
     def _ensure_authority(self) -> None:
         """Make the authority of a site that signs its own certificate, and show what browsers are to trust."""
@@ -133,7 +138,7 @@ class DockerPlatform:
         pulumi, rolled_back = self.pulumi, RELEASE_VARIABLE in environment
         with ThreadPoolExecutor(max_workers=1) as beside:  # each of the two waits for a program
             lacking = beside.submit(_lacking_migrations, docker)
-            resources = pulumi.set_up()
+            resources = self._set_up()
         if pull:
             self._pull(docker)
         refresh = bool(lost(docker, resources))

@@ -16,7 +16,7 @@ from cluster.config import parse_config
 from cluster.config.models import AUTHORITY, SECRET_KEYS, ClusterConfig, dump
 from cluster.stack.secrets import read_secrets
 from cluster.tls.authority import make_authority, root_of, show_authority, signed
-from cluster.tls.certificates import CertificateError, certificate_of, ending, named, names_of
+from cluster.tls.certificates import CertificateError, certificate_of, ending, half_year, named, names_of
 from cluster.tls.files import uncovered
 from tests.certificates import made_certificates
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 NOW = dt.datetime(2026, 11, 27, tzinfo=dt.UTC)
+NEXT = dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
 FILES = made_certificates(NOW)
 AN_AUTHORITY = make_authority("test", NOW)
 
@@ -71,7 +72,7 @@ def test_files_are_taken_as_they_are_and_told_apart_without_the_key() -> None:
     other = named(by_files("other.pem", "ours.key"), FILES, NOW)
     assert other is not None
     assert other.label != found.label
-    assert ending(FILES, config.site.tls.files) == dt.datetime(2027, 12, 31, tzinfo=dt.UTC)  # type: ignore[union-attr,arg-type]
+    assert ending(FILES, config.site.tls.files) == dt.datetime(2027, 6, 30, tzinfo=dt.UTC)  # type: ignore[union-attr,arg-type]
 
 
 @pytest.mark.parametrize(
@@ -119,8 +120,8 @@ def test_a_name_that_it_does_not_cover_is_said() -> None:
 
 def test_one_that_has_ended_or_has_not_begun_is_said() -> None:
     config = by_files("ours.pem", "ours.key")
-    assert "CN=cluster has ended on 2027-12-31" in refusal(config, now=dt.datetime(2028, 1, 1, tzinfo=dt.UTC))
-    assert "CN=cluster begins on 2025-12-31 only" in refusal(config, now=dt.datetime(2025, 1, 1, tzinfo=dt.UTC))
+    assert "CN=cluster has ended on 2027-06-30" in refusal(config, now=dt.datetime(2028, 1, 1, tzinfo=dt.UTC))
+    assert "CN=cluster begins on 2026-06-30 only" in refusal(config, now=dt.datetime(2025, 1, 1, tzinfo=dt.UTC))
 
 
 # --- a stack's own authority
@@ -128,19 +129,19 @@ def test_one_that_has_ended_or_has_not_begun_is_said() -> None:
 MANY = ("example.org", "*.example.org", ".sub.example.org", "127.0.0.1", "LOCALHOST")
 
 
-def test_its_certificate_is_the_same_each_time_and_another_for_other_names_another_year_and_another_authority() -> None:
+def test_its_certificate_is_the_same_each_time_and_another_for_other_names_times_and_authorities() -> None:
     config = stack(MANY, self_signed=True)
     first, again = (certificate_of(config, FILES, AN_AUTHORITY, NOW) for _ in range(2))
     assert first is not None
     assert (first, first.key) == (again, again.key if again else "")
     others = {
-        signed(AN_AUTHORITY, names_of(config), 2027),
-        signed(AN_AUTHORITY, ["example.org"], 2026),
-        signed(make_authority("test", NOW), names_of(config), 2026),
+        signed(AN_AUTHORITY, names_of(config), NEXT),
+        signed(AN_AUTHORITY, ["example.org"], half_year(NOW)),
+        signed(make_authority("test", NOW), names_of(config), half_year(NOW)),
     }
     assert (first.chain, first.key) not in others
     assert len({key for _chain, key in others}) == 3
-    later = named(config, FILES, NOW.replace(year=2027))
+    later = named(config, FILES, NEXT)
     assert later is not None
     assert later.label != first.label
 
@@ -152,15 +153,15 @@ def test_it_covers_all_names_and_lasts_no_longer_than_browsers_allow() -> None:
     (leaf,) = x509.load_pem_x509_certificates(found.chain.encode())
     assert uncovered(leaf, [*names_of(config), "a.example.org", "a.sub.example.org"]) == []
     assert uncovered(leaf, ["a.b.example.org", "10.0.0.1", "other"]) == ["a.b.example.org", "10.0.0.1", "other"]
-    assert leaf.not_valid_after_utc - leaf.not_valid_before_utc <= dt.timedelta(days=825)
-    # The first day and the last of a year.
-    for day in (NOW.replace(month=1, day=1), NOW.replace(month=12, day=31)):
-        assert leaf.not_valid_before_utc < day < leaf.not_valid_after_utc - dt.timedelta(days=360)
+    assert leaf.not_valid_after_utc - leaf.not_valid_before_utc <= dt.timedelta(days=365)
+    # The first moment of a half year, and the last.
+    for moment in (half_year(NOW), NEXT - dt.timedelta(seconds=1)):
+        assert leaf.not_valid_before_utc < moment < leaf.not_valid_after_utc - dt.timedelta(days=179)
 
 
 @pytest.mark.parametrize("name", ["example.org", "other.org"])
 def test_openssl_believes_it_by_the_authority_and_for_its_names(tmp_path: Path, name: str) -> None:
-    chain, key = signed(AN_AUTHORITY, ["example.org"], dt.datetime.now(dt.UTC).year)
+    chain, key = signed(AN_AUTHORITY, ["example.org"], half_year(dt.datetime.now(dt.UTC)))
     (tmp_path / "site.pem").write_text(chain + key)
     there = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     there.load_cert_chain(tmp_path / "site.pem")

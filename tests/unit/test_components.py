@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import inspect
 import json
 import re
@@ -18,8 +19,10 @@ import pytest
 
 import components
 from cluster.config import parse_config
+from cluster.config.models import AUTHORITY
 from cluster.release import ReleaseSpec, specify
 from cluster.services import DRAIN_SECONDS
+from cluster.tls.authority import make_authority
 from cluster.topology import Topology, batches, build_topology
 from platforms import base
 from platforms.base import Resources
@@ -743,6 +746,33 @@ def test_the_command_that_writes_the_secrets_says_nothing_into_any_log_or_state(
 def test_no_other_resource_is_made_of_the_secrets(whole: Record) -> None:
     marked = {one.name for one in whole.registrations if any(is_secret(value) for value in one.inputs.values())}
     assert marked == {"prepare"}, "a secret anywhere hides the whole input in previews"
+
+
+SECURE = stack_values(site={"tls": {"self_signed": True, "listen": 8453}})
+
+AN_AUTHORITY = make_authority("dev", dt.datetime.now(dt.UTC))
+
+
+def test_the_key_of_a_site_is_a_secret_beside_a_configuration_that_previews_show(
+    preview: bool, recorded: Recorded
+) -> None:
+    found = recorded(SECURE, preview=preview, secrets={**SECRETS, AUTHORITY: AN_AUTHORITY})
+    command = found.named("nginx-config")
+    assert "listen 8453 ssl" in command.inputs["stdin"]
+    private = command.environment["PRIVATE"]
+    assert is_secret(private), "whoever reads the state could be the site"
+    assert private["value"].startswith("# file certificate.key\n-----BEGIN PRIVATE KEY-----\n")
+    said = json.dumps(everything(found)).replace(json.dumps(private["value"]), "")
+    assert "PRIVATE KEY" not in said, "the key, or the authority's, stands elsewhere too"
+    assert json.loads(found.named("prepare").inputs["stdin"]["value"]) == SECRETS, "no instance needs an authority"
+    assert {port["external"] for port in found.named("nginx", CONTAINER).inputs["ports"]} >= {8090, 8453}
+    plain = recorded(VALUES, preview=preview).named("nginx-config")
+    assert "PRIVATE" not in plain.environment
+
+
+def test_a_site_that_signs_its_own_certificate_needs_an_authority(tmp_path: Path) -> None:
+    with pytest.raises(pulumi.RunError, match=r"^cluster:tls_authority: missing; `cluster up` makes it$"):
+        run_main(tmp_path, SECURE)
 
 
 # --- order

@@ -106,9 +106,9 @@ DOCKER = {"platform": "docker"}
 
 SELF_SIGNED: dict[str, Any] = {"site.tls": {"self_signed": True}}
 
-#: A certificate of a year, its key, another one's, and the key with a mode that lets others read it.
+#: A certificate, its key, another one's, and the key with a mode that lets others read it.
 NOW = dt.datetime(2026, 11, 27, tzinfo=dt.UTC)
-SOON, LATER = dt.datetime(2027, 12, 20, tzinfo=dt.UTC), dt.datetime(2028, 2, 1, tzinfo=dt.UTC)
+SOON, LATER = dt.datetime(2027, 6, 20, tzinfo=dt.UTC), dt.datetime(2027, 8, 1, tzinfo=dt.UTC)
 FILES = made_certificates(NOW)
 
 

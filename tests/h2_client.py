@@ -34,6 +34,37 @@ class Lost(http.client.HTTPException):
     """No answer came, and nobody knows what became of the request."""
 
 
+class Answer:
+    """What http.client's answer is, of what the load looks at."""
+
+    def __init__(self, status: int, headers: http.client.HTTPMessage, body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+    def read(self) -> bytes:
+        """Return the body."""
+        return self.body
+
+
+class Connection:
+    """Asks as http.client's connection does, over HTTP/2."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def request(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> None:
+        """Ask; `getresponse` has the answer."""
+        sent = {name.lower(): value for name, value in headers.items() if name.lower() != "host"}
+        self.answer = self.client.ask_with(method, path, body.encode() if body is not None else None, sent)
+
+    def getresponse(self) -> Answer:
+        """Return the answer to the last request."""
+        return self.answer
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.client.close()
+
+
 class Client:
     """Asks one server; `again` counts the requests that it had to ask a second time, on another connection."""
 
@@ -54,9 +85,14 @@ class Client:
 
     def ask(self, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         """Return the status and the body of an answer; OSError, or Lost, where none came."""
+        answer = self.ask_with("GET" if body is None else "POST", path, body, {})
+        return answer.status, answer.body
+
+    def ask_with(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Answer:
+        """Return the answer to a request with headers; as above."""
         for _attempt in range(ATTEMPTS):
             try:
-                return self._once(path, body)
+                return self._once(method, path, body, headers)
             except NotBegun:
                 self.again += 1
                 self.close()
@@ -75,7 +111,7 @@ class Client:
         self.buffer, self.last = b"", None
         return found
 
-    def _once(self, path: str, body: bytes | None) -> tuple[int, bytes]:
+    def _once(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Answer:
         if self.socket is None or self.last is not None:
             self.close()  # it was told to go, between two requests
             self.socket = self._connect()
@@ -83,10 +119,11 @@ class Client:
         self.h2.send_headers(
             stream,
             [
-                (":method", "GET" if body is None else "POST"),
+                (":method", method),
                 (":scheme", "https"),
                 (":authority", f"{self.name}:{self.address[1]}"),
                 (":path", path),
+                *headers.items(),
                 *([] if body is None else [("content-length", str(len(body)))]),
             ],
             end_stream=body is None,
@@ -97,8 +134,8 @@ class Client:
             self.socket.sendall(self.h2.data_to_send())
         return self._answer(stream)
 
-    def _answer(self, stream: int) -> tuple[int, bytes]:
-        status, parts = 0, []
+    def _answer(self, stream: int) -> Answer:
+        status, said, parts = 0, http.client.HTTPMessage(), []
         while True:
             for event in self.h2.receive_data(self._read(stream)):
                 if isinstance(event, StreamReset) and event.stream_id == stream:
@@ -107,12 +144,14 @@ class Client:
                     raise Lost(f"stream {stream} was reset: {event.error_code}")
                 if isinstance(event, ResponseReceived) and event.stream_id == stream:
                     status = int(dict(event.headers)[b":status"])
+                    for name, value in event.headers:
+                        said[name.decode()] = value.decode()
                 if isinstance(event, DataReceived):
                     parts.append(event.data)
                     self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 if isinstance(event, StreamEnded) and event.stream_id == stream:
                     self._reply()
-                    return status, b"".join(parts)
+                    return Answer(status, said, b"".join(parts))
             self._reply()
 
     def _read(self, stream: int) -> bytes:

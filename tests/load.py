@@ -116,13 +116,17 @@ class Client(threading.Thread):
             self.load.count_failed(f"POST /form: answered {answer}")
 
     def request(self, kind: str, method: str, path: str, body: str | None = None) -> dict[str, Any] | None:
-        headers = {"Host": self.load.host, "Cookie": "; ".join(f"{k}={v}" for k, v in self.cookies.items())}
+        headers = {
+            **self.load.headers,
+            "Host": self.load.host,
+            "Cookie": "; ".join(f"{k}={v}" for k, v in self.cookies.items()),
+        }
         if body is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         began = time.monotonic()
         try:
             if self.connection is None:
-                self.connection = http.client.HTTPConnection(*self.load.address, timeout=TIMEOUT)
+                self.connection = self.load.connect(self.number)
             self.connection.request(method, path, body, headers)
             response = self.connection.getresponse()
             text = response.read().decode("utf-8", "replace")
@@ -175,6 +179,8 @@ class Load:
     ) -> None:
         self.address = address
         self.host = host
+        #: Sent with every request.
+        self.headers: dict[str, str] = {}
         self.posts = posts
         self.pause = pause
         self.slow_seconds = slow_seconds
@@ -196,6 +202,10 @@ class Load:
         for client in self.clients:
             client.join(TIMEOUT + 10)
         assert not any(client.is_alive() for client in self.clients), "a client hangs"
+
+    def connect(self, number: int) -> http.client.HTTPConnection:
+        """Return the connection of a client, by its number."""
+        return http.client.HTTPConnection(*self.address, timeout=TIMEOUT)
 
     def count(self, kind: str, failure: str | None, *, cut: bool = False) -> None:
         with self._lock:

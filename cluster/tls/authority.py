@@ -83,7 +83,8 @@ def show_authority(path: Path, authority: str) -> None:
 
 def _authority(text: str) -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
     try:
-        key = serialization.load_pem_private_key(text.encode(), None)
+        # Made here, and kept where nobody else writes: to prove its primes takes a tenth of a second.
+        key = serialization.load_pem_private_key(text.encode(), None, unsafe_skip_rsa_key_validation=True)
         certificate = x509.load_pem_x509_certificate(text.encode())
     except (ValueError, TypeError):
         raise CertificateError(

@@ -1,0 +1,49 @@
+"""A load over TLS: half of its clients by HTTP/1.1, half by HTTP/2; each believes one authority alone."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from typing import TYPE_CHECKING, cast
+
+from tests.h2_client import Client, Connection
+from tests.load import TIMEOUT, Load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Secure(http.client.HTTPConnection):
+    """https by a name of the site, at whatever address."""
+
+    def __init__(self, address: tuple[str, int], name: str, authority: str, timeout: float) -> None:
+        super().__init__(*address, timeout=timeout)
+        self.name, self.context = name, ssl.create_default_context(cadata=authority)
+
+    def connect(self) -> None:
+        """Connect, and shake hands."""
+        super().connect()
+        self.sock = self.context.wrap_socket(self.sock, server_hostname=self.name)
+
+
+class SecureLoad(Load):
+    """Clients of https at a port of this machine; `authority` is the file of what signs the site's certificate."""
+
+    def __init__(self, port: int, authority: Path, **options: float) -> None:
+        super().__init__(("127.0.0.1", port), host=f"cluster:{port}", **options)  # type: ignore[arg-type]
+        self.headers = {"Referer": f"https://cluster:{port}/form"}
+        self.authority = authority.read_text()
+        self.over_http2: list[Client] = []
+
+    @property
+    def again(self) -> int:
+        """How many requests were not begun by a connection of HTTP/2 that went, and were asked again."""
+        return sum(client.again for client in self.over_http2)
+
+    def connect(self, number: int) -> http.client.HTTPConnection:
+        """Return the connection of a client: every other one speaks HTTP/2."""
+        if number % 2:
+            return Secure(self.address, "cluster", self.authority, TIMEOUT)
+        client = Client(self.address, "cluster", self.authority, TIMEOUT)
+        self.over_http2.append(client)
+        return cast("http.client.HTTPConnection", Connection(client))

@@ -1,0 +1,84 @@
+"""https by containers: changes under load by HTTP/1.1 and HTTP/2, and who can read the key."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conformance import AROUND, assert_nothing_lost, assert_up, servers
+from tests.e2e.stand import DockerStand, docker_stack
+from tests.e2e.tools import docker
+from tests.load import SPARSE
+from tests.local.stand import free_port
+from tests.secure_load import SecureLoad
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def stand() -> Iterator[DockerStand]:
+    stack = docker_stack()
+    stack["upstream"]["servers"] = stack["upstream"]["servers"][:2]
+    stack["site"]["tls"] = {"listen": free_port(consecutive=4) + 3, "self_signed": True}
+    with contextlib.closing(DockerStand(stack, name="s")) as found:
+        assert_up(found)
+        yield found
+
+
+def load_of(stand: DockerStand) -> SecureLoad:
+    port: int = stand.stack["site"]["tls"]["listen"]
+    return SecureLoad(port, authority(stand), pause=SPARSE)
+
+
+def authority(stand: DockerStand) -> Path:
+    return stand.root / ".cluster" / stand.name / "authority.pem"
+
+
+def test_no_change_loses_a_request_or_a_session_over_tls(stand: DockerStand) -> None:
+    first = stand.release()
+    load = load_of(stand)
+    with load:
+        load.wait_for(AROUND)
+        stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=5))
+        assert_up(stand)
+        stand.edit_code("visits/views.py", "\n# another release\n")
+        assert_up(stand)
+        stand.edit_stack(lambda stack: stack["site"]["server_names"].append("renewed.example"))
+        assert_up(stand)
+        load.wait_for(AROUND)
+    print(f"over TLS, weights, two releases, another certificate: {load.counts}, {load.again} asked again")
+    assert_nothing_lost(load.counts)
+    assert load.counts.total >= 2 * AROUND
+    assert first in {release for _instance, release in load.counts.by}
+    assert len({release for _instance, release in load.counts.by}) >= 3
+
+
+def test_the_key_is_nginx_s_alone_and_no_state_has_it_in_plain(stand: DockerStand) -> None:
+    (nginx,) = stand.containers("nginx")
+    modes = docker("exec", nginx, "sh", "-c", "stat -c '%a %u' /var/lib/cluster/*/certificate.key").split("\n")
+    assert {mode for mode in modes if mode} == {"600 10002"}
+    first = docker("exec", nginx, "cat", "/var/lib/cluster/current/certificate.key").splitlines()[1]
+    (found,) = json.loads(docker("inspect", nginx))
+    assert first not in json.dumps(found)
+    others = [one for one in stand.containers() if one != nginx]
+    mounted = {mount.get("Name") for mount in found["Mounts"] if mount["Destination"] == "/var/lib/cluster"}
+    for one in json.loads(docker("inspect", *others)):
+        assert not mounted & {mount.get("Name") for mount in one["Mounts"]}, one["Name"]
+    kept = [path for path in stand.root.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert kept
+    assert not [path for path in kept if first.encode() in path.read_bytes()]
+
+
+def test_another_authority_is_another_certificate_though_nginx_tells_the_same_digest(stand: DockerStand) -> None:
+    former = authority(stand).read_text()
+    assert stand.pulumi("config", "rm", "cluster:tls_authority").returncode == 0
+    assert_up(stand)
+    assert authority(stand).read_text() != former
+    with load_of(stand) as load:
+        load.wait_for(AROUND)
+    assert_nothing_lost(load.counts)

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from cluster.config.models import Method
-from cluster.endpoints import Endpoint
+from cluster.endpoints import HTTPS, Endpoint
 from cluster.services import Kind, Service, services
 from cluster_runtime.sessions import ENGINES
 
@@ -128,8 +128,10 @@ def site_url(config: ClusterConfig) -> str:
 
 
 def site_origin(config: ClusterConfig, host: str) -> str:
-    """Return the origin of the site's pages by one of its names."""
+    """Return the origin of the site's pages by one of its names, as visitors have it."""
     tls = config.site.tls
+    if tls is None and config.site.scheme_is_told:
+        return Endpoint(host=host, port=HTTPS).secure_origin  # what is before nginx ends TLS
     if tls is not None:
         return Endpoint(host=host, port=tls.listen).secure_origin
     return Endpoint(host=host, port=config.site.listen).origin

@@ -118,6 +118,11 @@ class Site(Model):
         return self
 
     @property
+    def scheme_is_told(self) -> bool:
+        """Whether a proxy before nginx tells a client's scheme; by the PROXY protocol it tells none."""
+        return bool(self.trusted_proxies) and not self.proxy_protocol
+
+    @property
     def listeners(self) -> dict[int, str]:
         """The ports on which the site answers, each with its key: the plain one, and that of https."""
         return {self.listen: "site.listen", **({self.tls.listen: "site.tls.listen"} if self.tls else {})}

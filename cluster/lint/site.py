@@ -109,7 +109,7 @@ def _certificate_files(config: ClusterConfig, facts: Facts) -> Remarks:
         found = certificate_of(config, facts.root, "", facts.now)
     except CertificateError as error:
         key, why = str(error).split(": ", 1)
-        yield Remark(key, f"{why[:1].upper()}{why[1:]}.", "Give nginx a certificate that a browser takes.")
+        yield Remark(key, f"{why}.", "Give nginx a certificate that a browser takes.")
         return
     assert found is not None  # noqa: S101 - it has TLS
 

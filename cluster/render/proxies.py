@@ -15,17 +15,12 @@ if TYPE_CHECKING:
 
 def scheme(site: Site) -> str:
     """Return the variable that holds a client's scheme."""
-    return "$cluster_scheme" if _is_told(site) else "$scheme"
+    return "$cluster_scheme" if site.scheme_is_told else "$scheme"
 
 
 def port(site: Site) -> str:
     """Return the variable that holds the port that a client reached."""
-    return "$cluster_public_port" if _is_told(site) else "$server_port"
-
-
-def _is_told(site: Site) -> bool:
-    """Whether a proxy tells the client's scheme; by the PROXY protocol it tells none."""
-    return bool(site.trusted_proxies) and not site.proxy_protocol
+    return "$cluster_public_port" if site.scheme_is_told else "$server_port"
 
 
 def maps(site: Site) -> list[Directive]:
@@ -37,7 +32,7 @@ def maps(site: Site) -> list[Directive]:
         # By the address of the connection: $remote_addr is the client's by then.
         found.append(block("geo", "$realip_remote_addr", "$cluster_trusted", of=[d("default", 0), *networks]))
         trusted = "$cluster_trusted"
-    if _is_told(site):
+    if site.scheme_is_told:
         found += [
             block(
                 "map",

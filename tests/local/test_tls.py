@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 from typing import TYPE_CHECKING
 
@@ -125,10 +126,46 @@ def test_a_certificate_that_is_given_is_checked_before_anything_is_changed_and_r
     assert_up(stand)
     assert shakes(stand, stand.paths.authority)
     kept = key_in_place(stand)
+    whole = (stand.root / "site.key").read_text()
     (stand.root / "site.key").write_text("-----BEGIN PRIVATE KEY-----\n")
     result = stand.up()
     assert result.status != 0
-    assert "site.tls.files.key: " in result.output
+    assert "site.tls.files.key: site.key: " in result.output
     assert "holds no private key in PEM" in result.output
     assert key_in_place(stand) == kept
     assert shakes(stand, stand.paths.authority), "what served still serves"
+    (stand.root / "site.key").write_text(whole)
+
+
+SSL_REDIRECT = "\nSECURE_SSL_REDIRECT = True\n"
+
+
+def test_a_project_that_sends_all_to_https_itself_works_over_tls(stand: Stand) -> None:
+    """SECURE_SSL_REDIRECT is nginx's work here, and does no harm."""
+    stand.edit_code("example/settings.py", SSL_REDIRECT)
+    assert_up(stand)
+    assert shakes(stand, stand.paths.authority)
+
+
+def test_behind_a_proxy_that_ends_tls_it_works_too_and_a_plain_site_refuses_it() -> None:
+    with contextlib.closing(Stand()) as stand:
+        stand.edit_code("example/settings.py", SSL_REDIRECT)
+        result = stand.up()
+        assert result.status != 0
+        assert "SECURE_SSL_REDIRECT must be off for this stack" in result.output
+        stand.edit_stack(lambda stack: stack["site"].update(trusted_proxies=["127.0.0.2"]))
+        result = stand.up()
+        assert result.status == 0, result.output
+        assert "https://cluster/" in result.output
+        for source, told, status, location in (
+            ("127.0.0.2", "https", 200, None),
+            ("127.0.0.2", "http", 301, "https://cluster/whoami"),
+            ("127.0.0.1", "https", 301, "https://cluster/whoami"),
+        ):
+            connection = http.client.HTTPConnection(*stand.address, timeout=10, source_address=(source, 0))
+            connection.request("GET", "/whoami", headers={"Host": "cluster", "X-Forwarded-Proto": told})
+            answer = connection.getresponse()
+            assert (answer.status, answer.headers["Location"]) == (status, location), (source, told)
+            cookie = answer.headers["Set-Cookie"] or ""
+            assert ("Secure" in cookie) == (status == 200)
+            connection.close()

@@ -136,10 +136,11 @@ def _proxy_defaults(topology: Topology) -> list[Directive]:
         d("proxy_connect_timeout", "1s"),
         d("proxy_send_timeout", "60s"),
         d("proxy_read_timeout", str(topology.config.site.proxy_read_timeout)),
-        # The headers of a response have to fit into the first: a session in a cookie takes up to 4 KiB of them.
-        d("proxy_buffer_size", "16k"),
+        # The headers of a response have to fit into the first, with room to spare: of one whose headers fill it to the
+        # last byte nginx loses the body. So 32 KiB of policies and cookies pass.
+        d("proxy_buffer_size", "36k"),
         d("proxy_buffers", "8", "16k"),
-        d("proxy_busy_buffers_size", "32k"),
+        d("proxy_busy_buffers_size", "36k"),
         # Another instance is tried where this one could not be reached, or ended before it answered; nginx never sends
         # a POST twice by this. One that is slow is waited for, and not begun again elsewhere: no `timeout` here. Over a
         # unix socket a connection is made or refused at once, a full queue included.

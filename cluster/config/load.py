@@ -68,6 +68,7 @@ HINTS = {
     ): "a path that begins and ends with /, for example /static/; null for none",
     ("app.media", "model_type"): "false for none",
     ("health.path", "string_pattern_mismatch"): "a path that begins with /",
+    ("headers.[key]", "string_pattern_mismatch"): "letters, digits and -, beginning with a letter",
     ("redirects.[key]", "string_pattern_mismatch"): "a host name, or a path that begins with /, without $ and quotes",
     (
         "redirects.[value]",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cluster.render.directives import Directive, block, d
+from cluster.render.headers import header_maps, server_headers
 from cluster.render.internal import internal_server
 from cluster.render.locations import locations, media_of
 from cluster.render.redirects import redirect_map, redirect_paths, redirect_servers
@@ -71,6 +72,7 @@ def _maps(topology: Topology) -> list[Directive]:
         ),
         *(_media_maps() if media_of(topology) else []),
         *redirect_map(topology),
+        *header_maps(topology.config.site),
     ]
 
 
@@ -124,12 +126,13 @@ def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Di
                 d("server_name", *site.server_names),
                 d("client_max_body_size", str(site.client_max_body_size)),
                 *_address_limit(topology),
+                *server_headers(site),
                 *locations(topology, paths, version, "cluster"),
                 *redirect_paths(topology),
             ],
         )
     )
-    return [*servers, *redirect_servers(topology, address, [])]
+    return [*servers, *redirect_servers(topology, address, server_headers(site))]
 
 
 def _proxy_defaults(topology: Topology) -> list[Directive]:
@@ -181,6 +184,7 @@ def _instance_server(instance: Instance, topology: Topology, paths: NginxPaths, 
             ),
             d("server_name", "127.0.0.1", "localhost"),
             d("client_max_body_size", str(topology.config.site.client_max_body_size)),
+            *server_headers(topology.config.site),
             *locations(topology, paths, version, f"cluster_{instance.name}"),
         ],
     )

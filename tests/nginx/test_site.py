@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
@@ -170,3 +173,130 @@ def test_the_site_and_instances_own_ports_are_what_they_were(redirecting: Runnin
     reply = redirecting.request("/old/x", port=first, host="localhost")
     assert (reply.status, reply.seen["path"]) == (200, "/old/x")
     assert redirecting.internal("/old/x").status == 404
+
+
+# Headers
+
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; report-uri \"/csp\"",
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "private",
+    "Report-To": '{"group":"default","max_age":1,"endpoints":[{"url":"https://r.example/"}]}',
+    "Permissions-Policy": "camera=(); microphone=()",
+    "X-Odd": "{a}; #b 'c' \"d\" }",
+}
+PROTECTED = {"media": {"root": "media"}, "protected_media": {"root": "private"}}
+
+
+def with_files(running: Running) -> None:
+    """Put files where nginx serves some."""
+    for path in ("static/r1/static/a.css", "shared/media/a.txt", "shared/media/a.html", "shared/private/a.pdf"):
+        (running.directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (running.directory / path).write_text(path)
+    for name in ("current", "previous"):
+        (running.directory / "static" / name).symlink_to("r1")
+
+
+@pytest.fixture(scope="module")
+def adding(nginx: Nginx) -> Iterator[Running]:
+    values = stack(2, headers=HEADERS, robots="none", instance_ports=free_ports(2), redirects={"/old": "/new"})
+    values["app"] |= PROTECTED
+    with Running(nginx, values) as running:
+        with_files(running)
+        yield running
+
+
+@contextlib.contextmanager
+def closing(running: Running, *, really: bool) -> Iterator[None]:
+    """Be about to reload, which before 1.27.4 sends requests through other locations."""
+    mark = Path(running.paths.closing)
+    if really:
+        mark.touch()
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+#: One kind of answer, and of each: what is asked, the status, and the headers that are not the site's alone.
+BY_PROJECT = "a static file by the project"
+ANSWERS: dict[str, tuple[str, int, dict[str, list[str]]]] = {
+    "an instance": ("/", 200, {}),
+    "an error of an instance's": ("/?status=500", 500, {}),
+    "what is not changed": ("/?status=304", 304, {}),
+    "a static file": ("/static/a.css", 200, {"Cache-Control": ["public, max-age=60"]}),
+    "a missing static file": ("/static/none.css", 404, {"Cache-Control": []}),
+    "an upload": ("/media/a.txt", 200, {}),
+    "an upload that is no page": (
+        "/media/a.html",
+        200,
+        {
+            "Content-Security-Policy": [
+                "default-src 'none'; style-src 'unsafe-inline'; sandbox",
+                HEADERS["Content-Security-Policy"],
+            ]
+        },
+    ),
+    "a missing upload": ("/media/none", 404, {}),
+    "what only the project lets out": ("/?accel=/protected/a.pdf", 200, {}),
+    BY_PROJECT: ("/?accel=/static/a.css", 200, {"Cache-Control": ["public, max-age=60"]}),
+    "the runtime's": ("/-/health", 404, {}),
+    "a redirect": ("/old", 308, {}),
+    "the answer to search engines": ("/robots.txt", 200, {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "about_to_reload"),
+    # What the project leads to files that are public anyhow is 418 for a moment before an old nginx reloads.
+    [(what, before) for what in ANSWERS for before in (False, True) if (what, before) != (BY_PROJECT, True)],
+)
+def test_every_answer_has_the_sites_headers_once(adding: Running, what: str, about_to_reload: bool) -> None:
+    target, status, others = ANSWERS[what]
+    with closing(adding, really=about_to_reload):
+        reply = adding.request(target)
+    assert reply.status == status
+    for name, value in {**HEADERS, "X-Robots-Tag": "none"}.items():
+        assert (reply.headers.get_all(name) or []) == others.get(name, [value]), name
+
+
+def test_an_answer_that_has_no_instance_has_them_too(nginx: Nginx) -> None:
+    with Running(nginx, stack(1, headers=HEADERS, client_max_body_size=10)) as running:
+        large = running.request("/", method="POST", body=b"x" * 11)
+        running.backends["app1"].give_name_up()
+        running.backends["app1"].die()
+        replies = {413: large, 502: running.request("/")}
+    for status, reply in replies.items():
+        assert reply.status == status
+        assert {name: reply.headers.get_all(name) for name in HEADERS} == {k: [v] for k, v in HEADERS.items()}
+
+
+@pytest.mark.parametrize("where", ["site", "app1"])
+def test_what_the_project_says_itself_stands_alone(adding: Running, where: str) -> None:
+    port = adding.values["site"]["instance_ports"] if where == "app1" else None
+    own = {"content-security-policy": "default-src *", "X-FRAME-OPTIONS": "SAMEORIGIN", "cache-control": "no-store"}
+    query = "&".join(f"header={quote(f'{name}: {value}')}" for name, value in own.items())
+    for status in (200, 404, 500):
+        reply = adding.request(f"/?status={status}&{query}", host="localhost", port=port)
+        assert reply.status == status
+        for name, value in own.items():
+            assert reply.headers.get_all(name) == [value]
+        assert reply.headers.get_all("Permissions-Policy") == [HEADERS["Permissions-Policy"]]
+
+
+def test_search_engines_are_asked_to_keep_away_even_where_the_project_says_otherwise(adding: Running) -> None:
+    reply = adding.request("/?header=X-Robots-Tag:%20all")
+    assert reply.headers.get_all("X-Robots-Tag") == ["all", "none"], "they keep to the stricter one"
+    robots = adding.request("/robots.txt")
+    assert (robots.status, robots.body) == (200, b"User-agent: *\nDisallow: /\n")
+    assert robots.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert [path for _method, path in adding.requests if "robots" in path.lower()] == ["/?header=X-Robots-Tag:%20all"]
+
+
+def test_a_name_that_leads_elsewhere_says_them_as_well(nginx: Nginx) -> None:
+    values = stack(1, headers={"X-Frame-Options": "DENY"}, robots="none", redirects={"www.example.org": "cluster"})
+    with Running(nginx, values) as running:
+        reply = running.request("/robots.txt", host="www.example.org")
+    assert (reply.status, reply.headers["X-Frame-Options"], reply.headers["X-Robots-Tag"]) == (308, "DENY", "none")

@@ -232,6 +232,64 @@ def test_many_redirects_are_judged_at_once() -> None:
     assert time.monotonic() - began < 5
 
 
+# --- headers
+
+
+ONE_ANSWER = "is of one answer, and only who gives it can say it"
+CONNECTION = "is of the connection, and nginx's to say"
+DOLLAR = "must not contain $: nginx reads a variable there, and has no way to write the character itself"
+VISIBLE = "must be visible characters of ASCII and spaces within"
+
+HEADERS: dict[str, tuple[dict[Any, Any], list[str]]] = {
+    **{
+        name: ({name: "x"}, [f".{name}: {CONNECTION}, got '{name}'"])
+        for name in ("Connection", "Keep-Alive", "Transfer-Encoding", "Upgrade", "TE", "Trailer")
+    },
+    **{
+        name: ({name: "x"}, [f".{name}: {ONE_ANSWER}, got '{name}'"])
+        for name in ("Date", "Server", "Location", "Vary", "ETag", "X-Accel-Redirect", "content-length", "sEt-cOOkie")
+    },
+    "HSTS": (
+        {"strict-transport-security": "max-age=1"},
+        ["comes with TLS: whatever ends TLS says it, not this server without it"],
+    ),
+    "a name with a colon": ({"X:": "x"}, ['["X:"]: is not of the right form']),
+    "a name with the end of a line": ({"X\nY": "x"}, ['["X\\nY"]: is not of the right form']),
+    "a name with _": ({"X_Y": "x"}, ["X_Y: is not of the right form, got 'X_Y' (letters, digits and -"]),
+    "one name twice": ({"X-A": "x", "x-a": "y"}, ["x-a: is said by X-A already"]),
+    "a variable": ({"X-A": "a $uri"}, [f"X-A: {DOLLAR}, got 'a $uri'"]),
+    "the end of a line": ({"X-A": "a\r\nX-B: b"}, [f"X-A: {VISIBLE}"]),
+    "a tab": ({"X-A": "a\tb"}, [f"X-A: {VISIBLE}"]),
+    "a letter of another alphabet": ({"X-A": "ä"}, [f"X-A: {VISIBLE}"]),
+    "a space at the end": ({"X-A": "a "}, [f"X-A: {VISIBLE}"]),
+    "nothing": ({"X-A": ""}, [f"X-A: {VISIBLE}"]),
+    "a backslash": ({"X-A": "a\\nb"}, ["X-A: must not contain a backslash: nginx reads an escape there"]),
+    "a long one": ({"X-A": "a" * 4001}, ["X-A: must have at most 4000 characters, which is what nginx reads"]),
+    "a number": ({"X-A": 1}, ["X-A: must be text, got 1"]),
+}
+
+
+@pytest.mark.parametrize("what", HEADERS)
+def test_a_header_that_no_site_can_say_is_refused(what: str) -> None:
+    headers, expected = HEADERS[what]
+    found = problems(headers=headers)
+    assert len(found) == len(expected), found
+    for line, words in zip(found, expected, strict=True):
+        assert line.startswith("site.headers"), line
+        assert words in line
+
+
+def test_the_sign_for_search_engines_is_one_keys_to_say() -> None:
+    assert problems(robots="none", headers={"x-robots-tag": "all"}) == [
+        "site.headers.x-robots-tag: is said by site.robots already, got 'x-robots-tag'"
+    ]
+    assert problems(headers={"x-robots-tag": "all"}) == []
+    assert problems(robots="all") == ["site.robots: must be one of none, got 'all'"]
+    (line,) = problems(robots="none", redirects={"/robots.txt": "/x"})
+    assert "would take /robots.txt, where nginx answers itself (site.robots)" in line
+    assert problems(robots="none", redirects={"/robots.txt.old": "/x"}) == []
+
+
 # --- uploads, wherever their place is said
 
 

@@ -11,8 +11,9 @@ import yaml
 from pydantic import BaseModel, PlainValidator, SecretStr, TypeAdapter, ValidationError
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from cluster.config.load import KEY, hint
+from cluster.config.load import hint
 from cluster.config.models import ClusterConfig, keys_of
+from cluster.config.refusing import KEY
 from cluster.config.units import Duration, Size
 from cluster.lint.rules import RULES
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import posixpath
+import re
 import shlex
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,6 +109,58 @@ def _network(value: str) -> str:
         ) from None
 
 
+def _header_name(value: str) -> str:
+    """Return a header's name that neither nginx, the protocol nor another key has its own use for."""
+    lower = value.lower()
+    if lower == "strict-transport-security":
+        raise PydanticCustomError(
+            "header", "is a matter of TLS: site.tls.hsts says it, or whatever ends TLS before nginx"
+        )
+    if lower in OWNED_HEADERS or lower.startswith(("x-accel-", "proxy-")):
+        raise PydanticCustomError("header", "{why}", {"why": OWNED_HEADERS.get(lower, _OF_ONE_ANSWER)})
+    return value
+
+
+def _header_value(value: str) -> str:
+    """Return a header's value that nginx writes as it stands."""
+    problem = next((why for character, why in UNWRITABLE.items() if character in value), None)
+    if problem is None and not re.fullmatch(r"[!-~]([ -~]*[!-~])?", value):
+        problem = "must be visible characters of ASCII and spaces within"
+    if problem is None and len(value) + value.count("'") > LONGEST_HEADER:
+        problem = f"must have at most {LONGEST_HEADER} characters, which is what nginx reads"
+    if problem is not None:
+        raise PydanticCustomError("header", "{why}", {"why": problem})
+    return value
+
+
+_OF_CONNECTION = "is of the connection, and nginx's to say"
+_OF_ONE_ANSWER = "is of one answer, and only who gives it can say it"
+
+#: Headers that no site can say for all of its answers.
+OWNED_HEADERS = {
+    **dict.fromkeys(
+        ("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "via"), _OF_CONNECTION
+    ),
+    **dict.fromkeys(
+        (
+            *("accept-ranges", "age", "allow", "content-encoding", "content-length"),
+            *("content-location", "content-range", "content-type", "date", "etag", "expires", "host", "last-modified"),
+            *("location", "refresh", "retry-after", "server", "set-cookie", "status", "vary", "warning"),
+            *("www-authenticate", "x-sendfile", "content-disposition"),
+        ),
+        _OF_ONE_ANSWER,
+    ),
+}
+
+#: What nginx would read as something else in a word, with what that is.
+UNWRITABLE = {
+    "$": "must not contain $: nginx reads a variable there, and has no way to write the character itself",
+    "\\": "must not contain a backslash: nginx reads an escape there",
+}
+
+#: nginx takes no longer word from a file (NGX_CONF_BUFFER), in bytes; quotes and a margin are taken off.
+LONGEST_HEADER = 4000
+
 #: The fields of a line of cron's: minute, hour, day of the month, month, day of the week.
 CRON_FIELDS = 5
 
@@ -122,11 +175,12 @@ Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 InstanceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 
+_HOST = r"(\*\.|\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*"
+
 ServerName = Annotated[
     str,
     StringConstraints(
-        pattern=r"^(_|(\*\.|\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-        r"(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*)$",
+        pattern=rf"^(_|{_HOST})$",
         max_length=253,
     ),
 ]
@@ -170,6 +224,24 @@ PYTHON_VERSION = r"^3\.\d{1,2}(\.\d{1,2})?$"
 PythonVersion = Annotated[str, StringConstraints(pattern=PYTHON_VERSION)]
 
 PackageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
+
+#: A path as a client sends it. No `$`, which is a variable of nginx's, no quote, and nothing that ends a line.
+_SENT_PATH = r"/([A-Za-z0-9._~!&()*+,;=:@/-]|%[0-9A-Fa-f]{2})*"
+_SENT_QUERY = r"(\?([A-Za-z0-9._~!&()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?"
+
+RedirectSource = Annotated[str, StringConstraints(pattern=rf"^({_SENT_PATH}|{_HOST})$", max_length=1000)]
+
+RedirectTarget = Annotated[
+    str,
+    StringConstraints(
+        pattern=rf"^({_SENT_PATH}{_SENT_QUERY}|https?://{_HOST}(:[0-9]{{1,5}})?({_SENT_PATH})?{_SENT_QUERY}|{_HOST})$",
+        max_length=1000,
+    ),
+]
+
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,99}$"), AfterValidator(_header_name)]
+
+HeaderValue = Annotated[str, AfterValidator(_header_value)]
 
 HashKey = Annotated[str, StringConstraints(min_length=1, pattern=r"^[\w$ :./{}-]+$")]
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from cluster.config.document import DocumentError, Written, read_document, step
-from cluster.config.models import OWN_KEYS, SECRET_KEYS, ClusterConfig, Media, keys_of
+from cluster.config.models import OWN_KEYS, SECRET_KEYS, ClusterConfig, Media, keys_of, refuse_what_media_take
+from cluster.config.refusing import KEY, VALUE
 from cluster.config.units import MOMENT, Duration
 from cluster.errors import ClusterError
 from cluster.source import find_media
@@ -27,9 +28,6 @@ OURS = re.compile(rf'config\["{PREFIX}([\w-]+)"\]')
 
 #: Keys whose values no message repeats.
 NOT_SHOWN = (*SECRET_KEYS, *OWN_KEYS)
-
-#: pydantic's last step where not a value but the key itself is wrong.
-KEY = "[key]"
 
 #: The kind of error of a key that is no text.
 KEY_KIND = "key"
@@ -70,6 +68,12 @@ HINTS = {
     ): "a path that begins and ends with /, for example /static/; null for none",
     ("app.media", "model_type"): "false for none",
     ("health.path", "string_pattern_mismatch"): "a path that begins with /",
+    ("headers.[key]", "string_pattern_mismatch"): "letters, digits and -, beginning with a letter",
+    ("redirects.[key]", "string_pattern_mismatch"): "a host name, or a path that begins with /, without $ and quotes",
+    (
+        "redirects.[value]",
+        "string_pattern_mismatch",
+    ): "a host name of site.server_names, a path that begins with /, or https://…, without $, # and quotes",
     ("hash.key", "string_pattern_mismatch"): "nginx's text and variables, for example $request_uri",
 }
 
@@ -118,10 +122,15 @@ def load_stack(root: Path, stack: str) -> ClusterConfig:
     if not isinstance(config, dict):
         raise StackFileError(source, [Problem("config", f"required: the keys {PREFIX}platform, {PREFIX}app, …")])
     words = {OURS.sub(r"\1", path, count=1): word for path, word in document.words.items()}
+    values = _ours(config)
     try:
-        return _with_media(parse_config(_ours(config), words), root)
+        found = _with_media(parse_config(values, words), root)
+        refuse_what_media_take(found)
     except StackFileError as error:
         raise StackFileError(source, error.problems) from None
+    except ValidationError as error:
+        raise StackFileError(source, _problems(error, values, words)) from None
+    return found
 
 
 def _with_media(config: ClusterConfig, root: Path) -> ClusterConfig:
@@ -157,15 +166,19 @@ def parse_config(values: dict[str, Any], words: Mapping[str, str] | None = None)
     try:
         return ClusterConfig.model_validate(values)
     except ValidationError as error:
-        problems: dict[Problem, None] = {}
-        all_found = error.errors(include_url=False)
-        for number, found in enumerate(all_found):
-            if len(problems) == MOST_PROBLEMS:
-                problems[Problem("config", f"{len(all_found) - number} more problems")] = None
-                break
-            path = _path(found, values)
-            problems[Problem(path, _message(found, (words or {}).get(path)))] = None
-        raise StackFileError(SOURCE, list(problems)) from None
+        raise StackFileError(SOURCE, _problems(error, values, words or {})) from None
+
+
+def _problems(error: ValidationError, values: dict[str, Any], words: Mapping[str, str]) -> list[Problem]:
+    problems: dict[Problem, None] = {}
+    all_found = error.errors(include_url=False)
+    for number, found in enumerate(all_found):
+        if len(problems) == MOST_PROBLEMS:
+            problems[Problem("config", f"{len(all_found) - number} more problems")] = None
+            break
+        path = _path(found, values)
+        problems[Problem(path, _message(found, words.get(path)))] = None
+    return list(problems)
 
 
 def _path(error: Any, values: dict[str, Any]) -> str:
@@ -265,8 +278,14 @@ def hint(location: tuple[int | str, ...], kind: str) -> str | None:
     """Return what more to say of an error of pydantic's `kind` at a key: most often the form that is asked for."""
     if location[-1] == KEY:  # whatever the key is
         location = (*location[:-2], KEY)
-    dotted = "." + ".".join(step for step in location if isinstance(step, str))
-    return next((text for (end, k), text in HINTS.items() if k == kind and dotted.endswith(f".{end}")), None)
+    dotted = ["." + ".".join(step for step in way if isinstance(step, str)) for way in (location, _any_value(location))]
+    return next(
+        (text for (end, k), text in HINTS.items() if k == kind and any(way.endswith(f".{end}") for way in dotted)), None
+    )
+
+
+def _any_value(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return (*location[:-1], VALUE)
 
 
 def _shown(value: Any) -> str:

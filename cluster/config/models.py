@@ -6,7 +6,7 @@ docs/stack-file.md is generated from here (`cluster reference`).
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     PlainValidator,
     SecretStr,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -41,7 +42,8 @@ from cluster.config.kinds import (
     Weight,
     text_enum,
 )
-from cluster.config.site import Site  # noqa: TC001 - pydantic reads it
+from cluster.config.refusing import refuse
+from cluster.config.site import Site, path_refusals
 from cluster.config.units import Duration, Size
 from cluster.platforms import Platform
 from cluster_runtime.config import SECRET_NAMES
@@ -511,6 +513,18 @@ class ClusterConfig(Model):
     dropped_secret_keys: SecretStr | None = Field(
         None, description="What `rotate-key` has dropped, kept until you delete it; nothing reads it."
     )
+
+    @model_validator(mode="after")
+    def _refuse_what_media_take(self) -> Self:
+        refuse_what_media_take(self)
+        return self
+
+
+def refuse_what_media_take(config: ClusterConfig) -> None:
+    """Raise pydantic's error where the site's keys say of a path of the uploads' what nginx does with it."""
+    found = ((config.app.media, "uploads (app.media)"), (config.app.protected_media, "app.protected_media"))
+    taken = {media.url: f"where nginx serves {what}" for media, what in found if media and media.root and media.url}
+    refuse(one._replace(at=("site", *one.at)) for one in path_refusals(config.site, taken))
 
 
 #: Keys whose values are secrets; no message repeats them.

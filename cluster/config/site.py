@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from cluster.config.kinds import Model, Network, PathPrefix, PathText, Port, ServerName
+from cluster.config.kinds import (
+    HeaderName,
+    HeaderValue,
+    Model,
+    Network,
+    PathPrefix,
+    PathText,
+    Port,
+    RedirectSource,
+    RedirectTarget,
+    ServerName,
+    text_enum,
+)
+from cluster.config.redirects import path_redirects, redirect_refusals
+from cluster.config.refusing import KEY, Refusal, refuse
 from cluster.config.units import Duration, Size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 #: Below this browsers' list of sites that are https alone takes none (https://hstspreload.org).
 PRELOADED_SECONDS = 31_536_000
@@ -59,6 +77,16 @@ class Tls(Model):
         return self
 
 
+#: What search engines read first.
+ROBOTS = "/robots.txt"
+
+
+class Robots(StrEnum):
+    """What search engines are asked to do."""
+
+    NONE = "none"
+
+
 class Site(Model):
     """nginx's server."""
 
@@ -104,6 +132,22 @@ class Site(Model):
         "/static/",
         description="The project's STATIC_URL, served by nginx itself; null: nginx serves no static files.",
     )
+    redirects: Annotated[dict[RedirectSource, RedirectTarget], Field(max_length=500)] = Field(
+        default_factory=dict,
+        description="Names and paths that lead elsewhere, with status 308: a host name to one of server_names; a path, "
+        "or all below it where it ends with /, to a path or to another site. What follows and the query are kept.",
+    )
+
+    headers: Annotated[dict[HeaderName, HeaderValue], Field(max_length=100)] = Field(
+        default_factory=dict,
+        description="Headers of every answer, errors among them, but where the project's own answer has that header "
+        "already.",
+    )
+    robots: Annotated[Robots, text_enum(Robots)] | None = Field(
+        None,
+        description="none: search engines are asked to keep away, by the header X-Robots-Tag of every answer and by "
+        "/robots.txt; null: what the project says.",
+    )
 
     @model_validator(mode="after")
     def _two_ports(self) -> Self:
@@ -126,3 +170,42 @@ class Site(Model):
     def listeners(self) -> dict[int, str]:
         """The ports on which the site answers, each with its key: the plain one, and that of https."""
         return {self.listen: "site.listen", **({self.tls.listen: "site.tls.listen"} if self.tls else {})}
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Self:
+        static = {self.static_url: "where nginx serves static files (site.static_url)"} if self.static_url else {}
+        robots = {ROBOTS: "where nginx answers itself (site.robots)"} if self.robots else {}
+        refuse(
+            [
+                *redirect_refusals(self.redirects, self.server_names),
+                *_header_refusals(self),
+                *path_refusals(self, static | robots),
+            ]
+        )
+        return self
+
+
+def _header_refusals(site: Site) -> Iterator[Refusal]:
+    seen: dict[str, str] = {"x-robots-tag": "site.robots"} if site.robots else {}
+    for name in site.headers:
+        if name.lower() in seen:
+            yield Refusal(("headers", name, KEY), f"is said by {seen[name.lower()]} already", name)
+        seen.setdefault(name.lower(), name)
+
+
+def path_refusals(site: Site, taken: Mapping[str, str]) -> Iterator[Refusal]:
+    """Yield what a site says of paths of which nginx does something else. taken: these, each with what that is."""
+    for path, what in taken.items():
+        for one in path_redirects(site.redirects):
+            if one.covers(path) or _is_of(one.source, path):
+                message = f"would take {_named(path)}, {what}"
+                yield Refusal(("redirects", one.source, KEY), message, one.source)
+
+
+def _is_of(path: str, taken: str) -> bool:
+    """Tell whether a path is taken: by itself, or below one that ends with /."""
+    return path.startswith(taken) if taken.endswith("/") else path == taken
+
+
+def _named(taken: str) -> str:
+    return f"what is below {taken}" if taken.endswith("/") else taken

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.config.kinds import PathPrefix
+from cluster.config.redirects import covered_names
 from cluster.endpoints import HTTP, HTTPS
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule
 from cluster.lint.upstream import LONGEST_WORD
@@ -159,17 +160,12 @@ def _duplicate_server_names(config: ClusterConfig, _facts: Facts) -> Remarks:
     # nginx: conflicting server name ignored.
     seen: dict[str, str] = {}
     for number, name in enumerate(config.site.server_names):
-        for covered in _covered(name.lower()):
+        for covered in covered_names(name.lower()):
             if covered in seen:
                 why = f"{seen[covered]} says {covered} already, and nginx ignores the second."
                 yield Remark(f"site.server_names[{number}]", why, "Remove one of them.")
                 break
-        seen.update({covered: seen.get(covered, name) for covered in _covered(name.lower())})
-
-
-def _covered(name: str) -> list[str]:
-    """Return nginx's own names for a name: `.example.com` is example.com and *.example.com."""
-    return [name[1:], f"*{name}"] if name.startswith(".") else [name]
+        seen.update({covered: seen.get(covered, name) for covered in covered_names(name.lower())})
 
 
 def _any_host(config: ClusterConfig, _facts: Facts) -> Remarks:

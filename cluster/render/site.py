@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING
 
 from cluster.render import proxies, tls
 from cluster.render.directives import Directive, block, d
+from cluster.render.headers import header_maps, hidden_headers, hsts, server_headers
 from cluster.render.internal import internal_server
 from cluster.render.locations import locations, media_of, polite
+from cluster.render.redirects import STATUS, by_name, redirect_map, redirect_paths
 from cluster.render.upstreams import instance_upstream, upstream
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 
 if TYPE_CHECKING:
-    from cluster.config.site import Tls
+    from collections.abc import Sequence
+
+    from cluster.config.site import Site
     from cluster.render.paths import NginxPaths
     from cluster.render.versions import Version
     from cluster.tls.certificates import Certificate
@@ -75,6 +79,8 @@ def _maps(topology: Topology) -> list[Directive]:
         ),
         *(_media_maps() if media_of(topology) else []),
         *proxies.maps(topology.config.site),
+        *redirect_map(topology),
+        *header_maps(topology.config.site),
     ]
 
 
@@ -108,57 +114,89 @@ def _address_limit(topology: Topology) -> list[Directive]:
 
 
 def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Directive]:
+    """Return the servers of the site: of its names, of those that lead to another, and of strangers' on each port."""
     site = topology.config.site
-    address = _address(paths, site.listen)
-    options = proxies.listening(site)
-    anybody = "_" in site.server_names
-    first = ["default_server"] if anybody else []
-    known = [d("server_name", *site.server_names), *proxies.client(site), proxies.refusal()]
-    servers = []
-    if not anybody:
-        # A name that is not the site's: no answer at all.
-        servers.append(
-            block(
-                "server",
-                of=[d("listen", address, "default_server", *options), d("server_name", ""), d("return", 444)],
-            )
-        )
-    listening = [d("listen", address, *first, *options)]
-    if site.tls is not None:
-        servers.append(block("server", of=[*listening, *known, *_to_https(site.tls, paths, version)]))
-        address = _address(paths, site.tls.listen)
-        if not anybody:
-            servers.append(tls.default_server(topology.config, site.tls, address, version, *options))
-        listening = tls.listening(site.tls, address, version, *first, *options)
-    servers.append(
-        block(
-            "server",
-            of=[
-                *listening,
-                *known,
-                d("client_max_body_size", str(site.client_max_body_size)),
-                *_address_limit(topology),
-                *locations(topology, paths, version, "cluster"),
-            ],
-        )
+    address, options = _address(paths, site.listen), proxies.listening(site)
+    plain = [d("listen", address, *options)]
+    if site.tls is None:
+        scheme = proxies.scheme(site)
+        leads = [
+            _leads(site, plain, names, _answer(f"{scheme}://{target}$cluster_port$request_uri", paths, version))
+            for target, names in by_name(site).items()
+        ]
+        return [*_strangers(site, plain), _main_server(topology, plain, paths, version), *leads]
+    secure = tls.listening(site.tls, _address(paths, site.tls.listen), version, *options)
+    names = d("server_name", *site.server_names)
+    return [
+        *_strangers(site, plain),
+        _leads(site, _first(site, plain), names, _answer(tls.https(site.tls, "$host"), paths, version)),
+        *_strangers(site, secure, tls.refusal(topology.config)),
+        _main_server(topology, secure, paths, version),
+        *(
+            _leads(site, listening, names, _answer(tls.https(site.tls, target), paths, version))
+            for target, names in by_name(site).items()
+            for listening in (plain, secure)
+        ),
+    ]
+
+
+def _first(site: Site, listening: list[Directive]) -> list[Directive]:
+    """Return the listener of the site's own names, which is that of all where any name is the site's."""
+    if "_" not in site.server_names:
+        return listening
+    listen, *others = listening
+    return [{**listen, "args": [*listen["args"], "default_server"]}, *others]
+
+
+def _strangers(site: Site, listening: list[Directive], refusal: Sequence[Directive] = ()) -> list[Directive]:
+    """Return the server for names that are not the site's: no answer at all."""
+    if "_" in site.server_names:
+        return []
+    listen, *others = listening
+    first = {**listen, "args": [*listen["args"], "default_server"]}
+    return [block("server", of=[first, *others, d("server_name", ""), *refusal, d("return", 444)])]
+
+
+def _main_server(topology: Topology, listening: list[Directive], paths: NginxPaths, version: Version) -> Directive:
+    site = topology.config.site
+    return block(
+        "server",
+        of=[
+            *_first(site, listening),
+            d("server_name", *site.server_names),
+            *proxies.client(site),
+            proxies.refusal(),
+            d("client_max_body_size", str(site.client_max_body_size)),
+            *_address_limit(topology),
+            *hidden_headers(site),
+            *server_headers(site),
+            *hsts(site),
+            *locations(topology, paths, version, "cluster"),
+            *redirect_paths(topology),
+        ],
     )
-    return servers
+
+
+def _leads(site: Site, listening: list[Directive], names: Directive, answer: list[Directive]) -> Directive:
+    """Return a server that sends every visitor elsewhere."""
+    known = [names, *proxies.client(site), proxies.refusal(), *server_headers(site)]
+    return block("server", of=[*listening, *known, *answer])
+
+
+def _answer(there: str, paths: NginxPaths, version: Version) -> list[Directive]:
+    """Return what sends a visitor elsewhere; by nginx before 1.27.4 politely, as a reload asks for."""
+    answer = d("return", STATUS, there)
+    if version >= KEEPALIVE_MIN_TIMEOUT_SINCE:
+        return [answer]
+    closing = "@closing"
+    return [
+        block("location", "/", of=[*polite(paths, closing, closes=True), answer]),
+        block("location", closing, of=[d("keepalive_timeout", 0), answer]),
+    ]
 
 
 def _address(paths: NginxPaths, port: int) -> str:
     return f"{paths.listen_address}:{port}" if paths.listen_address else str(port)
-
-
-def _to_https(secure: Tls, paths: NginxPaths, version: Version) -> list[Directive]:
-    """Send every visitor to https; by nginx before 1.27.4, which loses idle connections in a reload, politely."""
-    redirect = tls.redirect(secure)
-    if version >= KEEPALIVE_MIN_TIMEOUT_SINCE:
-        return [redirect]
-    closing = "@closing"
-    return [
-        block("location", "/", of=[*polite(paths, closing, closes=True), redirect]),
-        block("location", closing, of=[d("keepalive_timeout", 0), redirect]),
-    ]
 
 
 def _proxy_defaults(topology: Topology) -> list[Directive]:
@@ -168,10 +206,11 @@ def _proxy_defaults(topology: Topology) -> list[Directive]:
         d("proxy_connect_timeout", "1s"),
         d("proxy_send_timeout", "60s"),
         d("proxy_read_timeout", str(topology.config.site.proxy_read_timeout)),
-        # The headers of a response have to fit into the first: a session in a cookie takes up to 4 KiB of them.
-        d("proxy_buffer_size", "16k"),
+        # The headers of a response have to fit into the first, with room to spare: of one whose headers fill it to the
+        # last byte nginx loses the body. So 32 KiB of policies and cookies pass.
+        d("proxy_buffer_size", "36k"),
         d("proxy_buffers", "8", "16k"),
-        d("proxy_busy_buffers_size", "32k"),
+        d("proxy_busy_buffers_size", "36k"),
         # Another instance is tried where this one could not be reached, or ended before it answered; nginx never sends
         # a POST twice by this. One that is slow is waited for, and not begun again elsewhere: no `timeout` here. Over a
         # unix socket a connection is made or refused at once, a full queue included.
@@ -209,6 +248,7 @@ def _instance_server(instance: Instance, topology: Topology, paths: NginxPaths, 
             ),
             d("server_name", "127.0.0.1", "localhost"),
             d("client_max_body_size", str(topology.config.site.client_max_body_size)),
+            *server_headers(topology.config.site),
             *locations(topology, paths, version, f"cluster_{instance.name}"),
         ],
     )

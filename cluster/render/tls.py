@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cluster.endpoints import HTTPS
-from cluster.render.directives import Directive, block, d
+from cluster.render.directives import Directive, d
 from cluster.tls.certificates import is_address
 
 if TYPE_CHECKING:
@@ -70,26 +70,17 @@ def listening(tls: Tls, address: str, version: Version, *options: str) -> list[D
     return [d("listen", address, "ssl", *word, *options), *([d("http2", "on")] if tls.http2 and on else [])]
 
 
-def default_server(config: ClusterConfig, tls: Tls, address: str, version: Version, *options: str) -> Directive:
-    """Return the server for names that are not the site's: no handshake with them, no answer.
+def refusal(config: ClusterConfig) -> list[Directive]:
+    """Return what refuses a handshake by a name that is not the site's.
 
     A client that asks for an address names none in its handshake: where the site has an address for a name, the Host
     header alone tells.
     """
     addressed = any(is_address(name) for name in config.site.server_names)
-    refusal = [] if addressed else [d("ssl_reject_handshake", "on")]
-    return block(
-        "server",
-        of=[
-            *listening(tls, address, version, "default_server", *options),
-            d("server_name", ""),
-            *refusal,
-            d("return", 444),
-        ],
-    )
+    return [] if addressed else [d("ssl_reject_handshake", "on")]
 
 
-def redirect(tls: Tls) -> Directive:
-    """Return what sends a visitor of the plain port to https. 308: a POST stays one."""
+def https(tls: Tls, host: str) -> str:
+    """Return where a visitor of the plain port is sent."""
     port = "" if tls.listen == HTTPS else f":{tls.listen}"
-    return d("return", 308, f"https://$host{port}$request_uri")
+    return f"https://{host}{port}$request_uri"

@@ -90,7 +90,8 @@ def _digest(text: str) -> str:
 def names_of(config: ClusterConfig) -> list[str]:
     """Return the names that a certificate of the site covers; `_`, which is any, is localhost."""
     found: list[str] = []
-    for name in config.site.server_names:
+    by_redirect = [name for name in config.site.redirects if not name.startswith("/")]
+    for name in (*config.site.server_names, *by_redirect):
         lowered = name.lower()
         if name == "_":
             found.append("localhost")

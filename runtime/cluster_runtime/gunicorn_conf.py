@@ -30,6 +30,8 @@ timeout = max(10, int(_config.health.retries * (_config.health.interval + _confi
 # nginx keeps its connections for half a second (cluster.services.UPSTREAM_CONNECTION_AGE); the longer one must be
 # here.
 keepalive = 75
+# As long a line as nginx takes (one of its large_client_header_buffers); gunicorn's default is half of it.
+limit_request_line = 8190
 forwarded_allow_ips = "*"  # the socket is nginx's alone
 control_socket_disable = True  # by default all instances would share one in the home directory
 accesslog = None

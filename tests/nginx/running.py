@@ -55,6 +55,8 @@ SETTLING_SECONDS = 0.5
 #: A text that is worth compressing.
 TEXT = "cluster " * 1000
 
+JSON = "application/json"
+
 Values = dict[str, Any]
 
 #: Signs the certificates of sites with `self_signed`.
@@ -253,16 +255,24 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        cookie = int(arguments.get("cookie", ["0"])[0])
-        self.reply(int(arguments.get("status", ["200"])[0]), "application/json", json.dumps(seen).encode(), cookie)
+        body = json.dumps(seen).encode()
+        given = arguments.get("header", [])
+        if "cookie" in arguments:
+            size = int(arguments["cookie"][0]) - len("sessionid=")
+            given.append(f"Set-Cookie: sessionid={'x' * size}; HttpOnly; Path=/")
+        if "head" in arguments:
+            # So large are the status line and all headers then.
+            fixed = f"HTTP/1.1 200 OK\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}\r\nX-Filler: \r\n\r\n"
+            given.append(f"X-Filler: {'x' * (int(arguments['head'][0]) - len(fixed))}")
+        self.reply(int(arguments.get("status", ["200"])[0]), JSON, body, given)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = answer  # noqa: N815 - http.server's names
 
-    def reply(self, status: int, media_type: str, body: bytes, cookie: int = 0) -> None:
-        """Answer; cookie: bytes of one that is set."""
+    def reply(self, status: int, media_type: str, body: bytes, given: Sequence[str] = ()) -> None:
+        """Answer; given: further headers, each `Name: value`."""
         self.send_response_only(status)
-        if cookie:
-            self.send_header("Set-Cookie", f"sessionid={'x' * (cookie - len('sessionid='))}; HttpOnly; Path=/")
+        for header in given:
+            self.send_header(*header.split(": ", 1))
         self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

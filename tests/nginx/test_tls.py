@@ -186,6 +186,52 @@ def test_what_somebody_changed_by_hand_is_seen(nginx: Nginx, what: str) -> None:
             assert name in [check.name for check in https.checks() if check.ok is False]
 
 
+# --- what else the site says
+
+
+def test_names_that_lead_to_another_do_so_from_http_and_from_https_and_the_certificate_is_for_them(
+    nginx: Nginx,
+) -> None:
+    values = secure()
+    values["site"]["redirects"] = {"www.cluster.example": "cluster", "/old/": "/new/"}
+    with Running(nginx, values) as found:
+        there = f"https://cluster:{https_port(found)}"
+        assert found.request("/a?b", host="www.cluster.example").headers["Location"] == f"{there}/a?b"
+        assert get(found, "/a?b", name="www.cluster.example").headers["Location"] == f"{there}/a?b"
+        assert get(found, "/old/a?b").headers["Location"] == "/new/a?b"
+
+
+@pytest.mark.parametrize(
+    ("hsts", "said"),
+    [
+        ({"max_age": "5m"}, "max-age=300"),
+        (
+            {"max_age": "730d", "include_subdomains": True, "preload": True},
+            "max-age=63072000; includeSubDomains; preload",
+        ),
+    ],
+)
+def test_strict_transport_security_is_said_once_by_https_alone_on_every_answer(
+    nginx: Nginx, hsts: dict[str, Any], said: str
+) -> None:
+    values = secure(hsts=hsts)
+    values["site"]["headers"] = {"X-One": "1"}
+    with Running(nginx, values) as found:
+        add_static_file(found)
+        for path, status in (("/", 200), ("/static/a.css", 200), ("/-/health", 404), ("/static/none", 404)):
+            reply = get(found, path)
+            assert (reply.status, reply.headers.get_all("Strict-Transport-Security")) == (status, [said]), path
+            assert reply.headers.get_all("X-One") == ["1"], path
+        theirs = get(found, "/x?header=Strict-Transport-Security:+max-age=7")
+        assert theirs.headers.get_all("Strict-Transport-Security") == [said]
+        assert found.request("/").headers["Strict-Transport-Security"] is None
+
+
+def test_without_it_the_projects_own_is_passed_on(running: Running) -> None:
+    reply = get(running, "/x?header=Strict-Transport-Security:+max-age=7")
+    assert len(reply.headers.get_all("Strict-Transport-Security") or []) == 1
+
+
 # --- reloads
 
 

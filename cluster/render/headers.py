@@ -1,0 +1,96 @@
+"""Headers that a site adds to its answers. Each is left out where the project's own answer has it already.
+
+nginx gives a location that adds a header of its own none of its server's: these are said there again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cluster.config.site import ROBOTS
+from cluster.render.directives import Directive, block, d
+
+if TYPE_CHECKING:
+    from cluster.config.site import Site
+
+#: What nginx takes over into the answer that X-Accel-Redirect leads to, of those that a site may add.
+_CARRIED = ("cache-control",)
+
+#: What nothing loses by standing twice: browsers keep to both.
+_ADDITIVE = ("content-security-policy",)
+
+
+def header_maps(site: Site) -> list[Directive]:
+    """Return a variable for each header: empty where the project's answer has it."""
+    return [
+        block("map", f"$upstream_http_{_word(name)}", _variable(name), of=[d("default", ""), d("", value)])
+        for name, value in site.headers.items()
+    ]
+
+
+def server_headers(site: Site) -> list[Directive]:
+    """Return what a server adds to its answers."""
+    return [*(_add(name, _variable(name)) for name in site.headers), *_robots_tag(site)]
+
+
+def file_headers(site: Site, own: list[Directive]) -> list[Directive]:
+    """Return what a location of files adds: its `own` headers, and the site's but for those.
+
+    An instance's answer that led here (X-Accel-Redirect) is not the one that is given: what it says counts only where
+    nginx takes it over.
+    """
+    given = {name.lower() for name in site.headers}
+    kept = [one for one in own if one["args"][0].lower() not in given or one["args"][1].startswith("$")]
+    said = {one["args"][0].lower() for one in kept}
+    added = [
+        _add(name, _variable(name) if name.lower() in _CARRIED else value)
+        for name, value in site.headers.items()
+        if name.lower() not in said or name.lower() in _ADDITIVE
+    ]
+    return [*kept, *added, *_robots_tag(site), *hsts(site)]
+
+
+def hsts(site: Site) -> list[Directive]:
+    """Return Strict-Transport-Security, for what answers by https."""
+    wanted = site.tls.hsts if site.tls is not None else None
+    if wanted is None:
+        return []
+    words = [f"max-age={wanted.max_age.seconds:.0f}"]
+    words += ["includeSubDomains"] if wanted.include_subdomains else []
+    words += ["preload"] if wanted.preload else []
+    return [_add("Strict-Transport-Security", "; ".join(words))]
+
+
+def hidden_headers(site: Site) -> list[Directive]:
+    """Return what is not passed on of a project's answer: what nginx says itself."""
+    return [d("proxy_hide_header", "Strict-Transport-Security")] if hsts(site) else []
+
+
+def robots_location(site: Site) -> list[Directive]:
+    """Return the answer to search engines."""
+    if site.robots is None:
+        return []
+    return [
+        block(
+            "location",
+            "=",
+            ROBOTS,
+            of=[d("default_type", "text/plain"), d("return", 200, "User-agent: *\nDisallow: /\n")],
+        )
+    ]
+
+
+def _robots_tag(site: Site) -> list[Directive]:
+    return [] if site.robots is None else [_add("X-Robots-Tag", site.robots.value)]
+
+
+def _add(name: str, value: str) -> Directive:
+    return d("add_header", name, value, "always")
+
+
+def _word(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+def _variable(name: str) -> str:
+    return f"$cluster_header_{_word(name)}"

@@ -1,0 +1,302 @@
+"""What the site's own keys do, asked of the real nginx: redirects, headers, locations and their limits, snippets."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+
+from tests.nginx.running import Running, free_ports, stack, versions
+from tests.nginx.test_rendered import head
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.nginx_versions import Nginx
+
+
+@pytest.fixture(scope="module", params=versions())
+def nginx(request: pytest.FixtureRequest) -> Nginx:
+    found: Nginx = request.param
+    return found
+
+
+# Redirects
+
+
+REDIRECTS = {
+    "www.cluster.example": "cluster",
+    "*.old.example": "localhost",
+    "/old/": "/new/",
+    "/old/special/": "/s/",
+    "/old/special/one": "/one",
+    "/home/": "/",
+    "/gone": "https://other.example/x",
+    "/away/": "http://other.example:8000/y/",
+    "/search": "/find?all=1",
+    "/f%c3%a4hre": "/faehre",
+    "/a.b+c": "/d",
+}
+
+
+@pytest.fixture(scope="module")
+def redirecting(nginx: Nginx) -> Iterator[Running]:
+    with Running(nginx, stack(2, redirects=REDIRECTS, instance_ports=free_ports(2), forwarded_ports=[8443])) as running:
+        yield running
+
+
+def location(running: Running, target: str, *, method: str = "GET", host: str = "cluster") -> str | None:
+    """Where a client is sent; None where an instance answers what it was asked."""
+    reply = running.raw(head(f"{method} {target} HTTP/1.1\nHost: {host}\nContent-Length: 0"))
+    assert reply is not None
+    if reply.status == 200:
+        assert reply.seen["path"] == target
+        return None
+    assert reply.status == 308, reply
+    assert len(reply.headers.get_all("Location") or []) == 1
+    return str(reply.headers["Location"])
+
+
+@pytest.mark.parametrize(
+    ("target", "leads_to"),
+    [
+        ("/old/", "/new/"),
+        ("/old/a/b?c=d&e", "/new/a/b?c=d&e"),
+        ("/old/?", "/new/?"),
+        ("/old/special", "/new/special"),
+        ("/old/special/", "/s/"),
+        ("/old/special/two", "/s/two"),
+        ("/old/special/one", "/one"),
+        ("/old/special/one?x", "/one?x"),
+        ("/old/special/one/more", "/s/one/more"),
+        ("/home/a?b", "/a?b"),
+        ("/home/", "/"),
+        ("/gone", "https://other.example/x"),
+        ("/gone?", "https://other.example/x?"),
+        ("/gone?a=b?c", "https://other.example/x?a=b?c"),
+        ("/away/z?q", "http://other.example:8000/y/z?q"),
+        ("/search", "/find?all=1"),
+        ("/search?q=x", "/find?all=1&q=x"),
+        ("/f%C3%a4hre?x", "/faehre?x"),
+        ("/a.b+c", "/d"),
+        # Not what is asked for
+        ("/old", None),
+        ("/older/", None),
+        ("/x/old/", None),
+        ("/gone/", None),
+        ("/gonex", None),
+        ("/axb+c", None),
+        ("/a.bbc", None),
+        ("/x?/old/", None),
+        ("/home", None),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_path_leads_elsewhere_with_its_rest_and_its_query(
+    redirecting: Running, method: str, target: str, leads_to: str | None
+) -> None:
+    assert location(redirecting, target, method=method) == leads_to
+
+
+@pytest.mark.parametrize(
+    ("target", "leads_to"),
+    [
+        ("/old/%0d%0aSet-Cookie:%20a=b", "/new/%0d%0aSet-Cookie:%20a=b"),
+        ("/gone?%0d%0aSet-Cookie:%20a=b", "https://other.example/x?%0d%0aSet-Cookie:%20a=b"),
+        ("/home//evil.example", "/evil.example"),
+        ("/home///evil.example/x", "/evil.example/x"),
+        ("/home/\\evil.example", "/evil.example"),
+        ("/home/\\/evil.example", "/evil.example"),
+        ("/home/%2fevil.example", "/%2fevil.example"),
+        ("/home/@evil.example", "/@evil.example"),
+        ("/home/.//evil.example", "/.//evil.example"),
+        ("/old/$uri${uri}", "/new/$uri${uri}"),
+        ("/old/../-/health", "/new/../-/health"),
+    ],
+)
+def test_a_client_can_add_neither_a_header_nor_another_host(redirecting: Running, target: str, leads_to: str) -> None:
+    reply = redirecting.raw(head(f"GET {target} HTTP/1.1\nHost: cluster"))
+    assert reply is not None
+    assert (reply.status, reply.headers.get_all("Location")) == (308, [leads_to])
+    assert "Set-Cookie" not in reply.headers
+
+
+def test_the_end_of_a_line_that_nginx_decoded_would_be_one_in_the_header(nginx: Nginx) -> None:
+    """What must fail: the rest of the path as nginx reads it, all of it."""
+
+    def decoded(text: str) -> str:
+        text = text.replace("map $request_uri $cluster_redirect", "map $uri $cluster_redirect")
+        return text.replace("(?<cluster_rest>.*)", "(?<cluster_rest>(?s:.*))")
+
+    with Running(nginx, stack(1, redirects={"/old/": "/new/"}), edit=decoded) as running:
+        reply = running.raw(head("GET /old/x%0d%0aSet-Cookie:%20a=b HTTP/1.1\nHost: cluster"))
+        assert reply is not None
+        assert reply.headers["Set-Cookie"] == "a=b"
+
+
+def test_what_is_the_runtimes_is_nobodys_however_it_is_reached(redirecting: Running) -> None:
+    before = len(redirecting.requests)
+    for target in ("/-/old/", "/old/../-/health", "/-/../old/"):
+        reply = redirecting.raw(head(f"GET {target} HTTP/1.1\nHost: cluster"))
+        assert reply is not None
+        assert reply.status in {308, 404}
+    assert len(redirecting.requests) == before
+
+
+@pytest.mark.parametrize(
+    ("host", "target", "leads_to"),
+    [
+        ("www.cluster.example", "/", "http://cluster/"),
+        ("www.cluster.example", "/a%20b/?c=d", "http://cluster/a%20b/?c=d"),
+        ("WWW.Cluster.Example:8443", "/x", "http://cluster:8443/x"),
+        ("a.b.old.example", "/old/", "http://localhost/old/"),
+        ("www.cluster.example", "/%0d%0aSet-Cookie:%20a=b", "http://cluster/%0d%0aSet-Cookie:%20a=b"),
+        ("www.cluster.example", "//evil.example/", "http://cluster//evil.example/"),
+        ("www.cluster.example", "/-/health", "http://cluster/-/health"),
+    ],
+)
+def test_a_name_leads_to_another_with_the_port_the_path_and_the_query(
+    redirecting: Running, host: str, target: str, leads_to: str
+) -> None:
+    before = len(redirecting.requests)
+    assert location(redirecting, target, host=host, method="POST") == leads_to
+    assert len(redirecting.requests) == before
+
+
+def test_the_site_and_instances_own_ports_are_what_they_were(redirecting: Running) -> None:
+    assert location(redirecting, "/") is None
+    assert redirecting.raw(head("GET / HTTP/1.1\nHost: old.example")) is None, "no name of the site's"
+    first = redirecting.values["site"]["instance_ports"]
+    reply = redirecting.request("/old/x", port=first, host="localhost")
+    assert (reply.status, reply.seen["path"]) == (200, "/old/x")
+    assert redirecting.internal("/old/x").status == 404
+
+
+# Headers
+
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; report-uri \"/csp\"",
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "private",
+    "Report-To": '{"group":"default","max_age":1,"endpoints":[{"url":"https://r.example/"}]}',
+    "Permissions-Policy": "camera=(); microphone=()",
+    "X-Odd": "{a}; #b 'c' \"d\" }",
+}
+PROTECTED = {"media": {"root": "media"}, "protected_media": {"root": "private"}}
+
+
+def with_files(running: Running) -> None:
+    """Put files where nginx serves some."""
+    for path in ("static/r1/static/a.css", "shared/media/a.txt", "shared/media/a.html", "shared/private/a.pdf"):
+        (running.directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (running.directory / path).write_text(path)
+    for name in ("current", "previous"):
+        (running.directory / "static" / name).symlink_to("r1")
+
+
+@pytest.fixture(scope="module")
+def adding(nginx: Nginx) -> Iterator[Running]:
+    values = stack(2, headers=HEADERS, robots="none", instance_ports=free_ports(2), redirects={"/old": "/new"})
+    values["app"] |= PROTECTED
+    with Running(nginx, values) as running:
+        with_files(running)
+        yield running
+
+
+@contextlib.contextmanager
+def closing(running: Running, *, really: bool) -> Iterator[None]:
+    """Be about to reload, which before 1.27.4 sends requests through other locations."""
+    mark = Path(running.paths.closing)
+    if really:
+        mark.touch()
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+#: One kind of answer, and of each: what is asked, the status, and the headers that are not the site's alone.
+BY_PROJECT = "a static file by the project"
+ANSWERS: dict[str, tuple[str, int, dict[str, list[str]]]] = {
+    "an instance": ("/", 200, {}),
+    "an error of an instance's": ("/?status=500", 500, {}),
+    "what is not changed": ("/?status=304", 304, {}),
+    "a static file": ("/static/a.css", 200, {"Cache-Control": ["public, max-age=60"]}),
+    "a missing static file": ("/static/none.css", 404, {"Cache-Control": []}),
+    "an upload": ("/media/a.txt", 200, {}),
+    "an upload that is no page": (
+        "/media/a.html",
+        200,
+        {
+            "Content-Security-Policy": [
+                "default-src 'none'; style-src 'unsafe-inline'; sandbox",
+                HEADERS["Content-Security-Policy"],
+            ]
+        },
+    ),
+    "a missing upload": ("/media/none", 404, {}),
+    "what only the project lets out": ("/?accel=/protected/a.pdf", 200, {}),
+    BY_PROJECT: ("/?accel=/static/a.css", 200, {"Cache-Control": ["public, max-age=60"]}),
+    "the runtime's": ("/-/health", 404, {}),
+    "a redirect": ("/old", 308, {}),
+    "the answer to search engines": ("/robots.txt", 200, {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "about_to_reload"),
+    # What the project leads to files that are public anyhow is 418 for a moment before an old nginx reloads.
+    [(what, before) for what in ANSWERS for before in (False, True) if (what, before) != (BY_PROJECT, True)],
+)
+def test_every_answer_has_the_sites_headers_once(adding: Running, what: str, about_to_reload: bool) -> None:
+    target, status, others = ANSWERS[what]
+    with closing(adding, really=about_to_reload):
+        reply = adding.request(target)
+    assert reply.status == status
+    for name, value in {**HEADERS, "X-Robots-Tag": "none"}.items():
+        assert (reply.headers.get_all(name) or []) == others.get(name, [value]), name
+
+
+def test_an_answer_that_has_no_instance_has_them_too(nginx: Nginx) -> None:
+    with Running(nginx, stack(1, headers=HEADERS, client_max_body_size=10)) as running:
+        large = running.request("/", method="POST", body=b"x" * 11)
+        running.backends["app1"].give_name_up()
+        running.backends["app1"].die()
+        replies = {413: large, 502: running.request("/")}
+    for status, reply in replies.items():
+        assert reply.status == status
+        assert {name: reply.headers.get_all(name) for name in HEADERS} == {k: [v] for k, v in HEADERS.items()}
+
+
+@pytest.mark.parametrize("where", ["site", "app1"])
+def test_what_the_project_says_itself_stands_alone(adding: Running, where: str) -> None:
+    port = adding.values["site"]["instance_ports"] if where == "app1" else None
+    own = {"content-security-policy": "default-src *", "X-FRAME-OPTIONS": "SAMEORIGIN", "cache-control": "no-store"}
+    query = "&".join(f"header={quote(f'{name}: {value}')}" for name, value in own.items())
+    for status in (200, 404, 500):
+        reply = adding.request(f"/?status={status}&{query}", host="localhost", port=port)
+        assert reply.status == status
+        for name, value in own.items():
+            assert reply.headers.get_all(name) == [value]
+        assert reply.headers.get_all("Permissions-Policy") == [HEADERS["Permissions-Policy"]]
+
+
+def test_search_engines_are_asked_to_keep_away_even_where_the_project_says_otherwise(adding: Running) -> None:
+    reply = adding.request("/?header=X-Robots-Tag:%20all")
+    assert reply.headers.get_all("X-Robots-Tag") == ["all", "none"], "they keep to the stricter one"
+    robots = adding.request("/robots.txt")
+    assert (robots.status, robots.body) == (200, b"User-agent: *\nDisallow: /\n")
+    assert robots.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert [path for _method, path in adding.requests if "robots" in path.lower()] == ["/?header=X-Robots-Tag:%20all"]
+
+
+def test_a_name_that_leads_elsewhere_says_them_as_well(nginx: Nginx) -> None:
+    values = stack(1, headers={"X-Frame-Options": "DENY"}, robots="none", redirects={"www.example.org": "cluster"})
+    with Running(nginx, values) as running:
+        reply = running.request("/robots.txt", host="www.example.org")
+    assert (reply.status, reply.headers["X-Frame-Options"], reply.headers["X-Robots-Tag"]) == (308, "DENY", "none")

@@ -1,0 +1,322 @@
+"""What the keys of `cluster:site` refuse: each mistake gets a line that says which key, and why."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cluster.config import StackFileError, load_stack, parse_config
+from cluster.config.redirects import PathRedirect, path_redirects
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = ["example.org", "*.shop.example.org", ".example.net"]
+UPLOADS = {"media": {"root": "media"}, "protected_media": {"root": "private"}}
+
+
+def values(app: dict[str, Any] | None = None, **site: Any) -> dict[str, Any]:
+    return {
+        "platform": "local",
+        "app": {"project": "./example", "settings": "example.settings", **(app or {})},
+        "upstream": {"servers": 2},
+        "site": {"server_names": NAMES, **site},
+    }
+
+
+def problems(app: dict[str, Any] | None = None, **site: Any) -> list[str]:
+    try:
+        parse_config(values(app, **site))
+    except StackFileError as error:
+        return [str(problem) for problem in error.problems]
+    return []
+
+
+# --- redirects
+
+
+FORM = "a host name of site.server_names, a path that begins with /, or https://…, without $, # and quotes"
+STATIC = "would take what is below /static/, where nginx serves static files (site.static_url)"
+
+REDIRECTS: dict[str, tuple[dict[Any, Any], list[str]]] = {
+    "a name that is the site's": (
+        {"example.org": "example.net"},
+        ['["example.org"]: is one of site.server_names, and answers itself; remove it there or here'],
+    ),
+    "a pattern that is the site's": (
+        {"*.example.net": "example.org"},
+        ['["*.example.net"]: is one of site.server_names, and answers itself; remove it there or here'],
+    ),
+    "one name twice": (
+        {"www.example.org": "example.org", "WWW.example.org": "example.net"},
+        ['["WWW.example.org"]: is redirected by www.example.org already'],
+    ),
+    "any name": ({"_": "example.org"}, ["._: must name a host: others than the site's get no answer"]),
+    "a name to another site": (
+        {"www.example.org": "example.com"},
+        ['["www.example.org"]: must be one of site.server_names'],
+    ),
+    "a name to a pattern": (
+        {"www.example.org": "*.shop.example.org"},
+        ['["www.example.org"]: a host name leads to a host name of site.server_names'],
+    ),
+    "a name to a path": (
+        {"www.example.org": "/x"},
+        ['["www.example.org"]: a host name leads to a host name of site.server_names'],
+    ),
+    "names in a circle": (
+        {"a.shop.example.org": "b.shop.example.org", "b.shop.example.org": "a.shop.example.org"},
+        [
+            '["a.shop.example.org"]: is redirected itself, which may lead in a circle',
+            '["b.shop.example.org"]: is redirected itself, which may lead in a circle',
+        ],
+    ),
+    "all of the site": (
+        {"/": "https://example.com/"},
+        [
+            '["/"]: is every path of the site; name those that lead elsewhere',
+            f'["/"]: {STATIC}',
+        ],
+    ),
+    "into itself": ({"/a/": "/a/b/"}, ['["/a/"]: leads to itself: it is what /a/ redirects']),
+    "to itself": ({"/a": "/a?b"}, ['["/a"]: leads to itself: it is what /a redirects']),
+    "two in a circle": (
+        {"/a/": "/b/", "/b/": "/a/", "/c/": "/a/"},
+        ['["/a/"]: may lead in a circle, with /b/', '["/b/"]: may lead in a circle, with /a/'],
+    ),
+    "three in a circle": (
+        {"/a": "/b", "/b": "/c", "/c": "/a"},
+        [
+            '["/a"]: may lead in a circle, with /b, /c',
+            '["/b"]: may lead in a circle, with /a, /c',
+            '["/c"]: may lead in a circle, with /a, /b',
+        ],
+    ),
+    "a circle of one path among many": (
+        {"/a/": "/b/", "/b/x": "/a/x"},
+        ['["/b/x"]: may lead in a circle, with /a/', '["/a/"]: may lead in a circle, with /b/x'],
+    ),
+    "what is the runtime's": (
+        {"/-/health": "/x", "/%2D/x": "/y", "//-/x": "/z"},
+        [
+            '["/-/health"]: is below /-/, which is the runtime\'s and never public',
+            '["/%2D/x"]: is below /-/, which is the runtime\'s and never public',
+            '["//-/x"]: is below /-/, which is the runtime\'s and never public',
+        ],
+    ),
+    "to what is the runtime's": (
+        {"/x": "/-/health"},
+        ['["/x"]: leads below /-/, which is the runtime\'s and never public'],
+    ),
+    "static files": ({"/static/old.css": "/x"}, [f'["/static/old.css"]: {STATIC}']),
+    "what is above static files": ({"/s": "/x", "/static/": "/y/"}, [f'["/static/"]: {STATIC}']),
+    "dots": ({"/a/../b": "/x"}, ['["/a/../b"]: clients resolve . and .. before they ask, so this never matches']),
+    "another site without its scheme": (
+        {"/x": "//evil.example"},
+        ['["/x"]: browsers read // as another host; write https:// before it'],
+    ),
+    "this site with its scheme": (
+        {"/x": "https://Example.org/x", "/y": "http://a.shop.example.org/"},
+        ['["/x"]: is this site itself; write the path alone', '["/y"]: is this site itself; write the path alone'],
+    ),
+    "all below a path to one": (
+        {"/x/": "/y", "/z/": "https://example.com"},
+        [
+            '["/x/"]: must end with /, as the path does that leads there: the rest is added',
+            '["/z/"]: must end with /, as the path does that leads there: the rest is added',
+        ],
+    ),
+    "a path to a name": (
+        {"/x": "example.org"},
+        ['["/x"]: a path leads to a path, or to an address that begins with https://'],
+    ),
+    **{
+        f"a target with {what}": (
+            {"/x": target},
+            [f'["/x"]: is not of the right form, got {target!r} ({FORM})'],
+        )
+        for what, target in {
+            "a variable": "/$uri",
+            "a quote": "/a'b",
+            "another quote": '/a"b',
+            "the end of a line": "/a\r\nSet-Cookie: x",
+            "a tab": "/a\tb",
+            "a space": "/a b",
+            "another scheme": "javascript:alert(1)",
+            "a port that is none": "https://example.com:x/",
+            "nothing": "",
+        }.items()
+    },
+    "a source with a space": (
+        {"/a b": "/x"},
+        ["""["/a b"]: is not of the right form, got '/a b' (a host name, or a path that begins with /, without"""],
+    ),
+    "a number": ({1: "/x"}, ['["1"]: a key must be text, got 1; write "1" in quotes']),
+}
+
+
+@pytest.mark.parametrize("what", REDIRECTS)
+def test_a_redirect_that_cannot_be_is_refused(what: str) -> None:
+    redirects, expected = REDIRECTS[what]
+    found = problems(redirects=redirects)
+    assert len(found) == len(expected), found
+    for line, words in zip(found, expected, strict=True):
+        assert line.startswith(f"site.redirects{words}"), line
+
+
+GOOD_REDIRECTS = {
+    "www.example.org": "example.org",
+    "*.example.com": "example.net",
+    "old.shop.example.org": "new.shop.example.org",
+    "/blog/": "/",
+    "/shop/": "/",
+    "/a/": "/b/",
+    "/b": "/a/",
+    "/old": "/new/",
+    "/s": "/static/x",
+    "/gone": "https://example.com/x?y=z",
+    "/gone/": "http://127.0.0.1:8000/",
+    "/f%C3%A4hre": "/faehre",
+}
+
+
+def test_redirects_that_end_are_taken() -> None:
+    assert problems(redirects=GOOD_REDIRECTS) == []
+
+
+def test_the_longer_path_is_tried_first_and_one_path_before_all_below_it() -> None:
+    found = path_redirects({"/a/": "/x/", "/a/b/": "/y/", "/a/b/c": "/z", "example.com": "example.org"})
+    assert [one.source for one in found] == ["/a/b/c", "/a/b/", "/a/"]
+
+
+def test_of_redirects_of_paths_none_that_is_taken_leads_in_a_circle() -> None:
+    """Every address of a small world is followed through every set of redirects in it."""
+    segments = ("/a/", "/b/", "/a/b/", "/a", "/b/a")
+    targets = ("/a/", "/b/", "/b/a/", "/a", "/b", "/")
+    taken = refused = 0
+    for first in segments:
+        for second in segments:
+            for to_first in targets:
+                for to_second in targets:
+                    redirects = {first: to_first, second: to_second}
+                    if problems(redirects=redirects):
+                        refused += 1
+                        continue
+                    taken += 1
+                    for start in ("/a", "/b", "/a/", "/b/", "/a/b/", "/b/a", "/a/a/b/a", "/b/a/b/a/", "/a/b/a/b"):
+                        assert ends(start, path_redirects(redirects)), (redirects, start)
+    print(f"{taken} sets of redirects were taken, {refused} refused")
+    assert taken > 100
+    assert refused > 100
+
+
+def ends(path: str, redirects: list[PathRedirect]) -> bool:
+    for _ in range(50):
+        one = next((one for one in redirects if one.covers(path)), None)
+        if one is None:
+            return True
+        path = one.target + path[len(one.source) :]
+    return False
+
+
+def test_many_redirects_are_judged_at_once() -> None:
+    began = time.monotonic()
+    assert problems(redirects={f"/a{number}": f"/a{number + 1}" for number in range(500)}) == []
+    assert problems(redirects={f"/a{number}/": "/" for number in range(500)}) == []
+    assert len(problems(redirects={f"/a{number}/": f"/a{(number + 1) % 400}/" for number in range(400)})) > 1
+    assert problems(redirects={f"/a{n}": "/" for n in range(501)})[0].startswith(
+        "site.redirects: must have at most 500"
+    )
+    assert time.monotonic() - began < 5
+
+
+# --- headers
+
+
+ONE_ANSWER = "is of one answer, and only who gives it can say it"
+CONNECTION = "is of the connection, and nginx's to say"
+DOLLAR = "must not contain $: nginx reads a variable there, and has no way to write the character itself"
+VISIBLE = "must be visible characters of ASCII and spaces within"
+
+HEADERS: dict[str, tuple[dict[Any, Any], list[str]]] = {
+    **{
+        name: ({name: "x"}, [f".{name}: {CONNECTION}, got '{name}'"])
+        for name in ("Connection", "Keep-Alive", "Transfer-Encoding", "Upgrade", "TE", "Trailer")
+    },
+    **{
+        name: ({name: "x"}, [f".{name}: {ONE_ANSWER}, got '{name}'"])
+        for name in ("Date", "Server", "Location", "Vary", "ETag", "X-Accel-Redirect", "content-length", "sEt-cOOkie")
+    },
+    "HSTS": (
+        {"strict-transport-security": "max-age=1"},
+        ["is a matter of TLS: site.tls.hsts says it, or whatever ends TLS before nginx"],
+    ),
+    "a name with a colon": ({"X:": "x"}, ['["X:"]: is not of the right form']),
+    "a name with the end of a line": ({"X\nY": "x"}, ['["X\\nY"]: is not of the right form']),
+    "a name with _": ({"X_Y": "x"}, ["X_Y: is not of the right form, got 'X_Y' (letters, digits and -"]),
+    "one name twice": ({"X-A": "x", "x-a": "y"}, ["x-a: is said by X-A already"]),
+    "a variable": ({"X-A": "a $uri"}, [f"X-A: {DOLLAR}, got 'a $uri'"]),
+    "the end of a line": ({"X-A": "a\r\nX-B: b"}, [f"X-A: {VISIBLE}"]),
+    "a tab": ({"X-A": "a\tb"}, [f"X-A: {VISIBLE}"]),
+    "a letter of another alphabet": ({"X-A": "ä"}, [f"X-A: {VISIBLE}"]),
+    "a space at the end": ({"X-A": "a "}, [f"X-A: {VISIBLE}"]),
+    "nothing": ({"X-A": ""}, [f"X-A: {VISIBLE}"]),
+    "a backslash": ({"X-A": "a\\nb"}, ["X-A: must not contain a backslash: nginx reads an escape there"]),
+    "a long one": ({"X-A": "a" * 4001}, ["X-A: must have at most 4000 characters, which is what nginx reads"]),
+    "a number": ({"X-A": 1}, ["X-A: must be text, got 1"]),
+}
+
+
+@pytest.mark.parametrize("what", HEADERS)
+def test_a_header_that_no_site_can_say_is_refused(what: str) -> None:
+    headers, expected = HEADERS[what]
+    found = problems(headers=headers)
+    assert len(found) == len(expected), found
+    for line, words in zip(found, expected, strict=True):
+        assert line.startswith("site.headers"), line
+        assert words in line
+
+
+def test_the_sign_for_search_engines_is_one_keys_to_say() -> None:
+    assert problems(robots="none", headers={"x-robots-tag": "all"}) == [
+        "site.headers.x-robots-tag: is said by site.robots already, got 'x-robots-tag'"
+    ]
+    assert problems(headers={"x-robots-tag": "all"}) == []
+    assert problems(robots="all") == ["site.robots: must be one of none, got 'all'"]
+    (line,) = problems(robots="none", redirects={"/robots.txt": "/x"})
+    assert "would take /robots.txt, where nginx answers itself (site.robots)" in line
+    assert problems(robots="none", redirects={"/robots.txt.old": "/x"}) == []
+
+
+# --- uploads, wherever their place is said
+
+
+TAKEN = "would take what is below {}, where nginx serves {}, got '{}'"
+
+
+def test_what_nginx_serves_of_uploads_is_not_the_sites_keys_to_take(tmp_path: Path) -> None:
+    redirects = {"/media/old/": "/x/", "/protected/": "/y/"}
+    expected = [
+        f'site.redirects["/media/old/"]: {TAKEN.format("/media/", "uploads (app.media)", "/media/old/")}',
+        f'site.redirects["/protected/"]: {TAKEN.format("/protected/", "app.protected_media", "/protected/")}',
+    ]
+    assert problems(UPLOADS, redirects=redirects) == expected
+    # The same where the project's settings say where its uploads are.
+    (tmp_path / "stacks").mkdir()
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "manage.py").write_text("")
+    (tmp_path / "project" / "settings.py").write_text('MEDIA_ROOT = "media"\nMEDIA_URL = "/media/"\n')
+    (tmp_path / "stacks" / "Pulumi.dev.yaml").write_text(
+        "config:\n"
+        "  cluster:platform: local\n"
+        "  cluster:app: {project: project, settings: settings}\n"
+        "  cluster:upstream: {servers: 2}\n"
+        "  cluster:site:\n"
+        "    server_names: [example.org]\n"
+        "    redirects: {/media/old/: /x/}\n"
+    )
+    with pytest.raises(StackFileError) as raised:
+        load_stack(tmp_path, "dev")
+    assert [str(problem) for problem in raised.value.problems] == expected[:1]

@@ -60,12 +60,22 @@ def maps(site: Site) -> list[Directive]:
     believed = [d("~^1", "")] if trusted else []
     ports = "|".join(map(str, dict.fromkeys((*site.listeners, *site.forwarded_ports))))
     begin = "^0" if trusted else ""
+    # The site's own names are looked up; only others are matched by the patterns.
+    own = dict.fromkeys(name.lower() for name in site.server_names if name[0] not in "_.*")
+    ends = ("", *(f":{port}" for port in site.listeners))
+    known = [f"{'0' if trusted else ''}{name}{end}" for name in own for end in ends]
     found.append(
         block(
             "map",
             f"{trusted}$http_host",
             "$cluster_wrong_port",
-            of=[d("default", ""), *believed, d(f"~{begin}.*:({ports})$", ""), d("~:[0-9]+$", 1)],
+            of=[
+                d("default", ""),
+                *(d(word, "") for word in known),
+                *believed,
+                d(f"~{begin}.*:({ports})$", ""),
+                d("~:[0-9]+$", 1),
+            ],
         )
     )
     return found

@@ -42,16 +42,16 @@ DIGESTS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, str]]] = {
         {},
         {},
         (
-            "4b6391ed9631381f2c3ffb277f715630b34e922ec433981966327ad0f65117f1",
-            "fe64fd8e81106fcea33b28552d35fba6cb323f29b59099700da4a7ea4f2e7b1d",
+            "4edf8ee16d788c94a67355692bbef83294ac8aa89ccc442244da3b2a0e4bad41",
+            "3c138f47728cdb56a85efde7c531045564071b1888e882bdcb29b5f05b5af063",
         ),
     ),
     "uploads": (
         MEDIA,
         {},
         (
-            "c6611204452f54a8c0836fe72ef56b66d851fd49266783590fda317ca98eb66c",
-            "02bfa9b036eff89dcaf87559bdb6509a6ab97829ea6c08708a3441a9a33fe6b8",
+            "3f5ff2b322f418de6e03ecec4e2cf950b9809f03e754749a54a6872b5e7763c1",
+            "1807e9200cfba84deb546545d8d4668709c8e9b0c21437020beeeab39415644b",
         ),
     ),
     "ports of instances, for anybody": (
@@ -66,8 +66,8 @@ DIGESTS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, str]]] = {
         {},
         {"static_url": None, "connections_per_address": 0},
         (
-            "63cfaf0e6d9659e832e559f0c42f659ce734c097b62d390ec077cd82fe623b98",
-            "43d0fff033cb02a48cd7c74c3adecea288eb0ec69659c841d54c56deb0444f6c",
+            "4b7ad8500440cee09e802981f372f504e4f2e5c1e9d0608cbd91173f449dfbe0",
+            "1ea37a05b8753d4a33f3f4455fd1b65abae0253b9a33d176eadd7f8b9eccd4b1",
         ),
     ),
 }

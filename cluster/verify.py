@@ -21,6 +21,7 @@ from cluster.answers import NO_TLS, BoundedTransport
 from cluster.asking import SENSELESS, TIMEOUT
 from cluster.config.models import Method
 from cluster.errors import CommandError
+from cluster.render.maintenance import LOCATION
 from cluster.topology import Topology, exact_shares, percent, site_host, site_url
 from cluster_runtime.gate import Site, Visitor, asker
 from cluster_runtime.unfollowed import printable
@@ -41,6 +42,9 @@ ATTEMPTS = 3
 DEVIATIONS = 4
 
 SERVER_ERROR = 500
+
+#: Why a page is answered with 503, where nginx keeps visitors out.
+MAINTAINED = "the site is in maintenance"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,14 +149,17 @@ def _site(topology: Topology, ways: Ways) -> Iterator[Check]:
     """Look at the site as a visitor does, through nginx."""
     site = _said_of_site(topology, ways)
     there = ways.endpoints.site
+    maintained = _is_maintained(ways)
+    if maintained:
+        yield Check(name="maintenance", ok=None, expected="off", found="on: visitors get 503 in place of the site")
 
     def connect() -> http.client.HTTPConnection:
         return http.client.HTTPConnection(there.host, there.port, timeout=TIMEOUT)
 
     visitor = Visitor(site, asker(connect, lambda _url: {}), files=False)
     for page in site.pages or ("/",):  # what keeps no release back is still what a visitor sees
-        yield from _page(visitor, page)
-    if site.websocket is not None:
+        yield from _page(visitor, page, MAINTAINED if maintained else "the project says so by itself")
+    if site.websocket is not None and not maintained:
         yield _websocket(connect, site.site, site.websocket)
     with httpx.Client(timeout=TIMEOUT, trust_env=False, verify=NO_TLS) as client:
         denied = client.get(f"{there.origin}/-/health", headers={"Host": urllib.parse.urlsplit(site.site).netloc})
@@ -164,7 +171,14 @@ def _site(topology: Topology, ways: Ways) -> Iterator[Check]:
         )
 
 
-def _page(visitor: Visitor, page: str) -> Iterator[Check]:
+def _is_maintained(ways: Ways) -> bool:
+    """Tell whether nginx keeps visitors out; it says so on its own socket, with a digest of how."""
+    answer = ways.internal().get(f"http://localhost{LOCATION}", headers={"Host": "internal"})
+    return answer.status_code == httpx.codes.OK and bool(answer.text)
+
+
+def _page(visitor: Visitor, page: str, unavailable: str) -> Iterator[Check]:
+    """Look at a page; `unavailable`: why it may be answered with 503."""
     faults = visitor.look(page)
     status = visitor.statuses.get(page)
     name, expected = f"page {page}", "an answer below 500, with its files"
@@ -172,7 +186,7 @@ def _page(visitor: Visitor, page: str) -> Iterator[Check]:
         for fault in faults:
             yield Check(name=name, ok=False, expected=expected, found=f"{fault.text}. {fault.hint}".removesuffix(". "))
     elif status == httpx.codes.SERVICE_UNAVAILABLE:
-        yield Check(name=name, ok=None, expected=expected, found=f"GET {page} {status}: the project says so by itself")
+        yield Check(name=name, ok=None, expected=expected, found=f"GET {page} {status}: {unavailable}")
     else:
         yield Check(name=name, ok=True, expected=expected, found=f"GET {page} {status}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cluster.render import maintenance
 from cluster.render.directives import Directive, block, d
 from cluster.render.internal import internal_server
 from cluster.render.locations import locations, media_of
@@ -26,6 +27,7 @@ def site(topology: Topology, paths: NginxPaths, version: Version) -> list[Direct
     ports = [instance for instance in topology.instances if instance.port is not None]
     return [
         *_maps(topology),
+        *maintenance.maps(paths),
         *_address_zone(topology),
         *_proxy_defaults(topology),
         upstream(topology, paths),
@@ -123,6 +125,7 @@ def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Di
                 d("client_max_body_size", str(site.client_max_body_size)),
                 *_address_limit(topology),
                 *locations(topology, paths, version, "cluster"),
+                *maintenance.keeps_out(paths, version),
             ],
         )
     )

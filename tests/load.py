@@ -122,7 +122,9 @@ class Client(threading.Thread):
         began = time.monotonic()
         try:
             if self.connection is None:
-                self.connection = http.client.HTTPConnection(*self.load.address, timeout=TIMEOUT)
+                self.connection = http.client.HTTPConnection(
+                    *self.load.address, timeout=TIMEOUT, source_address=self.load.source
+                )
             self.connection.request(method, path, body, headers)
             response = self.connection.getresponse()
             text = response.read().decode("utf-8", "replace")
@@ -159,7 +161,7 @@ class Load:
     """A number of clients against one address, as a context manager; `counts` is final after it.
 
     pause: seconds that a client waits after a GET and a POST. Without it the load takes all the processor time, and
-    what is tested spends its own waiting for some.
+    what is tested spends its own waiting for some. source: the clients' address; the system's choice where it is empty.
     """
 
     def __init__(
@@ -172,8 +174,10 @@ class Load:
         slow_seconds: float = 1.0,
         posts: bool = True,
         pause: float = 0.2,
+        source: str = "",
     ) -> None:
         self.address = address
+        self.source = (source, 0)
         self.host = host
         self.posts = posts
         self.pause = pause

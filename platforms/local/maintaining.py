@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from cluster.errors import ClusterError
-from cluster.kept import HurtFile, read_kept, write_durably, write_kept
+from cluster.kept import LONGEST, HurtFile, read_kept, write_durably
 from cluster.maintenance import KEPT_MAINTENANCE, Maintained, Maintenance, told_trouble
 from cluster.render.maintenance import SUFFIX, digest_of, render_maintenance
+from cluster_runtime import unfollowed
 from platforms.local.nginx import PROGRAM as NGINX
 from platforms.local.site import UpError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from platforms.local.paths import LocalPaths
     from platforms.local.site import Site
 
@@ -35,20 +40,23 @@ class Keeping:
         except HurtFile:
             return None
 
-    def put(self, wanted: Maintenance | None) -> None:
-        """Keep what is wanted; the fact first, from which `up` makes nginx's file again."""
-        if wanted is None:
-            self.fact.unlink(missing_ok=True)
-        else:
-            write_kept(self.fact, asdict(wanted))
+    def put(self, wanted: Maintenance | None) -> Callable[[], None]:
+        """Keep what is wanted; return what puts back the files that were there, for where nginx refuses the new one."""
+        former = {path: _text(path) for path in (self.fact, self.file)}
+        # The fact first, from which `up` makes nginx's file again.
+        _write(self.fact, None if wanted is None else json.dumps(asdict(wanted)))
         self.write_file(wanted)
+
+        def put_back() -> None:
+            for path, text in former.items():
+                _write(path, text)
+
+        return put_back
 
     def write_file(self, wanted: Maintenance | None) -> None:
         """Put nginx's file in place, or remove it."""
-        if wanted is None:
-            self.file.unlink(missing_ok=True)
-        elif not self.holds(wanted):
-            write_durably(self.file, render_maintenance(wanted).text)
+        if not self.holds(wanted):
+            _write(self.file, None if wanted is None else render_maintenance(wanted).text)
 
     def holds(self, wanted: Maintenance | None) -> bool:
         """Tell whether nginx's file is as it was rendered."""
@@ -58,6 +66,19 @@ class Keeping:
             return self.file.read_bytes() == render_maintenance(wanted).text.encode()
         except OSError:
             return False
+
+
+def _text(path: Path) -> str | None:
+    """Return what a file holds; None where there is none."""
+    return unfollowed.read(path, LONGEST).decode("utf-8", "replace") if path.is_file() else None
+
+
+def _write(path: Path, text: str | None) -> None:
+    """Put a file in place; remove it for None."""
+    if text is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_durably(path, text)
 
 
 class Maintaining:
@@ -81,14 +102,14 @@ class Maintaining:
         digest = digest_of(wanted)
         if former == wanted and not hurt and self.keeping.holds(wanted) and live in (None, digest):
             return Maintained(changed=False, in_force=live is not None)
-        self.keeping.put(wanted)
+        put_back = self.keeping.put(wanted)
         if live is not None:
             try:
                 nginx.check_in_place()
                 self.site.say("reloading nginx")
                 nginx.reload(lambda: nginx.live_maintenance() == digest)
             except ClusterError:
-                self.keeping.put(former)
+                put_back()
                 raise
         return Maintained(changed=True, in_force=live is not None)
 

@@ -195,6 +195,7 @@ def rendered(
         pid=f"{directory}/nginx.pid",
         internal=f"{directory}/internal.sock",
         closing=f"{directory}/closing",
+        maintenance=f"{directory}/maintenance",
         listen_address="127.0.0.1",
     )
     result = render_nginx(topology, paths, nginx.version)
@@ -562,6 +563,7 @@ def rendering() -> dict[str, dict[str, list[float] | str]]:
             pid="/run/cluster/nginx.pid",
             internal="/run/cluster/internal.sock",
             closing="/run/cluster/closing",
+            maintenance="/run/cluster/maintenance",
         )
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             root = Path(name)

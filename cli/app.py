@@ -100,6 +100,34 @@ def rotate_key(
 
 
 @app.command()
+def maintenance(  # noqa: PLR0913, PLR0917 - a command's options
+    stack: StackName = DEFAULT_STACK,
+    words: Annotated[list[str] | None, typer.Argument(metavar="[on|off]", help="Left out: say how it is.")] = None,
+    message: Annotated[str | None, typer.Option(help="What the page says, in plain text.")] = None,
+    retry_after: Annotated[
+        str | None, typer.Option(help="When clients are told to try again: 10m, the default, or 1h30m.")
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="A network whose clients get the site as usual, 10.0.0.0/8; may be said again."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give visitors a page with status 503 in place of the site; no process of the app is touched."""
+    stack, first = stack_or_word(stack, ("on", "off"))
+    from cli.maintaining import run_maintenance  # noqa: PLC0415
+
+    run_maintenance(
+        *_opened(stack),
+        [*first, *(words or [])],
+        message=message,
+        retry_after=retry_after,
+        allow=allow or [],
+        as_json=as_json,
+    )
+
+
+@app.command()
 def status(stack: StackName = DEFAULT_STACK, as_json: AsJson = False) -> None:
     """Show what runs; exit status 0 only if all is as the stack file says."""
     from cli.showing import print_status  # noqa: PLC0415

@@ -47,6 +47,7 @@ def _change(stack: Stack, platform: Platform, wanted: Forward | Back) -> Applied
         applied = change.apply()
     if not applied.changed:
         tell(f"stack {stack.name}: no changes; release {applied.release} serves at {site_url(stack.config)}")
+        _tell_maintenance(stack, applied)
         return applied
     tell(f"done in {time.monotonic() - began:.1f} s")
     from cluster.checks import fail_unverified  # noqa: PLC0415 - an `up` that changes nothing sends no requests
@@ -54,7 +55,15 @@ def _change(stack: Stack, platform: Platform, wanted: Forward | Back) -> Applied
     checks = applied.checks()
     fail_unverified(checks)
     tell(f"verified: {sum(check.ok is True for check in checks)} checks; {site_url(stack.config)}")
+    _tell_maintenance(stack, applied)
     return applied
+
+
+def _tell_maintenance(stack: Stack, applied: Applied) -> None:
+    """Say that visitors don't get what serves."""
+    if applied.maintenance is not None:
+        tell(f"the site is in maintenance: {applied.maintenance}")
+        tell(f"`cluster maintenance {stack.name} off` lets visitors in again")
 
 
 def down(stack: Stack, platform: Platform, *, delete_data: bool, yes: bool) -> None:

@@ -42,6 +42,8 @@ def print_status(stack: Stack, status: Status, *, as_json: bool) -> None:
     release = status.release or ("not the same everywhere" if held else "none")
     engine, url = stack.config.sessions.engine, site_url(stack.config)
     tell(f"nginx: {_nginx(status)}; sessions: {engine}; release: {release}; {url}")
+    if status.maintenance is not None:
+        tell(f"maintenance: {status.maintenance}")
     for line in (*_store_lines(stack, status), *status.notes, *status.troubles):
         tell(line)
 

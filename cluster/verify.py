@@ -21,6 +21,7 @@ from cluster.answers import BoundedTransport
 from cluster.asking import SENSELESS, TIMEOUT
 from cluster.checks import Check
 from cluster.config.models import Method
+from cluster.render.maintenance import LOCATION
 from cluster.tls.verify import Connection, Https
 from cluster.topology import Topology, exact_shares, percent, site_host, site_url
 from cluster_runtime.gate import Site, Visitor, asker
@@ -42,6 +43,9 @@ ATTEMPTS = 3
 DEVIATIONS = 4
 
 SERVER_ERROR = 500
+
+#: Why a page is answered with 503, where nginx keeps visitors out.
+MAINTAINED = "the site is in maintenance"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +135,9 @@ def _site(topology: Topology, ways: Ways) -> Iterator[Check]:
     """Look at the site as a visitor does, through nginx."""
     site = _said_of_site(topology, ways)
     there = ways.endpoints.site
+    maintained = _is_maintained(ways)
+    if maintained:
+        yield Check(name="maintenance", ok=None, expected="off", found="on: visitors get 503 in place of the site")
 
     https = _https(topology, ways)
 
@@ -142,8 +149,10 @@ def _site(topology: Topology, ways: Ways) -> Iterator[Check]:
 
     visitor = Visitor(site, asker(connect, lambda _url: {}), files=False)
     for page in site.pages or ("/",):  # what keeps no release back is still what a visitor sees
-        yield from _page(visitor, page, https=https is None and topology.config.site.scheme_is_told)
-    if site.websocket is not None:
+        https_elsewhere = https is None and topology.config.site.scheme_is_told
+        unavailable = MAINTAINED if maintained else "the project says so by itself"
+        yield from _page(visitor, page, unavailable, https=https_elsewhere)
+    if site.websocket is not None and not maintained:
         yield _websocket(connect, site.site, site.websocket)
     with contextlib.closing(connect()) as connection:
         connection.request("GET", "/-/health", headers={"Host": urllib.parse.urlsplit(site.site).netloc})
@@ -170,8 +179,17 @@ def _tls(topology: Topology, ways: Ways) -> Iterator[Check]:
         yield from https.checks()
 
 
-def _page(visitor: Visitor, page: str, *, https: bool) -> Iterator[Check]:
-    """Look at a page; `https`: a proxy before nginx ends TLS, and what is asked here is plain."""
+def _is_maintained(ways: Ways) -> bool:
+    """Tell whether nginx keeps visitors out; it says so on its own socket, with a digest of how."""
+    answer = ways.internal().get(f"http://localhost{LOCATION}", headers={"Host": "internal"})
+    return answer.status_code == httpx.codes.OK and bool(answer.text)
+
+
+def _page(visitor: Visitor, page: str, unavailable: str, *, https: bool) -> Iterator[Check]:
+    """Look at a page.
+
+    unavailable: why it may be answered with 503. https: a proxy before nginx ends TLS, and what is asked here is plain.
+    """
     faults = visitor.look(page)
     status = visitor.statuses.get(page)
     name, expected = f"page {page}", "an answer below 500, with its files"
@@ -181,7 +199,7 @@ def _page(visitor: Visitor, page: str, *, https: bool) -> Iterator[Check]:
         for fault in faults:
             yield Check(name=name, ok=False, expected=expected, found=f"{fault.text}. {fault.hint}".removesuffix(". "))
     elif status == httpx.codes.SERVICE_UNAVAILABLE:
-        yield Check(name=name, ok=None, expected=expected, found=f"GET {page} {status}: the project says so by itself")
+        yield Check(name=name, ok=None, expected=expected, found=f"GET {page} {status}: {unavailable}")
     else:
         yield Check(name=name, ok=True, expected=expected, found=f"GET {page} {status}")
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cluster.config import ClusterConfig
     from cluster.initial.offer import Offer
     from cluster.lint import Facts
+    from cluster.maintenance import Maintained, Maintenance
     from cluster.release import ReleaseSpec, RuntimePaths
     from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
@@ -120,6 +121,7 @@ class Status:
 
     ok: whether all is as the stack file says. release: the one that serves; None where none does, or not one alone.
     releases: those that are still here, the latest last. store: what an instance says of the session store.
+    maintenance: what visitors are told in place of the site; None where they get the site.
     troubles: what is wrong beside that, a line each. notes: what is worth knowing.
     """
 
@@ -130,6 +132,7 @@ class Status:
     store: dict[str, Any] | None
     instances: Sequence[InstanceStatus]
     services: Sequence[ServiceStatus]
+    maintenance: Maintenance | None = None
     troubles: Sequence[str] = ()
     notes: Sequence[str] = ()
 
@@ -188,11 +191,12 @@ class Back:
 
 @dataclass(frozen=True, kw_only=True)
 class Applied:
-    """What came of a change. checks: sends real requests to what serves now."""
+    """What came of a change. checks: sends real requests to what serves now. maintenance: in which the site is left."""
 
     release: str
     changed: bool
     checks: Callable[[], list[Check]]
+    maintenance: Maintenance | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +250,13 @@ class Platform(Protocol):
 
     def data(self) -> str:
         """Return in words what there is of a stack's data, and where: what `down --delete-data` deletes."""
+        ...
+
+    def maintenance(self, wanted: Maintenance | None) -> Maintained:
+        """Let visitors get a page in place of the site, or the site again for None; no process of the app is touched.
+
+        It outlasts whatever else is changed. Where nginx does not run, it begins with that.
+        """
         ...
 
     def down(self, *, delete_data: bool) -> bool:

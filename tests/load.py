@@ -163,7 +163,7 @@ class Load:
     """A number of clients against one address, as a context manager; `counts` is final after it.
 
     pause: seconds that a client waits after a GET and a POST. Without it the load takes all the processor time, and
-    what is tested spends its own waiting for some.
+    what is tested spends its own waiting for some. source: the clients' address; the system's choice where it is empty.
     """
 
     def __init__(
@@ -176,8 +176,10 @@ class Load:
         slow_seconds: float = 1.0,
         posts: bool = True,
         pause: float = 0.2,
+        source: str = "",
     ) -> None:
         self.address = address
+        self.source = (source, 0)
         self.host = host
         #: Sent with every request.
         self.headers: dict[str, str] = {}
@@ -205,7 +207,7 @@ class Load:
 
     def connect(self, number: int) -> http.client.HTTPConnection:
         """Return the connection of a client, by its number."""
-        return http.client.HTTPConnection(*self.address, timeout=TIMEOUT)
+        return http.client.HTTPConnection(*self.address, timeout=TIMEOUT, source_address=self.source)
 
     def count(self, kind: str, failure: str | None, *, cut: bool = False) -> None:
         with self._lock:

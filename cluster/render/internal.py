@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cluster.render import maintenance
 from cluster.render.directives import Directive, block, d
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def internal_server(paths: NginxPaths) -> Directive:
                 "/-/config",
                 of=[d("default_type", "text/plain"), d("return", 200, DIGEST_PLACE)],
             ),
+            maintenance.told(),
             block("location", "=", "/-/connections", of=[d("stub_status")]),
             block(
                 "location",

@@ -20,6 +20,7 @@ class NginxPaths:
     shared: the directory of what the project writes, its uploads among it.
     static: a directory in which `current` and `previous` lead to the files of the two last releases.
     closing: while this file exists, an nginx before 1.27.4 closes clients' connections after each response.
+    maintenance: the file that keeps visitors out while it is there, without its ending (cluster.render.maintenance).
     internal: the socket on which nginx tells its config's digest and passes probes to the instances.
     instance_address: where instances' own ports listen; in a container everywhere, since the engine publishes them to
         the loopback address alone.
@@ -34,5 +35,6 @@ class NginxPaths:
     pid: str
     internal: str
     closing: str
+    maintenance: str
     listen_address: str = ""
     instance_address: str = "127.0.0.1"

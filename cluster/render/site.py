@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.render import proxies, tls
+from cluster.render import maintenance, proxies, tls
 from cluster.render.directives import Directive, block, d
 from cluster.render.headers import header_maps, hidden_headers, hsts, server_headers
 from cluster.render.internal import internal_server
@@ -34,6 +34,7 @@ def site(topology: Topology, paths: NginxPaths, version: Version, certificate: C
     ports = [instance for instance in topology.instances if instance.port is not None]
     return [
         *_maps(topology),
+        *maintenance.maps(paths),
         *_address_zone(topology),
         *_proxy_defaults(topology),
         *tls.defaults(certificate),
@@ -172,6 +173,7 @@ def _main_server(topology: Topology, listening: list[Directive], paths: NginxPat
             *server_headers(site),
             *hsts(site),
             *locations(topology, paths, version, "cluster"),
+            *maintenance.keeps_out(paths, version, [*server_headers(site), *hsts(site)]),
             *redirect_paths(topology),
         ],
     )

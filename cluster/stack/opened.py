@@ -13,6 +13,8 @@ from cluster.errors import CommandError
 from cluster.stack.paths import STATE
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from cluster.config import ClusterConfig
 
 DEFAULT_STACK = "local"
@@ -65,11 +67,14 @@ class Stack:
         return self.root / STATE / self.name
 
 
-def stack_or_word(name: str) -> tuple[str, list[str]]:
-    """Return the stack that a command line's first word names; one that names none is a word for the default stack."""
+def stack_or_word(name: str, words: Collection[str] | None = None) -> tuple[str, list[str]]:
+    """Return the stack that a command line's first word names; one that names none is a word for the default stack.
+
+    words: those that it may be; any for None. Another one is a stack that is not there.
+    """
     from cluster.config.load import stack_path  # noqa: PLC0415
 
-    if stack_path(find_root(), name).exists():
+    if stack_path(find_root(), name).exists() or (words is not None and name not in words):
         return name, []
     return DEFAULT_STACK, [name]
 

@@ -39,6 +39,9 @@ PACKAGES, SOURCES = "/srv/packages", "/srv/sources"
 #: nginx's directory in its container: configurations, temporary files, the internal socket.
 NGINX_HOME = "/var/lib/cluster"
 
+#: What is kept of a site's maintenance: it outlives the stack's being down.
+MAINTENANCE = "/srv/maintenance"
+
 #: The socket on which nginx passes probes to the instances.
 NGINX_INTERNAL = f"{NGINX_HOME}/internal.sock"
 
@@ -67,6 +70,7 @@ def nginx_paths(topology: Topology) -> NginxPaths:
         pid="/tmp/nginx.pid",  # noqa: S108 - the container's own
         internal=NGINX_INTERNAL,
         closing=f"{NGINX_HOME}/closing",
+        maintenance=f"{MAINTENANCE}/maintenance",
         instance_address="",
     )
 

@@ -40,9 +40,10 @@ from platforms.docker.engine import (
 )
 from platforms.docker.facts import facts_of
 from platforms.docker.failures import explain
+from platforms.docker.maintaining import Maintaining
 from platforms.docker.repair import lost, remove_orphans, stop_what_never_served, unknown
 from platforms.docker.stack import DockerStack, engine_host, paths
-from platforms.pulumi.engine import STACK, Pulumi, PulumiError
+from platforms.pulumi.engine import STACK, Pulumi, PulumiError, installed_pulumi
 from platforms.pulumi.keys import PulumiKeys
 from platforms.pulumi.progress import Progress
 
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
     from cluster.checks import Check
     from cluster.lint import Facts
+    from cluster.maintenance import Maintained, Maintenance
     from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
     from platforms.base import Gate, Voice
@@ -162,7 +164,8 @@ class DockerPlatform:
         changed = bool(orphans) or not changes.none
         if changed or History.load(self.paths).current != release:
             _remember(docker, release, rolled_back=rolled_back)
-        return Applied(release=release, changed=changed, checks=lambda: proof.of(release))
+        maintenance = self._left_in_maintenance()
+        return Applied(release=release, changed=changed, checks=lambda: proof.of(release), maintenance=maintenance)
 
     def _migrate_again(self, lacking: dict[str, list[str]]) -> None:
         """Run the migrations that the databases of the serving release lack: an older one was put back."""
@@ -186,6 +189,28 @@ class DockerPlatform:
         except BaseError as error:
             raise CommandError(f"{error}; nothing is changed, the stack file neither, and {SERVES_ON}") from error
         self.pulumi.set_value("images.as_of", moment_text(as_of))
+
+    @cached_property
+    def maintaining(self) -> Maintaining:
+        """What keeps visitors out."""
+        # Who only looks is no reason to install Pulumi.
+        return Maintaining(self.docker, lambda: self.pulumi.export() if installed_pulumi() else [])
+
+    def maintenance(self, wanted: Maintenance | None) -> Maintained:
+        """Let visitors get a page in place of the site, or the site again for None.
+
+        It does not touch Pulumi's state, and so not its lock: what changes nginx takes turns by a lock beside it.
+        """
+        self.docker.engine.run("version")  # said before Pulumi is looked for
+        return self.maintaining.maintain(wanted)
+
+    def _left_in_maintenance(self) -> Maintenance | None:
+        """Return the maintenance in which the site is; nginx is told again where it does something else."""
+        found = self.maintaining.find()
+        if found is not None and found.trouble:
+            self.voice.say(f"{found.trouble}: telling it again")
+            self.maintaining.maintain(found.kept)
+        return None if found is None else found.kept
 
     def keys(self) -> PulumiKeys:
         """Return where the stack's keys are."""
@@ -232,14 +257,18 @@ class DockerPlatform:
         instances, services = observed.instances(), observed.services()
         nginx = observed.nginx()
         well = all(one.ok for one in instances) and all(one.ok for one in services)
+        maintenance = self.maintaining.find()
+        trouble = None if maintenance is None else maintenance.trouble
         return Status(
-            ok=nginx.current and observed.release is not None and well,
+            ok=nginx.current and observed.release is not None and well and trouble is None,
             release=observed.release,
             releases=History.load(self.paths).releases,
             nginx=nginx,
             store=self.sessions(),
             instances=instances,
             services=services,
+            maintenance=None if maintenance is None else maintenance.kept,
+            troubles=[f"{trouble}; `cluster up {self.stack.name}` mends it"] if trouble else [],
         )
 
     def verify(self) -> list[Check]:

@@ -21,6 +21,7 @@ from platforms.docker import scripts
 from platforms.docker.container_paths import (
     DATA,
     DATABASE_SECRETS,
+    MAINTENANCE,
     NGINX_HOME,
     RUN,
     SECRETS,
@@ -430,7 +431,8 @@ class Docker:
         instances, own = ours(Instances, instances), self._family(name, opts)
         config = topology.config
         network = docker.Network(own.name("site"), driver="bridge", opts=own.opts("site"))
-        home = own.volume("nginx")
+        # What visitors are told in place of the site stays while the stack is down.
+        home, maintenance = own.volume("nginx"), own.volume("maintenance", protect=True)
         lone = [Ports(port=i.port, ip="127.0.0.1") for i in topology.instances if i.port is not None]
         (service,) = topology.of_kind(Kind.NGINX)
         image = own.service_image(service, config)
@@ -454,6 +456,7 @@ class Docker:
                 Mount(volume=instances.static, path=STATIC, read_only=True),
                 Mount(volume=instances.shared, path=SHARED, read_only=True),
                 Mount(volume=home.name, path=NGINX_HOME),
+                Mount(volume=maintenance.name, path=MAINTENANCE),
             ),
             network=network.name,
             after=[free],

@@ -29,6 +29,7 @@ from cluster_runtime.unfollowed import printable
 from platforms.local.ending import Ending
 from platforms.local.lasting import former_secrets, gone_of
 from platforms.local.listeners import listening_ports
+from platforms.local.maintaining import Maintaining
 from platforms.local.migrations import holds_tables
 from platforms.local.nginx import PROGRAM as NGINX
 from platforms.local.orphans import Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
@@ -59,6 +60,7 @@ class LocalCluster(Site):
         self.ending = Ending(self, self.programs)
         self.starting = Starting(self, self.programs, self.ending)
         self.rolling = Rolling(self, self.starting, self.ending)
+        self.maintaining = Maintaining(self)
 
     def specify(self) -> ReleaseSpec:
         """Return the release that the stack file asks for, on an interpreter of this machine's."""
@@ -163,6 +165,8 @@ class LocalCluster(Site):
         history = History.load(self.paths)
         former = self.builder.find(history.current) if history.current else None
         observed = self.observe()
+        if self.maintaining.trouble():
+            self.nginx.reload_wanted = True
         return make_plan(
             topology=self.topology,
             release=release,
@@ -276,6 +280,7 @@ class LocalCluster(Site):
         ]
         if history.found:
             found.append(f"{self.paths.history}: {history.found}; what is said here is read from the releases")
+        found += [self.maintaining.trouble() or ""]
         found += [f"{directory}, which is {path} of the project, is gone" for path, directory in self._gone_of_shared()]
         hurt = self.builder.hurt(history.current)
         if history.current is not None and not (self.paths.releases / history.current).is_dir():
@@ -289,6 +294,7 @@ class LocalCluster(Site):
         self._make_directories()
         config = self.nginx_config()
         self._check_ports()
+        self.maintaining.put_back()
         directory = self.nginx.write(config, dump(self.config))
         release = make()
         if not self.supervisor.is_running():

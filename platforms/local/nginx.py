@@ -26,6 +26,8 @@ from platforms.local.supervisor import put_pid
 from platforms.local.supervisor_files import Program
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cluster.machine.owner import Owner
     from cluster.render.nginx import NginxConfig
     from platforms.local.paths import LocalPaths
@@ -137,12 +139,22 @@ class Nginx:
 
     def live_digest(self) -> str | None:
         """Return the digest of the configuration that nginx runs; None where it does not answer."""
+        return self._told("/-/config")
+
+    def live_maintenance(self) -> str | None:
+        """Return the digest of the maintenance that nginx runs, empty for none; None where it does not tell."""
+        return self._told("/-/maintenance")
+
+    def _told(self, path: str) -> str | None:
         connection = UnixConnection(str(self.paths.nginx_socket), timeout=2.0)
         try:
-            connection.request("GET", "/-/config", headers={"Host": "internal"})
-            return connection.getresponse().read().decode("ascii").strip()
+            connection.request("GET", path, headers={"Host": "internal"})
+            response = connection.getresponse()
+            text = response.read().decode("ascii").strip()
         except (OSError, http.client.HTTPException, UnicodeDecodeError):
             return None
+        else:
+            return text if response.status == http.client.OK else None
         finally:
             connection.close()
 
@@ -198,6 +210,10 @@ class Nginx:
             raise
         return directory
 
+    def check_in_place(self) -> None:
+        """Check the configuration in place with what it includes; NginxError has nginx's own words."""
+        self._check(self.paths.nginx / "current")
+
     def _check(self, directory: Path) -> None:
         command = [self.running or self.path, "-t", "-q", "-p", str(self.paths.state), "-e", "stderr"]
         # A check opens the sockets of the configuration, and removes them: the running nginx's must not be among them.
@@ -227,7 +243,7 @@ class Nginx:
             if live is None:
                 self._start(digest)
             elif reload or live != digest or former != directory:
-                self._reload(digest)
+                self.reload(lambda: self.live_digest() == digest)
         except NginxError:
             if former is not None:
                 self._point_at(former)
@@ -241,12 +257,13 @@ class Nginx:
         self.supervisor.stop([PROGRAM])  # one that runs, and can't be asked any more: its socket was removed
         self.supervisor.ensure([self.program()])
         try:
-            self._wait_for(digest, began)
+            self._wait_for(lambda: self.live_digest() == digest, began)
         except NginxError:
             self.supervisor.remove([PROGRAM])
             raise
 
-    def _reload(self, digest: str) -> None:
+    def reload(self, taken: Callable[[], bool]) -> None:
+        """Let nginx load what is in place; NginxError where it does not take it, as `taken` tells."""
         polite = self.version < KEEPALIVE_MIN_TIMEOUT_SINCE
         if polite:
             make_way(self.paths.closing, stat.S_IFREG)
@@ -255,15 +272,15 @@ class Nginx:
         began = self._error_log_size()
         try:
             self.supervisor.signal(PROGRAM, "HUP")
-            self._wait_for(digest, began)
+            self._wait_for(taken, began)
             if polite:
                 time.sleep(SETTLING_SECONDS)
         finally:
             self.paths.closing.unlink(missing_ok=True)
 
-    def _wait_for(self, digest: str, log_offset: int) -> None:
+    def _wait_for(self, taken: Callable[[], bool], log_offset: int) -> None:
         deadline = time.monotonic() + RELOAD_SECONDS
-        while self.live_digest() != digest:
+        while not taken():
             complaint = self._emergency_since(log_offset)
             if complaint:
                 raise NginxError(f"nginx does not take the configuration:\n{complaint}")

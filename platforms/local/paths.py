@@ -173,6 +173,11 @@ class LocalPaths(StackPaths):
         return self.state / "nginx"
 
     @property
+    def maintenance(self) -> Path:
+        """Without its endings: what is kept of maintenance (.json), and the file that nginx reads (.map)."""
+        return self.state / "maintenance"
+
+    @property
     def temp(self) -> Path:
         """nginx's temporary files."""
         return self.state / "temp"
@@ -245,6 +250,7 @@ class LocalPaths(StackPaths):
             pid=str(self.nginx_pid),
             internal=str(self.nginx_socket),
             closing=str(self.closing),
+            maintenance=str(self.maintenance),
         )
 
     def runtime_paths(self, topology: Topology, digest: str) -> RuntimePaths:

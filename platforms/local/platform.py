@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from cluster.checks import Check
     from cluster.lint import Facts
+    from cluster.maintenance import Maintained, Maintenance
     from cluster.stack.opened import Stack
     from platforms.base import Back, Gate, Voice
     from platforms.local.cluster import LocalCluster
@@ -196,7 +197,12 @@ class LocalPlatform:
         def apply() -> Applied:
             if not plan.is_empty:
                 self.cluster.apply(plan, make, rolled_back=rolled_back)
-            return Applied(release=plan.release, changed=not plan.is_empty, checks=lambda: self._checked(plan.release))
+            return Applied(
+                release=plan.release,
+                changed=not plan.is_empty,
+                checks=lambda: self._checked(plan.release),
+                maintenance=self.cluster.maintaining.keeping.found(),
+            )
 
         return Change(lines=[] if plan.is_empty else plan.lines(), apply=apply)
 
@@ -215,6 +221,14 @@ class LocalPlatform:
             line = left_behind(self.paths, project, release.project, facts)
             if line:
                 self.voice.warn(line)
+
+    def maintenance(self, wanted: Maintenance | None) -> Maintained:
+        """Let visitors get a page in place of the site, or the site again for None."""
+        gone = gone_of(self.paths)
+        if gone:
+            raise CommandError(gone)
+        with locked(self.paths, f"maintenance {self.stack.name}"):
+            return self.cluster.maintaining.maintain(wanted)
 
     def keys(self) -> LocalKeys:
         """Return where the stack's keys are."""
@@ -266,6 +280,8 @@ class LocalPlatform:
                 f"nginx {nginx.version} runs, and {_version(cluster.nginx.installed)} is installed: `cluster down`, "
                 "`cluster up` loads it"
             )
+        hurt = cluster.maintaining.hurt()
+        notes += [hurt] if hurt else []
         return Status(
             ok=well and current is not None and not troubles,
             release=current,
@@ -274,6 +290,7 @@ class LocalPlatform:
             store=self.sessions() if observed.nginx else None,
             instances=instances,
             services=services,
+            maintenance=cluster.maintaining.keeping.found(),
             troubles=troubles,
             notes=notes,
         )

@@ -91,10 +91,15 @@ class Changes:
 Event = dict[str, Any]
 
 
+def installed_pulumi() -> str | None:
+    """Return the pulumi command; None where it is missing."""
+    return shutil.which("pulumi", path=f"{os.environ.get('PATH', '')}:{HOME.expanduser() / 'bin'}")
+
+
 def find_pulumi(say: Callable[[str], None]) -> str:
     """Return the pulumi command; installed by the SDK's own installer where it is missing. CommandError says how."""
     own = HOME.expanduser() / "bin"
-    found = shutil.which("pulumi", path=f"{os.environ.get('PATH', '')}:{own}")
+    found = installed_pulumi()
     if found is not None:
         return found
     say(f"installing Pulumi {VERSION}")

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from cli import main
 from cluster.render import site as nginx_site
+from cluster.render.maintenance import MaintenanceFile
 from cluster.services import Daemon
 from cluster_runtime.instance_link import InstanceLink
 from platforms.local import daemons as local_daemons
+from platforms.local import maintaining as local_maintaining
 from platforms.local import nginx as local_nginx
 from platforms.local import platform as local_platform
 from platforms.local import rolling as local_rolling
@@ -58,6 +60,17 @@ def broken_rendering() -> None:
     """The renderer writes what nginx does not know."""
     original = nginx_site._maps
     nginx_site._maps = lambda topology: [*original(topology), {"directive": "no_such_directive", "args": []}]
+
+
+def no_closing() -> None:
+    """An old nginx is just reloaded."""
+    local_nginx.KEEPALIVE_MIN_TIMEOUT_SINCE = (0, 0, 0)  # type: ignore[attr-defined]
+
+
+def broken_maintenance() -> None:
+    """nginx's file of a maintenance is none that it reads."""
+    broken = MaintenanceFile(text="page {", digest="")
+    local_maintaining.render_maintenance = lambda _maintenance: broken  # type: ignore[attr-defined,assignment]
 
 
 def no_lock() -> None:

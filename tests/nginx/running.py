@@ -129,6 +129,7 @@ def paths_in(directory: Path) -> NginxPaths:
         pid=str(directory / "nginx.pid"),
         internal=str(directory / "internal.sock"),
         closing=str(directory / "closing"),
+        maintenance=str(directory / "maintenance"),
         listen_address="127.0.0.1",
     )
 

@@ -159,7 +159,7 @@ TABLE = (
         name="nginx",
         cls=components.NginxSite,
         args=components.NginxSiteArgs,
-        children=frozenset(("site", "nginx", "nginx-image", "nginx-ports", "nginx-config")),
+        children=frozenset(("site", "nginx", "nginx-image", "nginx-ports", "nginx-config", "maintenance")),
         unknown=frozenset(("digest",)),
     ),
 )
@@ -598,7 +598,7 @@ MOUNTS: dict[str, tuple[set[str], set[str]]] = {
     ),
     **dict.fromkeys(("memcached1", "memcached2"), ({"sessions"}, set())),
     "postgres": ({"database", "database-sockets", "database-secrets"}, {"/srv/database"}),
-    "nginx": ({"sockets", "static", "shared", "nginx"}, {"/run/cluster", "/srv/static", "/srv/shared"}),
+    "nginx": ({"sockets", "static", "shared", "nginx", "maintenance"}, {"/run/cluster", "/srv/static", "/srv/shared"}),
 }
 
 
@@ -947,7 +947,7 @@ def test_the_volumes_of_the_data_are_protected_and_nothing_else(
     values, secrets = SECRET_STACKS[database]
     found = recorded(values, preview=preview, secrets=secrets)
     protected = {one.name for one in found.registrations if one.protect}
-    expected = {*data, "session-files", "shared"}
+    expected = {*data, "session-files", "shared", "maintenance"}
     assert protected == expected, "`pulumi destroy` would take the data, or stop at something that holds none"
     assert {one.type for one in found.registrations if one.protect} == {VOLUME}
 

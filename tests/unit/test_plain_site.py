@@ -24,6 +24,7 @@ PATHS = NginxPaths(
     pid="/run/nginx.pid",
     internal="/run/nginx.sock",
     closing="/run/closing",
+    maintenance="/var/maintenance",
 )
 
 STACK: dict[str, Any] = {
@@ -42,32 +43,32 @@ DIGESTS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, str]]] = {
         {},
         {},
         (
-            "4edf8ee16d788c94a67355692bbef83294ac8aa89ccc442244da3b2a0e4bad41",
-            "3c138f47728cdb56a85efde7c531045564071b1888e882bdcb29b5f05b5af063",
+            "2e3faa47475a539f3528b54f5a9b9cbfea20cc36a4ae1eedd18fe1e0d927040f",
+            "154701ce9008a54ef59cfcafbbe5a09e52ab8e2cf3b4b61a0cfb9bb3fe25ffa0",
         ),
     ),
     "uploads": (
         MEDIA,
         {},
         (
-            "3f5ff2b322f418de6e03ecec4e2cf950b9809f03e754749a54a6872b5e7763c1",
-            "1807e9200cfba84deb546545d8d4668709c8e9b0c21437020beeeab39415644b",
+            "28b6fcff14a6e8bf8304af7f7cfa28c0e7f6e0287564ff4f47057609b1e9af81",
+            "24236a0e8f648fcaf08c27284efd1c55e368f94325c98ece40ebd64af994e06a",
         ),
     ),
     "ports of instances, for anybody": (
         {},
         {"server_names": ["_"], "instance_ports": 8000},
         (
-            "6ddaa1f313d6e436c234cafbff65bd46590e7ac01d424dc50f97d05fbac8fc10",
-            "e1b9ede66501b52683074e75e8c3ef31399cab2c0ff17e878c00084fc7042b6f",
+            "a7e7c722f4d7374b195ffb4a0fd238d171ae40dffdf43fbad935b7c12b7fcb3f",
+            "fe8bc985f1f5c7ed9e46e2111ac46ba91c636ac1673b1105726e9d98aba6bec1",
         ),
     ),
     "no static files, no limit": (
         {},
         {"static_url": None, "connections_per_address": 0},
         (
-            "4b7ad8500440cee09e802981f372f504e4f2e5c1e9d0608cbd91173f449dfbe0",
-            "1ea37a05b8753d4a33f3f4455fd1b65abae0253b9a33d176eadd7f8b9eccd4b1",
+            "cfaada8bd3625ff57aa96696c9ad9fe0cca5d2c8e56f742384d7594f21843ae5",
+            "d42a67f87b004d8aa30ec5be7778b7592c185739cc78840be3f2948231823fc4",
         ),
     ),
 }

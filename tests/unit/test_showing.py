@@ -12,6 +12,7 @@ import pytest
 from cli.showing import SCHEMA, document, print_checks, print_status
 from cluster.checks import Check
 from cluster.config import parse_config
+from cluster.maintenance import Maintenance
 from cluster.stack.opened import Stack
 from platforms.base import InstanceStatus, NginxStatus, Process, ServiceStatus, Status
 from tests.unit.pulumi_mocks import stack_values
@@ -34,6 +35,7 @@ def status(**changes: Any) -> Status:
             InstanceStatus(instance="app2", share=0.5, release=None, ok=False, processes=[]),
         ],
         "services": [ServiceStatus(service="memcached1", kind="memcached", state="running", ok=True)],
+        "maintenance": Maintenance(message="Back at ten.\nSorry.", retry_after=600, allow=("10.0.0.0/8",)),
     }
     return Status(**{**values, **changes})
 
@@ -63,7 +65,14 @@ def test_a_person_is_told_of_each_instance_and_service_and_of_what_is_wrong(caps
     assert re.search(r"^app1 +50 % +r1 +serving +[-\d]+ [:\d]+ +7 *$", said, re.MULTILINE)
     assert re.search(r"^app2 +50 % +- +not running", said, re.MULTILINE)
     assert re.search(r"^memcached1 +running", said, re.MULTILINE)
+    assert "\nmaintenance: all but 10.0.0.0/8 get 503, Retry-After 600 s: Back at ten. / Sorry.\n" in said
     assert said.rstrip().endswith("a note\na trouble")
+
+
+def test_of_a_site_that_is_not_in_maintenance_nothing_is_said_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    print_status(STACK, status(maintenance=None), as_json=False)
+    assert "maintenance" not in capsys.readouterr().out
+    assert document(STACK, status(maintenance=None))["maintenance"] is None
 
 
 @pytest.mark.parametrize(

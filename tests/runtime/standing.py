@@ -181,7 +181,9 @@ class Stand:
             **values,
         }
         path = self.root / f"{release}-config.json"
-        path.write_text(json.dumps(config))
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(config))
+        new.rename(path)  # another instance of the release may be reading it
         return path
 
     def environment(self, config: Path) -> dict[str, str]:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 
 #: What the command imports only while it runs, beside its own modules.
-LATE = ("rich.console", "typer._adapters")
+LATE = ("rich.console", "typer._adapters", "httpcore")
 
 #: Bytes of a request: a command line and an environment.
 MOST = 128 * 1024

@@ -44,11 +44,16 @@ $(VENV)/installed: requirements.lock pyproject.toml scripts/make-venv
 	@./scripts/make-venv $(PYTHON) $(VENV) requirements.lock
 	@touch $@
 
-setup-tests: setup $(VENV)/tests-installed
+setup-tests: setup $(VENV)/tests-compiled
 	@./scripts/require nginx memcached valkey postgresql chromium chromium-driver shellcheck
 
 $(VENV)/tests-installed: $(VENV)/installed requirements-dev.lock
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements-dev.lock
+	@touch $@
+
+# uv compiles nothing, and processes that tests start write nothing here: each would compile all of Django for itself.
+$(VENV)/tests-compiled: $(VENV)/tests-installed
+	@$(VENV)/bin/python -m compileall -q -j 0 $(VENV)/lib/python3*/site-packages
 	@touch $@
 
 check: setup-tests

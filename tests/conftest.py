@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import re
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,8 @@ SLOWEST = (
     *("test_packages", "test_foreign", "test_browser"),
 )
 
+RUNTIME = Path(__file__).resolve().parents[1] / "runtime"
+
 #: Names the directory of a test run in which stands leave for each other what takes long to make.
 SHARED = "CLUSTER_TESTS_SHARED"
 
@@ -31,6 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
         directory = tempfile.TemporaryDirectory(prefix="ct")
         os.environ[SHARED] = directory.name
         config.add_cleanup(directory.cleanup)
+        # Instances that tests start here write none of it down, and would each compile all of it.
+        compileall.compile_dir(RUNTIME, quiet=2)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -87,9 +87,6 @@ class DockerStand(Stand):
         self.main()
         (self.root / "state").mkdir()
 
-    def _made_environments(self) -> None:
-        """Packages are in images here."""
-
     def build_on_the_base_alone(self) -> None:
         """Name no other image in the stack file that `cluster init` wrote: it would come from a registry."""
         document = yaml.safe_load(self.file.read_text())

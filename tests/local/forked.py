@@ -1,7 +1,8 @@
 """Runs the `cluster` command without importing it each time, which is most of what a short one costs.
 
 `python -m tests.local.forked DESCRIPTOR` imports it once, and forks for each command that it is sent: the fork goes on
-as `python -m cluster` does once it has imported the same.
+as `python -m cluster` does once it has imported the same, but that the first environment of packages of a stand is one
+that another stand of the run has made of the same, where there is one (`share_environments`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,14 +29,18 @@ from typing import TYPE_CHECKING
 import cluster
 import platforms
 from cli import main
+from cluster.machine.environments import Environments
+from tests.conftest import SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cluster.interpreters import Interpreter
+
 ROOT = Path(__file__).resolve().parents[2]
 
 #: What the command imports only while it runs, beside its own modules.
-LATE = ("rich.console", "typer._adapters")
+LATE = ("rich.console", "typer._adapters", "httpcore")
 
 #: Bytes of a request: a command line and an environment.
 MOST = 128 * 1024
@@ -160,6 +167,42 @@ def _become(request: Request, output: int) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def share_environments() -> None:
+    """Let the first environment of a stand be one that another has made, if that has the same digest.
+
+    Made anew each takes a second or two of processor time. One that is made beside or after another is what a test may
+    be about, and is really made. As with those that uv makes, the files are links to what all others have: nobody
+    writes into them.
+    """
+    install = Environments._install
+
+    def share(self: Environments, directory: Path, made_from: Path, interpreter: Interpreter) -> None:
+        shared, parent = os.environ.get(SHARED), self.directory.parent
+        if not shared or any(
+            there.is_dir() and any(there.iterdir()) for there in (self.directory, parent / "releases")
+        ):
+            install(self, directory, made_from, interpreter)
+            return
+        made = Path(shared) / directory.name
+        if made.exists():
+            self.say(f"making the environment of Python packages, with Python {interpreter.version}")
+            self.directory.mkdir(parents=True, exist_ok=True)
+            link_tree(made, directory)
+            return
+        install(self, directory, made_from, interpreter)
+        with tempfile.TemporaryDirectory(dir=shared) as own:
+            link_tree(directory, Path(own) / "copy")
+            with suppress(OSError):  # another was first
+                (Path(own) / "copy").rename(made)
+
+    Environments._install = share  # type: ignore[method-assign]
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Make a directory of links to all files of another."""
+    subprocess.run(["cp", "-al", str(source), str(target)], check=True)
+
+
 if __name__ == "__main__":
     for package in (cluster, platforms):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
@@ -167,6 +210,7 @@ if __name__ == "__main__":
                 importlib.import_module(module.name)
     for name in LATE:
         importlib.import_module(name)
+    share_environments()
     gc.freeze()  # no fork searches for garbage what all have in common
     serve(socket.socket(fileno=int(sys.argv[1])))
     main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -13,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,7 +26,6 @@ from cluster_runtime.unix_http import UnixConnection
 from platforms.local.listeners import with_children
 from platforms.local.paths import LocalPaths
 from platforms.local.supervisor import Process, Supervisor
-from tests.conftest import SHARED
 from tests.local.forked import Commands, Request
 
 if TYPE_CHECKING:
@@ -53,11 +51,6 @@ def _environment() -> dict[str, str]:
 class Result:
     status: int
     output: str
-
-
-def copy_tree(source: Path, target: Path) -> None:
-    """Copy a directory with its files' modes, owners and times."""
-    subprocess.run(["cp", "-a", str(source), str(target)], check=True)
 
 
 def free_port(*, consecutive: int = 1) -> int:
@@ -229,27 +222,7 @@ class Stand:
         self.write()
 
     def up(self) -> Result:
-        """Bring it up; the example's environment is made by the first stand of a run, and copied by the others."""
-        made = self._made_environments()
-        if made is not None and made.exists() and not self.paths.environments.exists():
-            self.paths.environments.parent.mkdir(parents=True, exist_ok=True)
-            copy_tree(made, self.paths.environments)
-        result = self.run("up", self.name)
-        if made is not None and result.status == 0 and not made.exists():
-            with tempfile.TemporaryDirectory(dir=made.parent) as own:
-                copy_tree(self.paths.environments, Path(own) / "copy")
-                with suppress(OSError):  # another worker was first
-                    (Path(own) / "copy").rename(made)
-        return result
-
-    def _made_environments(self) -> Path | None:
-        """Return where a run keeps what is made of these requirements; None where this stand makes its own."""
-        shared = os.environ.get(SHARED)
-        own = self.source != ROOT / "example" or "schedule" in self.stack  # what reads its times is installed too
-        if not shared or own or self.launcher != ("cluster",):
-            return None
-        requirements = (self.project / "requirements.txt").read_bytes()
-        return Path(shared) / hashlib.sha256(requirements).hexdigest()[:12]
+        return self.run("up", self.name)
 
     def rollback(self) -> Result:
         return self.run("rollback", self.name)

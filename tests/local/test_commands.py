@@ -400,9 +400,6 @@ class UnprivilegedStand(Stand):
     user = "www-data"
     forks = False
 
-    def _made_environments(self) -> None:
-        """Make its own: another user's are not its."""
-
     def command(self, *arguments: str) -> list[str]:
         identity = ["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups", "--no-new-privs"]
         return [*identity, *super().command(*arguments)]

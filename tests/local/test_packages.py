@@ -17,6 +17,7 @@ import pytest
 import uv
 
 from cluster.packages import INSTALL_LOCAL, INSTALL_PACKAGES
+from tests.conftest import SHARED
 from tests.local.stand import Stand
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VIEW = "src/core/views.py"
+
+
+@pytest.fixture(autouse=True)
+def own_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each stand make its own: how they are made is what these tests are about."""
+    monkeypatch.delenv(SHARED, raising=False)
 
 
 def page(stand: Stand, path: str = "/") -> str:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.nginx.running import Running, free_ports, stack
 from tests.nginx_versions import installed_nginx
-from tests.runtime.standing import Stand, wait_until
+from tests.runtime.standing import SETTINGS, Stand, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +30,9 @@ CLIENTS, EVERY = 12, 0.05
 
 #: Seconds between two requests that kill, and how many there are in a measurement.
 PAUSE, POISONS = 1.0, 8
+
+#: A project that takes its time to load, as real ones do: that is what a worker costs others that was not forked of it.
+PROJECT = {"mini/settings.py": f"import time\ntime.sleep(0.5)\n{SETTINGS}"}
 
 
 @dataclass
@@ -95,7 +98,7 @@ class Innocents:
 
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
-    with contextlib.closing(Stand()) as made:
+    with contextlib.closing(Stand(PROJECT)) as made:
         yield made
 
 
@@ -197,7 +200,7 @@ def test_others_are_answered_while_requests_kill(instances: Stand) -> None:
 
 
 def test_without_preloading_others_wait_for_workers() -> None:
-    with contextlib.closing(Stand()) as stand:
+    with contextlib.closing(Stand(PROJECT)) as stand:
         for running in [stand.start(instance=name, preload=False) for name in NAMES]:
             running.wait_for("serving")
         normal, _ = poisoned(stand, poisons=0)

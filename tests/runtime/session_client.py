@@ -1,18 +1,55 @@
-"""A process that keeps sessions under the overlay: a JSON command a line in, a JSON answer a line out."""
+"""Processes that keep sessions under the overlay: a JSON command a line in, a JSON answer a line out.
+
+`python -m tests.runtime.session_client DESCRIPTOR` imports of Django what needs no settings, which is most of what such
+a process costs, and forks for each environment that it is sent, with the stream that the fork listens to.
+"""
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+import signal
+import socket
 import sys
 import time
 from importlib import import_module
-from typing import Any
+from typing import Any, TextIO
 
 from cluster_runtime.config import RuntimeConfig
 from cluster_runtime.django_setup import prepare
 
+#: What a process imports of Django that needs no settings.
+EARLY = (
+    *("django.core.management.commands.migrate", "django.db.backends.sqlite3.base", "django.db.migrations.executor"),
+    *("django.contrib.sessions.backends.db", "django.contrib.sessions.backends.signed_cookies", "django.core.cache"),
+)
 
-def main() -> None:
+#: Bytes of an environment.
+MOST = 64 * 1024
+
+
+def serve(control: socket.socket) -> None:
+    """Fork for each environment that is sent with a stream, until nobody can send one any more."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a fork has ended
+    while True:
+        message, descriptors, _flags, _address = socket.recv_fds(control, MOST, 1)
+        if not message:
+            return
+        with socket.socket(fileno=descriptors[0]) as connection:
+            if os.fork() == 0:
+                control.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                os.environ.clear()
+                os.environ.update(json.loads(message))
+                with connection.makefile("rw") as stream:
+                    main(stream)
+                sys.exit()
+
+
+def main(stream: TextIO) -> None:
+    """Tell the process id, and do what is said, a command after the other."""
+    print(os.getpid(), file=stream, flush=True)
     prepare(RuntimeConfig.from_environment())
     import django  # noqa: PLC0415 - after the environment
 
@@ -20,7 +57,7 @@ def main() -> None:
     from django.conf import settings  # noqa: PLC0415
 
     store = import_module(settings.SESSION_ENGINE).SessionStore
-    for line in sys.stdin:
+    for line in stream:
         command = json.loads(line)
         started = time.monotonic()
         try:
@@ -28,7 +65,7 @@ def main() -> None:
             answer = {"result": result, "seconds": time.monotonic() - started}
         except Exception as error:  # noqa: BLE001 - what it was is the answer
             answer = {"error": f"{type(error).__name__}: {error}", "seconds": time.monotonic() - started}
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=stream, flush=True)
 
 
 def do(store: Any, what: str, key: str | None = None, **values: Any) -> Any:  # noqa: C901, PLR0911, PLR0912 - one for each command
@@ -86,4 +123,7 @@ def do(store: Any, what: str, key: str | None = None, **values: Any) -> Any:  # 
 
 
 if __name__ == "__main__":
-    main()
+    for name in EARLY:
+        import_module(name)
+    gc.freeze()  # no fork searches for garbage what all have in common
+    serve(socket.socket(fileno=int(sys.argv[1])))

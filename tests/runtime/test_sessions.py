@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -28,7 +30,7 @@ from cluster_runtime.config import Sessions
 from cluster_runtime.sessions import ENGINES, WRITE_TIMEOUT, nodes, settings_for
 from cluster_runtime.sessions.connection import PAUSE
 from tests.runtime.memcached import Memcached
-from tests.runtime.standing import SECRET_KEY, Stand, wait_until
+from tests.runtime.standing import ROOT, SECRET_KEY, Stand, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,24 +55,37 @@ class Serializer:
 """
 
 
+@functools.cache
+def _clients() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Start what forks for each client, and return how it is told to, and itself; it ends with this process."""
+    control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with other:
+        program = [sys.executable, "-m", "tests.runtime.session_client", str(other.fileno())]
+        process = subprocess.Popen(
+            program,
+            env={"PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}", "PYTHONDONTWRITEBYTECODE": "1"},
+            pass_fds=[other.fileno()],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    return control, process
+
+
 class Client:
-    """A process that keeps sessions: `tests.runtime.session_client`."""
+    """A process that keeps sessions: a fork of `tests.runtime.session_client`, which has imported Django."""
 
     def __init__(self, stand: Stand, config: Path, environment: dict[str, str] | None = None) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.runtime.session_client"],
-            env={**stand.environment(config), **(environment or {})},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        mine, other = socket.socketpair()
+        with other:
+            message = json.dumps({**stand.environment(config), **(environment or {})}).encode()
+            socket.send_fds(_clients()[0], [message], [other.fileno()])
+        self.stream = mine.makefile("rw")
+        mine.close()
+        self.pid = int(self.stream.readline())
 
     def answer(self, what: str, key: str | None = None, **values: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        print(json.dumps({"what": what, "key": key, **values}), file=self.process.stdin, flush=True)
-        found: dict[str, Any] = json.loads(self.process.stdout.readline())
+        print(json.dumps({"what": what, "key": key, **values}), file=self.stream, flush=True)
+        found: dict[str, Any] = json.loads(self.stream.readline())
         return found
 
     def __call__(self, what: str, key: str | None = None, **values: Any) -> Any:
@@ -79,8 +94,11 @@ class Client:
         return answer["result"]
 
     def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+        """Kill it, and wait for its end: nobody else holds the other end of the stream."""
+        os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ConnectionResetError):
+            self.stream.read()
+        self.stream.close()
 
 
 class Store:

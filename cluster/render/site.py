@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cluster.render.directives import Directive, block, d
 from cluster.render.headers import header_maps, server_headers
 from cluster.render.internal import internal_server
+from cluster.render.limits import address_limit, limit_zones
 from cluster.render.locations import locations, media_of
 from cluster.render.redirects import redirect_map, redirect_paths, redirect_servers
 from cluster.render.upstreams import instance_upstream, upstream
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from cluster.render.paths import NginxPaths
     from cluster.render.versions import Version
     from cluster.topology import Instance, Topology
-
-#: Where requests are counted by their client's address: room for 160,000 addresses at a time.
-ADDRESSES = "cluster_addresses"
 
 #: Endings of uploads that a browser must not show as a page of the site, but save.
 _ATTACHED = r"~*\.(x?html?|shtml|mhtml?|xht|svgz?|xml|xslt?|swf|js|mjs|wasm)$"
@@ -28,7 +26,7 @@ def site(topology: Topology, paths: NginxPaths, version: Version) -> list[Direct
     ports = [instance for instance in topology.instances if instance.port is not None]
     return [
         *_maps(topology),
-        *_address_zone(topology),
+        *limit_zones(topology.config.site),
         *_proxy_defaults(topology),
         upstream(topology, paths),
         *(instance_upstream(instance, paths) for instance in ports),
@@ -89,22 +87,6 @@ def _media_maps() -> list[Directive]:
     ]
 
 
-def _address_zone(topology: Topology) -> list[Directive]:
-    if not topology.config.site.connections_per_address:
-        return []
-    return [
-        d("limit_conn_zone", "$binary_remote_addr", f"zone={ADDRESSES}:10m"),
-        d("limit_conn_status", 429),
-        d("limit_conn_log_level", "warn"),
-    ]
-
-
-def _address_limit(topology: Topology) -> list[Directive]:
-    """Limit how many requests one address has at a time; of the site alone, not of instances' ports and probes."""
-    limit = topology.config.site.connections_per_address
-    return [d("limit_conn", ADDRESSES, limit)] if limit else []
-
-
 def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Directive]:
     site = topology.config.site
     address = f"{paths.listen_address}:{site.listen}" if paths.listen_address else str(site.listen)
@@ -125,9 +107,9 @@ def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Di
                 d("listen", address, *(["default_server"] if anybody else [])),
                 d("server_name", *site.server_names),
                 d("client_max_body_size", str(site.client_max_body_size)),
-                *_address_limit(topology),
+                *address_limit(site),
                 *server_headers(site),
-                *locations(topology, paths, version, "cluster"),
+                *locations(topology, paths, version, "cluster", limited=True),
                 *redirect_paths(topology),
             ],
         )
@@ -185,6 +167,6 @@ def _instance_server(instance: Instance, topology: Topology, paths: NginxPaths, 
             d("server_name", "127.0.0.1", "localhost"),
             d("client_max_body_size", str(topology.config.site.client_max_body_size)),
             *server_headers(topology.config.site),
-            *locations(topology, paths, version, f"cluster_{instance.name}"),
+            *locations(topology, paths, version, f"cluster_{instance.name}", limited=False),
         ],
     )

@@ -23,6 +23,7 @@ PARENTS: dict[str, dict[str, Any]] = {
     "database": {"engine": "sqlite"},
     "hosts[]": {"name": "web1", "address": "web1", "host_key": "ssh-ed25519 AAAA", "roles": ["app"]},
     "schedule[]": {"name": "digest", "command": "manage.py digest", "at": "0 6 * * *"},
+    "site.locations[]": {"path": "/upload/"},
     "upstream.servers[]": {"name": "app1"},
     "workers[]": {"name": "mail", "command": "manage.py db_worker"},
 }

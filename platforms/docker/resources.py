@@ -474,8 +474,14 @@ class Docker:
 
 
 def delivery(config: NginxConfig) -> str:
-    """Return a configuration as `nginx/deliver` reads it: each file after a line with its name, then the links."""
-    files = "".join(f"# file {path}\n{text}" for path, text in sorted(config.files.items()))
+    """Return a configuration as `nginx/deliver` reads it: each file after a line with its name, then the links.
+
+    A file's own lines have a space in front: none can be taken for the name of another file.
+    """
+    files = "".join(
+        f"# file {path}\n" + "".join(f" {line}\n" for line in text.removesuffix("\n").split("\n"))
+        for path, text in sorted(config.files.items())
+    )
     return files + "".join(f"# link {path} {target}\n" for path, target in sorted(config.links.items()))
 
 

@@ -239,6 +239,12 @@ RedirectTarget = Annotated[
     ),
 ]
 
+#: A path, or all below it where it ends with /; as nginx compares it, after it has decoded what was sent.
+LocationPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._~/-]*$", max_length=200)]
+
+#: Requests in a second or in a minute, as nginx writes them.
+Rate = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,5}r/[sm]$")]
+
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,99}$"), AfterValidator(_header_name)]
 
 HeaderValue = Annotated[str, AfterValidator(_header_value)]

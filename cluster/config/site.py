@@ -11,11 +11,13 @@ from pydantic_core import PydanticCustomError
 from cluster.config.kinds import (
     HeaderName,
     HeaderValue,
+    LocationPath,
     Model,
     Network,
     PathPrefix,
     PathText,
     Port,
+    Rate,
     RedirectSource,
     RedirectTarget,
     ServerName,
@@ -24,6 +26,7 @@ from cluster.config.kinds import (
 from cluster.config.redirects import path_redirects, redirect_refusals
 from cluster.config.refusing import KEY, Refusal, refuse
 from cluster.config.units import Duration, Size
+from cluster_runtime.checks import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -87,6 +90,36 @@ class Robots(StrEnum):
     NONE = "none"
 
 
+Burst = Annotated[
+    int | None,
+    Field(
+        ge=0,
+        le=100_000,
+        description="How many one address may send at once beyond the limit, until as much time has gone by; null: "
+        "those of one second, and at least 1.",
+    ),
+]
+
+
+class Location(Model):
+    """A path that the project answers otherwise than the rest of the site."""
+
+    path: LocationPath = Field(
+        description="The path alone, or all below it where it ends with /. Of several the longest that fits."
+    )
+    client_max_body_size: Size | None = Field(None, description="null: as the site's; 0: no limit.")
+    proxy_read_timeout: Duration | None = Field(None, description="null: as the site's.")
+    buffering: bool = Field(
+        True,
+        description="false: nginx passes a request's body and an answer on as they come, instead of taking in all of a "
+        "body and what fits of an answer first. A slow client then holds a thread of an instance.",
+    )
+    limit: Rate | None = Field(
+        None, description="How many requests one address may send here in a time, in place of site.limit; null: that."
+    )
+    burst: Burst = None
+
+
 class Site(Model):
     """nginx's server."""
 
@@ -127,6 +160,12 @@ class Site(Model):
         "address with a WebSocket each. 0: no limit, which a site behind a CDN or another proxy needs, as all its "
         "visitors come from few addresses.",
     )
+    limit: Rate | None = Field(
+        None,
+        description="How many requests one address may send in a second (10r/s) or a minute (30r/m), files that nginx "
+        "serves aside; more are answered with 429. null: any number.",
+    )
+    burst: Burst = None
     access_log: bool = Field(True, description="Write logs/access.log.")
     static_url: PathPrefix | None = Field(
         "/static/",
@@ -138,6 +177,9 @@ class Site(Model):
         "or all below it where it ends with /, to a path or to another site. What follows and the query are kept.",
     )
 
+    locations: Annotated[list[Location], Field(max_length=100)] = Field(
+        default_factory=list, description="Paths with sizes, times and limits of their own."
+    )
     headers: Annotated[dict[HeaderName, HeaderValue], Field(max_length=100)] = Field(
         default_factory=dict,
         description="Headers of every answer, errors among them, but where the project's own answer has that header "
@@ -179,6 +221,8 @@ class Site(Model):
             [
                 *redirect_refusals(self.redirects, self.server_names),
                 *_header_refusals(self),
+                *_location_refusals(self),
+                *_burst_refusals(self),
                 *path_refusals(self, static | robots),
             ]
         )
@@ -193,6 +237,42 @@ def _header_refusals(site: Site) -> Iterator[Refusal]:
         seen.setdefault(name.lower(), name)
 
 
+def allowed_burst(of: Site | Location) -> int:
+    """Return how many requests beyond its limit are answered at once."""
+    if of.burst is not None or of.limit is None:
+        return of.burst or 0
+    count, _, unit = of.limit.partition("r/")
+    return max(1, int(count) // (1 if unit == "s" else 60))
+
+
+def _location_refusals(site: Site) -> Iterator[Refusal]:
+    seen: set[str] = set()
+    for number, location in enumerate(site.locations):
+        path = location.path
+        problem = None
+        if path == "/":
+            problem = "is the whole site: say this in cluster:site itself"
+        elif path in seen:
+            problem = "stands here twice"
+        elif path.startswith(PREFIX):
+            problem = "is the runtime's and never public"
+        elif "//" in path or {".", ".."} & set(path.split("/")):
+            problem = "nginx resolves //, . and .. before it looks for a path, so this one never matches"
+        elif leads := next((one.source for one in path_redirects(site.redirects) if one.covers(path)), None):
+            problem = f"is redirected already, by {leads} of site.redirects"
+        if problem is not None:
+            yield Refusal(("locations", number, "path"), problem, path)
+        seen.add(path)
+
+
+def _burst_refusals(site: Site) -> Iterator[Refusal]:
+    locations = ((("locations", number), one) for number, one in enumerate(site.locations))
+    limits: list[tuple[tuple[int | str, ...], Site | Location]] = [((), site), *locations]
+    for at, limited in limits:
+        if limited.burst is not None and limited.limit is None:
+            yield Refusal((*at, "burst"), "is that of a limit, and there is none", limited.burst)
+
+
 def path_refusals(site: Site, taken: Mapping[str, str]) -> Iterator[Refusal]:
     """Yield what a site says of paths of which nginx does something else. taken: these, each with what that is."""
     for path, what in taken.items():
@@ -200,6 +280,9 @@ def path_refusals(site: Site, taken: Mapping[str, str]) -> Iterator[Refusal]:
             if one.covers(path) or _is_of(one.source, path):
                 message = f"would take {_named(path)}, {what}"
                 yield Refusal(("redirects", one.source, KEY), message, one.source)
+        for number, location in enumerate(site.locations):
+            if _is_of(location.path, path) or location.path == f"{path}/":
+                yield Refusal(("locations", number, "path"), f"would take {_named(path)}, {what}", location.path)
 
 
 def _is_of(path: str, taken: str) -> bool:

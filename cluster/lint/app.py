@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from cluster.config.models import Interface
-from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, has_secret
+from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, has_secret, longest_wait, waits
 from cluster.requirements import REQUIREMENTS, read_requirements
 from cluster.source import ReleaseError
 from cluster_runtime.checks import PREFIX
@@ -122,7 +122,7 @@ def _zero_times(config: ClusterConfig, _facts: Facts) -> Remarks:
         ("app.health.timeout", health.timeout, "No check can be answered in no time: every instance would be killed."),
         ("app.health.start_timeout", health.start_timeout, "No instance can become healthy in no time."),
         ("app.health.busy_timeout", health.busy_timeout, "An instance would be killed as soon as it is busy."),
-        ("site.proxy_read_timeout", config.site.proxy_read_timeout, "nginx would answer 504 before an instance can."),
+        *((path, value, "nginx would answer 504 before an instance can.") for path, value in waits(config).items()),
     ):
         if value == 0:
             yield Remark(path, why, "Set a time, or remove the key for the default.")
@@ -162,19 +162,19 @@ def _hung_for_long(config: ClusterConfig, _facts: Facts) -> Remarks:
 
 def _busy_below_read_timeout(config: ClusterConfig, _facts: Facts) -> Remarks:
     # A long request is not a deadlock.
-    busy, read = config.app.health.busy_timeout, config.site.proxy_read_timeout
+    busy, (path, read) = config.app.health.busy_timeout, longest_wait(config)
     if 0 < busy < read:
         why = f"Requests that clients wait for (proxy_read_timeout {read}) may be killed as deadlocked after {busy}."
-        yield Remark("app.health.busy_timeout", why, "Set it to site.proxy_read_timeout or more.")
+        yield Remark("app.health.busy_timeout", why, f"Set it to {path} or more.")
 
 
 def _grace_below_read_timeout(config: ClusterConfig, _facts: Facts) -> Remarks:
     # A release ends what takes longer; the defaults of both are no choice of the stack's.
-    grace, read = config.app.graceful_timeout, config.site.proxy_read_timeout
-    chosen = "graceful_timeout" in config.app.model_fields_set or "proxy_read_timeout" in config.site.model_fields_set
-    if chosen and grace < read:
-        why = f"Requests may take {read} (site.proxy_read_timeout), and an instance that stops cuts them after {grace}."
-        yield Remark("app.graceful_timeout", why, "Set it to site.proxy_read_timeout or more.")
+    grace, (path, read) = config.app.graceful_timeout, longest_wait(config)
+    whole = path == "site.proxy_read_timeout" and "proxy_read_timeout" not in config.site.model_fields_set
+    if grace < read and ("graceful_timeout" in config.app.model_fields_set or not whole):
+        why = f"Requests may take {read} ({path}), and an instance that stops cuts them after {grace}."
+        yield Remark("app.graceful_timeout", why, f"Set it to {path} or more.")
 
 
 def _long_grace(config: ClusterConfig, _facts: Facts) -> Remarks:

@@ -10,6 +10,7 @@ from cluster.lint.finding import Finding, Severity
 
 if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig, Server
+    from cluster.config.units import Duration
     from cluster.lint.finding import Facts
 
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
@@ -56,6 +57,22 @@ def serving(config: ClusterConfig) -> list[Server]:
 def standby(config: ClusterConfig) -> list[Server]:
     """Return the servers that get traffic when no other is available."""
     return [server for server in config.upstream.servers if server.backup and not server.down]
+
+
+def waits(config: ClusterConfig) -> dict[str, Duration]:
+    """Return how long nginx waits for an instance, by the keys that say so, the longest first."""
+    own = {
+        f"site.locations[{number}].proxy_read_timeout": location.proxy_read_timeout
+        for number, location in enumerate(config.site.locations)
+        if location.proxy_read_timeout is not None
+    }
+    found = {"site.proxy_read_timeout": config.site.proxy_read_timeout, **own}
+    return dict(sorted(found.items(), key=lambda one: -one[1]))
+
+
+def longest_wait(config: ClusterConfig) -> tuple[str, Duration]:
+    """Return how long nginx waits for an instance at most, after the key that says so."""
+    return next(iter(waits(config).items()))
 
 
 def has_secret(config: ClusterConfig, facts: Facts, name: str) -> bool | None:

@@ -181,9 +181,16 @@ def _any_host(config: ClusterConfig, _facts: Facts) -> Remarks:
 
 def _unlimited_bodies(config: ClusterConfig, _facts: Facts) -> Remarks:
     # One request may fill the disk.
-    if config.site.client_max_body_size == 0:
-        why = "With 0 nginx takes request bodies of any size, each into a file first: one client can fill the disk."
-        yield Remark("site.client_max_body_size", why, "Set the largest size that the project needs, for example 1g.")
+    own = [
+        (f"site.locations[{n}]", one.client_max_body_size)
+        for n, one in enumerate(config.site.locations)
+        if one.buffering
+    ]
+    for path, size in [("site", config.site.client_max_body_size), *own]:
+        if size == 0:
+            why = "With 0 nginx takes request bodies of any size, each into a file first: one client can fill the disk."
+            remedy = "Set the largest size that the project needs, for example 1g."
+            yield Remark(f"{path}.client_max_body_size", why, remedy)
 
 
 def _static_url_reserved(config: ClusterConfig, _facts: Facts) -> Remarks:

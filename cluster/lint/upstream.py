@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from cluster.config.models import Method
-from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, numbered_servers, serving, standby
+from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, longest_wait, numbered_servers, serving, standby
 from cluster.lint.variables import EMPTY_VARIABLES, is_variable, variables_in
 from cluster.topology import percent, shares
 from cluster_runtime.clearing import CLEARED
@@ -291,7 +291,7 @@ def _ip_hash_few_addresses(config: ClusterConfig, _facts: Facts) -> Remarks:
 
 def _long_requests_by_turn(config: ClusterConfig, _facts: Facts) -> Remarks:
     # Round robin does not see that an instance is busy; measured with one slow instance of four: 28 to 40 times.
-    long = config.site.proxy_read_timeout.seconds > LONG_REQUEST
+    long = longest_wait(config)[1].seconds > LONG_REQUEST
     if config.upstream.method is Method.ROUND_ROBIN and len(serving(config)) > 1 and long:
         why = "Where requests may take long, round robin gives a busy instance its turn even so."
         yield Remark("upstream.method", why, "Consider `method: least_conn`.")

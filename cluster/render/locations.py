@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 from cluster.render.directives import Directive, block, d
 from cluster.render.headers import file_headers, robots_location
+from cluster.render.limits import rate_limit
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE, Version
 from cluster.source import location_of
 from cluster.topology import served_static_url
 
 if TYPE_CHECKING:
     from cluster.config.models import Media
-    from cluster.config.site import Site
+    from cluster.config.site import Location, Site
     from cluster.render.paths import NginxPaths
     from cluster.topology import Topology
 
@@ -25,22 +27,24 @@ def media_of(topology: Topology) -> list[tuple[Media, bool]]:
     return [(media, internal) for media, internal in found if media is not None and media.root and media.url]
 
 
-def locations(topology: Topology, paths: NginxPaths, version: Version, upstream: str) -> list[Directive]:
-    """Return what is in a server that passes requests on to `upstream`."""
-    proxy = [d("proxy_pass", f"http://{upstream}")]
+def locations(
+    topology: Topology, paths: NginxPaths, version: Version, upstream: str, *, limited: bool
+) -> list[Directive]:
+    """Return what is in a server that passes requests on to `upstream`. limited: by how many an address sends."""
+    site = topology.config.site
     closes = version < KEEPALIVE_MIN_TIMEOUT_SINCE
+    proxied = _Proxied(site, paths, upstream, closes=closes, limited=limited)
     locations = [
         # What the runtime answers is not the public's, by nginx's reading of the path and by the client's.
         block("if", "$cluster_internal", of=[d("return", 404)]),
         block("location", "^~", "/-/", of=[d("return", 404)]),
-        block("location", "/", of=[*polite(paths, "@closing", closes=closes), *proxy]),
+        *proxied.everything(),
+        *(directive for location in site.locations for directive in proxied.one(location)),
+        *robots_location(site),
     ]
-    if closes:
-        locations.append(block("location", "@closing", of=[d("keepalive_timeout", 0), *proxy]))
-    locations += robots_location(topology.config.site)
     static_url = served_static_url(topology.config)
     if static_url is not None:
-        locations += _static_locations(topology.config.site, static_url, paths, closes=closes)
+        locations += _static_locations(site, static_url, paths, closes=closes)
     for number, (media, internal) in enumerate(media_of(topology)):
         closing = f"@closing_media{number}"
         files = _media(topology, paths, media, internal=internal)
@@ -55,6 +59,68 @@ def locations(topology: Topology, paths: NginxPaths, version: Version, upstream:
         if closes and not internal:
             locations.append(block("location", closing, of=[d("keepalive_timeout", 0), *files]))
     return locations
+
+
+@dataclass(frozen=True)
+class _Proxied:
+    """Locations that pass requests on."""
+
+    site: Site
+    paths: NginxPaths
+    upstream: str
+    _: KW_ONLY
+    closes: bool
+    limited: bool
+
+    def everything(self) -> list[Directive]:
+        """Return the location of what has none of its own."""
+        return [self._open(None, "/"), *self._closed(None)]
+
+    def one(self, location: Location) -> list[Directive]:
+        """Return a location of the stack file's."""
+        path = location.path
+        if not path.endswith("/"):
+            return [self._open(location, "=", path), *self._closed(location)]
+        found = [self._open(location, "^~", path), *self._closed(location)]
+        bare = path[:-1]
+        if all(bare != other.path for other in self.site.locations):
+            # Else nginx would redirect it to the path with the slash, which is the project's to do or not.
+            found.append(self._open(self._around(bare), "=", bare))
+        return found
+
+    def _around(self, path: str) -> Location | None:
+        """Return the location in which a path is."""
+        fitting = [one for one in self.site.locations if one.path.endswith("/") and path.startswith(one.path)]
+        return max(fitting, key=lambda one: len(one.path), default=None)
+
+    def _open(self, location: Location | None, *match: str) -> Directive:
+        closing = polite(self.paths, self._name(location), closes=self.closes)
+        return block("location", *match, of=[*closing, *self._directives(location)])
+
+    def _closed(self, location: Location | None) -> list[Directive]:
+        if not self.closes:
+            return []
+        of = [d("keepalive_timeout", 0), *self._directives(location)]
+        return [block("location", self._name(location), of=of)]
+
+    def _name(self, location: Location | None) -> str:
+        return "@closing" if location is None else f"@closing_location{self.site.locations.index(location)}"
+
+    def _directives(self, location: Location | None) -> list[Directive]:
+        return [
+            *(_own(location) if location is not None else []),
+            *(rate_limit(self.site, location) if self.limited else []),
+            d("proxy_pass", f"http://{self.upstream}"),
+        ]
+
+
+def _own(location: Location) -> list[Directive]:
+    size, timeout = location.client_max_body_size, location.proxy_read_timeout
+    return [
+        *([d("client_max_body_size", str(size))] if size is not None else []),
+        *([d("proxy_read_timeout", str(timeout))] if timeout is not None else []),
+        *([] if location.buffering else [d("proxy_request_buffering", "off"), d("proxy_buffering", "off")]),
+    ]
 
 
 def _media(topology: Topology, paths: NginxPaths, media: Media, *, internal: bool) -> list[Directive]:

@@ -8,6 +8,7 @@ from cluster.render import maintenance, proxies, tls
 from cluster.render.directives import Directive, block, d
 from cluster.render.headers import header_maps, hidden_headers, hsts, server_headers
 from cluster.render.internal import internal_server
+from cluster.render.limits import address_limit, limit_zones
 from cluster.render.locations import locations, media_of, polite
 from cluster.render.redirects import STATUS, by_name, redirect_map, redirect_paths
 from cluster.render.upstreams import instance_upstream, upstream
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from cluster.tls.certificates import Certificate
     from cluster.topology import Instance, Topology
 
-#: Where requests are counted by their client's address: room for 160,000 addresses at a time.
-ADDRESSES = "cluster_addresses"
-
 #: Endings of uploads that a browser must not show as a page of the site, but save.
 _ATTACHED = r"~*\.(x?html?|shtml|mhtml?|xht|svgz?|xml|xslt?|swf|js|mjs|wasm)$"
 
@@ -35,7 +33,7 @@ def site(topology: Topology, paths: NginxPaths, version: Version, certificate: C
     return [
         *_maps(topology),
         *maintenance.maps(paths),
-        *_address_zone(topology),
+        *limit_zones(topology.config.site),
         *_proxy_defaults(topology),
         *tls.defaults(certificate),
         upstream(topology, paths),
@@ -98,22 +96,6 @@ def _media_maps() -> list[Directive]:
     ]
 
 
-def _address_zone(topology: Topology) -> list[Directive]:
-    if not topology.config.site.connections_per_address:
-        return []
-    return [
-        d("limit_conn_zone", "$binary_remote_addr", f"zone={ADDRESSES}:10m"),
-        d("limit_conn_status", 429),
-        d("limit_conn_log_level", "warn"),
-    ]
-
-
-def _address_limit(topology: Topology) -> list[Directive]:
-    """Limit how many requests one address has at a time; of the site alone, not of instances' ports and probes."""
-    limit = topology.config.site.connections_per_address
-    return [d("limit_conn", ADDRESSES, limit)] if limit else []
-
-
 def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Directive]:
     """Return the servers of the site: of its names, of those that lead to another, and of strangers' on each port."""
     site = topology.config.site
@@ -168,11 +150,11 @@ def _main_server(topology: Topology, listening: list[Directive], paths: NginxPat
             *proxies.client(site),
             proxies.refusal(),
             d("client_max_body_size", str(site.client_max_body_size)),
-            *_address_limit(topology),
+            *address_limit(site),
             *hidden_headers(site),
             *server_headers(site),
             *hsts(site),
-            *locations(topology, paths, version, "cluster"),
+            *locations(topology, paths, version, "cluster", limited=True),
             *maintenance.keeps_out(paths, version, [*server_headers(site), *hsts(site)]),
             *redirect_paths(topology),
         ],
@@ -251,6 +233,6 @@ def _instance_server(instance: Instance, topology: Topology, paths: NginxPaths, 
             d("server_name", "127.0.0.1", "localhost"),
             d("client_max_body_size", str(topology.config.site.client_max_body_size)),
             *server_headers(topology.config.site),
-            *locations(topology, paths, version, f"cluster_{instance.name}"),
+            *locations(topology, paths, version, f"cluster_{instance.name}", limited=False),
         ],
     )

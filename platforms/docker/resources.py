@@ -487,8 +487,14 @@ def delivery(config: NginxConfig) -> str:
 
 
 def delivered_files(files: Mapping[str, str]) -> str:
-    """Return files as `nginx/deliver` reads them."""
-    return "".join(f"# file {path}\n{text}" for path, text in sorted(files.items()))
+    """Return files as `nginx/deliver` reads them.
+
+    A file's own lines have a space in front: none can be taken for the name of another file.
+    """
+    return "".join(
+        f"# file {path}\n" + "".join(f" {line}\n" for line in text.removesuffix("\n").split("\n"))
+        for path, text in sorted(files.items())
+    )
 
 
 def _volume_words(mounts: Sequence[Mount]) -> pulumi.Output[str]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
 
-from tests.nginx.running import Running, free_ports, stack, versions
-from tests.nginx.test_rendered import head
+from tests.nginx.running import Running, free_ports, read_reply, stack, versions
+from tests.nginx.test_rendered import WORN_OUT, head, the_truth, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -300,3 +303,204 @@ def test_a_name_that_leads_elsewhere_says_them_as_well(nginx: Nginx) -> None:
     with Running(nginx, values) as running:
         reply = running.request("/robots.txt", host="www.example.org")
     assert (reply.status, reply.headers["X-Frame-Options"], reply.headers["X-Robots-Tag"]) == (308, "DENY", "none")
+
+
+# Locations
+
+
+LARGE = 200_000
+LOCATIONS: list[dict[str, Any]] = [
+    {"path": "/upload/", "client_max_body_size": LARGE},
+    {"path": "/upload/small/", "client_max_body_size": 10},
+    {"path": "/once", "client_max_body_size": LARGE},
+    {"path": "/slow", "proxy_read_timeout": "300ms"},
+    {"path": "/stream/", "buffering": False, "client_max_body_size": LARGE},
+]
+
+
+@pytest.fixture(scope="module")
+def located(nginx: Nginx) -> Iterator[Running]:
+    values = stack(2, locations=LOCATIONS, client_max_body_size="64k", instance_ports=free_ports(2))
+    with Running(nginx, values) as running:
+        with_files(running)
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("path", "largest"),
+    [
+        *(("/", 65536), ("/upload/", LARGE), ("/upload/x/y?z", LARGE), ("/upload/small/x", 10), ("/once", LARGE)),
+        *(("/upload", 65536), ("/uploads", 65536), ("/once/", 65536), ("/upload/small", LARGE), ("/stream/", LARGE)),
+        *(("//upload/x", LARGE), ("/x/../upload/x", LARGE), ("/%75pload/x", LARGE), ("/upload/../x", 65536)),
+    ],
+)
+@pytest.mark.parametrize("about_to_reload", [False, True])
+@pytest.mark.parametrize("where", ["site", "app1"])
+def test_a_location_has_a_size_of_its_own(
+    located: Running, where: str, about_to_reload: bool, path: str, largest: int
+) -> None:
+    port = located.values["site"]["instance_ports"] if where == "app1" else located.port
+    before = len(located.requests)
+    with closing(located, really=about_to_reload):
+        fits = located.request(path, method="POST", body=b"x" * largest, host="localhost", port=port)
+        assert (fits.status, fits.seen["path"], fits.seen["length"]) == (200, path, largest)
+        request = f"POST {path} HTTP/1.1\nHost: localhost\nContent-Length: {largest + 1}\nExpect: 100-continue"
+        declared = located.raw(head(request), port=port)
+        chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (largest + 1, b"x" * (largest + 1))
+        request = f"POST {path} HTTP/1.1\nHost: localhost\nTransfer-Encoding: chunked"
+        chunked = located.raw(head(request) + chunk, port=port)
+    assert declared is not None
+    assert chunked is not None
+    assert (declared.status, chunked.status) == (413, 413)
+    answered = 1 if "stream" not in path else 2  # what nginx does not take in first reaches an instance, cut off
+    assert len(located.requests) - before in range(1, answered + 1)
+
+
+@pytest.mark.parametrize("about_to_reload", [False, True])
+def test_a_location_has_a_time_of_its_own(located: Running, about_to_reload: bool) -> None:
+    with closing(located, really=about_to_reload):
+        assert located.request("/slow?seconds=0.1").status == 200
+        assert located.request("/slow?seconds=1").status == 504
+        assert located.request("/slow/?seconds=0.5").status == 200, "not that path"
+
+
+@pytest.mark.parametrize("about_to_reload", [False, True])
+@pytest.mark.parametrize(("path", "at_once"), [("/stream/x", True), ("/upload/x", False)])
+def test_without_buffering_an_instance_has_a_request_before_all_of_it_came(
+    located: Running, path: str, at_once: bool, about_to_reload: bool
+) -> None:
+    time.sleep(WORN_OUT)  # no connection to an instance is kept
+    with closing(located, really=about_to_reload), located.open() as client:
+        before = connections(located)
+        client.sendall(f"POST {path} HTTP/1.1\r\nHost: cluster\r\nContent-Length: 20\r\n\r\n".encode() + b"x" * 10)
+        time.sleep(0.3)
+        assert (connections(located) > before) is at_once
+        client.sendall(b"x" * 10)
+        reply = read_reply(client, "POST")
+    assert reply is not None
+    assert (reply.status, reply.seen["length"]) == (200, 20)
+
+
+def connections(running: Running) -> int:
+    return sum(backend.connections for backend in running.backends.values())
+
+
+def test_an_instance_is_told_the_same_of_a_client_at_each_location(located: Running) -> None:
+    expected = told(located.request("/"))
+    for path in ("/upload/x", "/upload", "/once", "/stream/x"):
+        assert told(located.request(path, X_Forwarded_For="6.6.6.6")) == expected
+    assert expected == the_truth("cluster", located.port)
+
+
+def test_a_path_without_its_slash_is_the_projects_to_answer(nginx: Nginx) -> None:
+    def sabotage(text: str) -> str:
+        return text.replace("location = /upload {", "location = /elsewhere {")
+
+    values = stack(1, locations=[{"path": "/upload/"}])
+    with Running(nginx, values) as running:
+        reply = running.request("/upload?a", method="POST", body=b"x")
+        assert (reply.status, reply.seen["path"]) == (200, "/upload?a")
+    with Running(nginx, values, edit=sabotage) as running:
+        assert running.request("/upload?a", method="POST", body=b"x").status == 301, "nginx would redirect it"
+
+
+# Limits
+
+
+SLOWLY = "1r/m"
+LIMITS: list[dict[str, Any]] = [
+    {"path": "/login", "limit": SLOWLY, "burst": 2},
+    {"path": "/api/", "limit": SLOWLY, "burst": 4},
+    {"path": "/strict", "limit": SLOWLY, "burst": 0},
+    {"path": "/default", "limit": "3r/s"},
+    {"path": "/as-the-site/", "proxy_read_timeout": "1m"},
+]
+
+
+@pytest.fixture(scope="module")
+def limiting(nginx: Nginx) -> Iterator[Running]:
+    values = stack(2, locations=LIMITS, limit=SLOWLY, burst=3, instance_ports=free_ports(2))
+    values["app"] |= PROTECTED
+    with Running(nginx, values) as running:
+        with_files(running)
+        yield running
+
+
+#: An address for each client, so that none has asked before.
+addresses = (f"127.0.{first}.{second}" for first in range(1, 200) for second in range(1, 200))
+
+
+def answers(running: Running, paths: list[str], *, address: str | None = None, port: int | None = None) -> Counter[int]:
+    """The statuses that one client gets, one after the other."""
+    address = address or next(addresses)
+    found: Counter[int] = Counter()
+    for path in paths:
+        with running.open(port, address) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            reply = read_reply(connection)
+            found[reply.status if reply else 0] += 1
+    return found
+
+
+@pytest.mark.parametrize(
+    ("paths", "passed"),
+    [
+        (["/"], 4),
+        (["/", "/as-the-site/x", "/x"], 4),
+        (["/login"], 3),
+        (["/login?a", "//login", "/%6cogin", "/x/../login"], 3),
+        (["/api/a", "/api/b"], 5),
+        (["/strict"], 1),
+        (["/default"], 4),
+        (["/static/a.css"], 12),
+        (["/static/none.css", "/media/a.txt"], 12),
+    ],
+)
+@pytest.mark.parametrize("about_to_reload", [False, True])
+def test_one_client_gets_what_its_limit_says_and_429_then(
+    limiting: Running, paths: list[str], passed: int, about_to_reload: bool
+) -> None:
+    asked = [paths[number % len(paths)] for number in range(12)]
+    before = len(limiting.requests)
+    with closing(limiting, really=about_to_reload):
+        found = answers(limiting, asked)
+    assert found[429] == 12 - passed
+    assert len(limiting.requests) - before == (0 if "/static/" in paths[0] else passed), "what is refused costs nothing"
+
+
+def test_each_client_and_each_location_counts_for_itself(limiting: Running) -> None:
+    client = next(addresses)
+    assert answers(limiting, ["/login"] * 5, address=client) == {200: 3, 429: 2}
+    assert answers(limiting, ["/api/"] * 6, address=client) == {200: 5, 429: 1}
+    assert answers(limiting, ["/"] * 6, address=client) == {200: 4, 429: 2}
+    assert answers(limiting, ["/login"] * 5) == {200: 3, 429: 2}, "another client"
+
+
+def test_an_instances_own_port_and_the_internal_socket_are_not_limited(limiting: Running) -> None:
+    first = limiting.values["site"]["instance_ports"]
+    assert answers(limiting, ["/", "/login"] * 6, port=first) == {200: 12}
+    assert {limiting.internal("/-/config").status for _ in range(12)} == {200}
+    assert {limiting.internal("/-/probe").status for _ in range(12)} == {200}
+
+
+def test_what_the_project_leads_to_a_file_counts_once(limiting: Running) -> None:
+    assert answers(limiting, ["/?accel=/protected/a.pdf"] * 6) == {200: 4, 429: 2}
+
+
+def test_requests_at_a_time_are_limited_in_each_location_too(nginx: Nginx) -> None:
+    values = stack(2, connections_per_address=2, limit="1000r/s", locations=[{"path": "/slow", "limit": "1000r/s"}])
+    with Running(nginx, values) as running, ThreadPoolExecutor(6) as pool:
+        client = next(addresses)
+        found = list(pool.map(lambda _: answers(running, ["/slow?seconds=1"], address=client), range(6)))
+    assert sum(found, Counter()) == {200: 2, 429: 4}
+
+
+def test_a_limit_that_changes_is_taken_by_a_reload(nginx: Nginx) -> None:
+    values = stack(1, limit=SLOWLY, burst=1)
+    with Running(nginx, values) as running:
+        client = next(addresses)
+        assert answers(running, ["/"] * 4, address=client) == {200: 2, 429: 2}
+        site = {**running.values["site"], "burst": 9, "locations": [{"path": "/x", "limit": SLOWLY}]}
+        running.reload({**values, "site": site}, politely=False)
+        found = answers(running, ["/"] * 6)
+        assert found == {200: 6}

@@ -761,7 +761,7 @@ def test_the_key_of_a_site_is_a_secret_beside_a_configuration_that_previews_show
     assert "listen 8453 ssl" in command.inputs["stdin"]
     private = command.environment["PRIVATE"]
     assert is_secret(private), "whoever reads the state could be the site"
-    assert private["value"].startswith("# file certificate.key\n-----BEGIN PRIVATE KEY-----\n")
+    assert private["value"].startswith("# file certificate.key\n -----BEGIN PRIVATE KEY-----\n")
     said = json.dumps(everything(found)).replace(json.dumps(private["value"]), "")
     assert "PRIVATE KEY" not in said, "the key, or the authority's, stands elsewhere too"
     assert json.loads(found.named("prepare").inputs["stdin"]["value"]) == SECRETS, "no instance needs an authority"

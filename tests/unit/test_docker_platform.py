@@ -487,7 +487,8 @@ def delivered(text: str, directory: Path) -> set[str]:
             path, target = line.removeprefix("# link ").split(" ")
             links[path] = target
         else:
-            lines.append(line)
+            assert line.startswith(" "), "nginx/deliver takes no other line"
+            lines.append(line[1:])
     put({path: "\n".join([*texts, ""]) for path, texts in found.items()}, links, directory)
     return {*found, *links}
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster.render.nginx import NginxConfig
 from platforms.docker.engine import read_live
+from platforms.docker.resources import delivery
 from platforms.docker.scripts import HOST, Variable, script, with_words
 
 if TYPE_CHECKING:
@@ -441,3 +443,54 @@ def test_a_line_that_makes_no_sense_is_passed_over() -> None:
     ]
     live = read_live("\n".join([*lines, f"nginx {DIGEST} 4"]))
     assert (live.nginx, live.nginx_generation, live.holders, live.statuses) == (DIGEST, 4, {}, {})
+
+
+# --- how a configuration comes into nginx's container
+
+DELIVER = HOST.parent / "nginx" / "deliver"
+
+#: A file that looks like another delivery, and one that has no line at all.
+NASTY_FILES = {
+    "nginx.conf": "events {}\n",
+    "snippets/server.conf": "# file nginx.conf\nuser x;\n# link current /etc\n # file x\n\n\t\\n 'a  b' \n  \nend\n",
+    "sites-available/cluster": "\n",
+}
+
+
+def deliver(root: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """Run `deliver` where nginx's directory is below `root`, with an nginx that takes everything."""
+    for name, answer in {"nginx": "exit 0", "lib/ask": f"echo {DIGEST}"}.items():
+        (root / "bin" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "bin" / name).write_text(f"#!/bin/sh\n{answer}\n")
+        (root / "bin" / name).chmod(0o755)
+    (root / "home").mkdir(exist_ok=True)
+    program = DELIVER.read_text().replace("/var/lib/cluster", f"{root}/home").replace("kill -HUP 1", "exit 3")
+    program = program.replace("/usr/local/lib/cluster", f"{root}/bin/lib")
+    return subprocess.run(
+        ["/bin/sh", "-c", program, "deliver", "1", DIGEST, "no"],
+        input=text,
+        env={"PATH": f"{root}/bin:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_whatever_stands_in_a_file_it_is_delivered_as_that_file_and_no_other(tmp_path: Path) -> None:
+    links = {"sites-enabled/cluster": "../sites-available/cluster"}
+    done = deliver(tmp_path, delivery(NginxConfig(files=NASTY_FILES, links=links, digest=DIGEST)))
+    assert (done.returncode, done.stderr) == (0, "")
+    current = tmp_path / "home" / "current"
+    found = {str(path.relative_to(current)): path for path in current.rglob("*") if not path.is_dir()}
+    assert found.keys() == {*NASTY_FILES, *links}
+    assert {name: found[name].read_text() for name in NASTY_FILES} == NASTY_FILES
+    assert str(found["sites-enabled/cluster"].readlink()) == links["sites-enabled/cluster"]
+
+
+@pytest.mark.parametrize("line", ["user root;", "", "#file x", "\tx"])
+def test_a_line_that_is_none_of_a_delivery_ends_it(tmp_path: Path, line: str) -> None:
+    done = deliver(tmp_path, f"# file nginx.conf\n events {{}}\n{line}\n")
+    assert done.returncode != 0
+    assert done.stderr == f"not a line of a delivery: {line}\n"
+    assert not (tmp_path / "home" / "current").exists()

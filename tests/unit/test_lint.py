@@ -98,6 +98,10 @@ def scheduled(name: str) -> list[dict[str, Any]]:
     return [{"name": name, "command": "manage.py digest", "at": "0 6 * * *"}]
 
 
+def at(path: str, **keys: Any) -> dict[str, Any]:
+    return {"site.locations": [{"path": path, **keys}]}
+
+
 def named(*names: str) -> dict[str, Any]:
     return {"upstream": {"servers": [{"name": name} for name in ("app1", *names)]}}
 
@@ -211,9 +215,10 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
                 "app.health.start_timeout",
                 "app.health.busy_timeout",
                 "site.proxy_read_timeout",
-            )
+            ),
+            case(at("/a/", proxy_read_timeout=0), "site.locations[0].proxy_read_timeout"),
         ],
-        [case({"app.health": {"timeout": "1ms"}, "app.graceful_timeout": 0})],
+        [case({"app.health": {"timeout": "1ms"}, "app.graceful_timeout": 0}), case(at("/a/"))],
     ),
     "health-path-unknown": (
         [case({"app.health": {"path": "/-/healthz"}}, "app.health.path")],
@@ -234,6 +239,7 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
     "busy-timeout-short": (
         [
             case({"site.proxy_read_timeout": "5m"}, "app.health.busy_timeout"),
+            case(at("/a/", proxy_read_timeout="5m"), "app.health.busy_timeout"),
             case({"app.health": {"busy_timeout": "30s"}}, "app.health.busy_timeout"),
         ],
         [case({"site.proxy_read_timeout": "5m", "app.health": {"busy_timeout": "5m"}})],
@@ -241,6 +247,7 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
     "grace-short": (
         [
             case({"site.proxy_read_timeout": "31s"}, "app.graceful_timeout"),
+            case(at("/a/", proxy_read_timeout="61s"), "app.graceful_timeout"),
             case({"app.graceful_timeout": "10s"}, "app.graceful_timeout"),
         ],
         [case(), case({"app.graceful_timeout": "60s"}), case({"site.proxy_read_timeout": "30s"})],
@@ -455,7 +462,10 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         [case({"upstream.servers": 2, "upstream.method": "hash"})],
     ),
     "least-conn-hint": (
-        [case({"site.proxy_read_timeout": "5m"}, "upstream.method")],
+        [
+            case({"site.proxy_read_timeout": "5m"}, "upstream.method"),
+            case(at("/a/", proxy_read_timeout="5m"), "upstream.method"),
+        ],
         [case(), case({"site.proxy_read_timeout": "5m", "upstream.method": "least_conn"})],
     ),
     "data-in-release": (
@@ -778,8 +788,11 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         [case({"site.server_names": ["_"]}), case({"platform": "docker"})],
     ),
     "unlimited-bodies": (
-        [case({"site.client_max_body_size": 0}, "site.client_max_body_size")],
-        [case({"site.client_max_body_size": "1g"})],
+        [
+            case({"site.client_max_body_size": 0}, "site.client_max_body_size"),
+            case(at("/a/", client_max_body_size=0), "site.locations[0].client_max_body_size"),
+        ],
+        [case({"site.client_max_body_size": "1g"}), case(at("/a/", client_max_body_size=0, buffering=False))],
     ),
     "static-url-reserved": (
         [case({"site.static_url": "/-/"}, "site.static_url")],

@@ -23,6 +23,7 @@ PARENTS: dict[str, dict[str, Any]] = {
     "database": {"engine": "sqlite"},
     "hosts[]": {"name": "web1", "address": "web1", "host_key": "ssh-ed25519 AAAA", "roles": ["app"]},
     "schedule[]": {"name": "digest", "command": "manage.py digest", "at": "0 6 * * *"},
+    "site.locations[]": {"path": "/upload/"},
     "site.tls": {"files": {"certificate": "site.pem", "key": "site.key"}},
     "site.tls.hsts": {"max_age": "5m"},
     "upstream.servers[]": {"name": "app1"},

@@ -38,7 +38,7 @@ def run_maintenance(  # noqa: PLR0913 - a command's options
         if value is not None and word != ON:
             raise CommandError(f"--{name} is for `cluster maintenance {stack.name} {ON}`")
     if not word:
-        _show(stack, platform.status().maintenance, as_json=as_json)
+        _show(stack, platform.maintained(), as_json=as_json)
         return
     if as_json:
         raise CommandError(f"--json says how it is: leave {word} out")

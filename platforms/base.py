@@ -259,6 +259,10 @@ class Platform(Protocol):
         """
         ...
 
+    def maintained(self) -> Maintenance | None:
+        """Return what visitors are told in place of the site; None where they get the site."""
+        ...
+
     def down(self, *, delete_data: bool) -> bool:
         """Stop everything; with `delete_data` remove the data too. False where the stack was never up."""
         ...

@@ -40,7 +40,7 @@ from platforms.docker.engine import (
 )
 from platforms.docker.facts import facts_of
 from platforms.docker.failures import explain
-from platforms.docker.maintaining import Maintaining
+from platforms.docker.maintaining import HURT, Found, Maintaining
 from platforms.docker.repair import lost, remove_orphans, stop_what_never_served, unknown
 from platforms.docker.stack import DockerStack, engine_host, paths
 from platforms.pulumi.engine import STACK, Pulumi, PulumiError, installed_pulumi
@@ -204,13 +204,33 @@ class DockerPlatform:
         self.docker.engine.run("version")  # said before Pulumi is looked for
         return self.maintaining.maintain(wanted)
 
+    def maintained(self) -> Maintenance | None:
+        """Return what visitors are told in place of the site; None where they get the site."""
+        found = self.maintaining.find()
+        if found.hurt:
+            raise CommandError(f"{HURT}; say `cluster maintenance {self.stack.name} on`, or off, again")
+        return found.kept
+
+    def _maintenance_found(self) -> tuple[Found, list[str]]:
+        """Return what there is of maintenance, and what is worth knowing of it."""
+        try:
+            found = self.maintaining.find()
+        except EngineError as error:
+            return Found(told=None, kept=None), [f"maintenance: {error}"]
+        again = f"{HURT}; say `cluster maintenance {self.stack.name} on`, or off, again"
+        return found, [again] if found.hurt else []
+
     def _left_in_maintenance(self) -> Maintenance | None:
         """Return the maintenance in which the site is; nginx is told again where it does something else."""
-        found = self.maintaining.find()
-        if found is not None and found.trouble:
-            self.voice.say(f"{found.trouble}: telling it again")
-            self.maintaining.maintain(found.kept)
-        return None if found is None else found.kept
+        try:
+            found = self.maintaining.find()
+            if found.trouble:
+                self.voice.say(f"{found.trouble}: telling it again")
+                self.maintaining.maintain(found.kept)
+        except EngineError as error:  # what was asked for is done
+            self.voice.warn(f"maintenance: {error}")
+            return None
+        return found.kept
 
     def keys(self) -> PulumiKeys:
         """Return where the stack's keys are."""
@@ -257,8 +277,8 @@ class DockerPlatform:
         instances, services = observed.instances(), observed.services()
         nginx = observed.nginx()
         well = all(one.ok for one in instances) and all(one.ok for one in services)
-        maintenance = self.maintaining.find()
-        trouble = None if maintenance is None else maintenance.trouble
+        maintenance, notes = self._maintenance_found()
+        trouble = maintenance.trouble
         return Status(
             ok=nginx.current and observed.release is not None and well and trouble is None,
             release=observed.release,
@@ -267,8 +287,9 @@ class DockerPlatform:
             store=self.sessions(),
             instances=instances,
             services=services,
-            maintenance=None if maintenance is None else maintenance.kept,
+            maintenance=maintenance.kept,
             troubles=[f"{trouble}; `cluster up {self.stack.name}` mends it"] if trouble else [],
+            notes=notes,
         )
 
     def verify(self) -> list[Check]:

@@ -32,6 +32,7 @@ from platforms.base import Applied, Change, Forward, InstanceStatus, Invocation,
 from platforms.local.adopting import left_behind
 from platforms.local.lasting import gone_of, secrets_of
 from platforms.local.listeners import listening_ports, with_children
+from platforms.local.maintaining import Keeping
 from platforms.local.nginx import NginxError, find_nginx
 from platforms.local.orphans import stack_processes
 from platforms.local.paths import LocalPaths
@@ -229,6 +230,10 @@ class LocalPlatform:
             raise CommandError(gone)
         with locked(self.paths, f"maintenance {self.stack.name}"):
             return self.cluster.maintaining.maintain(wanted)
+
+    def maintained(self) -> Maintenance | None:
+        """Return what visitors are told in place of the site; None where they get the site."""
+        return Keeping(self.paths).load()
 
     def keys(self) -> LocalKeys:
         """Return where the stack's keys are."""

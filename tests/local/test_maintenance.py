@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import re
@@ -26,26 +25,20 @@ from tests.conformance import servers, wait_until
 from tests.load import Load
 from tests.local.stand import Stand
 from tests.local.test_commands import assert_done, assert_refused, get
+from tests.visitors import MESSAGE, Visitors
+from tests.visitors import ON as KEPT_OUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MESSAGE = 'Back at "ten" </p><script>$host;\nSorry.'
-
 #: Where allowed clients come from: another address of this machine's own network.
 ALLOWED = "127.7.0.9"
 
-ON = ("maintenance", "t", "on", "--message", MESSAGE, "--retry-after", "20m", "--allow", "127.7.0.0/20")
+ON = ("maintenance", "t", "on", *KEPT_OUT, "--allow", "127.7.0.0/20")
 OFF = ("maintenance", "t", "off")
-
-#: A file of the example's.
-STATIC = "/static/visits/style.css"
-
-CLIENTS = 8
 
 #: Without the care that a reload takes, so many must be enough to see what the care is for.
 TURNS_WITHOUT_CARE = 20
-TIMEOUT = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -53,84 +46,6 @@ def stand() -> Iterator[Stand]:
     with contextlib.closing(Stand()) as stand:
         assert_done(stand.up())
         yield stand
-
-
-class Visitors:
-    """Clients that keep their connections and sessions, and are kept out while the site is in maintenance.
-
-    A request failed when it was not answered, or by something else than the site's answer or the page. A session is
-    lost when its next answer from the site has not counted one visit more.
-    """
-
-    def __init__(self, stand: Stand) -> None:
-        self.address = stand.address
-        self.stopped = threading.Event()
-        self.answers: Counter[int] = Counter()
-        self.failed: list[str] = []
-        self.lost: list[str] = []
-        self.lock = threading.Lock()
-        self.threads = [threading.Thread(target=self.client, args=(n,), daemon=True) for n in range(CLIENTS)]
-
-    def __enter__(self) -> Visitors:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.stopped.set()
-        for thread in self.threads:
-            thread.join(TIMEOUT + 10)
-        assert not any(thread.is_alive() for thread in self.threads), "a client hangs"
-
-    def __str__(self) -> str:
-        kinds = ", ".join(f"{count:,} {status}" for status, count in sorted(self.answers.items()))
-        total = self.answers.total() + len(self.failed)
-        return f"{len(self.failed)} of {total:,} requests failed ({kinds}), {len(self.lost)} sessions lost"
-
-    def wait_for(self, status: int, count: int) -> None:
-        """Return after so many more answers of a status."""
-        goal = self.answers[status] + count
-        wait_until(lambda: self.answers[status] >= goal, f"{count} answers of {status}: {self}")
-
-    def client(self, number: int) -> None:
-        connection = http.client.HTTPConnection(*self.address, timeout=TIMEOUT)
-        cookie, visits = "", 0
-        while not self.stopped.is_set():
-            path = STATIC if number == 0 else "/whoami"
-            try:
-                connection.request("GET", path, headers={"Host": "cluster", "Cookie": cookie})
-                response = connection.getresponse()
-                body = response.read()
-            except (OSError, http.client.HTTPException) as error:
-                connection.close()
-                self.count(None, f"{time.strftime('%H:%M:%S')} {path}: {type(error).__name__}: {error}")
-                continue
-            if response.status == 503 and self.is_page(response, body):
-                self.count(503)
-            elif response.status == 200 and response.headers["Retry-After"] is None:
-                self.count(response.status)
-                if number:
-                    cookie = (response.headers["Set-Cookie"] or cookie).partition(";")[0]
-                    found = json.loads(body)["visits"]
-                    if found != visits + 1:
-                        with self.lock:
-                            self.lost.append(f"{found} visits after {visits}")
-                    visits = found
-            else:
-                self.count(None, f"{path}: {response.status} {body[:200]!r}")
-            time.sleep(0.02)
-        connection.close()
-
-    @staticmethod
-    def is_page(response: http.client.HTTPResponse, body: bytes) -> bool:
-        return (response.headers["Retry-After"], body.decode()) == ("1200", page(MESSAGE))
-
-    def count(self, status: int | None, failure: str = "") -> None:
-        with self.lock:
-            if status is None:
-                self.failed.append(failure)
-            else:
-                self.answers[status] += 1
 
 
 def programs(stand: Stand) -> dict[str, int]:
@@ -144,7 +59,7 @@ def kept_files(stand: Stand) -> set[str]:
 
 
 def test_visitors_lose_nothing_and_allowed_clients_notice_nothing(stand: Stand) -> None:
-    with Load(stand.address, clients=4, slow=1, source=ALLOWED) as allowed, Visitors(stand) as visitors:
+    with Load(stand.address, clients=4, slow=1, source=ALLOWED) as allowed, Visitors(stand.address) as visitors:
         visitors.wait_for(200, 300)
         before = programs(stand)
         output = assert_done(stand.run(*ON))
@@ -177,7 +92,7 @@ def test_visitors_lose_nothing_and_allowed_clients_notice_nothing(stand: Stand) 
 def test_without_the_polite_closing_visitors_lose_requests(stand: Stand) -> None:
     if find_nginx()[1] >= KEEPALIVE_MIN_TIMEOUT_SINCE:
         pytest.skip("this nginx sees to it by itself")
-    with stand.sabotaged("no_closing"), Visitors(stand) as visitors:
+    with stand.sabotaged("no_closing"), Visitors(stand.address) as visitors:
         turns = 0
         while not visitors.failed and turns < TURNS_WITHOUT_CARE:
             assert_done(stand.run(*(OFF if turns % 2 else ON)))

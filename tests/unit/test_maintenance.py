@@ -34,7 +34,6 @@ from platforms.base import Applied, Change
 from platforms.local.maintaining import Keeping
 from platforms.local.paths import LocalPaths
 from tests.unit.pulumi_mocks import stack_values
-from tests.unit.test_showing import status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -265,8 +264,8 @@ class Site:
         self.kept = wanted
         return Maintained(changed=changed, in_force=self.runs)
 
-    def status(self) -> Any:
-        return status(maintenance=self.kept)
+    def maintained(self) -> Maintenance | None:
+        return self.kept
 
     def plan(self, _wanted: object, _gate: object) -> Any:
         applied = Applied(release="r1", changed=False, checks=list, maintenance=self.kept)

@@ -10,6 +10,7 @@ from cluster.render.internal import internal_server
 from cluster.render.limits import address_limit, limit_zones
 from cluster.render.locations import locations, media_of
 from cluster.render.redirects import redirect_map, redirect_paths, redirect_servers
+from cluster.render.snippets import server_snippet
 from cluster.render.upstreams import instance_upstream, upstream
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Di
                 *server_headers(site),
                 *locations(topology, paths, version, "cluster", limited=True),
                 *redirect_paths(topology),
+                *server_snippet(site),
             ],
         )
     )

@@ -239,6 +239,9 @@ RedirectTarget = Annotated[
     ),
 ]
 
+#: Lines of nginx's configuration.
+SnippetText = Annotated[str, StringConstraints(min_length=1, max_length=65536, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]*$")]
+
 #: A path, or all below it where it ends with /; as nginx compares it, after it has decoded what was sent.
 LocationPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._~/-]*$", max_length=200)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from cluster.config.kinds import (
@@ -21,10 +21,12 @@ from cluster.config.kinds import (
     RedirectSource,
     RedirectTarget,
     ServerName,
+    SnippetText,
     text_enum,
 )
 from cluster.config.redirects import path_redirects, redirect_refusals
 from cluster.config.refusing import KEY, Refusal, refuse
+from cluster.config.snippets import own_locations, snippet_refusals
 from cluster.config.units import Duration, Size
 from cluster_runtime.checks import PREFIX
 
@@ -120,6 +122,27 @@ class Location(Model):
     burst: Burst = None
 
 
+def _http_snippet(text: str) -> str:
+    refuse(snippet_refusals(text, "http"))
+    return text
+
+
+def _server_snippet(text: str) -> str:
+    refuse(snippet_refusals(text, "server"))
+    return text
+
+
+class Snippets(Model):
+    """nginx's own text, beside what is rendered."""
+
+    http: Annotated[SnippetText, AfterValidator(_http_snippet)] | None = Field(
+        None, description="In http, before the site: zones, maps, upstreams."
+    )
+    server: Annotated[SnippetText, AfterValidator(_server_snippet)] | None = Field(
+        None, description="In the site's server, after all else."
+    )
+
+
 class Site(Model):
     """nginx's server."""
 
@@ -180,6 +203,10 @@ class Site(Model):
     locations: Annotated[list[Location], Field(max_length=100)] = Field(
         default_factory=list, description="Paths with sizes, times and limits of their own."
     )
+    snippets: Snippets = Field(
+        default_factory=lambda: Snippets(http=None, server=None),
+        description="nginx's own text, for what has no key.",
+    )
     headers: Annotated[dict[HeaderName, HeaderValue], Field(max_length=100)] = Field(
         default_factory=dict,
         description="Headers of every answer, errors among them, but where the project's own answer has that header "
@@ -223,6 +250,7 @@ class Site(Model):
                 *_header_refusals(self),
                 *_location_refusals(self),
                 *_burst_refusals(self),
+                *_snippet_refusals(self),
                 *path_refusals(self, static | robots),
             ]
         )
@@ -265,6 +293,19 @@ def _location_refusals(site: Site) -> Iterator[Refusal]:
         seen.add(path)
 
 
+def _snippet_refusals(site: Site) -> Iterator[Refusal]:
+    own = {one.path.rstrip("/") for one in site.locations}
+    for line, modifier, path in own_locations(site.snippets.server or ""):
+        if path == "/" and modifier in ("", "^~"):
+            yield _taken_location(line, path, "which passes on to the instances what has no other location")
+        elif path.startswith("/") and path.rstrip("/") in own:
+            yield _taken_location(line, path, "which is one of site.locations")
+
+
+def _taken_location(line: int, path: str, what: str) -> Refusal:
+    return Refusal(("snippets", "server"), f"line {line}: the location {path} is there already, {what}", path)
+
+
 def _burst_refusals(site: Site) -> Iterator[Refusal]:
     locations = ((("locations", number), one) for number, one in enumerate(site.locations))
     limits: list[tuple[tuple[int | str, ...], Site | Location]] = [((), site), *locations]
@@ -283,6 +324,9 @@ def path_refusals(site: Site, taken: Mapping[str, str]) -> Iterator[Refusal]:
         for number, location in enumerate(site.locations):
             if _is_of(location.path, path) or location.path == f"{path}/":
                 yield Refusal(("locations", number, "path"), f"would take {_named(path)}, {what}", location.path)
+        for line, _modifier, other in own_locations(site.snippets.server or ""):
+            if other == path:
+                yield _taken_location(line, path, what)
 
 
 def _is_of(path: str, taken: str) -> bool:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.config.kinds import PathPrefix
 from cluster.config.redirects import covered_names
+from cluster.config.snippets import own_directives
 from cluster.endpoints import HTTP, HTTPS
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule
 from cluster.lint.upstream import LONGEST_WORD
@@ -214,6 +215,14 @@ def _static_url_long(config: ClusterConfig, _facts: Facts) -> Remarks:
         yield Remark("site.static_url", "nginx refuses a word of more than 4096 bytes.", "Write a shorter path.")
 
 
+def _headers_of_snippets(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # nginx gives a location, or a server, that adds a header of its own none of what is added around it.
+    for key, text in (("http", config.site.snippets.http), ("server", config.site.snippets.server)):
+        for name, *_value in own_directives(text, "add_header"):
+            why = f"nginx does not add {name} to static files and uploads, whose locations have headers of their own."
+            yield Remark(f"site.snippets.{key}", why, "Say it in site.headers, which is of every answer.")
+
+
 def _project_static_url(facts: Facts) -> str | None:
     """Return the project's STATIC_URL as Django completes it; None where it is not known, or nothing uses it."""
     project = facts.project or {}
@@ -328,6 +337,7 @@ SITE_RULES = (
     Rule("duplicate-server-name", WARNING, "nginx ignores a server name that stands twice.", _duplicate_server_names),
     Rule("any-host", WARNING, "With `_` Django believes any Host header.", _any_host),
     Rule("unlimited-bodies", WARNING, "nginx takes request bodies of any size.", _unlimited_bodies),
+    Rule("snippet-header", WARNING, "A header that a snippet adds is not of every answer.", _headers_of_snippets),
     Rule("static-elsewhere", WARNING, "STATIC_URL is on another server, by another path.", _static_elsewhere),
     Rule(
         "static-not-collected",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cluster.render.directives import Directive, block, d
 from cluster.render.headers import file_headers, robots_location
 from cluster.render.limits import rate_limit
+from cluster.render.snippets import error_pages, guard
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE, Version
 from cluster.source import location_of
 from cluster.topology import served_static_url
@@ -53,7 +54,7 @@ def locations(
                 "location",
                 "^~",
                 str(media.url),
-                of=[*polite(paths, closing, closes=closes and not internal), *files],
+                of=[*polite(site, paths, closing, closes=closes and not internal), *files],
             )
         )
         if closes and not internal:
@@ -94,13 +95,13 @@ class _Proxied:
         return max(fitting, key=lambda one: len(one.path), default=None)
 
     def _open(self, location: Location | None, *match: str) -> Directive:
-        closing = polite(self.paths, self._name(location), closes=self.closes)
+        closing = polite(self.site, self.paths, self._name(location), closes=self.closes)
         return block("location", *match, of=[*closing, *self._directives(location)])
 
     def _closed(self, location: Location | None) -> list[Directive]:
         if not self.closes:
             return []
-        of = [d("keepalive_timeout", 0), *self._directives(location)]
+        of = [d("keepalive_timeout", 0), *guard(self.site), *self._directives(location)]
         return [block("location", self._name(location), of=of)]
 
     def _name(self, location: Location | None) -> str:
@@ -144,7 +145,7 @@ def _media(topology: Topology, paths: NginxPaths, media: Media, *, internal: boo
     ]
 
 
-def polite(paths: NginxPaths, location: str, *, closes: bool) -> list[Directive]:
+def polite(site: Site, paths: NginxPaths, location: str, *, closes: bool) -> list[Directive]:
     """Before 1.27.4 a reload closes idle client connections at once, and a request that is on its way is lost.
 
     So before a reload `closing` is made: every response then ends its connection, and when the reload comes there are
@@ -152,12 +153,13 @@ def polite(paths: NginxPaths, location: str, *, closes: bool) -> list[Directive]
     """
     if not closes:
         return []
-    return [d("error_page", 418, "=", location), block("if", "-f", paths.closing, of=[d("return", 418)])]
+    pages = [*error_pages(site), d("error_page", 418, "=", location)]
+    return [*pages, block("if", "-f", paths.closing, of=[d("return", 418)])]
 
 
 def _static_locations(site: Site, url: str, paths: NginxPaths, *, closes: bool) -> list[Directive]:
     """Return where static files are; a page of the former release may still ask for that one's."""
-    closing = polite(paths, "@closing_static", closes=closes)
+    closing = polite(site, paths, "@closing_static", closes=closes)
     current, previous = f"{paths.static}/current", f"{paths.static}/previous"
     found = [
         block("location", "^~", url, of=[*closing, *_static(site, current, "@previous_static")]),

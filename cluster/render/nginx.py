@@ -14,6 +14,7 @@ from cluster.render.directives import Directive, block, build, d
 from cluster.render.internal import DIGEST_PLACE
 from cluster.render.mime import COMPRESSED, MEDIA_TYPES
 from cluster.render.site import site
+from cluster.render.snippets import http_snippet, snippet_files
 from cluster.render.tls import private_files
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE, Version
 
@@ -54,6 +55,7 @@ def render_nginx(
     files = {
         "nginx.conf": build(_main(topology, paths, version)),
         SITE: build(site(topology, paths, version, certificate)),
+        **snippet_files(topology.config.site),
     }
     digest = hashlib.sha256("\0".join(f"{path}\0{text}" for path, text in sorted(files.items())).encode()).hexdigest()
     files = {path: text.replace(DIGEST_PLACE, digest) for path, text in files.items()}
@@ -92,7 +94,7 @@ def _main(topology: Topology, paths: NginxPaths, version: Version) -> list[Direc
     ]
     if version >= KEEPALIVE_MIN_TIMEOUT_SINCE:
         http.append(d("keepalive_min_timeout", "5s"))
-    http.append(d("include", "sites-enabled/*"))
+    http += [*http_snippet(topology.config.site), d("include", "sites-enabled/*")]
     return [
         *([d("user", *paths.user.split())] if paths.user else []),
         d("worker_processes", "auto"),

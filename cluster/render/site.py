@@ -11,6 +11,7 @@ from cluster.render.internal import internal_server
 from cluster.render.limits import address_limit, limit_zones
 from cluster.render.locations import locations, media_of, polite
 from cluster.render.redirects import STATUS, by_name, redirect_map, redirect_paths
+from cluster.render.snippets import server_snippet
 from cluster.render.upstreams import instance_upstream, upstream
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 
@@ -104,7 +105,7 @@ def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Di
     if site.tls is None:
         scheme = proxies.scheme(site)
         leads = [
-            _leads(site, plain, names, _answer(f"{scheme}://{target}$cluster_port$request_uri", paths, version))
+            _leads(site, plain, names, _answer(site, f"{scheme}://{target}$cluster_port$request_uri", paths, version))
             for target, names in by_name(site).items()
         ]
         return [*_strangers(site, plain), _main_server(topology, plain, paths, version), *leads]
@@ -112,11 +113,11 @@ def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Di
     names = d("server_name", *site.server_names)
     return [
         *_strangers(site, plain),
-        _leads(site, _first(site, plain), names, _answer(tls.https(site.tls, "$host"), paths, version)),
+        _leads(site, _first(site, plain), names, _answer(site, tls.https(site.tls, "$host"), paths, version)),
         *_strangers(site, secure, tls.refusal(topology.config)),
         _main_server(topology, secure, paths, version),
         *(
-            _leads(site, listening, names, _answer(tls.https(site.tls, target), paths, version))
+            _leads(site, listening, names, _answer(site, tls.https(site.tls, target), paths, version))
             for target, names in by_name(site).items()
             for listening in (plain, secure)
         ),
@@ -157,6 +158,7 @@ def _main_server(topology: Topology, listening: list[Directive], paths: NginxPat
             *locations(topology, paths, version, "cluster", limited=True),
             *maintenance.keeps_out(paths, version, [*server_headers(site), *hsts(site)]),
             *redirect_paths(topology),
+            *server_snippet(site),
         ],
     )
 
@@ -167,14 +169,14 @@ def _leads(site: Site, listening: list[Directive], names: Directive, answer: lis
     return block("server", of=[*listening, *known, *answer])
 
 
-def _answer(there: str, paths: NginxPaths, version: Version) -> list[Directive]:
+def _answer(site: Site, there: str, paths: NginxPaths, version: Version) -> list[Directive]:
     """Return what sends a visitor elsewhere; by nginx before 1.27.4 politely, as a reload asks for."""
     answer = d("return", STATUS, there)
     if version >= KEEPALIVE_MIN_TIMEOUT_SINCE:
         return [answer]
     closing = "@closing"
     return [
-        block("location", "/", of=[*polite(paths, closing, closes=True), answer]),
+        block("location", "/", of=[*polite(site, paths, closing, closes=True), answer]),
         block("location", closing, of=[d("keepalive_timeout", 0), answer]),
     ]
 

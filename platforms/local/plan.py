@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cluster.config import StackFileError, parse_config
 from cluster.config.models import SessionEngine
 from cluster.render.nginx import SITE, NginxConfig
+from cluster.render.snippets import HTTP, SERVER
 from cluster.services import Kind
 from cluster.topology import Topology, percent, shares
 from platforms.local.daemons import kind_of
@@ -286,9 +287,9 @@ def _nginx_action(observed: Observed, nginx: Nginx, config: NginxConfig) -> str 
 
 def _nginx_difference(nginx: Nginx, config: NginxConfig) -> list[str]:
     lines = []
-    for path in ("nginx.conf", SITE):
-        before, after = nginx.current_text(path).splitlines(), config.files[path].splitlines()
-        if not before:
+    for path in ("nginx.conf", SITE, HTTP, SERVER):
+        before, after = nginx.current_text(path).splitlines(), config.files.get(path, "").splitlines()
+        if not before and path not in (HTTP, SERVER):
             lines.append(f"~ {path} was lost: it is written again")
             continue
         for line in difflib.unified_diff(before, after, lineterm="", n=0):

@@ -98,6 +98,37 @@ static_url = st.one_of(
 )
 
 
+rate = st.tuples(st.integers(1, 999_999), st.sampled_from(["r/s", "r/m"])).map(lambda drawn: f"{drawn[0]}{drawn[1]}")
+path = st.from_regex(r"/[a-z]{1,3}(/[A-Za-z0-9._~-]{1,4})?/?x", fullmatch=True)
+locations = st.lists(
+    st.fixed_dictionaries(
+        {"path": st.one_of(path, path.map("{}/".format))},
+        optional={
+            "client_max_body_size": size,
+            "proxy_read_timeout": duration,
+            "buffering": st.booleans(),
+            "limit": rate,
+        },
+    ),
+    max_size=4,
+    unique_by=lambda location: location["path"],
+)
+visible = st.text("".join(chr(code) for code in range(33, 127) if chr(code) not in "$\\"), min_size=1, max_size=40)
+headers = st.dictionaries(st.from_regex(r"X-[A-Z][a-z]{1,8}(-[a-z]{1,4})?x", fullmatch=True), visible, max_size=4)
+# Each leads to what is shorter, and so in no circle.
+redirects = st.dictionaries(
+    st.one_of(path.map("{}yz".format), path.map("{}yz/".format)),
+    st.sampled_from(["/", "/q/", "https://other.example/"]),
+)
+snippets = st.sampled_from(
+    [
+        {"http": "map $arg_a $a { default 1; }", "server": "location = /a { return 200 $a; }"},
+        {"server": "error_page 502 /sorry.html;\nlocation = /sorry.html { internal; return 200 sorry; }"},
+        {"server": "# nothing"},
+    ]
+)
+
+
 def seldom(one_of: int) -> st.SearchStrategy[bool]:
     return st.integers(1, one_of).map(lambda number: number == one_of)
 
@@ -129,6 +160,12 @@ def stacks(draw: st.DrawFn) -> dict[str, Any]:
             connections_per_address=st.integers(0, 65_535),
             access_log=st.booleans(),
             static_url=static_url,
+            limit=rate,
+            locations=locations,
+            headers=headers,
+            redirects=redirects,
+            robots=st.just("none"),
+            snippets=snippets,
         )
     )
     backups = method in ("round_robin", "least_conn") or draw(seldom(20))

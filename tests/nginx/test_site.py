@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
+import subprocess
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +15,11 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.nginx.running import Running, free_ports, read_reply, stack, versions
-from tests.nginx.test_rendered import WORN_OUT, head, the_truth, told
+from cluster.config import StackFileError, parse_config
+from cluster.render.nginx import NginxConfig
+from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
+from tests.nginx.running import Running, Values, free_ports, paths_in, read_reply, render, stack, versions, write
+from tests.nginx.test_rendered import WORN_OUT, gixy_findings, head, is_internal, the_truth, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -504,3 +510,254 @@ def test_a_limit_that_changes_is_taken_by_a_reload(nginx: Nginx) -> None:
         running.reload({**values, "site": site}, politely=False)
         found = answers(running, ["/"] * 6)
         assert found == {200: 6}
+
+
+# Snippets
+
+
+SNIPPETS = {
+    "http": """
+map $arg_who $who { default nobody; "a;b" "} # everybody"; }
+limit_req_zone $binary_remote_addr zone=mine:1m rate=1r/m;
+""",
+    "server": """
+location = /who { default_type text/plain; return 200 $who; }
+location /mine/ { limit_req zone=mine; return 200 mine; }
+location = / { return 302 /en/; }
+error_page 502 504 /sorry.html;
+location = /sorry.html { internal; default_type text/html; return 200 sorry; }
+if ($arg_stop) { return 410; }""",
+}
+
+
+@pytest.fixture(scope="module")
+def snipped(nginx: Nginx) -> Iterator[Running]:
+    values = stack(1, snippets=SNIPPETS, instance_ports=free_ports(), proxy_read_timeout="500ms")
+    values["site"]["locations"] = [{"path": "/slow", "proxy_read_timeout": "300ms"}]
+    with Running(nginx, values) as running:
+        yield running
+
+
+@pytest.mark.parametrize("about_to_reload", [False, True])
+def test_a_snippet_stands_in_http_and_in_the_sites_server(snipped: Running, about_to_reload: bool) -> None:
+    with closing(snipped, really=about_to_reload):
+        assert snipped.request("/who").body == b"nobody"
+        assert snipped.request("/who?who=a;b").body == b"} # everybody"
+        assert snipped.request("/").headers["Location"].endswith("/en/")
+        assert snipped.request("/x").seen["path"] == "/x"
+        assert snipped.request("/x?stop=1").status == 410
+        for path in ("/slow?seconds=1", "/-/../x"):
+            assert snipped.request(path).status == (504 if "slow" in path else 404)
+        # Once an old nginx was sent elsewhere to close a connection, it goes to no page of errors any more.
+        plain = about_to_reload and snipped.nginx.version < KEEPALIVE_MIN_TIMEOUT_SINCE
+        assert (snipped.request("/slow?seconds=1").body == b"sorry") is not plain
+    first = snipped.values["site"]["instance_ports"]
+    assert snipped.request("/who", host="localhost", port=first).seen["path"] == "/who"
+    assert snipped.internal("/who").status == 404
+
+
+def test_a_snippet_is_part_of_the_digest_and_a_change_is_taken_by_a_reload(nginx: Nginx) -> None:
+    def said(text: str) -> Values:
+        return stack(1, snippets={"server": f"location = /x {{ return 200 {text}; }}"}, listen=port)
+
+    port = free_ports()
+    with Running(nginx, said("one")) as running:
+        digest = running.live_digest()
+        assert running.request("/x").body == b"one"
+        running.reload(said("two"), politely=False)
+        assert running.live_digest() != digest
+        deadline = time.monotonic() + 5
+        while running.request("/x").body != b"two":
+            assert time.monotonic() < deadline
+
+
+def refused_by_nginx(nginx: Nginx, where: str, text: str, directory: Path) -> str:
+    """What nginx says of a snippet that nothing else has looked at."""
+    for name in ("logs", "temp"):
+        (directory / name).mkdir(exist_ok=True)
+    config = render(stack(1, snippets={where: "# text"}, listen=free_ports()), paths_in(directory), nginx.version)
+    files = {path: found.replace("# text", text) for path, found in config.files.items()}
+    conf = write(NginxConfig(files=files, links=config.links, digest=config.digest), directory / "conf")
+    command = [*nginx.command, "-t", "-q", "-p", str(directory), "-e", "stderr", "-c", str(conf)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stderr
+
+
+@pytest.mark.parametrize("where", ["http", "server"])
+@pytest.mark.parametrize(
+    "text",
+    ["} server { listen 81;", "}", "} }", "map $a $b {", "gzip", "} map $a $b {", "if ($a) { return 404;", '"'],
+)
+def test_nginx_itself_lets_no_snippet_end_a_block_of_ours(nginx: Nginx, where: str, text: str, tmp_path: Path) -> None:
+    assert f"snippets/{where}.conf:" in refused_by_nginx(nginx, where, text, tmp_path)
+    with pytest.raises(StackFileError):
+        parse_config(stack(1, snippets={where: text}))
+
+
+def test_what_only_nginx_knows_is_said_by_nginx_with_the_line(nginx: Nginx, tmp_path: Path) -> None:
+    said = refused_by_nginx(nginx, "server", "gzip off;\nno_such_thing;", tmp_path)
+    assert 'unknown directive "no_such_thing" in' in said
+    assert "snippets/server.conf:2" in said
+
+
+#: What a snippet may say and still can't bring anybody to the runtime's paths: `$d` is a dash.
+ATTACKS = {
+    "a pattern for them": "location ~ ^/[-]/ { return 200 mine; }",
+    "any path": "location ~ . { return 200 mine; }",
+    "a path with a wildcard": "location ~* ^/./health { return 200 mine; }",
+    "a rewrite for all": "set $d -; rewrite ^/x /$d/health last;",
+    "a rewrite for all that stays": "set $d -; rewrite ^/x /$d/health break;",
+    "a rewrite that is a redirect": "set $d -; rewrite ^/x /$d/health redirect;",
+    "a condition": "set $d -; if ($arg_x) { rewrite ^ /$d/probe last; }",
+    "a condition that stays": "set $d -; if ($arg_x) { rewrite ^ /$d/probe break; }",
+    "a location's rewrite": "location /x { set $d -; rewrite ^ /$d/health last; }",
+    "a location's rewrite to the site": (
+        "location /x { set $d -; rewrite ^ /$d/health break; proxy_pass http://127.0.0.1:PORT; "
+        "proxy_set_header Host cluster; }"
+    ),
+    "a try": "set $d -; location /x { try_files /none /$d/health; }",
+    "a try of all": "set $d -; try_files /none /$d/health;",
+    "a page for errors": "set $d -; error_page 403 404 /$d/health; location /x { return 404; }",
+    "a page for errors that are the project's": (
+        "set $d -; proxy_intercept_errors on; error_page 404 /$d/health; location /x { return 404; }"
+    ),
+    "a named location": "location /x { try_files /none @y; } location @y { set $d -; rewrite ^ /$d/health last; }",
+    "a named location of ours": (
+        'location /x { set $d -; set $n ing; error_page 403 = "@clos$n"; rewrite ^ /$d/health break; deny all; }'
+    ),
+    "a prefix": "location /- { return 200 mine; }",
+    "an exact path beside it": "location = /- { return 200 mine; }",
+    "no answer for them": "if ($uri ~ health) { return 200 mine; }",
+    "another host": "if ($host = localhost) { rewrite ^ /x/../y last; }",
+}
+
+#: What a client may try then.
+TRIES = [
+    *(
+        "/x",
+        "/x?x=1",
+        "/x/y",
+        "/y",
+        "/?x=1",
+        "/-/health",
+        "/-/probe?x=1",
+        "//-/health",
+        "/%2d/health",
+        "/x/..%2f-/health",
+    ),
+    *(
+        "/-/",
+        "/-",
+        "/./-/health",
+        "/-/../x",
+        "/x/%2e%2e/-/health",
+        "/y?status=404",
+        "/?status=404",
+        "/-/probe/session?create",
+    ),
+]
+
+
+def reached(nginx: Nginx, text: str, *, edit: Any = str) -> tuple[int, int]:
+    """How many of how many requests come to an instance below the runtime's paths."""
+    port = free_ports()
+    values = stack(1, listen=port, snippets={"server": text.replace("PORT", str(port))})
+    values["site"]["locations"] = [{"path": "/y"}]
+    with Running(nginx, values, edit=edit) as running:
+        for really in (False, True):
+            with closing(running, really=really):
+                for target in TRIES:
+                    for host in ("cluster", "localhost"):
+                        running.raw(head(f"GET {target} HTTP/1.1\nHost: {host}"))
+        return sum(is_internal(path) for _method, path in running.requests), 4 * len(TRIES)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_no_snippet_brings_anybody_to_the_runtimes_paths(nginx: Nginx, attack: str) -> None:
+    found, requests = reached(nginx, ATTACKS[attack])
+    print(f"{nginx}: {attack}: {found} of {requests} requests reached the runtime's paths")
+    assert found == 0
+
+
+def test_a_way_to_the_instances_of_a_snippets_own_would_bring_everybody_there(nginx: Nginx) -> None:
+    """What must fail: a snippet that the stack file refuses."""
+    text = "location /x { set $d -; rewrite ^ /$d/health break; proxy_pass http://cluster; }"
+    with pytest.raises(StackFileError):
+        parse_config(stack(1, snippets={"server": text}))
+    found, requests = reached(nginx, "# text", edit=lambda found: found.replace("# text", text))
+    print(f"{nginx}: saboteur: {found} of {requests} requests reached the runtime's paths")
+    assert found > 0
+
+
+def test_a_named_location_of_ours_would_without_its_guard(nginx: Nginx) -> None:
+    def sabotage(text: str) -> str:
+        return text.replace("$uri ~ ^/-/", "$uri ~ ^/nothing/")
+
+    found, requests = reached(nginx, ATTACKS["a named location of ours"], edit=sabotage)
+    print(f"{nginx}: saboteur: {found} of {requests} requests reached the runtime's paths")
+    assert (found > 0) is (nginx.version < KEEPALIVE_MIN_TIMEOUT_SINCE)
+
+
+# All of it together
+
+
+KEYS: dict[str, dict[str, Any]] = {
+    "redirects": {"redirects": REDIRECTS},
+    "headers": {"headers": HEADERS},
+    "locations": {"locations": [*LOCATIONS, *LIMITS]},
+    "limit": {"limit": "10r/s", "burst": 20},
+    "snippets": {"snippets": SNIPPETS},
+    "robots": {"robots": "none"},
+    "no static files": {"static_url": None},
+    "no connections counted": {"connections_per_address": 0},
+}
+
+COMBINATIONS = [
+    keys for count in range(len(KEYS) + 1) for keys in itertools.combinations(KEYS, count) if count in {0, 1, len(KEYS)}
+]
+ALL_COMBINATIONS = [keys for count in range(len(KEYS) + 1) for keys in itertools.combinations(KEYS, count)]
+
+
+def combined(keys: tuple[str, ...], *, uploads: bool) -> Values:
+    first = free_ports(3)
+    values = stack(2, listen=first, instance_ports=first + 1)
+    values["app"] |= PROTECTED if uploads else {}
+    for key in keys:
+        values["site"] |= KEYS[key]
+    return json.loads(json.dumps(values))  # type: ignore[no-any-return]
+
+
+def said_of(nginx: Nginx, values: Values, directory: Path) -> str:
+    for name in ("logs", "temp"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    conf = write(render(values, paths_in(directory), nginx.version), directory / "conf")
+    command = [*nginx.command, "-t", "-q", "-p", str(directory), "-e", "stderr", "-c", str(conf)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stderr
+
+
+@pytest.mark.parametrize("keys", COMBINATIONS, ids=lambda keys: " ".join(keys) if len(keys) < 3 else "all")
+def test_nginx_accepts_each_key_alone_and_all_together_without_a_warning(
+    nginx: Nginx, keys: tuple[str, ...], tmp_path: Path
+) -> None:
+    for uploads in (False, True):
+        assert said_of(nginx, combined(keys, uploads=uploads), tmp_path / str(uploads)) == ""
+
+
+@pytest.mark.wide
+def test_nginx_accepts_every_combination_without_a_warning(nginx: Nginx, tmp_path: Path) -> None:
+    for number, keys in enumerate(ALL_COMBINATIONS):
+        assert said_of(nginx, combined(keys, uploads=bool(number % 2)), tmp_path / str(number)) == "", keys
+
+
+@pytest.mark.parametrize("keys", COMBINATIONS, ids=lambda keys: " ".join(keys) if len(keys) < 3 else "all")
+def test_rendering_twice_gives_the_same_bytes_whatever_the_order_of_keys(
+    nginx: Nginx, keys: tuple[str, ...], tmp_path: Path
+) -> None:
+    values = combined(keys, uploads=True)
+    other = {**values, "site": dict(reversed(values["site"].items()))}
+    paths = paths_in(tmp_path)
+    assert render(values, paths, nginx.version) == render(other, paths, nginx.version)
+
+
+@pytest.mark.parametrize("keys", COMBINATIONS, ids=lambda keys: " ".join(keys) if len(keys) < 3 else "all")
+def test_a_linter_of_configurations_finds_nothing(nginx: Nginx, keys: tuple[str, ...], tmp_path: Path) -> None:
+    assert gixy_findings(nginx, combined(keys, uploads=True), tmp_path) == []

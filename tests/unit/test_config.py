@@ -64,6 +64,19 @@ config:
     instance_ports: 8000
     client_max_body_size: 10m
     access_log: true
+    limit: 50r/s
+    burst: 100
+    redirects: {www.example.org: cluster, /old/: /new/, /gone: "https://other.example/x"}
+    headers: {X-Frame-Options: DENY, Content-Security-Policy: "default-src 'self'"}
+    locations:
+      - {path: /upload/, client_max_body_size: 1g, proxy_read_timeout: 10m, buffering: false, limit: 10r/s, burst: 20}
+      - {path: /export}
+    robots: none
+    snippets:
+      http: "map $arg_a $a { default x; }"
+      server: |
+        # one page
+        location = /a { return 200 $a; }
   cluster:images: {base: debian:trixie-slim, nginx: "nginx:1.30"}
   cluster:secret_key: {secure: v1:abc}
   cluster:secret_key_fallbacks: {secure: v1:abc}

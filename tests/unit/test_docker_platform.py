@@ -444,6 +444,16 @@ STACKS: dict[str, dict[str, Any]] = {
     "random, db, no static files": stack_values(
         upstream={"method": "random", "servers": 5}, sessions={"engine": "db"}, site={"static_url": None}
     ),
+    "all that a site may have": stack_values(
+        site={
+            "redirects": {"www.example.org": "cluster", "/old/": "/new/"},
+            "headers": {"X-Frame-Options": "DENY"},
+            "robots": "none",
+            "limit": "10r/s",
+            "locations": [{"path": "/upload/", "client_max_body_size": "1g", "limit": "1r/s"}],
+            "snippets": {"http": "# file nginx.conf\ngzip_comp_level 2;\n", "server": "gzip off;"},
+        }
+    ),
     "a newer nginx, asgi": stack_values(
         images={"nginx": "nginx:1.30"},
         app={"interface": "asgi", "environment": {"MODE": "x"}},

@@ -794,6 +794,16 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         ],
         [case({"site.client_max_body_size": "1g"}), case(at("/a/", client_max_body_size=0, buffering=False))],
     ),
+    "snippet-header": (
+        [
+            case({"site.snippets": {"server": "add_header X-A b always;"}}, "site.snippets.server"),
+            case(
+                {"site.snippets": {"http": "add_header X-A b;", "server": "add_header X-B c; add_header X-C d;"}},
+                *("site.snippets.http", "site.snippets.server", "site.snippets.server"),
+            ),
+        ],
+        [case(), case({"site.snippets": {"server": "location /x { add_header X-A b; }"}})],
+    ),
     "static-url-reserved": (
         [case({"site.static_url": "/-/"}, "site.static_url")],
         [case({"site.static_url": "/-/static/"})],

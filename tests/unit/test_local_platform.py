@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -11,6 +12,7 @@ from cluster.config import parse_config
 from cluster.console import Terminal
 from cluster.errors import CommandError
 from cluster.machine.owner import find_owner
+from cluster.render.nginx import render_nginx
 from cluster.services import memcached_node
 from cluster.stack.history import History
 from cluster.stack.opened import Stack
@@ -19,13 +21,13 @@ from platforms.base import Forward
 from platforms.local import platform as local
 from platforms.local.nginx import NginxError
 from platforms.local.paths import LocalPaths
+from platforms.local.plan import _nginx_difference
 from tests.unit.pulumi_mocks import stack_values
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cluster.config.models import ClusterConfig
     from cluster.lint import Facts
+    from cluster.render.nginx import NginxConfig
 
 
 def on(root: Path, **values: object) -> local.LocalPlatform:
@@ -81,3 +83,27 @@ def test_nodes_that_a_former_release_alone_wants_have_a_directory(tmp_path: Path
     node = memcached_node(config, 1)
     paths.make_memcached(owner, node)
     assert os.access(paths.listens(node).parent, os.W_OK)
+
+
+def test_a_change_of_a_snippet_is_said_line_by_line() -> None:
+    def rendered(**snippets: str) -> NginxConfig:
+        config = parse_config(stack_values(platform="local", site={"snippets": snippets}))
+        paths = LocalPaths(Path("/t"), "t").nginx_paths(build_topology(config), None)
+        return render_nginx(build_topology(config), paths, (1, 30, 0))
+
+    class InPlace:
+        def __init__(self, config: NginxConfig) -> None:
+            self.config = config
+
+        def current_text(self, path: str) -> str:
+            return self.config.files.get(path, "")
+
+    def said(before: NginxConfig, after: NginxConfig) -> list[str]:
+        return _nginx_difference(InPlace(before), after)  # type: ignore[arg-type]
+
+    plain, one = rendered(), rendered(server="gzip off;\n")
+    two = rendered(server="gzip off;\netag off;", http="map $arg_a $a { default 1; }")
+    assert said(plain, one) == ["+ include snippets/server.conf;", "+ gzip off;"]
+    assert said(one, two) == ["+ include snippets/http.conf;", "+ map $arg_a $a { default 1; }", "+ etag off;"]
+    assert said(one, plain) == ["- include snippets/server.conf;", "- gzip off;"]
+    assert said(two, two) == []

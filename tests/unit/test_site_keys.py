@@ -351,6 +351,160 @@ def test_a_burst_is_what_is_sent_in_a_second(limit: str | None, burst: int | Non
     assert allowed_burst(config.site) == allowed_burst(config.site.locations[0]) == expected
 
 
+# --- snippets
+
+
+CLIENT = "tells the project who its client is; one's own, or none, would let a client say so itself"
+OTHER_SERVER = "would also be of the runtime's own server; say it in site.snippets.server"
+OWN = "uses a name that is this configuration's own: "
+PUBLIC = "leads below /-/, which is the runtime's and never public"
+PLAIN = "must name where it passes requests on, without a variable: "
+
+#: What no snippet may be: in http, in the server, or in both, and what is said of it. The line is the second.
+SNIPPETS: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "the end of a block of ours": (("http", "server"), "}", "} ends a block that does not begin here"),
+    "the end of a block, and another": (
+        ("http", "server"),
+        "} server { listen 80;",
+        "} ends a block that does not begin here",
+    ),
+    "a block that does not end": (("http", "server"), "map $a $b {", 'unexpected end of file, expecting "}"'),
+    "a directive that does not end": (("http", "server"), "gzip off", 'must end with ";" before what comes next'),
+    "a quote that does not end": (("server",), "return 200 'x;", 'unexpected end of file, expecting "\'"'),
+    "a block whose last line does not end": (
+        ("server",),
+        "location /x { return 200 }",
+        'must end with ";" before what comes next',
+    ),
+    "a variable that does not end": (("server",), "set $a ${b;c};", "set has a variable that is not closed: ${b;c}"),
+    "another port": (("server",), "listen 81;", "listen is said in cluster:site (listen)"),
+    "another name": (("server",), "server_name x;", "server_name is said in cluster:site (server_names)"),
+    "another server": (("http",), "server { root /; }", "server is another site, which nothing of this stack knows"),
+    "another file": (
+        ("http", "server"),
+        "include /etc/x;",
+        "include would take in what is neither checked nor delivered; write it here",
+    ),
+    "a module": (("http",), "load_module x.so;", "load_module belongs to nginx's main configuration"),
+    "a user": (("http",), "user root;", "user belongs to nginx's main configuration"),
+    "a header to the project": (
+        ("http", "server"),
+        "proxy_set_header X-Forwarded-For x;",
+        f"proxy_set_header {CLIENT}",
+    ),
+    "another client": (("http", "server"), "real_ip_header X-Forwarded-For;", f"real_ip_header {CLIENT}"),
+    "whom to believe": (("http", "server"), "set_real_ip_from 0.0.0.0/0;", f"set_real_ip_from {CLIENT}"),
+    "names with _": (
+        ("http", "server"),
+        "underscores_in_headers on;",
+        "underscores_in_headers keeps clients from telling an instance what nginx tells it",
+    ),
+    "who may ask": (("http",), "deny all;", f"deny {OTHER_SERVER}"),
+    "a password": (("http",), "auth_basic x;", f"auth_basic {OTHER_SERVER}"),
+    "the runtime's path": (("server",), "rewrite ^/x$ /-/health last;", f"rewrite {PUBLIC}"),
+    "the runtime's path otherwise": (("server",), "rewrite ^/x$ /%2D/health last;", f"rewrite {PUBLIC}"),
+    "the runtime's path as a location": (("server",), "location ~ ^/-/ { return 200; }", f"location {PUBLIC}"),
+    "the runtime's path in a block": (
+        ("server",),
+        "if ($arg_x) { rewrite ^ /-/probe; }",
+        f"rewrite {PUBLIC}",
+    ),
+    "a variable of ours": (("server",), "set $cluster_port x;", f"set {OWN}$cluster_port"),
+    "a variable of ours in braces": (("server",), "return 200 x${Cluster_port};", f"return {OWN}x${{Cluster_port}}"),
+    "a capture of ours": (("server",), 'rewrite "^/(?<cluster_x>.)" /;', f"rewrite {OWN}^/(?<cluster_x>.)"),
+    "a map of ours": (("http",), "map $uri $cluster_internal { default 0; }", f"map {OWN}$cluster_internal"),
+    "an upstream of ours": (("http",), "upstream cluster { server x; }", f"upstream {OWN}cluster"),
+    "a name of ours": (("server",), "access_log /tmp/x cluster;", f"access_log {OWN}cluster"),
+    "a count of ours": (("server",), "limit_conn cluster_addresses 1;", f"limit_conn {OWN}cluster_addresses"),
+    "a zone of ours": (("http",), "limit_req_zone $uri zone=cluster_rate:1m rate=1r/s;", f"{OWN}zone=cluster_rate:1m"),
+    "a way to the instances": (("server",), "location /x { proxy_pass http://cluster; }", f"{OWN}http://cluster"),
+    "a way to one": (("server",), "location /x { proxy_pass http://cluster_app1/y; }", f"{OWN}http://cluster_app1/y"),
+    "a way to the instances by a variable": (
+        ("server",),
+        "location /x { set $a clus; proxy_pass http://${a}ter; }",
+        f"proxy_pass {PLAIN}http://${{a}}ter",
+    ),
+    "a socket by a variable": (
+        ("server",),
+        "location /x { proxy_pass http://unix:/run/$a/http.socket; }",
+        f"proxy_pass {PLAIN}http://unix:/run/$a/http.socket",
+    ),
+    "an instance's socket": (
+        ("server",),
+        "location /x { proxy_pass http://unix:/run/app1/http.sock; }",
+        "proxy_pass leads past this configuration to a socket of its own: http://unix:/run/app1/http.sock",
+    ),
+    "a location of ours by its name": (
+        ("server",),
+        "location /x { error_page 404 = @closing; }",
+        f"error_page {OWN}@closing",
+    ),
+    "control characters": (("http", "server"), "gzip off;\x1b", "is not of the right form"),
+}
+
+
+@pytest.mark.parametrize("what", SNIPPETS)
+def test_a_snippet_that_would_break_what_is_ours_is_refused_with_its_line(what: str) -> None:
+    places, text, words = SNIPPETS[what]
+    for where in places:
+        (line,) = problems(snippets={where: f"# first\n{text}\n"})
+        assert line.startswith(f"site.snippets.{where}: "), line
+        assert words in line
+        assert "line 2: " in line or what == "control characters"
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("/", "which passes on to the instances what has no other location"),
+        ("^~ /", "which passes on to the instances what has no other location"),
+        ("/static/", "where nginx serves static files (site.static_url)"),
+        ("^~ /static/", "where nginx serves static files (site.static_url)"),
+        ("/media/", "where nginx serves uploads (app.media)"),
+        ("= /robots.txt", "where nginx answers itself (site.robots)"),
+        ("/upload/", "which is one of site.locations"),
+        ("= /upload", "which is one of site.locations"),
+    ],
+)
+def test_a_location_that_is_there_already_is_refused(path: str, what: str) -> None:
+    snippets = {"server": f"location /other/ {{ return 404; }}\nlocation {path} {{ return 404; }}\n"}
+    (line,) = problems(UPLOADS, snippets=snippets, robots="none", locations=[{"path": "/upload/"}])
+    name = path.rpartition(" ")[2]
+    assert line == f"site.snippets.server: line 2: the location {name} is there already, {what}, got '{name}'"
+
+
+GOOD_SNIPPETS = {
+    "http": """
+# A few things that have no key
+map $http_user_agent $bot { default 0; "~*(bot|crawl;)" 1; }
+upstream legacy { server 127.0.0.1:9000; server unix:/run/legacy/app.sock; }
+proxy_cache_path /tmp/cache keys_zone=pages:1m;
+geo $near { default 0; 10.0.0.0/8 1; }
+""",
+    "server": """
+location = / { return 302 /en/; }
+location ~ "^/a{1,2}$" { return 200 "} # no end"; }
+location /legacy/ {
+    proxy_set_header Host $host;   # to something else
+    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    proxy_set_header X-Site cluster;
+    proxy_pass http://legacy/;
+}
+location /direct/ { proxy_pass http://127.0.0.1:9000$request_uri; }
+location /far/ { proxy_pass https://cluster.example.org/x; }
+location /cluster/ { return 200 "of the cluster"; }
+if ($bot) { return 403; }
+error_page 502 /50x.html;
+allow 10.0.0.0/8;
+deny all;
+""",
+}
+
+
+def test_what_is_nobodys_else_may_be_said() -> None:
+    assert problems(snippets=GOOD_SNIPPETS) == []
+
+
 # --- uploads, wherever their place is said
 
 

@@ -168,7 +168,8 @@ class Source:
 
     project: app.project, absolute. root: the repository, beyond which no link leads. module: app.settings. collects:
     whether STATIC_ROOT is made anew for each release. texts: what the stack file says to the project. owned_databases:
-    aliases of DATABASES that the stack file puts elsewhere.
+    aliases of DATABASES that the stack file puts elsewhere. withheld: files that no release gets, whatever names them:
+    the key with which nginx is the site.
     """
 
     project: Path
@@ -178,6 +179,7 @@ class Source:
     shared: tuple[str, ...] = ()
     collects: bool = True
     texts: tuple[str, ...] = ()
+    withheld: frozenset[Path] = frozenset()
     owned_databases: tuple[str, ...] = ()
 
     @cached_property
@@ -300,6 +302,8 @@ class Source:
         return code or bool(parts & KEPT_DIRECTORIES) or bool(parts & self._words)
 
     def _take(self, found: Listing, path: Path, target: str, rule: Rule) -> None:
+        if self.withheld and path.resolve() in self.withheld:
+            return
         if path.is_symlink():
             self._take_link(found, path, target)
         elif path.is_dir():
@@ -394,6 +398,16 @@ def source_of(config: ClusterConfig, root: Path) -> Source:
         collects=config.app.collectstatic,
         texts=tuple(config.app.environment.values()),
         owned_databases=("default",) if config.database is not None else (),
+        withheld=_withheld(config, root),
+    )
+
+
+def _withheld(config: ClusterConfig, root: Path) -> frozenset[Path]:
+    files = config.site.tls.files if config.site.tls is not None else None
+    return (
+        frozenset()
+        if files is None
+        else frozenset({(root / files.key).resolve(), (root / files.certificate).resolve()})
     )
 
 

@@ -118,8 +118,9 @@ def exact_shares(config: ClusterConfig) -> bool:
 
 def site_host(config: ClusterConfig) -> str:
     """Return a host of the first of the site's names: of a pattern one that it matches."""
-    name = config.site.server_names[0]
-    return "localhost" if name == "_" else f"www{name[1:]}" if name.startswith("*") else name.removeprefix(".")
+    name = config.site.server_names[0]  # browsers send no capital letters
+    found = "localhost" if name == "_" else f"www{name[1:]}" if name.startswith("*") else name.removeprefix(".")
+    return found.lower()
 
 
 def site_url(config: ClusterConfig) -> str:
@@ -133,7 +134,7 @@ def site_origin(config: ClusterConfig, host: str) -> str:
     if tls is None and config.site.scheme_is_told:
         return Endpoint(host=host, port=HTTPS).secure_origin  # what is before nginx ends TLS
     if tls is not None:
-        return Endpoint(host=host, port=tls.listen).secure_origin
+        return Endpoint(host=host, port=config.site.https_port or tls.listen).secure_origin
     return Endpoint(host=host, port=config.site.listen).origin
 
 

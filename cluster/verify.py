@@ -109,7 +109,7 @@ def _checks(part: Callable[[Topology, Ways], Iterable[Check]], topology: Topolog
     """Return the checks of a part; one that says why, where it could not look."""
     try:
         return list(part(topology, ways))
-    except (httpx.HTTPError, *SENSELESS) as error:
+    except (httpx.HTTPError, http.client.HTTPException, OSError, *SENSELESS) as error:
         name, found = part.__name__.lstrip("_"), f"{type(error).__name__}: {error}"
         return [Check(name=name, ok=False, expected="an answer", found=found)]
 

@@ -100,7 +100,7 @@ def _moment(value: object) -> dt.datetime:
 def _network(value: str) -> str:
     """Return a network as nginx takes it: an address is that of one machine."""
     try:
-        return str(ipaddress.ip_network(value))
+        return str(ipaddress.ip_network(value.replace("%", "/")))  # nginx knows no zones
     except ValueError:
         raise PydanticCustomError(
             "network",

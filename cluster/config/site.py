@@ -28,6 +28,7 @@ from cluster.config.redirects import path_redirects, redirect_refusals
 from cluster.config.refusing import KEY, Refusal, refuse
 from cluster.config.snippets import own_locations, snippet_refusals
 from cluster.config.units import Duration, Size
+from cluster.endpoints import HTTPS
 from cluster_runtime.checks import PREFIX
 
 if TYPE_CHECKING:
@@ -70,6 +71,11 @@ class Tls(Model):
         False,
         description="A certificate by an authority of the stack's own, which a browser is told to trust once: for "
         "development.",
+    )
+    public_port: Port | None = Field(
+        None,
+        description="The port by which clients reach https, where something forwards it to `listen`; plain http leads "
+        "there. Default: 443 where forwarded_ports names it, else `listen`.",
     )
     files: CertificateFiles | None = Field(None, description="A certificate that somebody else renews.")
     http2: bool = Field(True, description="Speak HTTP/2 with clients that can.")
@@ -151,7 +157,7 @@ class Site(Model):
     )
     listen: Port = Field(8080, description="The port of plain http.")
     tls: Tls | None = Field(None, description="https; left out: plain http alone.")
-    forwarded_ports: list[Port] = Field(
+    forwarded_ports: Annotated[list[Port], Field(max_length=100)] = Field(
         default_factory=list,
         description="Other ports by which clients reach the site, where something forwards them. A request whose Host "
         "names a port that is none of the site's is answered with 400.",
@@ -180,8 +186,8 @@ class Site(Model):
         le=65535,
         description="How many requests one address may have at a time (HTTP/1: connections that are in a request, "
         "WebSockets among them); more are answered with 429. The default is an office of a thousand people behind one "
-        "address with a WebSocket each. 0: no limit, which a site behind a CDN or another proxy needs, as all its "
-        "visitors come from few addresses.",
+        "address with a WebSocket each. 0: no limit, which a site behind a proxy needs that is none of "
+        "trusted_proxies, as all its visitors come from few addresses.",
     )
     limit: Rate | None = Field(
         None,
@@ -234,6 +240,13 @@ class Site(Model):
     def scheme_is_told(self) -> bool:
         """Whether a proxy before nginx tells a client's scheme; by the PROXY protocol it tells none."""
         return bool(self.trusted_proxies) and not self.proxy_protocol
+
+    @property
+    def https_port(self) -> int | None:
+        """The port by which clients reach https; None where the site has none."""
+        if self.tls is None:
+            return None
+        return self.tls.public_port or (HTTPS if HTTPS in self.forwarded_ports else self.tls.listen)
 
     @property
     def listeners(self) -> dict[int, str]:

@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from cluster.config.site import Site
 
 
+#: What a map reads as its own, and not as a value.
+MAP_WORDS = ("default", "hostnames", "include", "volatile")
+
+
+def looked_up(site: Site) -> list[str]:
+    """Return the site's names that are no patterns."""
+    return list(dict.fromkeys(name.lower() for name in site.server_names if name[0] not in "_.*"))
+
+
 def scheme(site: Site) -> str:
     """Return the variable that holds a client's scheme."""
     return "$cluster_scheme" if site.scheme_is_told else "$scheme"
@@ -58,12 +67,16 @@ def maps(site: Site) -> list[Directive]:
         ]
     # Which port leads to a trusted proxy, that one has seen.
     believed = [d("~^1", "")] if trusted else []
-    ports = "|".join(map(str, dict.fromkeys((*site.listeners, *site.forwarded_ports))))
+    ports = "|".join(
+        map(
+            str,
+            dict.fromkeys((*site.listeners, *site.forwarded_ports, *([site.https_port] if site.https_port else []))),
+        )
+    )
     begin = "^0" if trusted else ""
     # The site's own names are looked up; only others are matched by the patterns.
-    own = dict.fromkeys(name.lower() for name in site.server_names if name[0] not in "_.*")
     ends = ("", *(f":{port}" for port in site.listeners))
-    known = [f"{'0' if trusted else ''}{name}{end}" for name in own for end in ends]
+    known = [f"{'0' if trusted else ''}{name}{end}" for name in looked_up(site) for end in ends]
     found.append(
         block(
             "map",
@@ -71,7 +84,7 @@ def maps(site: Site) -> list[Directive]:
             "$cluster_wrong_port",
             of=[
                 d("default", ""),
-                *(d(word, "") for word in known),
+                *(d(word, "") for word in known if word not in MAP_WORDS),
                 *believed,
                 d(f"~{begin}.*:({ports})$", ""),
                 d("~:[0-9]+$", 1),

@@ -48,10 +48,10 @@ def site(topology: Topology, paths: NginxPaths, version: Version, certificate: C
 def _port_entries(topology: Topology) -> list[Directive]:
     """Return the entries of $cluster_port: the site's own names are looked up, only others matched by the pattern."""
     site = topology.config.site
-    plain = dict.fromkeys(name.lower() for name in site.server_names if name[0] not in "_.*")
+    plain = proxies.looked_up(site)
     return [
         d("default", ""),
-        *(d(name, "") for name in plain),
+        *(d(name, "") for name in plain if name not in proxies.MAP_WORDS),
         *(d(f"{name}:{port}", f":{port}") for name in plain for port in site.listeners),
         d(r"~:(?<cluster_port_number>[0-9]+)$", ":$cluster_port_number"),
     ]
@@ -110,16 +110,17 @@ def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Di
         ]
         return [*_strangers(site, plain), _main_server(topology, plain, paths, version), *leads]
     secure = tls.listening(site.tls, _address(paths, site.tls.listen), version, *options)
-    names = d("server_name", *site.server_names)
+    names, kept = d("server_name", *site.server_names), _kept_for_a_while(site)
+    to_https = _answer(site, tls.https(site, "$host"), paths, version)
     return [
         *_strangers(site, plain),
-        _leads(site, _first(site, plain), names, _answer(site, tls.https(site.tls, "$host"), paths, version)),
+        _leads(site, _first(site, plain), names, to_https, kept),
         *_strangers(site, secure, tls.refusal(topology.config)),
         _main_server(topology, secure, paths, version),
         *(
-            _leads(site, listening, names, _answer(site, tls.https(site.tls, target), paths, version))
+            _leads(site, listening, names, _answer(site, tls.https(site, target), paths, version), headers)
             for target, names in by_name(site).items()
-            for listening in (plain, secure)
+            for listening, headers in ((plain, kept), (secure, [*hsts(site), *kept]))
         ),
     ]
 
@@ -163,10 +164,18 @@ def _main_server(topology: Topology, listening: list[Directive], paths: NginxPat
     )
 
 
-def _leads(site: Site, listening: list[Directive], names: Directive, answer: list[Directive]) -> Directive:
-    """Return a server that sends every visitor elsewhere."""
-    known = [names, *proxies.client(site), proxies.refusal(), *server_headers(site)]
+def _leads(
+    site: Site, listening: list[Directive], names: Directive, answer: list[Directive], headers: Sequence[Directive] = ()
+) -> Directive:
+    """Return a server that sends every visitor elsewhere; headers: those that it adds beside the site's."""
+    known = [names, *proxies.client(site), proxies.refusal(), *server_headers(site), *headers]
     return block("server", of=[*listening, *known, *answer])
+
+
+def _kept_for_a_while(site: Site) -> list[Directive]:
+    """Return how long a browser may keep the way to https: one day the site may have none any more."""
+    caches = "cache-control" in {name.lower() for name in site.headers}
+    return [] if caches else [d("add_header", "Cache-Control", "max-age=3600", "always")]
 
 
 def _answer(site: Site, there: str, paths: NginxPaths, version: Version) -> list[Directive]:

@@ -14,7 +14,7 @@ from cluster.tls.certificates import is_address
 
 if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
-    from cluster.config.site import Tls
+    from cluster.config.site import Site, Tls
     from cluster.render.versions import Version
     from cluster.tls.certificates import Certificate
 
@@ -35,7 +35,7 @@ CIPHERS = (
 
 def private_files(certificate: Certificate | None) -> dict[str, str]:
     """Return what nginx alone may read, by its path in the configuration's directory."""
-    return {} if certificate is None else {CHAIN: certificate.chain, KEY: certificate.key}
+    return {} if certificate is None or not certificate.key else {CHAIN: certificate.chain, KEY: certificate.key}
 
 
 def defaults(certificate: Certificate | None) -> list[Directive]:
@@ -80,7 +80,7 @@ def refusal(config: ClusterConfig) -> list[Directive]:
     return [] if addressed else [d("ssl_reject_handshake", "on")]
 
 
-def https(tls: Tls, host: str) -> str:
+def https(site: Site, host: str) -> str:
     """Return where a visitor of the plain port is sent."""
-    port = "" if tls.listen == HTTPS else f":{tls.listen}"
+    port = "" if site.https_port == HTTPS else f":{site.https_port}"
     return f"https://{host}{port}$request_uri"

@@ -43,9 +43,10 @@ class StackPaths(ABC):
     def shown_authority(self) -> str:
         """Return it; empty where there is none, or it can't be read."""
         try:
-            return self.authority.read_text(encoding="ascii")
+            text = self.authority.read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError):
             return ""
+        return text if "BEGIN CERTIFICATE" in text else ""
 
     @abstractmethod
     def served(self) -> tuple[list[str], str | None]:

@@ -88,8 +88,9 @@ def _authority(text: str) -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
         certificate = x509.load_pem_x509_certificate(text.encode())
     except (ValueError, TypeError):
         raise CertificateError(
-            "tls_authority: holds no key with its certificate, PEM; without it `cluster up` makes a new one, which "
-            "browsers have to be told of again"
+            "tls_authority: holds no key with its certificate, PEM. Remove it (on this machine the file of that name "
+            "among the stack's secrets, on Docker `pulumi config rm cluster:tls_authority`), and `cluster up` makes a "
+            "new one, which browsers have to be told of again"
         ) from None
     if not isinstance(key, rsa.RSAPrivateKey):
         raise CertificateError("tls_authority: must be an RSA key: its signatures of one text are all the same")

@@ -43,7 +43,10 @@ def named(config: ClusterConfig, root: Path, now: dt.datetime) -> Certificate | 
         return None
     if tls.files is not None:
         return Certificate(label=_digest(_read(root, "certificate", tls.files.certificate)))
-    return Certificate(label=f"self-signed from {half_year(now):%Y-%m} for {' '.join(names_of(config))}")
+    names = names_of(config)
+    return Certificate(
+        label=f"self-signed from {half_year(now):%Y-%m} for {len(names)} names, {_digest(' '.join(names))}"
+    )
 
 
 def certificate_of(config: ClusterConfig, root: Path, authority: str, now: dt.datetime) -> Certificate | None:
@@ -78,7 +81,7 @@ def ending(root: Path, files: CertificateFiles) -> dt.datetime:
 
     try:
         found = x509.load_pem_x509_certificates(_read(root, "certificate", files.certificate).encode())
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise CertificateError(f"site.tls.files.certificate: {files.certificate}: holds no certificate") from None
     return min(one.not_valid_after_utc for one in found)
 
@@ -118,7 +121,8 @@ def address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 def _read(root: Path, key: str, path: str) -> str:
     where = f"site.tls.files.{key}: {path}"
     try:
-        return (root / path).read_text(encoding="ascii")
+        text = (root / path).read_text(encoding="ascii")
+        return text if text.endswith("\n") else f"{text}\n"
     except OSError as error:
         raise CertificateError(f"{where}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 #: What a site's key may be; nginx takes no other.
 KEYS = (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)
 
+#: Bits that OpenSSL wants of an RSA key at its usual level, and the curves that browsers take.
+RSA_BITS = 2048
+CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+
+#: By what it fails where a certificate is not one, or is of a kind that is not known.
+UNREADABLE = (
+    *(ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion, x509.DuplicateExtension),
+    x509.UnsupportedGeneralNameType,
+)
+
 
 def uncovered(certificate: x509.Certificate, names: Iterable[str]) -> list[str]:
     """Return the names that a certificate does not cover."""
@@ -51,6 +61,14 @@ def check(chain: str, key: str, config: ClusterConfig, now: dt.datetime) -> None
     """Raise CertificateError where nginx, or a browser, would refuse the files of a site; it says why."""
     files = config.site.tls.files if config.site.tls else None
     assert files is not None  # noqa: S101 - whoever asks has some
+    try:
+        _check(chain, key, files, config, now)
+    except UNREADABLE as error:
+        words = f"can't be read: {str(error) or type(error).__name__}"
+        raise CertificateError(f"site.tls.files.certificate: {files.certificate}: {words}") from None
+
+
+def _check(chain: str, key: str, files: CertificateFiles, config: ClusterConfig, now: dt.datetime) -> None:
     at = f"site.tls.files.certificate: {files.certificate}"
     try:
         certificates = x509.load_pem_x509_certificates(chain.encode())
@@ -72,7 +90,7 @@ def check(chain: str, key: str, config: ClusterConfig, now: dt.datetime) -> None
             raise CertificateError(f"{at}: {_subject(one)} begins on {one.not_valid_before_utc:%Y-%m-%d} only")
     missing = uncovered(certificates[0], [name for name in names_of(config) if "_" not in config.site.server_names])
     if missing:
-        raise CertificateError(f"{at}: does not cover {', '.join(missing)}, which site.server_names says")
+        raise CertificateError(f"{at}: does not cover {', '.join(missing)}, which are names of the site")
 
 
 def _check_key(certificates: Sequence[x509.Certificate], text: str, files: CertificateFiles) -> None:
@@ -85,6 +103,10 @@ def _check_key(certificates: Sequence[x509.Certificate], text: str, files: Certi
         raise CertificateError(f"{at}: holds no private key in PEM") from None
     if not isinstance(key, KEYS):
         raise CertificateError(f"{at}: must be an RSA key or one of an elliptic curve")
+    if isinstance(key, rsa.RSAPrivateKey) and key.key_size < RSA_BITS:
+        raise CertificateError(f"{at}: has {key.key_size} bits; an RSA key must have {RSA_BITS} at least")
+    if isinstance(key, ec.EllipticCurvePrivateKey) and not isinstance(key.curve, CURVES):
+        raise CertificateError(f"{at}: is of {key.curve.name}, which no browser takes; P-256 is what all do")
     if _spki(key.public_key()) != _spki(certificates[0].public_key()):
         first = "the first certificate in " if len(certificates) > 1 else ""
         raise CertificateError(f"{at}: is not the key of {first}{files.certificate}")

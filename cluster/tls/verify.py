@@ -134,7 +134,9 @@ class Https:
         left = certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
         found = f"until {certificate.not_valid_after_utc:%Y-%m-%d}"
         found += f", not for {', '.join(missing)}" if missing else f", for {len(names)} names" if names else ""
-        ok = not missing and left > dt.timedelta(days=FEW_DAYS)
+        ok: bool | None = not missing and left > dt.timedelta()
+        if ok and left < dt.timedelta(days=FEW_DAYS):
+            ok, found = None, f"{found}: in {left.days} days; renew it"
         expected = f"all names of the site, {FEW_DAYS} days at least"
         return Check(name="the certificate covers the site", ok=ok, expected=expected, found=found)
 

@@ -20,6 +20,7 @@ from cluster.source import is_file_name
 from cluster.stack.history import History
 from cluster.stack.secrets import ensure_secrets, restore_secrets, write_secret
 from cluster.tls.authority import make_authority, show_authority
+from cluster.tls.certificates import CertificateError
 from cluster.topology import build_topology
 from cluster_runtime.gate import probe
 from cluster_runtime.instance_link import InstanceLink
@@ -85,7 +86,7 @@ class LocalCluster(Site):
         if not path.exists():
             write_secret(path, make_authority(self.paths.stack, dt.datetime.now(dt.UTC)))
             self.say(f"making the stack's own authority: browsers are to trust {self.paths.authority}")
-        show_authority(self.paths.authority, path.read_text(encoding="ascii"))
+        show_authority(self.paths.authority, path.read_text(encoding="ascii", errors="replace"))
 
     def said_of_sessions(self) -> list[dict[str, Any] | None]:
         """Return what the processes that hold names say of their sessions; None where one says nothing.
@@ -182,7 +183,7 @@ class LocalCluster(Site):
             hurt=tuple(self.builder.hurt(release)),
             orphans=0 if observed.kept else len(orphaned_processes(self.paths)),
             nginx=self.nginx,
-            config=self.nginx_config(),
+            config=self.nginx_config(whole=True),
         )
 
     def _was_set_back(self, release: Release, observed: Observed) -> bool:
@@ -267,6 +268,10 @@ class LocalCluster(Site):
         found += [f"{process} is stopped by a signal (SIGSTOP)" for process in others]
         if observed.silent:
             found.append(f"nginx (process {observed.processes[NGINX].pid}) runs, but its own socket does not answer")
+        try:
+            self.certificate()
+        except CertificateError as error:
+            found.append(str(error))
         config = self.nginx_config()
         if observed.nginx == config.digest and not self.nginx.is_in_place(config):
             found.append(f"{self.paths.nginx}: nginx runs what it should, and would load something else another time")
@@ -292,7 +297,7 @@ class LocalCluster(Site):
     def apply(self, plan: Plan, make: Callable[[], Release], *, rolled_back: bool = False) -> None:
         """Do what the plan says. On failure what served serves on, and what was started for nothing is removed."""
         self._make_directories()
-        config = self.nginx_config()
+        config = self.nginx_config(whole=True)
         self._check_ports()
         self.maintaining.put_back()
         directory = self.nginx.write(config, dump(self.config))

@@ -108,7 +108,8 @@ class Nginx:
         # A running one is only as new as it was when it was started: it would refuse what a newer one understands.
         self.running = running_binary(paths, self.path)
         self.version = _version_of(self.running) if self.running else self.installed
-        self.reload_wanted = False
+        # Of a reload that an `up` was killed before: what is in place has the same digest as what runs.
+        self.reload_wanted = self._untold.exists()
 
     @property
     def user(self) -> str | None:
@@ -158,6 +159,11 @@ class Nginx:
         finally:
             connection.close()
 
+    @property
+    def _untold(self) -> Path:
+        """There while what is in place was not loaded yet, though nginx tells its digest."""
+        return self.paths.nginx / "untold"
+
     def is_in_place(self, config: NginxConfig) -> bool:
         """Tell whether this configuration is the one that nginx would load; one edited by hand is not."""
         current = self._current()
@@ -190,8 +196,7 @@ class Nginx:
         directory = self.paths.nginx / config.digest[:12]
         if not _holds(directory, config):
             new = directory.with_suffix(".new")
-            for former in (directory, new):
-                remove_tree(former)
+            remove_tree(new)
             for path, text in {**config.files, STACK: json.dumps(stack)}.items():
                 (new / path).parent.mkdir(parents=True, exist_ok=True)
                 (new / path).write_text(text, encoding="utf-8")
@@ -200,26 +205,37 @@ class Nginx:
             for path, target in config.links.items():
                 (new / path).parent.mkdir(parents=True, exist_ok=True)
                 (new / path).symlink_to(target)
-            new.rename(directory)
+            self._check(new, but_for=None)
+            self._swap(new, directory)
         self._write_stack(directory, stack)
-        try:
-            self._check(directory)
-        except NginxError:
-            if directory != self._current():
-                shutil.rmtree(directory)
-            raise
+        self._check(directory, but_for=self._current())
         return directory
 
     def check_in_place(self) -> None:
         """Check the configuration in place with what it includes; NginxError has nginx's own words."""
-        self._check(self.paths.nginx / "current")
+        current = self.paths.nginx / "current"
+        self._check(current, but_for=current)
 
-    def _check(self, directory: Path) -> None:
+    def _swap(self, new: Path, directory: Path) -> None:
+        """Put a checked directory in the place of one of the same name: hurt, or with another key."""
+        if directory == self._current():
+            self._untold.touch()
+        former = directory.with_suffix(".former")
+        remove_tree(former)
+        if directory.exists():
+            directory.rename(former)
+        new.rename(directory)
+        remove_tree(former)
+
+    def _check(self, directory: Path, *, but_for: Path | None) -> None:
+        """Let nginx check a configuration; NginxError where it refuses it, which is then removed `but_for` one."""
         command = [self.running or self.path, "-t", "-q", "-p", str(self.paths.state), "-e", "stderr"]
         # A check opens the sockets of the configuration, and removes them: the running nginx's must not be among them.
         conf = directory / "nginx.conf"
         done = subprocess.run([*command, "-c", str(conf)], capture_output=True, text=True, check=False)
         if done.returncode != 0:
+            if directory != but_for:
+                shutil.rmtree(directory)
             words = done.stderr.replace(str(directory) + "/", "").strip()
             raise NginxError(f"nginx -t refuses the configuration:\n{words}")
 
@@ -244,6 +260,7 @@ class Nginx:
                 self._start(digest)
             elif reload or live != digest or former != directory:
                 self.reload(lambda: self.live_digest() == digest)
+            self._untold.unlink(missing_ok=True)
         except NginxError:
             if former is not None:
                 self._point_at(former)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from cluster.kept import HurtFile
 from cluster.machine.owner import find_owner
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.stack.history import History
-from cluster.tls.certificates import certificate_of, named
+from cluster.tls.certificates import Certificate, CertificateError, certificate_of, named
 from cluster.topology import build_topology
 from platforms.local.builder import Builder
 from platforms.local.nginx import Nginx
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from cluster.config.models import ClusterConfig
     from cluster.services import Service
-    from cluster.tls.certificates import Certificate
     from platforms.local.paths import LocalPaths
 
 
@@ -59,17 +59,30 @@ class Site:
             self.paths.make_run(self.owner, ())  # a former version's: what is in it was the instances' to replace
         Builder(self.paths, self.owner, self.say).ownership.reclaim()
 
-    def nginx_config(self) -> NginxConfig:
-        """Return nginx's configuration for this machine."""
+    def nginx_config(self, *, whole: bool = False) -> NginxConfig:
+        """Return nginx's configuration for this machine.
+
+        whole: with the certificate and its key; CertificateError where they can't be had. Else without them there.
+        """
         paths = self.paths.nginx_paths(self.topology, self.nginx.user)
-        return render_nginx(self.topology, paths, self.nginx.version, self.certificate())
+        return render_nginx(
+            self.topology, paths, self.nginx.version, self.certificate() if whole else self.known_certificate()
+        )
+
+    def known_certificate(self) -> Certificate | None:
+        """Return what is known of the site's certificate, whatever is wrong with it."""
+        with contextlib.suppress(CertificateError):
+            return self.certificate()
+        with contextlib.suppress(CertificateError):
+            return named(self.config, self.paths.root, dt.datetime.now(dt.UTC))
+        return Certificate(label="none that can be read")
 
     def certificate(self) -> Certificate | None:
         """Return the site's certificate, without its key where the authority that signs it is not made yet."""
         now, authority = dt.datetime.now(dt.UTC), self.paths.secrets / AUTHORITY
         if self.config.site.tls is None or (self.config.site.tls.self_signed and not authority.exists()):
             return named(self.config, self.paths.root, now)
-        known = authority.read_text(encoding="ascii") if self.config.site.tls.self_signed else ""
+        known = authority.read_text(encoding="ascii", errors="replace") if self.config.site.tls.self_signed else ""
         return certificate_of(self.config, self.paths.root, known, now)
 
     def observe(self) -> Observed:

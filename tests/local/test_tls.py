@@ -104,6 +104,15 @@ def test_another_authority_is_another_certificate_though_nginx_tells_the_same_di
     assert not shakes(stand, stand.root / "former.pem")
 
 
+def test_an_up_that_was_killed_before_nginx_was_told_of_another_key_is_ended_by_the_next(stand: Stand) -> None:
+    (stand.paths.nginx / "untold").touch()
+    result = stand.up()
+    assert result.status == 0, result.output
+    assert "nginx: one reload" in result.output
+    assert not (stand.paths.nginx / "untold").exists()
+    assert "no changes" in stand.up().output
+
+
 def shakes(stand: Stand, authority: Path) -> bool:
     with contextlib.closing(Secure(("127.0.0.1", port(stand)), "cluster", authority.read_text(), 10)) as connection:
         try:
@@ -134,6 +143,10 @@ def test_a_certificate_that_is_given_is_checked_before_anything_is_changed_and_r
     assert "holds no private key in PEM" in result.output
     assert key_in_place(stand) == kept
     assert shakes(stand, stand.paths.authority), "what served still serves"
+    (stand.root / "site.key").unlink()
+    status = stand.run("status", stand.name)
+    assert "site.tls.files.key: site.key: No such file" in status.output
+    assert "app1" in status.output, "what runs is shown all the same"
     (stand.root / "site.key").write_text(whole)
 
 

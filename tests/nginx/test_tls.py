@@ -227,6 +227,47 @@ def test_strict_transport_security_is_said_once_by_https_alone_on_every_answer(
         assert found.request("/").headers["Strict-Transport-Security"] is None
 
 
+def test_a_name_that_leads_to_another_says_it_by_https_too_and_the_way_there_is_not_kept_for_good(nginx: Nginx) -> None:
+    values = secure(hsts={"max_age": "5m"})
+    values["site"]["redirects"] = {"www.cluster.example": "cluster"}
+    with Running(nginx, values) as found:
+        led = get(found, name="www.cluster.example")
+        assert (led.status, led.headers["Strict-Transport-Security"]) == (308, "max-age=300")
+        assert found.request("/").headers["Cache-Control"] == "max-age=3600"
+
+
+def test_plain_http_leads_to_the_port_by_which_clients_reach_https(nginx: Nginx) -> None:
+    for values, there in (
+        ({**secure()["site"], "forwarded_ports": [443]}, "https://cluster/a"),
+        ({**secure(public_port=4443)["site"]}, "https://cluster:4443/a"),
+    ):
+        with Running(nginx, {**stack(), "site": values}) as found:
+            assert found.request("/a").headers["Location"] == there
+            port = there.removeprefix("https://cluster").removesuffix("/a")
+            assert get(found, "/a", host=f"cluster{port}").status == 200
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        tuple(f"tenant-{number:04}.example.org" for number in range(300)),
+        ("default", "include", "hostnames", "volatile", "cluster"),
+        ("Cluster.Example", "cluster"),
+    ],
+    ids=["many", "words of maps", "capitals"],
+)
+def test_names_of_all_kinds_are_served(nginx: Nginx, names: tuple[str, ...]) -> None:
+    with Running(nginx, secure(names=names)) as found:
+        for name in (names[0].lower(), names[-1]):
+            assert get(found, name=name).status == 200
+            assert found.request("/", host=name).headers["Location"] == f"https://{name}:{https_port(found)}/"
+        topology = build_topology(parse_config(found.values))
+        tls = topology.config.site.tls
+        assert tls is not None
+        checks = Https(topology=topology, tls=tls, host="127.0.0.1", authority=ROOT).checks()
+        assert [check for check in checks if check.ok is False] == []
+
+
 def test_without_it_the_projects_own_is_passed_on(running: Running) -> None:
     reply = get(running, "/x?header=Strict-Transport-Security:+max-age=7")
     assert len(reply.headers.get_all("Strict-Transport-Security") or []) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime as dt
 import ssl
@@ -10,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from cluster.config import parse_config
 from cluster.config.models import AUTHORITY, SECRET_KEYS, ClusterConfig, dump
+from cluster.source import source_of
 from cluster.stack.secrets import read_secrets
 from cluster.tls.authority import make_authority, root_of, show_authority, signed
 from cluster.tls.certificates import CertificateError, certificate_of, ending, half_year, named, names_of
 from cluster.tls.files import uncovered
+from platforms.docker.resources import delivered_files
 from tests.certificates import made_certificates
 
 if TYPE_CHECKING:
@@ -105,6 +108,60 @@ def write_key(name: str, key: PrivateKeyTypes, how: serialization.KeySerializati
     (FILES / name).write_bytes(text)
 
 
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        (rsa.generate_private_key(65537, 1024), "has 1024 bits; an RSA key must have 2048 at least"),
+        (ec.generate_private_key(ec.SECP256K1()), "is of secp256k1, which no browser takes"),
+    ],
+    ids=["short", "curve"],
+)
+def test_a_key_that_openssl_or_browsers_refuse_is_said(key: PrivateKeyTypes, words: str) -> None:
+    write_key("weak.key", key, serialization.NoEncryption())
+    assert words in refusal(by_files("ours.pem", "weak.key"))
+
+
+def test_a_certificate_that_was_hurt_anywhere_is_said_and_is_no_crash() -> None:
+    """Every byte of one changed in turn: what is refused is refused in one line."""
+    whole = x509.load_pem_x509_certificate((FILES / "ours.pem").read_bytes()).public_bytes(serialization.Encoding.DER)
+    refused = 0
+    for at in range(len(whole)):
+        text = base64.encodebytes(whole[:at] + bytes([whole[at] ^ 0x11]) + whole[at + 1 :]).decode()
+        (FILES / "hurt.pem").write_text(f"-----BEGIN CERTIFICATE-----\n{text}-----END CERTIFICATE-----\n")
+        config = by_files("hurt.pem", "ours.key")
+        try:
+            certificate_of(config, FILES, "", NOW)
+        except CertificateError as error:
+            refused += "\n" not in str(error)
+        with contextlib.suppress(CertificateError):
+            ending(FILES, config.site.tls.files)  # type: ignore[union-attr,arg-type]
+    assert refused > 100
+
+
+def test_files_without_a_last_newline_are_delivered_as_two(tmp_path: Path) -> None:
+    for name in ("ours.pem", "ours.key"):
+        (tmp_path / name).write_text((FILES / name).read_text().rstrip("\n"))
+    found = certificate_of(by_files("ours.pem", "ours.key"), tmp_path, "", NOW)
+    assert found is not None
+    lines = delivered_files({"certificate.key": found.key, "certificate.pem": found.chain}).splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == ["# file certificate.key", "# file certificate.pem"]
+
+
+def test_no_release_gets_the_key_of_a_site_whatever_names_it(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (project / "tls").mkdir(parents=True)
+    (project / "manage.py").touch()
+    for name in ("site.pem", "site.key"):
+        (project / "tls" / name).write_text("x")
+    (project / "a-link").symlink_to("tls/site.key")
+    (project / "tls" / "beside").touch()
+    values = dump(by_files("project/tls/site.pem", "project/tls/site.key"))
+    values["app"] |= {"project": "./project", "include": ["tls"]}
+    found = source_of(parse_config(values), tmp_path).listing
+    assert {entry.target for entry in found.entries} >= {"manage.py", "tls/beside"}
+    assert not {"a-link", "tls/site.key", "tls/site.pem"} & {entry.target for entry in found.entries}
+
+
 def test_a_chain_of_more_than_one_is_taken() -> None:
     (FILES / "chain.pem").write_text((FILES / "ours.pem").read_text() + (FILES / "authority.pem").read_text())
     found = certificate_of(by_files("chain.pem", "ours.key"), FILES, "", NOW)
@@ -114,7 +171,7 @@ def test_a_chain_of_more_than_one_is_taken() -> None:
 
 def test_a_name_that_it_does_not_cover_is_said() -> None:
     config = by_files("ours.pem", "ours.key", ("cluster", "a.example.org", "127.0.0.1"))
-    assert refusal(config).endswith("does not cover a.example.org, 127.0.0.1, which site.server_names says")
+    assert refusal(config).endswith("does not cover a.example.org, 127.0.0.1, which are names of the site")
     assert certificate_of(by_files("ours.pem", "ours.key", ("_",)), FILES, "", NOW)
 
 

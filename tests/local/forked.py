@@ -190,6 +190,8 @@ def share_environments() -> None:
             link_tree(made, directory)
             return
         install(self, directory, made_from, interpreter)
+        if not _on_one_disk(shared, directory):
+            return
         with tempfile.TemporaryDirectory(dir=shared) as own:
             link_tree(directory, Path(own) / "copy")
             with suppress(OSError):  # another was first
@@ -199,8 +201,13 @@ def share_environments() -> None:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Make a directory of links to all files of another."""
-    subprocess.run(["cp", "-al", str(source), str(target)], check=True)
+    """Make a directory of links to all files of another, or of copies where that is on another disk."""
+    how = "-al" if _on_one_disk(source, target.parent) else "-a"
+    subprocess.run(["cp", how, str(source), str(target)], check=True)
+
+
+def _on_one_disk(one: str | Path, other: str | Path) -> bool:
+    return Path(one).stat().st_dev == Path(other).stat().st_dev
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ MOST_NETWORKS = 100
 DEFAULT_MESSAGE = "This site is down for maintenance, and will be back soon."
 DEFAULT_RETRY_AFTER = "10m"
 
-#: What no page shows: control characters, and bytes of a command line that are no text.
-_UNSEEN = frozenset({"Cc", "Cs"})
+#: What no page shows: control characters, bytes of a command line that are no text, and what is no character.
+_UNSEEN = frozenset({"Cc", "Cs", "Cn", "Co"})
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

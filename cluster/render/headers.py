@@ -5,6 +5,7 @@ nginx gives a location that adds a header of its own none of its server's: these
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from cluster.config.site import ROBOTS
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 #: What nginx takes over into the answer that X-Accel-Redirect leads to, of those that a site may add.
 _CARRIED = ("cache-control",)
+
+#: Of a header's name that stands in a variable's.
+LONGEST_WORD = 31
 
 #: What nothing loses by standing twice: browsers keep to both.
 _ADDITIVE = ("content-security-policy",)
@@ -93,4 +97,6 @@ def _word(name: str) -> str:
 
 
 def _variable(name: str) -> str:
-    return f"$cluster_header_{_word(name)}"
+    # nginx has room for 46 bytes in a variable's name (variables_hash_bucket_size).
+    word = _word(name) if len(name) <= LONGEST_WORD else hashlib.sha256(name.lower().encode()).hexdigest()[:12]
+    return f"$cluster_header_{word}"

@@ -54,7 +54,7 @@ def locations(
                 "location",
                 "^~",
                 str(media.url),
-                of=[*polite(site, paths, closing, closes=closes and not internal), *files],
+                of=[*_closing(site, paths, closing, closes=closes and not internal), *files],
             )
         )
         if closes and not internal:
@@ -95,7 +95,7 @@ class _Proxied:
         return max(fitting, key=lambda one: len(one.path), default=None)
 
     def _open(self, location: Location | None, *match: str) -> Directive:
-        closing = polite(self.site, self.paths, self._name(location), closes=self.closes)
+        closing = _closing(self.site, self.paths, self._name(location), closes=self.closes)
         return block("location", *match, of=[*closing, *self._directives(location)])
 
     def _closed(self, location: Location | None) -> list[Directive]:
@@ -145,7 +145,12 @@ def _media(topology: Topology, paths: NginxPaths, media: Media, *, internal: boo
     ]
 
 
-def polite(site: Site, paths: NginxPaths, location: str, *, closes: bool) -> list[Directive]:
+def _closing(site: Site, paths: NginxPaths, location: str, *, closes: bool) -> list[Directive]:
+    """Return `polite` for a location of the site, with the error pages that a snippet says: they are lost beside it."""
+    return [*(error_pages(site) if closes else []), *polite(paths, location, closes=closes)]
+
+
+def polite(paths: NginxPaths, location: str, *, closes: bool) -> list[Directive]:
     """Before 1.27.4 a reload closes idle client connections at once, and a request that is on its way is lost.
 
     So before a reload `closing` is made: every response then ends its connection, and when the reload comes there are
@@ -153,13 +158,12 @@ def polite(site: Site, paths: NginxPaths, location: str, *, closes: bool) -> lis
     """
     if not closes:
         return []
-    pages = [*error_pages(site), d("error_page", 418, "=", location)]
-    return [*pages, block("if", "-f", paths.closing, of=[d("return", 418)])]
+    return [d("error_page", 418, "=", location), block("if", "-f", paths.closing, of=[d("return", 418)])]
 
 
 def _static_locations(site: Site, url: str, paths: NginxPaths, *, closes: bool) -> list[Directive]:
     """Return where static files are; a page of the former release may still ask for that one's."""
-    closing = polite(site, paths, "@closing_static", closes=closes)
+    closing = _closing(site, paths, "@closing_static", closes=closes)
     current, previous = f"{paths.static}/current", f"{paths.static}/previous"
     found = [
         block("location", "^~", url, of=[*closing, *_static(site, current, "@previous_static")]),

@@ -105,7 +105,8 @@ def keeps_out(paths: NginxPaths, version: Version, headers: Sequence[Directive] 
         d("client_max_body_size", 0),
         d("add_header", "Retry-After", "$cluster_maintenance_retry_after", "always"),
         d("add_header", "Cache-Control", "no-store", "always"),
-        *headers,
+        # The page is kept by nobody, whatever the site says of its other answers.
+        *(one for one in headers if one["args"][0].lower() != "cache-control"),
         d("return", 503, "$cluster_maintenance_page"),
     ]
     found = [block("if", "$cluster_maintained", of=[d("rewrite", "^(?!/-/)", LOCATION, "last")])]

@@ -105,20 +105,20 @@ def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Di
     if site.tls is None:
         scheme = proxies.scheme(site)
         leads = [
-            _leads(site, plain, names, _answer(site, f"{scheme}://{target}$cluster_port$request_uri", paths, version))
+            _leads(site, plain, names, _answer(f"{scheme}://{target}$cluster_port$request_uri", paths, version))
             for target, names in by_name(site).items()
         ]
         return [*_strangers(site, plain), _main_server(topology, plain, paths, version), *leads]
     secure = tls.listening(site.tls, _address(paths, site.tls.listen), version, *options)
     names, kept = d("server_name", *site.server_names), _kept_for_a_while(site)
-    to_https = _answer(site, tls.https(site, "$host"), paths, version)
+    to_https = _answer(tls.https(site, "$host"), paths, version)
     return [
         *_strangers(site, plain),
         _leads(site, _first(site, plain), names, to_https, kept),
         *_strangers(site, secure, tls.refusal(topology.config)),
         _main_server(topology, secure, paths, version),
         *(
-            _leads(site, listening, names, _answer(site, tls.https(site, target), paths, version), headers)
+            _leads(site, listening, names, _answer(tls.https(site, target), paths, version), headers)
             for target, names in by_name(site).items()
             for listening, headers in ((plain, kept), (secure, [*hsts(site), *kept]))
         ),
@@ -168,7 +168,15 @@ def _leads(
     site: Site, listening: list[Directive], names: Directive, answer: list[Directive], headers: Sequence[Directive] = ()
 ) -> Directive:
     """Return a server that sends every visitor elsewhere; headers: those that it adds beside the site's."""
-    known = [names, *proxies.client(site), proxies.refusal(), *server_headers(site), *headers]
+    # Whatever is sent with it is not stored, and not refused: it is led away.
+    known = [
+        names,
+        d("client_max_body_size", 0),
+        *proxies.client(site),
+        proxies.refusal(),
+        *server_headers(site),
+        *headers,
+    ]
     return block("server", of=[*listening, *known, *answer])
 
 
@@ -178,14 +186,14 @@ def _kept_for_a_while(site: Site) -> list[Directive]:
     return [] if caches else [d("add_header", "Cache-Control", "max-age=3600", "always")]
 
 
-def _answer(site: Site, there: str, paths: NginxPaths, version: Version) -> list[Directive]:
+def _answer(there: str, paths: NginxPaths, version: Version) -> list[Directive]:
     """Return what sends a visitor elsewhere; by nginx before 1.27.4 politely, as a reload asks for."""
     answer = d("return", STATUS, there)
     if version >= KEEPALIVE_MIN_TIMEOUT_SINCE:
         return [answer]
     closing = "@closing"
     return [
-        block("location", "/", of=[*polite(site, paths, closing, closes=True), answer]),
+        block("location", "/", of=[*polite(paths, closing, closes=True), answer]),
         block("location", closing, of=[d("keepalive_timeout", 0), answer]),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -61,16 +62,19 @@ class Keeping:
     def holds(self, wanted: Maintenance | None) -> bool:
         """Tell whether nginx's file is as it was rendered."""
         if wanted is None:
-            return not self.file.exists()
+            return not os.path.lexists(self.file)
         try:
-            return self.file.read_bytes() == render_maintenance(wanted).text.encode()
+            return unfollowed.read(self.file, LONGEST) == render_maintenance(wanted).text.encode()
         except OSError:
             return False
 
 
 def _text(path: Path) -> str | None:
-    """Return what a file holds; None where there is none."""
-    return unfollowed.read(path, LONGEST).decode("utf-8", "replace") if path.is_file() else None
+    """Return what a file holds; None where there is none, or something else that was never kept here."""
+    try:
+        return unfollowed.read(path, LONGEST).decode("utf-8", "replace")
+    except OSError:
+        return None
 
 
 def _write(path: Path, text: str | None) -> None:

@@ -116,6 +116,15 @@ def test_plain_http_leads_to_https_whatever_is_asked_for_and_reaches_no_instance
     assert len(running.requests) == before
 
 
+def test_what_is_too_large_for_the_site_is_led_to_https_all_the_same(nginx: Nginx) -> None:
+    values = secure()
+    values["site"] |= {"redirects": {"www.cluster.example": "cluster"}, "client_max_body_size": "10m"}
+    values["site"]["snippets"] = {"server": "error_page 413 @big;\nlocation @big { return 413; }\n"}
+    with Running(nginx, values) as found:
+        for host in ("cluster", "www.cluster.example"):
+            assert found.request("/", method="POST", body=b"x" * 2_000_000, host=host).status == 308
+
+
 def test_443_is_left_out_of_where_it_leads(nginx: Nginx) -> None:
     values = secure()
 
@@ -215,13 +224,14 @@ def test_strict_transport_security_is_said_once_by_https_alone_on_every_answer(
     nginx: Nginx, hsts: dict[str, Any], said: str
 ) -> None:
     values = secure(hsts=hsts)
-    values["site"]["headers"] = {"X-One": "1"}
+    values["site"]["headers"] = {"X-One": "1", f"X-{'Long' * 24}": "2"}
     with Running(nginx, values) as found:
         add_static_file(found)
         for path, status in (("/", 200), ("/static/a.css", 200), ("/-/health", 404), ("/static/none", 404)):
             reply = get(found, path)
             assert (reply.status, reply.headers.get_all("Strict-Transport-Security")) == (status, [said]), path
             assert reply.headers.get_all("X-One") == ["1"], path
+            assert reply.headers.get_all(f"X-{'Long' * 24}") == ["2"], path
         theirs = get(found, "/x?header=Strict-Transport-Security:+max-age=7")
         assert theirs.headers.get_all("Strict-Transport-Security") == [said]
         assert found.request("/").headers["Strict-Transport-Security"] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import ipaddress
 import unicodedata
 from dataclasses import dataclass
@@ -24,8 +25,11 @@ MOST_NETWORKS = 100
 DEFAULT_MESSAGE = "This site is down for maintenance, and will be back soon."
 DEFAULT_RETRY_AFTER = "10m"
 
-#: What no page shows: control characters, bytes of a command line that are no text, and what is no character.
-_UNSEEN = frozenset({"Cc", "Cs", "Cn", "Co"})
+#: What no page shows: control characters, and bytes of a command line that are no text.
+_UNSEEN = frozenset({"Cc", "Cs"})
+
+#: Bytes of a message as the page has it, in ASCII: with the rest of the page nginx reads it as one word of 4,095.
+LONGEST_ON_PAGE = 3700
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -40,6 +44,8 @@ def _message(text: str) -> str:
         raise ValueError(f"must be text, got {wrong!a} in it")
     if len(lines) > LONGEST_MESSAGE:
         raise ValueError(f"must have at most {LONGEST_MESSAGE} characters, got {len(lines)}")
+    if len(html.escape(lines).encode("ascii", "xmlcharrefreplace")) > LONGEST_ON_PAGE:
+        raise ValueError("is too long for nginx, which has rare characters by their numbers: make it shorter")
     return lines
 
 

@@ -346,3 +346,9 @@ def test_up_says_that_visitors_do_not_get_what_serves(capsys: pytest.CaptureFixt
     ]
     commands.up(STACK, cast("Platform", Site()))
     assert "maintenance" not in capsys.readouterr().out
+
+
+def test_a_message_that_is_too_long_as_nginx_has_it_is_refused() -> None:
+    with pytest.raises(CommandError, match="too long for nginx"):
+        asked_for("\U0010fffd" * 400, "10m", [])
+    assert asked_for("\U0010fffd" * 300, "10m", [])

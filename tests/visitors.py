@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 import time
 from collections import Counter
 
 from cluster.render.maintenance import page
+from tests.clients import Clients
 from tests.conformance import wait_until
 
 MESSAGE = 'Back at "ten" </p><script>$host;\nSorry.'
@@ -23,7 +23,7 @@ CLIENTS = 8
 TIMEOUT = 60.0
 
 
-class Visitors:
+class Visitors(Clients):
     """Clients that keep their connections and sessions, and are kept out while the site is in maintenance.
 
     A request failed when it was not answered, or by something else than the site's answer or the page. A session is
@@ -31,24 +31,10 @@ class Visitors:
     """
 
     def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__(CLIENTS, TIMEOUT + 10)
         self.address = address
-        self.stopped = threading.Event()
         self.answers: Counter[int] = Counter()
-        self.failed: list[str] = []
         self.lost: list[str] = []
-        self.lock = threading.Lock()
-        self.threads = [threading.Thread(target=self.client, args=(n,), daemon=True) for n in range(CLIENTS)]
-
-    def __enter__(self) -> Visitors:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.stopped.set()
-        for thread in self.threads:
-            thread.join(TIMEOUT + 10)
-        assert not any(thread.is_alive() for thread in self.threads), "a client hangs"
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count:,} {status}" for status, count in sorted(self.answers.items()))

@@ -16,19 +16,17 @@ from cluster.endpoints import HTTP, HTTPS
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule
 from cluster.lint.upstream import LONGEST_WORD
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
-from cluster.tls.certificates import CertificateError, certificate_of, ending
+from cluster.tls.certificates import FEW_DAYS, CertificateError, certificate_of, ending
 from cluster_runtime.checks import PREFIX
 
 if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
+    from cluster.config.site import CertificateFiles
     from cluster.lint.finding import Facts, Version
     from cluster.lint.rule import Remarks
 
 LARGEST_PORT = 65535
 PRIVILEGED_PORTS = 1024
-
-#: Days before its end from which on a certificate should have been renewed.
-FEW_DAYS = 14
 
 #: Seconds: the steps by which HSTS is made longer.
 LADDER = (300, 604_800, 2_592_000)
@@ -102,23 +100,26 @@ def _self_signed(config: ClusterConfig, _facts: Facts) -> Remarks:
         yield Remark("site.tls.self_signed", why, "Use it for development; for others give a certificate by `files`.")
 
 
+def _given(config: ClusterConfig) -> CertificateFiles | None:
+    """Return the certificate that somebody else renews, where the site has one."""
+    return config.site.tls.files if config.site.tls is not None else None
+
+
 def _certificate_files(config: ClusterConfig, facts: Facts) -> Remarks:
     # What nginx or a browser would refuse, before anything is changed.
-    files = config.site.tls.files if config.site.tls is not None else None
+    files = _given(config)
     if files is None or facts.root is None or facts.now is None:
         return
     try:
-        found = certificate_of(config, facts.root, "", facts.now)
+        certificate_of(config, facts.root, "", facts.now)
     except CertificateError as error:
         key, why = str(error).split(": ", 1)
         yield Remark(key, f"{why}.", "Give nginx a certificate that a browser takes.")
-        return
-    assert found is not None  # noqa: S101 - it has TLS
 
 
 def _ending_certificate(config: ClusterConfig, facts: Facts) -> Remarks:
     # Certificates of public authorities last 90 days, soon 45; what renews them has a month, or two weeks.
-    files = config.site.tls.files if config.site.tls is not None else None
+    files = _given(config)
     if files is None or facts.root is None or facts.now is None:
         return
     try:
@@ -133,7 +134,7 @@ def _ending_certificate(config: ClusterConfig, facts: Facts) -> Remarks:
 
 def _readable_key(config: ClusterConfig, facts: Facts) -> Remarks:
     # Whoever has the key can be the site.
-    files = config.site.tls.files if config.site.tls is not None else None
+    files = _given(config)
     if files is None or facts.root is None:
         return
     with contextlib.suppress(OSError):  # another rule says so

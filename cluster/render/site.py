@@ -127,19 +127,20 @@ def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Di
 
 def _first(site: Site, listening: list[Directive]) -> list[Directive]:
     """Return the listener of the site's own names, which is that of all where any name is the site's."""
-    if "_" not in site.server_names:
-        return listening
-    listen, *others = listening
-    return [{**listen, "args": [*listen["args"], "default_server"]}, *others]
+    return _of_all(listening) if "_" in site.server_names else listening
 
 
 def _strangers(site: Site, listening: list[Directive], refusal: Sequence[Directive] = ()) -> list[Directive]:
     """Return the server for names that are not the site's: no answer at all."""
     if "_" in site.server_names:
         return []
+    return [block("server", of=[*_of_all(listening), d("server_name", ""), *refusal, d("return", 444)])]
+
+
+def _of_all(listening: list[Directive]) -> list[Directive]:
+    """Return a listener as that of all names that no other has."""
     listen, *others = listening
-    first = {**listen, "args": [*listen["args"], "default_server"]}
-    return [block("server", of=[first, *others, d("server_name", ""), *refusal, d("return", 444)])]
+    return [{**listen, "args": [*listen["args"], "default_server"]}, *others]
 
 
 def _main_server(topology: Topology, listening: list[Directive], paths: NginxPaths, version: Version) -> Directive:

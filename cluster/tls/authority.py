@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from functools import cache
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -102,6 +103,11 @@ def signed(authority: str, names: Sequence[str], begin: dt.datetime) -> tuple[st
 
     Nothing of it has to be kept, and every nginx of a stack has the same. Its key is derived from the authority's.
     """
+    return _signed(authority, tuple(names), begin)
+
+
+@cache  # a status asks for it more than once, and each time it is the same
+def _signed(authority: str, names: tuple[str, ...], begin: dt.datetime) -> tuple[str, str]:
     key, above = _authority(authority)
     secret = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     told = "\0".join([begin.isoformat(), *names]).encode()

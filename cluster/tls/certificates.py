@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from cluster.config.site import CertificateFiles
 
 
+#: Days before its end from which on a certificate should have been renewed.
+FEW_DAYS = 14
+
+
 class CertificateError(ClusterError):
     """A certificate or its key can't be used; the text names the key of the stack file and the file, never a key."""
 

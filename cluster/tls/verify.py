@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from cluster.asking import TIMEOUT
 from cluster.checks import Check
 from cluster.endpoints import Endpoint
+from cluster.tls.certificates import FEW_DAYS, names_of
 from cluster.topology import site_host, site_origin
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
     from cluster.config.site import Tls
     from cluster.topology import Topology
-
-#: Days before its end from which on a certificate is in somebody's way.
-FEW_DAYS = 14
 
 #: A name that is no site's (RFC 2606).
 STRANGE = "cluster-verify.invalid"
@@ -122,7 +120,6 @@ class Https:
     def _certificate(self) -> Check:
         from cryptography import x509  # noqa: PLC0415 - takes its time
 
-        from cluster.tls.certificates import names_of  # noqa: PLC0415 - as above
         from cluster.tls.files import uncovered  # noqa: PLC0415 - as above
 
         with self.shake(context(), self.name) as connection:

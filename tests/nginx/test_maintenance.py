@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from cluster.maintenance import LONGEST_MESSAGE, MOST_NETWORKS, Maintenance, asked_for
 from cluster.render.maintenance import SUFFIX, digest_of, page, render_maintenance
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
+from tests.clients import Clients
 from tests.nginx.running import PATIENCE, Reply, Running, ask, free_ports, read_reply, stack, versions
 from tests.nginx.test_reload import add_static_file, is_old
 
@@ -201,27 +201,13 @@ def test_the_longest_message_and_the_most_networks_are_read(nginx: Nginx, letter
 # --- what turning it on and off costs
 
 
-class Visitors:
+class Visitors(Clients):
     """Clients that keep their connections; the last one comes from an allowed network. Nothing is ever sent again."""
 
     def __init__(self, running: Running) -> None:
+        super().__init__(CLIENTS, 2 * PATIENCE)
         self.running = running
-        self.stopped = threading.Event()
         self.answers: Counter[str] = Counter()
-        self.failed: list[str] = []
-        self.lock = threading.Lock()
-        self.threads = [threading.Thread(target=self.client, args=(number,), daemon=True) for number in range(CLIENTS)]
-
-    def __enter__(self) -> Visitors:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.stopped.set()
-        for thread in self.threads:
-            thread.join(2 * PATIENCE)
-        assert not any(thread.is_alive() for thread in self.threads), "a client hangs"
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.answers.items()))

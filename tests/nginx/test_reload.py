@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
-import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
+from tests.clients import Clients
 from tests.nginx.running import PATIENCE, Reply, Running, Values, ask, free_ports, read_reply, stack, versions
 
 if TYPE_CHECKING:
@@ -41,41 +41,17 @@ def is_old(nginx: Nginx) -> bool:
     return nginx.version < KEEPALIVE_MIN_TIMEOUT_SINCE
 
 
-class Load:
+class Load(Clients):
     """Clients that keep their connections and ask by turns with GET and POST; nothing is ever sent again."""
 
     def __init__(self, running: Running) -> None:
+        super().__init__(CLIENTS, 2 * PATIENCE)
         self.running = running
-        self.stopped = threading.Event()
         self.requests: Counter[str] = Counter()
-        self.failed: list[str] = []
-        self.lock = threading.Lock()
-        self.threads = [
-            threading.Thread(target=self._counted, args=(number,), daemon=True) for number in range(CLIENTS)
-        ]
-
-    def __enter__(self) -> Load:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.stopped.set()
-        for thread in self.threads:
-            thread.join(2 * PATIENCE)
-        assert not any(thread.is_alive() for thread in self.threads), "a client hangs"
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.requests.items()))
         return f"{len(self.failed)} of {self.requests.total():,} requests failed ({kinds})"
-
-    def _counted(self, number: int) -> None:
-        try:
-            self.client(number)
-        except BaseException as error:
-            with self.lock:
-                self.failed.append(f"client {number} ended: {type(error).__name__}: {error}")
-            raise
 
     def client(self, number: int) -> None:
         connection = self.connect()

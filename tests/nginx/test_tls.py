@@ -19,6 +19,7 @@ from cluster.topology import build_topology
 from tests.h2_client import Client
 from tests.nginx.running import AUTHORITY, PATIENCE, Running, ask, free_ports, stack, versions
 from tests.nginx.test_reload import RELOADS, Load, add_static_file, is_old
+from tests.secure_load import Secure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,16 +48,9 @@ def https_port(running: Running) -> int:
     return port
 
 
-class Secure(http.client.HTTPSConnection):
-    """https by a name of the site, and by the authority that signs it."""
-
-    def __init__(self, port: int, name: str = "cluster", context: ssl.SSLContext | None = None) -> None:
-        super().__init__("127.0.0.1", port, timeout=PATIENCE, context=ssl.create_default_context(cadata=ROOT))
-        self.name, self.by = name, context or ssl.create_default_context(cadata=ROOT)
-
-    def connect(self) -> None:
-        http.client.HTTPConnection.connect(self)
-        self.sock = self.by.wrap_socket(self.sock, server_hostname=self.name)
+def connected(running: Running, name: str = "cluster") -> Secure:
+    """Return a connection by a name of the site's, and by the authority that signs it."""
+    return Secure(("127.0.0.1", https_port(running)), name, ROOT, PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +61,7 @@ def running(nginx: Nginx) -> Iterator[Running]:
 
 
 def get(running: Running, path: str = "/", host: str | None = None, name: str = "cluster", **headers: str) -> Any:
-    with contextlib.closing(Secure(https_port(running), name)) as connection:
+    with contextlib.closing(connected(running, name)) as connection:
         where = host or f"{name}:{https_port(running)}"
         return ask(connection, path, method="GET", body=None, host=where, **headers)
 
@@ -310,7 +304,7 @@ class SecureLoad(Load):
         client.close()
 
     def connect(self) -> http.client.HTTPConnection:
-        return Secure(https_port(self.running))
+        return connected(self.running)
 
     def one_h2(self, client: Client, kind: str, turn: int) -> str | None:
         body = f"{turn}".encode() * 50 if kind == "POST h2" else None

@@ -1,0 +1,44 @@
+"""Clients that ask side by side until they are stopped, each a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from typing import Self
+
+
+class Clients(ABC):
+    """A number of clients, as a context manager; `failed` has a line for each request that did, and is under `lock`.
+
+    patience: seconds in which each has to end once it is stopped.
+    """
+
+    def __init__(self, count: int, patience: float) -> None:
+        self.patience = patience
+        self.stopped = threading.Event()
+        self.failed: list[str] = []
+        self.lock = threading.Lock()
+        self.threads = [threading.Thread(target=self._counted, args=(number,), daemon=True) for number in range(count)]
+
+    @abstractmethod
+    def client(self, number: int) -> None:
+        """Ask until `stopped` is set."""
+
+    def __enter__(self) -> Self:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join(self.patience)
+        assert not any(thread.is_alive() for thread in self.threads), "a client hangs"
+
+    def _counted(self, number: int) -> None:
+        try:
+            self.client(number)
+        except BaseException as error:
+            with self.lock:
+                self.failed.append(f"client {number} ended: {type(error).__name__}: {error}")
+            raise

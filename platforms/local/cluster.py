@@ -302,6 +302,7 @@ class LocalCluster(Site):
         self.maintaining.put_back()
         directory = self.nginx.write(config, dump(self.config))
         release = make()
+        self.starting.make_nodes(release, self.last_release())
         if not self.supervisor.is_running():
             self.ending.end_orphans()
             self.say("starting Supervisor")

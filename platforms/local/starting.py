@@ -47,6 +47,13 @@ class Starting:
         self.programs = programs
         self.ending = ending
 
+    def make_nodes(self, *releases: Release | None) -> None:
+        """Let the releases' memcached nodes be found: first of all, for Supervisor starts what it knows by itself."""
+        for release in releases:
+            for service, _program in self.programs.daemons(release).values():
+                if service.kind is ServiceKind.MEMCACHED:
+                    self.site.paths.make_memcached(self.site.owner, service)
+
     def ensure_daemons(self, plan: Plan, release: Release) -> None:
         """Start what is to be, and wait until it answers: what begins now may have jobs for it."""
         daemons = self.programs.daemons(release)
@@ -59,8 +66,6 @@ class Starting:
 
     def _ensure_memcached(self, plan: Plan, nodes: list[tuple[Service, Program]]) -> None:
         """Start the nodes; without a database one after another, each filled from the other before that goes."""
-        for service, _program in nodes:
-            self.site.paths.make_memcached(self.site.owner, service)
         programs = [program for _service, program in nodes]
         engines = (self.site.config.sessions.engine, self.site.config.sessions.previous)
         if not plan.emptied or SessionEngine.CACHE not in engines:

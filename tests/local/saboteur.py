@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from platforms.local import rolling as local_rolling
 from platforms.local.rolling import Rolling
 from platforms.local.shared_data import SharedData
 from platforms.local.starting import Starting
+from platforms.local.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,6 +118,23 @@ def no_appendonly() -> None:
         return tuple("no" if word == "yes" else word for word in original(self, **given))
 
     Daemon.words = words  # type: ignore[method-assign]
+
+
+def late_up() -> None:
+    """`up` is so late that what Supervisor starts by itself is healthy, or has ended, before it goes on."""
+    original = Supervisor.start_daemon
+
+    def start(self: Supervisor) -> None:
+        original(self)
+        began = self.processes()
+        while any(self.processes()[name].pid == one.pid and not said(self, name) for name, one in began.items()):
+            time.sleep(0.05)
+
+    def said(self: Supervisor, program: str) -> bool:
+        name, _, release = program.rpartition("-")
+        return not name or InstanceLink(self.paths.run, name).status(release) is not None
+
+    Supervisor.start_daemon = start  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -244,6 +244,18 @@ def test_after_a_power_cut_up_starts_everything_again(stand: Stand, keeps: str) 
     assert stand.release() == release
 
 
+def test_what_supervisor_starts_by_itself_after_a_power_cut_finds_its_nodes(stand: Stand) -> None:
+    """It starts the instances of its files at once; `up` has made what they need by then, however slow it is."""
+    logs = [stand.paths.logs / f"{name}-{stand.release()}.log" for name in servers(stand.stack)]
+    before = [log.stat().st_size for log in logs]
+    wait_until(lambda: not cut_off(stand), "everything has ended")
+    shutil.rmtree(stand.paths.run)
+    with stand.sabotaged("late_up"):
+        assert_serves(stand)
+    since = [log.read_bytes()[size:].decode() for log, size in zip(logs, before, strict=True)]
+    assert all(": ready" in text and "can't start" not in text for text in since), since
+
+
 def test_an_nginx_that_was_killed_is_started_again(stand: Stand) -> None:
     """Its workers outlive it and keep its port."""
     os.kill(stand.supervisor().processes()["nginx"].pid, signal.SIGKILL)

@@ -45,7 +45,7 @@ $(VENV)/installed: requirements.lock pyproject.toml scripts/make-venv
 	@touch $@
 
 setup-tests: setup $(VENV)/tests-compiled
-	@./scripts/require nginx memcached valkey postgresql chromium chromium-driver shellcheck
+	@./scripts/require nginx memcached valkey postgresql pebble chromium chromium-driver shellcheck
 
 $(VENV)/tests-installed: $(VENV)/installed requirements-dev.lock
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements-dev.lock

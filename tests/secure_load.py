@@ -27,12 +27,15 @@ class Secure(http.client.HTTPConnection):
 
 
 class SecureLoad(Load):
-    """Clients of https at a port of this machine; `authority` is the file of what signs the site's certificate."""
+    """Clients of https at a port of this machine; `authority` is the file of what signs the site's certificate.
 
-    def __init__(self, port: int, authority: Path, **options: float) -> None:
+    flags: OpenSSL's of how a certificate is looked at, beside the usual ones.
+    """
+
+    def __init__(self, port: int, authority: Path, *, flags: int = 0, **options: float) -> None:
         super().__init__(("127.0.0.1", port), host=f"cluster:{port}", **options)  # type: ignore[arg-type]
         self.headers = {"Referer": f"https://cluster:{port}/form"}
-        self.authority = authority.read_text()
+        self.authority, self.flags = authority.read_text(), ssl.VerifyFlags(flags)
         self.over_http2: list[Client] = []
 
     @property
@@ -43,7 +46,10 @@ class SecureLoad(Load):
     def connect(self, number: int) -> http.client.HTTPConnection:
         """Return the connection of a client: every other one speaks HTTP/2."""
         if number % 2:
-            return Secure(self.address, "cluster", self.authority, TIMEOUT)
+            connection = Secure(self.address, "cluster", self.authority, TIMEOUT)
+            connection.context.verify_flags |= self.flags
+            return connection
         client = Client(self.address, "cluster", self.authority, TIMEOUT)
+        client.context.verify_flags |= self.flags
         self.over_http2.append(client)
         return cast("http.client.HTTPConnection", Connection(client))

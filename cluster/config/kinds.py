@@ -248,6 +248,11 @@ LocationPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._~/-]*$",
 #: Requests in a second or in a minute, as nginx writes them.
 Rate = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,5}r/[sm]$")]
 
+#: An ACME directory.
+DirectoryUrl = Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9.\[\]:_-]+(/[!-~]*)?$", max_length=500)]
+
+EmailText = Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$", max_length=200)]
+
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,99}$"), AfterValidator(_header_name)]
 
 HeaderValue = Annotated[str, AfterValidator(_header_value)]

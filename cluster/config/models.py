@@ -510,6 +510,11 @@ class ClusterConfig(Model):
         description="For site.tls.self_signed: the key of the stack's own authority and its certificate, PEM. `cluster "
         "up` makes it.",
     )
+    acme_account: SecretStr | None = Field(
+        None,
+        description="For site.tls.acme: the key of the stack's account, PEM, of the curve P-256. `cluster up` makes "
+        "it.",
+    )
     dropped_secret_keys: SecretStr | None = Field(
         None, description="What `rotate-key` has dropped, kept until you delete it; nothing reads it."
     )
@@ -536,8 +541,11 @@ DROPPED_KEYS = "dropped_secret_keys"
 #: The stack's own authority.
 AUTHORITY = "tls_authority"
 
+#: The key of its account with an authority, by ACME.
+ACCOUNT = "acme_account"
+
 #: Secrets that no release holds.
-OWN_KEYS = (DROPPED_KEYS, AUTHORITY)
+OWN_KEYS = (DROPPED_KEYS, AUTHORITY, ACCOUNT)
 
 
 def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:

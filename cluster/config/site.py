@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Self
 
@@ -9,6 +10,8 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from cluster.config.kinds import (
+    DirectoryUrl,
+    EmailText,
     HeaderName,
     HeaderValue,
     LocationPath,
@@ -34,8 +37,17 @@ from cluster_runtime.checks import PREFIX
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+#: Of Let's Encrypt (https://letsencrypt.org/docs/acme-protocol-updates/).
+LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
+
 #: Below this browsers' list of sites that are https alone takes none (https://hstspreload.org).
 PRELOADED_SECONDS = 31_536_000
+
+#: Where an authority looks for its answer (RFC 8555, section 8.3).
+CHALLENGES = "/.well-known/acme-challenge/"
+
+#: An IP address: no name ends with a label of digits alone, and none has a colon.
+_ADDRESS = re.compile(r".*[:].*|(.*\.)?[0-9]+")
 
 
 class CertificateFiles(Model):
@@ -45,6 +57,21 @@ class CertificateFiles(Model):
         description="PEM: the site's certificate, and after it those of the authorities between it and a root."
     )
     key: PathText = Field(description="PEM: its private key, without a passphrase; read by `up`, and given to nginx.")
+
+
+class Acme(Model):
+    """A certificate by ACME, as Let's Encrypt gives them: ordered and renewed beside nginx, by HTTP-01."""
+
+    email: EmailText | None = Field(None, description="Where the authority may write to, if it does.")
+    directory: DirectoryUrl = Field(
+        LETS_ENCRYPT,
+        description="The authority's directory. Whoever names one, or takes the default, agrees to its terms.",
+    )
+    directory_ca: PathText | None = Field(
+        None,
+        description="PEM, a path from the repository's root: who signs the directory's own https; left out: the "
+        "authorities that everybody knows.",
+    )
 
 
 class Hsts(Model):
@@ -78,13 +105,14 @@ class Tls(Model):
         "there. Default: 443 where forwarded_ports names it, else `listen`.",
     )
     files: CertificateFiles | None = Field(None, description="A certificate that somebody else renews.")
+    acme: Acme | None = Field(None, description="A certificate by ACME, renewed by itself; {} is one by Let's Encrypt.")
     http2: bool = Field(True, description="Speak HTTP/2 with clients that can.")
     hsts: Hsts | None = Field(None, description="Strict-Transport-Security; left out: what the project says.")
 
     @model_validator(mode="after")
     def _one_certificate(self) -> Self:
-        if self.self_signed == (self.files is not None):
-            raise PydanticCustomError("certificate", "needs a certificate: either self_signed: true or files")
+        if [self.self_signed, self.files is not None, self.acme is not None].count(True) != 1:
+            raise PydanticCustomError("certificate", "needs a certificate: one of self_signed: true, files and acme")
         return self
 
 
@@ -264,6 +292,7 @@ class Site(Model):
                 *_location_refusals(self),
                 *_burst_refusals(self),
                 *_snippet_refusals(self),
+                *_acme_refusals(self),
                 *path_refusals(self, static | robots),
             ]
         )
@@ -276,6 +305,30 @@ def _header_refusals(site: Site) -> Iterator[Refusal]:
         if name.lower() in seen:
             yield Refusal(("headers", name, KEY), f"is said by {seen[name.lower()]} already", name)
         seen.setdefault(name.lower(), name)
+
+
+def _acme_refusals(site: Site) -> Iterator[Refusal]:
+    """Yield the names that no authority can look at by HTTP-01."""
+    if site.tls is None or site.tls.acme is None:
+        return
+    by_redirect = [name for name in site.redirects if not name.startswith("/")]
+    listed = [(("server_names", number), name) for number, name in enumerate(site.server_names)]
+    for at, name in [*listed, *((("redirects", name, KEY), name) for name in by_redirect)]:
+        problem = None
+        if name == "_":
+            problem = "is any name, and acme gives certificates for those that it is told"
+        elif name.startswith((".", "*")):
+            problem = (
+                "is a wildcard, which authorities give by DNS-01 alone, and acme here asks by HTTP-01: name each, or "
+                "give a certificate by site.tls.files"
+            )
+        elif _ADDRESS.fullmatch(name):
+            problem = "is an address, and acme gives certificates for names: give one by site.tls.files"
+        if problem is not None:
+            yield Refusal(at, problem, name)
+    for number, location in enumerate(site.locations):
+        if location.path.startswith(CHALLENGES):
+            yield Refusal(("locations", number, "path"), "is the authority's (site.tls.acme)", location.path)
 
 
 def allowed_burst(of: Site | Location) -> int:

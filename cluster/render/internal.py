@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.render import maintenance
+from cluster.render import acme, maintenance
 from cluster.render.directives import Directive, block, d
 
 if TYPE_CHECKING:
+    from cluster.config.site import Site
     from cluster.render.paths import NginxPaths
 
 #: Stands in the text for the digest while it is being computed.
 DIGEST_PLACE = "0" * 64
 
 
-def internal_server(paths: NginxPaths) -> Directive:
+def internal_server(paths: NginxPaths, site: Site) -> Directive:
     """Return the server for whoever runs the cluster: the digest of this config, and probes to the instances."""
     return block(
         "server",
@@ -32,6 +33,7 @@ def internal_server(paths: NginxPaths) -> Directive:
                 of=[d("default_type", "text/plain"), d("return", 200, DIGEST_PLACE)],
             ),
             maintenance.told(),
+            *acme.told(site),
             block("location", "=", "/-/connections", of=[d("stub_status")]),
             block(
                 "location",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.render import maintenance, proxies, tls
+from cluster.render import acme, maintenance, proxies, tls
 from cluster.render.directives import Directive, block, d
 from cluster.render.headers import header_maps, hidden_headers, hsts, server_headers
 from cluster.render.internal import internal_server
@@ -34,14 +34,15 @@ def site(topology: Topology, paths: NginxPaths, version: Version, certificate: C
     return [
         *_maps(topology),
         *maintenance.maps(paths),
+        *acme.maps(topology.config.site, paths),
         *limit_zones(topology.config.site),
         *_proxy_defaults(topology),
-        *tls.defaults(certificate),
+        *tls.defaults(certificate, paths),
         upstream(topology, paths),
         *(instance_upstream(instance, paths) for instance in ports),
         *_servers(topology, paths, version),
         *(_instance_server(instance, topology, paths, version) for instance in ports),
-        internal_server(paths),
+        internal_server(paths, topology.config.site),
     ]
 
 
@@ -150,6 +151,7 @@ def _main_server(topology: Topology, listening: list[Directive], paths: NginxPat
         of=[
             *_first(site, listening),
             d("server_name", *site.server_names),
+            *acme.answers(site),
             *proxies.client(site),
             proxies.refusal(),
             d("client_max_body_size", str(site.client_max_body_size)),
@@ -172,6 +174,7 @@ def _leads(
     # Whatever is sent with it is not stored, and not refused: it is led away.
     known = [
         names,
+        *acme.answers(site),
         d("client_max_body_size", 0),
         *proxies.client(site),
         proxies.refusal(),

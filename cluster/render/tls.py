@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cluster.acme.kept import CHAIN as ACME_CHAIN
+from cluster.acme.kept import KEY as ACME_KEY
+from cluster.acme.kept import LIVE
 from cluster.endpoints import HTTPS
 from cluster.render.directives import Directive, d
 from cluster.tls.certificates import is_address
@@ -15,6 +18,7 @@ from cluster.tls.certificates import is_address
 if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
     from cluster.config.site import Site, Tls
+    from cluster.render.paths import NginxPaths
     from cluster.render.versions import Version
     from cluster.tls.certificates import Certificate
 
@@ -38,7 +42,7 @@ def private_files(certificate: Certificate | None) -> dict[str, str]:
     return {} if certificate is None or not certificate.key else {CHAIN: certificate.chain, KEY: certificate.key}
 
 
-def defaults(certificate: Certificate | None) -> list[Directive]:
+def defaults(certificate: Certificate | None, paths: NginxPaths) -> list[Directive]:
     """Return what all listeners of TLS share; empty where there are none.
 
     Sessions are resumed from a memory that this nginx's workers share, of 40,000 clients: where there are several nginx
@@ -49,8 +53,8 @@ def defaults(certificate: Certificate | None) -> list[Directive]:
     return [
         # Another certificate is another configuration: nginx tells by its digest which one it has.
         {"directive": "#", "line": 1, "args": [], "comment": f" certificate: {certificate.label}"},
-        d("ssl_certificate", CHAIN),
-        d("ssl_certificate_key", KEY),
+        d("ssl_certificate", f"{paths.acme}/{LIVE}/{ACME_CHAIN}" if certificate.renewed else CHAIN),
+        d("ssl_certificate_key", f"{paths.acme}/{LIVE}/{ACME_KEY}" if certificate.renewed else KEY),
         d("ssl_protocols", *PROTOCOLS),
         d("ssl_ciphers", CIPHERS),
         d("ssl_ecdh_curve", CURVES),

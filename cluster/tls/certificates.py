@@ -30,9 +30,11 @@ class Certificate:
     """A certificate with those of the authorities above it, and its private key; both PEM.
 
     label: what tells it from others without its key. Both texts are empty where more than that is not known.
+    renewed: it is beside nginx, where a renewer keeps it (site.tls.acme), and no part of the configuration.
     """
 
     label: str
+    renewed: bool = False
     chain: str = ""
     key: str = field(default="", repr=False)
 
@@ -48,6 +50,8 @@ def named(config: ClusterConfig, root: Path, now: dt.datetime) -> Certificate | 
     if tls.files is not None:
         return Certificate(label=_digest(_read(root, "certificate", tls.files.certificate)))
     names = names_of(config)
+    if tls.acme is not None:
+        return Certificate(label=f"by ACME, {tls.acme.directory}", renewed=True)
     return Certificate(
         label=f"self-signed from {half_year(now):%Y-%m} for {len(names)} names, {_digest(' '.join(names))}"
     )
@@ -60,8 +64,8 @@ def certificate_of(config: ClusterConfig, root: Path, authority: str, now: dt.da
     CertificateError says what is wrong with the files, or with the authority.
     """
     found, tls = named(config, root, now), config.site.tls
-    if found is None or tls is None:
-        return None
+    if found is None or tls is None or found.renewed:
+        return found
     if tls.files is None:
         from cluster.tls.authority import signed  # noqa: PLC0415 - cryptography takes its time
 

@@ -11,6 +11,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cluster.acme.kept import LATE_PART
 from cluster.asking import TIMEOUT
 from cluster.checks import Check
 from cluster.endpoints import Endpoint
@@ -113,7 +114,9 @@ class Https:
         except ssl.SSLCertVerificationError as error:
             # A public authority, or a company's own, may be known to the site's visitors and not to this machine.
             unknown = not self.authority and "unable to get" in error.verify_message
-            ok = None if unknown or ("self-signed" in error.verify_message and not self.authority) else False
+            signed_itself = "self-signed" in error.verify_message and not self.authority
+            # One by ACME that signs itself is the placeholder of a site that has none yet.
+            ok = None if unknown or (signed_itself and self.tls.acme is None) else False
             return Check(name=name, ok=ok, expected=expected, found=error.verify_message)
         return Check(name=name, ok=True, expected=expected, found=f"for {self.name}")
 
@@ -131,10 +134,14 @@ class Https:
         left = certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
         found = f"until {certificate.not_valid_after_utc:%Y-%m-%d}"
         found += f", not for {', '.join(missing)}" if missing else f", for {len(names)} names" if names else ""
+        few = dt.timedelta(days=FEW_DAYS)
+        if self.tls.acme is not None:  # which may be given for a few days alone
+            few = (certificate.not_valid_after_utc - certificate.not_valid_before_utc) * LATE_PART
         ok: bool | None = not missing and left > dt.timedelta()
-        if ok and left < dt.timedelta(days=FEW_DAYS):
-            ok, found = None, f"{found}: in {left.days} days; renew it"
-        expected = f"all names of the site, {FEW_DAYS} days at least"
+        if ok and left < few:
+            remedy = "renew it" if self.tls.acme is None else "`cluster status` says why it is not renewed"
+            ok, found = None, f"{found}: in {left.days} days; {remedy}"
+        expected = f"all names of the site, {few.days or 1} days at least"
         return Check(name="the certificate covers the site", ok=ok, expected=expected, found=found)
 
     def _versions(self) -> Iterator[Check]:

@@ -42,6 +42,9 @@ NGINX_HOME = "/var/lib/cluster"
 #: What is kept of a site's maintenance: it outlives the stack's being down.
 MAINTENANCE = "/srv/maintenance"
 
+#: What a renewer keeps: the site's certificate by ACME, and its key.
+ACME = "/srv/acme"
+
 #: The socket on which nginx passes probes to the instances.
 NGINX_INTERNAL = f"{NGINX_HOME}/internal.sock"
 
@@ -71,6 +74,7 @@ def nginx_paths(topology: Topology) -> NginxPaths:
         internal=NGINX_INTERNAL,
         closing=f"{NGINX_HOME}/closing",
         maintenance=f"{MAINTENANCE}/maintenance",
+        acme=ACME,
         instance_address="",
     )
 

@@ -74,6 +74,7 @@ class LocalCluster(Site):
         self.builder.interpreter = interpreter
         secrets = ensure_secrets(self.paths.secrets)
         self._ensure_authority()
+        self.programs.renewing.ensure_account()
         return specify(
             *(self.config, root, secrets, str(interpreter)), requirements=found, python_request=request(needs)
         )
@@ -300,6 +301,7 @@ class LocalCluster(Site):
         config = self.nginx_config(whole=True)
         self._check_ports()
         self.maintaining.put_back()
+        self.programs.renewing.prepare()
         directory = self.nginx.write(config, dump(self.config))
         release = make()
         self.starting.make_nodes(release, self.last_release())
@@ -329,6 +331,7 @@ class LocalCluster(Site):
             self.nginx.put_in_place(directory, config.digest, reload=plan.nginx == "reload")
         self.ending.stop_stale(release, settle=plan.nginx == "reload")
         self.rolling.start_alone(plan, release)
+        self.programs.renewing.await_first()
         if plan.former is not None and plan.former != release.digest:
             self.builder.shared.take_written(plan.former, release)
         forget_old(self, history, release)

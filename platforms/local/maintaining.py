@@ -111,7 +111,8 @@ class Maintaining:
             try:
                 nginx.check_in_place()
                 self.site.say("reloading nginx")
-                nginx.reload(lambda: nginx.live_maintenance() == digest)
+                with nginx.locked():
+                    nginx.reload(lambda: nginx.live_maintenance() == digest)
             except ClusterError:
                 put_back()
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import grp
 import http.client
 import json
@@ -19,14 +20,16 @@ from pydantic import TypeAdapter
 
 from cluster.errors import ClusterError
 from cluster.kept import HurtFile, make_way, point_at, read_kept, remove_tree, sync_tree, write_durably, write_kept
+from cluster.render.acme import LOCATION
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE, OLDEST, Version
+from cluster_runtime import unfollowed
 from cluster_runtime.unix_http import UnixConnection
 from platforms.local.orphans import Kind, stack_processes
 from platforms.local.supervisor import put_pid
 from platforms.local.supervisor_files import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from cluster.machine.owner import Owner
     from cluster.render.nginx import NginxConfig
@@ -94,6 +97,21 @@ def running_binary(paths: LocalPaths, installed: str) -> str | None:
     return None
 
 
+def told_on(socket: Path, path: str) -> str | None:
+    """Return what nginx tells on its internal socket; None where it does not answer, or tells nothing there."""
+    connection = UnixConnection(str(socket), timeout=2.0)
+    try:
+        connection.request("GET", path, headers={"Host": "internal"})
+        response = connection.getresponse()
+        text = response.read().decode("ascii").strip()
+    except (OSError, http.client.HTTPException, UnicodeDecodeError):
+        return None
+    else:
+        return text if response.status == http.client.OK else None
+    finally:
+        connection.close()
+
+
 class Nginx:
     """This stack's nginx.
 
@@ -140,24 +158,15 @@ class Nginx:
 
     def live_digest(self) -> str | None:
         """Return the digest of the configuration that nginx runs; None where it does not answer."""
-        return self._told("/-/config")
+        return told_on(self.paths.nginx_socket, "/-/config")
 
     def live_maintenance(self) -> str | None:
         """Return the digest of the maintenance that nginx runs, empty for none; None where it does not tell."""
-        return self._told("/-/maintenance")
+        return told_on(self.paths.nginx_socket, "/-/maintenance")
 
-    def _told(self, path: str) -> str | None:
-        connection = UnixConnection(str(self.paths.nginx_socket), timeout=2.0)
-        try:
-            connection.request("GET", path, headers={"Host": "internal"})
-            response = connection.getresponse()
-            text = response.read().decode("ascii").strip()
-        except (OSError, http.client.HTTPException, UnicodeDecodeError):
-            return None
-        else:
-            return text if response.status == http.client.OK else None
-        finally:
-            connection.close()
+    def live_certificate(self) -> str | None:
+        """Return which certificate by ACME nginx has read, and for which account; None where it does not tell."""
+        return told_on(self.paths.nginx_socket, LOCATION)
 
     @property
     def _untold(self) -> Path:
@@ -247,11 +256,25 @@ class Nginx:
         sync_tree(self.paths.nginx)
         point_at(self.paths.nginx / "current", directory.name)
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep others from reloading: waits until they have. The kernel lets go where the holder dies."""
+        descriptor = unfollowed.open_lock(self.paths.nginx / "lock", 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
     def put_in_place(self, directory: Path, digest: str, *, reload: bool) -> None:
         """Make a checked configuration the current one, and let nginx run it; on failure the former one is put back.
 
         reload: whether it ran before; else one that answers was started since then, with what was in place.
         """
+        with self.locked():
+            self._put_in_place(directory, digest, reload=reload)
+
+    def _put_in_place(self, directory: Path, digest: str, *, reload: bool) -> None:
         former = self._current()
         self._point_at(directory)
         try:

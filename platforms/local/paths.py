@@ -178,6 +178,11 @@ class LocalPaths(StackPaths):
         return self.state / "maintenance"
 
     @property
+    def acme(self) -> Path:
+        """What a renewer keeps: the site's certificate by ACME, and its key."""
+        return self.state / "acme"
+
+    @property
     def temp(self) -> Path:
         """nginx's temporary files."""
         return self.state / "temp"
@@ -251,6 +256,7 @@ class LocalPaths(StackPaths):
             internal=str(self.nginx_socket),
             closing=str(self.closing),
             maintenance=str(self.maintenance),
+            acme=str(self.acme),
         )
 
     def runtime_paths(self, topology: Topology, digest: str) -> RuntimePaths:

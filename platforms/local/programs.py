@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from cluster.kept import HurtFile
 from cluster.packages import base_python
-from cluster.services import instance_grace
+from cluster.services import Kind, instance_grace
 from platforms.local.daemons import programs as daemon_programs
 from platforms.local.daemons import wanted as wanted_daemons
 from platforms.local.plan import WantedDaemon
 from platforms.local.release import Release
+from platforms.local.renewing import Renewing
 from platforms.local.state import WATCH, is_service, program_name
 from platforms.local.supervisor_files import Program
 
@@ -28,6 +29,7 @@ class Programs:
 
     def __init__(self, site: Site) -> None:
         self.site = site
+        self.renewing = Renewing(site)
 
     def lost(self, processes: Mapping[str, Process]) -> list[str]:
         """Return the programs that run, and whose files Supervisor could not read another time."""
@@ -99,7 +101,8 @@ class Programs:
     def daemons(self, release: Release | None) -> dict[str, tuple[Service, Program]]:
         """Return what runs beside the project and is none of its code, by Supervisor's names."""
         services = wanted_daemons(self.site.topology, release.memcached_nodes if release else 0)
-        return daemon_programs(services, self.site.paths, self.site.owner, self.site.supervisor)
+        renewers = {one.name: (one, self.renewing.program(one)) for one in self.site.topology.of_kind(Kind.ACME)}
+        return daemon_programs(services, self.site.paths, self.site.owner, self.site.supervisor) | renewers
 
     def daemons_wanted(self, release: Release | None) -> dict[str, WantedDaemon]:
         """Return the daemons that are wanted beside a release, by Supervisor's names."""

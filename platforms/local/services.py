@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cluster.acme.kept import Store
+from cluster.acme.status import standing
 from cluster.services import Kind
 from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.service import SERVICES, WELL
@@ -96,12 +99,24 @@ def statuses(
                 since=said.status.get("since"),
             )
         )
+    renewers = {service.name for service in topology.of_kind(Kind.ACME)}
     daemons: dict[str, Kind | None] = {
-        **{name: kind_of(name) for name in observed.processes if is_daemon(name)},
+        **{name: kind_of(name) for name in observed.processes if is_daemon(name) and name not in renewers},
         **{service.name: service.kind for service in topology.services if service.daemon is not None},
     }
+    rows += [_certificate(service, paths, observed) for service in topology.of_kind(Kind.ACME)]
     for name, kind in daemons.items():
         process = observed.processes.get(name)
         state = process.state.lower() if process else "not running"
         rows.append(ServiceStatus(service=name, kind=kind or name, state=state, ok=state == "running"))
     return sorted(rows, key=lambda row: row.service)
+
+
+def _certificate(service: Service, paths: LocalPaths, observed: Observed) -> ServiceStatus:
+    """Return what is to be said of the certificate that a renewer keeps."""
+    process = observed.processes.get(service.name)
+    if process is None or process.state != "RUNNING":
+        state = process.state.lower() if process else "not running"
+        return ServiceStatus(service=service.name, kind=service.kind, state=state, ok=False)
+    now = standing(Store(paths.acme).said(), observed.certificate, dt.datetime.now(dt.UTC))
+    return ServiceStatus(service=service.name, kind=service.kind, state=now.state, ok=now.ok, message=now.message)

@@ -59,6 +59,7 @@ class Observed:
     holders: the release that holds each instance's name; None where none does.
     given: the release to which it was given, which takes it again when it is started again; None where none is known.
     nginx: the digest of the configuration that nginx runs; None where it does not answer.
+    certificate: which one by ACME nginx has read, and for which account; None where it tells none.
     static: the release whose static files are served first.
     stopped: processes that a signal has stopped: they do nothing, and nobody is told.
     """
@@ -70,6 +71,7 @@ class Observed:
     given: Mapping[str, str | None]
     nginx: str | None
     static: str | None
+    certificate: str | None = None
     stopped: tuple[Found, ...] = ()
 
     @property
@@ -131,6 +133,7 @@ def observe(paths: LocalPaths, supervisor: Supervisor, nginx: Nginx) -> Observed
         given=given,
         nginx=nginx.live_digest(),
         static=_static_release(paths),
+        certificate=nginx.live_certificate(),
         stopped=tuple(process for process in there if process.stopped),
     )
 

@@ -29,13 +29,15 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from cluster.acme.account import make_account, thumbprint_of
+from cluster.acme.kept import Store
 from cluster.config import parse_config
 from cluster.endpoints import Endpoint
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.paths import NginxPaths
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.tls.authority import make_authority
-from cluster.tls.certificates import certificate_of
+from cluster.tls.certificates import certificate_of, names_of
 from cluster.topology import build_topology
 from tests.nginx_versions import CACHE, SUITES, Nginx, NginxUnavailable, fetch, installed_nginx, nginx_versions
 
@@ -61,6 +63,10 @@ Values = dict[str, Any]
 
 #: Signs the certificates of sites with `self_signed`.
 AUTHORITY = make_authority("test", dt.datetime.now(dt.UTC))
+
+#: By which an authority of ACME knows the stack.
+ACCOUNT = make_account()
+THUMBPRINT = thumbprint_of(ACCOUNT)
 
 
 def _width(name: str) -> list[pytest.MarkDecorator]:
@@ -130,6 +136,7 @@ def paths_in(directory: Path) -> NginxPaths:
         internal=str(directory / "internal.sock"),
         closing=str(directory / "closing"),
         maintenance=str(directory / "maintenance"),
+        acme=str(directory / "acme"),
         listen_address="127.0.0.1",
     )
 
@@ -355,6 +362,8 @@ class Running:
         servers = build_topology(parse_config(self.values)).names
         self.values["site"].setdefault("listen", free_ports())
         self.port: int = self.values["site"]["listen"]
+        if (self.values["site"].get("tls") or {}).get("acme") is not None:
+            Store(self.directory / "acme").prepare(names_of(parse_config(self.values)), THUMBPRINT)
         for name in servers if self.sockets is None else ():
             self.backends[name] = Backend(self.directory / "s" / name, name)
         self.config = self.put(self.values)

@@ -764,10 +764,10 @@ def test_a_key_that_is_a_word_of_python_s_is_known_by_its_own_name() -> None:
 @pytest.mark.parametrize(
     ("site", "words"),
     [
-        ({"tls": {}}, "site.tls: needs a certificate: either self_signed: true or files"),
+        ({"tls": {}}, "site.tls: needs a certificate: one of self_signed: true, files and acme"),
         (
             {"tls": {"self_signed": True, "files": {"certificate": "a.pem", "key": "a.key"}}},
-            "site.tls: needs a certificate: either self_signed: true or files",
+            "site.tls: needs a certificate: one of self_signed: true, files and acme",
         ),
         ({"listen": 8443, "tls": {"self_signed": True}}, "site: tls.listen and listen are both 8443"),
         (

@@ -25,6 +25,7 @@ PATHS = NginxPaths(
     internal="/run/nginx.sock",
     closing="/run/closing",
     maintenance="/var/maintenance",
+    acme="/var/acme",
 )
 
 STACK: dict[str, Any] = {

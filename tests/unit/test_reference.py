@@ -95,7 +95,13 @@ def test_a_default_as_it_is_shown_means_the_same_as_leaving_the_key_out(key: Key
 
 
 #: As above, for one key: a site has either the one or the other.
-PARENTS_OF = {"site.tls.files": {"site.tls": {"self_signed": True}}}
+PARENTS_OF: dict[str, dict[str, Any]] = {
+    "site.tls.files": {"site.tls": {"self_signed": True}},
+    **{
+        f"site.tls.acme{key}": {"site.tls": {}, "site.tls.acme": {}}
+        for key in (".email", ".directory", ".directory_ca")
+    },
+}
 
 
 def put(values: dict[str, Any], path: str, value: object, *, given: bool = False) -> None:

@@ -1,0 +1,5 @@
+"""Certificates by ACME (RFC 8555): ordered, kept and renewed beside each nginx.
+
+It stands alone but for `cluster_runtime`: on some platforms it runs in a container without the rest. The commands read
+what it says of itself (`kept`).
+"""

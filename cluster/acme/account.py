@@ -1,0 +1,34 @@
+"""The account's key: one a stack, so that any of its nginx can answer the authority for any other.
+
+Sources: RFC 7638 (thumbprints), RFC 8555, section 8.1 (what answers a challenge).
+"""
+
+from __future__ import annotations
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from josepy.b64 import b64encode
+from josepy.jwk import JWKEC
+
+
+def make_account() -> str:
+    """Return a new account's key, PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def account_of(text: str) -> JWKEC:
+    """Return an account's key, as the protocol names it. ValueError where the text holds none."""
+    try:
+        key = serialization.load_pem_private_key(text.encode(), None)
+    except TypeError:
+        raise ValueError("has a passphrase") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise ValueError("is no key of the curve P-256")  # noqa: TRY004 - it is the text's fault
+    return JWKEC(key=key)
+
+
+def thumbprint_of(text: str) -> str:
+    """Return what nginx answers the authority with, after the token that it is asked by. ValueError: no such key."""
+    return b64encode(account_of(text).thumbprint()).decode()

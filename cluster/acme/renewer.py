@@ -1,0 +1,206 @@
+"""Keeps one certificate: orders it, and renews it in time."""
+
+from __future__ import annotations
+
+import datetime as dt
+import http.client
+import random
+import secrets
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from cluster.acme.account import thumbprint_of
+from cluster.acme.kept import WEEK, moment, new_key, stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cluster.acme.kept import Issued, Said, Store
+    from cluster.acme.wanted import Wanted
+
+#: Where the authority asks (RFC 8555, section 8.3).
+CHALLENGES = "/.well-known/acme-challenge/"
+
+#: Seconds until it is tried again, after the first failure; twice as many after each further one, up to the last.
+FIRST_PAUSE, LONGEST_PAUSE = 60.0, 12 * 3600.0
+
+#: Seconds between two looks, and those that nginx has to answer one.
+LOOK, PATIENCE = 1.0, 2.0
+
+#: Looks that nginx may not answer until that is told: it has just been started.
+UNANSWERED = 30
+
+#: Seconds after which the authority is asked about a renewal again where it could not be.
+ASK_AGAIN = 6 * 3600.0
+
+
+class Renewer:
+    """Keeps the certificate in `store` as it is wanted; `say` takes what it does, a line each.
+
+    now: tells the time.
+    """
+
+    def __init__(
+        self, wanted: Wanted, store: Store, say: Callable[[str], None], now: Callable[[], dt.datetime] | None = None
+    ) -> None:
+        self.wanted = wanted
+        self.store = store
+        self.tell = say
+        self.now = now or (lambda: dt.datetime.now(dt.UTC))
+        self.said: Said = store.said()
+        self.unanswered = 0
+
+    def step(self) -> None:
+        """Look at what is there, and do what is due."""
+        wanted = self.wanted
+        self.store.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            account = _text(wanted.account)
+            thumbprint = thumbprint_of(account)
+        except (OSError, ValueError) as error:
+            self._fail(f"{wanted.account}: the account's key can't be read: {error}", counted=False)
+            return
+        self.store.prepare(wanted.names, thumbprint)
+        if self.said.wanted != wanted.digest:  # this was not tried yet
+            self.said.wanted, self.said.failures, self.said.again = wanted.digest, 0, ""
+        issued = self.store.issued()
+        self._tell_of(issued)
+        why = self._due(issued, wanted)
+        if why is None:
+            self._be_well()
+            self._ask(wanted, account)
+        elif self.said.again and self.now() < moment(self.said.again):
+            return
+        elif not self._answered(wanted, thumbprint):
+            self.unanswered += 1
+            if self.unanswered >= UNANSWERED:
+                host, port = wanted.asked
+                self._fail(f"nginx ({host}:{port}) does not answer in the authority's place yet", counted=False)
+        else:
+            self.unanswered = 0
+            self._order(wanted, account, thumbprint, why)
+
+    def _due(self, issued: Issued | None, wanted: Wanted) -> str | None:
+        """Return why a certificate is to be had now; None where one is there."""
+        if issued is None or not issued.directory:
+            return "the first one"
+        if set(issued.names) != set(wanted.names):
+            return "other names"
+        if issued.directory != wanted.directory:
+            return "another authority"
+        when = issued.renewal
+        if self.said.renewal:
+            when = min(when, moment(self.said.renewal))
+        return None if self.now() < when else f"ends on {issued.ends:%Y-%m-%d}"
+
+    def _order(self, wanted: Wanted, account: str, thumbprint: str, why: str) -> None:
+        from cluster.acme.orders import Authority, OrderError  # noqa: PLC0415 - the protocol's client takes its time
+
+        self.tell(f"asking {wanted.directory} for a certificate ({why}) for {', '.join(wanted.names)}")
+        key = new_key()
+        try:
+            chain = Authority(wanted, account).order(wanted.names, key)
+        except OrderError as error:
+            self._fail(str(error), wait=error.wait)
+            return
+        self.store.put(chain, key, wanted.directory, thumbprint)
+        since = self.now() - WEEK
+        self.said.issued = [one for one in self.said.issued if moment(one[0]) > since]
+        self.said.issued.append((stamp(self.now()), " ".join(sorted(wanted.names))))
+        self.said.failures, self.said.again, self.said.renewal, self.said.asked = 0, "", "", ""
+        self.said.message = ""
+        issued = self.store.issued()
+        self._tell_of(issued)
+        self.tell(f"got one until {issued.ends:%Y-%m-%d}" if issued else "got one that can't be read")
+
+    def _ask(self, wanted: Wanted, account: str) -> None:
+        """Ask the authority when to renew, where that is due: it may want to take certificates back."""
+        if self.said.asked and self.now() < moment(self.said.asked):
+            return
+        from cluster.acme.orders import Authority, OrderError  # noqa: PLC0415 - as above
+
+        try:
+            when, again = Authority(wanted, account).renewal(self.store.chain())
+        except OrderError as error:
+            # By itself it is no fault: a third of the lifetime before its end it is renewed anyway.
+            self.tell(f"{wanted.directory} does not say when to renew: {error}")
+            when, again = None, self.now() + dt.timedelta(seconds=ASK_AGAIN)
+        self.said.renewal = stamp(when) if when else ""
+        self.said.asked = stamp(again)
+        self._keep()
+
+    def _answered(self, wanted: Wanted, thumbprint: str) -> bool:
+        """Tell whether nginx answers in the authority's place, for each name: what it would refuse is not asked for."""
+        token = secrets.token_urlsafe(16)
+        return all(_asked(wanted, name, token) == f"{token}.{thumbprint}" for name in wanted.names)
+
+    def _fail(self, message: str, *, wait: float = 0, counted: bool = True) -> None:
+        if counted:
+            pause = min(FIRST_PAUSE * 2**self.said.failures, LONGEST_PAUSE) * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
+            self.said.failures += 1
+            self.said.again = stamp(self.now() + dt.timedelta(seconds=max(pause, wait)))
+        if counted or message != self.said.message:
+            self.tell(f"{message}{f'; again at {self.said.again}' if counted else ''}")
+            self.said.message = message
+            self._keep()
+
+    def _tell_of(self, issued: Issued | None) -> None:
+        """Say which certificate is there."""
+        now = ("", "", "", self.store.told())
+        if issued is not None:
+            now = (issued.directory, stamp(issued.begins), stamp(issued.ends), self.store.told())
+        if now != (self.said.issuer, self.said.begins, self.said.ends, self.said.loaded) or not self.said.at:
+            self.said.issuer, self.said.begins, self.said.ends, self.said.loaded = now
+            self._keep()
+
+    def _be_well(self) -> None:
+        if self.said.message:
+            self.said.message = ""
+            self._keep()
+
+    def _keep(self) -> None:
+        self.said.at = stamp(self.now())
+        self.store.say(self.said)
+
+
+def run(renewer: Renewer, then: Callable[[], None]) -> None:
+    """Keep the certificate until this process ends; `then` is called after each look, and lets nginx load it."""
+    with renewer.store.locked():
+        renewer.said = renewer.store.said()
+        while True:
+            renewer.step()
+            then()
+            time.sleep(LOOK)
+
+
+def told_by(name: str) -> Callable[[str], None]:
+    """Return what prints lines to standard error, with the time before each."""
+
+    def say(line: str) -> None:
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {name}: {line}", file=sys.stderr, flush=True)
+
+    return say
+
+
+def _asked(wanted: Wanted, name: str, token: str) -> str:
+    """Return what nginx answers the authority; empty where it does not."""
+    connection = http.client.HTTPConnection(*wanted.asked, timeout=PATIENCE)
+    try:
+        connection.sock = socket.create_connection(wanted.asked, timeout=PATIENCE)
+        if wanted.proxied:
+            connection.sock.sendall(b"PROXY UNKNOWN\r\n")
+        connection.request("GET", f"{CHALLENGES}{token}", headers={"Host": name})
+        response = connection.getresponse()
+        text = response.read(1000).decode("ascii", "replace")
+    except (OSError, http.client.HTTPException):
+        return ""
+    finally:
+        connection.close()
+    return text if response.status == http.client.OK else ""
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="ascii") as file:  # noqa: PTH123 - a path as text
+        return file.read()

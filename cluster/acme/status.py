@@ -1,0 +1,49 @@
+"""What is to be said of a certificate that a renewer keeps, by what that says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cluster.acme.kept import LATE_PART, RENEWAL_PART, moment
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from cluster.acme.kept import Said
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How a certificate stands: a word, whether that is well, and more for a person."""
+
+    state: str
+    ok: bool
+    message: str
+
+
+def standing(said: Said, told: str | None, now: dt.datetime) -> Standing:
+    """Judge a certificate. told: what nginx says it has read; None where it does not answer."""
+    if not said.at:
+        return Standing(state="starting", ok=False, message="")
+    if not said.issuer:
+        return Standing(state="placeholder", ok=False, message=_tried(said) or "asking for the first certificate")
+    begins, ends = moment(said.begins), moment(said.ends)
+    until = f"until {ends:%Y-%m-%d}"
+    if now >= ends:
+        return Standing(state="ended", ok=False, message=f"on {ends:%Y-%m-%d}; {_tried(said)}".rstrip("; "))
+    if now >= ends - (ends - begins) * LATE_PART:
+        return Standing(state="late", ok=False, message=f"{until}, and not renewed; {_tried(said)}".rstrip("; "))
+    if told is not None and told != said.loaded:
+        return Standing(state="not loaded", ok=False, message=f"{until}; nginx has read another one")
+    renewal = ends - (ends - begins) * RENEWAL_PART
+    if said.renewal:
+        renewal = min(renewal, moment(said.renewal))
+    tried = f"; {_tried(said)}" if said.message else ""
+    return Standing(state="valid", ok=True, message=f"{until}, renewed from {renewal:%Y-%m-%d} on{tried}")
+
+
+def _tried(said: Said) -> str:
+    """Return by what the last try failed."""
+    again = f" ({said.failures} times; again at {said.again})" if said.failures else ""
+    return f"{said.message}{again}" if said.message else ""

@@ -1,0 +1,166 @@
+"""The site's certificate by ACME on this machine: what keeps it, and what is said of it.
+
+`python -m platforms.local.renewing WANTED STATE`: keeps it, below Supervisor, and lets nginx load a new one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import datetime as dt
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.acme.kept import Store
+from cluster.acme.status import Standing, standing
+from cluster.config.models import ACCOUNT
+from cluster.machine.owner import find_owner
+from cluster.render.acme import LOCATION
+from cluster.stack.secrets import write_secret
+from cluster.tls.certificates import names_of
+from cluster.tls.renewing import wanted
+from platforms.local.nginx import Nginx, NginxError, told_on
+from platforms.local.paths import LocalPaths
+from platforms.local.site import UpError
+from platforms.local.supervisor import Supervisor, SupervisorError
+from platforms.local.supervisor_files import Program
+
+if TYPE_CHECKING:
+    from cluster.services import Service
+    from platforms.local.site import Site
+
+#: Seconds that `up` waits for the first certificate: an authority takes a few.
+FIRST_SECONDS = 60.0
+
+#: Seconds until nginx is told again of a certificate that it did not take.
+TELL_AGAIN = 60.0
+
+PR_SET_PDEATHSIG = 1
+
+
+class Renewing:
+    """The certificate of a site, and its renewer."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.store = Store(site.paths.acme)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the site's certificate comes by ACME."""
+        tls = self.site.config.site.tls
+        return tls is not None and tls.acme is not None
+
+    @property
+    def account(self) -> Path:
+        """The file of the account's key."""
+        return self.site.paths.secrets / ACCOUNT
+
+    def ensure_account(self) -> None:
+        """Make the key of the stack's account, where it has none."""
+        if self.is_wanted and not self.account.exists():
+            from cluster.acme.account import make_account  # noqa: PLC0415 - takes its time
+
+            write_secret(self.account, make_account())
+
+    def prepare(self) -> None:
+        """See that nginx can start. UpError where the account's key can't be used."""
+        if not self.is_wanted:
+            return
+        from cluster.acme.account import thumbprint_of  # noqa: PLC0415 - as above
+
+        try:
+            thumbprint = thumbprint_of(self.account.read_text(encoding="ascii"))
+        except (OSError, ValueError) as error:
+            raise UpError(f"{self.account}: the key of the account by ACME: {error}") from None
+        self.site.owner.hold(self.site.paths.acme, 0o700)
+        self.store.prepare(names_of(self.site.config), thumbprint)
+
+    def program(self, service: Service) -> Program:
+        """Return what Supervisor runs."""
+        config, paths = self.site.config, self.site.paths
+        acme = config.site.tls.acme if config.site.tls else None
+        assert acme is not None  # noqa: S101 - whoever asks has one
+        trusted = str(paths.root / acme.directory_ca) if acme.directory_ca else ""
+        asked = ("127.0.0.1", config.site.listen)
+        text = wanted(config, account=str(self.account), trusted=trusted, asked=asked)
+        assert text is not None  # noqa: S101 - as above
+        return Program(
+            name=service.name,
+            command=(sys.executable, "-P", "-m", __name__, text.text, str(paths.root), paths.stack),
+            directory=str(paths.state),
+            log=str(paths.logs / f"{service.name}.log"),
+            priority=950,
+            environment={"PYTHONPATH": os.pathsep.join(map(str, _roots())), "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+
+    def standing(self, told: str | None) -> Standing:
+        """Return how the certificate stands; told: what nginx says it has read."""
+        return standing(self.store.said(), told, dt.datetime.now(dt.UTC))
+
+    def await_first(self) -> None:
+        """Wait until the authority has given a certificate, or has said why not; what that is, is said."""
+        if not self.is_wanted:
+            return
+        deadline = time.monotonic() + FIRST_SECONDS
+        told = False
+        while True:
+            now = self.standing(self.site.nginx.live_certificate())
+            if now.state not in ("starting", "placeholder", "not loaded") or self.store.said().failures:
+                break
+            if time.monotonic() > deadline:
+                break
+            if not told:
+                self.site.say("waiting for the certificate")
+                told = True
+            time.sleep(0.2)
+        self.site.say(f"the certificate: {now.state}{f', {now.message}' if now.message else ''}")
+
+
+def _roots() -> list[Path]:
+    """Return where this tool's packages lie."""
+    root = Path(__file__).resolve().parents[2]
+    return [root, root / "runtime"]
+
+
+def load_new(paths: LocalPaths, store: Store) -> None:
+    """Let nginx load a certificate that it has not read. NginxError, SupervisorError where it does not take it."""
+    told = told_on(paths.nginx_socket, LOCATION)
+    if told is None or told == store.told():
+        return
+    nginx = Nginx(paths, Supervisor(paths), find_owner(paths.state))
+    with nginx.locked():
+        if nginx.live_certificate() != store.told():
+            nginx.reload(lambda: nginx.live_certificate() == store.told())
+
+
+def main() -> None:
+    """Keep a certificate until Supervisor ends."""
+    from cluster.acme.renewer import Renewer, run, told_by  # noqa: PLC0415 - this process alone
+    from cluster.acme.wanted import read_wanted  # noqa: PLC0415 - as above
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    text, root, stack = sys.argv[1:]
+    paths, say, supervisor = LocalPaths(Path(root), stack), told_by("acme"), os.getppid()
+    store, refused = Store(paths.acme), 0.0
+
+    def then() -> None:
+        nonlocal refused
+        if os.getppid() != supervisor:
+            sys.exit("Supervisor has ended")
+        if time.monotonic() < refused:
+            return
+        try:
+            load_new(paths, store)
+        except (NginxError, SupervisorError) as error:
+            say(str(error))
+            refused = time.monotonic() + TELL_AGAIN
+
+    run(Renewer(read_wanted(text), store, say), then)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""A site whose certificate comes by ACME, on this machine: from the placeholder to renewals under load."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster.acme.kept import Store
+from tests.conformance import AROUND, assert_nothing_lost, assert_up, servers, wait_until
+from tests.load import SPARSE
+from tests.local.stand import Stand, free_port
+from tests.pebble import Pebble, needs_pebble, shown
+from tests.secure_load import SecureLoad
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = needs_pebble
+
+#: Seconds that a certificate lasts where renewals are waited for: they come after two thirds.
+LASTS = 60
+
+#: OpenSSL's X509_V_FLAG_NO_CHECK_TIME: on a busy machine one may end before the next is there.
+NO_CHECK_TIME = 0x200000
+
+
+def stand_by_name() -> Stand:
+    """Return a stand whose site has names alone, as an authority wants it."""
+    found = Stand()
+    found.stack["site"]["server_names"] = ["cluster", "localhost"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def stand() -> Iterator[Stand]:
+    with contextlib.closing(stand_by_name()) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def pebble(stand: Stand) -> Iterator[Pebble]:
+    with contextlib.closing(Pebble(stand.port, seconds=LASTS)) as found:
+        yield found
+
+
+def tls_of(pebble: Pebble, port: int) -> dict[str, object]:
+    return {"listen": port, "acme": {"directory": pebble.url, "directory_ca": str(pebble.ca)}}
+
+
+def port(stand: Stand) -> int:
+    found: int = stand.stack["site"]["tls"]["listen"]
+    return found
+
+
+def store(stand: Stand) -> Store:
+    return Store(stand.paths.acme)
+
+
+def load_of(stand: Stand, pebble: Pebble) -> SecureLoad:
+    root = stand.root / "pebble.pem"
+    root.write_text(pebble.root())
+    return SecureLoad(port(stand), root, pause=SPARSE, flags=NO_CHECK_TIME)
+
+
+def certificate_row(stand: Stand) -> dict[str, object]:
+    found: list[dict[str, object]] = stand.status()["services"]
+    return next(row for row in found if row["service"] == "acme")
+
+
+def test_the_first_up_has_a_certificate_that_clients_believe(stand: Stand, pebble: Pebble) -> None:
+    stand.stack["site"]["tls"] = tls_of(pebble, free_port(consecutive=30) + 29)
+    stand.write()
+    result = stand.up()
+    assert result.status == 0, result.output
+    assert "the certificate: valid, until " in result.output
+    with load_of(stand, pebble) as load:
+        load.wait_for(AROUND)
+    assert_nothing_lost(load.counts)
+    row = certificate_row(stand)
+    assert (row["state"], row["ok"]) == ("valid", True)
+
+
+def test_nobody_else_reads_the_keys_and_no_instance_has_the_account(stand: Stand) -> None:
+    keys = [*stand.paths.acme.rglob("privkey.pem"), stand.paths.secrets / "acme_account"]
+    assert len(keys) >= 2
+    for key in keys:
+        assert key.stat().st_mode & 0o777 == 0o600
+        assert key.stat().st_uid == os.geteuid()
+    assert stand.paths.acme.stat().st_mode & 0o077 == 0
+    account = (stand.paths.secrets / "acme_account").read_bytes()[40:140]
+    assert not [path for path in stand.paths.releases.rglob("*") if path.is_file() and account in path.read_bytes()]
+
+
+def test_renewals_releases_and_weights_lose_no_request_and_no_session(stand: Stand, pebble: Pebble) -> None:
+    before, given = shown(port(stand), "cluster"), pebble.issued()
+    load = load_of(stand, pebble)
+    with load:
+        load.wait_for(AROUND)
+        stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=5))
+        assert_up(stand)
+        stand.edit_code("visits/views.py", "\n# another release\n")
+        assert_up(stand)
+        wait_until(lambda: pebble.issued() >= given + 2, "it was renewed twice", seconds=4 * LASTS)
+        wait_until(lambda: bool(certificate_row(stand)["ok"]), "nginx has read it")
+        load.wait_for(AROUND)
+    renewals = pebble.issued() - given
+    print(f"over TLS, {renewals} renewals, a release, another weight: {load.counts}, {load.again} asked again")
+    assert_nothing_lost(load.counts)
+    assert shown(port(stand), "cluster") != before
+    assert stand.up().output.splitlines()[-1].startswith("stack t: no changes")
+
+
+def test_a_certificate_outlives_down_and_another_name_is_asked_for_at_once(stand: Stand, pebble: Pebble) -> None:
+    assert stand.down().status == 0
+    held = (store(stand).live / "fullchain.pem").read_bytes()
+    assert_up(stand)
+    stand.edit_stack(lambda stack: stack["site"]["server_names"].append("shop.example.test"))
+    result = stand.up()
+    assert result.status == 0, result.output
+    assert "the certificate: valid" in result.output
+    issued = store(stand).issued()
+    assert issued is not None
+    assert "shop.example.test" in issued.names
+    assert (store(stand).live / "fullchain.pem").read_bytes() != held
+
+
+def test_what_the_authority_refuses_is_told_by_up_status_and_verify_and_what_is_there_serves_on(stand: Stand) -> None:
+    with contextlib.closing(Pebble(free_port(consecutive=40) + 39)) as elsewhere:  # it asks where nobody answers
+        stand.edit_stack(lambda stack: stack["site"].update(tls=tls_of(elsewhere, port(stand))))
+        held = shown(port(stand), "cluster")
+        result = stand.up()
+        assert result.status == 0, result.output
+        assert "connection refused" in result.output.lower(), result.output
+        row = certificate_row(stand)
+        assert "1 times; again at " in str(row["message"])
+        assert shown(port(stand), "cluster") == held, "the one by the other authority serves on"
+        tried = elsewhere.said().count("POST /order-plz")
+        stand.supervisor().stop(["acme"])
+        stand.supervisor().ensure([])
+        assert_up(stand)
+        assert elsewhere.said().count("POST /order-plz") == tried, "a restart is no reason to ask again"
+        assert elsewhere.issued() == 0
+
+
+def test_a_site_that_has_none_yet_serves_with_a_placeholder_and_says_so() -> None:
+    with (
+        contextlib.closing(stand_by_name()) as stand,
+        contextlib.closing(Pebble(free_port(consecutive=40) + 39)) as elsewhere,
+    ):
+        stand.stack["site"]["tls"] = tls_of(elsewhere, free_port(consecutive=60) + 59)
+        stand.write()
+        result = stand.up()
+        assert "the certificate: placeholder, " in result.output
+        assert "connection refused" in result.output.lower(), result.output
+        assert certificate_row(stand)["state"] == "placeholder"
+        assert stand.run("status", stand.name).status == 1
+        verified = stand.verify()
+        assert verified.status == 1
+        assert "self-signed" in verified.output
+        stand.edit_stack(lambda stack: stack["site"].pop("tls"))
+        assert_up(stand)
+        assert "acme" not in stand.supervisor().processes()
+        assert "acme" not in {row["service"] for row in stand.status()["services"]}

@@ -1,0 +1,114 @@
+"""Pebble, a small ACME authority for tests: it asks each name at this machine, and refuses nonces now and then."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from cluster.tls.authority import make_authority, root_of, signed
+from tests.local.stand import free_port
+
+#: The part of nonces that it refuses, in percent: its own default.
+REFUSED_NONCES = 5
+
+
+#: Debian has it in a package of this name.
+needs_pebble = pytest.mark.skipif(shutil.which("pebble") is None, reason="pebble is not installed")
+
+
+class Pebble:
+    """An authority that asks by the plain port `asked`."""
+
+    def __init__(self, asked: int, *, address: str = "127.0.0.1", seconds: int = 90 * 86400) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="pebble"))
+        self.ca = self.directory / "ca.pem"
+        authority = make_authority("pebble", dt.datetime.now(dt.UTC))
+        chain, key = signed(authority, ["localhost", "127.0.0.1", address], dt.datetime.now(dt.UTC))
+        for name, text in (("ca.pem", root_of(authority)), ("cert.pem", chain), ("key.pem", key)):
+            (self.directory / name).write_text(text)
+        first = free_port(consecutive=20) + 16  # the stand has the first, and listens there later
+        self.port, self.management, dns = first, first + 1, first + 2
+        config = {
+            "listenAddress": f"0.0.0.0:{self.port}",
+            "managementListenAddress": f"127.0.0.1:{self.management}",
+            "certificate": str(self.directory / "cert.pem"),
+            "privateKey": str(self.directory / "key.pem"),
+            "httpPort": asked,
+            "tlsPort": first + 3,
+            "certificateValidityPeriod": seconds,
+        }
+        (self.directory / "pebble.json").write_text(json.dumps({"pebble": config}))
+        self.log = (self.directory / "log").open("wb")
+        names = ["-dns01", f"127.0.0.1:{dns}", "-defaultIPv4", address, "-defaultIPv6", "", "-management", ""]
+        off = ["-http01", "", "-https01", "", "-tlsalpn01", ""]
+        environment = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": str(REFUSED_NONCES)}
+        self.processes = [
+            subprocess.Popen(words, stdout=self.log, stderr=subprocess.STDOUT, env=environment)
+            for words in (
+                ["pebble-challtestsrv", *names, *off],
+                ["pebble", "-config", str(self.directory / "pebble.json"), "-dnsserver", f"127.0.0.1:{dns}"],
+            )
+        ]
+        self._await()
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}/dir"
+
+    def root(self) -> str:
+        """Return what those who believe its certificates trust, PEM."""
+        return self._ask(self.management, "/roots/0").decode()
+
+    def _ask(self, port: int, path: str) -> bytes:
+        trusted = ssl.create_default_context(cafile=str(self.ca))
+        with urllib.request.urlopen(f"https://localhost:{port}{path}", context=trusted, timeout=5) as answer:
+            found: bytes = answer.read()
+            return found
+
+    def _await(self) -> None:
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError):
+                self.root()
+                return
+            assert time.monotonic() < deadline, self.said()
+            assert self.processes[1].poll() is None, self.said()
+            time.sleep(0.05)
+
+    def said(self) -> str:
+        return (self.directory / "log").read_text(errors="replace")
+
+    def issued(self) -> int:
+        """Return how many certificates it has given."""
+        return self.said().count("Issued certificate serial")
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        self.log.close()
+        shutil.rmtree(self.directory)
+
+
+def shown(port: int, name: str, address: str = "127.0.0.1") -> bytes:
+    """Return the certificate that a server shows, DER."""
+    anything = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anything.check_hostname = False
+    anything.verify_mode = ssl.CERT_NONE
+    with (
+        socket.create_connection((address, port), timeout=10) as plain,
+        anything.wrap_socket(plain, server_hostname=name) as connection,
+    ):
+        return connection.getpeercert(binary_form=True) or b""

@@ -1,0 +1,369 @@
+"""What keeps a certificate by ACME: its directory, and when it asks an authority for what."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shutil
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+
+from cluster.acme import orders, renewer
+from cluster.acme.account import make_account, thumbprint_of
+from cluster.acme.kept import Said, Store, moment, new_key, stamp
+from cluster.acme.renewer import FIRST_PAUSE, LONGEST_PAUSE, UNANSWERED, Renewer
+from cluster.acme.status import standing
+from cluster.acme.wanted import Wanted, read_wanted
+from cluster.config import StackFileError, parse_config
+from cluster.tls.renewing import wanted as wanted_of
+from tests.unit.pulumi_mocks import stack_values
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = ("www.example.org", "example.org")
+DIRECTORY = "https://acme.example/dir"
+NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+ACCOUNT = make_account()
+THUMBPRINT = thumbprint_of(ACCOUNT)
+
+
+def certificate_to(key: str, names: tuple[str, ...], begins: dt.datetime) -> str:
+    """Return a certificate of 90 days to a key, PEM."""
+    loaded: Any = serialization.load_pem_private_key(key.encode(), None)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Test authority")]))
+        .public_key(loaded.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begins)
+        .not_valid_after(begins + dt.timedelta(days=90))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(one) for one in names]), critical=True)
+        .sign(loaded, hashes.SHA256())
+    )
+    return made.public_bytes(serialization.Encoding.PEM).decode()
+
+
+@dataclass
+class Bench:
+    """A renewer with a clock of its own, an authority that gives what it is told to, and an nginx that may answer."""
+
+    directory: Path
+    wanted: Wanted
+    now: dt.datetime = NOW
+    answers: bool = True
+    refuses: str = ""
+    wait: float = 0
+    suggested: dt.datetime | None = None
+    orders: list[tuple[str, ...]] = field(default_factory=list)
+    questions: int = 0
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.directory / "acme")
+
+    def renewer(self) -> Renewer:
+        """Return one that was just started."""
+        return Renewer(self.wanted, self.store, self.lines.append, lambda: self.now)
+
+    def wait_until(self, renewer: Renewer, count: int) -> dt.timedelta:
+        """Look every other hour; return after which time there were so many orders."""
+        began = self.now
+        while len(self.orders) < count:
+            self.now += dt.timedelta(hours=2)
+            renewer.step()
+            assert self.now < began + dt.timedelta(days=400)
+        return self.now - began
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    (tmp_path / "account").write_text(ACCOUNT)
+    found = Bench(tmp_path, Wanted(directory=DIRECTORY, names=NAMES, account=str(tmp_path / "account")))
+
+    class Authority:
+        def __init__(self, wanted: Wanted, account: str) -> None:
+            assert (wanted, account) == (found.wanted, ACCOUNT)
+
+        def order(self, names: tuple[str, ...], key: str) -> str:
+            found.orders.append(names)
+            if found.refuses:
+                raise orders.OrderError(found.refuses, found.wait)
+            return certificate_to(key, names, found.now)
+
+        def renewal(self, chain: str) -> tuple[dt.datetime | None, dt.datetime]:
+            assert chain == found.store.chain()
+            found.questions += 1
+            return found.suggested, found.now + dt.timedelta(hours=6)
+
+    def asked(_wanted: Wanted, name: str, token: str) -> str:
+        assert name in found.wanted.names
+        return f"{token}.{THUMBPRINT}" if found.answers else ""
+
+    monkeypatch.setattr(orders, "Authority", Authority)
+    monkeypatch.setattr(renewer, "_asked", asked)
+    return found
+
+
+def test_the_first_certificate_takes_the_place_of_a_placeholder(bench: Bench) -> None:
+    bench.answers = False
+    keeper = bench.renewer()
+    keeper.step()
+    placeholder = bench.store.issued()
+    assert placeholder is not None
+    assert (placeholder.names, placeholder.directory) == (NAMES, "")
+    first = bench.store.told()
+    assert standing(bench.store.said(), first, NOW).state == "placeholder"
+    bench.answers = True
+    keeper.step()
+    issued = bench.store.issued()
+    assert issued is not None
+    assert (issued.names, issued.directory, issued.begins) == (NAMES, DIRECTORY, NOW)
+    assert bench.store.told() != first
+    now = standing(bench.store.said(), bench.store.told(), NOW)
+    assert (now.state, now.ok, now.message) == ("valid", True, "until 2026-05-30, renewed from 2026-04-30 on")
+    assert not standing(bench.store.said(), first, NOW).ok, "nginx has read the placeholder"
+
+
+def test_it_is_renewed_when_a_third_of_its_time_is_left_and_the_former_one_is_kept(bench: Bench) -> None:
+    keeper = bench.renewer()
+    keeper.step()
+    took = bench.wait_until(keeper, 2)
+    assert abs(took - dt.timedelta(days=60)) <= dt.timedelta(hours=2)
+    bench.wait_until(keeper, 3)
+    assert len(list((bench.directory / "acme" / "certificates").iterdir())) == 2
+    assert len({path.read_bytes() for path in bench.directory.glob("acme/certificates/*/privkey.pem")}) == 2
+
+
+def test_the_authority_may_want_it_earlier_and_not_later(bench: Bench) -> None:
+    keeper = bench.renewer()
+    keeper.step()
+    bench.suggested = NOW + dt.timedelta(days=10)
+    took = bench.wait_until(keeper, 2)
+    assert abs(took - dt.timedelta(days=10)) <= dt.timedelta(hours=8)
+    bench.suggested = bench.now + dt.timedelta(days=89)
+    took = bench.wait_until(keeper, 3)
+    assert abs(took - dt.timedelta(days=60)) <= dt.timedelta(hours=2)
+    assert bench.questions > 3 * 10
+
+
+def test_an_authority_that_does_not_say_when_is_no_fault(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_arguments: object) -> None:
+        raise orders.OrderError("away")
+
+    monkeypatch.setattr(orders.Authority, "renewal", away)
+    keeper = bench.renewer()
+    for _ in range(10):
+        keeper.step()
+    assert standing(bench.store.said(), None, NOW).ok
+    assert sum("does not say when" in line for line in bench.lines) == 1
+
+
+def test_other_names_and_another_authority_are_asked_for_at_once(bench: Bench) -> None:
+    bench.renewer().step()
+    bench.wanted = replace(bench.wanted, names=("example.org", "www.example.org"))
+    bench.renewer().step()
+    assert len(bench.orders) == 1, "the same ones, however they are ordered"
+    bench.wanted = replace(bench.wanted, names=(*NAMES, "shop.example.org"))
+    bench.renewer().step()
+    assert bench.orders[1:] == [bench.wanted.names]
+    bench.wanted = replace(bench.wanted, directory="https://other.example/dir")
+    bench.renewer().step()
+    assert len(bench.orders) == 3
+
+
+def test_failures_are_tried_again_after_longer_and_longer_pauses_a_restart_included(bench: Bench) -> None:
+    bench.refuses = "www.example.org: connection refused"
+    keeper = bench.renewer()
+    keeper.step()
+    pauses = []
+    for count in range(2, 16):
+        again = moment(bench.store.said().again)
+        pauses.append((again - bench.now).total_seconds())
+        bench.now = again - dt.timedelta(seconds=1)
+        bench.renewer().step()
+        assert len(bench.orders) == count - 1
+        bench.now = again
+        bench.renewer().step()
+        assert len(bench.orders) == count
+    assert all(pause >= 0.9 * FIRST_PAUSE * 2**number - 1 for number, pause in enumerate(pauses[:9]))
+    assert all(0.9 * LONGEST_PAUSE - 1 <= pause <= 1.1 * LONGEST_PAUSE for pause in pauses[-3:])
+    now = standing(bench.store.said(), None, bench.now)
+    assert not now.ok
+    assert now.message.startswith("www.example.org: connection refused (15 times; again at 2026-")
+    bench.refuses = ""
+    bench.wait_until(bench.renewer(), 16)
+    assert bench.store.said().failures == 0
+    assert standing(bench.store.said(), None, bench.now).ok
+
+
+def test_an_authority_that_wants_to_be_left_alone_is(bench: Bench) -> None:
+    bench.refuses, bench.wait = "rateLimited: too many certificates", 3 * 86400
+    bench.renewer().step()
+    assert bench.wait_until(bench.renewer(), 2) >= dt.timedelta(days=3)
+
+
+def test_what_is_wanted_anew_is_not_kept_waiting_by_what_failed_before(bench: Bench) -> None:
+    bench.refuses, bench.wait = "no", 3 * 86400
+    bench.renewer().step()
+    bench.renewer().step()
+    assert len(bench.orders) == 1
+    bench.refuses, bench.wanted = "", replace(bench.wanted, names=("example.org",))
+    bench.renewer().step()
+    assert len(bench.orders) == 2
+    issued = bench.store.issued()
+    assert issued is not None
+    assert issued.names == ("example.org",)
+
+
+def test_nothing_is_asked_while_nginx_does_not_answer_and_that_is_told(bench: Bench) -> None:
+    """The authority counts what fails: five in an hour, and it gives none for a while."""
+    bench.answers = False
+    keeper = bench.renewer()
+    for _ in range(3 * UNANSWERED):
+        keeper.step()
+    assert not bench.orders
+    assert sum("does not answer in the authority's place" in line for line in bench.lines) == 1
+    assert "does not answer" in standing(bench.store.said(), None, NOW).message
+    bench.answers = True
+    keeper.step()
+    assert standing(bench.store.said(), None, NOW).ok
+
+
+def test_a_renewal_that_fails_is_told_long_before_the_end_and_what_is_there_serves_on(bench: Bench) -> None:
+    keeper = bench.renewer()
+    keeper.step()
+    told = bench.store.told()
+    bench.refuses = "away"
+    bench.wait_until(keeper, 3)
+    now = standing(bench.store.said(), told, bench.now)
+    assert (now.state, now.ok) == ("valid", True)
+    assert "away (2 times; again at" in now.message
+    bench.now = NOW + dt.timedelta(days=68)
+    late = standing(bench.store.said(), told, bench.now)
+    assert (late.state, late.ok) == ("late", False)
+    assert late.message.startswith("until 2026-05-30, and not renewed; away (")
+    assert standing(bench.store.said(), told, NOW + dt.timedelta(days=91)).state == "ended"
+    assert bench.store.told() == told
+
+
+def test_an_account_that_can_t_be_read_is_told_once(bench: Bench) -> None:
+    (bench.directory / "account").write_text("none")
+    keeper = bench.renewer()
+    for _ in range(5):
+        keeper.step()
+    assert len(bench.lines) == 1
+    assert "account: the account's key can't be read" in bench.lines[0]
+    assert "none" not in bench.lines[0].replace(str(bench.directory), "")
+
+
+def test_certificates_of_a_week_are_counted(bench: Bench) -> None:
+    for number in range(3):
+        bench.wanted = replace(bench.wanted, directory=f"{DIRECTORY}{number}")
+        bench.renewer().step()
+        bench.now += dt.timedelta(days=3)
+    assert len(bench.store.said().issued) == 3
+    bench.now += dt.timedelta(days=3)
+    bench.wanted = replace(bench.wanted, directory=DIRECTORY)
+    bench.renewer().step()
+    assert [moment(when) for when, _names in bench.store.said().issued] == [
+        NOW + dt.timedelta(days=days) for days in (6, 12)
+    ]
+
+
+@pytest.mark.parametrize("hurt", ["live", "live/privkey.pem", "live/fullchain.pem", "acme.map", "certificates"])
+def test_what_was_hurt_is_put_back_and_nginx_always_finds_a_certificate_with_its_key(bench: Bench, hurt: str) -> None:
+    keeper = bench.renewer()
+    keeper.step()
+    bench.wait_until(keeper, 2)
+    path = bench.directory / "acme" / hurt
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
+    bench.store.prepare(NAMES, THUMBPRINT)
+    live = bench.store.live
+    key = serialization.load_pem_private_key((live / "privkey.pem").read_bytes(), None)
+    certificate = x509.load_pem_x509_certificate((live / "fullchain.pem").read_bytes())
+    assert certificate.public_key() == key.public_key()
+    assert bench.store.told().startswith(f"{THUMBPRINT} ")
+    keeper.step()
+    assert standing(bench.store.said(), bench.store.told(), bench.now).ok
+
+
+def test_a_key_of_another_certificate_is_hurt_too(bench: Bench) -> None:
+    bench.renewer().step()
+    (bench.store.live / "privkey.pem").write_text(new_key())
+    bench.store.prepare(NAMES, THUMBPRINT)
+    issued = bench.store.issued()
+    assert issued is not None
+    assert issued.directory == ""
+    bench.renewer().step()
+    assert len(bench.orders) == 2
+
+
+def test_nobody_else_reads_the_keys(bench: Bench) -> None:
+    bench.renewer().step()
+    found = list((bench.directory / "acme").rglob("*"))
+    assert {path.stat().st_mode & 0o777 for path in found if path.suffix == ".pem"} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in found if path.is_dir() and not path.is_symlink()} == {0o700}
+    assert "PRIVATE" not in (bench.directory / "acme" / "renewal.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "found", [None, [], {"at": 1, "failures": "x", "issued": [1, ["a"], ["a", "b"]]}, {"other": "x"}, "text"]
+)
+def test_what_somebody_else_wrote_says_nothing(found: object) -> None:
+    said = Said.of(json.loads(json.dumps(found)))
+    assert (said.at, said.failures) == ("", 0)
+    assert said.issued in ([], [("a", "b")])
+    assert moment("nonsense") < NOW
+    assert moment(stamp(NOW)) == NOW
+
+
+def test_what_is_wanted_comes_from_the_stack_file() -> None:
+    acme = {"email": "ops@example.org", "directory": DIRECTORY, "directory_ca": "ca.pem"}
+    site = {
+        "server_names": ["www.example.org"],
+        "redirects": {"Example.org": "www.example.org"},
+        "tls": {"acme": acme},
+    }
+    config = parse_config(stack_values(site=site))
+    found = wanted_of(config, account="/a", trusted="/ca", asked=("nginx", 8080))
+    assert found == Wanted(
+        directory=DIRECTORY,
+        names=NAMES,
+        account="/a",
+        email="ops@example.org",
+        trusted="/ca",
+        asked=("nginx", 8080),
+    )
+    assert found is not None
+    assert read_wanted(found.text) == found
+    assert wanted_of(parse_config(stack_values()), account="/a", trusted="", asked=("nginx", 8080)) is None
+
+
+@pytest.mark.parametrize(
+    ("site", "message"),
+    [
+        ({"server_names": [".example.org"]}, "site.server_names[0]: is a wildcard, which authorities give by DNS-01"),
+        ({"server_names": ["a.example", "_"]}, "site.server_names[1]: is any name"),
+        ({"server_names": ["192.0.2.1"]}, "site.server_names[0]: is an address"),
+        (
+            {"server_names": ["a.example"], "locations": [{"path": "/.well-known/acme-challenge/", "limit": "1r/s"}]},
+            "site.locations[0].path: is the authority's",
+        ),
+        ({"tls": {"acme": {"directory": "http://acme.example/dir"}}}, "site.tls.acme.directory: "),
+        ({"tls": {"acme": {"email": "nobody"}}}, "site.tls.acme.email: "),
+    ],
+)
+def test_what_no_authority_gives_is_refused_with_the_reason(site: dict[str, Any], message: str) -> None:
+    with pytest.raises(StackFileError) as caught:
+        parse_config(stack_values(site={"server_names": ["a.example"], "tls": {"acme": {}}, **site}))
+    assert message in str(caught.value)

@@ -196,6 +196,7 @@ def rendered(
         internal=f"{directory}/internal.sock",
         closing=f"{directory}/closing",
         maintenance=f"{directory}/maintenance",
+        users=f"{directory}/users",
         listen_address="127.0.0.1",
     )
     result = render_nginx(topology, paths, nginx.version)
@@ -564,6 +565,7 @@ def rendering() -> dict[str, dict[str, list[float] | str]]:
             internal="/run/cluster/internal.sock",
             closing="/run/cluster/closing",
             maintenance="/run/cluster/maintenance",
+            users="/run/cluster/users",
         )
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             root = Path(name)

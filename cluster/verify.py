@@ -21,6 +21,8 @@ from cluster.answers import BoundedTransport
 from cluster.asking import SENSELESS, TIMEOUT
 from cluster.checks import Check
 from cluster.config.models import Method
+from cluster.config.site import is_of
+from cluster.config.snippets import own_directives
 from cluster.render.maintenance import LOCATION
 from cluster.tls.verify import Connection, Https
 from cluster.topology import Topology, exact_shares, percent, site_host, site_url
@@ -147,8 +149,12 @@ def _site(topology: Topology, ways: Ways) -> Iterator[Check]:
             return Connection(https.there, https.name, proxied=proxied)
         return Connection(there, None, proxied=proxied)
 
+    asks = topology.config.site.auth_basic is not None and not maintained
+    if asks:
+        yield _asks_for_a_user(topology, site, connect)
+
     visitor = Visitor(site, asker(connect, lambda _url: {}), files=False)
-    for page in site.pages or ("/",):  # what keeps no release back is still what a visitor sees
+    for page in () if asks else site.pages or ("/",):  # what keeps no release back is still what a visitor sees
         https_elsewhere = https is None and topology.config.site.scheme_is_told
         unavailable = MAINTAINED if maintained else "the project says so by itself"
         yield from _page(visitor, page, unavailable, https=https_elsewhere)
@@ -162,6 +168,27 @@ def _site(topology: Topology, ways: Ways) -> Iterator[Check]:
         ok=status == httpx.codes.NOT_FOUND,
         expected="404",
         found=f"GET /-/health {status}",
+    )
+
+
+def _asks_for_a_user(topology: Topology, site: Site, connect: Callable[[], http.client.HTTPConnection]) -> Check:
+    """See that whoever names no user gets nothing; what is behind that the release was asked for before it served."""
+    exempt = {location.path for location in topology.config.site.locations if not location.auth_basic}
+    static = [f"{topology.config.site.static_url}x"] if topology.config.site.static_url else []
+    found = []
+    for path in [page for page in (*(site.pages or ("/",)), *static) if not any(is_of(page, path) for path in exempt)]:
+        with contextlib.closing(connect()) as connection:
+            connection.request("GET", path, headers={"Host": urllib.parse.urlsplit(site.site).netloc})
+            answer = connection.getresponse()
+            asked = (answer.headers["WWW-Authenticate"] or "").startswith("Basic ")
+            led = answer.status == httpx.codes.PERMANENT_REDIRECT
+            found.append((path, answer.status, led or (answer.status == httpx.codes.UNAUTHORIZED and asked)))
+    satisfied = own_directives(topology.config.site.snippets.server, "satisfy")  # by the client's address, say
+    return Check(
+        name="nginx asks for a user",
+        ok=all(ok for _, _, ok in found) or (None if satisfied else False),
+        expected="401",
+        found=", ".join(f"GET {path} {status}" for path, status, _ in found),
     )
 
 

@@ -510,6 +510,11 @@ class ClusterConfig(Model):
         description="For site.tls.self_signed: the key of the stack's own authority and its certificate, PEM. `cluster "
         "up` makes it.",
     )
+    auth_basic_users: SecretStr | None = Field(
+        None,
+        description="For site.auth_basic: a JSON object with a password, or its hash ($6$, $5$, $apr1$, {SSHA}), by "
+        "each user's name. nginx is given hashes alone.",
+    )
     dropped_secret_keys: SecretStr | None = Field(
         None, description="What `rotate-key` has dropped, kept until you delete it; nothing reads it."
     )
@@ -536,8 +541,11 @@ DROPPED_KEYS = "dropped_secret_keys"
 #: The stack's own authority.
 AUTHORITY = "tls_authority"
 
+#: The users for whom nginx asks.
+USERS = "auth_basic_users"
+
 #: Secrets that no release holds.
-OWN_KEYS = (DROPPED_KEYS, AUTHORITY)
+OWN_KEYS = (DROPPED_KEYS, AUTHORITY, USERS)
 
 
 def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:

@@ -21,6 +21,7 @@ class NginxPaths:
     static: a directory in which `current` and `previous` lead to the files of the two last releases.
     closing: while this file exists, an nginx before 1.27.4 closes clients' connections after each response.
     maintenance: the file that keeps visitors out while it is there, without its ending (cluster.render.maintenance).
+    users: the file of the users for whom nginx asks, which its workers read.
     internal: the socket on which nginx tells its config's digest and passes probes to the instances.
     instance_address: where instances' own ports listen; in a container everywhere, since the engine publishes them to
         the loopback address alone.
@@ -36,5 +37,6 @@ class NginxPaths:
     internal: str
     closing: str
     maintenance: str
+    users: str
     listen_address: str = ""
     instance_address: str = "127.0.0.1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.render import maintenance, proxies, tls
+from cluster.render import auth, maintenance, proxies, tls
 from cluster.render.directives import Directive, block, d
 from cluster.render.headers import header_maps, hidden_headers, hsts, server_headers
 from cluster.render.internal import internal_server
@@ -154,6 +154,7 @@ def _main_server(topology: Topology, listening: list[Directive], paths: NginxPat
             proxies.refusal(),
             d("client_max_body_size", str(site.client_max_body_size)),
             *address_limit(site),
+            *auth.asks(site, paths),
             *hidden_headers(site),
             *server_headers(site),
             *hsts(site),
@@ -239,6 +240,7 @@ def _proxy_defaults(topology: Topology) -> list[Directive]:
                 "Proxy",
             )
         ),
+        *auth.told(topology.config.site),
     ]
 
 
@@ -251,6 +253,7 @@ def _instance_server(instance: Instance, topology: Topology, paths: NginxPaths, 
                 f"{paths.instance_address}:{instance.port}" if paths.instance_address else str(instance.port),
             ),
             d("server_name", "127.0.0.1", "localhost"),
+            *auth.passed_on(topology.config.site),
             d("client_max_body_size", str(topology.config.site.client_max_body_size)),
             *server_headers(topology.config.site),
             *locations(topology, paths, version, f"cluster_{instance.name}", limited=False),

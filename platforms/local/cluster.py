@@ -14,6 +14,7 @@ from cluster.interpreters import find_interpreter, needs_of, request
 from cluster.kept import make_way, remove_tree
 from cluster.machine.ports import is_free
 from cluster.release import ReleaseSpec, find_project, runtime_config, specify
+from cluster.render.users import UsersError
 from cluster.requirements import read_requirements
 from cluster.sessions import Lasting, of_release, refused_loss
 from cluster.source import is_file_name
@@ -270,7 +271,8 @@ class LocalCluster(Site):
             found.append(f"nginx (process {observed.processes[NGINX].pid}) runs, but its own socket does not answer")
         try:
             self.certificate()
-        except CertificateError as error:
+            self.users()
+        except (CertificateError, UsersError) as error:
             found.append(str(error))
         config = self.nginx_config()
         if observed.nginx == config.digest and not self.nginx.is_in_place(config):
@@ -326,7 +328,7 @@ class LocalCluster(Site):
             self.say("reloading nginx" if plan.nginx == "reload" else "starting nginx")
             if plan.nginx != "reload":
                 end_processes(orphaned_nginx(self.paths), signal.SIGQUIT)
-            self.nginx.put_in_place(directory, config.digest, reload=plan.nginx == "reload")
+            self.nginx.put_in_place(directory, config, reload=plan.nginx == "reload")
         self.ending.stop_stale(release, settle=plan.nginx == "reload")
         self.rolling.start_alone(plan, release)
         if plan.former is not None and plan.former != release.digest:

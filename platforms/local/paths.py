@@ -178,6 +178,11 @@ class LocalPaths(StackPaths):
         return self.state / "maintenance"
 
     @property
+    def users(self) -> Path:
+        """The users for whom nginx asks, by hashes of their passwords: what its workers read with each request."""
+        return self.state / "users"
+
+    @property
     def temp(self) -> Path:
         """nginx's temporary files."""
         return self.state / "temp"
@@ -251,6 +256,7 @@ class LocalPaths(StackPaths):
             internal=str(self.nginx_socket),
             closing=str(self.closing),
             maintenance=str(self.maintenance),
+            users=str(self.users),
         )
 
     def runtime_paths(self, topology: Topology, digest: str) -> RuntimePaths:

@@ -6,6 +6,7 @@ the loopback address alone. What is stopped is what was started here.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime as dt
 import hashlib
@@ -33,6 +34,7 @@ from cluster.config import parse_config
 from cluster.endpoints import Endpoint
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.paths import NginxPaths
+from cluster.render.users import users_file
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.tls.authority import make_authority
 from cluster.tls.certificates import certificate_of
@@ -61,6 +63,10 @@ Values = dict[str, Any]
 
 #: Signs the certificates of sites with `self_signed`.
 AUTHORITY = make_authority("test", dt.datetime.now(dt.UTC))
+
+#: For whom sites with `auth_basic` ask, and what a browser sends for each.
+PASSWORDS = {"ann": "a password: of ann's", "zoe": "zoe's password"}
+ANN, ZOE = ("Basic " + base64.b64encode(f"{name}:{word}".encode()).decode() for name, word in PASSWORDS.items())
 
 
 def _width(name: str) -> list[pytest.MarkDecorator]:
@@ -130,6 +136,7 @@ def paths_in(directory: Path) -> NginxPaths:
         internal=str(directory / "internal.sock"),
         closing=str(directory / "closing"),
         maintenance=str(directory / "maintenance"),
+        users=str(directory / "users"),
         listen_address="127.0.0.1",
     )
 
@@ -137,7 +144,8 @@ def paths_in(directory: Path) -> NginxPaths:
 def render(values: Values, paths: NginxPaths, version: tuple[int, int, int]) -> NginxConfig:
     config = parse_config(values)
     certificate = certificate_of(config, Path(), AUTHORITY, dt.datetime.now(dt.UTC))
-    return render_nginx(build_topology(config), paths, version, certificate)
+    users = users_file(config, json.dumps(PASSWORDS))
+    return render_nginx(build_topology(config), paths, version, certificate, users)
 
 
 def write(config: NginxConfig, directory: Path) -> Path:
@@ -396,6 +404,8 @@ class Running:
         config = render(values, self.paths, self.nginx.version)
         edited = {path: self.edit(text) for path, text in config.files.items()}
         write(replace(config, files=edited), self.directory / "conf")
+        if config.users:
+            Path(self.paths.users).write_text(config.users)
         return config
 
     def live_digest(self) -> str:

@@ -25,6 +25,7 @@ PATHS = NginxPaths(
     internal="/run/nginx.sock",
     closing="/run/closing",
     maintenance="/var/maintenance",
+    users="/var/users",
 )
 
 STACK: dict[str, Any] = {

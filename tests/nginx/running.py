@@ -152,7 +152,11 @@ def write(config: NginxConfig, directory: Path) -> Path:
     """Write a configuration's files and links; return the path of its nginx.conf."""
     for path, text in {**config.files, **config.private}.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
-        (directory / path).write_text(text, encoding="utf-8")
+        # Another file, as platforms make one: of the same one, written in the same second, nginx from 1.27.4 on keeps
+        # the former certificate (ssl_object_cache_inheritable).
+        new = (directory / path).with_suffix(".new")
+        new.write_text(text, encoding="utf-8")
+        new.replace(directory / path)
     for path, target in config.links.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
         (directory / path).unlink(missing_ok=True)

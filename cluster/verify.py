@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import hashlib
 import http.client
 import os
@@ -23,6 +24,7 @@ from cluster.checks import Check
 from cluster.config.models import Method
 from cluster.config.site import is_of
 from cluster.config.snippets import own_directives
+from cluster.endpoints import Endpoint
 from cluster.render.maintenance import LOCATION
 from cluster.tls.verify import Connection, Https
 from cluster.topology import Topology, exact_shares, percent, site_host, site_url
@@ -32,8 +34,6 @@ from cluster_runtime.untrusted_json import object_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from cluster.endpoints import Endpoint
 
 #: Requests to measure shares with: this many rounds of the sum of weights, within these bounds.
 ROUNDS, FEWEST, FEWEST_BY_CHANCE, MOST = 2, 20, 200, 3000
@@ -45,6 +45,9 @@ ATTEMPTS = 3
 DEVIATIONS = 4
 
 SERVER_ERROR = 500
+
+#: This machine, by IPv4 and by IPv6.
+LOOPBACK, LOOPBACK_IPV6 = "127.0.0.1", "::1"
 
 #: Why a page is answered with 503, where nginx keeps visitors out.
 MAINTAINED = "the site is in maintenance"
@@ -160,6 +163,8 @@ def _site(topology: Topology, ways: Ways) -> Iterator[Check]:
         yield from _page(visitor, page, unavailable, https=https_elsewhere)
     if site.websocket is not None and not maintained:
         yield _websocket(connect, site.site, site.websocket)
+    if topology.config.site.ipv6 and there.host == LOOPBACK:
+        yield by_ipv6(topology, site, there)
     with contextlib.closing(connect()) as connection:
         connection.request("GET", "/-/health", headers={"Host": urllib.parse.urlsplit(site.site).netloc})
         status = connection.getresponse().status
@@ -190,6 +195,24 @@ def _asks_for_a_user(topology: Topology, site: Site, connect: Callable[[], http.
         expected="401",
         found=", ".join(f"GET {path} {status}" for path, status, _ in found),
     )
+
+
+def by_ipv6(topology: Topology, site: Site, there: Endpoint) -> Check:
+    """Ask for what nginx answers itself: that of the runtime's, which is not public, or the way to https."""
+    name, expected = "the site answers by IPv6", "404, or 308 to https"
+    there = Endpoint(host=LOOPBACK_IPV6, port=there.port)
+    connection = Connection(there, None, proxied=topology.config.site.proxy_protocol)
+    try:
+        connection.request("GET", "/-/health", headers={"Host": urllib.parse.urlsplit(site.site).netloc})
+        status = connection.getresponse().status
+    except OSError as error:
+        # What can't even begin says nothing of nginx: a machine without this address.
+        ok = None if error.errno in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT} else False
+        return Check(name=name, ok=ok, expected=expected, found=f"{type(error).__name__}: {error}")
+    finally:
+        connection.close()
+    ok = status in {httpx.codes.NOT_FOUND, httpx.codes.PERMANENT_REDIRECT}
+    return Check(name=name, ok=ok, expected=expected, found=f"GET /-/health {status}")
 
 
 def _https(topology: Topology, ways: Ways) -> Https | None:

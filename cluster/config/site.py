@@ -162,6 +162,11 @@ class Site(Model):
         description="nginx's server_name and Django's ALLOWED_HOSTS; the first is the site's own."
     )
     listen: Port = Field(8080, description="The port of plain http.")
+    ipv6: bool = Field(
+        False,
+        description="Listen on these ports by IPv6 too ([::], which nginx refuses on a machine whose kernel has none). "
+        "All addresses of one /64, which is a client's own network, count as one address.",
+    )
     tls: Tls | None = Field(None, description="https; left out: plain http alone.")
     forwarded_ports: Annotated[list[Port], Field(max_length=100)] = Field(
         default_factory=list,

@@ -71,6 +71,14 @@ def _port_of_other_stack(config: ClusterConfig, facts: Facts) -> Remarks:
             yield Remark(path, f"The stack {stack} listens on port {port} too.", "Choose another port in one of them.")
 
 
+def _no_ipv6(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # Pulumi's provider for Docker (5.2) reads the two addresses of one port back as twice the same: nginx would be
+    # replaced by each `up`. And an engine without IPv6 in its networks shows all such clients as one of its own.
+    if config.site.ipv6 and not config.platform.traits.ipv6:
+        why = f"Platform {config.platform} publishes no port by IPv6, and nobody would reach this listener."
+        yield Remark("site.ipv6", why, "Leave it out, and let what is before the site listen by IPv6.")
+
+
 def _privileged_port(config: ClusterConfig, facts: Facts) -> Remarks:
     # nginx: bind() failed (13: Permission denied), unless the machine allows it.
     for port, key in (*config.site.listeners.items(), (config.site.instance_ports, "site.instance_ports")):
@@ -337,6 +345,7 @@ SITE_RULES = (
     Rule("nginx-too-old", ERROR, "nginx is older than 1.19.10 and refuses the configuration.", _nginx_too_old),
     Rule("port-of-other-stack", WARNING, "Another stack listens on the same port.", _port_of_other_stack),
     Rule("privileged-port", WARNING, "Only root may listen on ports below 1024.", _privileged_port),
+    Rule("ipv6", ERROR, "A listener by IPv6 where the platform publishes no port by it.", _no_ipv6),
     Rule("https-port", WARNING, "Port 443 without TLS.", _https_port),
     Rule(
         "https-elsewhere",

@@ -100,8 +100,8 @@ def _media_maps() -> list[Directive]:
 def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Directive]:
     """Return the servers of the site: of its names, of those that lead to another, and of strangers' on each port."""
     site = topology.config.site
-    address, options = _address(paths, site.listen), proxies.listening(site)
-    plain = [d("listen", address, *options)]
+    options = proxies.listening(site)
+    plain = [d("listen", address, *options) for address in _addresses(site, paths, site.listen)]
     if site.tls is None:
         scheme = proxies.scheme(site)
         leads = [
@@ -109,7 +109,7 @@ def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Di
             for target, names in by_name(site).items()
         ]
         return [*_strangers(site, plain), _main_server(topology, plain, paths, version), *leads]
-    secure = tls.listening(site.tls, _address(paths, site.tls.listen), version, *options)
+    secure = tls.listening(site.tls, _addresses(site, paths, site.tls.listen), version, *options)
     names, kept = d("server_name", *site.server_names), _kept_for_a_while(site)
     to_https = _answer(tls.https(site, "$host"), paths, version)
     return [
@@ -139,8 +139,9 @@ def _strangers(site: Site, listening: list[Directive], refusal: Sequence[Directi
 
 def _of_all(listening: list[Directive]) -> list[Directive]:
     """Return a listener as that of all names that no other has."""
-    listen, *others = listening
-    return [{**listen, "args": [*listen["args"], "default_server"]}, *others]
+    return [
+        {**one, "args": [*one["args"], "default_server"]} if one["directive"] == "listen" else one for one in listening
+    ]
 
 
 def _main_server(topology: Topology, listening: list[Directive], paths: NginxPaths, version: Version) -> Directive:
@@ -200,8 +201,10 @@ def _answer(there: str, paths: NginxPaths, version: Version) -> list[Directive]:
     ]
 
 
-def _address(paths: NginxPaths, port: int) -> str:
-    return f"{paths.listen_address}:{port}" if paths.listen_address else str(port)
+def _addresses(site: Site, paths: NginxPaths, port: int) -> list[str]:
+    """Return where a port of the site is; by IPv6 a socket of its own, so that no client's address is a mapped one."""
+    address = f"{paths.listen_address}:{port}" if paths.listen_address else str(port)
+    return [address, *([f"{paths.listen_address_ipv6}:{port}"] if site.ipv6 else [])]
 
 
 def _proxy_defaults(topology: Topology) -> list[Directive]:

@@ -138,6 +138,7 @@ def paths_in(directory: Path) -> NginxPaths:
         maintenance=str(directory / "maintenance"),
         users=str(directory / "users"),
         listen_address="127.0.0.1",
+        listen_address_ipv6="[::1]",
     )
 
 

@@ -739,6 +739,10 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         ],
         [case({"site.listen": 80}, privileged=True), case({"site.listen": 80}), case({}, privileged=False)],
     ),
+    "ipv6": (
+        [case({**DOCKER, "site.ipv6": True}, "site.ipv6")],
+        [case({"site.ipv6": True}), case(DOCKER)],
+    ),
     "https-port": ([case({"site.listen": 443}, "site.listen")], [case({"site.listen": 80})]),
     "https-elsewhere": (
         [

@@ -110,3 +110,19 @@ def test_other_users_are_one_reload_that_is_said_before_and_loses_nobody(stand: 
     assert_nothing_lost(load.counts)
     assert stand.release() == before
     assert status_of(stand, "/whoami", ZOE) == 200
+
+
+def test_who_is_asked_no_more_is_refused_by_no_worker_and_the_hashes_go_with_the_next_change(stand: Stand) -> None:
+    load = Load(stand.address, pause=SPARSE)
+    load.headers = {**load.headers, "Authorization": basic("ann", ANN["ann"])}
+    with load:
+        load.wait_for(AROUND)
+        stand.edit_stack(lambda stack: stack["site"].pop("auth_basic"))
+        assert_up(stand)
+        load.wait_for(AROUND)
+    assert_nothing_lost(load.counts)
+    assert status_of(stand, "/whoami") == 200
+    assert stand.paths.users.exists()
+    stand.edit_stack(lambda stack: stack["site"].update(client_max_body_size="2m"))
+    assert_up(stand)
+    assert not stand.paths.users.exists()

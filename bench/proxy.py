@@ -197,6 +197,7 @@ def rendered(
         closing=f"{directory}/closing",
         maintenance=f"{directory}/maintenance",
         acme=f"{directory}/acme",
+        users=f"{directory}/users",
         listen_address="127.0.0.1",
     )
     result = render_nginx(topology, paths, nginx.version)
@@ -566,6 +567,7 @@ def rendering() -> dict[str, dict[str, list[float] | str]]:
             closing="/run/cluster/closing",
             maintenance="/run/cluster/maintenance",
             acme="/run/cluster/acme",
+            users="/run/cluster/users",
         )
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             root = Path(name)

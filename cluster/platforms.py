@@ -30,6 +30,7 @@ class Traits:
     postgres: it makes a PostgreSQL where one is asked for.
     own_secrets: it makes the secret_key, and keeps the secrets in files of its own.
     private: the site is for who uses the machine alone.
+    ipv6: nginx can listen by IPv6 too.
     """
 
     containers: bool = False
@@ -37,9 +38,10 @@ class Traits:
     postgres: bool = False
     own_secrets: bool = False
     private: bool = False
+    ipv6: bool = False
 
 
 TRAITS = {
-    Platform.LOCAL: Traits(own_secrets=True, private=True),
+    Platform.LOCAL: Traits(own_secrets=True, private=True, ipv6=True),
     Platform.DOCKER: Traits(containers=True, limits=True, postgres=True),
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import hashlib
 import http.client
 import os
@@ -21,6 +22,9 @@ from cluster.answers import BoundedTransport
 from cluster.asking import SENSELESS, TIMEOUT
 from cluster.checks import Check
 from cluster.config.models import Method
+from cluster.config.site import is_of
+from cluster.config.snippets import own_directives
+from cluster.endpoints import Endpoint
 from cluster.render.maintenance import LOCATION
 from cluster.tls.verify import Connection, Https
 from cluster.topology import Topology, exact_shares, percent, site_host, site_url
@@ -30,8 +34,6 @@ from cluster_runtime.untrusted_json import object_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from cluster.endpoints import Endpoint
 
 #: Requests to measure shares with: this many rounds of the sum of weights, within these bounds.
 ROUNDS, FEWEST, FEWEST_BY_CHANCE, MOST = 2, 20, 200, 3000
@@ -43,6 +45,9 @@ ATTEMPTS = 3
 DEVIATIONS = 4
 
 SERVER_ERROR = 500
+
+#: This machine, by IPv4 and by IPv6.
+LOOPBACK, LOOPBACK_IPV6 = "127.0.0.1", "::1"
 
 #: Why a page is answered with 503, where nginx keeps visitors out.
 MAINTAINED = "the site is in maintenance"
@@ -147,13 +152,19 @@ def _site(topology: Topology, ways: Ways) -> Iterator[Check]:
             return Connection(https.there, https.name, proxied=proxied)
         return Connection(there, None, proxied=proxied)
 
+    asks = topology.config.site.auth_basic is not None and not maintained
+    if asks:
+        yield _asks_for_a_user(topology, site, connect)
+
     visitor = Visitor(site, asker(connect, lambda _url: {}), files=False)
-    for page in site.pages or ("/",):  # what keeps no release back is still what a visitor sees
+    for page in () if asks else site.pages or ("/",):  # what keeps no release back is still what a visitor sees
         https_elsewhere = https is None and topology.config.site.scheme_is_told
         unavailable = MAINTAINED if maintained else "the project says so by itself"
         yield from _page(visitor, page, unavailable, https=https_elsewhere)
     if site.websocket is not None and not maintained:
         yield _websocket(connect, site.site, site.websocket)
+    if topology.config.site.ipv6 and there.host == LOOPBACK:
+        yield by_ipv6(topology, site, there)
     with contextlib.closing(connect()) as connection:
         connection.request("GET", "/-/health", headers={"Host": urllib.parse.urlsplit(site.site).netloc})
         status = connection.getresponse().status
@@ -163,6 +174,45 @@ def _site(topology: Topology, ways: Ways) -> Iterator[Check]:
         expected="404",
         found=f"GET /-/health {status}",
     )
+
+
+def _asks_for_a_user(topology: Topology, site: Site, connect: Callable[[], http.client.HTTPConnection]) -> Check:
+    """See that whoever names no user gets nothing; what is behind that the release was asked for before it served."""
+    exempt = {location.path for location in topology.config.site.locations if not location.auth_basic}
+    static = [f"{topology.config.site.static_url}x"] if topology.config.site.static_url else []
+    found = []
+    for path in [page for page in (*(site.pages or ("/",)), *static) if not any(is_of(page, path) for path in exempt)]:
+        with contextlib.closing(connect()) as connection:
+            connection.request("GET", path, headers={"Host": urllib.parse.urlsplit(site.site).netloc})
+            answer = connection.getresponse()
+            asked = (answer.headers["WWW-Authenticate"] or "").startswith("Basic ")
+            led = answer.status == httpx.codes.PERMANENT_REDIRECT
+            found.append((path, answer.status, led or (answer.status == httpx.codes.UNAUTHORIZED and asked)))
+    satisfied = own_directives(topology.config.site.snippets.server, "satisfy")  # by the client's address, say
+    return Check(
+        name="nginx asks for a user",
+        ok=all(ok for _, _, ok in found) or (None if satisfied else False),
+        expected="401",
+        found=", ".join(f"GET {path} {status}" for path, status, _ in found),
+    )
+
+
+def by_ipv6(topology: Topology, site: Site, there: Endpoint) -> Check:
+    """Ask for what nginx answers itself: that of the runtime's, which is not public, or the way to https."""
+    name, expected = "the site answers by IPv6", "404, or 308 to https"
+    there = Endpoint(host=LOOPBACK_IPV6, port=there.port)
+    connection = Connection(there, None, proxied=topology.config.site.proxy_protocol)
+    try:
+        connection.request("GET", "/-/health", headers={"Host": urllib.parse.urlsplit(site.site).netloc})
+        status = connection.getresponse().status
+    except OSError as error:
+        # What can't even begin says nothing of nginx: a machine without this address.
+        ok = None if error.errno in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT} else False
+        return Check(name=name, ok=ok, expected=expected, found=f"{type(error).__name__}: {error}")
+    finally:
+        connection.close()
+    ok = status in {httpx.codes.NOT_FOUND, httpx.codes.PERMANENT_REDIRECT}
+    return Check(name=name, ok=ok, expected=expected, found=f"GET /-/health {status}")
 
 
 def _https(topology: Topology, ways: Ways) -> Https | None:

@@ -14,10 +14,11 @@ from weakref import WeakKeyDictionary
 import pulumi
 
 from cluster.config import load_stack
-from cluster.config.models import AUTHORITY, SECRET_KEYS
+from cluster.config.models import AUTHORITY, SECRET_KEYS, USERS
 from cluster.errors import ClusterError
 from cluster.interpreters import needs_of, request
 from cluster.release import find_project, runtime_config, specify
+from cluster.render.users import UsersError, users_file
 from cluster.requirements import read_requirements
 from cluster.services import refused_without
 from cluster.sessions import Lasting, refusal, refused_hiding, refused_loss, refused_rollback
@@ -54,7 +55,7 @@ class Program:
 
     root: the directory that the stack file's paths are meant from. stack: the stack file's name. secrets: their values,
     in plain. site: its name among the sites of the program; None for the one that is the program's stack. authority:
-    what signs the certificate of a site that signs its own.
+    what signs the certificate of a site that signs its own. users: for whom nginx asks, as the secret names them.
     """
 
     root: Path
@@ -64,6 +65,7 @@ class Program:
     ground: Ground
     site: str | None = None
     authority: str = field(default="", repr=False)
+    users: str = field(default="", repr=False)
 
     def platform(self, topology: Topology) -> Resources:
         """Return the platform, with what runs on it now; RunError where it is away, or would lose sessions or data."""
@@ -88,7 +90,7 @@ class Program:
         if refused:
             raise pulumi.RunError(refused)
         return self.ground.resources(
-            pulumi.Output.secret(json.dumps(self.secrets, sort_keys=True)), self._certificate()
+            pulumi.Output.secret(json.dumps(self.secrets, sort_keys=True)), self._certificate(), self._users()
         )
 
     def _lasting(self, topology: Topology) -> Lasting:
@@ -123,6 +125,13 @@ class Program:
             return certificate_of(self.config, self.root, self.authority, dt.datetime.now(dt.UTC))
         except CertificateError as error:
             raise pulumi.RunError(str(error)) from None
+
+    def _users(self) -> str:
+        """Return what nginx reads of the site's users; RunError where they can't be had."""
+        try:
+            return users_file(self.config, self.users)
+        except UsersError as error:
+            raise pulumi.RunError(re.sub("^", f"{self.site or OWN}:", str(error), flags=re.MULTILINE)) from None
 
     def _former(self) -> tuple[str, dict[str, Any]] | None:
         """Return the former release that is to serve again and its configuration file; RunError where it is gone."""
@@ -160,13 +169,15 @@ def open_site(config: ClusterConfig, root: Path, stack: str, site: str | None) -
     _claim(site)
     space = site or OWN
     secrets = _secrets(space)
+    users = pulumi.runtime.get_config(f"{space}:{USERS}") or ""
+    there = frozenset({*secrets, *([USERS] if users else [])})
     try:
         ground = registry.ground(Stack(root, stack, config), site)
-        judge(config, ground.facts(config, frozenset(secrets)), warn=lambda line: pulumi.log.warn(_keyed(line, space)))
+        judge(config, ground.facts(config, there), warn=lambda line: pulumi.log.warn(_keyed(line, space)))
     except ClusterError as error:
         raise pulumi.RunError(_keyed(str(error), space)) from None
     authority = pulumi.runtime.get_config(f"{space}:{AUTHORITY}") or ""
-    return Program(root, stack, config, secrets, ground, site, authority)
+    return Program(root, stack, config, secrets, ground, site, authority, users)
 
 
 def _claim(site: str | None) -> None:
@@ -186,7 +197,7 @@ def _claim(site: str | None) -> None:
 
 def _keyed(text: str, space: str) -> str:
     """Return a text about the secrets of the program's own stack as one about those of a site."""
-    return re.sub(rf"\b{OWN}:({'|'.join(SECRET_KEYS)})\b", rf"{space}:\1", text)
+    return re.sub(rf"\b{OWN}:({'|'.join((*SECRET_KEYS, USERS))})\b", rf"{space}:\1", text)
 
 
 def _secrets(space: str) -> dict[str, str]:

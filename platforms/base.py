@@ -434,8 +434,11 @@ class Ground(Protocol):
         """Return the configuration file of a former release; OSError where it is gone."""
         ...
 
-    def resources(self, secrets: pulumi.Output[str], certificate: Certificate | None) -> Resources:
-        """Return what makes the resources; `secrets`: a JSON object, a secret output."""
+    def resources(self, secrets: pulumi.Output[str], certificate: Certificate | None, users: str) -> Resources:
+        """Return what makes the resources.
+
+        secrets: a JSON object, a secret output. users: what nginx reads of the site's users, a secret too.
+        """
         ...
 
 

@@ -121,6 +121,13 @@ def _header_name(value: str) -> str:
     return value
 
 
+def _realm(value: str) -> str:
+    """Return a realm; nginx takes one word for its absence."""
+    if value == "off":
+        raise PydanticCustomError("realm", "asks for no user in nginx's words: leave it out for that")
+    return value
+
+
 def _header_value(value: str) -> str:
     """Return a header's value that nginx writes as it stands."""
     problem = next((why for character, why in UNWRITABLE.items() if character in value), None)
@@ -256,6 +263,11 @@ EmailText = Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,99}$"), AfterValidator(_header_name)]
 
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
+
+#: What browsers show where they ask for a user; in quotes in a header.
+Realm = Annotated[
+    str, StringConstraints(pattern=r"^[!#%-\[\]-~]([ !#%-\[\]-~]{0,98}[!#%-\[\]-~])?$"), AfterValidator(_realm)
+]
 
 HashKey = Annotated[str, StringConstraints(min_length=1, pattern=r"^[\w$ :./{}-]+$")]
 

@@ -69,6 +69,10 @@ HINTS = {
     ("app.media", "model_type"): "false for none",
     ("health.path", "string_pattern_mismatch"): "a path that begins with /",
     ("locations.path", "string_pattern_mismatch"): "a path that begins with /; all below it where it ends with /",
+    (
+        "auth_basic",
+        "string_pattern_mismatch",
+    ): "the realm that browsers show: visible ASCII and spaces within, without quotes, $ and backslashes",
     ("limit", "string_pattern_mismatch"): "requests in a second or a minute, for example 10r/s or 30r/m",
     ("headers.[key]", "string_pattern_mismatch"): "letters, digits and -, beginning with a letter",
     ("redirects.[key]", "string_pattern_mismatch"): "a host name, or a path that begins with /, without $ and quotes",

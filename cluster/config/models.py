@@ -515,6 +515,11 @@ class ClusterConfig(Model):
         description="For site.tls.acme: the key of the stack's account, PEM, of the curve P-256. `cluster up` makes "
         "it.",
     )
+    auth_basic_users: SecretStr | None = Field(
+        None,
+        description="For site.auth_basic: a JSON object with a password, or its hash ($6$, $5$, $apr1$, {SSHA}), by "
+        "each user's name. nginx is given hashes alone.",
+    )
     dropped_secret_keys: SecretStr | None = Field(
         None, description="What `rotate-key` has dropped, kept until you delete it; nothing reads it."
     )
@@ -544,8 +549,11 @@ AUTHORITY = "tls_authority"
 #: The key of its account with an authority, by ACME.
 ACCOUNT = "acme_account"
 
+#: The users for whom nginx asks.
+USERS = "auth_basic_users"
+
 #: Secrets that no release holds.
-OWN_KEYS = (DROPPED_KEYS, AUTHORITY, ACCOUNT)
+OWN_KEYS = (DROPPED_KEYS, AUTHORITY, ACCOUNT, USERS)
 
 
 def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:

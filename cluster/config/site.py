@@ -21,6 +21,7 @@ from cluster.config.kinds import (
     PathText,
     Port,
     Rate,
+    Realm,
     RedirectSource,
     RedirectTarget,
     ServerName,
@@ -29,7 +30,7 @@ from cluster.config.kinds import (
 )
 from cluster.config.redirects import path_redirects, redirect_refusals
 from cluster.config.refusing import KEY, Refusal, refuse
-from cluster.config.snippets import own_locations, snippet_refusals
+from cluster.config.snippets import own_locations, parsed, snippet_refusals
 from cluster.config.units import Duration, Size
 from cluster.endpoints import HTTPS
 from cluster_runtime.checks import PREFIX
@@ -154,6 +155,11 @@ class Location(Model):
         None, description="How many requests one address may send here in a time, in place of site.limit; null: that."
     )
     burst: Burst = None
+    auth_basic: bool = Field(
+        True,
+        description="false: nginx asks for no user here, where it does so for the site (site.auth_basic), and passes "
+        "Authorization on: webhooks, an API with tokens.",
+    )
 
 
 def _http_snippet(text: str) -> str:
@@ -184,6 +190,11 @@ class Site(Model):
         description="nginx's server_name and Django's ALLOWED_HOSTS; the first is the site's own."
     )
     listen: Port = Field(8080, description="The port of plain http.")
+    ipv6: bool = Field(
+        False,
+        description="Listen on these ports by IPv6 too ([::], which nginx refuses on a machine whose kernel has none). "
+        "All addresses of one /64, which is a client's own network, count as one address.",
+    )
     tls: Tls | None = Field(None, description="https; left out: plain http alone.")
     forwarded_ports: Annotated[list[Port], Field(max_length=100)] = Field(
         default_factory=list,
@@ -252,6 +263,12 @@ class Site(Model):
         "/robots.txt; null: what the project says.",
     )
 
+    auth_basic: Realm | None = Field(
+        None,
+        description="nginx's: the realm, as browsers show it. Each visitor is asked for a user and a password, which "
+        "the secret auth_basic_users names; Authorization is not passed on to the project then. null: nobody is asked.",
+    )
+
     @model_validator(mode="after")
     def _two_ports(self) -> Self:
         if self.tls is not None and self.tls.listen == self.listen:
@@ -291,6 +308,7 @@ class Site(Model):
                 *_header_refusals(self),
                 *_location_refusals(self),
                 *_burst_refusals(self),
+                *_user_refusals(self),
                 *_snippet_refusals(self),
                 *_acme_refusals(self),
                 *path_refusals(self, static | robots),
@@ -368,6 +386,19 @@ def _snippet_refusals(site: Site) -> Iterator[Refusal]:
             yield _taken_location(line, path, "which is one of site.locations")
 
 
+def _user_refusals(site: Site) -> Iterator[Refusal]:
+    if site.auth_basic is None:
+        for number, location in enumerate(site.locations):
+            if not location.auth_basic:
+                message = "is without what the site has not: site.auth_basic asks nobody"
+                yield Refusal(("locations", number, "auth_basic"), message, location.auth_basic)
+        return
+    for directive in parsed(site.snippets.server or "")[0]:
+        if directive["directive"] in {"auth_basic", "auth_basic_user_file"}:
+            message = f"line {directive['line']}: {directive['directive']} is said by site.auth_basic already"
+            yield Refusal(("snippets", "server"), message, " ".join(directive["args"]))
+
+
 def _taken_location(line: int, path: str, what: str) -> Refusal:
     return Refusal(("snippets", "server"), f"line {line}: the location {path} is there already, {what}", path)
 
@@ -384,18 +415,18 @@ def path_refusals(site: Site, taken: Mapping[str, str]) -> Iterator[Refusal]:
     """Yield what a site says of paths of which nginx does something else. taken: these, each with what that is."""
     for path, what in taken.items():
         for one in path_redirects(site.redirects):
-            if one.covers(path) or _is_of(one.source, path):
+            if one.covers(path) or is_of(one.source, path):
                 message = f"would take {_named(path)}, {what}"
                 yield Refusal(("redirects", one.source, KEY), message, one.source)
         for number, location in enumerate(site.locations):
-            if _is_of(location.path, path) or location.path == f"{path}/":
+            if is_of(location.path, path) or location.path == f"{path}/":
                 yield Refusal(("locations", number, "path"), f"would take {_named(path)}, {what}", location.path)
         for line, _modifier, other in own_locations(site.snippets.server or ""):
             if other == path:
                 yield _taken_location(line, path, what)
 
 
-def _is_of(path: str, taken: str) -> bool:
+def is_of(path: str, taken: str) -> bool:
     """Tell whether a path is taken: by itself, or below one that ends with /."""
     return path.startswith(taken) if taken.endswith("/") else path == taken
 

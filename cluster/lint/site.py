@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.config.kinds import PathPrefix
+from cluster.config.models import USERS
 from cluster.config.redirects import covered_names
 from cluster.config.snippets import own_directives
 from cluster.endpoints import HTTP, HTTPS
-from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule
+from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, has_secret
 from cluster.lint.upstream import LONGEST_WORD
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.tls.certificates import FEW_DAYS, CertificateError, certificate_of, ending
@@ -68,6 +69,14 @@ def _port_of_other_stack(config: ClusterConfig, facts: Facts) -> Remarks:
         taken = {port: stack for port, stack in sorted(facts.other_listens.items()) if port in ports}
         for port, stack in taken.items():
             yield Remark(path, f"The stack {stack} listens on port {port} too.", "Choose another port in one of them.")
+
+
+def _no_ipv6(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # Pulumi's provider for Docker (5.2) reads the two addresses of one port back as twice the same: nginx would be
+    # replaced by each `up`. And an engine without IPv6 in its networks shows all such clients as one of its own.
+    if config.site.ipv6 and not config.platform.traits.ipv6:
+        why = f"Platform {config.platform} publishes no port by IPv6, and nobody would reach this listener."
+        yield Remark("site.ipv6", why, "Leave it out, and let what is before the site listen by IPv6.")
 
 
 def _privileged_port(config: ClusterConfig, facts: Facts) -> Remarks:
@@ -156,6 +165,24 @@ def _hsts_ladder(config: ClusterConfig, _facts: Facts) -> Remarks:
     if hsts is not None and config.site.tls is not None and config.site.tls.self_signed:
         why = "A browser that does not believe the stack's authority can't be told to go on any more."
         yield Remark("site.tls.hsts", why, "Leave it out where the certificate is self_signed.")
+
+
+def _users_missing(config: ClusterConfig, facts: Facts) -> Remarks:
+    # nginx would answer every request with 403.
+    if config.site.auth_basic is None or has_secret(config, facts, USERS) is not False:
+        return
+    users = '{"name": "password"}'
+    remedy = f"Set it: pulumi config set --secret cluster:{USERS} '{users}'."
+    if config.platform.traits.own_secrets:
+        remedy = f"Write {users} into .cluster/{facts.stack or '<stack>'}/secrets/{USERS} (chmod 600)."
+    yield Remark("site.auth_basic", f"nginx would ask for a user, and the stack has none: no {USERS}.", remedy)
+
+
+def _password_in_the_clear(config: ClusterConfig, _facts: Facts) -> Remarks:
+    # RFC 7617: the password is in each request, and anybody on its way can read it.
+    if config.site.auth_basic is not None and config.site.tls is None and not config.site.scheme_is_told:
+        why = "By plain http the password crosses the network readable, in each request."
+        yield Remark("site.auth_basic", why, "Let nginx speak https (site.tls), or name the proxy that ends TLS.")
 
 
 def _duplicate_server_names(config: ClusterConfig, _facts: Facts) -> Remarks:
@@ -318,6 +345,7 @@ SITE_RULES = (
     Rule("nginx-too-old", ERROR, "nginx is older than 1.19.10 and refuses the configuration.", _nginx_too_old),
     Rule("port-of-other-stack", WARNING, "Another stack listens on the same port.", _port_of_other_stack),
     Rule("privileged-port", WARNING, "Only root may listen on ports below 1024.", _privileged_port),
+    Rule("ipv6", ERROR, "A listener by IPv6 where the platform publishes no port by it.", _no_ipv6),
     Rule("https-port", WARNING, "Port 443 without TLS.", _https_port),
     Rule(
         "https-elsewhere",
@@ -335,6 +363,8 @@ SITE_RULES = (
         "Strict-Transport-Security that is longer than anybody has tried, or can't be kept.",
         _hsts_ladder,
     ),
+    Rule("auth-basic-users", ERROR, "nginx would ask for a user where there is none.", _users_missing),
+    Rule("auth-basic-plain", WARNING, "A password that crosses the network by plain http.", _password_in_the_clear),
     Rule("duplicate-server-name", WARNING, "nginx ignores a server name that stands twice.", _duplicate_server_names),
     Rule("any-host", WARNING, "With `_` Django believes any Host header.", _any_host),
     Rule("unlimited-bodies", WARNING, "nginx takes request bodies of any size.", _unlimited_bodies),

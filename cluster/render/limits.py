@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cluster.config.site import allowed_burst
-from cluster.render.directives import Directive, d
+from cluster.render.directives import Directive, block, d
+from cluster.render.proxies import MAPPED
 
 if TYPE_CHECKING:
     from cluster.config.site import Location, Site
 
 #: Where requests are counted by their client's address: room for 160,000 addresses at a time.
 ADDRESSES = "cluster_addresses"
+
+#: Where those of networks are, for a site by IPv6.
+NETWORKS = "cluster_networks"
 
 #: Where those of a time are; of a location with its number.
 RATES = "cluster_rate"
@@ -21,15 +25,30 @@ TOO_MANY = 429
 
 def limit_zones(site: Site) -> list[Directive]:
     """Return where requests are counted, and what is said to those that are too many."""
-    limited = [(RATES, site.limit), *((_zone(number), one.limit) for number, one in enumerate(site.locations))]
-    zones = [
-        d("limit_req_zone", "$binary_remote_addr", f"zone={zone}:10m", f"rate={rate}") for zone, rate in limited if rate
-    ]
-    connections = [d("limit_conn_zone", "$binary_remote_addr", f"zone={ADDRESSES}:10m")]
+    limited = [(_rates(site), site.limit), *((_zone(site, n), one.limit) for n, one in enumerate(site.locations))]
+    zones = [d("limit_req_zone", _counted(site), f"zone={zone}:10m", f"rate={rate}") for zone, rate in limited if rate]
+    connections = [d("limit_conn_zone", _counted(site), f"zone={_addresses(site)}:10m")]
+    counted = site.connections_per_address or zones
     return [
+        *(_networks() if site.ipv6 and counted else []),
         *(_said("limit_conn", connections) if site.connections_per_address else []),
         *(_said("limit_req", zones) if zones else []),
     ]
+
+
+def _counted(site: Site) -> str:
+    """Return what is counted: an address, of IPv6 the network of 64 bits that a client has for itself."""
+    return "$cluster_client_network" if site.ipv6 else "$binary_remote_addr"
+
+
+def _networks() -> list[Directive]:
+    of = [
+        d("default", "$binary_remote_addr"),
+        # As a trusted proxy may write an address of IPv4.
+        d(rf"~(?s)^{MAPPED}(?<cluster_ipv4>.{{4}})\z", "$cluster_ipv4"),
+        d(r"~(?s)^(?<cluster_first_half>.{8}).{8}\z", "$cluster_first_half"),
+    ]
+    return [block("map", "$binary_remote_addr", "$cluster_client_network", of=of)]
 
 
 def _said(kind: str, zones: list[Directive]) -> list[Directive]:
@@ -39,19 +58,30 @@ def _said(kind: str, zones: list[Directive]) -> list[Directive]:
 def address_limit(site: Site) -> list[Directive]:
     """Limit how many requests one address has at a time."""
     limit = site.connections_per_address
-    return [d("limit_conn", ADDRESSES, limit)] if limit else []
+    return [d("limit_conn", _addresses(site), limit)] if limit else []
 
 
 def rate_limit(site: Site, location: Location | None = None) -> list[Directive]:
     """Limit how many requests one address sends to a location in a time: by its own limit, or else by the site's."""
     if location is not None and location.limit is not None:
-        return _rate(_zone(site.locations.index(location)), allowed_burst(location))
-    return _rate(RATES, allowed_burst(site)) if site.limit is not None else []
+        return _rate(_zone(site, site.locations.index(location)), allowed_burst(location))
+    return _rate(_rates(site), allowed_burst(site)) if site.limit is not None else []
 
 
 def _rate(zone: str, burst: int) -> list[Directive]:
     return [d("limit_req", f"zone={zone}", *([f"burst={burst}"] if burst else []), "nodelay")]
 
 
-def _zone(number: int) -> str:
-    return f"{RATES}{number}"
+def _zone(site: Site, number: int) -> str:
+    return f"{_rates(site)}{number}"
+
+
+# nginx takes no reload in which a zone of the same name counts something else.
+
+
+def _addresses(site: Site) -> str:
+    return NETWORKS if site.ipv6 else ADDRESSES
+
+
+def _rates(site: Site) -> str:
+    return f"{NETWORKS}_rate" if site.ipv6 else RATES

@@ -6,6 +6,7 @@ import re
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
+from cluster.render.auth import exempt
 from cluster.render.directives import Directive, block, d
 from cluster.render.headers import file_headers, robots_location
 from cluster.render.limits import rate_limit
@@ -110,6 +111,7 @@ class _Proxied:
     def _directives(self, location: Location | None) -> list[Directive]:
         return [
             *(_own(location) if location is not None else []),
+            *(exempt(self.site) if location is not None and not location.auth_basic else []),
             *(rate_limit(self.site, location) if self.limited else []),
             d("proxy_pass", f"http://{self.upstream}"),
         ]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.render.directives import Directive, block, build, d
+from cluster.render.proxies import MAPPED
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE, Version
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def _pattern(network: Network) -> str:
     pattern = "".join(f"\\x{byte:02x}" for byte in address[:whole])
     if bits:
         pattern += f"[\\x{address[whole]:02x}-\\x{address[whole] | 0xFF >> bits:02x}]"
-    return rf"~(?s)^{CLIENT}{pattern}.{{{len(address) - whole - bool(bits)}}}\z"
+    mapped = f"({MAPPED})?" if network.version == 4 else ""  # noqa: PLR2004 - of IPv4
+    return rf"~(?s)^{CLIENT}{mapped}{pattern}.{{{len(address) - whole - bool(bits)}}}\z"
 
 
 def maps(paths: NginxPaths) -> list[Directive]:

@@ -37,19 +37,25 @@ class NginxConfig:
     """A rendered configuration: the text of each file by its path, links by theirs, and the digest nginx tells.
 
     private: the certificate and its key, for nginx alone. The digest is not of them, but of what tells them apart: who
-    asks what nginx should run need not hold a secret.
+    asks what nginx should run need not hold a secret. users: the file of the users for whom nginx asks, hashes among
+    them, which its workers read; empty where it asks for none, or where more than that is not known. No digest is of it
+    either: whoever reads that could try passwords by it.
     """
 
     files: dict[str, str]
     links: dict[str, str]
     digest: str
     private: dict[str, str] = field(default_factory=dict, repr=False)
+    users: str = field(default="", repr=False)
 
 
 def render_nginx(
-    topology: Topology, paths: NginxPaths, version: Version, certificate: Certificate | None = None
+    topology: Topology, paths: NginxPaths, version: Version, certificate: Certificate | None = None, users: str = ""
 ) -> NginxConfig:
-    """Render the configuration for an nginx of `version`; `certificate` is the site's, where it has TLS."""
+    """Render the configuration for an nginx of `version`.
+
+    certificate: the site's, where it has TLS. users: what nginx reads of the site's users, where that is known.
+    """
     if (certificate is None) != (topology.config.site.tls is None):
         raise ValueError("a site with TLS has a certificate, and no other site has")
     files = {
@@ -60,7 +66,11 @@ def render_nginx(
     digest = hashlib.sha256("\0".join(f"{path}\0{text}" for path, text in sorted(files.items())).encode()).hexdigest()
     files = {path: text.replace(DIGEST_PLACE, digest) for path, text in files.items()}
     return NginxConfig(
-        files=files, links={ENABLED_SITE: f"../{SITE}"}, digest=digest, private=private_files(certificate)
+        files=files,
+        links={ENABLED_SITE: f"../{SITE}"},
+        digest=digest,
+        private=private_files(certificate),
+        users=users,
     )
 
 

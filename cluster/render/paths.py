@@ -22,7 +22,9 @@ class NginxPaths:
     closing: while this file exists, an nginx before 1.27.4 closes clients' connections after each response.
     maintenance: the file that keeps visitors out while it is there, without its ending (cluster.render.maintenance).
     acme: the directory of what a renewer keeps (cluster.acme.kept).
+    users: the file of the users for whom nginx asks, which its workers read.
     internal: the socket on which nginx tells its config's digest and passes probes to the instances.
+    listen_address, listen_address_ipv6: where the site listens; empty for every address of IPv4.
     instance_address: where instances' own ports listen; in a container everywhere, since the engine publishes them to
         the loopback address alone.
     """
@@ -38,5 +40,7 @@ class NginxPaths:
     closing: str
     maintenance: str
     acme: str
+    users: str
     listen_address: str = ""
+    listen_address_ipv6: str = "[::]"
     instance_address: str = "127.0.0.1"

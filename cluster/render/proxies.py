@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from cluster.config.site import Site
 
 
+#: What an address of IPv4 begins with where it is written as one of IPv6 (::ffff:192.0.2.1), as a regular expression.
+MAPPED = r"\x00{10}\xff{2}"
+
 #: What a map reads as its own, and not as a value.
 MAP_WORDS = ("default", "hostnames", "include", "volatile")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.render import acme, maintenance, proxies, tls
+from cluster.render import acme, auth, maintenance, proxies, tls
 from cluster.render.directives import Directive, block, d
 from cluster.render.headers import header_maps, hidden_headers, hsts, server_headers
 from cluster.render.internal import internal_server
@@ -101,8 +101,8 @@ def _media_maps() -> list[Directive]:
 def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Directive]:
     """Return the servers of the site: of its names, of those that lead to another, and of strangers' on each port."""
     site = topology.config.site
-    address, options = _address(paths, site.listen), proxies.listening(site)
-    plain = [d("listen", address, *options)]
+    options = proxies.listening(site)
+    plain = [d("listen", address, *options) for address in _addresses(site, paths, site.listen)]
     if site.tls is None:
         scheme = proxies.scheme(site)
         leads = [
@@ -110,7 +110,7 @@ def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Di
             for target, names in by_name(site).items()
         ]
         return [*_strangers(site, plain), _main_server(topology, plain, paths, version), *leads]
-    secure = tls.listening(site.tls, _address(paths, site.tls.listen), version, *options)
+    secure = tls.listening(site.tls, _addresses(site, paths, site.tls.listen), version, *options)
     names, kept = d("server_name", *site.server_names), _kept_for_a_while(site)
     to_https = _answer(tls.https(site, "$host"), paths, version)
     return [
@@ -140,8 +140,9 @@ def _strangers(site: Site, listening: list[Directive], refusal: Sequence[Directi
 
 def _of_all(listening: list[Directive]) -> list[Directive]:
     """Return a listener as that of all names that no other has."""
-    listen, *others = listening
-    return [{**listen, "args": [*listen["args"], "default_server"]}, *others]
+    return [
+        {**one, "args": [*one["args"], "default_server"]} if one["directive"] == "listen" else one for one in listening
+    ]
 
 
 def _main_server(topology: Topology, listening: list[Directive], paths: NginxPaths, version: Version) -> Directive:
@@ -156,6 +157,7 @@ def _main_server(topology: Topology, listening: list[Directive], paths: NginxPat
             proxies.refusal(),
             d("client_max_body_size", str(site.client_max_body_size)),
             *address_limit(site),
+            *auth.asks(site, paths),
             *hidden_headers(site),
             *server_headers(site),
             *hsts(site),
@@ -202,8 +204,10 @@ def _answer(there: str, paths: NginxPaths, version: Version) -> list[Directive]:
     ]
 
 
-def _address(paths: NginxPaths, port: int) -> str:
-    return f"{paths.listen_address}:{port}" if paths.listen_address else str(port)
+def _addresses(site: Site, paths: NginxPaths, port: int) -> list[str]:
+    """Return where a port of the site is; by IPv6 a socket of its own, so that no client's address is a mapped one."""
+    address = f"{paths.listen_address}:{port}" if paths.listen_address else str(port)
+    return [address, *([f"{paths.listen_address_ipv6}:{port}"] if site.ipv6 else [])]
 
 
 def _proxy_defaults(topology: Topology) -> list[Directive]:
@@ -242,6 +246,7 @@ def _proxy_defaults(topology: Topology) -> list[Directive]:
                 "Proxy",
             )
         ),
+        *auth.told(topology.config.site),
     ]
 
 
@@ -254,6 +259,7 @@ def _instance_server(instance: Instance, topology: Topology, paths: NginxPaths, 
                 f"{paths.instance_address}:{instance.port}" if paths.instance_address else str(instance.port),
             ),
             d("server_name", "127.0.0.1", "localhost"),
+            *auth.passed_on(topology.config.site),
             d("client_max_body_size", str(topology.config.site.client_max_body_size)),
             *server_headers(topology.config.site),
             *locations(topology, paths, version, f"cluster_{instance.name}", limited=False),

@@ -16,6 +16,8 @@ from cluster.render.directives import Directive, d
 from cluster.tls.certificates import is_address
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cluster.config.models import ClusterConfig
     from cluster.config.site import Site, Tls
     from cluster.render.paths import NginxPaths
@@ -67,11 +69,12 @@ def defaults(certificate: Certificate | None, paths: NginxPaths) -> list[Directi
     ]
 
 
-def listening(tls: Tls, address: str, version: Version, *options: str) -> list[Directive]:
+def listening(tls: Tls, addresses: Sequence[str], version: Version, *options: str) -> list[Directive]:
     """Return what makes a server listen with TLS."""
     on = version >= HTTP2_DIRECTIVE_SINCE
     word = ["http2"] if tls.http2 and not on else []
-    return [d("listen", address, "ssl", *word, *options), *([d("http2", "on")] if tls.http2 and on else [])]
+    listen = [d("listen", address, "ssl", *word, *options) for address in addresses]
+    return [*listen, *([d("http2", "on")] if tls.http2 and on else [])]
 
 
 def refusal(config: ClusterConfig) -> list[Directive]:

@@ -75,6 +75,7 @@ def nginx_paths(topology: Topology) -> NginxPaths:
         closing=f"{NGINX_HOME}/closing",
         maintenance=f"{MAINTENANCE}/maintenance",
         acme=ACME,
+        users=f"{NGINX_HOME}/users",
         instance_address="",
     )
 
@@ -89,10 +90,10 @@ def base_image(config: ClusterConfig, image: str) -> str:
     return getattr(config.images, image, None) or config.images.base
 
 
-def nginx_config(topology: Topology, certificate: Certificate | None = None) -> NginxConfig:
-    """Return nginx's configuration, for the version that its base image has; with the site's certificate."""
+def nginx_config(topology: Topology, certificate: Certificate | None = None, users: str = "") -> NginxConfig:
+    """Return nginx's configuration, for the version that its base image has; with the site's certificate and users."""
     version = version_in_image(base_image(topology.config, "nginx"))
-    return render_nginx(topology, nginx_paths(topology), version, certificate)
+    return render_nginx(topology, nginx_paths(topology), version, certificate, users)
 
 
 def runtime_paths(topology: Topology, digest: str) -> RuntimePaths:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cluster.config import stack_path
-from cluster.config.models import AUTHORITY, SECRET_KEYS
+from cluster.config.models import AUTHORITY, SECRET_KEYS, USERS
 from cluster.config.units import moment_text
 from cluster.errors import CommandError
 from cluster.services import asked_by
@@ -81,7 +81,7 @@ class DockerPlatform:
         """Return what the lints may look at; the secret_key that the stack file lacks is made by `up`."""
         stack = self.stack
         document = yaml.safe_load(stack_path(stack.root, stack.name).read_text(encoding="utf-8"))
-        there = frozenset(name for name in SECRET_KEYS if f"cluster:{name}" in document["config"])
+        there = frozenset(name for name in (*SECRET_KEYS, USERS) if f"cluster:{name}" in document["config"])
         return facts_of(stack.config, stack.root, stack.name, Engine(engine_host(stack)), there | {"secret_key"})
 
     # --- changing

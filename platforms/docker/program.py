@@ -76,13 +76,14 @@ class DockerGround:
         found: dict[str, Any] = json.loads((self.work / release / "config.json").read_text(encoding="utf-8"))
         return found
 
-    def resources(self, secrets: pulumi.Output[str], certificate: Certificate | None) -> Docker:
+    def resources(self, secrets: pulumi.Output[str], certificate: Certificate | None, users: str) -> Docker:
         """Return what makes the images, containers, volumes and networks."""
         return Docker(
             target=Target(stack=self.label, work=self.work, engine=self.engine),
             live=self.live,
             secrets=secrets,
             certificate=certificate,
+            users=users,
             # Before sites had names, a program had one.
             former=self.site is None,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pulumi
@@ -63,7 +63,7 @@ class Docker:
 
     secrets: the stack's secrets, a JSON object; a secret output.
     live: what runs, as found when the program began.
-    certificate: the site's, with its key.
+    certificate: the site's, with its key. users: what nginx reads of the site's users, hashes among it.
     former: whether the stack may have been made before its resources were called after their components.
     """
 
@@ -71,6 +71,7 @@ class Docker:
     live: Live
     secrets: pulumi.Output[str]
     certificate: Certificate | None = None
+    users: str = field(default="", repr=False)
     former: bool = False
 
     def _family(self, component: str, opts: pulumi.ResourceOptions) -> Family:
@@ -463,7 +464,9 @@ class Docker:
             alone=True,
         )
         version = version_in_image(base_image(config, "nginx"))
-        rendered = nginx_config(topology, self.certificate)
+        rendered = nginx_config(topology, self.certificate, self.users)
+        # Of each its own, so that a preview tells which is another.
+        private = {"PRIVATE": delivered_files(rendered.private), "USERS": rendered.users}
         delivered = own.command(
             "nginx-config",
             scripts.script("deliver.sh"),
@@ -473,7 +476,7 @@ class Docker:
                 "DIGEST": rendered.digest,
                 "POLITE": "no" if version >= KEEPALIVE_MIN_TIMEOUT_SINCE else "yes",
                 "TURN": str(self.live.next_nginx_generation(rendered.digest)),
-                **({"PRIVATE": pulumi.Output.secret(delivered_files(rendered.private))} if rendered.private else {}),
+                **{name: pulumi.Output.secret(text) for name, text in private.items() if text},
             },
             after=instances.ready,
         )

@@ -12,8 +12,9 @@ from cluster.config import StackFileError, parse_config
 from cluster.config.models import AUTHORITY, DatabaseEngine, dump
 from cluster.interpreters import find_interpreter, needs_of, request
 from cluster.kept import make_way, remove_tree
-from cluster.machine.ports import is_free
+from cluster.machine.ports import has_ipv6, is_free
 from cluster.release import ReleaseSpec, find_project, runtime_config, specify
+from cluster.render.users import UsersError
 from cluster.requirements import read_requirements
 from cluster.sessions import Lasting, of_release, refused_loss
 from cluster.source import is_file_name
@@ -29,7 +30,7 @@ from cluster_runtime.paths import is_within
 from cluster_runtime.unfollowed import printable
 from platforms.local.ending import Ending
 from platforms.local.lasting import former_secrets, gone_of
-from platforms.local.listeners import listening_ports
+from platforms.local.listeners import ports_held
 from platforms.local.maintaining import Maintaining
 from platforms.local.migrations import holds_tables
 from platforms.local.nginx import PROGRAM as NGINX
@@ -271,7 +272,8 @@ class LocalCluster(Site):
             found.append(f"nginx (process {observed.processes[NGINX].pid}) runs, but its own socket does not answer")
         try:
             self.certificate()
-        except CertificateError as error:
+            self.users()
+        except (CertificateError, UsersError) as error:
             found.append(str(error))
         config = self.nginx_config()
         if observed.nginx == config.digest and not self.nginx.is_in_place(config):
@@ -328,7 +330,7 @@ class LocalCluster(Site):
             self.say("reloading nginx" if plan.nginx == "reload" else "starting nginx")
             if plan.nginx != "reload":
                 end_processes(orphaned_nginx(self.paths), signal.SIGQUIT)
-            self.nginx.put_in_place(directory, config.digest, reload=plan.nginx == "reload")
+            self.nginx.put_in_place(directory, config, reload=plan.nginx == "reload")
         self.ending.stop_stale(release, settle=plan.nginx == "reload")
         self.rolling.start_alone(plan, release)
         self.programs.renewing.await_first()
@@ -364,24 +366,33 @@ class LocalCluster(Site):
         """Refuse ports that another program listens on, before anything is changed."""
         nginx = {one.pid for one in stack_processes(self.paths) if one.kind in (Kind.NGINX, Kind.WORKER)}
         # Where another user's processes do not tell their sockets, what the configuration in place says is ours.
-        ours = {port for _pid, port in listening_ports(nginx)} or (self._ports_in_place() if nginx else set())
-        wanted = [(key, "0.0.0.0", port) for port, key in self.config.site.listeners.items()]  # noqa: S104 - as nginx will listen
+        ours = ports_held(nginx) or (self._ports_in_place() if nginx else set())
+        site = self.config.site
+        if site.ipv6 and not has_ipv6():
+            raise UpError("site.ipv6: the kernel of this machine has no IPv6, and nginx would not start; leave it out")
+        everywhere = ("0.0.0.0", *(["::"] if site.ipv6 else []))  # noqa: S104 - as nginx will listen
+        wanted = [(key, address, port) for port, key in site.listeners.items() for address in everywhere]
         wanted += [("site.instance_ports", "127.0.0.1", i.port) for i in self.topology.instances if i.port is not None]
         taken = [
             f"{key}: port {port} is in use by another program; choose another, or stop that one"
             for key, address, port in wanted
-            if port not in ours and not is_free(address, port)
+            if (":" in address, port) not in ours and not is_free(address, port)
         ]
         if taken:
-            raise UpError("\n".join(taken))
+            raise UpError("\n".join(dict.fromkeys(taken)))
 
-    def _ports_in_place(self) -> set[int]:
-        """Return the ports of the configuration that nginx would load; none where that does not tell them."""
+    def _ports_in_place(self) -> set[tuple[bool, int]]:
+        """Return the ports of the configuration that nginx would load, each with whether it is one of IPv6.
+
+        None where that does not tell them.
+        """
         try:
             topology = build_topology(parse_config(self.nginx.current_stack() or {}))
         except StackFileError:
             return set()
-        return {*topology.config.site.listeners, *(one.port for one in topology.instances if one.port is not None)}
+        site = topology.config.site
+        lone = {(False, one.port) for one in topology.instances if one.port is not None}
+        return lone | {(ipv6, port) for port in site.listeners for ipv6 in {False, site.ipv6}}
 
     def down(self) -> None:
         """Stop everything; data, releases and logs stay."""

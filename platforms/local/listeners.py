@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def listening_ports(pids: set[int]) -> list[tuple[int, int]]:
@@ -12,12 +17,20 @@ def listening_ports(pids: set[int]) -> list[tuple[int, int]]:
 
     Nothing of one that has ended, or whose sockets are not told: another user's, without root.
     """
-    found: set[tuple[int, int]] = set()
+    return sorted({(pid, port) for pid, _ipv6, port in _listening(pids)})
+
+
+def ports_held(pids: set[int]) -> set[tuple[bool, int]]:
+    """Return the same ports, each with whether it is one of IPv6."""
+    return {(ipv6, port) for _pid, ipv6, port in _listening(pids)}
+
+
+def _listening(pids: set[int]) -> Iterator[tuple[int, bool, int]]:
     for pid in with_children(pids):
         with contextlib.suppress(psutil.Error):
-            there = psutil.Process(pid).net_connections("tcp")
-            found |= {(pid, one.laddr.port) for one in there if one.status == psutil.CONN_LISTEN}
-    return sorted(found)
+            for one in psutil.Process(pid).net_connections("tcp"):
+                if one.status == psutil.CONN_LISTEN:
+                    yield pid, one.family == socket.AF_INET6, one.laddr.port
 
 
 def with_children(pids: set[int]) -> set[int]:

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 from cluster.errors import ClusterError
 from cluster.kept import HurtFile, make_way, point_at, read_kept, remove_tree, sync_tree, write_durably, write_kept
 from cluster.render.acme import LOCATION
+from cluster.render.nginx import SITE
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE, OLDEST, Version
 from cluster_runtime import unfollowed
 from cluster_runtime.unix_http import UnixConnection
@@ -176,7 +177,31 @@ class Nginx:
     def is_in_place(self, config: NginxConfig) -> bool:
         """Tell whether this configuration is the one that nginx would load; one edited by hand is not."""
         current = self._current()
-        return current is not None and current.name == config.digest[:12] and _holds(current, config)
+        held = current is not None and current.name == config.digest[:12] and _holds(current, config)
+        return held and self.has_users(config)
+
+    def has_users(self, config: NginxConfig) -> bool:
+        """Tell whether nginx's workers read the users of this configuration; where it has none, they read nothing."""
+        return not config.users or self._users() == config.users
+
+    def _users(self) -> str:
+        try:
+            return self.paths.users.read_text(encoding="ascii", errors="replace")
+        except OSError:
+            return ""
+
+    def _put_users(self, users: str) -> None:
+        """Let nginx's workers read who may enter, and nobody else but who runs as they do."""
+        if users and users != self._users():
+            new = self.paths.users.with_name(f".{self.paths.users.name}.next")
+            write_durably(new, users)
+            self.owner.let_read(new, 0o640 if self.owner.changed else 0o600)
+            make_way(self.paths.users, stat.S_IFREG)
+            new.rename(self.paths.users)
+
+    def _asked_before(self) -> bool:
+        """Tell whether the configuration in place asks for a user: its workers still read the file."""
+        return "auth_basic_user_file " in self.current_text(SITE)
 
     def current_text(self, path: str) -> str:
         """Return the text of a file of the configuration in place; empty where there is none."""
@@ -203,6 +228,8 @@ class Nginx:
     def write(self, config: NginxConfig, stack: dict[str, object]) -> Path:
         """Write a configuration beside the one in place, and check it; NginxError has nginx's own words."""
         directory = self.paths.nginx / config.digest[:12]
+        if not config.users and not self._asked_before():
+            self.paths.users.unlink(missing_ok=True)
         if not _holds(directory, config):
             new = directory.with_suffix(".new")
             remove_tree(new)
@@ -266,17 +293,18 @@ class Nginx:
         finally:
             os.close(descriptor)
 
-    def put_in_place(self, directory: Path, digest: str, *, reload: bool) -> None:
+    def put_in_place(self, directory: Path, config: NginxConfig, *, reload: bool) -> None:
         """Make a checked configuration the current one, and let nginx run it; on failure the former one is put back.
 
         reload: whether it ran before; else one that answers was started since then, with what was in place.
         """
         with self.locked():
-            self._put_in_place(directory, digest, reload=reload)
+            self._put_in_place(directory, config, reload=reload)
 
-    def _put_in_place(self, directory: Path, digest: str, *, reload: bool) -> None:
-        former = self._current()
+    def _put_in_place(self, directory: Path, config: NginxConfig, *, reload: bool) -> None:
+        digest, former, users = config.digest, self._current(), self._users()
         self._point_at(directory)
+        self._put_users(config.users)
         try:
             live = self.live_digest()
             if live is None:
@@ -289,6 +317,7 @@ class Nginx:
                 self._point_at(former)
             else:
                 (self.paths.nginx / "current").unlink()
+            self._put_users(users)
             raise
 
     def _start(self, digest: str) -> None:

@@ -183,6 +183,11 @@ class LocalPaths(StackPaths):
         return self.state / "acme"
 
     @property
+    def users(self) -> Path:
+        """The users for whom nginx asks, by hashes of their passwords: what its workers read with each request."""
+        return self.state / "users"
+
+    @property
     def temp(self) -> Path:
         """nginx's temporary files."""
         return self.state / "temp"
@@ -257,6 +262,7 @@ class LocalPaths(StackPaths):
             closing=str(self.closing),
             maintenance=str(self.maintenance),
             acme=str(self.acme),
+            users=str(self.users),
         )
 
     def runtime_paths(self, topology: Topology, digest: str) -> RuntimePaths:

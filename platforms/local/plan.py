@@ -286,7 +286,7 @@ def _nginx_action(observed: Observed, nginx: Nginx, config: NginxConfig) -> str 
 
 
 def _nginx_difference(nginx: Nginx, config: NginxConfig) -> list[str]:
-    lines = []
+    lines = [] if nginx.has_users(config) else ["~ users: others, or with other passwords"]
     for path in ("nginx.conf", SITE, HTTP, SERVER):
         before, after = nginx.current_text(path).splitlines(), config.files.get(path, "").splitlines()
         if not before and path not in (HTTP, SERVER):

@@ -7,11 +7,12 @@ import datetime as dt
 import os
 from typing import TYPE_CHECKING
 
-from cluster.config.models import AUTHORITY
+from cluster.config.models import AUTHORITY, USERS
 from cluster.errors import ClusterError
 from cluster.kept import HurtFile
 from cluster.machine.owner import find_owner
 from cluster.render.nginx import NginxConfig, render_nginx
+from cluster.render.users import UsersError, users_file
 from cluster.stack.history import History
 from cluster.tls.certificates import Certificate, CertificateError, certificate_of, named
 from cluster.topology import build_topology
@@ -62,12 +63,30 @@ class Site:
     def nginx_config(self, *, whole: bool = False) -> NginxConfig:
         """Return nginx's configuration for this machine.
 
-        whole: with the certificate and its key; CertificateError where they can't be had. Else without them there.
+        whole: with the certificate and its key, and the users; CertificateError or UsersError where they can't be had.
+        Else without them there.
         """
         paths = self.paths.nginx_paths(self.topology, self.nginx.user)
-        return render_nginx(
-            self.topology, paths, self.nginx.version, self.certificate() if whole else self.known_certificate()
-        )
+        certificate = self.certificate() if whole else self.known_certificate()
+        users = self.users() if whole else self.known_users()
+        return render_nginx(self.topology, paths, self.nginx.version, certificate, users)
+
+    def known_users(self) -> str:
+        """Return what is known of the site's users, whatever is wrong with them."""
+        with contextlib.suppress(UsersError):
+            return self.users()
+        return ""
+
+    def users(self) -> str:
+        """Return what nginx reads of the site's users. UsersError where they can't be had."""
+        given, kept = self.config.auth_basic_users, self.paths.secrets / USERS
+        try:
+            secret = given.get_secret_value() if given else kept.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            secret = ""
+        except (OSError, UnicodeDecodeError):
+            raise UsersError(f"{USERS}: {kept} can't be read as text") from None
+        return users_file(self.config, secret)
 
     def known_certificate(self) -> Certificate | None:
         """Return what is known of the site's certificate, whatever is wrong with it."""

@@ -19,6 +19,9 @@ CONTAINER, COMMAND, IMAGE = "Container", "Command", "Image"
 RESTORED, SERVE, NGINX_CONFIG = "-restored", "-serve", "nginx-config"
 
 
+#: In the environment of nginx's command: for whom nginx asks.
+USERS = "USERS"
+
 #: Operations of Pulumi's that change nothing.
 UNCHANGED = ("same", "read", "refresh")
 
@@ -146,4 +149,7 @@ def _nginx_lines(step: dict[str, Any]) -> list[str]:
         for line in difflib.unified_diff(old, new, lineterm="", n=0)
         if not line.startswith(("---", "+++", "@@"))
     ]
-    return [line for line in lines if not line[2:].startswith("return 200 ")]
+    # Pulumi tells which value of the environment is another, and not what it is.
+    changed = [path for path in step.get("detailedDiff") or {} if path.endswith(USERS)]
+    users = ["~ users: others, or with other passwords"] if changed else []
+    return [*users, *(line for line in lines if not line[2:].startswith("return 200 "))]

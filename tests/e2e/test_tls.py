@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from tests.e2e.stand import DockerStand, docker_stack
 from tests.e2e.tools import docker
 from tests.load import SPARSE
 from tests.local.stand import free_port
-from tests.secure_load import SecureLoad
+from tests.secure_load import Secure, SecureLoad
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,3 +83,55 @@ def test_another_authority_is_another_certificate_though_nginx_tells_the_same_di
     with load_of(stand) as load:
         load.wait_for(AROUND)
     assert_nothing_lost(load.counts)
+
+
+def ask_for(stand: DockerStand, user: str | None = None, address: str = "127.0.0.1") -> int:
+    """Return the status of a page by https, as that user."""
+    port: int = stand.stack["site"]["tls"]["listen"]
+    headers = {"Host": f"cluster:{port}"}
+    if user is not None:
+        headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
+    with contextlib.closing(Secure((address, port), "cluster", authority(stand).read_text(), 30)) as connection:
+        connection.request("GET", "/whoami", headers=headers)
+        return connection.getresponse().status
+
+
+def allow(stand: DockerStand, **users: str) -> None:
+    done = stand.pulumi("config", "set", "--secret", "cluster:auth_basic_users", json.dumps(users))
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_user_is_asked_for_and_others_are_one_reload_that_tells_nothing_of_them(stand: DockerStand) -> None:
+    password, other = "a password of ann's", "a password of zoe's"
+    stand.edit_stack(lambda stack: stack["site"].update(auth_basic="Staging"))
+    result = stand.up()
+    assert result.status != 0
+    assert "pulumi config set --secret cluster:auth_basic_users" in result.output
+    allow(stand, ann=password)
+    assert_up(stand)
+    assert [ask_for(stand), ask_for(stand, f"ann:{password}"), ask_for(stand, f"zoe:{other}")] == [401, 200, 401]
+    (nginx,) = stand.containers("nginx")
+    assert docker("exec", nginx, "stat", "-c", "%a %u", "/var/lib/cluster/users").strip() == "600 10002"
+    hashed = docker("exec", nginx, "cat", "/var/lib/cluster/users").strip()
+    assert hashed.startswith("ann:$6$")
+    assert password not in hashed
+    told = json.dumps(json.loads(docker("inspect", *stand.containers())))
+    kept = [path for path in stand.root.rglob("*") if path.is_file() and not path.is_symlink()]
+    for secret in (password, hashed):
+        assert secret not in told
+        assert not [path for path in kept if secret.encode() in path.read_bytes()]
+    before = stand.release()
+    allow(stand, ann=password, zoe=other)
+    result = stand.up()
+    assert result.status == 0, result.output
+    assert "~ users: others, or with other passwords" in result.output
+    assert not [word for word in (other, "zoe", "$6$") if word in result.output]
+    assert [ask_for(stand, f"ann:{password}"), ask_for(stand, f"zoe:{other}")] == [200, 200]
+    assert (stand.release(), stand.containers("nginx")) == (before, [nginx])
+    assert "no changes" in stand.up().output
+    result = stand.run("verify", stand.name)
+    assert result.status == 0, result.output
+    assert "nginx asks for a user" in result.output
+    stand.edit_stack(lambda stack: stack["site"].pop("auth_basic"))
+    assert_up(stand)
+    assert ask_for(stand) == 200

@@ -6,6 +6,7 @@ the loopback address alone. What is stopped is what was started here.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime as dt
 import hashlib
@@ -35,6 +36,7 @@ from cluster.config import parse_config
 from cluster.endpoints import Endpoint
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.paths import NginxPaths
+from cluster.render.users import users_file
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.tls.authority import make_authority
 from cluster.tls.certificates import certificate_of, names_of
@@ -67,6 +69,9 @@ AUTHORITY = make_authority("test", dt.datetime.now(dt.UTC))
 #: By which an authority of ACME knows the stack.
 ACCOUNT = make_account()
 THUMBPRINT = thumbprint_of(ACCOUNT)
+#: For whom sites with `auth_basic` ask, and what a browser sends for each.
+PASSWORDS = {"ann": "a password: of ann's", "zoe": "zoe's password"}
+ANN, ZOE = ("Basic " + base64.b64encode(f"{name}:{word}".encode()).decode() for name, word in PASSWORDS.items())
 
 
 def _width(name: str) -> list[pytest.MarkDecorator]:
@@ -137,21 +142,28 @@ def paths_in(directory: Path) -> NginxPaths:
         closing=str(directory / "closing"),
         maintenance=str(directory / "maintenance"),
         acme=str(directory / "acme"),
+        users=str(directory / "users"),
         listen_address="127.0.0.1",
+        listen_address_ipv6="[::1]",
     )
 
 
 def render(values: Values, paths: NginxPaths, version: tuple[int, int, int]) -> NginxConfig:
     config = parse_config(values)
     certificate = certificate_of(config, Path(), AUTHORITY, dt.datetime.now(dt.UTC))
-    return render_nginx(build_topology(config), paths, version, certificate)
+    users = users_file(config, json.dumps(PASSWORDS))
+    return render_nginx(build_topology(config), paths, version, certificate, users)
 
 
 def write(config: NginxConfig, directory: Path) -> Path:
     """Write a configuration's files and links; return the path of its nginx.conf."""
     for path, text in {**config.files, **config.private}.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
-        (directory / path).write_text(text, encoding="utf-8")
+        # Another file, as platforms make one: of the same one, written in the same second, nginx from 1.27.4 on keeps
+        # the former certificate (ssl_object_cache_inheritable).
+        new = (directory / path).with_suffix(".new")
+        new.write_text(text, encoding="utf-8")
+        new.replace(directory / path)
     for path, target in config.links.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
         (directory / path).unlink(missing_ok=True)
@@ -405,6 +417,8 @@ class Running:
         config = render(values, self.paths, self.nginx.version)
         edited = {path: self.edit(text) for path, text in config.files.items()}
         write(replace(config, files=edited), self.directory / "conf")
+        if config.users:
+            Path(self.paths.users).write_text(config.users)
         return config
 
     def live_digest(self) -> str:

@@ -165,6 +165,9 @@ def stacks(draw: st.DrawFn) -> dict[str, Any]:
             headers=headers,
             redirects=redirects,
             robots=st.just("none"),
+            auth_basic=st.from_regex(r"\A[!#%-\[\]-~]([ !#%-\[\]-~]{0,98}[!#%-\[\]-~])?\Z").filter(
+                lambda text: text != "off"
+            ),
             snippets=snippets,
         )
     )

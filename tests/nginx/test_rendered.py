@@ -139,6 +139,8 @@ def server_case(parameter: str, **parameters: Any) -> tuple[Values, list[str], l
     return first_server(**parameters), [SERVER.format(1, BY_DEFAULT)], [SERVER.format(1, parameter)]
 
 
+CLIENT_NETWORK = "map $binary_remote_addr $cluster_client_network"
+
 #: What each option takes out of the plain tree, and what it puts in.
 OPTIONS: dict[str, tuple[Values, list[str], list[str]]] = {
     "weight": server_case(" weight=3 max_fails=0", weight=3),
@@ -191,6 +193,43 @@ OPTIONS: dict[str, tuple[Values, list[str], list[str]]] = {
         stack(proxy_read_timeout="90s"),
         ["proxy_read_timeout 1m"],
         ["proxy_read_timeout 90s"],
+    ),
+    "auth_basic": (
+        stack(auth_basic="Staging area"),
+        [],
+        [
+            "proxy_set_header Authorization $cluster_authorization",
+            f"{SITE} > auth_basic Staging area",
+            f"{SITE} > auth_basic_user_file /DIR/users",
+            f"{SITE} > set $cluster_authorization ",
+        ],
+    ),
+    "ipv6": (
+        stack(ipv6=True, connections_per_address=0),
+        [
+            "limit_conn_zone $binary_remote_addr zone=cluster_addresses:10m",
+            "limit_conn_status 429",
+            "limit_conn_log_level warn",
+            f"{SITE} > limit_conn cluster_addresses 1024",
+        ],
+        ["server[127.0.0.1:8080 ] > listen [::1]:8080 default_server", f"{SITE} > listen [::1]:8080"],
+    ),
+    "ipv6 with limits": (
+        stack(ipv6=True),
+        [
+            "limit_conn_zone $binary_remote_addr zone=cluster_addresses:10m",
+            f"{SITE} > limit_conn cluster_addresses 1024",
+        ],
+        [
+            CLIENT_NETWORK,
+            f"{CLIENT_NETWORK} > default $binary_remote_addr",
+            rf"{CLIENT_NETWORK} > ~(?s)^\x00{{10}}\xff{{2}}(?<cluster_ipv4>.{{4}})\z $cluster_ipv4",
+            rf"{CLIENT_NETWORK} > ~(?s)^(?<cluster_first_half>.{{8}}).{{8}}\z $cluster_first_half",
+            "limit_conn_zone $cluster_client_network zone=cluster_networks:10m",
+            "server[127.0.0.1:8080 ] > listen [::1]:8080 default_server",
+            f"{SITE} > listen [::1]:8080",
+            f"{SITE} > limit_conn cluster_networks 1024",
+        ],
     ),
     "anybody": (
         stack(server_names=["_"]),

@@ -707,6 +707,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "limit": {"limit": "10r/s", "burst": 20},
     "snippets": {"snippets": SNIPPETS},
     "robots": {"robots": "none"},
+    "a user": {"auth_basic": "Staging"},
     "no static files": {"static_url": None},
     "no connections counted": {"connections_per_address": 0},
 }

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import http.client
 import json
+import socket
 import ssl
 import time
 from typing import TYPE_CHECKING, Any
@@ -187,6 +188,89 @@ def test_what_somebody_changed_by_hand_is_seen(nginx: Nginx, what: str) -> None:
                 list(https.checks())
         else:
             assert name in [check.name for check in https.checks() if check.ok is False]
+
+
+# --- sessions
+
+
+VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
+
+
+class Resuming:
+    """A client that keeps its session of TLS, as browsers do, and begins each connection with it."""
+
+    def __init__(self, version: str) -> None:
+        self.context = ssl.create_default_context(cadata=ROOT)
+        self.context.minimum_version = self.context.maximum_version = VERSIONS[version]
+        self.session: ssl.SSLSession | None = None
+
+    def resumes(self, running: Running) -> bool:
+        """Ask for a page on a new connection; tell whether that took up the session."""
+        plain = socket.create_connection(("127.0.0.1", https_port(running)), PATIENCE)
+        with self.context.wrap_socket(plain, server_hostname="cluster", session=self.session) as connection:
+            request = f"GET / HTTP/1.1\r\nHost: cluster:{https_port(running)}\r\nConnection: close\r\n\r\n"
+            connection.sendall(request.encode())
+            answer = b""
+            while read := connection.recv(65536):
+                answer += read
+            assert answer.startswith(b"HTTP/1.1 200 "), answer[:200]
+            # Of TLS 1.3 it comes with the answer.
+            self.session = connection.session
+            return bool(connection.session_reused)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_session_is_taken_up_again_by_whichever_worker_and_after_a_reload(running: Running, version: str) -> None:
+    client = Resuming(version)
+    assert not client.resumes(running)
+    assert [client.resumes(running) for _ in range(20)] == [True] * 20
+    running.reload(running.values)
+    assert [client.resumes(running) for _ in range(20)] == [True] * 20
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_without_the_memory_that_workers_share_it_would_not_be(nginx: Nginx, version: str) -> None:
+    edit = lambda text: text.replace("shared:cluster_tls:10m", "none")  # noqa: E731
+    with Running(nginx, secure(), edit=edit) as found:
+        client = Resuming(version)
+        assert [client.resumes(found) for _ in range(5)] == [False] * 5
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_another_nginx_and_one_that_was_started_again_shake_hands_anew_and_answer(nginx: Nginx, version: str) -> None:
+    """As with several hosts of one site: what another one remembers is in no ticket that a client could bring."""
+    client = Resuming(version)
+    values = secure()
+    for _host in range(2):
+        with Running(nginx, values) as found:
+            assert not client.resumes(found)
+            assert client.resumes(found)
+
+
+def test_no_ticket_is_given_out_so_that_no_key_of_tickets_has_to_be_kept_or_changed(running: Running) -> None:
+    client = Resuming("TLSv1.2")
+    client.resumes(running)
+    assert client.session is not None
+    assert not client.session.has_ticket
+    edit = lambda text: text.replace("ssl_session_tickets off", "ssl_session_tickets on")  # noqa: E731
+    with Running(running.nginx, secure(), edit=edit) as found:
+        other = Resuming("TLSv1.2")
+        other.resumes(found)
+        assert other.session is not None
+        assert other.session.has_ticket
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_session_of_another_certificate_is_not_taken_up(nginx: Nginx, version: str) -> None:
+    values = secure()
+    with Running(nginx, values) as found:
+        client = Resuming(version)
+        client.resumes(found)
+        assert client.resumes(found)
+        site = {**values["site"], "server_names": ["cluster", "renewed"]}
+        found.reload({**values, "site": site})
+        assert not client.resumes(found)
+        assert client.resumes(found)
 
 
 # --- what else the site says

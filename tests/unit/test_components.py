@@ -19,7 +19,7 @@ import pytest
 
 import components
 from cluster.config import parse_config
-from cluster.config.models import AUTHORITY
+from cluster.config.models import AUTHORITY, USERS
 from cluster.release import ReleaseSpec, specify
 from cluster.services import DRAIN_SECONDS
 from cluster.tls.authority import make_authority
@@ -768,6 +768,40 @@ def test_the_key_of_a_site_is_a_secret_beside_a_configuration_that_previews_show
     assert {port["external"] for port in found.named("nginx", CONTAINER).inputs["ports"]} >= {8090, 8453}
     plain = recorded(VALUES, preview=preview).named("nginx-config")
     assert "PRIVATE" not in plain.environment
+
+
+ASKING = stack_values(site={"auth_basic": "Staging"})
+
+
+def test_nginx_alone_is_given_a_sites_users_as_hashes_and_as_a_secret(preview: bool, recorded: Recorded) -> None:
+    password = "a password of ann's"
+    users = json.dumps({"ann": password})
+    found = recorded(ASKING, preview=preview, secrets={**SECRETS, USERS: users})
+    command = found.named("nginx-config")
+    given = command.environment["USERS"]
+    assert is_secret(given), "whoever reads the state could try passwords"
+    assert given["value"].startswith("ann:$6$")
+    assert "auth_basic_user_file /var/lib/cluster/users" in command.inputs["stdin"]
+    said = json.dumps(everything(found)).replace(json.dumps(given["value"]), "")
+    assert password not in said
+    assert "$6$" not in said
+    assert json.loads(found.named("prepare").inputs["stdin"]["value"]) == SECRETS, "no instance needs them"
+    other = recorded(ASKING, preview=preview, secrets={**SECRETS, USERS: json.dumps({"ann": "another word"})})
+    changed = other.named("nginx-config")
+    assert changed.environment["USERS"] != given
+    assert changed.inputs["stdin"] == command.inputs["stdin"], "the configuration tells nothing of them"
+
+
+@pytest.mark.parametrize(
+    ("users", "words"),
+    [
+        (None, "no auth_basic_users"),
+        ('{"ann": "short"}', r"^cluster:auth_basic_users: \"ann\": a password must have"),
+    ],
+)
+def test_a_site_that_asks_for_a_user_needs_some(tmp_path: Path, users: str | None, words: str) -> None:
+    with pytest.raises(pulumi.RunError, match=words):
+        run_main(tmp_path, ASKING, secrets={**SECRETS, **({USERS: users} if users else {})})
 
 
 def test_a_site_that_signs_its_own_certificate_needs_an_authority(tmp_path: Path) -> None:

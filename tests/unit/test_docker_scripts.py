@@ -447,6 +447,8 @@ def test_a_line_that_makes_no_sense_is_passed_over() -> None:
 
 # --- how a configuration comes into nginx's container
 
+RELOADED = 3
+
 DELIVER = HOST.parent / "nginx" / "deliver"
 
 #: A file that looks like another delivery, and one that has no line at all.
@@ -457,24 +459,57 @@ NASTY_FILES = {
 }
 
 
-def deliver(root: Path, text: str) -> subprocess.CompletedProcess[str]:
-    """Run `deliver` where nginx's directory is below `root`, with an nginx that takes everything."""
+def deliver(root: Path, text: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `deliver` where nginx's directory is below `root`, with an nginx that takes everything.
+
+    Its status is RELOADED where it tells nginx to reload.
+    """
     for name, answer in {"nginx": "exit 0", "lib/ask": f"echo {DIGEST}"}.items():
         (root / "bin" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "bin" / name).write_text(f"#!/bin/sh\n{answer}\n")
         (root / "bin" / name).chmod(0o755)
     (root / "home").mkdir(exist_ok=True)
-    program = DELIVER.read_text().replace("/var/lib/cluster", f"{root}/home").replace("kill -HUP 1", "exit 3")
+    program = DELIVER.read_text().replace("/var/lib/cluster", f"{root}/home").replace("kill -HUP 1", f"exit {RELOADED}")
     program = program.replace("/usr/local/lib/cluster", f"{root}/bin/lib")
     return subprocess.run(
         ["/bin/sh", "-c", program, "deliver", "1", DIGEST, "no"],
         input=text,
-        env={"PATH": f"{root}/bin:/usr/bin:/bin"},
+        env={"PATH": f"{root}/bin:/usr/bin:/bin", **environment},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+#: A site's file, where nginx asks for a user and where it does not.
+ASKING, OPEN = (
+    delivery(NginxConfig(files={"nginx.conf": "\n", "sites-available/cluster": text}, links={}, digest=DIGEST))
+    for text in ("server {\n    auth_basic_user_file /users;\n}\n", "server {\n}\n")
+)
+
+
+def test_who_may_enter_is_read_by_nginx_alone_and_others_are_another_reload(tmp_path: Path) -> None:
+    users = tmp_path / "home" / "users"
+    assert deliver(tmp_path, ASKING, USERS="ann:$6$x\nzoe:$6$y\n").returncode == 0
+    assert (users.read_text(), users.stat().st_mode & 0o777) == ("ann:$6$x\nzoe:$6$y\n", 0o600)
+    assert not list((tmp_path / "home" / "current").glob("users*")), "a former worker could not read it any more"
+    before = users.stat().st_ino
+    assert deliver(tmp_path, ASKING, USERS="ann:$6$x\nzoe:$6$y\n").returncode == 0, "nothing is another, no reload"
+    assert users.stat().st_ino == before
+    assert deliver(tmp_path, ASKING, USERS="ann:$6$z\n").returncode == RELOADED
+    assert users.read_text() == "ann:$6$z\n"
+
+
+def test_who_may_enter_is_kept_for_former_workers_until_the_delivery_after_the_one_that_asks_nobody(
+    tmp_path: Path,
+) -> None:
+    users = tmp_path / "home" / "users"
+    assert deliver(tmp_path, ASKING, USERS="ann:$6$x\n").returncode == 0
+    assert deliver(tmp_path, OPEN).returncode == RELOADED
+    assert users.exists()
+    deliver(tmp_path, OPEN)
+    assert not users.exists()
 
 
 def test_whatever_stands_in_a_file_it_is_delivered_as_that_file_and_no_other(tmp_path: Path) -> None:

@@ -108,6 +108,8 @@ def named(*names: str) -> dict[str, Any]:
 
 DOCKER = {"platform": "docker"}
 
+ASKING: dict[str, Any] = {"site.auth_basic": "Staging"}
+
 SELF_SIGNED: dict[str, Any] = {"site.tls": {"self_signed": True}}
 
 #: A certificate, its key, another one's, and the key with a mode that lets others read it.
@@ -737,6 +739,10 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         ],
         [case({"site.listen": 80}, privileged=True), case({"site.listen": 80}), case({}, privileged=False)],
     ),
+    "ipv6": (
+        [case({**DOCKER, "site.ipv6": True}, "site.ipv6")],
+        [case({"site.ipv6": True}), case(DOCKER)],
+    ),
     "https-port": ([case({"site.listen": 443}, "site.listen")], [case({"site.listen": 80})]),
     "https-elsewhere": (
         [
@@ -756,6 +762,24 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case(tls("ours"), "site.tls.files.certificate", root=FILES, now=LATER),
         ],
         [case(tls("ours"), root=FILES, now=NOW), case(tls("missing")), case(SELF_SIGNED, root=FILES, now=NOW)],
+    ),
+    "auth-basic-users": (
+        [
+            case({**SELF_SIGNED, **ASKING}, "site.auth_basic", secrets=frozenset({"secret_key"})),
+            case({**SELF_SIGNED, **ASKING, **DOCKER}, "site.auth_basic", secrets=frozenset()),
+        ],
+        [
+            case({**SELF_SIGNED, **ASKING}, secrets=frozenset({"auth_basic_users"})),
+            case({**SELF_SIGNED, **ASKING}),
+            case(SELF_SIGNED, secrets=frozenset()),
+        ],
+    ),
+    "auth-basic-plain": (
+        [
+            case(ASKING, "site.auth_basic"),
+            case({**ASKING, "site.trusted_proxies": ["10.0.0.1"], "site.proxy_protocol": True}, "site.auth_basic"),
+        ],
+        [case({**ASKING, **SELF_SIGNED}), case({**ASKING, "site.trusted_proxies": ["10.0.0.1"]}), case()],
     ),
     "certificate-ends": (
         [case(tls("ours"), "site.tls.files.certificate", root=FILES, now=SOON)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -98,6 +99,9 @@ def test_a_change_of_a_snippet_is_said_line_by_line() -> None:
         def current_text(self, path: str) -> str:
             return self.config.files.get(path, "")
 
+        def has_users(self, config: NginxConfig) -> bool:
+            return config.users in {"", self.config.users}
+
     def said(before: NginxConfig, after: NginxConfig) -> list[str]:
         return _nginx_difference(InPlace(before), after)  # type: ignore[arg-type]
 
@@ -107,3 +111,6 @@ def test_a_change_of_a_snippet_is_said_line_by_line() -> None:
     assert said(one, two) == ["+ include snippets/http.conf;", "+ map $arg_a $a { default 1; }", "+ etag off;"]
     assert said(one, plain) == ["- include snippets/server.conf;", "- gzip off;"]
     assert said(two, two) == []
+    ann, zoe = (replace(plain, users=f"{name}:$6$x\n") for name in ("ann", "zoe"))
+    assert said(ann, ann) == []
+    assert said(ann, zoe) == ["~ users: others, or with other passwords"]

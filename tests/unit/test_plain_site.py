@@ -26,6 +26,7 @@ PATHS = NginxPaths(
     closing="/run/closing",
     maintenance="/var/maintenance",
     acme="/var/acme",
+    users="/var/users",
 )
 
 STACK: dict[str, Any] = {

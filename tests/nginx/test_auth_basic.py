@@ -1,0 +1,208 @@
+"""A site that asks each visitor for a user, by the real nginx: who is asked, and what the project is told."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cluster.config import parse_config
+from cluster.maintenance import asked_for
+from cluster.render.maintenance import SUFFIX, render_maintenance
+from cluster.render.users import users_file
+from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
+from cluster.tls.authority import root_of
+from tests.conformance import wait_until
+from tests.nginx.running import ANN, AUTHORITY, PATIENCE, ZOE, Reply, Running, ask, free_ports, stack, versions
+from tests.nginx.test_reload import add_static_file
+from tests.secure_load import Secure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.nginx.running import Values
+    from tests.nginx_versions import Nginx
+
+
+def sent(authorization: str | None) -> dict[str, Any]:
+    return {} if authorization is None else {"Authorization": authorization}
+
+
+def basic(name: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+#: What whoever has no password may send.
+STRANGERS: dict[str, dict[str, str]] = {
+    "nothing": {},
+    "another password": {"Authorization": basic("ann", "no password")},
+    "no password": {"Authorization": basic("ann", "")},
+    "a hash": {"Authorization": basic("ann", "$6$x$y")},
+    "nobody": {"Authorization": basic("", "")},
+    "another's name": {"Authorization": basic("bob", "a password: of ann's")},
+    "a token": {"Authorization": "Bearer abc"},
+    "no base64": {"Authorization": "Basic ***"},
+    "another header": {"X-Authorization": ANN, "Proxy-Authorization": ANN},
+}
+
+#: What a visitor may ask for: pages, files, uploads, what is nowhere.
+PATHS = ["/", "/a?b", "/static/a.css", "/static/none", "/media/a.txt", "/media/none", "/upload/x", "//", "/robots.txtx"]
+
+
+@pytest.fixture(scope="module", params=versions())
+def nginx(request: pytest.FixtureRequest) -> Nginx:
+    found: Nginx = request.param
+    return found
+
+
+def asking(**site: Any) -> Values:
+    values = stack(2, auth_basic="Staging", locations=[{"path": "/upload/"}, {"path": "/hook/", "auth_basic": False}])
+    values["app"]["media"] = {"root": "media", "url": "/media/"}
+    values["site"] |= site
+    return values
+
+
+def add_files(running: Running) -> None:
+    add_static_file(running)
+    media = Path(running.paths.shared) / "media"
+    media.mkdir(parents=True)
+    (media / "a.txt").write_text("upload\n")
+
+
+@pytest.fixture(scope="module")
+def running(nginx: Nginx) -> Iterator[Running]:
+    with Running(nginx, asking(instance_ports=free_ports(2))) as found:
+        add_files(found)
+        yield found
+
+
+def let_in(running: Running) -> list[str]:
+    """What is not refused to strangers, with and without the file by which an old nginx closes connections."""
+    found = []
+    for closing in (False, True):
+        if closing:
+            Path(running.paths.closing).touch()
+        for path in PATHS:
+            for stranger, headers in STRANGERS.items():
+                given: dict[str, Any] = {name.replace("-", "_"): text for name, text in headers.items()}
+                reply = running.request(path, **given)
+                if (reply.status, reply.headers["WWW-Authenticate"]) != (401, 'Basic realm="Staging"'):
+                    found.append(f"{path} by {stranger}: {reply.status}")
+    Path(running.paths.closing).unlink()
+    return found
+
+
+def test_nobody_gets_anything_without_a_user_and_no_instance_hears_of_it(running: Running) -> None:
+    before = len(running.requests)
+    assert let_in(running) == []
+    assert len(running.requests) == before
+    print(f"{running.nginx}: {2 * len(PATHS) * len(STRANGERS)} requests by strangers, 0 let in")
+
+
+def test_without_the_directive_all_of_them_would(nginx: Nginx) -> None:
+    """What must fail: the same, with the one line less."""
+    with Running(nginx, asking(), edit=lambda text: text.replace("    auth_basic Staging;\n", "")) as found:
+        add_files(found)
+        assert len(let_in(found)) == 2 * len(PATHS) * len(STRANGERS)
+
+
+@pytest.mark.parametrize("user", [ANN, ZOE])
+def test_a_user_gets_everything_and_the_project_is_not_told_the_password(running: Running, user: str) -> None:
+    statuses = [running.request(path, Authorization=user).status for path in PATHS]
+    assert statuses == [200, 200, 200, 404, 200, 404, 200, 200, 200]
+    for path in ("/", "/upload/x"):
+        assert running.request(path, Authorization=user).sent("Authorization") == []
+
+
+def test_without_the_line_that_keeps_it_back_the_project_would_be_told(nginx: Nginx) -> None:
+    line = "proxy_set_header Authorization $cluster_authorization;\n"
+    with Running(nginx, asking(), edit=lambda text: text.replace(line, "")) as found:
+        assert found.request("/", Authorization=ANN).sent("Authorization") == [ANN]
+
+
+def test_where_nobody_is_asked_the_projects_own_header_arrives(running: Running, nginx: Nginx) -> None:
+    for sent in ("Bearer abc", basic("of the", "project")):
+        assert running.request("/hook/x", Authorization=sent).sent("Authorization") == [sent]
+        first: int = running.values["site"]["instance_ports"]
+        reply = running.request("/", host="localhost", port=first, Authorization=sent)
+        assert reply.sent("Authorization") == [sent]
+    with Running(nginx, stack(1)) as plain:
+        assert plain.request("/", Authorization="Bearer abc").sent("Authorization") == ["Bearer abc"]
+
+
+def test_what_is_the_runtimes_is_closed_as_before_and_the_internal_socket_answers(running: Running) -> None:
+    for path in ("/-/health", "/-/probe", "/-/", "/x/..%2f-/health"):
+        for user in (None, ANN):
+            assert running.request(path, **sent(user)).status == 404, path
+    assert running.internal("/-/config").status == 200
+    assert running.internal("/-/probe").status == 200
+
+
+def test_what_nginx_answers_itself_at_once_asks_nobody(nginx: Nginx) -> None:
+    """As an authority asks for the challenge of a certificate."""
+    challenge = 'location ~ "^/\\.well-known/acme-challenge/([-_a-zA-Z0-9]+)$" { return 200 "$1.thumb"; }\n'
+    values = asking(robots="none", redirects={"/old/": "/new/"}, snippets={"server": challenge})
+    with Running(nginx, values) as found:
+        assert found.request("/.well-known/acme-challenge/abc").body == b"abc.thumb"
+        assert found.request("/robots.txt").status == 200
+        assert found.request("/old/a").headers["Location"] == "/new/a"
+        assert found.request("/new/a").status == 401
+        map_file = Path(f"{found.paths.maintenance}{SUFFIX}")
+        wanted = render_maintenance(asked_for("Back soon", "10m", []))
+        map_file.write_text(wanted.text)
+        found.reload(found.values)
+        wait_until(lambda: found.internal("/-/maintenance").body.decode() == wanted.digest, "nginx has read it")
+        assert found.request("/").status == 503
+
+
+def test_where_there_is_https_nobody_is_asked_by_plain_http(nginx: Nginx) -> None:
+    port = free_ports(2)
+    values = asking(
+        listen=port, tls={"listen": port + 1, "self_signed": True}, redirects={"www.example.org": "cluster"}
+    )
+    with Running(nginx, values) as found:
+        for path in PATHS:
+            for host in ("cluster", "www.example.org", "other.example"):
+                with contextlib.suppress(http.client.RemoteDisconnected, ConnectionError):  # a stranger's name
+                    reply = found.request(path, host=host)
+                    assert (reply.status, reply.headers["WWW-Authenticate"]) == (308, None)
+        with contextlib.closing(Secure(("127.0.0.1", port + 1), "cluster", root_of(AUTHORITY), PATIENCE)) as secure:
+            replies: list[Reply] = [ask(secure, "/", host=f"cluster:{port + 1}", **sent(user)) for user in (None, ANN)]
+            assert [reply.status for reply in replies] == [401, 200]
+
+
+def test_other_passwords_count_at_once_without_a_reload_for_connections_that_are_kept_too(running: Running) -> None:
+    users = Path(running.paths.users)
+    before = users.read_text()
+    changed = users_file(parse_config(running.values), '{"ann": "another password"}')
+    with contextlib.closing(running.connect()) as connection:
+        assert ask(connection, "/", Authorization=ANN).status == 200
+        users.with_name("next").write_text(changed)
+        users.with_name("next").rename(users)
+        try:
+            assert ask(connection, "/", Authorization=ANN).status == 401
+            assert ask(connection, "/", Authorization=basic("ann", "another password")).status == 200
+        finally:
+            users.write_text(before)
+
+
+def test_a_site_that_asks_no_more_refuses_nobody_while_it_reloads(nginx: Nginx) -> None:
+    """A connection of the former configuration's may be used once more: its worker reads the file of the users."""
+    with Running(nginx, asking()) as found, contextlib.closing(found.connect()) as connection:
+        assert ask(connection, "/", Authorization=ANN).status == 200
+        found.reload(stack(2, listen=found.port))
+        assert found.request("/").status == 200
+        if nginx.version >= KEEPALIVE_MIN_TIMEOUT_SINCE:
+            assert ask(connection, "/", Authorization=ANN).status == 200
+
+
+def test_a_file_that_is_gone_lets_nobody_in(nginx: Nginx) -> None:
+    with Running(nginx, asking()) as found:
+        Path(found.paths.users).unlink()
+        assert found.request("/").status == 401
+        assert found.request("/", Authorization=ANN).status in (403, 500)
+        assert found.requests == []

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import pulumi
 
 from cluster.config import load_stack
-from cluster.config.models import AUTHORITY, SECRET_KEYS, USERS
+from cluster.config.models import ACCOUNT, AUTHORITY, SECRET_KEYS, USERS
 from cluster.errors import ClusterError
 from cluster.interpreters import needs_of, request
 from cluster.release import find_project, runtime_config, specify
@@ -25,6 +25,7 @@ from cluster.sessions import Lasting, refusal, refused_hiding, refused_loss, ref
 from cluster.stack.judge import judge
 from cluster.stack.opened import Stack
 from cluster.tls.certificates import CertificateError, certificate_of
+from cluster.tls.renewing import account_of
 from platforms import registry
 from platforms.base import RELEASE_VARIABLE
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from cluster.config import ClusterConfig
     from cluster.release import ReleaseSpec
     from cluster.tls.certificates import Certificate
+    from cluster.tls.renewing import Account
     from cluster.topology import Topology
     from platforms.base import Ground, Resources
 
@@ -56,6 +58,7 @@ class Program:
     root: the directory that the stack file's paths are meant from. stack: the stack file's name. secrets: their values,
     in plain. site: its name among the sites of the program; None for the one that is the program's stack. authority:
     what signs the certificate of a site that signs its own. users: for whom nginx asks, as the secret names them.
+    account: the key of its account by ACME.
     """
 
     root: Path
@@ -66,6 +69,7 @@ class Program:
     site: str | None = None
     authority: str = field(default="", repr=False)
     users: str = field(default="", repr=False)
+    account: str = field(default="", repr=False)
 
     def platform(self, topology: Topology) -> Resources:
         """Return the platform, with what runs on it now; RunError where it is away, or would lose sessions or data."""
@@ -90,7 +94,10 @@ class Program:
         if refused:
             raise pulumi.RunError(refused)
         return self.ground.resources(
-            pulumi.Output.secret(json.dumps(self.secrets, sort_keys=True)), self._certificate(), self._users()
+            pulumi.Output.secret(json.dumps(self.secrets, sort_keys=True)),
+            self._certificate(),
+            self._users(),
+            self._account(),
         )
 
     def _lasting(self, topology: Topology) -> Lasting:
@@ -125,6 +132,21 @@ class Program:
             return certificate_of(self.config, self.root, self.authority, dt.datetime.now(dt.UTC))
         except CertificateError as error:
             raise pulumi.RunError(str(error)) from None
+
+    def _account(self) -> Account | None:
+        """Return the site's account by ACME, where its certificate comes so; RunError where it can't be had."""
+        try:
+            found = account_of(self.config, self.root, self.account)
+            if found is not None:
+                from cluster.acme.account import thumbprint_of  # noqa: PLC0415 - few sites need it, and it takes time
+
+                thumbprint_of(found.key)
+        except CertificateError as error:
+            raise pulumi.RunError(str(error)) from None
+        except ValueError as error:
+            problem = str(error) if self.account else "missing; `cluster up` makes it"
+            raise pulumi.RunError(f"{self.site or OWN}:{ACCOUNT}: {problem}") from None
+        return found
 
     def _users(self) -> str:
         """Return what nginx reads of the site's users; RunError where they can't be had."""
@@ -177,7 +199,8 @@ def open_site(config: ClusterConfig, root: Path, stack: str, site: str | None) -
     except ClusterError as error:
         raise pulumi.RunError(_keyed(str(error), space)) from None
     authority = pulumi.runtime.get_config(f"{space}:{AUTHORITY}") or ""
-    return Program(root, stack, config, secrets, ground, site, authority, users)
+    account = pulumi.runtime.get_config(f"{space}:{ACCOUNT}") or ""
+    return Program(root, stack, config, secrets, ground, site, authority, users, account)
 
 
 def _claim(site: str | None) -> None:

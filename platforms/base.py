@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cluster.stack.opened import Stack
     from cluster.stack.rotation import Keys
     from cluster.tls.certificates import Certificate
+    from cluster.tls.renewing import Account
     from cluster.topology import Topology
 
 #: Names a former release that is to serve again (`cluster rollback`), instead of the one that the code asks for.
@@ -434,10 +435,13 @@ class Ground(Protocol):
         """Return the configuration file of a former release; OSError where it is gone."""
         ...
 
-    def resources(self, secrets: pulumi.Output[str], certificate: Certificate | None, users: str) -> Resources:
+    def resources(
+        self, secrets: pulumi.Output[str], certificate: Certificate | None, users: str, account: Account | None = None
+    ) -> Resources:
         """Return what makes the resources.
 
         secrets: a JSON object, a secret output. users: what nginx reads of the site's users, a secret too.
+        account: by which the site's certificate is asked for (site.tls.acme).
         """
         ...
 

@@ -29,13 +29,14 @@ needs_pebble = pytest.mark.skipif(shutil.which("pebble") is None, reason="pebble
 
 
 class Pebble:
-    """An authority that asks by the plain port `asked`."""
+    """An authority that asks by the plain port `asked`, and is reached as `host`."""
 
-    def __init__(self, asked: int, *, address: str = "127.0.0.1", seconds: int = 90 * 86400) -> None:
+    def __init__(self, asked: int, *, host: str = "localhost", seconds: int = 90 * 86400) -> None:
+        self.host = host
         self.directory = Path(tempfile.mkdtemp(prefix="pebble"))
         self.ca = self.directory / "ca.pem"
         authority = make_authority("pebble", dt.datetime.now(dt.UTC))
-        chain, key = signed(authority, ["localhost", "127.0.0.1", address], dt.datetime.now(dt.UTC))
+        chain, key = signed(authority, ["localhost", *({host} - {"localhost"})], dt.datetime.now(dt.UTC))
         for name, text in (("ca.pem", root_of(authority)), ("cert.pem", chain), ("key.pem", key)):
             (self.directory / name).write_text(text)
         first = free_port(consecutive=20) + 16  # the stand has the first, and listens there later
@@ -51,7 +52,7 @@ class Pebble:
         }
         (self.directory / "pebble.json").write_text(json.dumps({"pebble": config}))
         self.log = (self.directory / "log").open("wb")
-        names = ["-dns01", f"127.0.0.1:{dns}", "-defaultIPv4", address, "-defaultIPv6", "", "-management", ""]
+        names = ["-dns01", f"127.0.0.1:{dns}", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-management", ""]
         off = ["-http01", "", "-https01", "", "-tlsalpn01", ""]
         environment = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": str(REFUSED_NONCES)}
         self.processes = [
@@ -65,7 +66,7 @@ class Pebble:
 
     @property
     def url(self) -> str:
-        return f"https://localhost:{self.port}/dir"
+        return f"https://{self.host}:{self.port}/dir"
 
     def root(self) -> str:
         """Return what those who believe its certificates trust, PEM."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.acme.kept import LATE_PART, RENEWAL_PART, moment
 
 if TYPE_CHECKING:
-    import datetime as dt
+    from collections.abc import Callable
 
     from cluster.acme.kept import Said
+
+#: Seconds that `up` waits for the first certificate: an authority takes a few.
+FIRST_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,25 @@ def standing(said: Said, told: str | None, now: dt.datetime) -> Standing:
         renewal = min(renewal, moment(said.renewal))
     tried = f"; {_tried(said)}" if said.message else ""
     return Standing(state="valid", ok=True, message=f"{until}, renewed from {renewal:%Y-%m-%d} on{tried}")
+
+
+def await_first(look: Callable[[], tuple[Said, str | None]], say: Callable[[str], None]) -> None:
+    """Wait until there is a certificate, or it was said why there is none; that is said.
+
+    look: returns what the renewer says, and what nginx has read.
+    """
+    deadline, told = time.monotonic() + FIRST_SECONDS, False
+    while True:
+        said, loaded = look()
+        now = standing(said, loaded, dt.datetime.now(dt.UTC))
+        waiting = now.state in ("starting", "placeholder", "not loaded") and not said.failures
+        if not waiting or time.monotonic() > deadline:
+            break
+        if not told:
+            say("waiting for the certificate")
+            told = True
+        time.sleep(0.3)
+    say(f"the certificate: {now.state}{f', {now.message}' if now.message else ''}")
 
 
 def _tried(said: Said) -> str:

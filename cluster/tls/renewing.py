@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cluster.acme.wanted import Wanted
-from cluster.tls.certificates import names_of
+from cluster.tls.certificates import CertificateError, names_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cluster.config.models import ClusterConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """An account with an authority. key: PEM. trusted: who may sign for its directory, PEM; empty: whom all know."""
+
+    key: str = field(repr=False)
+    trusted: str = ""
+
+
+def account_of(config: ClusterConfig, root: Path, key: str) -> Account | None:
+    """Return the site's account; None where its certificate comes otherwise.
+
+    root: the repository. CertificateError where a file of the stack file's can't be read.
+    """
+    acme = config.site.tls.acme if config.site.tls is not None else None
+    if acme is None:
+        return None
+    if acme.directory_ca is None:
+        return Account(key=key)
+    try:
+        return Account(key=key, trusted=(root / acme.directory_ca).read_text(encoding="ascii"))
+    except OSError as error:
+        words = f"{acme.directory_ca}: {error.strerror}"
+    except UnicodeDecodeError:
+        words = f"{acme.directory_ca}: not PEM, which is text"
+    raise CertificateError(f"site.tls.acme.directory_ca: {words}") from None
 
 
 def wanted(config: ClusterConfig, *, account: str, trusted: str, asked: tuple[str, int]) -> Wanted | None:

@@ -45,6 +45,9 @@ MAINTENANCE = "/srv/maintenance"
 #: What a renewer keeps: the site's certificate by ACME, and its key.
 ACME = "/srv/acme"
 
+#: The key of the account by ACME, for the renewer alone.
+ACCOUNT = "/srv/account"
+
 #: The socket on which nginx passes probes to the instances.
 NGINX_INTERNAL = f"{NGINX_HOME}/internal.sock"
 

@@ -87,7 +87,7 @@ class Spec:
     """What is peculiar to one container.
 
     memory: limit in bytes. processes: limit of all processes of its user. grace: seconds between SIGTERM and SIGKILL.
-    network: the network's name; None for no network at all.
+    network: the network's name; None for no network at all. alias: what others on it call the container by.
     """
 
     role: str
@@ -102,10 +102,14 @@ class Spec:
     shared_memory: int = 64
     ports: tuple[Ports, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    alias: str = ""
 
     def fingerprint(self) -> str:
         """Return a digest of all of it: the provider alone would not notice another health check."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        told = asdict(self)
+        if not self.alias:  # as those are told that had none
+            del told["alias"]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def make_container(  # noqa: PLR0913 - what every container needs
@@ -145,7 +149,9 @@ def make_container(  # noqa: PLR0913 - what every container needs
         ],
         ipc_mode="private",
         network_mode="none" if network is None else "bridge",
-        networks_advanced=[] if network is None else [docker.ContainerNetworksAdvancedArgs(name=network)],
+        networks_advanced=[]
+        if network is None
+        else [docker.ContainerNetworksAdvancedArgs(name=network, aliases=[spec.alias] if spec.alias else None)],
         ports=[
             docker.ContainerPortArgs(internal=port.port, external=port.port, ip=port.ip, protocol="tcp")
             for port in spec.ports

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cluster.acme.kept import MAP
 from cluster.services import PACKAGED, Kind
-from platforms.docker.container_paths import sockets_of
+from platforms.docker.container_paths import ACME, sockets_of
 from platforms.docker.containers import BROKER_USER, MEMCACHED_USER, NGINX_USER, OTHER_USER, POSTGRES_USER, Health, Spec
 
 if TYPE_CHECKING:
@@ -60,6 +61,14 @@ PLACEMENTS = {
         shared_memory=256,
     ),
     Kind.BROKER: Placement(user=BROKER_USER, sockets="broker-sockets"),
+    # It writes what nginx alone reads.
+    Kind.ACME: Placement(
+        user=NGINX_USER,
+        sockets="",
+        image="acme",
+        command=("/opt/renewer/bin/python", "-P", "-m", "cluster.acme"),
+        health=("CMD", "test", "-s", f"{ACME}/{MAP}"),
+    ),
     # Its configuration is delivered while it waits for one: its health is what is asked of it then.
     Kind.NGINX: Placement(
         user=NGINX_USER, sockets="", image="nginx", command=(START,), health=(), stop_signal="SIGQUIT"

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cluster.acme.kept import Said
 from cluster.errors import ClusterError
 from cluster_runtime.status import STARTING, believable
 
@@ -46,6 +47,7 @@ class Live:
     behind it.
     statuses: what each instance's processes last said of themselves, by instance and process.
     static: the release whose static files are served first. static_generation: how often that was said.
+    certificate: which one by ACME nginx has read, and for which account. renewal: what its renewer says.
     """
 
     nginx: str | None = None
@@ -57,6 +59,8 @@ class Live:
     statuses: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     static: str | None = None
     static_generation: int = 0
+    certificate: str | None = None
+    renewal: Said | None = None
 
     def sessions(self, instance: str) -> Mapping[str, str] | None:
         """Return what the process that holds an instance's name says of its sessions; None where it says nothing."""
@@ -236,6 +240,7 @@ def read_live(text: str) -> Live:
     given: dict[str, str | None] = {}
     generations, answers = {}, {}
     statuses = {}
+    certificate, renewal = _of_certificate(text)
     for line in text.split("\n"):  # and at nothing else that Python takes for a line's end
         what, *words = line.split(" ", 3)
         try:
@@ -266,7 +271,19 @@ def read_live(text: str) -> Live:
         statuses=statuses,
         static=static,
         static_generation=static_generation,
+        certificate=certificate,
+        renewal=renewal,
     )
+
+
+def _of_certificate(text: str) -> tuple[str | None, Said | None]:
+    """Return which certificate by ACME nginx has read, and what its renewer says; None where `live` printed none."""
+    found = dict(line.partition(" ")[::2] for line in text.split("\n") if line.startswith(("certificate ", "renewal ")))
+    try:
+        renewal = Said.of(json.loads(found["renewal"]))
+    except (KeyError, ValueError, RecursionError):
+        renewal = None
+    return _or_none(found.get("certificate", "-")), renewal
 
 
 def _or_none(word: str) -> str | None:

@@ -19,7 +19,7 @@ from platforms.docker.container_paths import base_image, image_of, project_direc
 from platforms.docker.containers import make_container
 from platforms.docker.daemons import build_arguments, placement
 from platforms.docker.engine import EngineError, image_repository
-from platforms.docker.images import FILES, uv_version, write_context
+from platforms.docker.images import FILES, renewer_files, uv_version, write_context, write_renewer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,6 +89,21 @@ class Family:
         for path in sorted(files.iterdir()):
             tag.update(path.read_bytes())
         return self._image(called, files, tag.hexdigest()[:12], {"BASE": image, **arguments}, base)
+
+    def renewer_image(self, service: Service, config: ClusterConfig) -> pulumi.Output[str]:
+        """Build the image of the renewer, whose files lie in several rooms; RunError where they can't be collected."""
+        called = image_of(service)
+        image, base = base_image(config, called), base_of(config, called, config.images.as_of)
+        tag = hashlib.sha256((image if base is None else base.name(self.target.stack)).encode())
+        for place, path in renewer_files().items():
+            tag.update(f"{place}\0".encode() + path.read_bytes())
+        digest = tag.hexdigest()[:12]
+        context = self.target.work.parent / called / digest
+        try:
+            write_renewer(context)
+        except OSError as error:
+            raise pulumi.RunError(f"{error.filename or context}: {error.strerror}; free some room") from error
+        return self._image(called, context, digest, {"BASE": image}, base)
 
     def release_image(self, topology: Topology, spec: ReleaseSpec) -> pulumi.Output[str]:
         """Build the image of a release; RunError where its context can't be written."""

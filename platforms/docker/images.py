@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster import acme
 from cluster.config.units import moment_text
 from cluster.packages import INSTALL_LOCAL, INSTALL_PACKAGES, UV_CONFIG, write_installation
 from cluster.release import (
@@ -84,6 +85,37 @@ def write_context(directory: Path, topology: Topology, spec: ReleaseSpec) -> Non
         if path.is_dir() and not path.is_symlink():
             path.chmod(DIRECTORY_MODE)  # whatever the umask: the engine copies modes too
     # Docker would leave out what a project's own .dockerignore names; here the project is not the context's root.
+    new.rename(directory)
+
+
+def renewer_files() -> dict[str, Path]:
+    """Return what the image of the renewer is built of, by the places in its context."""
+    packages = Path(acme.__file__).resolve().parent
+    runtime = RUNTIME / "unfollowed.py"
+    return {
+        "Dockerfile": FILES / "acme" / "Dockerfile",
+        "requirements.lock": FILES / "acme" / "requirements.lock",
+        "install-python": FILES / "app" / "install-python",
+        "trusting": FILES / "app" / "trusting",
+        "renewer/cluster/__init__.py": packages.parent / "__init__.py",
+        **{f"renewer/cluster/acme/{path.name}": path for path in sorted(packages.glob("*.py"))},
+        "renewer/cluster_runtime/__init__.py": RUNTIME / "__init__.py",
+        "renewer/cluster_runtime/unfollowed.py": runtime,
+    }
+
+
+def write_renewer(directory: Path) -> None:
+    """Write the build context of the renewer's image where it is not there yet, whole or not at all."""
+    if directory.exists():
+        return
+    new = directory.with_name(f".{directory.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    for place, path in renewer_files().items():
+        _copy(path, new / place)
+    _write(new / "certificates" / "ca.pem", _trusted())
+    for path in (new, *new.rglob("*")):
+        if path.is_dir():
+            path.chmod(DIRECTORY_MODE)
     new.rename(directory)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cluster.acme.kept import Said
+from cluster.acme.status import standing
+from cluster.services import Kind
 from cluster_runtime.status import SERVING, believable
 from platforms.base import InstanceStatus, NginxStatus, Process, ServiceStatus
 from platforms.docker.container_paths import nginx_config
@@ -102,6 +106,12 @@ class Observed:
             state = container["State"]
             health = state.get("Health", {}).get("Status", state["Status"])
             ok = state["Running"] and health in ("healthy", "running")
+            if kinds.get(role) is Kind.ACME and ok:
+                now = standing(self.live.renewal or Said(), self.live.certificate, dt.datetime.now(dt.UTC))
+                found.append(
+                    ServiceStatus(service=role, kind=Kind.ACME, state=now.state, ok=now.ok, message=now.message)
+                )
+                continue
             found.append(ServiceStatus(service=role, kind=kinds.get(role, role), state=health, ok=ok))
         return sorted(found, key=lambda one: one.service)
 

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cluster.acme.kept import Said
+from cluster.acme.status import await_first
 from cluster.config import stack_path
-from cluster.config.models import AUTHORITY, SECRET_KEYS, USERS
+from cluster.config.models import ACCOUNT, AUTHORITY, SECRET_KEYS, USERS
 from cluster.config.units import moment_text
 from cluster.errors import CommandError
-from cluster.services import asked_by
+from cluster.services import Kind, asked_by
 from cluster.stack.history import KEPT_RELEASES, History
 from cluster.tls.authority import make_authority, show_authority
 from cluster.topology import build_topology
@@ -97,6 +99,10 @@ class DockerPlatform:
         tls = self.stack.config.site.tls
         if tls is not None and tls.self_signed:
             self._ensure_authority()
+        if tls is not None and tls.acme is not None and self.pulumi.secret(ACCOUNT) is None:
+            from cluster.acme.account import make_account  # noqa: PLC0415 - takes its time
+
+            self.pulumi.set_secret(ACCOUNT, make_account())
         return resources
 
     def _ensure_authority(self) -> None:
@@ -164,8 +170,19 @@ class DockerPlatform:
         changed = bool(orphans) or not changes.none
         if changed or History.load(self.paths).current != release:
             _remember(docker, release, rolled_back=rolled_back)
+        self._await_certificate(docker)
         maintenance = self._left_in_maintenance()
         return Applied(release=release, changed=changed, checks=lambda: proof.of(release), maintenance=maintenance)
+
+    def _await_certificate(self, docker: DockerStack) -> None:
+        """Wait until the authority has given the first certificate, or has said why not; what that is, is said."""
+        if docker.topology.of_kind(Kind.ACME):
+
+            def look() -> tuple[Said, str | None]:
+                live = docker.engine.live(docker.label)
+                return live.renewal or Said(), live.certificate
+
+            await_first(look, self.voice.say)
 
     def _migrate_again(self, lacking: dict[str, list[str]]) -> None:
         """Run the migrations that the databases of the serving release lack: an older one was put back."""
@@ -399,12 +416,16 @@ class Proof:
 
     def begin(self, release: str) -> None:
         """Begin to check that `release` serves, as well as everything else."""
+        if not self.docker.topology.of_kind(Kind.ACME):  # which is to be waited for
+            self._begin(release)
+
+    def _begin(self, release: str) -> None:
         self._begun = release, self._executor.submit(_checked, self.docker, release)
 
     def of(self, release: str) -> list[Check]:
         """Return the checks."""
         if self._begun is None or self._begun[0] != release:
-            self.begin(release)
+            self._begin(release)
         assert self._begun is not None  # noqa: S101 - for mypy
         with self._executor:
             return self._begun[1].result()

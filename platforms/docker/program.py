@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cluster.lint import Facts
     from cluster.release import RuntimePaths
     from cluster.tls.certificates import Certificate
+    from cluster.tls.renewing import Account
     from cluster.topology import Topology
     from platforms.base import Ground
     from platforms.docker.engine import Live
@@ -76,7 +77,9 @@ class DockerGround:
         found: dict[str, Any] = json.loads((self.work / release / "config.json").read_text(encoding="utf-8"))
         return found
 
-    def resources(self, secrets: pulumi.Output[str], certificate: Certificate | None, users: str) -> Docker:
+    def resources(
+        self, secrets: pulumi.Output[str], certificate: Certificate | None, users: str, account: Account | None = None
+    ) -> Docker:
         """Return what makes the images, containers, volumes and networks."""
         return Docker(
             target=Target(stack=self.label, work=self.work, engine=self.engine),
@@ -84,6 +87,7 @@ class DockerGround:
             secrets=secrets,
             certificate=certificate,
             users=users,
+            account=account,
             # Before sites had names, a program had one.
             former=self.site is None,
         )

@@ -15,10 +15,13 @@ from cluster.render.mime import compressed_endings
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE, version_in_image
 from cluster.services import Kind, instance_grace
 from cluster.source import shared_paths, shared_place
+from cluster.tls.renewing import wanted
 from cluster.topology import batches
 from platforms import base
 from platforms.docker import scripts
 from platforms.docker.container_paths import (
+    ACCOUNT,
+    ACME,
     DATA,
     DATABASE_SECRETS,
     MAINTENANCE,
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from cluster.render.nginx import NginxConfig
     from cluster.services import Service
     from cluster.tls.certificates import Certificate
+    from cluster.tls.renewing import Account
     from cluster.topology import Topology
     from platforms.docker.engine import Live
     from platforms.docker.family import Target
@@ -64,6 +68,7 @@ class Docker:
     secrets: the stack's secrets, a JSON object; a secret output.
     live: what runs, as found when the program began.
     certificate: the site's, with its key. users: what nginx reads of the site's users, hashes among it.
+    account: the site's account by ACME, where its certificate comes so.
     former: whether the stack may have been made before its resources were called after their components.
     """
 
@@ -72,6 +77,7 @@ class Docker:
     secrets: pulumi.Output[str]
     certificate: Certificate | None = None
     users: str = field(default="", repr=False)
+    account: Account | None = None
     former: bool = False
 
     def _family(self, component: str, opts: pulumi.ResourceOptions) -> Family:
@@ -438,6 +444,9 @@ class Docker:
         (service,) = topology.of_kind(Kind.NGINX)
         image = own.service_image(service, config)
         spec = replace(daemon_spec(service), ports=(*(Ports(port=port) for port in config.site.listeners), *lone))
+        renewer, kept = self._renewer(topology, network.name, own)
+        if renewer:
+            spec = replace(spec, alias=service.name)
         # Said while the former one still listens elsewhere.
         free = own.command(
             "nginx-ports",
@@ -458,9 +467,10 @@ class Docker:
                 Mount(volume=instances.shared, path=SHARED, read_only=True),
                 Mount(volume=home.name, path=NGINX_HOME),
                 Mount(volume=maintenance.name, path=MAINTENANCE),
+                *(replace(mount, read_only=True) for mount in kept),
             ),
             network=network.name,
-            after=[free],
+            after=[free, *renewer],
             alone=True,
         )
         version = version_in_image(base_image(config, "nginx"))
@@ -481,6 +491,43 @@ class Docker:
             after=instances.ready,
         )
         return base.Site(digest=delivered.stdout.apply(lambda _: rendered.digest))
+
+    def _renewer(
+        self, topology: Topology, network: pulumi.Input[str], own: Family
+    ) -> tuple[list[docker.Container], tuple[Mount, ...]]:
+        """Start what keeps the site's certificate by ACME; return it, and where that is. Nothing where it has none."""
+        services = topology.of_kind(Kind.ACME)
+        if not services or self.account is None:
+            return [], ()
+        (service,), config = services, topology.config
+        image = own.renewer_image(service, config)
+        account = own.volume("acme-account")
+        kept = Mount(volume=own.volume("acme", protect=True).name, path=ACME)
+        given = own.command(
+            "acme-account-given",
+            scripts.script("account.sh"),
+            stdin=pulumi.Output.secret(self.account.key),
+            environment={"IMAGE": image, "ACCOUNT": account.name, "TRUSTED": self.account.trusted},
+            logging=local.Logging.NONE,
+        )
+        asked = wanted(
+            config,
+            account=f"{ACCOUNT}/account.key",
+            trusted=f"{ACCOUNT}/ca.pem",
+            asked=(topology.of_kind(Kind.NGINX)[0].name, config.site.listen),
+        )
+        assert asked is not None  # noqa: S101 - there is a service of it
+        spec = daemon_spec(service)
+        renewer = own.container(
+            service.name,
+            replace(spec, command=(*spec.command, asked.text, ACME)),
+            image=image,
+            mounts=(kept, Mount(volume=account.name, path=ACCOUNT, read_only=True)),
+            network=network,
+            after=[given],
+            alone=True,
+        )
+        return [renewer], (kept,)
 
 
 def delivery(config: NginxConfig) -> str:

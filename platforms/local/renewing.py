@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ctypes
-import datetime as dt
 import os
 import signal
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.acme.kept import Store
-from cluster.acme.status import Standing, standing
+from cluster.acme.status import await_first
 from cluster.config.models import ACCOUNT
 from cluster.machine.owner import find_owner
 from cluster.render.acme import LOCATION
@@ -31,9 +30,6 @@ from platforms.local.supervisor_files import Program
 if TYPE_CHECKING:
     from cluster.services import Service
     from platforms.local.site import Site
-
-#: Seconds that `up` waits for the first certificate: an authority takes a few.
-FIRST_SECONDS = 60.0
 
 #: Seconds until nginx is told again of a certificate that it did not take.
 TELL_AGAIN = 60.0
@@ -97,27 +93,11 @@ class Renewing:
             environment={"PYTHONPATH": os.pathsep.join(map(str, _roots())), "PYTHONDONTWRITEBYTECODE": "1"},
         )
 
-    def standing(self, told: str | None) -> Standing:
-        """Return how the certificate stands; told: what nginx says it has read."""
-        return standing(self.store.said(), told, dt.datetime.now(dt.UTC))
-
     def await_first(self) -> None:
         """Wait until the authority has given a certificate, or has said why not; what that is, is said."""
         if not self.is_wanted:
             return
-        deadline = time.monotonic() + FIRST_SECONDS
-        told = False
-        while True:
-            now = self.standing(self.site.nginx.live_certificate())
-            if now.state not in ("starting", "placeholder", "not loaded") or self.store.said().failures:
-                break
-            if time.monotonic() > deadline:
-                break
-            if not told:
-                self.site.say("waiting for the certificate")
-                told = True
-            time.sleep(0.2)
-        self.site.say(f"the certificate: {now.state}{f', {now.message}' if now.message else ''}")
+        await_first(lambda: (self.store.said(), self.site.nginx.live_certificate()), self.site.say)
 
 
 def _roots() -> list[Path]:

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Puts the key of the account by ACME (standard input), and who may sign for its directory (TRUSTED, a certificate or
+# nothing), into a volume that its renewer alone has: IMAGE, ACCOUNT, STACK, TRUSTED.
+set -eu
+exec docker run --rm --interactive --network none --read-only --cap-drop ALL --cap-add CHOWN --cap-add DAC_OVERRIDE \
+    --cap-add FOWNER --security-opt no-new-privileges:true --user 0:0 --log-driver none --env TRUSTED \
+    --label "django-cluster.stack=$STACK" --label django-cluster.role=task --volume "$ACCOUNT:/srv/account" \
+    "$IMAGE" sh -euc '
+        umask 0077
+        cd /srv/account
+        cat >account.key.new
+        printf %s "$TRUSTED" >ca.pem.new
+        chmod 0400 account.key.new ca.pem.new
+        chown 10002:10001 account.key.new ca.pem.new
+        mv account.key.new account.key
+        mv ca.pem.new ca.pem'

@@ -1,0 +1,118 @@
+"""A certificate by ACME with containers: a renewer beside nginx, renewals under load, and who can read the key."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.conformance import AROUND, assert_nothing_lost, assert_up, servers, wait_until
+from tests.e2e.stand import DockerStand, docker_stack
+from tests.e2e.tools import docker
+from tests.load import SPARSE
+from tests.local.stand import free_port
+from tests.local.test_acme import LASTS, NO_CHECK_TIME
+from tests.pebble import Pebble, needs_pebble, shown
+from tests.secure_load import SecureLoad
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = needs_pebble
+
+
+@pytest.fixture(scope="module")
+def gateway() -> str:
+    """Where containers reach this machine."""
+    (found,) = json.loads(docker("network", "inspect", "bridge"))
+    address: str = found["IPAM"]["Config"][0]["Gateway"]
+    return address
+
+
+@pytest.fixture(scope="module")
+def stack() -> dict[str, Any]:
+    found = docker_stack()
+    found["upstream"]["servers"] = found["upstream"]["servers"][:2]
+    found["site"]["server_names"] = ["cluster", "localhost"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def pebble(stack: dict[str, Any], gateway: str) -> Iterator[Pebble]:
+    with contextlib.closing(Pebble(stack["site"]["listen"], host=gateway, seconds=LASTS)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def stand(stack: dict[str, Any], pebble: Pebble) -> Iterator[DockerStand]:
+    acme = {"directory": pebble.url, "directory_ca": str(pebble.ca)}
+    stack["site"]["tls"] = {"listen": free_port(consecutive=40) + 39, "acme": acme}
+    with contextlib.closing(DockerStand(stack, name="m")) as found:
+        assert_up(found)
+        yield found
+
+
+def port(stand: DockerStand) -> int:
+    found: int = stand.stack["site"]["tls"]["listen"]
+    return found
+
+
+def load_of(stand: DockerStand, pebble: Pebble) -> SecureLoad:
+    root = stand.root / "pebble.pem"
+    root.write_text(pebble.root())
+    return SecureLoad(port(stand), root, pause=SPARSE, flags=NO_CHECK_TIME)
+
+
+def certificate_row(stand: DockerStand) -> dict[str, Any]:
+    found: list[dict[str, Any]] = stand.status()["services"]
+    return next(row for row in found if row["service"] == "acme")
+
+
+def test_renewals_a_release_and_a_weight_lose_no_request_and_no_session(stand: DockerStand, pebble: Pebble) -> None:
+    before, given = shown(port(stand), "cluster"), pebble.issued()
+    load = load_of(stand, pebble)
+    with load:
+        load.wait_for(AROUND)
+        stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=5))
+        assert_up(stand)
+        stand.edit_code("visits/views.py", "\n# another release\n")
+        assert_up(stand)
+        wait_until(lambda: pebble.issued() >= given + 2, "it was renewed twice", seconds=4 * LASTS)
+        wait_until(lambda: bool(certificate_row(stand)["ok"]), "nginx has read it")
+        load.wait_for(AROUND)
+    renewals = pebble.issued() - given
+    print(f"over TLS, {renewals} renewals, a release, another weight: {load.counts}, {load.again} asked again")
+    assert_nothing_lost(load.counts)
+    assert shown(port(stand), "cluster") != before
+    assert certificate_row(stand)["state"] == "valid"
+
+
+def test_the_key_is_nginx_s_and_its_renewer_s_alone_and_the_account_the_renewer_s(stand: DockerStand) -> None:
+    (nginx,), (renewer,) = stand.containers("nginx"), stand.containers("acme")
+    modes = docker("exec", nginx, "sh", "-c", "stat -c '%a %u' /srv/acme/certificates/*/privkey.pem").split("\n")
+    assert {mode for mode in modes if mode} == {"600 10002"}
+    for one in json.loads(docker("inspect", *stand.containers())):
+        mounted = {mount["Destination"]: mount["RW"] for mount in one["Mounts"]}
+        short = one["Id"][:12]
+        assert mounted.get("/srv/acme") == {nginx[:12]: False, renewer[:12]: True}.get(short), one["Name"]
+        assert ("/srv/account" in mounted) == (short == renewer[:12]), one["Name"]
+        assert "PRIVATE KEY" not in json.dumps(one)
+    kept = [path for path in stand.root.rglob("*") if path.is_file() and not path.is_symlink()]
+    account = docker("exec", renewer, "cat", "/srv/account/account.key").splitlines()[1].encode()
+    key = docker("exec", renewer, "cat", "/srv/acme/live/privkey.pem").splitlines()[1].encode()
+    assert kept
+    assert not [path for path in kept if {account, key} & set(path.read_bytes().split(b"\n"))]
+
+
+def test_a_certificate_outlives_down(stand: DockerStand, pebble: Pebble) -> None:
+    (renewer,) = stand.containers("acme")
+    held = docker("exec", renewer, "ls", "/srv/acme/certificates").split()
+    assert stand.down().status == 0
+    assert_up(stand)
+    (renewer,) = stand.containers("acme")
+    assert set(held) & set(docker("exec", renewer, "ls", "/srv/acme/certificates").split())
+    with load_of(stand, pebble) as load:
+        load.wait_for(AROUND)
+    assert_nothing_lost(load.counts)

@@ -62,6 +62,30 @@ def up(
 
 
 @app.command()
+def plan(
+    stacks: Annotated[
+        list[str] | None, typer.Argument(metavar="[STACK]...", help="The stacks: stacks/Pulumi.STACK.yaml.")
+    ] = None,
+    as_text: Annotated[bool, typer.Option("--text", help="For a terminal: the default.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="For a pull request.")] = False,
+    as_json: AsJson = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit status 2 where something would change, 1 where `up` refuses.")
+    ] = False,
+) -> None:
+    """Show what `up` would do and what it costs; nothing is changed."""
+    from cli import planning  # noqa: PLC0415 - each command imports only what it needs
+
+    chosen = [form for form, asked in ((planning.Form.TEXT, as_text), (planning.Form.MARKDOWN, as_markdown)) if asked]
+    chosen += [planning.Form.JSON] if as_json else []
+    if len(chosen) > 1:
+        raise CommandError("--text, --markdown and --json: say one of them")
+    plans = planning.plan([_opened(name) for name in stacks or [DEFAULT_STACK]])
+    planning.show(plans, chosen[0] if chosen else planning.Form.TEXT)
+    raise typer.Exit(planning.status(plans, exit_code=exit_code))
+
+
+@app.command()
 def rollback(
     stack: StackName = DEFAULT_STACK,
     to: Annotated[str | None, typer.Option(help="A release that is still here; default: the one before.")] = None,

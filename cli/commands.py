@@ -39,10 +39,10 @@ def rollback(stack: Stack, platform: Platform, to: str | None) -> None:
 def _change(stack: Stack, platform: Platform, wanted: Forward | Back) -> Applied:
     """Judge, say what will be done, do it, and prove it."""
     began = time.monotonic()
-    with platform.plan(wanted, partial(judge, warn=Terminal().warn)) as change:
+    with platform.change(wanted, partial(judge, warn=Terminal().warn)) as change:
         if change.lines:
-            tell(f"stack {stack.name}:")
-        for line in change.lines:
+            tell(f"stack {stack.name}: {change.lines[0]}")
+        for line in change.lines[1:]:
             say(line)
         applied = change.apply()
     if not applied.changed:

@@ -149,10 +149,17 @@ def requested(text: str) -> list[Need]:
     return [Need(allows=(SpecifierSet(text),), source="what the release was made with")]
 
 
-def find_interpreter(needs: list[Need], pythons: Path, options: Mapping[str, Any], user: str) -> Interpreter:
+class NoInterpreterError(ReleaseError):
+    """No interpreter is there that is as needed, and nobody has asked uv for one yet."""
+
+
+def find_interpreter(
+    needs: list[Need], pythons: Path, options: Mapping[str, Any], user: str, *, bring: bool = True
+) -> Interpreter:
     """Return the first interpreter that is as needed and that the instances' user can run.
 
     pythons: where uv puts those that it brings. options: what subprocess needs to run a program as that user.
+    bring: let uv bring one where none is there; else NoInterpreterError says what is needed.
     ReleaseError is one line, with what is there.
     """
     wanted = [Need(allows=(LEAST,), source="the cluster's own runtime"), *needs]
@@ -166,6 +173,8 @@ def find_interpreter(needs: list[Need], pythons: Path, options: Mapping[str, Any
         here[str(found)] = None
         if all(need.holds(found.version) for need in wanted):
             return found
+    if not bring:
+        raise NoInterpreterError(f"app.python: Python {request(needs)} is not here: `up` lets uv bring it if it can")
     brought = _bring(request(needs), pythons)
     if brought is not None:
         return find_interpreter(needs, pythons, options, user)

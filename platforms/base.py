@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cluster.initial.offer import Offer
     from cluster.lint import Facts
     from cluster.maintenance import Maintained, Maintenance
+    from cluster.plan import Planned
     from cluster.release import ReleaseSpec, RuntimePaths
     from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
@@ -204,7 +205,8 @@ class Applied:
 class Change:
     """What `up` or `rollback` is about to do.
 
-    lines: what will be done; empty where nothing is, or where only the engine knows, which tells it step by step.
+    lines: what it costs, and then what will be done, as `plan` shows it; empty where nothing is, or where only the
+    engine knows, which tells it step by step.
     apply: does it. CommandError, or another ClusterError, says why it could not, and what serves meanwhile.
     """
 
@@ -234,7 +236,14 @@ class Platform(Protocol):
         """Make what a stack file alone needs before its first `up`; CommandError where that is nothing."""
         ...
 
-    def plan(self, wanted: Forward | Back, gate: Gate) -> AbstractContextManager[Change]:
+    def plan(self, wanted: Forward | Back) -> Planned:
+        """Look at what is to be done, and change nothing: nobody else is kept waiting.
+
+        What forbids it is in `refused`; ClusterError where not even that can be said.
+        """
+        ...
+
+    def change(self, wanted: Forward | Back, gate: Gate) -> AbstractContextManager[Change]:
         """Look at what is to be done, and keep others from changing the stack until it is left.
 
         gate: is asked before anything is done, and again once a release says what its project is.
@@ -278,6 +287,13 @@ class Platform(Protocol):
 
     def nginx_config(self) -> NginxConfig:
         """Return nginx's configuration as `up` would put it in place; for a new nginx where none is known."""
+        ...
+
+    def rendered(self, certificate: Certificate | None) -> NginxConfig:
+        """Return nginx's configuration by the stack file alone, with what is known of the site's certificate.
+
+        Nothing is looked at: it is that for a new nginx where the file does not say which one runs.
+        """
         ...
 
     def logs(self, *, lines: int, follow: bool) -> list[LogSource]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt  # noqa: TC003 - a field's type
-from collections.abc import Mapping  # noqa: TC003 - a field's type
+from collections.abc import Mapping, Sequence  # noqa: TC003 - a field's type
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - a field's type
@@ -44,6 +44,7 @@ class Facts:
     other_listens: ports that other stacks of the repository listen on, with the stacks' names.
     stack: its name. now: the time of the day. bases: when the images were made that the stack's are built on.
     privileged: whether nginx may listen on ports below 1024 (root may).
+    issued: when the site got certificates by ACME of late, and for which names (cluster.acme.kept.Said).
     """
 
     root: Path | None = None
@@ -55,3 +56,4 @@ class Facts:
     now: dt.datetime | None = None
     bases: Mapping[str, dt.datetime] = field(default_factory=dict)
     privileged: bool | None = None
+    issued: Sequence[tuple[str, str]] = ()

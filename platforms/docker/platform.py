@@ -56,8 +56,10 @@ if TYPE_CHECKING:
     from cluster.checks import Check
     from cluster.lint import Facts
     from cluster.maintenance import Maintained, Maintenance
+    from cluster.plan import Planned
     from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
+    from cluster.tls.certificates import Certificate
     from platforms.base import Gate, Voice
 
 
@@ -84,7 +86,8 @@ class DockerPlatform:
         stack = self.stack
         document = yaml.safe_load(stack_path(stack.root, stack.name).read_text(encoding="utf-8"))
         there = frozenset(name for name in (*SECRET_KEYS, USERS) if f"cluster:{name}" in document["config"])
-        return facts_of(stack.config, stack.root, stack.name, Engine(engine_host(stack)), there | {"secret_key"})
+        engine, known = Engine(engine_host(stack)), there | {"secret_key"}
+        return facts_of(stack.config, stack.root, stack.name, engine, known, lambda: self.docker.label)
 
     # --- changing
 
@@ -114,8 +117,15 @@ class DockerPlatform:
             self.voice.say(f"making the stack's own authority: browsers are to trust {self.paths.authority}")
         show_authority(self.paths.authority, authority)
 
+    def plan(self, wanted: Forward | Back) -> Planned:  # noqa: ARG002 - the engine's preview is asked elsewhere yet
+        """Look at what is to be done, and change nothing."""
+        name = self.stack.name
+        raise CommandError(
+            f"stack {name} is a Pulumi program: `pulumi preview --diff -s {name}` shows what would change"
+        )
+
     @contextmanager
-    def plan(self, wanted: Forward | Back, gate: Gate) -> Iterator[Change]:
+    def change(self, wanted: Forward | Back, gate: Gate) -> Iterator[Change]:
         """Say what is to be done: what that is, Pulumi tells while it does it, and its own lock keeps others away."""
         pull = isinstance(wanted, Forward) and wanted.pull
         environment = {RELEASE_VARIABLE: self._former(wanted)} if isinstance(wanted, Back) else {}
@@ -320,6 +330,10 @@ class DockerPlatform:
     def nginx_config(self) -> NginxConfig:
         """Return nginx's configuration, for the version that its base image has."""
         return container_paths.nginx_config(build_topology(self.stack.config), DockerStack(self.stack).certificate)
+
+    def rendered(self, certificate: Certificate | None) -> NginxConfig:
+        """Return nginx's configuration by the stack file alone, which names the base image with its nginx."""
+        return container_paths.nginx_config(build_topology(self.stack.config), certificate)
 
     def logs(self, *, lines: int, follow: bool) -> list[LogSource]:
         """Return the log of each container that is no task's."""

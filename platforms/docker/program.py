@@ -50,7 +50,7 @@ class DockerGround:
 
     def facts(self, config: ClusterConfig, secrets: frozenset[str]) -> Facts:
         """Return what the lints may look at."""
-        return facts_of(config, self.root, self.stack, self.engine, secrets)
+        return facts_of(config, self.root, self.stack, self.engine, secrets, lambda: self.label)
 
     def served(self, topology: Topology) -> Sequence[Mapping[str, str] | None]:
         """Return what each instance that serves says of its sessions.

@@ -6,7 +6,7 @@ import datetime as dt
 import posixpath
 import signal
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.config import StackFileError, parse_config
 from cluster.config.models import AUTHORITY, DatabaseEngine, dump
@@ -19,7 +19,7 @@ from cluster.requirements import read_requirements
 from cluster.sessions import Lasting, of_release, refused_loss
 from cluster.source import is_file_name
 from cluster.stack.history import History
-from cluster.stack.secrets import ensure_secrets, restore_secrets, write_secret
+from cluster.stack.secrets import ensure_secrets, lost_secrets, read_secrets, restore_secrets, write_secret
 from cluster.tls.authority import make_authority, show_authority
 from cluster.tls.certificates import CertificateError
 from cluster.topology import build_topology
@@ -53,6 +53,18 @@ if TYPE_CHECKING:
     from platforms.local.paths import LocalPaths
 
 
+class Discard(NamedTuple):
+    """What a release may leave behind: the sessions, and what the database and the shared paths hold."""
+
+    sessions: bool
+    data: bool
+
+    @classmethod
+    def of(cls, config: ClusterConfig) -> Discard:
+        """Return what the stack file lets go."""
+        return cls(config.sessions.discard, (config.database or config.sessions).discard)
+
+
 class LocalCluster(Site):
     """One stack on this machine, and what changes it."""
 
@@ -65,19 +77,42 @@ class LocalCluster(Site):
         self.maintaining = Maintaining(self)
 
     def specify(self) -> ReleaseSpec:
-        """Return the release that the stack file asks for, on an interpreter of this machine's."""
+        """Return the release that the stack file asks for, on an interpreter of this machine's.
+
+        What it lacks is made: an interpreter, its secret_key, the site's own authority, its account by ACME.
+        """
+
+        def secrets() -> dict[str, str]:
+            found = ensure_secrets(self.paths.secrets)
+            self._ensure_authority()
+            self.programs.renewing.ensure_account()
+            return found
+
+        return self._specified(secrets, bring=True)
+
+    def look(self) -> ReleaseSpec | None:
+        """Return the same, and make nothing; None where `up` makes the secret_key first, of which the digest is.
+
+        NoInterpreterError where it lets uv bring a Python first.
+        """
+        found = self.known_secrets()
+        return self._specified(lambda: found, bring=False) if found.get("secret_key") else None
+
+    def known_secrets(self) -> dict[str, str]:
+        """Return the secrets by their names, those that `up` puts back among them; none is made."""
+        former, there = former_secrets(self.paths), read_secrets(self.paths.secrets)
+        return {**there, **{name: former[name] for name in lost_secrets(self.paths.secrets, former)}}
+
+    def _specified(self, secrets: Callable[[], dict[str, str]], *, bring: bool) -> ReleaseSpec:
         root = self.paths.root
         project = find_project(self.config, root)
         found = read_requirements(self.config.app, project)
         needs = needs_of(self.config.app, found, project)
         options = self.owner.subprocess_options()
-        interpreter = find_interpreter(needs, self.paths.pythons, options, self.owner.name)
+        interpreter = find_interpreter(needs, self.paths.pythons, options, self.owner.name, bring=bring)
         self.builder.interpreter = interpreter
-        secrets = ensure_secrets(self.paths.secrets)
-        self._ensure_authority()
-        self.programs.renewing.ensure_account()
         return specify(
-            *(self.config, root, secrets, str(interpreter)), requirements=found, python_request=request(needs)
+            *(self.config, root, secrets(), str(interpreter)), requirements=found, python_request=request(needs)
         )
 
     def _ensure_authority(self) -> None:
@@ -106,20 +141,22 @@ class LocalCluster(Site):
             return said
         return [dict(of_release(last.runtime(), last.secrets()))]
 
-    def refused_loss(self, spec: ReleaseSpec) -> str | None:
-        """Return why the release must not serve: sessions would end, or data would not be seen any more."""
+    def refused_loss(self, spec: ReleaseSpec, *, discard: Discard | None = None) -> str | None:
+        """Return why the release must not serve: sessions would end, or data would not be seen any more.
+
+        discard: what may be; left out: what the stack file says.
+        """
         paths = self.paths.runtime_paths(self.topology, spec.digest)
         runtime = runtime_config(self.config, paths, spec.digest)
-        database, sessions = self.config.database, self.config.sessions
-        discard = database.discard if database else sessions.discard
+        sessions_may, data_may = discard or Discard.of(self.config)
         return refused_loss(
             self.said_of_sessions(),
             Lasting.of(runtime["sessions"]["path"], runtime["database"], spec.secrets),
-            discard_sessions=sessions.discard,
-            discard_data=discard,
+            discard_sessions=sessions_may,
+            discard_data=data_may,
         ) or (
             self.refused_hiding(runtime["shared"], spec.digest)
-            or (None if discard else self._lost_database(runtime["database"]))
+            or (None if data_may else self._lost_database(runtime["database"]))
         )
 
     def refused_hiding(self, shared: Iterable[str], digest: str) -> str | None:
@@ -301,7 +338,7 @@ class LocalCluster(Site):
         """Do what the plan says. On failure what served serves on, and what was started for nothing is removed."""
         self._make_directories()
         config = self.nginx_config(whole=True)
-        self._check_ports()
+        self.check_ports()
         self.maintaining.put_back()
         self.programs.renewing.prepare()
         directory = self.nginx.write(config, dump(self.config))
@@ -362,7 +399,7 @@ class LocalCluster(Site):
             if service.daemon is not None and service.kept:
                 self.owner.make_below(paths.data, paths.kept_by(service.kind).name)
 
-    def _check_ports(self) -> None:
+    def check_ports(self) -> None:
         """Refuse ports that another program listens on, before anything is changed."""
         nginx = {one.pid for one in stack_processes(self.paths) if one.kind in (Kind.NGINX, Kind.WORKER)}
         # Where another user's processes do not tell their sockets, what the configuration in place says is ours.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.config import StackFileError, parse_config
 from cluster.config.models import SessionEngine
-from cluster.render.nginx import SITE, NginxConfig
-from cluster.render.snippets import HTTP, SERVER
+from cluster.plan.nginx import difference
+from cluster.plan.shown import listed
 from cluster.services import Kind
-from cluster.topology import Topology, percent, shares
+from cluster.topology import Topology, shares
 from platforms.local.daemons import kind_of
 from platforms.local.state import WATCH, Observed, is_daemon, is_instance, is_service, program_name
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from fractions import Fraction
 
+    from cluster.render.nginx import NginxConfig
     from cluster.services import Service
     from platforms.local.nginx import Nginx
 
@@ -104,11 +104,9 @@ class Plan:
             or self.orphans
         )
 
-    def lines(self) -> list[str]:
-        """Return what will be done, for a person."""
-        if self.is_empty:
-            return ["no changes"]
-        return [*self._release_lines(), *self._process_lines(), *self._nginx_lines(), *self._traffic_lines()]
+    def steps(self) -> list[str]:
+        """Return what will be done, in order, for a person."""
+        return [*self._release_lines(), *self._process_lines(), *self._nginx_steps()]
 
     def _release_lines(self) -> list[str]:
         if self.former == self.release:
@@ -139,12 +137,12 @@ class Plan:
         lines += self._beside_lines()
         if self.start:
             how = self._how()
-            lines.append(f"+ {', '.join(self.start)}: start release {self.release}{how}")
+            lines.append(f"+ {listed(self.start)}: start release {self.release}{how}")
         waiting = [name for name in self.serve if name not in self.start]
         if waiting:
-            lines.append(f"~ {', '.join(waiting)}: release {self.release} takes the name")
+            lines.append(f"~ {listed(waiting)}: release {self.release} takes the name")
         if self.stop:
-            lines.append(f"- {', '.join(self.stop)}: stop, once no request or job needs it")
+            lines.append(f"- {listed(self.stop)}: stop, once no request or job needs it")
         return lines
 
     def _daemon_lines(self) -> list[str]:
@@ -167,7 +165,7 @@ class Plan:
     def _beside_lines(self) -> list[str]:
         lines = []
         if self.beside:
-            names = ", ".join(name.partition("@")[0] for name in self.beside)
+            names = listed([name.partition("@")[0] for name in self.beside])
             former = "; those of before end what they are at" if any(map(is_service, self.stop)) else ""
             lines.append(f"+ {names}: start in release {self.release}{former}")
         if self.unable:
@@ -181,7 +179,7 @@ class Plan:
         batch = self.topology.config.app.rollout.batch
         return f", {self.start[0]} first, then " + ("the others together" if batch == "all" else f"{batch} at a time")
 
-    def _nginx_lines(self) -> list[str]:
+    def _nginx_steps(self) -> list[str]:
         if self.nginx is None:
             return []
         untouched = "" if self.start or self.stop else "; no process of the app is touched by it"
@@ -190,14 +188,7 @@ class Plan:
             "restart": "nginx: started again, since its own socket does not answer; it refuses connections meanwhile",
             "reload": f"nginx: one reload{untouched}",
         }
-        return [words[self.nginx], *(f"    {line}" for line in self.nginx_lines)]
-
-    def _traffic_lines(self) -> list[str]:
-        def shown(share: Fraction | None) -> str:
-            return "-" if share is None else percent(share)
-
-        changes = [f"{name} {shown(before)} -> {shown(after)}" for name, before, after in self.traffic]
-        return [f"traffic: {', '.join(changes)}"] if changes else []
+        return [words[self.nginx]]
 
 
 def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
@@ -286,18 +277,8 @@ def _nginx_action(observed: Observed, nginx: Nginx, config: NginxConfig) -> str 
 
 
 def _nginx_difference(nginx: Nginx, config: NginxConfig) -> list[str]:
-    lines = [] if nginx.has_users(config) else ["~ users: others, or with other passwords"]
-    for path in ("nginx.conf", SITE, HTTP, SERVER):
-        before, after = nginx.current_text(path).splitlines(), config.files.get(path, "").splitlines()
-        if not before and path not in (HTTP, SERVER):
-            lines.append(f"~ {path} was lost: it is written again")
-            continue
-        for line in difflib.unified_diff(before, after, lineterm="", n=0):
-            text = line[1:].strip()
-            if line.startswith(("---", "+++", "@@")) or config.digest in text or text.startswith("return 200 "):
-                continue
-            lines.append(f"{line[0]} {text}")
-    return lines
+    users = [] if nginx.has_users(config) else ["~ users: others, or with other passwords"]
+    return [*users, *difference(nginx.current_text, config)]
 
 
 def _traffic(nginx: Nginx, topology: Topology) -> list[tuple[str, Fraction | None, Fraction | None]]:

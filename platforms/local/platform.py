@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from cluster.acme.kept import Store
 from cluster.asking import sessions_report
 from cluster.config import StackFileError, load_stack
 from cluster.config.load import STACKS
 from cluster.config.models import DatabaseEngine
 from cluster.endpoints import Endpoint
 from cluster.errors import CommandError
+from cluster.plan.shown import text
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.versions import NEW_NGINX
 from cluster.services import asked_by, refused_without
@@ -36,6 +38,7 @@ from platforms.local.maintaining import Keeping
 from platforms.local.nginx import NginxError, find_nginx
 from platforms.local.orphans import stack_processes
 from platforms.local.paths import LocalPaths
+from platforms.local.planning import Planning
 from platforms.local.services import statuses
 from platforms.local.state import is_instance, is_service
 
@@ -46,7 +49,10 @@ if TYPE_CHECKING:
     from cluster.checks import Check
     from cluster.lint import Facts
     from cluster.maintenance import Maintained, Maintenance
+    from cluster.plan import Planned
+    from cluster.release import ReleaseSpec
     from cluster.stack.opened import Stack
+    from cluster.tls.certificates import Certificate
     from platforms.base import Back, Gate, Voice
     from platforms.local.cluster import LocalCluster
     from platforms.local.plan import Plan
@@ -110,6 +116,7 @@ class LocalPlatform:
             privileged=os.geteuid() == 0,
             stack=self.stack.name,
             now=dt.datetime.now(dt.UTC),
+            issued=Store(self.paths.acme).said().issued,
         )
 
     def set_up(self) -> None:
@@ -119,18 +126,34 @@ class LocalPlatform:
 
     # --- changing
 
-    @contextmanager
-    def plan(self, wanted: Forward | Back, gate: Gate) -> Iterator[Change]:
-        """Look at what is to be done, and keep others from changing the stack until it is left."""
-        name = self.stack.name
+    def plan(self, wanted: Forward | Back) -> Planned:
+        """Look at what is to be done, and change nothing."""
+        self._check(wanted)
+        if isinstance(wanted, Forward):
+            return self._planning.forward(self.sessions())
+        plan, release = self._planned_back(wanted)
+        return self._planning.told(plan, release)
+
+    @property
+    def _planning(self) -> Planning:
+        return Planning(self.cluster, self.stack.name, self.facts())
+
+    def _check(self, wanted: Forward | Back) -> None:
+        """Refuse what can't be had here; CommandError says why."""
         if isinstance(wanted, Forward) and wanted.pull:
             raise CommandError(
                 "--pull is for platform docker: it builds the images anew, with security updates; stack "
-                f"{name} runs what this machine has installed (apt-get upgrade)"
+                f"{self.stack.name} runs what this machine has installed (apt-get upgrade)"
             )
         gone = gone_of(self.paths)
         if gone:
             raise CommandError(gone)
+
+    @contextmanager
+    def change(self, wanted: Forward | Back, gate: Gate) -> Iterator[Change]:
+        """Look at what is to be done, and keep others from changing the stack until it is left."""
+        name = self.stack.name
+        self._check(wanted)
         facts = self.facts()
         gate(self.stack.config, facts)
         if self.cluster.owner.warning:
@@ -165,14 +188,19 @@ class LocalPlatform:
             self._warn_of_database(release, project)
             return release
 
-        return self._change(plan, make)
+        return self._change(plan, spec, make)
 
     def _back(self, wanted: Back) -> Change:
         """Return what lets a former release serve."""
+        self.cluster.builder.mend_environment(History.load(self.paths).back_to(wanted.release))
+        plan, release = self._planned_back(wanted)
+        return self._change(plan, release, lambda: release, rolled_back=True)
+
+    def _planned_back(self, wanted: Back) -> tuple[Plan, Release]:
+        """Return what is to be done for a former release to serve; CommandError says why it must not."""
         cluster, config = self.cluster, self.stack.config
         history = History.load(self.paths)
         digest = history.back_to(wanted.release)
-        cluster.builder.mend_environment(digest)
         release = cluster.builder.find(digest)
         if release is None:
             hurt = ", ".join(cluster.builder.hurt(digest))
@@ -186,15 +214,17 @@ class LocalPlatform:
         refused = (
             refused_rollback(digest, runtime, said)
             or refused_without(config, digest, runtime)
-            or unverified_by(release.secrets(), self.keys().read()[0], digest)
+            or unverified_by(release.secrets(), cluster.known_secrets().get("secret_key", ""), digest)
             or refused_loss(said, lasting)
             or cluster.refused_hiding(runtime["shared"], digest)
         )
         if refused:
             raise CommandError(refused)
-        return self._change(cluster.plan(digest, release.parts()), lambda: release, rolled_back=True)
+        return cluster.plan(digest, release.parts()), release
 
-    def _change(self, plan: Plan, make: Callable[[], Release], *, rolled_back: bool = False) -> Change:
+    def _change(
+        self, plan: Plan, wanted: ReleaseSpec | Release, make: Callable[[], Release], *, rolled_back: bool = False
+    ) -> Change:
         def apply() -> Applied:
             if not plan.is_empty:
                 self.cluster.apply(plan, make, rolled_back=rolled_back)
@@ -205,7 +235,7 @@ class LocalPlatform:
                 maintenance=self.cluster.maintaining.keeping.found(),
             )
 
-        return Change(lines=[] if plan.is_empty else plan.lines(), apply=apply)
+        return Change(lines=[] if plan.is_empty else text(self._planning.told(plan, wanted)), apply=apply)
 
     def _keep_history(self) -> None:
         """Write the history again where it was hurt."""
@@ -337,9 +367,12 @@ class LocalPlatform:
         try:
             return self.cluster.nginx_config()
         except (NginxError, CommandError):
-            topology = build_topology(self.stack.config)
-            certificate = named(self.stack.config, self.stack.root, dt.datetime.now(dt.UTC))
-            return render_nginx(topology, self.paths.nginx_paths(topology, None), NEW_NGINX, certificate)
+            return self.rendered(named(self.stack.config, self.stack.root, dt.datetime.now(dt.UTC)))
+
+    def rendered(self, certificate: Certificate | None) -> NginxConfig:
+        """Return nginx's configuration by the stack file alone."""
+        topology = build_topology(self.stack.config)
+        return render_nginx(topology, self.paths.nginx_paths(topology, None), NEW_NGINX, certificate)
 
     def logs(self, *, lines: int, follow: bool) -> list[LogSource]:
         """Return the log of each instance's releases, and nginx's, Supervisor's and the nodes'."""

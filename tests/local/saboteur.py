@@ -17,6 +17,7 @@ from platforms.local import maintaining as local_maintaining
 from platforms.local import nginx as local_nginx
 from platforms.local import platform as local_platform
 from platforms.local import rolling as local_rolling
+from platforms.local.cluster import LocalCluster
 from platforms.local.rolling import Rolling
 from platforms.local.shared_data import SharedData
 from platforms.local.starting import Starting
@@ -107,6 +108,11 @@ def no_nginx() -> None:
 def no_memcached() -> None:
     """memcached is not installed, wherever one looks."""
     local_daemons.search_path = lambda: "/nonexistent"  # type: ignore[attr-defined]
+
+
+def plan_that_makes() -> None:
+    """A plan makes what it lacks, as `up` does."""
+    LocalCluster.look = LocalCluster.specify  # type: ignore[method-assign]
 
 
 def no_appendonly() -> None:

@@ -175,7 +175,20 @@ def test_render_prints_writes_and_draws(stand: Stand, tmp_path: Path) -> None:
     assert ET.parse(tmp_path / "drawn" / "cluster.svg").getroot().tag.endswith("svg")
 
 
-COMMANDS = ("init", "up", "down", "status", "verify", "lint", "render", "logs", "manage", "rollback", "maintenance")
+COMMANDS = (
+    "init",
+    "plan",
+    "up",
+    "down",
+    "status",
+    "verify",
+    "lint",
+    "render",
+    "logs",
+    "manage",
+    "rollback",
+    "maintenance",
+)
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, ""])

@@ -18,8 +18,9 @@ import pulumi
 import pytest
 
 import components
+from cluster.acme.account import make_account
 from cluster.config import parse_config
-from cluster.config.models import AUTHORITY, USERS
+from cluster.config.models import ACCOUNT, AUTHORITY, USERS
 from cluster.release import ReleaseSpec, specify
 from cluster.services import DRAIN_SECONDS
 from cluster.tls.authority import make_authority
@@ -802,6 +803,46 @@ def test_nginx_alone_is_given_a_sites_users_as_hashes_and_as_a_secret(preview: b
 def test_a_site_that_asks_for_a_user_needs_some(tmp_path: Path, users: str | None, words: str) -> None:
     with pytest.raises(pulumi.RunError, match=words):
         run_main(tmp_path, ASKING, secrets={**SECRETS, **({USERS: users} if users else {})})
+
+
+AN_ACCOUNT = make_account()
+BY_ACME = stack_values(site={"server_names": ["example.org"], "tls": {"acme": {"email": "ops@example.org"}}})
+
+
+def test_a_renewer_alone_has_the_account_and_nginx_reads_what_it_keeps(preview: bool, recorded: Recorded) -> None:
+    found = recorded(BY_ACME, preview=preview, secrets={**SECRETS, ACCOUNT: AN_ACCOUNT})
+    given = found.named("acme-account-given")
+    assert is_secret(given.inputs["stdin"])
+    assert given.inputs["stdin"]["value"] == AN_ACCOUNT
+    said = json.dumps(everything(found)).replace(json.dumps(given.inputs["stdin"]["value"]), "")
+    assert "PRIVATE KEY" not in said, "the account's key stands elsewhere too"
+    mounts = {
+        one.name: {volume["containerPath"]: volume["readOnly"] for volume in one.inputs["volumes"]}
+        for one in found.registrations
+        if one.type == CONTAINER
+    }
+    assert {name: paths["/srv/acme"] for name, paths in mounts.items() if "/srv/acme" in paths} == {
+        "acme": False,
+        "nginx": True,
+    }
+    assert [name for name, paths in mounts.items() if "/srv/account" in paths] == ["acme"]
+    renewer, nginx = found.named("acme", CONTAINER), found.named("nginx", CONTAINER)
+    told = json.loads(renewer.inputs["command"][-2])
+    assert told["names"] == ["example.org"]
+    assert told["asked"] == [nginx.inputs["networksAdvanced"][0]["aliases"][0], 8090]
+    assert "ports" not in renewer.inputs or not renewer.inputs["ports"]
+    assert "acme" in order_of(found, "nginx"), "nginx can't start without a certificate"
+    plain = recorded(VALUES, preview=preview)
+    assert not [one for one in plain.registrations if one.name.startswith("acme")]
+    assert "aliases" not in plain.named("nginx", CONTAINER).inputs["networksAdvanced"][0]
+
+
+@pytest.mark.parametrize(
+    ("account", "words"), [(None, "missing; `cluster up` makes it"), ("none", "Unable to load PEM file")]
+)
+def test_a_site_by_acme_needs_an_account(tmp_path: Path, account: str | None, words: str) -> None:
+    with pytest.raises(pulumi.RunError, match=rf"^cluster:acme_account: {words}"):
+        run_main(tmp_path, BY_ACME, secrets={**SECRETS, **({ACCOUNT: account} if account else {})})
 
 
 def test_a_site_that_signs_its_own_certificate_needs_an_authority(tmp_path: Path) -> None:

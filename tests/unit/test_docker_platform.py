@@ -924,6 +924,7 @@ OTHER_SPEC: dict[str, Any] = {
     "shared_memory": 65,
     "ports": (Ports(port=80),),
     "labels": {"a": "b"},
+    "alias": "nginx",
 }
 OTHER_HEALTH: dict[str, Any] = {"test": ("CMD", "false"), "interval": 3, "start_period": 31, "retries": 4, "timeout": 6}
 

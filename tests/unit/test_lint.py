@@ -118,6 +118,13 @@ SOON, LATER = dt.datetime(2027, 6, 20, tzinfo=dt.UTC), dt.datetime(2027, 8, 1, t
 FILES = made_certificates(NOW)
 
 
+BY_ACME: dict[str, Any] = {"site.server_names": ["example.org"], "site.tls": {"acme": {}}}
+
+
+def got(count: int, *, days: int = 1, names: str = "example.org") -> list[tuple[str, str]]:
+    return [((NOW - dt.timedelta(days=days)).isoformat(), names)] * count
+
+
 def tls(certificate: str, key: str | None = None, **keys: Any) -> dict[str, Any]:
     files = {"certificate": f"{certificate}.pem", "key": f"{key or certificate}.key"}
     return {"site.tls": {"files": files, **keys}}
@@ -750,6 +757,19 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case({**tls("ours"), "site.listen": 80}, "site.tls.listen"),
         ],
         [case(tls("ours")), case({**tls("ours", listen=443), "site.listen": 80}), case(SELF_SIGNED)],
+    ),
+    "acme-port": (
+        [case(BY_ACME, "site.listen"), case({**BY_ACME, "site.forwarded_ports": [443]}, "site.listen")],
+        [case({**BY_ACME, "site.listen": 80}), case({**BY_ACME, "site.forwarded_ports": [80]}), case(SELF_SIGNED)],
+    ),
+    "acme-certificates": (
+        [case(BY_ACME, "site.tls.acme", issued=got(4), now=NOW)],
+        [
+            case(BY_ACME, issued=got(3), now=NOW),
+            case(BY_ACME, issued=[*got(3), *got(9, days=8)], now=NOW),
+            case(BY_ACME, issued=[*got(3), *got(9, names="others")], now=NOW),
+            case(SELF_SIGNED, issued=got(9), now=NOW),
+        ],
     ),
     "self-signed": (
         [case({**DOCKER, **SELF_SIGNED}, "site.tls.self_signed")],

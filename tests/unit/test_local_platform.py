@@ -67,7 +67,7 @@ def test_up_asks_the_gate_before_it_holds_the_lock(tmp_path: Path) -> None:
         assert (config.platform, facts.stack, project) == ("local", "t", None)
         raise CommandError("a lint forbids it")
 
-    with pytest.raises(CommandError, match="a lint forbids it"), on(tmp_path).plan(Forward(), gate):
+    with pytest.raises(CommandError, match="a lint forbids it"), on(tmp_path).change(Forward(), gate):
         pass
     assert not (tmp_path / ".cluster").exists()
 

@@ -277,7 +277,7 @@ class Site:
     def maintained(self) -> Maintenance | None:
         return self.kept
 
-    def plan(self, _wanted: object, _gate: object) -> Any:
+    def change(self, _wanted: object, _gate: object) -> Any:
         applied = Applied(release="r1", changed=False, checks=list, maintenance=self.kept)
         return nullcontext(Change(lines=[], apply=lambda: applied))
 

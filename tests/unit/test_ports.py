@@ -62,7 +62,7 @@ def checked(monkeypatch: pytest.MonkeyPatch, held: set[tuple[bool, int]], **site
     monkeypatch.setattr(cluster, "stack_processes", lambda _paths: [])
     monkeypatch.setattr(cluster, "ports_held", lambda _pids: held)
     there = SimpleNamespace(config=config, topology=build_topology(config), paths=None)
-    LocalCluster._check_ports(there)  # type: ignore[arg-type]
+    LocalCluster.check_ports(there)  # type: ignore[arg-type]
 
 
 @needs_ipv6

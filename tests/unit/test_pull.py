@@ -430,7 +430,7 @@ def test_up_with_pull_is_judged_as_of_now(opened: Stack, monkeypatch: pytest.Mon
     monkeypatch.setattr("platforms.docker.stack.Engine", lambda _host: Told())
     monkeypatch.setattr(cli.DockerPlatform, "facts", lambda _platform: None)
     monkeypatch.setattr(cli, "this_minute", lambda: AS_OF)
-    with cli.platform(stack, Terminal()).plan(Forward(pull=True), lambda config, *_facts: judged.append(config)):
+    with cli.platform(stack, Terminal()).change(Forward(pull=True), lambda config, *_facts: judged.append(config)):
         pass
     assert [config.images.as_of for config in judged] == [AS_OF]
 
@@ -452,7 +452,7 @@ def test_on_this_machine_there_is_nothing_to_pull() -> None:
     stack = Stack(Path("/nowhere"), "mine", parse_config(VALUES))
     with (
         pytest.raises(CommandError, match=r"^--pull is for platform docker: ") as refused,
-        local.platform(stack, Terminal()).plan(Forward(pull=True), lambda *_judged: None),
+        local.platform(stack, Terminal()).change(Forward(pull=True), lambda *_judged: None),
     ):
         pass
     assert len(str(refused.value).splitlines()) == 1

@@ -1,0 +1,57 @@
+"""`cluster plan`: what `up` would do, in three forms, and nothing done."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from cluster.console import say, tell
+from cluster.plan.shown import document, markdown, text
+from platforms.base import Forward
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cluster.plan import Planned
+    from cluster.stack.opened import Stack
+    from platforms.base import Platform
+
+#: The exit status with --exit-code where something would change; 1 is for what can't be.
+CHANGES = 2
+
+
+class Form(StrEnum):
+    """How plans are shown."""
+
+    TEXT = "text"
+    MARKDOWN = "markdown"
+    JSON = "json"
+
+
+def plan(opened: Iterable[tuple[Stack, Platform]]) -> list[Planned]:
+    """Return what `up` would do to each stack."""
+    return [on.plan(Forward()) for _stack, on in opened]
+
+
+def show(plans: list[Planned], form: Form) -> None:
+    """Print plans."""
+    if form is Form.JSON:
+        tell(json.dumps(document(plans), indent=2))
+    elif form is Form.MARKDOWN:
+        blocks = ["\n".join(markdown(one)) for one in plans]
+        tell("\n\n".join(blocks))
+    else:
+        for one in plans:
+            first, *rest = text(one)
+            tell(f"stack {one.stack}: {first}")
+            for line in rest:
+                say(line)
+
+
+def status(plans: Iterable[Planned], *, exit_code: bool) -> int:
+    """Return the exit status: 1 where `up` refuses a stack; with `exit_code` 2 where one changes."""
+    found = list(plans)
+    if any(one.refused for one in found):
+        return 1
+    return CHANGES if exit_code and any(one.changes for one in found) else 0

@@ -1,0 +1,49 @@
+"""The difference between two configurations of nginx, in its own words."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING
+
+from cluster.render.nginx import SITE
+from cluster.render.snippets import HTTP, SERVER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cluster.render.nginx import NginxConfig
+
+#: Where an instance is reached: the directory is the machine's, and says nothing that its name does not.
+SOCKET = re.compile(r"unix:[^\s;]*/(?P<place>[^/\s;]+/http\.sock)")
+
+#: In the order in which they are shown.
+FILES = ("nginx.conf", SITE, HTTP, SERVER)
+
+
+def difference(before: Callable[[str], str], after: NginxConfig) -> list[str]:
+    """Return the lines that go and come, without context; the digest that nginx tells is none of them.
+
+    before: gives the text of a file of the configuration in place, empty where there is none.
+    """
+    lines = []
+    for path in FILES:
+        old, new = before(path).splitlines(), after.files.get(path, "").splitlines()
+        if not old and path not in (HTTP, SERVER):
+            lines.append(f"~ {path} was lost: it is written again")
+            continue
+        lines += line_difference(old, new, after.digest)
+    return lines
+
+
+def line_difference(old: list[str], new: list[str], digest: str = "") -> Iterator[str]:
+    """Yield the lines that go and come of one file; those that tell a digest are left out."""
+    for line in difflib.unified_diff(old, new, lineterm="", n=0):
+        text = line[1:].strip()
+        if line.startswith(("---", "+++", "@@")) or (digest and digest in text) or text.startswith("return 200 "):
+            continue
+        yield f"{line[0]} {SOCKET.sub(_shortened, text)}"
+
+
+def _shortened(found: re.Match[str]) -> str:
+    return f"unix:…/{found['place']}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Any
 
-import requests
 from acme import challenges, client, errors, messages
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -20,6 +19,8 @@ from cluster.acme.account import account_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import requests
 
     from cluster.acme.wanted import Wanted
 
@@ -89,7 +90,7 @@ class Authority:
         """
         try:
             return self._ordered(names, key)
-        except (errors.Error, messages.Error, requests.RequestException, JoseError) as error:
+        except (errors.Error, messages.Error, OSError, JoseError, KeyError, ValueError) as error:
             raise OrderError(_said(error), self.network.wait) from error
 
     def renewal(self, chain: str) -> tuple[dt.datetime | None, dt.datetime]:
@@ -99,7 +100,7 @@ class Authority:
         """
         try:
             when, again = self._client().renewal_time(chain.encode())
-        except (errors.Error, messages.Error, requests.RequestException, JoseError, ValueError) as error:
+        except (errors.Error, messages.Error, OSError, JoseError, KeyError, ValueError) as error:
             raise OrderError(_said(error), self.network.wait) from error
         return when, again.astimezone(dt.UTC)
 

@@ -99,13 +99,19 @@ class Renewer:
         from cluster.acme.orders import Authority, OrderError  # noqa: PLC0415 - the protocol's client takes its time
 
         self.tell(f"asking {wanted.directory} for a certificate ({why}) for {', '.join(wanted.names)}")
-        key = new_key()
         try:
-            chain = Authority(wanted, account).order(wanted.names, key)
+            # Kept first: whoever is killed meanwhile, and started again, is not to ask again at once. And where nothing
+            # can be kept, on a full disk, nothing is asked for.
+            self.said.again = stamp(self.now() + dt.timedelta(seconds=FIRST_PAUSE))
+            self._keep()
+            key = new_key()
+            self.store.put(Authority(wanted, account).order(wanted.names, key), key, wanted.directory, thumbprint)
         except OrderError as error:
             self._fail(str(error), wait=error.wait)
             return
-        self.store.put(chain, key, wanted.directory, thumbprint)
+        except Exception as error:  # noqa: BLE001 - an end would be a restart, and the authority asked again at once
+            self._fail(f"{type(error).__name__}: {error}")
+            return
         since = self.now() - WEEK
         self.said.issued = [one for one in self.said.issued if moment(one[0]) > since]
         self.said.issued.append((stamp(self.now()), " ".join(sorted(wanted.names))))
@@ -119,11 +125,11 @@ class Renewer:
         """Ask the authority when to renew, where that is due: it may want to take certificates back."""
         if self.said.asked and self.now() < moment(self.said.asked):
             return
-        from cluster.acme.orders import Authority, OrderError  # noqa: PLC0415 - as above
+        from cluster.acme.orders import Authority  # noqa: PLC0415 - as above
 
         try:
             when, again = Authority(wanted, account).renewal(self.store.chain())
-        except OrderError as error:
+        except Exception as error:  # noqa: BLE001 - as above
             # By itself it is no fault: a third of the lifetime before its end it is renewed anyway.
             self.tell(f"{wanted.directory} does not say when to renew: {error}")
             when, again = None, self.now() + dt.timedelta(seconds=ASK_AGAIN)
@@ -144,7 +150,10 @@ class Renewer:
         if counted or message != self.said.message:
             self.tell(f"{message}{f'; again at {self.said.again}' if counted else ''}")
             self.said.message = message
-            self._keep()
+            try:
+                self._keep()
+            except OSError as error:
+                self.tell(f"{self.store.directory}: {error.strerror}")
 
     def _tell_of(self, issued: Issued | None) -> None:
         """Say which certificate is there."""

@@ -497,12 +497,14 @@ class Docker:
     ) -> tuple[list[docker.Container], tuple[Mount, ...]]:
         """Start what keeps the site's certificate by ACME; return it, and where that is. Nothing where it has none."""
         services = topology.of_kind(Kind.ACME)
+        # There whatever the certificate is: what is protected can't come and go, and authorities give few a week.
+        certificates = own.volume("acme", protect=True)
         if not services or self.account is None:
             return [], ()
         (service,), config = services, topology.config
         image = own.renewer_image(service, config)
         account = own.volume("acme-account")
-        kept = Mount(volume=own.volume("acme", protect=True).name, path=ACME)
+        kept = Mount(volume=certificates.name, path=ACME)
         given = own.command(
             "acme-account-given",
             scripts.script("account.sh"),

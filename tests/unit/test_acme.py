@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
+import os
 import shutil
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -201,6 +203,55 @@ def test_failures_are_tried_again_after_longer_and_longer_pauses_a_restart_inclu
     bench.wait_until(bench.renewer(), 16)
     assert bench.store.said().failures == 0
     assert standing(bench.store.said(), None, bench.now).ok
+
+
+def test_a_disk_that_is_full_costs_no_certificate(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = bench.renewer()
+    bench.answers = False
+    keeper.step()
+    bench.answers = True
+
+    def full(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Store, "say", full)
+    for _ in range(3):
+        keeper.step()
+    assert not bench.orders, "what can't be kept is not asked for"
+    assert any("No space left on device" in line for line in bench.lines)
+
+
+def test_whoever_is_killed_while_he_asks_does_not_ask_again_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_arguments: object) -> None:
+        bench.orders.append(())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(orders.Authority, "order", killed)
+    with pytest.raises(KeyboardInterrupt):
+        bench.renewer().step()
+    bench.renewer().step()
+    assert len(bench.orders) == 1
+    bench.now += dt.timedelta(seconds=FIRST_PAUSE)
+    with pytest.raises(KeyboardInterrupt):
+        bench.renewer().step()
+
+
+@pytest.mark.parametrize("error", [KeyError("newOrder"), AttributeError("x"), OSError(2, "no such file", "ca.pem")])
+def test_whatever_an_authority_says_is_no_end_of_the_renewer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def strange(*_arguments: object) -> None:
+        bench.orders.append(())
+        raise error
+
+    monkeypatch.setattr(orders.Authority, "order", strange)
+    keeper = bench.renewer()
+    for _ in range(3):
+        keeper.step()
+    assert len(bench.orders) == 1
+    assert type(error).__name__ in bench.store.said().message
 
 
 def test_an_authority_that_wants_to_be_left_alone_is(bench: Bench) -> None:

@@ -160,7 +160,7 @@ TABLE = (
         name="nginx",
         cls=components.NginxSite,
         args=components.NginxSiteArgs,
-        children=frozenset(("site", "nginx", "nginx-image", "nginx-ports", "nginx-config", "maintenance")),
+        children=frozenset(("site", "nginx", "nginx-image", "nginx-ports", "nginx-config", "maintenance", "acme")),
         unknown=frozenset(("digest",)),
     ),
 )
@@ -833,7 +833,9 @@ def test_a_renewer_alone_has_the_account_and_nginx_reads_what_it_keeps(preview: 
     assert "ports" not in renewer.inputs or not renewer.inputs["ports"]
     assert "acme" in order_of(found, "nginx"), "nginx can't start without a certificate"
     plain = recorded(VALUES, preview=preview)
-    assert not [one for one in plain.registrations if one.name.startswith("acme")]
+    assert [one.type for one in plain.registrations if one.name.startswith("acme")] == [VOLUME], (
+        "kept for whoever returns"
+    )
     assert "aliases" not in plain.named("nginx", CONTAINER).inputs["networksAdvanced"][0]
 
 
@@ -1022,7 +1024,7 @@ def test_the_volumes_of_the_data_are_protected_and_nothing_else(
     values, secrets = SECRET_STACKS[database]
     found = recorded(values, preview=preview, secrets=secrets)
     protected = {one.name for one in found.registrations if one.protect}
-    expected = {*data, "session-files", "shared", "maintenance"}
+    expected = {*data, "session-files", "shared", "maintenance", "acme"}
     assert protected == expected, "`pulumi destroy` would take the data, or stop at something that holds none"
     assert {one.type for one in found.registrations if one.protect} == {VOLUME}
 

@@ -35,15 +35,26 @@ def stand_by_name() -> Stand:
 
 
 @pytest.fixture(scope="module")
-def stand() -> Iterator[Stand]:
+def made() -> Iterator[Stand]:
     with contextlib.closing(stand_by_name()) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def pebble(stand: Stand) -> Iterator[Pebble]:
-    with contextlib.closing(Pebble(stand.port, seconds=LASTS)) as found:
+def pebble(made: Stand) -> Iterator[Pebble]:
+    with contextlib.closing(Pebble(made.port, seconds=LASTS)) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def stand(made: Stand, pebble: Pebble) -> Stand:
+    """A stand that is up, with its first certificate."""
+    made.stack["site"]["tls"] = tls_of(pebble, free_port(consecutive=30) + 29)
+    made.write()
+    result = made.up()
+    assert result.status == 0, result.output
+    assert "the certificate: valid, until " in result.output
+    return made
 
 
 def tls_of(pebble: Pebble, port: int) -> dict[str, object]:
@@ -70,12 +81,7 @@ def certificate_row(stand: Stand) -> dict[str, object]:
     return next(row for row in found if row["service"] == "acme")
 
 
-def test_the_first_up_has_a_certificate_that_clients_believe(stand: Stand, pebble: Pebble) -> None:
-    stand.stack["site"]["tls"] = tls_of(pebble, free_port(consecutive=30) + 29)
-    stand.write()
-    result = stand.up()
-    assert result.status == 0, result.output
-    assert "the certificate: valid, until " in result.output
+def test_clients_believe_the_first_certificate_and_status_says_when_it_is_renewed(stand: Stand, pebble: Pebble) -> None:
     with load_of(stand, pebble) as load:
         load.wait_for(AROUND)
     assert_nothing_lost(load.counts)

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import ClusterError
 from cluster_runtime import unfollowed
+from cluster_runtime.unfollowed import sync_directory
 
 T = TypeVar("T")
 
@@ -127,15 +128,6 @@ def remove_tree(path: Path) -> None:
         except OSError as error:
             if error.errno != errno.ENOTEMPTY or time.monotonic() > deadline:
                 raise
-
-
-def sync_directory(directory: Path) -> None:
-    """Let the names in a directory be on the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync_tree(directory: Path) -> None:

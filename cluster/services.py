@@ -195,7 +195,7 @@ def services(config: ClusterConfig, memcached_nodes: int) -> Iterator[Service]:
         )
     if config.broker is not None:
         yield _broker(int(config.broker.memory))
-    if config.site.tls is not None and config.site.tls.acme is not None:
+    if config.site.acme is not None:
         yield Service(kind=Kind.ACME, name="acme", memory=256 * MEGABYTE)
     yield Service(
         kind=Kind.NGINX,

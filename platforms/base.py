@@ -289,13 +289,6 @@ class Platform(Protocol):
         """Return nginx's configuration as `up` would put it in place; for a new nginx where none is known."""
         ...
 
-    def rendered(self, certificate: Certificate | None) -> NginxConfig:
-        """Return nginx's configuration by the stack file alone, with what is known of the site's certificate.
-
-        Nothing is looked at: it is that for a new nginx where the file does not say which one runs.
-        """
-        ...
-
     def logs(self, *, lines: int, follow: bool) -> list[LogSource]:
         """Return all logs, with commands that print their last `lines` lines, and go on with `follow`."""
         ...

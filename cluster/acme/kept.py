@@ -52,10 +52,10 @@ class Issued:
     begins: dt.datetime
     ends: dt.datetime
 
-    @property
-    def renewal(self) -> dt.datetime:
-        """When it is to be renewed, where its authority says nothing of that."""
-        return self.ends - (self.ends - self.begins) * RENEWAL_PART
+    def renewal(self, suggested: str) -> dt.datetime:
+        """Return when it is to be renewed; `suggested`: when its authority wants that, empty where it does not say."""
+        own = self.ends - (self.ends - self.begins) * RENEWAL_PART
+        return min(own, moment(suggested)) if suggested else own
 
     @property
     def late(self) -> dt.datetime:
@@ -100,6 +100,11 @@ class Said:
         }
         pairs = [one for one in values.get("issued", []) if isinstance(one, list) and len(one) == 2]  # noqa: PLR2004
         return cls(**{**values, "issued": [(str(when), str(names)) for when, names in pairs]})
+
+    @property
+    def certificate(self) -> Issued:
+        """The certificate that is there, of which it does not tell the names."""
+        return Issued(names=(), directory=self.issuer, begins=moment(self.begins), ends=moment(self.ends))
 
     @staticmethod
     def known() -> tuple[str, ...]:
@@ -169,9 +174,9 @@ class Store:
         for name, text in ((KEY, key), (CHAIN, chain), (OF, json.dumps({"directory": directory}))):
             unfollowed.replace(new / name, text.encode(), PRIVATE, durable=True)
         new.rename(place)
-        _sync(above)
+        unfollowed.sync_directory(above)
         unfollowed.link(self.live, f"{CERTIFICATES}/{place.name}")
-        _sync(self.directory)
+        unfollowed.sync_directory(self.directory)
 
     def _write_map(self, thumbprint: str) -> None:
         text = f"{THUMBPRINT} {thumbprint};\n{CERTIFICATE} {self._digest()};\n".encode()
@@ -257,7 +262,7 @@ def _fits(place: Path) -> bool:
 
 
 def new_key() -> str:
-    """Return a new private key, PEM: it never leaves this directory."""
+    """Return a new private key of the curve P-256, PEM: a certificate's, or an account's."""
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - takes its time
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - as above
 
@@ -291,11 +296,3 @@ def _placeholder(names: Sequence[str]) -> tuple[str, str]:
         .sign(key, hashes.SHA256())
     )
     return made.public_bytes(serialization.Encoding.PEM).decode(), text
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,6 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from cluster.acme import CHALLENGES
 from cluster.acme.account import thumbprint_of
 from cluster.acme.kept import WEEK, moment, new_key, stamp
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
     from cluster.acme.kept import Issued, Said, Store
     from cluster.acme.wanted import Wanted
-
-#: Where the authority asks (RFC 8555, section 8.3).
-CHALLENGES = "/.well-known/acme-challenge/"
 
 #: Seconds until it is tried again, after the first failure; twice as many after each further one, up to the last.
 FIRST_PAUSE, LONGEST_PAUSE = 60.0, 12 * 3600.0
@@ -90,10 +88,7 @@ class Renewer:
             return "other names"
         if issued.directory != wanted.directory:
             return "another authority"
-        when = issued.renewal
-        if self.said.renewal:
-            when = min(when, moment(self.said.renewal))
-        return None if self.now() < when else f"ends on {issued.ends:%Y-%m-%d}"
+        return None if self.now() < issued.renewal(self.said.renewal) else f"ends on {issued.ends:%Y-%m-%d}"
 
     def _order(self, wanted: Wanted, account: str, thumbprint: str, why: str) -> None:
         from cluster.acme.orders import Authority, OrderError  # noqa: PLC0415 - the protocol's client takes its time

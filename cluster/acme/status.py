@@ -7,8 +7,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cluster.acme.kept import LATE_PART, RENEWAL_PART, moment
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -33,17 +31,16 @@ def standing(said: Said, told: str | None, now: dt.datetime) -> Standing:
         return Standing(state="starting", ok=False, message="")
     if not said.issuer:
         return Standing(state="placeholder", ok=False, message=_tried(said) or "asking for the first certificate")
-    begins, ends = moment(said.begins), moment(said.ends)
-    until = f"until {ends:%Y-%m-%d}"
-    if now >= ends:
-        return Standing(state="ended", ok=False, message=f"on {ends:%Y-%m-%d}; {_tried(said)}".rstrip("; "))
-    if now >= ends - (ends - begins) * LATE_PART:
+    certificate = said.certificate
+    until = f"until {certificate.ends:%Y-%m-%d}"
+    if now >= certificate.ends:
+        message = f"on {certificate.ends:%Y-%m-%d}; {_tried(said)}".rstrip("; ")
+        return Standing(state="ended", ok=False, message=message)
+    if now >= certificate.late:
         return Standing(state="late", ok=False, message=f"{until}, and not renewed; {_tried(said)}".rstrip("; "))
     if told is not None and told != said.loaded:
         return Standing(state="not loaded", ok=False, message=f"{until}; nginx has read another one")
-    renewal = ends - (ends - begins) * RENEWAL_PART
-    if said.renewal:
-        renewal = min(renewal, moment(said.renewal))
+    renewal = certificate.renewal(said.renewal)
     tried = f"; {_tried(said)}" if said.message else ""
     return Standing(state="valid", ok=True, message=f"{until}, renewed from {renewal:%Y-%m-%d} on{tried}")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from cluster.acme import CHALLENGES
 from cluster.config.kinds import (
     DirectoryUrl,
     EmailText,
@@ -43,9 +44,6 @@ LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 
 #: Below this browsers' list of sites that are https alone takes none (https://hstspreload.org).
 PRELOADED_SECONDS = 31_536_000
-
-#: Where an authority looks for its answer (RFC 8555, section 8.3).
-CHALLENGES = "/.well-known/acme-challenge/"
 
 #: An IP address: no name ends with a label of digits alone, and none has a colon.
 _ADDRESS = re.compile(r".*[:].*|(.*\.)?[0-9]+")
@@ -287,6 +285,11 @@ class Site(Model):
         return bool(self.trusted_proxies) and not self.proxy_protocol
 
     @property
+    def acme(self) -> Acme | None:
+        """How the site's certificate comes by ACME; None where it comes otherwise, or there is none."""
+        return self.tls.acme if self.tls is not None else None
+
+    @property
     def https_port(self) -> int | None:
         """The port by which clients reach https; None where the site has none."""
         if self.tls is None:
@@ -327,7 +330,7 @@ def _header_refusals(site: Site) -> Iterator[Refusal]:
 
 def _acme_refusals(site: Site) -> Iterator[Refusal]:
     """Yield the names that no authority can look at by HTTP-01."""
-    if site.tls is None or site.tls.acme is None:
+    if site.acme is None:
         return
     by_redirect = [name for name in site.redirects if not name.startswith("/")]
     listed = [(("server_names", number), name) for number, name in enumerate(site.server_names)]

@@ -115,8 +115,7 @@ def _self_signed(config: ClusterConfig, _facts: Facts) -> Remarks:
 
 def _acme_port(config: ClusterConfig, _facts: Facts) -> Remarks:
     # RFC 8555, section 8.3: HTTP-01 is asked by port 80, whatever the site's own is.
-    tls = config.site.tls
-    if tls is not None and tls.acme is not None and HTTP not in (config.site.listen, *config.site.forwarded_ports):
+    if config.site.acme is not None and HTTP not in (config.site.listen, *config.site.forwarded_ports):
         why = f"An authority asks the site's names by port {HTTP}, and nothing says that this leads to site.listen."
         remedy = f"Choose {HTTP}, or name it in site.forwarded_ports where something leads it to {config.site.listen}."
         yield Remark("site.listen", why, remedy)
@@ -124,7 +123,7 @@ def _acme_port(config: ClusterConfig, _facts: Facts) -> Remarks:
 
 def _many_certificates(config: ClusterConfig, facts: Facts) -> Remarks:
     # https://letsencrypt.org/docs/rate-limits/: five certificates for the same names in a week.
-    if config.site.tls is None or config.site.tls.acme is None or facts.now is None:
+    if config.site.acme is None or facts.now is None:
         return
     names, since = " ".join(sorted(names_of(config))), facts.now - WEEK
     found = [when for when, of in facts.issued if of == names and moment(when) > since]

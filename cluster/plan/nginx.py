@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: Where an instance is reached: the directory is the machine's, and says nothing that its name does not.
 SOCKET = re.compile(r"unix:[^\s;]*/(?P<place>[^/\s;]+/http\.sock)")
 
+#: Said where the users for whom nginx asks are others: nobody is told which.
+OTHER_USERS = "~ users: others, or with other passwords"
+
 #: In the order in which they are shown.
 FILES = ("nginx.conf", SITE, HTTP, SERVER)
 
@@ -38,11 +41,17 @@ def difference(before: Callable[[str], str], after: NginxConfig) -> list[str]:
 
 def line_difference(old: list[str], new: list[str], digest: str = "") -> Iterator[str]:
     """Yield the lines that go and come of one file; those that tell a digest are left out."""
+    for line in changed_lines(old, new):
+        if not (digest and digest in line):
+            yield SOCKET.sub(_shortened, line)
+
+
+def changed_lines(old: list[str], new: list[str]) -> Iterator[str]:
+    """Yield the lines that go and come, each after - or +; what nginx tells of itself is none of them."""
     for line in difflib.unified_diff(old, new, lineterm="", n=0):
         text = line[1:].strip()
-        if line.startswith(("---", "+++", "@@")) or (digest and digest in text) or text.startswith("return 200 "):
-            continue
-        yield f"{line[0]} {SOCKET.sub(_shortened, text)}"
+        if not line.startswith(("---", "+++", "@@")) and not text.startswith("return 200 "):
+            yield f"{line[0]} {text}"
 
 
 def _shortened(found: re.Match[str]) -> str:

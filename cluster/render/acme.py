@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from cluster.acme import CHALLENGES
 from cluster.acme.kept import CERTIFICATE, MAP, THUMBPRINT
-from cluster.config.site import CHALLENGES
 from cluster.render.directives import Directive, block, d
 
 if TYPE_CHECKING:
@@ -24,13 +24,9 @@ if TYPE_CHECKING:
 LOCATION = "/-/certificate"
 
 
-def _is_used(site: Site) -> bool:
-    return site.tls is not None and site.tls.acme is not None
-
-
 def maps(site: Site, paths: NginxPaths) -> list[Directive]:
     """Return what nginx looks up; nothing where the site's certificate comes otherwise."""
-    if not _is_used(site):
+    if site.acme is None:
         return []
     # By a pattern, which may match nothing.
     include = d("include", f"{paths.acme}/{MAP.replace('.', '[.]')}")
@@ -47,14 +43,14 @@ _ANSWER = "$cluster_token.$cluster_acme_thumbprint"
 
 def answers(site: Site) -> list[Directive]:
     """Return what answers the authority, for the beginning of a server: whatever else that does, it comes first."""
-    if not _is_used(site):
+    if site.acme is None:
         return []
     return [block("if", "$cluster_acme_answer", of=[d("return", 200, "$cluster_acme_answer")])]
 
 
 def told(site: Site) -> list[Directive]:
     """Return what tells on the internal socket what nginx has read."""
-    if not _is_used(site):
+    if site.acme is None:
         return []
     text = "$cluster_acme_thumbprint $cluster_acme_certificate"
     return [block("location", "=", LOCATION, of=[d("default_type", "text/plain"), d("return", 200, text)])]

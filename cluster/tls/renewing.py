@@ -27,7 +27,7 @@ def account_of(config: ClusterConfig, root: Path, key: str) -> Account | None:
 
     root: the repository. CertificateError where a file of the stack file's can't be read.
     """
-    acme = config.site.tls.acme if config.site.tls is not None else None
+    acme = config.site.acme
     if acme is None:
         return None
     if acme.directory_ca is None:
@@ -47,7 +47,7 @@ def wanted(config: ClusterConfig, *, account: str, trusted: str, asked: tuple[st
     account: the file of the account's key. trusted: that of site.tls.acme.directory_ca, where the stack has one. asked:
     where nginx answers plain http.
     """
-    acme = config.site.tls.acme if config.site.tls is not None else None
+    acme = config.site.acme
     if acme is None:
         return None
     return Wanted(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cluster.acme.kept import Said
+from cluster.acme.kept import Said, new_key
 from cluster.acme.status import await_first
 from cluster.config import stack_path
 from cluster.config.models import ACCOUNT, AUTHORITY, SECRET_KEYS, USERS
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from cluster.plan import Planned
     from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
-    from cluster.tls.certificates import Certificate
     from platforms.base import Gate, Voice
 
 
@@ -102,10 +101,8 @@ class DockerPlatform:
         tls = self.stack.config.site.tls
         if tls is not None and tls.self_signed:
             self._ensure_authority()
-        if tls is not None and tls.acme is not None and self.pulumi.secret(ACCOUNT) is None:
-            from cluster.acme.account import make_account  # noqa: PLC0415 - takes its time
-
-            self.pulumi.set_secret(ACCOUNT, make_account())
+        if self.stack.config.site.acme is not None and self.pulumi.secret(ACCOUNT) is None:
+            self.pulumi.set_secret(ACCOUNT, new_key())
         return resources
 
     def _ensure_authority(self) -> None:
@@ -330,10 +327,6 @@ class DockerPlatform:
     def nginx_config(self) -> NginxConfig:
         """Return nginx's configuration, for the version that its base image has."""
         return container_paths.nginx_config(build_topology(self.stack.config), DockerStack(self.stack).certificate)
-
-    def rendered(self, certificate: Certificate | None) -> NginxConfig:
-        """Return nginx's configuration by the stack file alone, which names the base image with its nginx."""
-        return container_paths.nginx_config(build_topology(self.stack.config), certificate)
 
     def logs(self, *, lines: int, follow: bool) -> list[LogSource]:
         """Return the log of each container that is no task's."""

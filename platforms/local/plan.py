@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from cluster.config import StackFileError, parse_config
 from cluster.config.models import SessionEngine
-from cluster.plan.nginx import difference
+from cluster.plan.compare import compare_shares
+from cluster.plan.nginx import OTHER_USERS, difference
 from cluster.plan.shown import listed
 from cluster.services import Kind
 from cluster.topology import Topology, shares
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from fractions import Fraction
 
+    from cluster.plan.planned import Share
     from cluster.render.nginx import NginxConfig
     from cluster.services import Service
     from platforms.local.nginx import Nginx
@@ -84,7 +86,7 @@ class Plan:
     static: bool
     nginx: str | None
     nginx_lines: tuple[str, ...]
-    traffic: tuple[tuple[str, Fraction | None, Fraction | None], ...]
+    traffic: tuple[Share, ...]
 
     @property
     def is_empty(self) -> bool:
@@ -251,7 +253,7 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
         nginx=action,
         nginx_lines=tuple(_nginx_difference(nginx, config)) if action == "reload" else (),
         # What is lost of the configuration in place does not tell what was before.
-        traffic=tuple(_traffic(nginx, topology)) if action and (nginx.current_stack() or not running) else (),
+        traffic=_traffic(nginx, topology) if action and (nginx.current_stack() or not running) else (),
     )
 
 
@@ -277,11 +279,11 @@ def _nginx_action(observed: Observed, nginx: Nginx, config: NginxConfig) -> str 
 
 
 def _nginx_difference(nginx: Nginx, config: NginxConfig) -> list[str]:
-    users = [] if nginx.has_users(config) else ["~ users: others, or with other passwords"]
+    users = [] if nginx.has_users(config) else [OTHER_USERS]
     return [*users, *difference(nginx.current_text, config)]
 
 
-def _traffic(nginx: Nginx, topology: Topology) -> list[tuple[str, Fraction | None, Fraction | None]]:
+def _traffic(nginx: Nginx, topology: Topology) -> tuple[Share, ...]:
     former = nginx.current_stack()
     before: dict[str, Fraction] = {}
     if former is not None:
@@ -290,8 +292,4 @@ def _traffic(nginx: Nginx, topology: Topology) -> list[tuple[str, Fraction | Non
         except StackFileError:
             before = {}  # written by another version of this tool
     after = {instance.name: instance.share for instance in topology.instances}
-    return [
-        (name, before.get(name), after.get(name))
-        for name in dict.fromkeys((*after, *before))
-        if before.get(name) != after.get(name)
-    ]
+    return compare_shares(before, after)

@@ -12,7 +12,7 @@ from cluster.errors import ClusterError
 from cluster.plan import compare
 from cluster.plan.costs import Cost, dearest_first
 from cluster.plan.migrations import new_migrations, unsafe
-from cluster.plan.planned import PackageChange, Planned, Release, SettingChange, Share
+from cluster.plan.planned import PackageChange, Planned, Release, SettingChange
 from cluster.release import ReleaseError, runtime_config
 from cluster.requirements import read_requirements
 from cluster.services import Kind
@@ -103,7 +103,6 @@ class Planning:
         """Return a plan of a stack that has no secret_key: nobody knows its release yet."""
         config = self.cluster.config
         lints = compare.compare_lints([], self._lints(config))
-        names = self.cluster.topology.names
         steps = ["the first release; its secret_key is made first", *([] if not config.app.migrate else ["migrations"])]
         return Planned(
             stack=self.stack,
@@ -111,10 +110,7 @@ class Planning:
             costs=(Cost.START,),
             refused=tuple(dict.fromkeys(refused)),
             steps=(*steps, *(f"+ {service.name}" for service in self.cluster.topology.services)),
-            traffic=tuple(
-                Share(instance=name, before=None, after=float(self.cluster.topology.instance(name).share))
-                for name in names
-            ),
+            traffic=compare.compare_shares({}, {one.name: one.share for one in self.cluster.topology.instances}),
             lints=lints,
         )
 
@@ -145,10 +141,7 @@ class Planning:
             changes=True,
             costs=costs,
             steps=tuple(plan.steps()),
-            traffic=tuple(
-                Share(instance=name, before=_rounded(before_), after=_rounded(after))
-                for name, before_, after in plan.traffic
-            ),
+            traffic=plan.traffic,
             nginx=plan.nginx_lines,
             release=release,
             settings=settings,
@@ -272,10 +265,6 @@ class Planning:
         gone = after[:-KEPT_RELEASES] if plan.release != history.current else []
         found += [f"release {one}: {KEPT_RELEASES} are kept" for one in gone if one != history.current]
         return tuple(found)
-
-
-def _rounded(share: Any) -> float | None:
-    return None if share is None else round(float(share), 6)
 
 
 def _made_of(release: Made) -> dict[str, Path | str]:

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from cluster.plan import Planned
     from cluster.release import ReleaseSpec
     from cluster.stack.opened import Stack
-    from cluster.tls.certificates import Certificate
     from platforms.base import Back, Gate, Voice
     from platforms.local.cluster import LocalCluster
     from platforms.local.plan import Plan
@@ -367,12 +366,9 @@ class LocalPlatform:
         try:
             return self.cluster.nginx_config()
         except (NginxError, CommandError):
-            return self.rendered(named(self.stack.config, self.stack.root, dt.datetime.now(dt.UTC)))
-
-    def rendered(self, certificate: Certificate | None) -> NginxConfig:
-        """Return nginx's configuration by the stack file alone."""
-        topology = build_topology(self.stack.config)
-        return render_nginx(topology, self.paths.nginx_paths(topology, None), NEW_NGINX, certificate)
+            topology = build_topology(self.stack.config)
+            certificate = named(self.stack.config, self.stack.root, dt.datetime.now(dt.UTC))
+            return render_nginx(topology, self.paths.nginx_paths(topology, None), NEW_NGINX, certificate)
 
     def logs(self, *, lines: int, follow: bool) -> list[LogSource]:
         """Return the log of each instance's releases, and nginx's, Supervisor's and the nodes'."""

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.acme.kept import Store
+from cluster.acme.kept import Store, new_key
 from cluster.acme.status import await_first
 from cluster.config.models import ACCOUNT
 from cluster.machine.owner import find_owner
@@ -47,8 +47,7 @@ class Renewing:
     @property
     def is_wanted(self) -> bool:
         """Whether the site's certificate comes by ACME."""
-        tls = self.site.config.site.tls
-        return tls is not None and tls.acme is not None
+        return self.site.config.site.acme is not None
 
     @property
     def account(self) -> Path:
@@ -58,9 +57,7 @@ class Renewing:
     def ensure_account(self) -> None:
         """Make the key of the stack's account, where it has none."""
         if self.is_wanted and not self.account.exists():
-            from cluster.acme.account import make_account  # noqa: PLC0415 - takes its time
-
-            write_secret(self.account, make_account())
+            write_secret(self.account, new_key())
 
     def prepare(self) -> None:
         """See that nginx can start. UpError where the account's key can't be used."""
@@ -78,9 +75,9 @@ class Renewing:
     def program(self, service: Service) -> Program:
         """Return what Supervisor runs."""
         config, paths = self.site.config, self.site.paths
-        acme = config.site.tls.acme if config.site.tls else None
+        acme = config.site.acme
         assert acme is not None  # noqa: S101 - whoever asks has one
-        trusted = str(paths.root / acme.directory_ca) if acme.directory_ca else ""
+        trusted = str(paths.root / (acme.directory_ca or ""))
         asked = ("127.0.0.1", config.site.listen)
         text = wanted(config, account=str(self.account), trusted=trusted, asked=asked)
         assert text is not None  # noqa: S101 - as above

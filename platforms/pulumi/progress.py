@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
+from cluster.plan.nginx import OTHER_USERS, changed_lines
 from platforms.pulumi.engine import Event, name_of
 
 if TYPE_CHECKING:
@@ -144,12 +144,6 @@ def _nginx_lines(step: dict[str, Any]) -> list[str]:
     old, new = text(step.get("old")), text(step.get("new"))
     if not old:
         return []
-    lines = [
-        f"{line[0]} {line[1:].strip()}"
-        for line in difflib.unified_diff(old, new, lineterm="", n=0)
-        if not line.startswith(("---", "+++", "@@"))
-    ]
     # Pulumi tells which value of the environment is another, and not what it is.
     changed = [path for path in step.get("detailedDiff") or {} if path.endswith(USERS)]
-    users = ["~ users: others, or with other passwords"] if changed else []
-    return [*users, *(line for line in lines if not line[2:].startswith("return 200 "))]
+    return [*([OTHER_USERS] if changed else []), *changed_lines(old, new)]

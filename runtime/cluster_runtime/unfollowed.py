@@ -54,15 +54,20 @@ def replace(path: Path, content: bytes, mode: int = 0o644, *, durable: bool = Fa
                 os.fsync(file.fileno())
         new.rename(path)
         if durable:
-            directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync_directory(path.parent)
     except BaseException:
         with suppress(OSError):
             new.unlink()
         raise
+
+
+def sync_directory(directory: Path) -> None:
+    """Let the names in a directory be on the disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def overwrite(path: Path, content: bytes) -> None:

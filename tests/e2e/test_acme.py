@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.conformance import AROUND, assert_nothing_lost, assert_up, servers, wait_until
+from tests.by_acme import LASTS, assert_renewals_lose_nothing, certificate_row, load_of, tls_of
+from tests.conformance import AROUND, assert_nothing_lost, assert_up
 from tests.e2e.stand import DockerStand, docker_stack
 from tests.e2e.tools import docker
-from tests.load import SPARSE
 from tests.local.stand import free_port
-from tests.local.test_acme import LASTS, NO_CHECK_TIME
-from tests.pebble import Pebble, needs_pebble, shown
-from tests.secure_load import SecureLoad
+from tests.pebble import Pebble, needs_pebble
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,45 +45,14 @@ def pebble(stack: dict[str, Any], gateway: str) -> Iterator[Pebble]:
 
 @pytest.fixture(scope="module")
 def stand(stack: dict[str, Any], pebble: Pebble) -> Iterator[DockerStand]:
-    acme = {"directory": pebble.url, "directory_ca": str(pebble.ca)}
-    stack["site"]["tls"] = {"listen": free_port(consecutive=40) + 39, "acme": acme}
+    stack["site"]["tls"] = tls_of(pebble, free_port(consecutive=40) + 39)
     with contextlib.closing(DockerStand(stack, name="m")) as found:
         assert_up(found)
         yield found
 
 
-def port(stand: DockerStand) -> int:
-    found: int = stand.stack["site"]["tls"]["listen"]
-    return found
-
-
-def load_of(stand: DockerStand, pebble: Pebble) -> SecureLoad:
-    root = stand.root / "pebble.pem"
-    root.write_text(pebble.root())
-    return SecureLoad(port(stand), root, pause=SPARSE, flags=NO_CHECK_TIME)
-
-
-def certificate_row(stand: DockerStand) -> dict[str, Any]:
-    found: list[dict[str, Any]] = stand.status()["services"]
-    return next(row for row in found if row["service"] == "acme")
-
-
 def test_renewals_a_release_and_a_weight_lose_no_request_and_no_session(stand: DockerStand, pebble: Pebble) -> None:
-    before, given = shown(port(stand), "cluster"), pebble.issued()
-    load = load_of(stand, pebble)
-    with load:
-        load.wait_for(AROUND)
-        stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=5))
-        assert_up(stand)
-        stand.edit_code("visits/views.py", "\n# another release\n")
-        assert_up(stand)
-        wait_until(lambda: pebble.issued() >= given + 2, "it was renewed twice", seconds=4 * LASTS)
-        wait_until(lambda: bool(certificate_row(stand)["ok"]), "nginx has read it")
-        load.wait_for(AROUND)
-    renewals = pebble.issued() - given
-    print(f"over TLS, {renewals} renewals, a release, another weight: {load.counts}, {load.again} asked again")
-    assert_nothing_lost(load.counts)
-    assert shown(port(stand), "cluster") != before
+    assert_renewals_lose_nothing(stand, pebble)
     assert certificate_row(stand)["state"] == "valid"
 
 

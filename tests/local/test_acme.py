@@ -9,22 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.acme.kept import Store
-from tests.conformance import AROUND, assert_nothing_lost, assert_up, servers, wait_until
-from tests.load import SPARSE
+from tests.by_acme import LASTS, assert_renewals_lose_nothing, certificate_row, load_of, port, tls_of
+from tests.conformance import AROUND, assert_nothing_lost, assert_up
 from tests.local.stand import Stand, free_port
 from tests.pebble import Pebble, needs_pebble, shown
-from tests.secure_load import SecureLoad
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = needs_pebble
-
-#: Seconds that a certificate lasts where renewals are waited for: they come after two thirds.
-LASTS = 60
-
-#: OpenSSL's X509_V_FLAG_NO_CHECK_TIME: on a busy machine one may end before the next is there.
-NO_CHECK_TIME = 0x200000
 
 
 def stand_by_name() -> Stand:
@@ -57,28 +50,8 @@ def stand(made: Stand, pebble: Pebble) -> Stand:
     return made
 
 
-def tls_of(pebble: Pebble, port: int) -> dict[str, object]:
-    return {"listen": port, "acme": {"directory": pebble.url, "directory_ca": str(pebble.ca)}}
-
-
-def port(stand: Stand) -> int:
-    found: int = stand.stack["site"]["tls"]["listen"]
-    return found
-
-
 def store(stand: Stand) -> Store:
     return Store(stand.paths.acme)
-
-
-def load_of(stand: Stand, pebble: Pebble) -> SecureLoad:
-    root = stand.root / "pebble.pem"
-    root.write_text(pebble.root())
-    return SecureLoad(port(stand), root, pause=SPARSE, flags=NO_CHECK_TIME)
-
-
-def certificate_row(stand: Stand) -> dict[str, object]:
-    found: list[dict[str, object]] = stand.status()["services"]
-    return next(row for row in found if row["service"] == "acme")
 
 
 def test_clients_believe_the_first_certificate_and_status_says_when_it_is_renewed(stand: Stand, pebble: Pebble) -> None:
@@ -101,21 +74,7 @@ def test_nobody_else_reads_the_keys_and_no_instance_has_the_account(stand: Stand
 
 
 def test_renewals_releases_and_weights_lose_no_request_and_no_session(stand: Stand, pebble: Pebble) -> None:
-    before, given = shown(port(stand), "cluster"), pebble.issued()
-    load = load_of(stand, pebble)
-    with load:
-        load.wait_for(AROUND)
-        stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=5))
-        assert_up(stand)
-        stand.edit_code("visits/views.py", "\n# another release\n")
-        assert_up(stand)
-        wait_until(lambda: pebble.issued() >= given + 2, "it was renewed twice", seconds=4 * LASTS)
-        wait_until(lambda: bool(certificate_row(stand)["ok"]), "nginx has read it")
-        load.wait_for(AROUND)
-    renewals = pebble.issued() - given
-    print(f"over TLS, {renewals} renewals, a release, another weight: {load.counts}, {load.again} asked again")
-    assert_nothing_lost(load.counts)
-    assert shown(port(stand), "cluster") != before
+    assert_renewals_lose_nothing(stand, pebble)
     assert stand.up().output.splitlines()[-1].startswith("stack t: no changes")
 
 

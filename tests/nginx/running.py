@@ -30,8 +30,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from cluster.acme.account import make_account, thumbprint_of
-from cluster.acme.kept import Store
+from cluster.acme.account import thumbprint_of
+from cluster.acme.kept import Store, new_key
 from cluster.config import parse_config
 from cluster.endpoints import Endpoint
 from cluster.render.nginx import NginxConfig, render_nginx
@@ -67,7 +67,7 @@ Values = dict[str, Any]
 AUTHORITY = make_authority("test", dt.datetime.now(dt.UTC))
 
 #: By which an authority of ACME knows the stack.
-ACCOUNT = make_account()
+ACCOUNT = new_key()
 THUMBPRINT = thumbprint_of(ACCOUNT)
 #: For whom sites with `auth_basic` ask, and what a browser sends for each.
 PASSWORDS = {"ann": "a password: of ann's", "zoe": "zoe's password"}

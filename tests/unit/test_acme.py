@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from cluster.acme import orders, renewer
-from cluster.acme.account import make_account, thumbprint_of
+from cluster.acme.account import thumbprint_of
 from cluster.acme.kept import Said, Store, moment, new_key, stamp
 from cluster.acme.renewer import FIRST_PAUSE, LONGEST_PAUSE, UNANSWERED, Renewer
 from cluster.acme.status import standing
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NAMES = ("www.example.org", "example.org")
 DIRECTORY = "https://acme.example/dir"
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
-ACCOUNT = make_account()
+ACCOUNT = new_key()
 THUMBPRINT = thumbprint_of(ACCOUNT)
 
 

@@ -18,7 +18,7 @@ import pulumi
 import pytest
 
 import components
-from cluster.acme.account import make_account
+from cluster.acme.kept import new_key
 from cluster.config import parse_config
 from cluster.config.models import ACCOUNT, AUTHORITY, USERS
 from cluster.release import ReleaseSpec, specify
@@ -805,7 +805,7 @@ def test_a_site_that_asks_for_a_user_needs_some(tmp_path: Path, users: str | Non
         run_main(tmp_path, ASKING, secrets={**SECRETS, **({USERS: users} if users else {})})
 
 
-AN_ACCOUNT = make_account()
+AN_ACCOUNT = new_key()
 BY_ACME = stack_values(site={"server_names": ["example.org"], "tls": {"acme": {"email": "ops@example.org"}}})
 
 

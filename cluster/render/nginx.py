@@ -74,18 +74,23 @@ def render_nginx(
     )
 
 
-def _main(topology: Topology, paths: NginxPaths, version: Version) -> list[Directive]:
-    http = [
-        block("types", of=[d(media_type, *names) for media_type, names in MEDIA_TYPES.items()]),
+def for_every_server(topology: Topology, paths: NginxPaths, version: Version) -> list[Directive]:
+    """Return what all servers do alike, whichever site they are of: it may stand in `http` or in each of them."""
+    return [*_files(), *_connections(topology, paths), *_compression(version)]
+
+
+def _files() -> list[Directive]:
+    return [
         d("default_type", "application/octet-stream"),
         d("charset", "utf-8"),
         d("server_tokens", "off"),
         d("sendfile", "on"),
         d("tcp_nopush", "on"),
-        *(
-            d(f"{name}_temp_path", f"{paths.temp}/{name}")
-            for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        ),
+    ]
+
+
+def _connections(topology: Topology, paths: NginxPaths) -> list[Directive]:
+    return [
         *_access_log(topology, paths),
         # What half-sent headers cost is a connection each, until here: nothing can count them by address before.
         d("client_header_timeout", "10s"),
@@ -93,18 +98,36 @@ def _main(topology: Topology, paths: NginxPaths, version: Version) -> list[Direc
         d("send_timeout", "60s"),
         d("keepalive_timeout", "75s"),
         d("reset_timedout_connection", "on"),
-        d("server_names_hash_bucket_size", 512),
-        d("map_hash_bucket_size", 512),
-        d("map_hash_max_size", 8192),
+    ]
+
+
+def _compression(version: Version) -> list[Directive]:
+    return [
         d("gzip", "on"),
         d("gzip_vary", "on"),
         d("gzip_proxied", "any"),
         d("gzip_min_length", 1024),
         d("gzip_types", *COMPRESSED),
+        *([d("keepalive_min_timeout", "5s")] if version >= KEEPALIVE_MIN_TIMEOUT_SINCE else []),
     ]
-    if version >= KEEPALIVE_MIN_TIMEOUT_SINCE:
-        http.append(d("keepalive_min_timeout", "5s"))
-    http += [*http_snippet(topology.config.site), d("include", "sites-enabled/*")]
+
+
+def _main(topology: Topology, paths: NginxPaths, version: Version) -> list[Directive]:
+    http = [
+        block("types", of=[d(media_type, *names) for media_type, names in MEDIA_TYPES.items()]),
+        *_files(),
+        *(
+            d(f"{name}_temp_path", f"{paths.temp}/{name}")
+            for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        ),
+        *_connections(topology, paths),
+        d("server_names_hash_bucket_size", 512),
+        d("map_hash_bucket_size", 512),
+        d("map_hash_max_size", 8192),
+        *_compression(version),
+        *http_snippet(topology.config.site),
+        d("include", "sites-enabled/*"),
+    ]
     return [
         *([d("user", *paths.user.split())] if paths.user else []),
         d("worker_processes", "auto"),

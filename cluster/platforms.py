@@ -14,6 +14,7 @@ class Platform(StrEnum):
 
     LOCAL = "local"
     DOCKER = "docker"
+    REMOTE = "remote"
 
     @property
     def traits(self) -> Traits:
@@ -31,6 +32,8 @@ class Traits:
     own_secrets: it makes the secret_key, and keeps the secrets in files of its own.
     private: the site is for who uses the machine alone.
     ipv6: nginx can listen by IPv6 too.
+    hosts: it runs on hosts that the stack file names.
+    services: it runs whatever a cluster has: memcached, workers, schedules, a broker, a renewer of certificates.
     """
 
     containers: bool = False
@@ -39,9 +42,12 @@ class Traits:
     own_secrets: bool = False
     private: bool = False
     ipv6: bool = False
+    hosts: bool = False
+    services: bool = True
 
 
 TRAITS = {
     Platform.LOCAL: Traits(own_secrets=True, private=True, ipv6=True),
     Platform.DOCKER: Traits(containers=True, limits=True, postgres=True),
+    Platform.REMOTE: Traits(limits=True, ipv6=True, hosts=True, services=False),
 }

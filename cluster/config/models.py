@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from cluster.config.hosts import Host  # noqa: TC001 - a field of a model
 from cluster.config.kinds import (
     ApplicationName,
     CommandText,
@@ -495,6 +496,7 @@ class ClusterConfig(Model):
     broker: Broker | None = Field(None, description="Where the jobs of workers are kept; left out: the project's own.")
     site: Site = Field(description="nginx's server.")
     images: Images = Field(default_factory=Images, description="Base images of platform docker.")
+    hosts: list[Host] = Field(default_factory=list, description="The hosts of platform remote.")
     secret_key: SecretStr | None = Field(
         None, description="Django's SECRET_KEY, the same on every instance. Platform local makes its own."
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cluster.lint.app import APP_RULES
 from cluster.lint.choices import CHOICE_RULES
 from cluster.lint.finding import Severity
+from cluster.lint.hosts import HOST_RULES
 from cluster.lint.images import IMAGE_RULES
 from cluster.lint.services import SERVICE_RULES
 from cluster.lint.sessions import SESSION_RULES
@@ -25,6 +26,7 @@ RULES: tuple[Rule, ...] = (
     *SESSION_RULES,
     *SITE_RULES,
     *IMAGE_RULES,
+    *HOST_RULES,
     *CHOICE_RULES,
 )
 

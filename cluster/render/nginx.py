@@ -148,5 +148,5 @@ def _access_log(topology: Topology, paths: NginxPaths) -> list[Directive]:
     )
     return [
         d("log_format", "cluster", log_format),
-        d("access_log", f"{paths.logs}/access.log", "cluster", "buffer=32k", "flush=1s"),
+        d("access_log", paths.access_log or f"{paths.logs}/access.log", "cluster", "buffer=32k", "flush=1s"),
     ]

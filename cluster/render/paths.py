@@ -24,6 +24,7 @@ class NginxPaths:
     acme: the directory of what a renewer keeps (cluster.acme.kept).
     users: the file of the users for whom nginx asks, which its workers read.
     internal: the socket on which nginx tells its config's digest and passes probes to the instances.
+    access_log: the log of requests; None for the one in `logs`.
     listen_address, listen_address_ipv6: where the site listens; empty for every address of IPv4.
     instance_address: where instances' own ports listen; in a container everywhere, since the engine publishes them to
         the loopback address alone.
@@ -41,6 +42,7 @@ class NginxPaths:
     maintenance: str
     acme: str
     users: str
+    access_log: str | None = None
     listen_address: str = ""
     listen_address_ipv6: str = "[::]"
     instance_address: str = "127.0.0.1"

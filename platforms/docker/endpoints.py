@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
-import tempfile
-import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.endpoints import Endpoint
@@ -16,6 +12,7 @@ from cluster.services import Kind
 from cluster.verify import Endpoints
 from platforms.docker.container_paths import NGINX_INTERNAL, sockets_of
 from platforms.docker.engine import Engine, EngineError
+from platforms.pulumi.relay import Relay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,74 +25,6 @@ LISTENING = "0A"
 #: The engine's own resolver, in every container of a network of the user's.
 RESOLVER = "0B00007F"
 
-CHUNK = 65536
-
-
-class Relay:
-    """Sockets here that lead to sockets in nginx's container: each connection is a `docker exec` of its own."""
-
-    def __init__(self, engine: Engine, container: str) -> None:
-        self.engine = engine
-        self.container = container
-        self.directory = Path(tempfile.mkdtemp(prefix="cluster-"))
-        self.listeners: list[socket.socket] = []
-        self.processes: list[subprocess.Popen[bytes]] = []
-
-    def to(self, path: str) -> Endpoint:
-        """Return a socket here that leads to the one at `path` there."""
-        here = self.directory / f"{len(self.listeners)}.sock"
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(here))
-        listener.listen()
-        self.listeners.append(listener)
-        threading.Thread(target=self._accept, args=(listener, path), daemon=True).start()
-        return Endpoint(path=str(here))
-
-    def _accept(self, listener: socket.socket, path: str) -> None:
-        with contextlib.suppress(OSError):  # closed
-            while True:
-                connection, _ = listener.accept()
-                process = subprocess.Popen(
-                    ["docker", "exec", "--interactive", self.container, "/usr/local/lib/cluster/relay", path],
-                    env={**os.environ, **self.engine.environment()},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                )
-                self.processes.append(process)
-                threading.Thread(target=_pump_out, args=(connection, process), daemon=True).start()
-                threading.Thread(target=_pump_in, args=(connection, process), daemon=True).start()
-
-    def close(self) -> None:
-        """Close all ways."""
-        for listener in self.listeners:
-            listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
-        for process in self.processes:
-            process.kill()
-            process.wait()
-        for path in self.directory.iterdir():
-            path.unlink()
-        self.directory.rmdir()
-
-
-def _pump_out(connection: socket.socket, process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None  # noqa: S101 - a pipe was asked for
-    with contextlib.suppress(OSError):
-        while data := connection.recv(CHUNK):
-            process.stdin.write(data)
-            process.stdin.flush()
-    with contextlib.suppress(OSError):
-        process.stdin.close()
-
-
-def _pump_in(connection: socket.socket, process: subprocess.Popen[bytes]) -> None:
-    assert process.stdout is not None  # noqa: S101 - a pipe was asked for
-    with contextlib.suppress(OSError):
-        while data := os.read(process.stdout.fileno(), CHUNK):
-            connection.sendall(data)
-    connection.close()
-
 
 @contextlib.contextmanager
 def endpoints(engine: Engine, stack: str, topology: Topology, release: str, authority: str) -> Iterator[Endpoints]:
@@ -106,7 +35,17 @@ def endpoints(engine: Engine, stack: str, topology: Topology, release: str, auth
     running = engine.containers(stack, "nginx")
     if not running:
         raise EngineError("nginx is not running")
-    with contextlib.closing(Relay(engine, running[0])) as relay:
+
+    def start(path: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            ["docker", "exec", "--interactive", running[0], "/usr/local/lib/cluster/relay", path],
+            env={**os.environ, **engine.environment()},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    with contextlib.closing(Relay(start)) as relay:
         there = topology.endpoints(sockets_of, Kind.INSTANCE)
         yield Endpoints(
             internal=relay.to(NGINX_INTERNAL),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.config import stack_path
 from cluster.initial.offer import Offer
 
 if TYPE_CHECKING:
@@ -30,9 +29,6 @@ def offer(stack: str) -> Offer:
 
 def secret_environment(root: Path, stack: str, voice: Voice) -> str | None:
     """Return the secret variables that the stack has already, encrypted in its file; None where it has none."""
-    path = stack_path(root, stack)
-    if not path.exists() or "cluster:secret_environment:" not in path.read_text(encoding="utf-8"):
-        return None
-    from platforms.pulumi.engine import Pulumi  # noqa: PLC0415 - only where Pulumi keeps it
+    from platforms.pulumi.keys import secret_environment as kept  # noqa: PLC0415 - only where Pulumi keeps it
 
-    return Pulumi(root, stack, voice.say).secret("secret_environment")
+    return kept(root, stack, voice)

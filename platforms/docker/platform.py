@@ -12,17 +12,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from cluster.acme.kept import Said, new_key
+from cluster.acme.kept import Said
 from cluster.acme.status import await_first
-from cluster.config import stack_path
-from cluster.config.models import ACCOUNT, AUTHORITY, SECRET_KEYS, USERS
 from cluster.config.units import moment_text
 from cluster.errors import CommandError
 from cluster.services import Kind, asked_by
 from cluster.stack.history import KEPT_RELEASES, History
-from cluster.tls.authority import make_authority, show_authority
 from cluster.topology import build_topology
 from cluster_runtime.migrations import lacking_url
 from cluster_runtime.sessions.ended import ENDED, MARKS_VARIABLE
@@ -46,7 +41,7 @@ from platforms.docker.maintaining import HURT, Found, Maintaining
 from platforms.docker.repair import lost, remove_orphans, stop_what_never_served, unknown
 from platforms.docker.stack import DockerStack, engine_host, paths
 from platforms.pulumi.engine import STACK, Pulumi, PulumiError, installed_pulumi
-from platforms.pulumi.keys import PulumiKeys
+from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
 from platforms.pulumi.progress import Progress
 
 if TYPE_CHECKING:
@@ -83,9 +78,7 @@ class DockerPlatform:
     def facts(self) -> Facts:
         """Return what the lints may look at; the secret_key that the stack file lacks is made by `up`."""
         stack = self.stack
-        document = yaml.safe_load(stack_path(stack.root, stack.name).read_text(encoding="utf-8"))
-        there = frozenset(name for name in (*SECRET_KEYS, USERS) if f"cluster:{name}" in document["config"])
-        engine, known = Engine(engine_host(stack)), there | {"secret_key"}
+        engine, known = Engine(engine_host(stack)), secrets_there(stack.root, stack.name)
         return facts_of(stack.config, stack.root, stack.name, engine, known, lambda: self.docker.label)
 
     # --- changing
@@ -98,21 +91,8 @@ class DockerPlatform:
     def _set_up(self) -> list[dict[str, Any]]:
         """Set Pulumi and the stack up, and make the secrets that it lacks; return the resources in its state."""
         resources = self.pulumi.set_up()
-        tls = self.stack.config.site.tls
-        if tls is not None and tls.self_signed:
-            self._ensure_authority()
-        if self.stack.config.site.acme is not None and self.pulumi.secret(ACCOUNT) is None:
-            self.pulumi.set_secret(ACCOUNT, new_key())
+        make_secrets(self.pulumi, self.stack.config, self.paths.authority, self.voice.say)
         return resources
-
-    def _ensure_authority(self) -> None:
-        """Make the authority of a site that signs its own certificate, and show what browsers are to trust."""
-        authority = self.pulumi.secret(AUTHORITY)
-        if authority is None:
-            authority = make_authority(self.stack.name, dt.datetime.now(dt.UTC))
-            self.pulumi.set_secret(AUTHORITY, authority)
-            self.voice.say(f"making the stack's own authority: browsers are to trust {self.paths.authority}")
-        show_authority(self.paths.authority, authority)
 
     def plan(self, wanted: Forward | Back) -> Planned:  # noqa: ARG002 - the engine's preview is asked elsewhere yet
         """Look at what is to be done, and change nothing."""

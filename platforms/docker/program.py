@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cluster.tls.renewing import Account
     from cluster.topology import Topology
     from platforms.base import Ground
-    from platforms.docker.engine import Live
+    from platforms.pulumi.live import Live
 
 
 class DockerGround:

@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from cluster.tls.certificates import Certificate
     from cluster.tls.renewing import Account
     from cluster.topology import Topology
-    from platforms.docker.engine import Live
     from platforms.docker.family import Target
+    from platforms.pulumi.live import Live
 
 #: Only one task of a stack runs at a time: that of an `up` that was killed may still be at it.
 TASK_LOCK = f"{STATIC}/lock"

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import time
 from typing import TYPE_CHECKING
 
-from cluster.config.models import DROPPED_KEYS
+import yaml
+
+from cluster.acme.kept import new_key
+from cluster.config import stack_path
+from cluster.config.models import ACCOUNT, AUTHORITY, DROPPED_KEYS, SECRET_KEYS, USERS
 from cluster.errors import CommandError
 from cluster.stack.secrets import with_dropped
+from cluster.tls.authority import make_authority, show_authority
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from cluster.config import ClusterConfig
+    from platforms.base import Voice
     from platforms.pulumi.engine import Pulumi
 
 
@@ -45,3 +56,34 @@ class PulumiKeys:
             f"{where} of the stack, encrypted, which nothing reads; when nothing needs the key any more: "
             f"pulumi config rm {where} --stack {self.pulumi.stack}"
         )
+
+
+def secret_environment(root: Path, stack: str, voice: Voice) -> str | None:
+    """Return the secret variables that a stack has already, encrypted in its file; None where it has none."""
+    path = stack_path(root, stack)
+    if not path.exists() or "cluster:secret_environment:" not in path.read_text(encoding="utf-8"):
+        return None
+    from platforms.pulumi.engine import Pulumi  # noqa: PLC0415 - only where Pulumi keeps it
+
+    return Pulumi(root, stack, voice.say).secret("secret_environment")
+
+
+def make_secrets(pulumi: Pulumi, config: ClusterConfig, shown: Path, say: Callable[[str], None]) -> None:
+    """Make the secrets of a site that its stack lacks; shown: where browsers find what they are to trust."""
+    tls = config.site.tls
+    if tls is not None and tls.self_signed:
+        authority = pulumi.secret(AUTHORITY)
+        if authority is None:
+            authority = make_authority(pulumi.stack, dt.datetime.now(dt.UTC))
+            pulumi.set_secret(AUTHORITY, authority)
+            say(f"making the stack's own authority: browsers are to trust {shown}")
+        show_authority(shown, authority)
+    if config.site.acme is not None and pulumi.secret(ACCOUNT) is None:
+        pulumi.set_secret(ACCOUNT, new_key())
+
+
+def secrets_there(root: Path, stack: str) -> frozenset[str]:
+    """Return the names of the secrets that a stack file has; `up` makes the secret_key that it lacks."""
+    document = yaml.safe_load(stack_path(root, stack).read_text(encoding="utf-8"))
+    names = (*SECRET_KEYS, USERS)
+    return frozenset(name for name in names if f"cluster:{name}" in document["config"]) | {"secret_key"}

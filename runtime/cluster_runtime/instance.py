@@ -36,6 +36,7 @@ from cluster_runtime.heartbeats import Heartbeats
 from cluster_runtime.instance_link import LONGEST_SOCKET_PATH, InstanceLink, process_of
 from cluster_runtime.lasting import lasting
 from cluster_runtime.log import tell
+from cluster_runtime.manager import tell_manager, without_manager
 from cluster_runtime.proof import Proof
 from cluster_runtime.sessions.coordination import Coordination
 from cluster_runtime.sessions.ended import ENDED, MARKS_VARIABLE
@@ -156,6 +157,7 @@ class Instance:
                 self._become_healthy()
                 if self.stopping:
                     return self._stop_gunicorn()
+                self.name.admit(self.process)
                 self._set_state(READY)
                 if self.prove:
                     fit = self.prove.judge(self.socket)
@@ -191,7 +193,7 @@ class Instance:
 
     def _start_gunicorn(self) -> None:
         environment = {
-            **os.environ,
+            **without_manager(),
             **self.config.environment,
             CONFIG_VARIABLE: str(self.config_path),
             BEAT_VARIABLE: str(self.name.beat_socket(self.process)),
@@ -303,12 +305,13 @@ class Instance:
             self._set_state(READY)
 
     def _say_again(self) -> None:
-        """Write the status again where it was removed or hurt, or could not be written.
+        """Write the status again where it was removed or hurt, or could not be written; tell the manager of life.
 
         Whoever releases would take this process for dead.
         """
         if time.monotonic() < self.next_status_look:
             return
+        tell_manager("WATCHDOG=1")
         self.next_status_look = time.monotonic() + STATUS_INTERVAL
         said = self.name.status(self.process)
         if said is None or said["pid"] != os.getpid() or "its status" in self.failing:
@@ -408,6 +411,8 @@ class Instance:
             self.since = time.time()
         self.state = state
         self.message = message
+        told = f"STATUS={state}{f': {message}' if message else ''}"
+        tell_manager(told, *(["READY=1"] if state in (READY, SERVING) else []))
         self._write_status()
 
     def _write_status(self) -> None:

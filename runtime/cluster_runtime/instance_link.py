@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,15 @@ class InstanceLink:
             except OSError:
                 return False
             return True
+
+    def admit(self, release: str) -> None:
+        """Let whoever may enter the directory reach the socket of `release`, where the directory gives its group on.
+
+        gunicorn makes its socket its own group's, and nginx is in the directory's.
+        """
+        directory, path = self.directory.stat(), self.socket(release)
+        if directory.st_mode & stat.S_ISGID and directory.st_gid != path.stat().st_gid:
+            path.chmod(0o777)
 
     def take(self, release: str) -> str | None:
         """Let `release` hold the name, whoever holds it now, and nobody else take it; return the former holder."""

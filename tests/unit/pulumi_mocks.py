@@ -24,7 +24,8 @@ from google.protobuf.json_format import MessageToDict
 from pulumi.runtime import mocks, settings, stack
 from pulumi.runtime.config import set_all_config
 
-from platforms.docker.engine import Engine, Live
+from platforms.docker.engine import Engine
+from platforms.pulumi.live import Live
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

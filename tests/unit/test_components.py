@@ -28,12 +28,13 @@ from cluster.topology import Topology, batches, build_topology
 from platforms import base
 from platforms.base import Resources
 from platforms.docker.container_paths import nginx_config
-from platforms.docker.engine import Engine, Live
+from platforms.docker.engine import Engine
 from platforms.docker.family import Target
 from platforms.docker.images import platform_digest
 from platforms.docker.resources import Docker
 from platforms.docker.scripts import script
 from platforms.docker.specs import container_digest
+from platforms.pulumi.live import Live
 from tests.unit.pulumi_mocks import (
     CANARIES,
     COMMAND,
@@ -1165,12 +1166,12 @@ def test_a_rollback_to_a_release_that_is_gone_is_refused(tmp_path: Path, monkeyp
     ("changes", "secrets", "words"),
     [
         ({"platform": "local"}, SECRETS, "say `cluster up dev`"),
-        ({"platform": "remote"}, SECRETS, "platform: must be one of local, docker, got 'remote'"),
+        ({"platform": "swarm"}, SECRETS, "platform: must be one of local, docker, remote, got 'swarm'"),
         ({"upstream": {"servers": 0}}, SECRETS, "upstream.servers: must be a number from 1"),
         ({"app": {"project": "./nowhere", "settings": "x"}}, SECRETS, "nowhere"),
         ({}, {}, "secret_key"),
     ],
-    ids=["local", "remote", "no server", "no project", "no key"],
+    ids=["local", "swarm", "no server", "no project", "no key"],
 )
 def test_a_stack_that_can_t_come_up_is_refused_with_a_line_that_says_why(
     changes: dict[str, Any], secrets: dict[str, str], words: str, tmp_path: Path

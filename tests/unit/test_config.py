@@ -186,7 +186,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("upstream.servers.0", "app1", "upstream.servers[0]: must be a mapping, got 'app1'"),
     ("site.server_names", "cluster", "site.server_names: must be a list, got 'cluster'"),
     # choices
-    ("platform", "kubernetes", "platform: must be one of local, docker, got 'kubernetes'"),
+    ("platform", "kubernetes", "platform: must be one of local, docker, remote, got 'kubernetes'"),
     ("app.interface", "cgi", "app.interface: must be one of wsgi, asgi, got 'cgi'"),
     (
         "upstream.method",
@@ -255,7 +255,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     ),
     ("sessions.path", "a\nb", "sessions.path: is not of the right form, got 'a\\nb'"),
     # what comes when there is a platform that has it
-    ("platform", "remote", "platform: must be one of local, docker, got 'remote'"),
+    ("platform", "swarm", "platform: must be one of local, docker, remote, got 'swarm'"),
     (
         "upstream.servers.0.host",
         "web1",

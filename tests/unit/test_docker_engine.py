@@ -11,8 +11,9 @@ import pytest
 from cluster.config import parse_config
 from cluster.topology import build_topology
 from platforms.docker.container_paths import nginx_config
-from platforms.docker.engine import Engine, EngineError, Live
+from platforms.docker.engine import Engine, EngineError
 from platforms.docker.observe import Observed
+from platforms.pulumi.live import Live
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -29,11 +29,12 @@ from cluster.topology import Topology, build_topology
 from platforms.docker import images
 from platforms.docker.container_paths import base_image, nginx_config, nginx_paths, runtime_paths
 from platforms.docker.containers import Health, Mount, Ports, Spec, go_duration, make_container
-from platforms.docker.engine import Engine, EngineError, Live, read_live
+from platforms.docker.engine import Engine, EngineError, read_live
 from platforms.docker.family import Family, Target
 from platforms.docker.images import write_context
 from platforms.docker.specs import container_digest, instance_spec
 from platforms.local.paths import LocalPaths
+from platforms.pulumi.live import Live
 from tests.unit.pulumi_mocks import (
     CANARIES,
     COMMAND,
@@ -516,7 +517,8 @@ def tree(directory: Path, paths: NginxPaths, digest: str) -> list[str]:
     """Return a configuration as nginx reads it, a line a directive; a path is named by what it is for."""
     parsed = crossplane.parse(str(directory / "nginx.conf"), combine=True, check_ctx=False, check_args=False)
     assert parsed["status"] == "ok", parsed["errors"]
-    named = {getattr(paths, f.name): f.name for f in dataclasses.fields(paths) if f.name not in NO_PATHS}
+    given = {f.name: getattr(paths, f.name) for f in dataclasses.fields(paths) if f.name not in NO_PATHS}
+    named = {path: name for name, path in given.items() if path is not None}
     sockets = {
         str(endpoint).removesuffix(f"/{name}/http.sock"): "sockets" for name, endpoint in paths.instances.items()
     }

@@ -10,9 +10,9 @@ import pytest
 
 from cluster.config import parse_config
 from cluster.topology import build_topology
-from platforms.docker.engine import Live
 from platforms.docker.observe import Observed
 from platforms.docker.repair import stop_what_never_served
+from platforms.pulumi.live import Live
 from tests.unit.pulumi_mocks import COMMAND, CONTAINER, VOLUME, Record, run_main, stack_values
 from tests.unit.test_docker_up import FAILED, FORMER, NGINX_CONTAINER, SERVED, Told, container, on
 

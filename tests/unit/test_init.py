@@ -411,7 +411,7 @@ def test_secret_variables_are_found_where_each_platform_keeps_them(
 @pytest.mark.parametrize(
     ("wanted", "why"),
     [
-        (Wanted(platform="moon"), "--platform: must be one of local, docker, got moon"),
+        (Wanted(platform="moon"), "--platform: must be one of local, docker, remote, got moon"),
         (Wanted(platform="docker", adopt=True), "--adopt: works on platform local, and imports the project"),
         (Wanted(adopt=True, importing=False), "--adopt: works on platform local, and imports the project"),
     ],

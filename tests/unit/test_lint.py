@@ -33,6 +33,9 @@ EXAMPLE: dict[str, Any] = {
     "site": {"server_names": ["cluster", "localhost"], "listen": 8080, "instance_ports": 8000},
 }
 
+HOST = {"name": "web1", "address": "10.0.0.11", "host_key": "ssh-ed25519 AAAA"}
+REMOTE: dict[str, Any] = {"platform": "remote", "hosts": [HOST], "sessions.engine": "db", "site.instance_ports": None}
+
 SQLITE = {"database_engine": "django.db.backends.sqlite3", "database_name": "/srv/data/db.sqlite3"}
 NO_DATABASE = {"database_engine": "django.db.backends.dummy", "database_name": ""}
 
@@ -923,6 +926,30 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case(DOCKER, bases={"debian:trixie-slim": JANUARY}),
             case({"images": {"as_of": "2026-01-01"}}, now=FEBRUARY),
         ],
+    ),
+    "hosts-missing": (
+        [case({**REMOTE, "hosts": []}, "hosts"), case({"hosts": [HOST]}, "hosts")],
+        [case(REMOTE), case()],
+    ),
+    "hosts-one": (
+        [
+            case({**REMOTE, "hosts": [HOST, {**HOST, "name": "web2"}]}, "hosts"),
+            case({**REMOTE, "hosts": [{**HOST, "roles": ["app"]}]}, "hosts[0].roles"),
+        ],
+        [case(REMOTE), case()],
+    ),
+    "hosts-services": (
+        [
+            case({**REMOTE, "sessions.engine": "cached_db"}, "sessions.engine"),
+            case({**REMOTE, "sessions.previous": "cache"}, "sessions.engine"),
+            case({**REMOTE, "workers": [{"name": "mail", "command": "manage.py db_worker"}]}, "workers"),
+            case({**REMOTE, "schedule": [{"name": "d", "command": "manage.py d", "at": "0 6 * * *"}]}, "schedule"),
+            case({**REMOTE, "broker": {"engine": "valkey"}}, "broker"),
+            case({**REMOTE, "site.tls": {"acme": {"email": "a@example.org"}}}, "site.tls.acme"),
+            case({**REMOTE, "app.read_only": False}, "app.read_only"),
+            case({**REMOTE, "upstream.servers": [a_server("app-1")]}, "upstream.servers[0].name"),
+        ],
+        [case(REMOTE), case({"sessions.engine": "cached_db"}), case({"app.read_only": False})],
     ),
     "images-ignored": (
         [case({"images": {"nginx": "nginx:1.30"}}, "images")],

@@ -21,6 +21,9 @@ from platforms.docker import program as docker_program
 from platforms.local import adopting as local_adopting
 from platforms.local import initial as local_initial
 from platforms.local import platform as local_platform
+from platforms.remote import initial as remote_initial
+from platforms.remote import platform as remote_platform
+from platforms.remote import program as remote_program
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -33,10 +36,14 @@ ROOT = Path(__file__).resolve().parents[2]
 NOT_PURE = {"__main__"}
 
 #: The platforms' modules as what is asked of them: the checker of types sees here that they have all of it.
-OF_NEW_STACKS: dict[str, Initial] = {"local": local_initial, "docker": docker_initial}
+OF_NEW_STACKS: dict[str, Initial] = {
+    "local": local_initial,
+    "docker": docker_initial,
+    "remote": remote_initial,
+}
 TAKING_OVER: dict[str, Adopting] = {"local": local_adopting}
-COMMANDS: dict[str, Platforms] = {"local": local_platform, "docker": docker_platform}
-PROGRAMS: dict[str, Grounds] = {"docker": docker_program}
+COMMANDS: dict[str, Platforms] = {"local": local_platform, "docker": docker_platform, "remote": remote_platform}
+PROGRAMS: dict[str, Grounds] = {"docker": docker_program, "remote": remote_program}
 
 #: Of `platforms`, what is none.
 NO_PLATFORM = {"base", "pulumi", "registry"}

@@ -17,7 +17,8 @@ import yaml
 from cluster.config import parse_config
 from components import DjangoCluster, DjangoClusterArgs
 from components.program import Program, open_program
-from platforms.docker.engine import Engine, Live
+from platforms.docker.engine import Engine
+from platforms.pulumi.live import Live
 from tests.unit.pulumi_mocks import (
     COMMAND,
     CONTAINER,

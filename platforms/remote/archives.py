@@ -1,0 +1,149 @@
+"""What is sent to hosts, made here once: the archive of a release, and of an environment of Python packages.
+
+An environment is made for another machine's Python without that Python: uv chooses the wheels that fit it. A package
+that has none can't be made so; what it is called is said.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uv
+
+from cluster.machine.environments import not_installed
+from cluster.packages import INSTALL_PACKAGES, base_python, run_program, write_installation
+from cluster.release import RUNTIME, ReleaseError, check_copied, local_lines, runtime_config, runtime_requirements
+from cluster.source import Source, check_shared, project_place, shared_paths, shared_place, write_tree
+from cluster_runtime.paths import LEFT_OUT
+from platforms.remote.paths import runtime_paths
+
+if TYPE_CHECKING:
+    from cluster.release import ReleaseSpec
+    from cluster.topology import Topology
+    from platforms.remote.host.places import Places
+
+#: The C library that an environment is made for, by the word for a distribution's release: its own, or the newest
+#: that uv knows.
+LIBRARIES = {"bookworm": "2_36", "trixie": "2_40", "forky": "2_40", "noble": "2_39", "resolute": "2_40"}
+
+OLDEST_LIBRARY = "2_35"
+
+DIRECTORY, FILE, PROGRAM, PRIVATE = 0o755, 0o644, 0o755, 0o600
+
+
+def target_of(machine: dict[str, object]) -> tuple[str, str]:
+    """Return for which Python and which platform a host's packages are, as uv calls them."""
+    python = machine["python"]
+    assert isinstance(python, list)  # noqa: S101 - what a look says
+    library = LIBRARIES.get(str(machine["codename"]), OLDEST_LIBRARY)
+    return f"{python[0]}.{python[1]}", f"{machine['architecture']}-manylinux_{library}"
+
+
+def check(spec: ReleaseSpec) -> None:
+    """Refuse a release that can't be made here for a host; ReleaseError says why."""
+    if local_lines(spec, "", ""):
+        raise ReleaseError(
+            "app.requirements: a package comes from a directory: on platform remote that is not possible yet; let it "
+            "be a wheel that is published, or let the project find it by app.include"
+        )
+
+
+def make_environment(path: Path, topology: Topology, spec: ReleaseSpec, python: str, platform: str) -> None:
+    """Write the archive of an environment of packages where it is not there yet; ReleaseError where that fails."""
+    if path.exists():
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        made_from, made = Path(temporary) / "from", Path(temporary) / "made"
+        packages = made / "lib" / f"python{python}" / "site-packages"
+        packages.mkdir(parents=True)
+        write_installation(
+            *(made_from, spec.requirements),
+            runtime=runtime_requirements(topology.config),
+            python=spec.python_request,
+            place=str(made_from),
+            outlives=True,
+        )
+        for_another = {"UV": uv.find_uv_bin(), "FOR_PYTHON": python, "FOR_PLATFORM": platform}
+        done = run_program(
+            [str(INSTALL_PACKAGES), str(made_from), str(packages), base_python()],
+            outlives=True,
+            environment=for_another,
+        )
+        if done.returncode != 0:
+            raise ReleaseError(_without_wheel(done.stderr, python, platform) or not_installed(done.stderr))
+        scripts = packages / "bin"
+        if scripts.is_dir():
+            scripts.rename(made / "bin")
+        _archive(path, made)
+
+
+def _without_wheel(words: str, python: str, platform: str) -> str:
+    """Return in a line which package has no wheel; empty where something else is the matter."""
+    found = re.search(r"(?s)Because ([A-Za-z0-9._-]+)\S* has no (?:usable )?wheels", " ".join(words.split()))
+    if found is None:
+        return ""
+    return (
+        f"app.requirements: {found[1]} has no wheel for Python {python} on {platform}, and a package is not built for "
+        "a host yet: choose a version that has one"
+    )
+
+
+def make_release(path: Path, topology: Topology, spec: ReleaseSpec, places: Places, environment: str) -> None:
+    """Write the archive of a release where it is not there yet; ReleaseError where it can't be made."""
+    if path.exists():
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary)
+        for shared in spec.source.shared:
+            check_shared(shared, spec.source.project / shared)
+        write_tree(spec.source.tree(str(places.shared)), made / project_place(topology.config), _copy)
+        _write(made / LEFT_OUT, json.dumps(spec.source.listing.left_out))
+        write_tree(Source(project=RUNTIME, root=RUNTIME).tree(""), made / "runtime" / RUNTIME.name, _copy)
+        for shared in shared_paths(topology.config):
+            _seed(made / "seed" / shared_place(shared), spec.project / shared)
+        check_copied(spec)
+        config = runtime_config(topology.config, runtime_paths(topology, places, spec.digest), spec.digest)
+        _write(made / "config.json", json.dumps(config, indent=1))
+        _write(made / "environment", f"{environment}\n")
+        _archive(path, made)
+
+
+def _seed(there: Path, held: Path) -> None:
+    """Take along what the project holds of what it writes: where a host has none of it yet, it begins with that."""
+    there.parent.mkdir(parents=True, exist_ok=True)
+    if held.is_dir():
+        shutil.copytree(held, there, symlinks=True)
+    elif held.is_file():
+        shutil.copy2(held, there)
+    elif there.parent.name == "seed":
+        there.mkdir()
+
+
+def _archive(path: Path, made: Path) -> None:
+    """Write a directory as an archive, whole or not at all."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    # What is short is the processor's time, and not the network's.
+    with gzip.open(new, "wb", compresslevel=1) as packed, tarfile.open(fileobj=packed, mode="w|") as archive:
+        archive.add(made, arcname=".", filter=lambda member: None if "__pycache__" in member.name else member)
+    new.chmod(PRIVATE)
+    new.replace(path)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(mode=DIRECTORY, parents=True, exist_ok=True)
+    shutil.copy2(source, target)
+    target.chmod(PROGRAM if os.access(source, os.X_OK) else FILE)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=DIRECTORY, parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

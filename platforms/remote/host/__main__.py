@@ -1,0 +1,156 @@
+"""The commands of a host: `WHAT STACK [WORD…]`, and what is told on standard input."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING, cast
+
+from platforms.remote.host import maintaining, releases, removing, setting_up, site
+from platforms.remote.host.asking import ask
+from platforms.remote.host.look import listening, look
+from platforms.remote.host.places import Places
+from platforms.remote.host.running import HostError, alone, put
+
+if TYPE_CHECKING:
+    import io
+    from collections.abc import Callable
+
+CHUNK = 65536
+
+
+def _look(places: Places, _words: list[str]) -> None:
+    print(json.dumps(look(places)))
+
+
+def _set_up(places: Places, _words: list[str]) -> None:
+    setting_up.set_up(places, json.load(sys.stdin))
+
+
+def _lacks(places: Places, words: list[str]) -> None:
+    """Print as `kind/digest` what a release needs that is not here; it is not forgotten before its environment."""
+    release, environment = words
+    if (places.releases / release).is_dir():
+        return
+    needed = [] if (places.environments / environment).is_dir() else [f"environment/{environment}"]
+    print("\n".join([*needed, f"release/{release}"]))
+
+
+def _receive(places: Places, words: list[str]) -> None:
+    releases.receive(places, words[0], words[1], sys.stdin.buffer.read())
+
+
+def _prepare(places: Places, words: list[str]) -> None:
+    releases.prepare(places, words[0], words[1:], sys.stdin.read())
+
+
+def _start(places: Places, words: list[str]) -> None:
+    releases.start(places, words[0], words[1:])
+
+
+def _show(places: Places, words: list[str]) -> None:
+    releases.show(places, *words)
+
+
+def _serve(places: Places, words: list[str]) -> None:
+    """Words: the release, `alone` or `beside`, and for each instance `name=generation`."""
+    release, how, *given = words
+    pairs = [word.split("=") for word in given]
+    names, generations = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    releases.serve(places, release, names, generations, alone=how == "alone")
+
+
+def _retire(places: Places, words: list[str]) -> None:
+    releases.retire(places, words[0], words[1:])
+
+
+def _site(places: Places, _words: list[str]) -> None:
+    site.deliver(places, json.load(sys.stdin))
+
+
+def _maintain(places: Places, _words: list[str]) -> None:
+    maintaining.maintain(places, json.load(sys.stdin))
+
+
+def _listening(places: Places, _words: list[str]) -> None:
+    print("\n".join(map(str, listening(places))))
+
+
+def _config(places: Places, words: list[str]) -> None:
+    print(releases.config_of(places, words[0]))
+
+
+def _ask(places: Places, words: list[str]) -> None:
+    found = ask(places.internal, words[0])
+    if found is None:
+        raise HostError("nginx does not answer")
+    print(found)
+
+
+def _relay(_places: Places, words: list[str]) -> None:
+    """Pass standard input to a socket, and what comes from it to standard output."""
+    with socket.socket(socket.AF_UNIX) as there:
+        there.connect(words[0])
+        threading.Thread(target=_pass_on, args=(there,), daemon=True).start()
+        while data := there.recv(CHUNK):
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+
+
+def _pass_on(there: socket.socket) -> None:
+    told = cast("io.BufferedReader", sys.stdin.buffer)
+    while data := told.read1(CHUNK):
+        there.sendall(data)
+    there.shutdown(socket.SHUT_WR)
+
+
+def _remove(places: Places, words: list[str]) -> None:
+    with alone(places.lock):
+        removing.remove(places, data="data" in words)
+
+
+COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
+    "ask": _ask,
+    "config": _config,
+    "lacks": _lacks,
+    "listening": _listening,
+    "look": _look,
+    "maintain": _maintain,
+    "prepare": _prepare,
+    "receive": _receive,
+    "relay": _relay,
+    "remove": _remove,
+    "retire": _retire,
+    "serve": _serve,
+    "set-up": _set_up,
+    "show": _show,
+    "site": _site,
+    "start": _start,
+}
+
+
+#: Those that change something: one at a time. Their first word after the stack is the step's turn, which is written
+#: down once it is done.
+CHANGING = frozenset(("maintain", "prepare", "receive", "retire", "serve", "set-up", "show", "site", "start"))
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the words say; return the exit status."""
+    what, stack, *words = arguments
+    os.umask(0o022)
+    places = Places(stack)
+    try:
+        if what not in CHANGING:
+            COMMANDS[what](places, words)
+            return 0
+        step, _, turn = words[0].rpartition("=")
+        with alone(places.lock):
+            COMMANDS[what](places, words[1:])
+            put(places.turns / step, f"{turn}\n")
+    except HostError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0

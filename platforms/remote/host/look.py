@@ -1,0 +1,183 @@
+"""Says what there is on a host, of the machine and of one stack: a JSON object, and nothing is changed by it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import pwd
+import re
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster_runtime import unfollowed
+from cluster_runtime.instance_link import GENERATION, NAME, InstanceLink
+from cluster_runtime.unfollowed import printable
+from platforms.remote.host import maintaining
+from platforms.remote.host.asking import ask
+from platforms.remote.host.running import output
+
+if TYPE_CHECKING:
+    from platforms.remote.host.places import Places
+
+#: What an instance may be called.
+INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+#: Of a turn, which may be seconds since the epoch.
+DIGITS = 12
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def look(places: Places) -> dict[str, Any]:
+    """Return it."""
+    return {"machine": _machine(places), "stack": _stack(places)}
+
+
+def _machine(places: Places) -> dict[str, Any]:
+    release = platform.freedesktop_os_release()
+    version = re.search(r"nginx/([0-9]+)\.([0-9]+)\.([0-9]+)", _said("nginx", "-v"))
+    place = next(path for path in (places.state, *places.state.parents) if path.is_dir())
+    return {
+        "distribution": release.get("ID", ""),
+        "codename": release.get("VERSION_CODENAME", ""),
+        "architecture": platform.machine(),
+        "python": list(sys.version_info[:3]),
+        "nginx": [int(one) for one in version.groups()] if version else None,
+        "systemd": Path("/run/systemd/system").is_dir(),
+        "free": shutil.disk_usage(place).free,
+        "boot": Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+    }
+
+
+def _said(*command: str) -> str:
+    try:
+        done = output(*command)
+    except FileNotFoundError:
+        return ""
+    return done.stdout + done.stderr
+
+
+def _stack(places: Places) -> dict[str, Any] | None:
+    """Return what there is of the stack; None where it was never here."""
+    if not places.owner.is_file():
+        return None
+    nginx = ask(places.internal, "/-/config")
+    current = places.static / "current"
+    return {
+        "owner": places.owner.read_text(encoding="utf-8").strip(),
+        "nginx": nginx if nginx is not None and DIGEST.fullmatch(nginx) else None,
+        "nginx_runs": _said("systemctl", "is-active", "nginx.service").strip() == "active",
+        "nginx_turn": _number(places.turns / "site"),
+        "turns": {path.name: _number(path) for path in places.turns.iterdir()} if places.turns.is_dir() else {},
+        "static": printable(str(current.readlink())) if current.is_symlink() else None,
+        "static_turn": _number(places.static / GENERATION),
+        "maintenance": maintaining.found(places),
+        "releases": _kept(places.releases),
+        "environments": _kept(places.environments),
+        "units": _units(places),
+        "files": {name: _digest(path) for name, path in places.of_systemd.items()},
+        "site": _site(places),
+        "instances": {one.name: _instance(places, one) for one in _instances(places)},
+    }
+
+
+def _instances(places: Places) -> list[Path]:
+    found = places.sockets.iterdir() if places.sockets.is_dir() else ()
+    return sorted(one for one in found if INSTANCE.fullmatch(one.name) and one.is_dir() and not one.is_symlink())
+
+
+def _instance(places: Places, directory: Path) -> dict[str, Any]:
+    link = InstanceLink(places.sockets, directory.name)
+    processes = [path.stem for path in directory.glob("*.json") if INSTANCE.fullmatch(path.stem)]
+    return {
+        "holder": link.holder(),
+        "turn": _number(directory / GENERATION),
+        "given": link.given(),
+        "answers": _answers(directory / NAME),
+        "said": {process: said for process in processes if (said := link.status(process)) is not None},
+    }
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (TimeoutError, BlockingIOError):
+            return True  # its backlog is full: it hangs, or has much to do
+        except OSError:
+            return False
+    return True
+
+
+def _number(path: Path) -> int:
+    try:
+        text = unfollowed.read(path).strip()
+    except OSError:
+        return 0
+    return int(text) if text.isdigit() and len(text) <= DIGITS else 0
+
+
+def _kept(directory: Path) -> list[str]:
+    """Return what was made here whole, the latest last."""
+    made = [one for one in directory.iterdir() if not one.name.startswith(".")] if directory.is_dir() else []
+    return [one.name for one in sorted(made, key=lambda one: one.stat().st_mtime)]
+
+
+def _units(places: Places) -> dict[str, dict[str, Any]]:
+    """Return what systemd says of the instances' units, by instance and release."""
+    names = "Id,ActiveState,SubState,MainPID,UnitFileState,StatusText,NRestarts"
+    listed = _said("systemctl", "show", f"{places.name}@*.service", f"--property={names}", "--all")
+    found = {}
+    for block in listed.split("\n\n"):
+        said = dict(line.partition("=")[::2] for line in block.splitlines() if "=" in line)
+        loaded = re.fullmatch(rf"{re.escape(places.name)}@(.+)\.service", said.get("Id", ""))
+        if loaded:
+            found[loaded[1]] = {
+                "state": said.get("ActiveState", ""),
+                "sub": said.get("SubState", ""),
+                "pid": int(said.get("MainPID") or 0),
+                "told": printable(said.get("StatusText", "")),
+                "restarts": int(said.get("NRestarts") or 0),
+            }
+    for unit in places.enabled():
+        found.setdefault(unit, {"state": "inactive", "sub": "", "pid": 0, "told": "", "restarts": 0})
+        found[unit]["enabled"] = True
+    return found
+
+
+def _site(places: Places) -> dict[str, str]:
+    """Return a digest of each of nginx's files of the stack, and where its links lead, by their paths."""
+    enabled, available = places.nginx / "sites-enabled", places.nginx / "sites-available"
+    found = [*enabled.glob(f"zz-{places.name}"), *available.glob(f"zz-{places.name}"), *places.own_nginx.rglob("*")]
+    return {
+        str(path.relative_to(places.nginx)): str(path.readlink()) if path.is_symlink() else _digest(path)
+        for path in found
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+#: What /proc/net/tcp calls a socket that listens, and the columns of its address, its state and its user.
+LISTENING, ADDRESS, STATE, USER = "0A", 1, 3, 7
+
+
+def listening(places: Places) -> list[int]:
+    """Return the ports on which the instances' user listens: nobody but nginx should."""
+    try:
+        user = str(pwd.getpwnam(places.name).pw_uid)
+    except KeyError:
+        return []
+    ports = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text(encoding="ascii").splitlines()[1:] if table.exists() else ():
+            words = line.split()
+            if words[STATE] == LISTENING and words[USER] == user:
+                ports.add(int(words[ADDRESS].rpartition(":")[2], 16))
+    return sorted(ports)

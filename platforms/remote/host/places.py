@@ -1,0 +1,178 @@
+"""Where things of a stack are on a host. All that is called after it is called `cluster-<stack>`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+#: nginx's user and its group, as the distribution has them.
+NGINX_USER = "www-data"
+
+#: Of the distribution's nginx.
+NGINX = Path("/etc/nginx")
+
+#: Of the units that a host's administrator makes.
+UNITS = Path("/etc/systemd/system")
+
+
+@dataclass(frozen=True)
+class Places:
+    """The places of one stack, below `root` (/ but in tests)."""
+
+    stack: str
+    root: Path = Path("/")
+
+    @property
+    def name(self) -> str:
+        """What is called after the stack: its user, its units, its directories."""
+        return f"cluster-{self.stack}"
+
+    @property
+    def code(self) -> Path:
+        """Releases and environments of packages: root's, which the instances read."""
+        return self.root / "srv" / "cluster" / self.stack
+
+    @property
+    def releases(self) -> Path:
+        """A directory for each release."""
+        return self.code / "releases"
+
+    @property
+    def environments(self) -> Path:
+        """A directory for each environment of packages."""
+        return self.code / "environments"
+
+    @property
+    def state(self) -> Path:
+        """What outlives releases: data, uploads, static files, secrets."""
+        return self.root / "var" / "lib" / self.name
+
+    @property
+    def owner(self) -> Path:
+        """Says which stack of which program this is."""
+        return self.state / "owner"
+
+    @property
+    def turns(self) -> Path:
+        """The turn of each step that was done, a file each."""
+        return self.state / "turns"
+
+    @property
+    def secrets(self) -> Path:
+        """A directory of secrets for each release, the instances' own."""
+        return self.state / "secrets"
+
+    @property
+    def static(self) -> Path:
+        """Collected static files."""
+        return self.state / "static"
+
+    @property
+    def shared(self) -> Path:
+        """What the project writes: uploads among it."""
+        return self.state / "shared"
+
+    @property
+    def data(self) -> Path:
+        """An sqlite database."""
+        return self.state / "data"
+
+    @property
+    def sessions(self) -> Path:
+        """Sessions in files."""
+        return self.state / "sessions"
+
+    @property
+    def home(self) -> Path:
+        """The home directory of the instances' user."""
+        return self.state / "home"
+
+    @property
+    def sockets(self) -> Path:
+        """The instances' sockets and names."""
+        return self.root / "run" / self.name
+
+    @property
+    def nginx_run(self) -> Path:
+        """nginx's own of the stack: its internal socket, and what it is told by files that are there."""
+        return self.root / "run" / f"{self.name}-nginx"
+
+    @property
+    def internal(self) -> Path:
+        """The socket on which nginx tells its configuration's digest."""
+        return self.nginx_run / "internal.sock"
+
+    @property
+    def closing(self) -> Path:
+        """While it is there, an nginx before 1.27.4 closes clients' connections after each response."""
+        return self.nginx_run / "closing"
+
+    @property
+    def maintenance(self) -> Path:
+        """What keeps visitors out, without its ending."""
+        return self.state / "maintenance" / "maintenance"
+
+    @property
+    def maintenance_file(self) -> Path:
+        """The file itself."""
+        return self.maintenance.with_name("maintenance.map")
+
+    @property
+    def maintenance_kept(self) -> Path:
+        """What was asked for, as JSON."""
+        return self.maintenance.with_name("maintenance.json")
+
+    @property
+    def nginx(self) -> Path:
+        """The distribution's nginx."""
+        return self.root / NGINX.relative_to("/")
+
+    @property
+    def own_nginx(self) -> Path:
+        """What the site's file names, beside it."""
+        return self.nginx / self.name
+
+    @property
+    def users(self) -> Path:
+        """The users for whom nginx asks."""
+        return self.own_nginx / "users"
+
+    @property
+    def unit(self) -> Path:
+        """The template of the instances' units."""
+        return self.root / UNITS.relative_to("/") / f"{self.name}@.service"
+
+    @property
+    def started_at_boot(self) -> Path:
+        """The links to the units that a boot starts."""
+        return self.unit.parent / "multi-user.target.wants"
+
+    @property
+    def nginx_unit(self) -> Path:
+        """What the stack adds to nginx's own unit."""
+        return self.root / UNITS.relative_to("/") / "nginx.service.d" / f"{self.name}.conf"
+
+    @property
+    def tmpfiles(self) -> Path:
+        """Says which directories are made at boot."""
+        return self.root / "etc" / "tmpfiles.d" / f"{self.name}.conf"
+
+    @property
+    def of_systemd(self) -> dict[str, Path]:
+        """What systemd is told, by what a set-up calls it."""
+        return {"unit": self.unit, "nginx_unit": self.nginx_unit, "tmpfiles": self.tmpfiles}
+
+    @property
+    def lock(self) -> Path:
+        """Held by what changes the host for this stack."""
+        return self.root / "run" / "lock" / f"{self.name}.lock"
+
+    def enabled(self) -> list[str]:
+        """Return the units of instances that a boot starts, as `instance-release`."""
+        begin = f"{self.name}@"
+        found = self.started_at_boot.glob(f"{begin}?*.service")
+        return sorted(path.name.removeprefix(begin).removesuffix(".service") for path in found)
+
+    def unit_of(self, instance: str, release: str) -> str:
+        """Return the unit of an instance of a release."""
+        return f"{self.name}@{instance}-{release}.service"

@@ -1,0 +1,297 @@
+"""Releases on a host: received, prepared, started, served, left."""
+
+from __future__ import annotations
+
+import grp
+import io
+import json
+import os
+import pwd
+import shutil
+import sys
+import tarfile
+import time
+from typing import TYPE_CHECKING
+
+from cluster_runtime.secret_files import is_held
+from platforms.remote.host.running import HostError, output, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from platforms.remote.host.places import Places
+
+#: Releases that are kept beside the one that serves.
+KEPT = 3
+
+#: Lines of a log that tell why an instance did not get healthy.
+LOG_LINES = 20
+
+#: In a release: its environment of packages, its configuration, and what the project holds of what it writes.
+ENVIRONMENT, CONFIG, RUNTIME, SEED = "environment", "config.json", "runtime", "seed"
+
+
+# --- what is sent
+
+
+def receive(places: Places, kind: str, digest: str, sent: bytes) -> None:
+    """Unpack a release or an environment, whole or not at all; a tar archive of root's own files."""
+    directory = {"release": places.releases, "environment": places.environments}[kind] / digest
+    if directory.is_dir():
+        return
+    new = directory.with_name(f".{digest}.new")
+    if new.exists():
+        shutil.rmtree(new)
+    group = grp.getgrnam(places.name).gr_gid
+    new.mkdir(mode=0o700)
+    with tarfile.open(fileobj=io.BytesIO(sent), mode="r:*") as archive:
+        for member in archive:
+            _unpack(archive, member, new)
+    for path in (new, *new.rglob("*")):
+        os.chown(path, 0, group, follow_symlinks=False)
+    new.chmod(0o750)
+    if kind == "environment":
+        _finish_environment(new, directory)
+    else:
+        _compile(new / "tree", new / RUNTIME)
+        environment = (new / ENVIRONMENT).read_text(encoding="ascii").strip()
+        (new / ENVIRONMENT).unlink()
+        (new / ENVIRONMENT).symlink_to(places.environments / environment)
+        _seed(places, new / SEED)
+    new.rename(directory)
+
+
+def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, new: Path) -> None:
+    """Unpack a member below `new`, as root's own; HostError where it is nothing that a release holds.
+
+    Python 3.11 of Debian 12 is older than tarfile's filters.
+    """
+    path = new / member.name
+    is_within = not member.name.startswith("/") and ".." not in member.name.split("/")
+    if not is_within or not (member.isfile() or member.isdir() or member.issym()) or _leads_out(path.parent, new):
+        raise HostError(f"{member.name}: not what a release holds")
+    if member.isdir():
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if member.issym():
+        path.symlink_to(member.linkname)
+        return
+    mode = 0o755 if member.mode & 0o100 else 0o644
+    content = archive.extractfile(member)
+    assert content is not None  # noqa: S101 - it is a file
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode), "wb") as file:  # noqa: PTH123
+        shutil.copyfileobj(content, file)
+
+
+def _leads_out(directory: Path, new: Path) -> bool:
+    """Tell whether a directory is one only by a link."""
+    return any(path.is_symlink() for path in (directory, *directory.parents) if path.is_relative_to(new))
+
+
+def _finish_environment(new: Path, directory: Path) -> None:
+    """Make an environment of the packages: this host's Python, and bytecode, which nobody else may write there."""
+    version = ".".join(map(str, sys.version_info[:2]))
+    packages = new / "lib" / f"python{version}" / "site-packages"
+    if not packages.is_dir():
+        raise HostError(f"the packages were made for another Python than this host's, {version}")
+    (new / "bin").mkdir(exist_ok=True)
+    for name in ("python", "python3", f"python{version}"):
+        (new / "bin" / name).unlink(missing_ok=True)
+        (new / "bin" / name).symlink_to(f"/usr/bin/python{version}")
+    for script in (new / "bin").iterdir():
+        if not script.is_symlink():
+            _of_this_environment(script, directory)
+    (new / "pyvenv.cfg").write_text(f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {version}\n")
+    _compile(packages)
+
+
+def _of_this_environment(script: Path, directory: Path) -> None:
+    """Let a package's command run on the environment's Python: where it was made there was another one."""
+    text = script.read_bytes()
+    first, end, rest = text.partition(b"\n")
+    if first.startswith(b"#!") and b"python" in first:
+        script.write_bytes(f"#!{directory}/bin/python".encode() + end + rest)
+
+
+def _compile(*directories: Path) -> None:
+    """Compile what is there. Some files of packages are no Python that this one knows: who imports one is told."""
+    words = ("-I", "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash")
+    output(sys.executable, *words, *map(str, directories))
+
+
+def _seed(places: Places, seed: Path) -> None:
+    """Make what the project writes, where it is not there yet, of what it holds there; nothing there is touched."""
+    user = pwd.getpwnam(places.name)
+    for held in sorted(seed.iterdir()) if seed.is_dir() else ():
+        there = places.shared / held.name
+        if os.path.lexists(there):
+            continue
+        new = places.shared / f".{held.name}.new"
+        if new.exists():
+            shutil.rmtree(new)
+        shutil.copytree(held, new, symlinks=True)
+        group = places.shared.stat().st_gid
+        for path in (new, *new.rglob("*")):
+            os.chown(path, user.pw_uid, group, follow_symlinks=False)
+            if not path.is_symlink():
+                path.chmod(0o2750 if path.is_dir() else 0o640)
+        new.rename(there)
+    if seed.is_dir():
+        shutil.rmtree(seed)
+
+
+# --- what is done in one
+
+
+def in_release(places: Places, release: str, unit: str, *, terminal: bool = False) -> list[str]:
+    """Return the words of a Python that runs once in a release as an instance does, in the same sandbox.
+
+    unit: the text of the template of the instances' units. terminal: whether its input and output are a person's.
+    """
+    sandbox = unit.partition("# sandbox\n")[2].partition("# end\n")[0]
+    properties = [word for line in sandbox.splitlines() if line for word in ("--property", line)]
+    writable = f"ReadWritePaths={places.static} {places.secrets}"
+    directory = places.releases / release
+    return [
+        *("systemd-run", "--quiet", "--pty" if terminal else "--pipe", "--wait", "--collect"),
+        *(*properties, "--property", writable),
+        *("--setenv", f"CLUSTER_CONFIG={directory / CONFIG}", "--setenv", f"PYTHONPATH={directory / RUNTIME}"),
+        str(directory / ENVIRONMENT / "bin" / "python"),
+    ]
+
+
+def _python(places: Places, release: str) -> list[str]:
+    return in_release(places, release, places.unit.read_text(encoding="utf-8"))
+
+
+def prepare(places: Places, release: str, words: Sequence[str], secrets: str) -> None:
+    """Do what is done once for a release (cluster_runtime.prepare); it tells its progress itself."""
+    command = [*_python(places, release), "-P", "-m", "cluster_runtime.prepare", *words]
+    done = output(*command, input=secrets)
+    sys.stdout.write(done.stdout)
+    if done.returncode != 0:
+        raise HostError(done.stderr.strip() or f"preparing release {release} failed ({done.returncode})")
+
+
+def start(places: Places, release: str, instances: Sequence[str]) -> None:
+    """Start instances beside those that serve; HostError, and none of them is left, where one does not get healthy."""
+    units = [places.unit_of(name, release) for name in instances]
+    begun = time.time()
+    run("systemctl", "reset-failed", f"{places.name}@*.service")
+    done = output("systemctl", "start", *units)
+    if done.returncode == 0:
+        return
+    words = []
+    for name, unit in zip(instances, units, strict=True):
+        if output("systemctl", "is-active", unit).stdout.strip() == "active":
+            continue
+        said = output("systemctl", "show", unit, "--property=StatusText", "--value").stdout.strip()
+        log = output("journalctl", "--unit", unit, f"--since=@{begun:.0f}", "--output=cat", "--lines", str(LOG_LINES))
+        words += [f"{name} of release {release} did not get healthy: {said}", *_indented(log.stdout)]
+    output("systemctl", "stop", *units)
+    raise HostError("\n".join(words) or done.stderr.strip())
+
+
+def _indented(text: str) -> list[str]:
+    return [f"    {line}" for line in text.strip().splitlines()]
+
+
+def serve(places: Places, release: str, instances: Sequence[str], turns: Sequence[str], *, alone: bool) -> None:
+    """Let instances of a release take their names, and be those that the next boot starts.
+
+    turns: the generation of each name. alone: whether those that held them are stopped at once, since memory is short.
+    """
+    user = pwd.getpwnam(places.name)
+    directory = places.releases / release
+    python = str(directory / ENVIRONMENT / "bin" / "python")
+    for name, turn in zip(instances, turns, strict=True):
+        run(
+            *(python, "-P", "-m", "cluster_runtime.instance", "serve", "--sockets", str(places.sockets)),
+            *("--instance", name, "--release", release, "--turn", turn),
+            cwd="/",
+            user=user.pw_uid,
+            group=user.pw_gid,
+            extra_groups=[],
+            problem=f"{name}: release {release} can't take the name",
+            variables={"PYTHONPATH": str(directory / RUNTIME)},
+        )
+    run("systemctl", "enable", "--quiet", *(places.unit_of(name, release) for name in instances))
+    _let_go(places, "disable", (one for one in places.enabled() if _is_former(one, instances, release)))
+    if alone:
+        _let_go(places, "stop", (one for one in _running(places) if _is_former(one, instances, release)))
+
+
+def _running(places: Places) -> list[str]:
+    """Return the units of instances that are there, as `instance-release`."""
+    words = ("systemctl", "list-units", f"{places.name}@*.service", f"--state={THERE}", "--no-legend", "--plain")
+    names = [line.split()[0] for line in output(*words).stdout.splitlines() if line.split()]
+    begin = f"{places.name}@"
+    return [name.removeprefix(begin).removesuffix(".service") for name in names if name.startswith(begin)]
+
+
+#: States of a unit that is there.
+THERE = "active,activating,deactivating,reloading"
+
+
+def _let_go(places: Places, word: str, units: Iterable[str]) -> None:
+    """Stop or disable units."""
+    names = [f"{places.name}@{unit}.service" for unit in units]
+    if names:
+        run("systemctl", word, "--quiet", *names)
+
+
+def _is_former(unit: str, instances: Sequence[str], release: str) -> bool:
+    """Tell whether a unit is one of these instances, of another release."""
+    name, _, found = unit.rpartition("-")
+    return name in instances and found != release
+
+
+def retire(places: Places, release: str, instances: Sequence[str]) -> None:
+    """Drain and stop whatever is not of the release that serves, and forget releases beyond the kept ones."""
+    wanted = {f"{name}-{release}" for name in instances}
+    _let_go(places, "disable", set(places.enabled()) - wanted)
+    _let_go(places, "stop", set(_running(places)) - wanted)
+    gone = {one.name for one in places.sockets.iterdir() if one.is_dir()} - set(instances)
+    for name in gone:
+        shutil.rmtree(places.sockets / name)
+    os.utime(places.releases / release)
+    _forget(places, release)
+
+
+def _forget(places: Places, release: str) -> None:
+    made = sorted((one for one in places.releases.iterdir() if not one.name.startswith(".")), key=_age)
+    old = [one for one in made[:-KEPT] if one.name != release and not is_held(places.secrets / one.name)]
+    for directory in old:
+        shutil.rmtree(directory)
+    used = {(one / ENVIRONMENT).readlink().name for one in places.releases.iterdir()}
+    for directory in places.environments.iterdir():
+        if directory.name not in used and not directory.name.startswith("."):
+            shutil.rmtree(directory)
+
+
+def _age(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def config_of(places: Places, release: str) -> str:
+    """Return the configuration file of a release; HostError where it is not here."""
+    try:
+        text = (places.releases / release / CONFIG).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise HostError(f"release {release} is not here") from None
+    json.loads(text)
+    return text
+
+
+def show(places: Places, release: str, turn: str) -> None:
+    """Let nginx serve the release's static files first."""
+    words = ("--lock", str(places.static / "lock"), "show", "--static", str(places.static), "--turn", turn)
+    run(*_python(places, release), "-P", "-m", "cluster_runtime.prepare", *words)
+
+
+def retire_all(places: Places) -> None:
+    """Drain and stop all instances, and let no boot start one."""
+    _let_go(places, "disable", places.enabled())
+    _let_go(places, "stop", _running(places))

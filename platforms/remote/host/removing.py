@@ -1,0 +1,35 @@
+"""Takes away what a stack has on a host."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from platforms.remote.host import site
+from platforms.remote.host.releases import retire_all
+from platforms.remote.host.running import output
+
+if TYPE_CHECKING:
+    from platforms.remote.host.places import Places
+
+
+def remove(places: Places, *, data: bool) -> None:
+    """Stop all, and remove what `up` made; with `data` also what the site has stored."""
+    if not places.owner.is_file():
+        return
+    retire_all(places)
+    site.remove(places)
+    for path in (places.unit, places.nginx_unit, places.tmpfiles):
+        path.unlink(missing_ok=True)
+    if places.nginx_unit.parent.is_dir() and not any(places.nginx_unit.parent.iterdir()):
+        places.nginx_unit.parent.rmdir()
+    output("systemctl", "daemon-reload")
+    shutil.rmtree(places.code, ignore_errors=True)
+    if places.code.parent.is_dir() and not any(places.code.parent.iterdir()):
+        places.code.parent.rmdir()
+    for path in (places.sockets, places.nginx_run, places.static, places.secrets, places.turns):
+        shutil.rmtree(path, ignore_errors=True)
+    if data:
+        shutil.rmtree(places.state)
+        # What is left has that number, and nobody else may get it.
+        output("userdel", places.name)

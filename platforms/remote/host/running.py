@@ -1,0 +1,70 @@
+"""Programs that are run on a host, and why one could not do what it was to do."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+#: Lines of a program's output that a message repeats.
+LAST_LINES = 20
+
+
+class HostError(Exception):
+    """Something can't be done on this host; the text says what, and why."""
+
+
+def run(*command: str, problem: str = "", **options: Any) -> str:
+    """Run a program and return what it printed; HostError with the last lines of it where it fails."""
+    done = output(*command, **options)
+    if done.returncode != 0:
+        last = "\n".join(f"    {line}" for line in (done.stdout + done.stderr).strip().splitlines()[-LAST_LINES:])
+        raise HostError(f"{problem or f'`{command[0]}` failed'}\n{last}".rstrip())
+    return done.stdout
+
+
+def output(
+    *command: str, variables: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a program, whatever its exit status is; `variables` are added to its environment."""
+    given: dict[str, Any] = {} if "input" in options else {"stdin": subprocess.DEVNULL}
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive", **(variables or {})}
+    return subprocess.run(
+        command, capture_output=True, text=True, errors="replace", check=False, env=environment, **given, **options
+    )
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Hold the stack's lock on this host: what a killed `up` left running ends first."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def put(path: Path, text: str, mode: int = 0o644) -> bool:
+    """Put root's own file in place by one rename; tell whether it says something else than before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    same = path.is_file() and path.read_text(encoding="utf-8") == text and path.stat().st_mode & 0o777 == mode
+    if same:
+        return False
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        os.fchmod(descriptor, mode)
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+    new.rename(path)
+    return True

@@ -1,0 +1,94 @@
+"""Makes what a stack needs of a host: its user, its directories, its units, the distribution's nginx."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from platforms.remote.host.places import NGINX_USER
+from platforms.remote.host.running import HostError, output, put, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from platforms.remote.host.places import Places
+
+
+def set_up(places: Places, wanted: dict[str, Any]) -> None:
+    """Make it, where it is not there yet.
+
+    wanted: `owner` says whose stack this is; `unit`, `nginx_unit` and `tmpfiles` are texts. HostError where it is
+    another program's.
+    """
+    claim(places, wanted["owner"])
+    if shutil.which("nginx") is None:
+        _install("nginx")
+    _make_user(places)
+    _make_directories(places)
+    changed = put(places.unit, wanted["unit"])
+    changed |= put(places.nginx_unit, wanted["nginx_unit"])
+    put(places.tmpfiles, wanted["tmpfiles"])
+    run("systemd-tmpfiles", "--create", str(places.tmpfiles))
+    if changed:
+        run("systemctl", "daemon-reload")
+
+
+def claim(places: Places, owner: str) -> None:
+    """Say whose stack this is; HostError where it is somebody else's already."""
+    try:
+        found = places.owner.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        places.state.mkdir(parents=True, exist_ok=True)
+        put(places.owner, f"{owner}\n")
+        return
+    if found != owner:
+        raise HostError(
+            f"{places.name} is here already, and is {found}'s: call this stack otherwise, or remove that one"
+        )
+
+
+def _install(package: str) -> None:
+    """Install a package of the distribution's."""
+    words = ("apt-get", "install", "-y", "-q", "--no-install-recommends", package)
+    if output(*words).returncode != 0:
+        run("apt-get", "update", "-q", problem=f"{package} is not installed, and the distribution's mirror is away")
+        run(*words, problem=f"{package} can't be installed")
+
+
+def _make_user(places: Places) -> None:
+    """Make the instances' user, whose name every unit says."""
+    try:
+        pwd.getpwnam(places.name)
+    except KeyError:
+        words = ("--system", "--user-group", "--no-create-home", "--home-dir", str(places.home))
+        run("useradd", *words, "--shell", "/usr/sbin/nologin", places.name)
+
+
+def _make_directories(places: Places) -> None:
+    user = pwd.getpwnam(places.name)
+    nginx = pwd.getpwnam(NGINX_USER).pw_gid
+    for path in (places.code.parent, places.code, places.state):
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o755)
+    for path in (places.releases, places.environments):
+        _directory(path, 0, user.pw_gid, 0o750)
+    # What is made in these is nginx's to read, whoever's it is: by the directory's group.
+    for path in (places.static, places.shared):
+        _directory(path, user.pw_uid, nginx, 0o2750)
+    for path in (places.secrets, places.data, places.sessions, places.home):
+        _directory(path, user.pw_uid, user.pw_gid, 0o700)
+    _directory(places.maintenance.parent, 0, 0, 0o755)
+    _directory(places.own_nginx, 0, nginx, 0o750)
+
+
+def _directory(path: Path, uid: int, gid: int, mode: int) -> None:
+    """Make a directory, whose parent nobody but root writes."""
+    path.mkdir(exist_ok=True)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(descriptor, uid, gid)
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)

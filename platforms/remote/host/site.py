@@ -1,0 +1,170 @@
+"""Puts a site's file in place beside those of others: checked, swapped, reloaded once; put back where that fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from typing import TYPE_CHECKING, Any
+
+from platforms.remote.host.asking import ask
+from platforms.remote.host.running import HostError, output, put, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from platforms.remote.host.places import Places
+
+#: Seconds for which responses end their connections before a reload (nginx before 1.27.4), and after it.
+CLOSING, SETTLING = 2.0, 1.0
+
+#: Seconds that nginx has to take a configuration.
+TAKEN_WITHIN = 20.0
+
+SECRET, ROOTS, NGINXS = 0o600, 0o644, 0o640
+
+
+def deliver(places: Places, wanted: dict[str, Any]) -> None:
+    """Put a configuration in place; HostError, and the former one serves on, where nginx refuses it.
+
+    wanted: `files`, `private` and `links` by their paths from nginx's directory, `users`, `digest`, and
+    `polite`: whether clients' connections are closed before a reload.
+    """
+    former = _Former(places)
+    changed = _write(places, wanted, former)
+    told = ask(places.internal, "/-/config")
+    if changed or told != wanted["digest"]:
+        checked = output("nginx", "-t", "-q")
+        if checked.returncode != 0:
+            former.put_back()
+            raise HostError(f"nginx -t refuses the configuration; the former one serves on:\n{checked.stderr.strip()}")
+        _take(places, wanted, former, runs=told is not None)
+    _write_users(places, wanted["users"])
+    former.forget()
+
+
+class _Former:
+    """What stood where a configuration was put, until that is taken."""
+
+    def __init__(self, places: Places) -> None:
+        self.kept: dict[Path, tuple[Path | str | None, bool]] = {}
+        self.directory = places.state / "former-site"
+        if self.directory.exists():
+            shutil.rmtree(self.directory)
+        self.directory.mkdir(mode=0o700)
+
+    def keep(self, path: Path) -> None:
+        """Keep what is at a path."""
+        if path.is_symlink():
+            self.kept[path] = (str(path.readlink()), True)
+        elif path.exists():
+            copy = self.directory / str(len(self.kept))
+            shutil.copy2(path, copy)
+            self.kept[path] = (copy, False)
+        else:
+            self.kept[path] = (None, False)
+
+    def put_back(self) -> None:
+        """Let all be as it was."""
+        for path, (former, is_link) in self.kept.items():
+            path.unlink(missing_ok=True)
+            if former is not None and is_link:
+                path.symlink_to(former)
+            elif former is not None:
+                shutil.copy2(former, path)
+        self.forget()
+
+    def forget(self) -> None:
+        """Need it no more."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _write(places: Places, wanted: dict[str, Any], former: _Former) -> bool:
+    """Write the files and links; tell whether one says something else than before."""
+    changed = False
+    files = {path: (text, ROOTS) for path, text in wanted["files"].items()}
+    files |= {path: (text, SECRET) for path, text in wanted["private"].items()}
+    for name, (text, mode) in sorted(files.items()):
+        path = places.nginx / name
+        former.keep(path)
+        changed |= put(path, text, mode)
+    for name, target in sorted(wanted["links"].items()):
+        path = places.nginx / name
+        former.keep(path)
+        if path.is_symlink() and str(path.readlink()) == target:
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f".{path.name}.new")
+        new.unlink(missing_ok=True)
+        new.symlink_to(target)
+        new.rename(path)
+        changed = True
+    return changed
+
+
+def _take(places: Places, wanted: dict[str, Any], former: _Former, *, runs: bool) -> None:
+    """Let nginx take what is in place, which it has accepted."""
+
+    def taken() -> bool:
+        return bool(ask(places.internal, "/-/config") == wanted["digest"])
+
+    if not reload_until(places, taken, polite=runs and wanted["polite"]):
+        former.put_back()
+        output("systemctl", "reload", "nginx.service")
+        log = output("journalctl", "--unit", "nginx.service", "--output=cat", "--lines", "5").stdout.strip()
+        raise HostError(f"nginx did not take the configuration within {TAKEN_WITHIN:g} s:\n{log}")
+
+
+def reload_until(places: Places, taken: Callable[[], bool], *, polite: bool) -> bool:
+    """Reload nginx once, or start it, and wait until it has taken what is in place; tell whether it has.
+
+    polite: connections of busy clients are closed before, response by response.
+    """
+    active = output("systemctl", "is-active", "nginx.service").stdout.strip() == "active"
+    with _closing(places) if polite and active else contextlib.nullcontext():
+        if active:
+            run("systemctl", "reload", "nginx.service", problem="nginx can't be reloaded")
+        else:
+            run("systemctl", "restart", "nginx.service", problem="nginx can't be started")
+        deadline = time.monotonic() + TAKEN_WITHIN
+        while not taken():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+    return True
+
+
+@contextlib.contextmanager
+def _closing(places: Places) -> Iterator[None]:
+    """Let each response end its connection for a while: a reload of this nginx closes idle ones."""
+    places.closing.touch()
+    try:
+        time.sleep(CLOSING)
+        yield
+        time.sleep(SETTLING)
+    finally:
+        places.closing.unlink(missing_ok=True)
+
+
+def _write_users(places: Places, users: str) -> None:
+    """Put the users in place for whom nginx asks; its workers read them with each request."""
+    if not users:
+        places.users.unlink(missing_ok=True)
+        return
+    put(places.users, users, NGINXS)
+    os.chown(places.users, 0, places.own_nginx.stat().st_gid)
+
+
+def remove(places: Places) -> None:
+    """Take the site's file away; other sites serve on."""
+    found = [
+        *(places.nginx / "sites-enabled").glob(f"zz-{places.name}"),
+        *(places.nginx / "sites-available").glob(f"zz-{places.name}"),
+    ]
+    for path in found:
+        path.unlink()
+    if found and output("nginx", "-t", "-q").returncode == 0:
+        output("systemctl", "reload", "nginx.service")
+    shutil.rmtree(places.own_nginx, ignore_errors=True)

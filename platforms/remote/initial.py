@@ -1,0 +1,29 @@
+"""What a stack that has no file yet gets on platform remote."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cluster.initial.offer import Offer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from platforms.base import Voice
+
+
+def offer(stack: str) -> Offer:
+    """Return what its file says of this platform."""
+    return Offer(
+        platform="remote",
+        database="sqlite",
+        secret_environment="secret_environment",  # noqa: S106 - a name
+        how=f"by pulumi config set --secret cluster:secret_environment -s {stack} (a JSON object)",
+    )
+
+
+def secret_environment(root: Path, stack: str, voice: Voice) -> str | None:
+    """Return the secret variables that the stack has already, encrypted in its file; None where it has none."""
+    from platforms.pulumi.keys import secret_environment as kept  # noqa: PLC0415 - only where Pulumi keeps it
+
+    return kept(root, stack, voice)

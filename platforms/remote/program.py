@@ -1,0 +1,113 @@
+"""A site on hosts as a Pulumi program finds it: what runs, what a release is made of, and what makes it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pulumi
+
+from platforms.remote.archives import target_of
+from platforms.remote.host.places import Places
+from platforms.remote.looked import Looked, check_name, facts_of, look, said_of_sessions
+from platforms.remote.paths import RemotePaths, runtime_paths
+from platforms.remote.resources import Remote
+from platforms.remote.ssh import HostError, Ssh
+from platforms.remote.units import instance_unit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from cluster.config import ClusterConfig
+    from cluster.config.hosts import Host
+    from cluster.lint import Facts
+    from cluster.release import RuntimePaths
+    from cluster.tls.certificates import Certificate
+    from cluster.tls.renewing import Account
+    from cluster.topology import Topology
+    from platforms.base import Ground
+
+
+class RemoteGround:
+    """One site on its host. owner: says on the host which site of which program it is."""
+
+    def __init__(self, root: Path, stack: str, site: str | None) -> None:
+        self.root = root
+        self.stack = stack
+        running = pulumi.get_stack()
+        self.owner = "/".join([pulumi.get_project(), running, *([site] if site else [])])
+        self.name = f"{running}-{site}" if site else running
+        check_name(self.name)
+        self.kept = RemotePaths(root, f"{running}.{site}" if site else running)
+        self.places = Places(self.name)
+        self.hosts: tuple[Host, ...] = ()
+
+    @cached_property
+    def ssh(self) -> Ssh:
+        """The way to the hosts, written down for the steps of the program."""
+        ssh = Ssh(self.root, self.kept.ssh, self.name, self.hosts)
+        ssh.write()
+        return ssh
+
+    @cached_property
+    def looked(self) -> Looked:
+        """What there is on the host; HostError where it is away."""
+        if not self.hosts:
+            raise HostError("hosts: none is named")
+        return look(self.ssh, self.hosts[0])
+
+    def facts(self, config: ClusterConfig, secrets: frozenset[str]) -> Facts:
+        """Return what the lints may look at."""
+        self.hosts = tuple(config.hosts)
+        return facts_of(self.root, self.stack, secrets, self.looked if config.hosts else None)
+
+    def served(self, topology: Topology) -> Sequence[Mapping[str, str] | None]:
+        """Return what each instance that serves says of its sessions."""
+        live = self.looked.live
+        return [live.sessions(name) for name in live.holders if name in topology.names or live.answers.get(name)]
+
+    def sessions(self) -> dict[str, Any] | None:
+        """Return what an instance says of the session store; None where none says it."""
+        return said_of_sessions(self.ssh, self.hosts[0].name)
+
+    def paths(self, topology: Topology) -> RuntimePaths:
+        """Return where a release's configuration finds things."""
+        return runtime_paths(topology, self.places, "")
+
+    def digest(self, topology: Topology) -> str:
+        """Return a digest of the host's Python and how the instances' units are made."""
+        told = [instance_unit(topology, self.places), *target_of(dict(self.looked.machine))]
+        return hashlib.sha256("\0".join(told).encode()).hexdigest()
+
+    def former(self, release: str) -> dict[str, Any]:
+        """Return the configuration file of a former release; OSError where that is gone."""
+        try:
+            found: dict[str, Any] = json.loads(self.ssh.run(self.hosts[0].name, "config", release))
+        except HostError as error:
+            raise FileNotFoundError(str(error)) from error
+        return found
+
+    def resources(
+        self, secrets: pulumi.Output[str], certificate: Certificate | None, users: str, account: Account | None = None
+    ) -> Remote:
+        """Return what makes the steps on the host."""
+        assert account is None  # noqa: S101 - a lint refuses a renewer
+        return Remote(
+            owner=self.owner,
+            host=self.hosts[0].name,
+            ssh=self.ssh,
+            looked=self.looked,
+            places=self.places,
+            sent=self.kept.releases,
+            secrets=secrets,
+            certificate=certificate,
+            users=users,
+        )
+
+
+def ground(root: Path, stack: str, site: str | None) -> Ground:
+    """Return where a site stands: on the hosts that its stack file names."""
+    return RemoteGround(root, stack, site)

@@ -1,0 +1,284 @@
+"""The five operations on a host: each step is a command of it, whose inputs say what it makes and what was found."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pulumi
+from pulumi_command import local
+
+from cluster.errors import ClusterError
+from cluster.render.mime import compressed_endings
+from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
+from cluster.topology import batches
+from platforms import base
+from platforms.remote.archives import check, make_environment, make_release, target_of
+from platforms.remote.paths import nginx_config
+from platforms.remote.units import instance_unit, nginx_unit, tmpfiles
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from cluster.release import ReleaseSpec
+    from cluster.tls.certificates import Certificate
+    from cluster.topology import Topology
+    from platforms.remote.host.places import Places
+    from platforms.remote.looked import Looked
+    from platforms.remote.ssh import Ssh
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(base.Prepared):
+    """A release that is on the host, with its database migrated."""
+
+    ready: tuple[pulumi.Resource, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instances(base.Instances):
+    """Instances that hold their names."""
+
+    digest: str
+    ready: tuple[pulumi.Resource, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """One site on one host.
+
+    owner: says on the host whose it is. looked: what was found there when the program began. sent: where archives are
+    until they are sent. secrets: the stack's secrets, a JSON object; a secret output. certificate: the site's, with its
+    key. users: what nginx reads of the site's users, hashes among it.
+    """
+
+    owner: str
+    host: str
+    ssh: Ssh
+    looked: Looked
+    places: Places
+    sent: Path
+    secrets: pulumi.Output[str]
+    certificate: Certificate | None = None
+    users: str = field(default="", repr=False)
+
+    def store(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> base.Store:  # noqa: ARG002 - asked so
+        """Make nothing: sessions are in the database, in files of the host's, or with the client."""
+        return base.Store(nodes=pulumi.Output.from_input([]))
+
+    def database(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> base.MadeDatabase:  # noqa: ARG002
+        """Make nothing: an sqlite file is made by who opens it."""
+        return base.MadeDatabase()
+
+    # --- prepare
+
+    def prepare(  # noqa: PLR0913, PLR0917 - what is asked of a platform
+        self,
+        name: str,
+        topology: Topology,
+        spec: ReleaseSpec,
+        store: base.Store,  # noqa: ARG002 - nothing is in the way of it
+        made: base.MadeDatabase,  # noqa: ARG002
+        opts: pulumi.ResourceOptions,
+    ) -> Prepared:
+        """Set the host up, send the release, put its secrets in place, collect static files, migrate the database."""
+        texts = {
+            "unit": instance_unit(topology, self.places),
+            "nginx_unit": nginx_unit(self.places),
+            "tmpfiles": tmpfiles(self.places),
+        }
+        host = self._command(
+            *(f"{name}-{self.host}", "set-up", ()),
+            opts,
+            turn=self.looked.turn("set-up", done=self.looked.has_files(texts)),
+            stdin=json.dumps({"owner": self.owner, **texts}),
+            delete=f"exec {self._words('remove')}",
+        )
+        sent = self._sent(name, topology, spec, opts, host)
+        app = topology.config.app
+        words = [
+            *("--lock", f"{self.places.static}/lock", "release", "--instance", topology.names[0]),
+            *("--sockets", str(self.places.sockets), "--compress", ",".join(compressed_endings())),
+            *([] if app.collectstatic else ["--no-collect"]),
+            *([] if app.migrate else ["--no-migrate"]),
+            *(["--migrate", ",".join(app.migrate)] if isinstance(app.migrate, list) else []),
+        ]
+        prepared = self._command(
+            *(f"{name}-prepare", "prepare", ("$RELEASE", *words)),
+            opts,
+            after=[sent],
+            environment={"RELEASE": spec.digest},
+            turn=self.looked.turn("prepare", done=spec.digest in self.looked.releases),
+            stdin=self.secrets,
+            logging=local.Logging.NONE,
+        )
+        return Prepared(ready=(prepared,))
+
+    def _sent(
+        self, name: str, topology: Topology, spec: ReleaseSpec, opts: pulumi.ResourceOptions, host: local.Command
+    ) -> local.Command:
+        """Send the release and its environment, as far as the host lacks them; they are made here before."""
+        python, platform = target_of(dict(self.looked.machine))
+        environment = f"{spec.environment_digest}-{python}"
+        release, packages = self.sent / f"{spec.digest}.tar.gz", self.sent / f"{environment}.tar.gz"
+        is_there = spec.digest in self.looked.releases
+        if not is_there and not pulumi.runtime.is_dry_run():
+            try:
+                check(spec)
+                if environment not in self.looked.environments:
+                    make_environment(packages, topology, spec, python, platform)
+                make_release(release, topology, spec, self.places, environment)
+            except ClusterError as error:
+                raise pulumi.RunError(str(error)) from error
+        archive = f'{shlex.quote(self.ssh.relative(self.sent))}/"${{lacked#*/}}.tar.gz"'
+        lacks = self._words("lacks", "$RELEASE", "$ENVIRONMENT")
+        receive = self._words("receive", "receive=$TURN", "${lacked%/*}", "${lacked#*/}")
+        script = f"set -eu\nfor lacked in $({lacks} </dev/null); do\n    {receive} <{archive}\ndone\n"
+        given = {"RELEASE": spec.digest, "ENVIRONMENT": environment}
+        turn = self.looked.turn("receive", done=is_there)
+        return self._script(f"{name}-sent", script, opts, [host], {**given, "TURN": turn})
+
+    def _words(self, what: str, *words: str) -> str:
+        """Return what `sh` runs for a command; of words with a $ it reads what they say."""
+        script = self.ssh.script(self.host, what, *words)
+        for word in words:
+            script = script.replace(shlex.quote(word), f'"{word}"') if "$" in word else script
+        return script
+
+    # --- instances
+
+    def instances(
+        self,
+        name: str,
+        topology: Topology,
+        spec: ReleaseSpec,
+        prepared: base.Prepared,
+        opts: pulumi.ResourceOptions,
+    ) -> Instances:
+        """Start the release's instances beside those that serve; once a batch is healthy it takes its names."""
+        if not isinstance(prepared, Prepared):
+            raise TypeError(f"{prepared!r} is another platform's")
+        live, release = self.looked.live, {"RELEASE": spec.digest}
+        alone = "alone" if isinstance(topology.config.app.rollout.batch, int) else "beside"
+        before: Sequence[pulumi.Resource] = prepared.ready
+        served: list[local.Command] = []
+        for number, batch in enumerate(batches(topology.names, topology.config.app), start=1):
+            started = self._command(
+                *(f"{name}-start{number}", "start", ("$RELEASE", *batch)),
+                opts,
+                after=before,
+                environment=release,
+                turn=self.looked.turn(f"start{number}", done=self.looked.run(batch, spec.digest)),
+                step=f"start{number}",
+            )
+            ready: list[pulumi.Resource] = [started]
+            if number == 1:
+                turn = str(live.next_static_generation(spec.digest))
+                shown = self._command(
+                    *(f"{name}-static", "show", ("$RELEASE", "$TURN")),
+                    opts,
+                    after=ready,
+                    environment=release,
+                    turn=turn,
+                )
+                ready.append(shown)
+            given = {one: live.next_generation(one, spec.digest) for one in batch}
+            taken = self._command(
+                *(f"{name}-serve{number}", "serve", ("$RELEASE", alone, *(f"{one}={n}" for one, n in given.items()))),
+                opts,
+                after=ready,
+                environment=release,
+                turn=str(max(given.values())),
+                step=f"serve{number}",
+            )
+            served.append(taken)
+            before = [*prepared.ready, taken]
+        return Instances(
+            release=pulumi.Output.all(*(command.stdout for command in served)).apply(lambda _: spec.digest),
+            digest=spec.digest,
+            ready=tuple(served),
+        )
+
+    # --- site
+
+    def site(self, name: str, topology: Topology, instances: base.Instances, opts: pulumi.ResourceOptions) -> base.Site:
+        """Put nginx before the instances, and then let go of those that serve no more."""
+        if not isinstance(instances, Instances):
+            raise TypeError(f"{instances!r} is another platform's")
+        version = self.looked.nginx
+        rendered = nginx_config(topology, self.places, version, self.certificate, self.users)
+        polite = version < KEEPALIVE_MIN_TIMEOUT_SINCE
+        told = {"files": rendered.files, "links": rendered.links, "digest": rendered.digest, "polite": polite}
+        private = {"private": rendered.private, "users": rendered.users}
+        text = json.dumps({**told, **private}, indent=1)
+        delivered = self._command(
+            *(f"{name}-nginx-config", "site", ()),
+            opts,
+            after=instances.ready,
+            environment={"DIGEST": rendered.digest},
+            turn=self.looked.turn("site", done=self.looked.has_site(rendered)),
+            stdin=pulumi.Output.secret(text) if any(private.values()) else text,
+        )
+        self._command(
+            *(f"{name}-retire", "retire", ("$RELEASE", *topology.names)),
+            opts,
+            after=[delivered],
+            environment={"RELEASE": instances.digest},
+            turn=self.looked.turn("retire", done=self.looked.runs_only(topology.names, instances.digest)),
+        )
+        return base.Site(digest=delivered.stdout.apply(lambda _: rendered.digest))
+
+    # --- steps
+
+    def _command(  # noqa: PLR0913 - what a step is
+        self,
+        name: str,
+        what: str,
+        words: Sequence[str],
+        opts: pulumi.ResourceOptions,
+        *,
+        turn: str,
+        step: str = "",
+        after: Sequence[pulumi.Resource] = (),
+        environment: Mapping[str, str] | None = None,
+        stdin: pulumi.Input[str] | None = None,
+        logging: local.Logging | None = None,
+        delete: str | None = None,
+    ) -> local.Command:
+        """Make a step: a command of the host's. Words that begin with $ are what the environment says."""
+        script = f"exec {self._words(what, f'{step or what}=$TURN', *words)}"
+        return self._script(
+            name,
+            script,
+            opts,
+            after,
+            {**(environment or {}), "TURN": turn},
+            stdin=stdin,
+            logging=logging,
+            delete=delete,
+        )
+
+    def _script(  # noqa: PLR0913, PLR0917 - what a command is
+        self,
+        name: str,
+        script: str,
+        opts: pulumi.ResourceOptions,
+        after: Sequence[pulumi.Resource],
+        environment: Mapping[str, str],
+        stdin: pulumi.Input[str] | None = None,
+        logging: local.Logging | None = None,
+        delete: str | None = None,
+    ) -> local.Command:
+        return local.Command(
+            name,
+            create=script,
+            delete=delete,
+            stdin=stdin if stdin is not None else "",
+            environment=dict(environment),
+            logging=logging,
+            add_previous_output_in_env=False,
+            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=list(after))),
+        )

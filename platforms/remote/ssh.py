@@ -1,0 +1,238 @@
+"""Runs commands on a stack's hosts, by `ssh` and one connection a host; nothing is left on a host that it needs.
+
+Each command is the package `host` beside this file, sent in front of what the command is told: root's Python there
+takes it from its standard input. `ssh` is told all by one file of the stack's own, so that no command line, and no
+state, holds an address, a user or a key.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import shlex
+import subprocess
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.errors import ClusterError
+from cluster.release import RUNTIME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cluster.config.hosts import Host, Way
+
+HOST = Path(__file__).resolve().parent / "host"
+
+#: The runtime's modules that a host's commands use.
+MODULES = ("__init__", "instance_link", "secret_files", "status", "unfollowed", "untrusted_json")
+
+#: Seconds that a host may take to answer a dial, and to say what there is.
+DIAL_SECONDS, LOOK_SECONDS = 10, 18
+
+#: The oldest Python that releases run on.
+PYTHON = (3, 11)
+
+CONFIG, KNOWN, AGENT, ON = "config", "known_hosts", "agent", "on"
+
+#: Where the connections are kept that commands share; short, since a socket's path is.
+CONNECTIONS = Path("~/.cache/django-cluster/ssh")
+
+#: What the host's Python runs: it reads the package from its standard input, and the rest is the command's.
+_BEGIN = f"""
+import sys
+if sys.version_info < {PYTHON}:
+    sys.exit("Python %d.%d is too old here: releases need {PYTHON[0]}.{PYTHON[1]}" % sys.version_info[:2])
+import base64, os
+f = os.memfd_create("host")
+os.write(f, base64.b64decode(sys.stdin.buffer.readline()))
+sys.path.insert(0, "/proc/self/fd/%d" % f)
+from platforms.remote.host.__main__ import main
+sys.exit(main(sys.argv[1:]))
+""".strip()
+
+
+#: What a host's shell runs, before a command's words.
+_AS_ROOT = 'b=$1; shift; [ "$(id -u)" = 0 ] || exec sudo -n python3 -I -c "$b" "$@"; exec python3 -I -c "$b" "$@"'
+_REMOTE = shlex.join(["sh", "-c", _AS_ROOT, "sh", _BEGIN])
+
+#: What a step of a Pulumi program runs here: it is the same whatever is sent, so that no step is another one by that.
+_ON = f"""#!/bin/sh
+# on HOST WORD...: runs a command on a host, which gets standard input.
+set -eu
+here=$(dirname "$0")
+host=$1
+shift
+words=
+for word in "$@"; do
+    words="$words '$(printf %s "$word" | sed "s/'/'\\\\\\\\''/g")'"
+done
+{{ cat "$here/{AGENT}"; cat; }} | ssh -F "$here/{CONFIG}" "$host" {shlex.quote(_REMOTE)}"$words"
+"""
+
+
+class HostError(ClusterError):
+    """A host can't be reached, or can't do what it is asked for; the text names it."""
+
+
+@dataclass(frozen=True)
+class Ssh:
+    """The way to a stack's hosts.
+
+    root: the directory in which `ssh` runs, and from which its files' paths are. directory: of these files. stack: as
+    the hosts know it.
+    """
+
+    root: Path
+    directory: Path
+    stack: str
+    hosts: tuple[Host, ...]
+
+    def write(self) -> None:
+        """Write what `ssh` is told, and what is sent to the hosts."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        CONNECTIONS.expanduser().mkdir(mode=0o700, parents=True, exist_ok=True)
+        _put(self.directory / CONFIG, "".join(f"{line}\n" for line in self._config()))
+        _put(self.directory / KNOWN, "".join(f"{line}\n" for line in self._known()))
+        _put(self.directory / AGENT, f"{package()}\n")
+        _put(self.directory / ON, _ON)
+
+    @property
+    def _relative(self) -> str:
+        return self.relative(self.directory)
+
+    def relative(self, path: Path) -> str:
+        """Return a path as commands have it, which run in `root`: no state holds where that is."""
+        return os.path.relpath(path, self.root)
+
+    def _config(self) -> Iterator[str]:
+        for host in self.hosts:
+            yield from self._way(host.name, host)
+            if host.jump is not None:
+                yield f"  ProxyJump {host.name}-jump"
+                yield from self._way(f"{host.name}-jump", host.jump)
+        yield "Host *"
+        yield f'  UserKnownHostsFile "{self.directory.absolute() / KNOWN}"'
+        for line in (
+            "GlobalKnownHostsFile none",
+            "StrictHostKeyChecking yes",
+            "UpdateHostKeys no",
+            "BatchMode yes",
+            "PasswordAuthentication no",
+            f"ConnectTimeout {DIAL_SECONDS}",
+            "ServerAliveInterval 5",
+            "ServerAliveCountMax 3",
+            "ControlMaster auto",
+            # Another key is another connection: one that is open already is asked for none.
+            f"ControlPath {CONNECTIONS}/{self._told}-%C",
+            "ControlPersist 30",
+            "LogLevel ERROR",
+        ):
+            yield f"  {line}"
+
+    @property
+    def _told(self) -> str:
+        """What tells these hosts, as they are to be known, from any others."""
+        return hashlib.sha256("\n".join(self._known()).encode()).hexdigest()[:8]
+
+    def _way(self, name: str, way: Way) -> Iterator[str]:
+        yield f"Host {name}"
+        yield f"  HostName {way.address}"
+        yield f"  Port {way.port}"
+        yield f"  User {way.user}"
+        yield f"  HostKeyAlias {name}"
+        if way.identity_file is not None:
+            path = way.identity_file
+            yield f'  IdentityFile "{path if path.startswith("~") else (self.root / path).absolute()}"'
+            yield "  IdentitiesOnly yes"
+
+    def _known(self) -> Iterator[str]:
+        for host in self.hosts:
+            yield f"{host.name} {host.host_key}"
+            if host.jump is not None:
+                yield f"{host.name}-jump {host.jump.host_key}"
+
+    # --- commands
+
+    def script(self, host: str, what: str, *words: str) -> str:
+        """Return what `sh` runs here, in `root`, for a command; its standard input is passed on."""
+        return shlex.join(["sh", f"{self._relative}/{ON}", host, what, self.stack, *words])
+
+    def run(self, host: str, what: str, *words: str, told: str = "", seconds: float | None = None) -> str:
+        """Run a command and return what it printed; HostError where it can't be done."""
+        try:
+            done = subprocess.run(
+                self.command(host, what, *words),
+                input=f"{self.agent().decode('ascii')}{told}",
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=seconds,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise HostError("the ssh command is missing: apt-get install openssh-client") from None
+        except subprocess.TimeoutExpired:
+            raise HostError(f"{host}: does not answer within {seconds:g} s") from None
+        if done.returncode != 0:
+            raise HostError(f"{host}: {explain(done.stderr.strip() or f'`{what}` failed ({done.returncode})')}")
+        return done.stdout
+
+    def agent(self) -> bytes:
+        """Return what each command is told before anything else."""
+        return (self.directory / AGENT).read_bytes()
+
+    def command(self, host: str, what: str, *words: str) -> list[str]:
+        """Return the words of `ssh` for a command, which is to be told what `agent` holds first."""
+        return [*self._ssh, host, f"{_REMOTE} {shlex.join([what, self.stack, *words])}"]
+
+    def plain(self, host: str, words: Sequence[str], *, terminal: bool = False) -> list[str]:
+        """Return the words of `ssh` for a program of the host's, as root."""
+        as_root = ["sh", "-c", '[ "$(id -u)" = 0 ] || exec sudo -n "$@"; exec "$@"', "sh", *words]
+        return [*self._ssh, "-t" if terminal else "-T", host, shlex.join(as_root)]
+
+    @property
+    def _ssh(self) -> list[str]:
+        return ["ssh", "-F", str(self.directory.absolute() / CONFIG)]
+
+
+def explain(words: str) -> str:
+    """Return in a line what `ssh` or `sudo` said, where that is known."""
+    known = {
+        "Host key verification failed": "its key is another one than the host_key of the stack file: ask who runs it",
+        "Permission denied (": "nobody may log in by the keys that are here: ssh's agent has none that fits, or "
+        "identity_file names another",
+        "sudo: a password is required": "sudo asks for a password: let the user run it without (NOPASSWD)",
+        "python3: command not found": "python3 is not installed: apt-get install python3",
+        "python3: not found": "python3 is not installed: apt-get install python3",
+        "timed out during banner exchange": "accepts the connection and says nothing",
+    }
+    for seen, told in known.items():
+        if seen in words:
+            return told
+    return words
+
+
+def package() -> str:
+    """Return what is sent to a host with each command, as one line; the same bytes for the same files."""
+    sent = io.BytesIO()
+    with zipfile.ZipFile(sent, "w", zipfile.ZIP_DEFLATED) as archive:
+        for place, text in sorted(_files().items()):
+            archive.writestr(zipfile.ZipInfo(place), text, zipfile.ZIP_DEFLATED)
+    return base64.b64encode(sent.getvalue()).decode("ascii")
+
+
+def _files() -> dict[str, bytes]:
+    own = {f"platforms/remote/host/{path.name}": path.read_bytes() for path in HOST.glob("*.py")}
+    runtime = {f"cluster_runtime/{name}.py": (RUNTIME / f"{name}.py").read_bytes() for name in MODULES}
+    return {"platforms/__init__.py": b"", "platforms/remote/__init__.py": b"", **own, **runtime}
+
+
+def _put(path: Path, text: str) -> None:
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)

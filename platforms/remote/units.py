@@ -1,0 +1,127 @@
+"""What systemd is told: a unit's template for all instances, which directories there are, what nginx's unit needs.
+
+Source: systemd.exec(5), systemd.service(5), tmpfiles.d(5).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cluster.services import instance_grace
+from platforms.remote.host.places import NGINX_USER
+
+if TYPE_CHECKING:
+    from cluster.topology import Topology
+    from platforms.remote.host.places import Places
+
+#: What keeps an instance from whatever is not its own. nginx reaches its sockets by their directory's group.
+SANDBOX = (
+    "NoNewPrivileges=yes",
+    "CapabilityBoundingSet=",
+    "AmbientCapabilities=",
+    "ProtectSystem=strict",
+    "ProtectHome=yes",
+    "PrivateTmp=yes",
+    "PrivateDevices=yes",
+    "DevicePolicy=closed",
+    "ProtectKernelTunables=yes",
+    "ProtectKernelModules=yes",
+    "ProtectKernelLogs=yes",
+    "ProtectControlGroups=yes",
+    "ProtectClock=yes",
+    "ProtectHostname=yes",
+    "ProtectProc=invisible",
+    "ProcSubset=pid",
+    "RestrictNamespaces=yes",
+    "RestrictRealtime=yes",
+    "RestrictSUIDSGID=yes",
+    "LockPersonality=yes",
+    "RemoveIPC=yes",
+    "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
+    "SystemCallArchitectures=native",
+    "SystemCallFilter=@system-service",
+    "SystemCallFilter=~@privileged @resources",
+    # Without the first gunicorn can't make its socket, without the second it can't be nice.
+    "SystemCallFilter=@chown setpriority",
+    "UMask=0027",
+)
+
+#: Seconds within which a process has to say that it lives, once it is ready.
+WATCHDOG = 30
+
+#: Seconds beyond start_timeout until systemd gives a start up: the process says before that why it is not healthy.
+START_MARGIN = 15
+
+
+def instance_unit(topology: Topology, places: Places) -> str:
+    """Return the template of the instances' units; an instance of it is called `app1-<release>`."""
+    app = topology.config.app
+    own = f"{places.releases}/$r"
+    run = (
+        f"PYTHONPATH={own}/runtime exec {own}/environment/bin/python -P -m cluster_runtime.instance run "
+        f'--instance "$i" --config {own}/config.json --sockets {places.sockets}'
+    )
+    writable = " ".join(map(str, (places.sockets, places.shared, places.data, places.sessions, places.home)))
+    grace = int(instance_grace(app.graceful_timeout.seconds))
+    # `%` and `$` are systemd's, which gives a program one of each for two.
+    script = f'r="${{1##*-}}"; i="${{1%-*}}"; {run}'.replace("%", "%%").replace("$", "$$")
+    return "\n".join(
+        [
+            "# Made by django-cluster: what is changed here is put back by the next `cluster up`.",
+            "[Unit]",
+            f"Description=%i of the Django cluster {places.stack}",
+            "After=network-online.target",
+            "Wants=network-online.target",
+            "StartLimitIntervalSec=0",
+            "",
+            "[Service]",
+            "Type=notify",
+            "NotifyAccess=main",
+            f"ExecStart=/bin/sh -c '{script}' sh %i",
+            "Restart=always",
+            "RestartSec=1",
+            f"TimeoutStartSec={int(app.health.start_timeout.seconds) + START_MARGIN}",
+            f"TimeoutStopSec={grace}",
+            f"WatchdogSec={WATCHDOG}",
+            "KillMode=mixed",
+            "SyslogIdentifier=%p@%i",
+            f"MemoryMax={int(app.memory)}",
+            f"TasksMax={app.processes}",
+            "# sandbox",
+            f"User={places.name}",
+            f"Group={places.name}",
+            f"Environment=HOME={places.home}",
+            f"ReadWritePaths={writable}",
+            *SANDBOX,
+            "# end",
+            "",
+            "[Install]",
+            "WantedBy=multi-user.target",
+            "",
+        ]
+    )
+
+
+def nginx_unit(places: Places) -> str:
+    """Return what the stack adds to nginx's unit: an nginx that was killed leaves its socket in its own way."""
+    return "\n".join(
+        [
+            "# Made by django-cluster.",
+            "[Service]",
+            # Before its own, which looks whether nginx would start.
+            f"ExecStartPre=-/bin/rm -f {places.internal} {places.closing}",
+            "",
+        ]
+    )
+
+
+def tmpfiles(places: Places) -> str:
+    """Return which directories are made at boot. What is made in the instances' is nginx's to reach, by its group."""
+    return "\n".join(
+        [
+            "# Made by django-cluster.",
+            f"d {places.sockets} 2750 {places.name} {NGINX_USER} -",
+            f"d {places.nginx_run} 0755 root root -",
+            "",
+        ]
+    )

@@ -1,0 +1,175 @@
+"""A stack of the example project on a host with systemd that is reached by SSH: a container that stands for one."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.e2e.stand import SERVERS, DockerStand
+from tests.e2e.tools import BASE, docker
+from tests.local.stand import ROOT
+
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Iterator
+
+#: A bare server: systemd, its SSH server, sudo and Python, as an installer leaves them. nginx is `up`'s to install;
+#: here it is there already, since not every machine that tests has a mirror at hand. In a container / is not shared by
+#: itself, which units' credentials need, and no seat or network is the container's to look after.
+HOST = f"""
+FROM {BASE}
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends systemd systemd-sysv dbus \\
+    openssh-server sudo python3 nginx procps && rm -rf /var/lib/apt/lists/*
+RUN printf '[Unit]\\nDefaultDependencies=no\\nBefore=sysinit.target\\n[Service]\\nType=oneshot\\n\\
+ExecStart=/bin/mount --make-rshared /\\n[Install]\\nWantedBy=sysinit.target\\n' >/etc/systemd/system/shared.service \\
+    && systemctl enable shared.service ssh.service \\
+    && systemctl mask systemd-logind.service getty.target console-getty.service systemd-udevd.service \\
+    && useradd --create-home --shell /bin/bash deploy && echo 'deploy ALL=(ALL) NOPASSWD:ALL' >/etc/sudoers.d/deploy
+STOPSIGNAL SIGRTMIN+3
+CMD ["/sbin/init"]
+"""
+
+IMAGE = "django-cluster-test-host"
+
+OPTIONS = (
+    *("--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--security-opt", "seccomp=unconfined"),
+    *("--security-opt", "apparmor=unconfined", "--cgroupns=host", "--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw"),
+    *("--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp"),
+)
+
+
+class Host:
+    """A container with systemd; `key` logs in as deploy."""
+
+    def __init__(self, directory: Path) -> None:
+        subprocess.run(["docker", "build", "--quiet", "--tag", IMAGE, "-"], input=HOST, check=True, text=True)
+        self.key = directory / "key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True)
+        self.container = docker("run", "--detach", *OPTIONS, IMAGE)
+        self.put("/home/deploy/.ssh/authorized_keys", self.key.with_suffix(".pub").read_text())
+        self.until(lambda: self.run("systemctl", "is-active", "ssh.service", check=False) == "active")
+        self.host_key = " ".join(self.run("cat", "/etc/ssh/ssh_host_ed25519_key.pub").split()[:2])
+
+    @property
+    def address(self) -> str:
+        return docker("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", self.container)
+
+    def run(self, *command: str, check: bool = True) -> str:
+        return docker("exec", self.container, *command, check=check)
+
+    def put(self, path: str, text: str) -> None:
+        script = f"mkdir -p {Path(path).parent} && cat >{path} && chown -R deploy: {Path(path).parent}"
+        subprocess.run(["docker", "exec", "-i", self.container, "sh", "-c", script], input=text, check=True, text=True)
+
+    @staticmethod
+    def until(condition: Any, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+    def close(self) -> None:
+        docker("rm", "--force", "--volumes", self.container)
+
+
+class RemoteStand(DockerStand):
+    """The same as the stand on Docker, on a host."""
+
+    def __init__(self, host: Host, **more: Any) -> None:
+        self.host_there = host
+        super().__init__(
+            {
+                "platform": "remote",
+                "hosts": [
+                    {
+                        "name": "web1",
+                        "address": host.address,
+                        "user": "deploy",
+                        "host_key": host.host_key,
+                        "identity_file": str(host.key),
+                    }
+                ],
+                "app": {
+                    "project": "./example",
+                    "settings": "example.settings",
+                    "requirements": "requirements.txt",
+                    "memory": "256m",
+                    "health": {"start_timeout": "25s"},
+                },
+                "upstream": {"servers": [dict(server) for server in SERVERS]},
+                "sessions": {"engine": "db"},
+                "database": {"engine": "sqlite"},
+                "site": {"server_names": ["cluster", "localhost"], "listen": 8080},
+                **more,
+            }
+        )
+        self.address = (host.address, 8080)
+
+    def main(self, sabotage: str = "") -> None:
+        before = f"from tests.e2e import remote_saboteur\nremote_saboteur.{sabotage}()\n" if sabotage else ""
+        run = f"import runpy\nrunpy.run_path({str(ROOT / '__main__.py')!r}, run_name='__main__')\n"
+        (self.root / "__main__.py").write_text(before + run)
+
+    # --- what runs there
+
+    def units(self, instance: str) -> list[str]:
+        lines = self.host_there.run(
+            "systemctl", "list-units", f"cluster-{self.name}@{instance}-*", "--no-legend", "--plain", "--state=active"
+        )
+        return [line.split()[0] for line in lines.splitlines()]
+
+    def processes(self, instance: str) -> dict[str, int]:
+        """Return the ids, as the host knows them, of an instance process, its gunicorn and their workers."""
+        found: dict[str, int] = {}
+        parents = {}
+        for line in self.host_there.run("ps", "-eo", "pid=,ppid=").splitlines():
+            pid, parent = map(int, line.split())
+            parents[pid] = parent
+        for unit in self.units(instance):
+            root = int(self.host_there.run("systemctl", "show", unit, "--property=MainPID", "--value"))
+            gunicorn = sorted(pid for pid, parent in parents.items() if parent == root)
+            workers = sorted(pid for pid, parent in parents.items() if parent in gunicorn)
+            found[f"{unit} instance"] = root
+            found |= {f"{unit} gunicorn {number}": pid for number, pid in enumerate(gunicorn)}
+            found |= {f"{unit} worker {number}": pid for number, pid in enumerate(workers)}
+        return found
+
+    def kill(self, instance: str, sent: signal.Signals) -> None:
+        pids = [str(pid) for pid in self.processes(instance).values()]
+        self.host_there.run("kill", f"-{sent.value}", *pids, check=False)
+
+    def stop_worker(self, instance: str) -> int:
+        pid = next(pid for name, pid in self.processes(instance).items() if name.endswith("worker 0"))
+        self.host_there.run("kill", "-STOP", str(pid))
+        return pid
+
+    def restart(self, instance: str) -> None:
+        self.host_there.run("systemctl", "restart", *self.units(instance))
+
+    def nginx_workers(self) -> set[int]:
+        return {int(pid) for pid in self.host_there.run("pgrep", "nginx").split()}
+
+    @contextmanager
+    def sabotaged(self, how: str) -> Iterator[None]:
+        self.main(how)
+        try:
+            yield
+        finally:
+            self.main()
+
+    def close(self) -> None:
+        result = self.run("down", self.name, "--delete-data", "--yes")
+        shutil.rmtree(self.root)
+        assert result.status == 0, result.output
+
+
+@contextmanager
+def remote_stand(directory: Path, **more: Any) -> Iterator[RemoteStand]:
+    """Make a host and a stand on it; `more` are keys of the stack."""
+    with contextlib.closing(Host(directory)) as host, contextlib.closing(RemoteStand(host, **more)) as stand:
+        yield stand

@@ -63,7 +63,13 @@ class Host:
         return docker("exec", self.container, *command, check=check)
 
     def put(self, path: str, text: str) -> None:
-        script = f"mkdir -p {Path(path).parent} && cat >{path} && chown -R deploy: {Path(path).parent}"
+        """Write a file of deploy's own."""
+        self.write(path, text)
+        self.run("chown", "-R", "deploy:", str(Path(path).parent))
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file of root's own."""
+        script = f"mkdir -p {Path(path).parent} && cat >{path}"
         subprocess.run(["docker", "exec", "-i", self.container, "sh", "-c", script], input=text, check=True, text=True)
 
     @staticmethod

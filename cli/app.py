@@ -62,7 +62,7 @@ def up(
 
 
 @app.command()
-def plan(
+def plan(  # noqa: PLR0913, PLR0917 - a command's options
     stacks: Annotated[
         list[str] | None, typer.Argument(metavar="[STACK]...", help="The stacks: stacks/Pulumi.STACK.yaml.")
     ] = None,
@@ -72,6 +72,9 @@ def plan(
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit status 2 where something would change, 1 where `up` refuses.")
     ] = False,
+    post: Annotated[
+        str | None, typer.Option(metavar="FORGE", help="Comment on the job's pull request: github or gitlab.")
+    ] = None,
 ) -> None:
     """Show what `up` would do and what it costs; nothing is changed."""
     from cli import planning  # noqa: PLC0415 - each command imports only what it needs
@@ -80,8 +83,14 @@ def plan(
     chosen += [planning.Form.JSON] if as_json else []
     if len(chosen) > 1:
         raise CommandError("--text, --markdown and --json: say one of them")
+    if post is not None:
+        from cli import posting  # noqa: PLC0415
+
+        commented = posting.opened("--post", post)
     plans = planning.plan([_opened(name) for name in stacks or [DEFAULT_STACK]])
     planning.show(plans, chosen[0] if chosen else planning.Form.TEXT)
+    if post is not None:
+        posting.post_plans(commented, plans)
     raise typer.Exit(planning.status(plans, exit_code=exit_code))
 
 

@@ -75,6 +75,13 @@ def plan(  # noqa: PLR0913, PLR0917 - a command's options
     post: Annotated[
         str | None, typer.Option(metavar="FORGE", help="Comment on the job's pull request: github or gitlab.")
     ] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option(metavar="FORGE", help="Exit status 3 where the job's pull request does not accept what it costs."),
+    ] = None,
+    accepted_by: Annotated[
+        str, typer.Option(help="Who may accept: labels, writers (labels, and authors who may push), or anyone.")
+    ] = "writers",
 ) -> None:
     """Show what `up` would do and what it costs; nothing is changed."""
     from cli import planning  # noqa: PLC0415 - each command imports only what it needs
@@ -83,15 +90,15 @@ def plan(  # noqa: PLR0913, PLR0917 - a command's options
     chosen += [planning.Form.JSON] if as_json else []
     if len(chosen) > 1:
         raise CommandError("--text, --markdown and --json: say one of them")
-    if post is not None:
-        from cli import posting  # noqa: PLC0415
+    pull = None
+    if post is not None or gate is not None:
+        from cli import pulls  # noqa: PLC0415
 
-        commented = posting.opened("--post", post)
+        pull = pulls.Wanted(post=post, gate=gate, accepted_by=accepted_by)
     plans = planning.plan([_opened(name) for name in stacks or [DEFAULT_STACK]])
     planning.show(plans, chosen[0] if chosen else planning.Form.TEXT)
-    if post is not None:
-        posting.post_plans(commented, plans)
-    raise typer.Exit(planning.status(plans, exit_code=exit_code))
+    accepted = pull is None or pull.carry_out(plans)
+    raise typer.Exit(planning.status(plans, exit_code=exit_code, accepted=accepted))
 
 
 @app.command()

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: The exit status with --exit-code where something would change; 1 is for what can't be.
 CHANGES = 2
 
+#: The exit status where a pull request does not accept what it costs.
+NOT_ACCEPTED = 3
+
 
 class Form(StrEnum):
     """How plans are shown."""
@@ -49,9 +52,14 @@ def show(plans: list[Planned], form: Form) -> None:
                 say(line)
 
 
-def status(plans: Iterable[Planned], *, exit_code: bool) -> int:
-    """Return the exit status: 1 where `up` refuses a stack; with `exit_code` 2 where one changes."""
+def status(plans: Iterable[Planned], *, exit_code: bool, accepted: bool = True) -> int:
+    """Return the exit status: 1 where `up` refuses a stack; 3 where a pull request does not accept what it costs.
+
+    With `exit_code` 2 where one changes.
+    """
     found = list(plans)
     if any(one.refused for one in found):
         return 1
+    if not accepted:
+        return NOT_ACCEPTED
     return CHANGES if exit_code and any(one.changes for one in found) else 0

@@ -27,10 +27,15 @@ class Cost(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class CostClass:
-    """words: what a person is told. proofs: the tests that measure it, as pytest names them."""
+    """A row of the table.
+
+    words: what a person is told. proofs: the tests that measure it, as pytest names them. asks: whether a pull request
+    has to accept it (docs/pull-requests.md): whatever a visitor of a site that serves would lose.
+    """
 
     words: str
     proofs: tuple[str, ...]
+    asks: bool = True
 
 
 SESSIONS = "tests/local/test_sessions.py"
@@ -47,10 +52,12 @@ COSTS: Mapping[Cost, CostClass] = {
             f"{SESSIONS}::test_no_session_is_lost_by_faults_and_by_changes_from_each_engine_to_the_next",
             "tests/local/test_workers.py::test_a_release_and_the_way_back_lose_no_job_and_do_none_twice",
         ),
+        asks=False,
     ),
     Cost.START: CostClass(
         words="nothing serves now: the site comes up",
         proofs=("tests/local/test_plan.py::test_the_first_plan_touches_nothing_and_says_that_the_site_comes_up",),
+        asks=False,
     ),
     Cost.MIGRATION: CostClass(
         words="requests to the former release fail where they need what a migration takes away, until the new one "

@@ -406,13 +406,13 @@ def test_a_forge_that_nobody_knows_is_told_before_anything_is_planned(monkeypatc
 def test_a_plan_is_posted_by_the_command_and_the_result_stays_alone_on_standard_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cli.posting import post_plans  # noqa: PLC0415
+    from cli.pulls import post_plans  # noqa: PLC0415
 
     server = GitHubServer()
     to = forge("github", server.environment(tmp_path / "e.json", run=10), transport=server.transport)
-    post_plans(to, [Planned(stack="prod", changes=True, costs=(Cost.LOGGED_OUT,))])
+    post_plans(to, [Planned(stack="prod", changes=True, costs=(Cost.LOGGED_OUT,))], gated=False)
     assert server.mine() == [said(10, "### `prod`: everybody is logged out")]
     found = capsys.readouterr()
     assert (found.out, found.err) == ("", "GitHub: a comment is written\n")
-    post_plans(to, [Planned(stack="prod", changes=False)])
+    post_plans(to, [Planned(stack="prod", changes=False)], gated=False)
     assert server.mine() == []

@@ -54,11 +54,15 @@ def up(
             "--pull", help="Platform docker: pull the base images first, and build all anew with security updates."
         ),
     ] = False,
+    plan_digest: Annotated[
+        str | None,
+        typer.Option(metavar="DIGEST", help="Do what was planned (`plan --json` has the digest), or nothing."),
+    ] = None,
 ) -> None:
     """Make the cluster what its stack file says, losing no request."""
     from cli import commands  # noqa: PLC0415 - each command imports only what it needs
 
-    commands.up(*_opened(stack), pull=pull)
+    commands.up(*_opened(stack), pull=pull, plan_digest=plan_digest)
 
 
 @app.command()
@@ -82,6 +86,9 @@ def plan(  # noqa: PLR0913, PLR0917 - a command's options
     accepted_by: Annotated[
         str, typer.Option(help="Who may accept: labels, writers (labels, and authors who may push), or anyone.")
     ] = "writers",
+    digest_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append plan_digest=… and plan_changes=… for a later job.")
+    ] = None,
 ) -> None:
     """Show what `up` would do and what it costs; nothing is changed."""
     from cli import planning  # noqa: PLC0415 - each command imports only what it needs
@@ -90,6 +97,8 @@ def plan(  # noqa: PLR0913, PLR0917 - a command's options
     chosen += [planning.Form.JSON] if as_json else []
     if len(chosen) > 1:
         raise CommandError("--text, --markdown and --json: say one of them")
+    if digest_file is not None and len(stacks or [DEFAULT_STACK]) > 1:
+        raise CommandError("--digest-file: is for one stack at a time")
     pull = None
     if post is not None or gate is not None:
         from cli import pulls  # noqa: PLC0415
@@ -97,6 +106,8 @@ def plan(  # noqa: PLR0913, PLR0917 - a command's options
         pull = pulls.Wanted(post=post, gate=gate, accepted_by=accepted_by)
     plans = planning.plan([_opened(name) for name in stacks or [DEFAULT_STACK]])
     planning.show(plans, chosen[0] if chosen else planning.Form.TEXT)
+    if digest_file is not None:
+        planning.write_digest(plans[0], digest_file)
     accepted = pull is None or pull.carry_out(plans)
     raise typer.Exit(planning.status(plans, exit_code=exit_code, accepted=accepted))
 

@@ -15,18 +15,42 @@ import typer
 
 from cluster.console import Terminal, say, tell
 from cluster.errors import CommandError
+from cluster.plan.costs import Cost
 from cluster.stack.judge import judge
 from cluster.topology import site_url
 from platforms.base import Back, Forward, run_told
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cluster.plan import Planned
     from cluster.stack.opened import Stack
     from platforms.base import Applied, Invocation, LogSource, Platform
 
 
-def up(stack: Stack, platform: Platform, *, pull: bool = False) -> None:
-    """Make the cluster what its stack file says, and prove it; `pull`: on images that are pulled anew."""
-    _change(stack, platform, Forward(pull=pull))
+def up(stack: Stack, platform: Platform, *, pull: bool = False, plan_digest: str | None = None) -> None:
+    """Make the cluster what its stack file says, and prove it; `pull`: on images that are pulled anew.
+
+    plan_digest: of the plan that is to be carried out; CommandError says what differs where it is another one by now.
+    """
+    wanted = Forward(pull=pull)
+    if plan_digest is None:
+        _change(stack, platform, wanted)
+        return
+    first = _planned_as(platform, wanted, plan_digest).costs == (Cost.START,)
+    # Once more when nobody else changes it any more. A first release has got its keys by then, and another digest.
+    _change(stack, platform, wanted, lambda: None if first else _planned_as(platform, wanted, plan_digest))
+
+
+def _planned_as(platform: Platform, wanted: Forward, plan_digest: str) -> Planned:
+    """Return the plan as it is now; CommandError where its digest is another one."""
+    from cluster.plan.digest import misfit  # noqa: PLC0415 - only who has a digest asks
+
+    planned = platform.plan(wanted)
+    words = misfit(planned, plan_digest)
+    if words is not None:
+        raise CommandError(words)
+    return planned
 
 
 def rollback(stack: Stack, platform: Platform, to: str | None) -> None:
@@ -36,10 +60,13 @@ def rollback(stack: Stack, platform: Platform, to: str | None) -> None:
         tell(f"release {applied.release} serves. The next `cluster up` follows the stack file and the code again.")
 
 
-def _change(stack: Stack, platform: Platform, wanted: Forward | Back) -> Applied:
-    """Judge, say what will be done, do it, and prove it."""
+def _change(
+    stack: Stack, platform: Platform, wanted: Forward | Back, check: Callable[[], object] = lambda: None
+) -> Applied:
+    """Judge, say what will be done, do it, and prove it. check: is called when nobody else changes the stack."""
     began = time.monotonic()
     with platform.change(wanted, partial(judge, warn=Terminal().warn)) as change:
+        check()
         if change.lines:
             tell(f"stack {stack.name}: {change.lines[0]}")
         for line in change.lines[1:]:

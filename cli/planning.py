@@ -7,11 +7,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from cluster.console import say, tell
+from cluster.errors import CommandError
 from cluster.plan.shown import document, markdown, text
 from platforms.base import Forward
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from cluster.plan import Planned
     from cluster.stack.opened import Stack
@@ -50,6 +52,20 @@ def show(plans: list[Planned], form: Form) -> None:
             tell(f"stack {one.stack}: {first}")
             for line in rest:
                 say(line)
+
+
+def write_digest(planned: Planned, path: Path) -> None:
+    """Append a plan's digest, and whether it changes anything, as pipelines pass variables on.
+
+    CommandError where the file can't be written.
+    """
+    from cluster.plan.digest import digest  # noqa: PLC0415 - only who asks for it
+
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"plan_digest={digest(planned)}\nplan_changes={str(planned.changes).lower()}\n")
+    except OSError as error:
+        raise CommandError(f"--digest-file: {path}: {error.strerror}") from error
 
 
 def status(plans: Iterable[Planned], *, exit_code: bool, accepted: bool = True) -> int:

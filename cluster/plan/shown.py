@@ -45,8 +45,11 @@ def headline(planned: Planned) -> str:
 
 
 def document(plans: Iterable[Planned]) -> dict[str, Any]:
-    """Return what `plan --json` prints: every plan with its first line beside its keys."""
-    return {"version": SCHEMA, "plans": [{"headline": headline(one), **asdict(one)} for one in plans]}
+    """Return what `plan --json` prints: every plan with its first line and its digest beside its keys."""
+    from cluster.plan.digest import digest  # noqa: PLC0415 - it has the first line in it
+
+    found = [{"headline": headline(one), "digest": digest(one), **asdict(one)} for one in plans]
+    return {"version": SCHEMA, "plans": found}
 
 
 # --- text

@@ -273,7 +273,7 @@ def reference() -> None:
 
 @app.command()
 def init(  # noqa: PLR0913, PLR0917 - a command's options
-    stack: Annotated[str, typer.Argument(help="The stack's name.")],
+    stacks: Annotated[list[str], typer.Argument(metavar="STACK...", help="The stack's name; with --ci, all of them.")],
     project: Annotated[Path | None, typer.Option(help="The directory that holds manage.py.")] = None,
     platform: Annotated[str, typer.Option(help=f"{' or '.join(names())}.")] = DEFAULT,
     settings: Annotated[
@@ -292,9 +292,27 @@ def init(  # noqa: PLR0913, PLR0917 - a command's options
     adopt: Annotated[
         bool, typer.Option("--adopt", help="Take over the project's sqlite database and its SECRET_KEY.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a stack file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    continuous: Annotated[
+        str | None,
+        typer.Option(
+            "--ci",
+            metavar="FORGE",
+            help="Write the files that plan pull requests and deploy what is merged: github or gitlab.",
+        ),
+    ] = None,
 ) -> None:
     """Look at a Django project and write its stack file; without --project, set up a stack whose file is there."""
+    if continuous is not None:
+        from cli.pipelines import run_init_ci  # noqa: PLC0415
+
+        if project is not None:
+            raise CommandError("--ci is for stacks whose file is there: say it without --project")
+        run_init_ci(stacks, continuous, force=force)
+        return
+    stack, *more = stacks
+    if more:
+        raise CommandError(f"one stack at a time, but with --ci: got {', '.join(stacks)}")
     if project is not None:
         from cli.initialise import Wanted, run_init  # noqa: PLC0415 - each command imports only what it needs
 

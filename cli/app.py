@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -104,7 +105,8 @@ def plan(  # noqa: PLR0913, PLR0917 - a command's options
         from cli import pulls  # noqa: PLC0415
 
         pull = pulls.Wanted(post=post, gate=gate, accepted_by=accepted_by)
-    plans = planning.plan([_opened(name) for name in stacks or [DEFAULT_STACK]])
+    with nullcontext() if pull is None else pull.watching():
+        plans = planning.plan([_opened(name) for name in stacks or [DEFAULT_STACK]])
     planning.show(plans, chosen[0] if chosen else planning.Form.TEXT)
     if digest_file is not None:
         planning.write_digest(plans[0], digest_file)

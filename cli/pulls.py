@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.console import warn
-from cluster.errors import CommandError
+from cluster.errors import ClusterError, CommandError
 from cluster.forge import FORGES, forge
 from cluster.forge.posting import post
 from cluster.plan.acceptance import By, answer, asked, how, of_description, of_labels, unknown
-from cluster.plan.comment import compose
+from cluster.plan.comment import compose, failure
 from cluster.plan.costs import COSTS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from cluster.forge import Forge
     from cluster.plan import Planned
@@ -39,6 +40,20 @@ class Wanted:
         for option, name in (("--post", self.post), ("--gate", self.gate)):
             if name is not None:
                 opened(option, name)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Say in the comment that no plan can be made, where planning fails: it would tell of the commit before."""
+        try:
+            yield
+        except ClusterError as error:
+            if self.post is not None:
+                to = opened("--post", self.post)
+                try:
+                    warn(f"{to.name}: {post(to, failure(str(error), to.run, limit=to.limit))}")
+                except CommandError as refused:
+                    warn(str(refused))  # beside what went wrong first
+            raise
 
     def carry_out(self, plans: Sequence[Planned]) -> bool:
         """Post plans, and tell whether what they cost is accepted; True where nobody asks."""

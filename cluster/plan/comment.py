@@ -155,6 +155,17 @@ def compose(plans: Sequence[Planned], run: Run, *, limit: int, end: Sequence[str
     raise CommandError(f"a comment of {limit:,} characters has no room for what {len(changed)} stacks cost")
 
 
+def failure(words: str, run: Run, *, limit: int) -> str:
+    """Return the comment of a commit of which no plan can be made; words: why, of which the first lines have room."""
+    text = f"{mark(run)}\n### No plan can be made of this commit\n"
+    for line in words.splitlines():
+        row = f"\n- {code(line)}"
+        if characters(text + row) > limit - len(ELSEWHERE[0]) - len("\n- ``"):
+            return f"{text}\n- {code(ELSEWHERE[0])}"
+        text += row
+    return text
+
+
 def _alike(plans: Sequence[Planned], most: int) -> list[str]:
     """Return stacks with what they cost alone, those that cost the same together."""
     ordered = sorted(plans, key=headline)

@@ -18,6 +18,7 @@ from cluster.plan.comment import (
     Run,
     Step,
     compose,
+    failure,
     mark,
     next_step,
     written_by,
@@ -174,6 +175,19 @@ def test_two_hundred_stacks_still_say_what_they_cost() -> None:
 def test_where_not_even_the_costs_have_room_nothing_is_posted() -> None:
     with pytest.raises(CommandError, match="a comment of 60 characters has no room"):
         compose([plan()], RUN, limit=60)
+
+
+def test_that_no_plan_can_be_made_is_said_with_the_reasons_that_have_room() -> None:
+    words = "\n".join(f"upstream.servers[{at}].weight: must be at least 1" for at in range(9))
+    text = failure(words, RUN, limit=GITHUB)
+    assert text.startswith(
+        f"{mark(RUN)}\n### No plan can be made of this commit\n\n- `upstream.servers[0].weight: must"
+    )
+    assert len(text.splitlines()) == 12
+    short = failure(words, RUN, limit=300)
+    assert len(short) <= 300
+    assert short.splitlines()[-1] == "- `the job's log says why`"
+    assert set(short.splitlines()[:-1]) < set(text.splitlines())
 
 
 def test_what_is_beyond_sixteen_bits_counts_twice() -> None:

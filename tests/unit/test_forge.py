@@ -8,7 +8,9 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from cluster.errors import CommandError
+from cli.app import app
+from cli.pulls import post_plans
+from cluster.errors import ClusterError, CommandError
 from cluster.forge import forge
 from cluster.forge.api import PATIENCE, Api, ForgeError
 from cluster.forge.github import GitHub
@@ -393,8 +395,6 @@ def test_of_merged_results_the_commit_is_that_of_the_branch(tmp_path: Path) -> N
 
 
 def test_a_forge_that_nobody_knows_is_told_before_anything_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cli.app import app  # noqa: PLC0415
-
     for arguments, words in ((["--post", "bitbucket"], "--post: must be one of github, gitlab, got bitbucket"),):
         found = CliRunner().invoke(app, ["plan", *arguments])
         assert str(found.exception) == words
@@ -406,8 +406,6 @@ def test_a_forge_that_nobody_knows_is_told_before_anything_is_planned(monkeypatc
 def test_a_plan_is_posted_by_the_command_and_the_result_stays_alone_on_standard_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cli.pulls import post_plans  # noqa: PLC0415
-
     server = GitHubServer()
     to = forge("github", server.environment(tmp_path / "e.json", run=10), transport=server.transport)
     post_plans(to, [Planned(stack="prod", changes=True, costs=(Cost.LOGGED_OUT,))], gated=False)
@@ -416,3 +414,25 @@ def test_a_plan_is_posted_by_the_command_and_the_result_stays_alone_on_standard_
     assert (found.out, found.err) == ("", "GitHub: a comment is written\n")
     post_plans(to, [Planned(stack="prod", changes=False)], gated=False)
     assert server.mine() == []
+
+
+def test_a_commit_of_which_no_plan_can_be_made_does_not_leave_the_comment_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = GitHubServer()
+    server.add(said(9, "no request and no session is lost"))
+    (tmp_path / "stacks").mkdir()
+    (tmp_path / "stacks" / "Pulumi.prod.yaml").write_text("config: {}\n")
+    environment = server.environment(tmp_path / "e.json", run=10)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "cli.pulls.forge", lambda _name, _environment: forge("github", environment, transport=server.transport)
+    )
+    found = CliRunner().invoke(app, ["plan", "prod", "--post", "github"])
+    assert isinstance(found.exception, ClusterError)
+    (body,) = server.mine()
+    assert body.startswith(f"{mark(Run(number=10, attempt=1))}\n### No plan can be made of this commit")
+    assert str(found.exception).splitlines()[0] in body
+    server.faults.append(Fault(404))
+    found = CliRunner().invoke(app, ["plan", "prod", "--post", "github"])
+    assert "404" not in str(found.exception), "what went wrong first is what is told"

@@ -105,7 +105,7 @@ def is_accepted(of: Forge, plans: Sequence[Planned], by: By) -> bool:
 def _accepted(of: Forge, by: By) -> tuple[list[Accepted], list[str]]:
     """Return what the pull request accepts, and what is said of lines that do not count."""
     pull = of.pull()
-    labels, lines = of_labels(pull.labels), of_description(pull.description)
+    labels, lines = of_labels(of.labels()), of_description(pull.description)
     if not lines or by is By.ANYONE or (by is By.WRITERS and of.may_push(pull.author)):
         return [*labels, *lines], []
     why = "labels alone count" if by is By.LABELS else "its author may not push, or nobody says so: a label counts"

@@ -15,13 +15,11 @@ if TYPE_CHECKING:
 class Pull:
     """A pull request (GitLab: a merge request) as it is now.
 
-    head: the commit that it would merge. labels: those that count, by their names (of somebody who may put them on).
-    author: by whom the description is, as the forge calls them.
+    head: the commit that it would merge. author: by whom the description is, as the forge calls them.
     """
 
     head: str
     description: str
-    labels: frozenset[str]
     author: str
 
 
@@ -46,6 +44,10 @@ class Forge(Protocol):
 
     def pull(self) -> Pull:
         """Return the pull request."""
+        ...
+
+    def labels(self) -> frozenset[str]:
+        """Return the names of the labels that somebody put on it who may."""
         ...
 
     def may_push(self, author: str) -> bool:

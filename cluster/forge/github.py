@@ -68,14 +68,20 @@ class GitHub:
         self.api = Api(name=self.name, url=url, headers=headers, token=token, hints=HINTS, **options)
 
     def pull(self) -> Pull:
-        """Return the pull request; whoever puts a label on needs the right to triage."""
-        found = self.api.ask("GET", f"repos/{self.repository}/pulls/{self.number}")
+        """Return the pull request."""
+        found = self._pull()
         return Pull(
             head=str(found["head"]["sha"]),
             description=str(found.get("body") or ""),
-            labels=frozenset(str(one["name"]) for one in found.get("labels") or ()),
             author=str(found["user"]["login"]),
         )
+
+    def labels(self) -> frozenset[str]:
+        """Return its labels: whoever puts one on needs the right to triage."""
+        return frozenset(str(one["name"]) for one in self._pull().get("labels") or ())
+
+    def _pull(self) -> dict[str, Any]:
+        return dict(self.api.ask("GET", f"repos/{self.repository}/pulls/{self.number}"))
 
     def may_push(self, author: str) -> bool:
         """Tell whether somebody may write to the repository."""

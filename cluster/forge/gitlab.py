@@ -60,25 +60,29 @@ class GitLab:
         )
 
     def pull(self) -> Pull:
-        """Return the merge request with those of its labels that somebody put on who may push.
+        """Return the merge request."""
+        found = self.api.ask("GET", self.request)
+        return Pull(
+            head=str(found["sha"]),
+            description=str(found.get("description") or ""),
+            author=str(found["author"]["id"]),
+        )
+
+    def labels(self) -> frozenset[str]:
+        """Return those of its labels that somebody put on who may push.
 
         Whoever opens a merge request may give it labels, a stranger too.
         """
         found = self.api.ask("GET", self.request)
-        author = str(found["author"]["id"])
         put_on: dict[str, str] = {}
         events = self.api.pages(f"{self.request}/resource_label_events?per_page=100")
         for event in sorted(events, key=lambda one: int(one.get("id") or 0)):
             label, user = event.get("label") or {}, event.get("user") or {}
             if event.get("action") == "add" and "name" in label:
                 put_on[str(label["name"])] = str(user.get("id", ""))
-        labels = {str(name) for name in found.get("labels") or ()}
-        return Pull(
-            head=str(found["sha"]),
-            description=str(found.get("description") or ""),
-            labels=frozenset(name for name in labels if self.may_push(put_on.get(name, author))),
-            author=author,
-        )
+        author = str(found["author"]["id"])
+        names = {str(name) for name in found.get("labels") or ()}
+        return frozenset(name for name in names if self.may_push(put_on.get(name, author)))
 
     def may_push(self, author: str) -> bool:
         """Tell whether somebody may push to the project, by his number."""

@@ -42,11 +42,16 @@ TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 class ForgeError(CommandError):
-    """A forge has refused a request; status: of its answer, 0 for none."""
+    """A forge has refused a request.
 
-    def __init__(self, text: str, status: int = 0) -> None:
+    status: of its answer, 0 for none. again: whether it may go by now, and whoever asked is to look first at what has
+    become of it, and at what others did meanwhile.
+    """
+
+    def __init__(self, text: str, status: int = 0, *, again: bool = False) -> None:
         super().__init__(text)
         self.status = status
+        self.again = again
 
 
 @dataclass(kw_only=True)
@@ -71,16 +76,19 @@ class Api:
             raise CommandError(f"{self.name}: the token holds characters that no token has (a space, a line's end)")
         self.client = httpx.Client(headers=dict(self.headers), timeout=TIMEOUT, transport=self.transport)
 
-    def ask(self, method: str, path: str, content: object = None) -> Any:
-        """Return what the forge answers, read as JSON; None for nothing. ForgeError where it refuses."""
-        answer = self._answer(method, self._address(path), content)
+    def ask(self, method: str, path: str, content: object = None, *, reads: bool = False) -> Any:
+        """Return what the forge answers, read as JSON; None for nothing. ForgeError where it refuses.
+
+        reads: that a request changes nothing, though it is no GET: it is sent again where that helps.
+        """
+        answer = self._answer(method, self._address(path), content, reads=reads or method == "GET")
         return self._read(answer) if answer.content else None
 
     def pages(self, path: str) -> Iterator[Any]:
         """Yield what is on all pages of a list, in order."""
         address: str | None = self._address(path)
         for _page in range(PAGES):
-            answer = self._answer("GET", str(address), None)
+            answer = self._answer("GET", str(address), None, reads=True)
             found = self._read(answer)
             if not isinstance(found, list):
                 raise ForgeError(self._said("GET", str(address), "the answer is no list"))
@@ -102,15 +110,19 @@ class Api:
             words = self._said(answer.request.method, str(answer.url), "the answer is no JSON")
             raise ForgeError(words, answer.status_code) from error
 
-    def _answer(self, method: str, address: str, content: object) -> httpx.Response:
-        """Return an answer that is no refusal; another try is made of what may go by itself."""
+    def _answer(self, method: str, address: str, content: object, *, reads: bool) -> httpx.Response:
+        """Return an answer that is no refusal; another try is made of what only reads, after a while."""
         for left in reversed(range(TRIES)):
             answer, words, wait = self._tried(method, address, content, left)
             if answer is not None and answer.is_success:
                 return answer
+            refusal = self._refusal(method, address, answer.status_code if answer is not None else 0, words)
             if wait is None or not left:
-                raise self._refusal(method, address, answer.status_code if answer is not None else 0, words)
+                raise refusal
             self._wait(wait, method, address, words)
+            if not reads:
+                refusal.again = True
+                raise refusal
         raise AssertionError  # the last try returns or raises
 
     def _tried(

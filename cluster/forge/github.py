@@ -112,7 +112,7 @@ class GitHub:
         except ForgeError as error:
             if error.status not in NO_RIGHT:
                 raise
-        found = self.api.ask("POST", self.graphql, {"query": VIEWER})
+        found = self.api.ask("POST", self.graphql, {"query": VIEWER}, reads=True)
         try:
             return str(found["data"]["viewer"]["login"])
         except (KeyError, TypeError):

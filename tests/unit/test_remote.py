@@ -160,7 +160,7 @@ def test_a_host_that_says_nothing_is_not_waited_for(here: Path) -> None:
 
 
 def looked(stack: dict[str, Any] | None = None, **machine: Any) -> Looked:
-    return Looked(host="web1", machine={**MACHINE, **machine}, stack=stack)
+    return Looked(host="web1", places=Places("shop"), machine={**MACHINE, **machine}, stack=stack)
 
 
 def test_what_keeps_a_host_from_being_one_is_said_all_at_once() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime import unfollowed
-from cluster_runtime.instance_link import GENERATION, NAME, InstanceLink
+from cluster_runtime.instance_link import GENERATION, NAME, SERVICES, InstanceLink
 from cluster_runtime.unfollowed import printable
 from platforms.remote.host import maintaining
 from platforms.remote.host.asking import ask
@@ -80,6 +80,7 @@ def _stack(places: Places) -> dict[str, Any] | None:
         "units": _units(places),
         "files": {name: _digest(path) for name, path in places.of_systemd.items()},
         "site": _site(places),
+        "services": _services(places),
         "instances": {one.name: _instance(places, one) for one in _instances(places)},
     }
 
@@ -128,15 +129,14 @@ def _kept(directory: Path) -> list[str]:
 
 
 def _units(places: Places) -> dict[str, dict[str, Any]]:
-    """Return what systemd says of the instances' units, by instance and release."""
-    names = "Id,ActiveState,SubState,MainPID,UnitFileState,StatusText,NRestarts"
-    listed = _said("systemctl", "show", f"{places.name}@*.service", f"--property={names}", "--all")
-    found = {}
+    """Return what systemd says of the stack's units, by their names."""
+    names = "Id,ActiveState,SubState,MainPID,StatusText,NRestarts"
+    listed = _said("systemctl", "show", *places.patterns, f"--property={names}", "--all")
+    found: dict[str, dict[str, Any]] = {}
     for block in listed.split("\n\n"):
         said = dict(line.partition("=")[::2] for line in block.splitlines() if "=" in line)
-        loaded = re.fullmatch(rf"{re.escape(places.name)}@(.+)\.service", said.get("Id", ""))
-        if loaded:
-            found[loaded[1]] = {
+        if said.get("Id"):
+            found[said["Id"]] = {
                 "state": said.get("ActiveState", ""),
                 "sub": said.get("SubState", ""),
                 "pid": int(said.get("MainPID") or 0),
@@ -146,6 +146,18 @@ def _units(places: Places) -> dict[str, dict[str, Any]]:
     for unit in places.enabled():
         found.setdefault(unit, {"state": "inactive", "sub": "", "pid": 0, "told": "", "restarts": 0})
         found[unit]["enabled"] = True
+    return found
+
+
+def _services(places: Places) -> dict[str, dict[str, Any]]:
+    """Return what each process beside the instances says of itself, by its service and its generation."""
+    top = places.sockets / SERVICES
+    found = {}
+    for directory in sorted(top.iterdir()) if top.is_dir() and not top.is_symlink() else ():
+        if INSTANCE.fullmatch(directory.name) and directory.is_dir() and not directory.is_symlink():
+            link = InstanceLink(top, directory.name)
+            processes = [path.name.removesuffix(".json") for path in directory.glob("*.json")]
+            found[directory.name] = {one: said for one in processes if (said := link.status(one)) is not None}
     return found
 
 

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from platforms.remote.host.places import Places
 
 
+#: What the template of a service is called here, before its name.
+SERVICE = "service "
+
+
 def set_up(places: Places, wanted: dict[str, Any]) -> None:
     """Make it, where it is not there yet.
 
-    wanted: `owner` says whose stack this is; `unit`, `nginx_unit` and `tmpfiles` are texts. HostError where it is
-    another program's.
+    wanted: `owner` says whose stack this is; `unit`, `nginx_unit`, `tmpfiles` and `service NAME` are texts. HostError
+    where it is another program's.
     """
     claim(places, wanted["owner"])
     if shutil.which("nginx") is None:
@@ -29,6 +33,9 @@ def set_up(places: Places, wanted: dict[str, Any]) -> None:
     _make_directories(places)
     changed = put(places.unit, wanted["unit"])
     changed |= put(places.nginx_unit, wanted["nginx_unit"])
+    for name, text in wanted.items():
+        if name.startswith(SERVICE):
+            changed |= put(places.template_of(name.removeprefix(SERVICE)), text)
     put(places.tmpfiles, wanted["tmpfiles"])
     run("systemd-tmpfiles", "--create", str(places.tmpfiles))
     if changed:

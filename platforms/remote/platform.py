@@ -185,7 +185,7 @@ class RemotePlatform:
             self.voice.say(f"starting instances of release {release} beside those that serve")
         elif part.endswith("-serve"):
             self.voice.say(f"letting release {release} serve")
-        elif name.endswith(f"-{self.host}"):
+        elif name.endswith("-host"):
             self.voice.say(f"setting {self.host} up")
         for end, words in STEPS.items():
             if name.endswith(end):

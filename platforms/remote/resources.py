@@ -94,7 +94,7 @@ class Remote:
             **{f"{SERVICE}{service.name}": service_unit(service, self.places) for service in topology.beside},
         }
         host = self._command(
-            *(f"{name}-{self.host}", "set-up", ()),
+            *(f"{name}-host", "set-up", ()),
             opts,
             turn=self.looked.turn("set-up", done=self.looked.has_files(texts)),
             stdin=json.dumps({"owner": self.owner, **texts}),

@@ -13,7 +13,7 @@ from platforms.remote.host import maintaining, releases, removing, setting_up, s
 from platforms.remote.host.asking import ask
 from platforms.remote.host.look import listening, look
 from platforms.remote.host.places import Places
-from platforms.remote.host.running import HostError, alone, put
+from platforms.remote.host.running import HostError, alone, become, put
 
 if TYPE_CHECKING:
     import io
@@ -98,8 +98,12 @@ def _ask(places: Places, words: list[str]) -> None:
     print(found)
 
 
-def _relay(_places: Places, words: list[str]) -> None:
-    """Pass standard input to a socket, and what comes from it to standard output."""
+def _relay(places: Places, words: list[str]) -> None:
+    """Pass standard input to a socket, and what comes from it to standard output.
+
+    As the instances' user, who says where a name leads.
+    """
+    become(places)
     with socket.socket(socket.AF_UNIX) as there:
         there.connect(words[0])
         threading.Thread(target=_pass_on, args=(there,), daemon=True).start()

@@ -17,7 +17,7 @@ from cluster_runtime.instance_link import GENERATION, NAME, SERVICES, InstanceLi
 from cluster_runtime.unfollowed import printable
 from platforms.remote.host import maintaining
 from platforms.remote.host.asking import ask
-from platforms.remote.host.running import output
+from platforms.remote.host.running import has_user, output, told_by
 
 if TYPE_CHECKING:
     from platforms.remote.host.places import Places
@@ -61,25 +61,31 @@ def _said(*command: str) -> str:
 
 
 def _stack(places: Places) -> dict[str, Any] | None:
-    """Return what there is of the stack; None where it was never here."""
-    if not places.owner.is_file():
+    """Return what there is of the stack; None where it was never here, or its first set-up was killed."""
+    if not places.owner.is_file() or not has_user(places):
         return None
     nginx = ask(places.internal, "/-/config")
-    current = places.static / "current"
     return {
         "owner": places.owner.read_text(encoding="utf-8").strip(),
         "nginx": nginx if nginx is not None and DIGEST.fullmatch(nginx) else None,
         "nginx_runs": _said("systemctl", "is-active", "nginx.service").strip() == "active",
         "nginx_turn": _number(places.turns / "site"),
         "turns": {path.name: _number(path) for path in places.turns.iterdir()} if places.turns.is_dir() else {},
-        "static": printable(str(current.readlink())) if current.is_symlink() else None,
-        "static_turn": _number(places.static / GENERATION),
         "maintenance": maintaining.found(places),
         "releases": _kept(places.releases),
         "environments": _kept(places.environments),
         "units": _units(places),
         "files": {name: _digest(path) for name, path in places.of_systemd.items()},
         "site": _site(places),
+        **told_by(places, lambda: _said_by_processes(places)),
+    }
+
+
+def _said_by_processes(places: Places) -> dict[str, Any]:
+    """Return what instances and services say, in directories that are their user's: to be read as that user."""
+    return {
+        "static": printable(str(current.readlink())) if (current := places.static / "current").is_symlink() else None,
+        "static_turn": _number(places.static / GENERATION),
         "services": _services(places),
         "instances": {one.name: _instance(places, one) for one in _instances(places)},
     }
@@ -182,10 +188,9 @@ LISTENING, ADDRESS, STATE, USER = "0A", 1, 3, 7
 
 def listening(places: Places) -> list[int]:
     """Return the ports on which the instances' user listens: nobody but nginx should."""
-    try:
-        user = str(pwd.getpwnam(places.name).pw_uid)
-    except KeyError:
+    if not has_user(places):
         return []
+    user = str(pwd.getpwnam(places.name).pw_uid)
     ports = set()
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         for line in table.read_text(encoding="ascii").splitlines()[1:] if table.exists() else ():

@@ -6,7 +6,6 @@ import grp
 import io
 import json
 import os
-import pwd
 import shutil
 import sys
 import tarfile
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 from cluster_runtime.instance_link import SERVICES
 from cluster_runtime.secret_files import is_held
 from platforms.remote.host.places import THERE
-from platforms.remote.host.running import HostError, output, run
+from platforms.remote.host.running import HostError, identity, output, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -124,22 +123,20 @@ def _compile(*directories: Path) -> None:
 
 
 def _seed(places: Places, seed: Path) -> None:
-    """Make what the project writes, where it is not there yet, of what it holds there; nothing there is touched."""
-    user = pwd.getpwnam(places.name)
+    """Make what the project writes, where it is not there yet, of what it holds there; nothing there is touched.
+
+    As the instances' user: what it may write, root must not.
+    """
     for held in sorted(seed.iterdir()) if seed.is_dir() else ():
-        there = places.shared / held.name
+        there, new = places.shared / held.name, places.shared / f".{held.name}.new"
         if os.path.lexists(there):
             continue
-        new = places.shared / f".{held.name}.new"
-        if new.exists():
-            shutil.rmtree(new)
-        shutil.copytree(held, new, symlinks=True)
-        group = places.shared.stat().st_gid
-        for path in (new, *new.rglob("*")):
-            os.chown(path, user.pw_uid, group, follow_symlinks=False)
-            if not path.is_symlink():
-                path.chmod(0o2750 if path.is_dir() else 0o640)
-        new.rename(there)
+        for words in (
+            ("rm", "--recursive", "--force", "--", str(new)),
+            ("cp", "--recursive", "--no-dereference", "--no-preserve=all", "--", str(held), str(new)),
+            ("mv", "--no-target-directory", "--", str(new), str(there)),
+        ):
+            run(*words, cwd="/", umask=0o027, **identity(places), problem=f"{there} can't be made")
     if seed.is_dir():
         shutil.rmtree(seed)
 
@@ -225,7 +222,6 @@ def serve(places: Places, release: str, instances: Sequence[str], turns: Sequenc
 
     turns: the generation of each name. alone: whether those that held them are stopped at once, since memory is short.
     """
-    user = pwd.getpwnam(places.name)
     directory = places.releases / release
     python = str(directory / ENVIRONMENT / "bin" / "python")
     for name, turn in zip(instances, turns, strict=True):
@@ -233,9 +229,7 @@ def serve(places: Places, release: str, instances: Sequence[str], turns: Sequenc
             *(python, "-P", "-m", "cluster_runtime.instance", "serve", "--sockets", str(places.sockets)),
             *("--instance", name, "--release", release, "--turn", turn),
             cwd="/",
-            user=user.pw_uid,
-            group=user.pw_gid,
-            extra_groups=[],
+            **identity(places),
             problem=f"{name}: release {release} can't take the name",
             variables={"PYTHONPATH": str(directory / RUNTIME)},
         )

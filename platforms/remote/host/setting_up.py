@@ -8,7 +8,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from platforms.remote.host.places import NGINX_USER
-from platforms.remote.host.running import HostError, output, put, run
+from platforms.remote.host.running import HostError, has_user, output, put, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,9 +66,7 @@ def _install(package: str) -> None:
 
 def _make_user(places: Places) -> None:
     """Make the instances' user, whose name every unit says."""
-    try:
-        pwd.getpwnam(places.name)
-    except KeyError:
+    if not has_user(places):
         words = ("--system", "--user-group", "--no-create-home", "--home-dir", str(places.home))
         run("useradd", *words, "--shell", "/usr/sbin/nologin", places.name)
 

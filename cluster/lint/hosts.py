@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 #: The key of the stack file that asks for a kind of service.
 KEYS = {
     Kind.MEMCACHED: "sessions.engine",
-    Kind.WORKER: "workers",
-    Kind.SCHEDULE: "schedule",
     Kind.BROKER: "broker",
     Kind.ACME: "site.tls.acme",
 }

@@ -7,7 +7,8 @@ import json
 from typing import TYPE_CHECKING
 
 from cluster.services import instance_grace
-from cluster_runtime.service import SERVICES, WELL
+from cluster_runtime.instance_link import SERVICES
+from cluster_runtime.service import WELL
 from cluster_runtime.status import DRAINING, READY, SERVING
 from platforms.docker.container_paths import RUN
 from platforms.docker.containers import APP_USER, Health, Spec

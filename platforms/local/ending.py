@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from cluster.kept import remove_tree
 from cluster.services import Kind as ServiceKind
 from cluster.services import kept_by
-from cluster_runtime.instance_link import InstanceLink
-from cluster_runtime.service import SERVICES, end_left
+from cluster_runtime.instance_link import SERVICES, InstanceLink
+from cluster_runtime.service import end_left
 from platforms.local.daemons import kind_of
 from platforms.local.nginx import PROGRAM as NGINX
 from platforms.local.orphans import PATIENCE, Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes

@@ -19,8 +19,7 @@ from cluster.stack.paths import PYTHONS, StackPaths
 from cluster_runtime import unfollowed
 from cluster_runtime.attempts import FILE as BEGUN
 from cluster_runtime.clearing import CLEARED
-from cluster_runtime.instance_link import LONGEST_SOCKET_PATH, InstanceLink
-from cluster_runtime.service import SERVICES
+from cluster_runtime.instance_link import LONGEST_SOCKET_PATH, SERVICES, InstanceLink
 from cluster_runtime.sessions.ended import ENDED
 from cluster_runtime.sessions.nodes import NODE_RESTORE, NODE_STATE, NODES_STATE
 from platforms.local.written import SERVED

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from cluster.acme.kept import Store
 from cluster.acme.status import standing
 from cluster.services import Kind
-from cluster_runtime.instance_link import InstanceLink
-from cluster_runtime.service import SERVICES, WELL
+from cluster_runtime.instance_link import SERVICES, InstanceLink
+from cluster_runtime.service import WELL
 from cluster_runtime.status import STARTING
 from platforms.base import ServiceStatus
 from platforms.local.daemons import kind_of

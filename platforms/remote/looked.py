@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.lint import Facts
 from cluster.render.versions import DISTRIBUTIONS, OLDEST
+from cluster_runtime.status import STARTING
 from platforms.pulumi.live import Live
+from platforms.remote.host.places import THERE, Places
 from platforms.remote.ssh import LOOK_SECONDS, HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from cluster.config.hosts import Host
@@ -37,6 +39,7 @@ class Looked:
     """A host as it was found. machine, stack: as `host.look` says them; stack None: it was never here."""
 
     host: str
+    places: Places
     machine: Mapping[str, Any]
     stack: Mapping[str, Any] | None
 
@@ -83,7 +86,7 @@ class Looked:
 
     @property
     def units(self) -> Mapping[str, Mapping[str, Any]]:
-        """What systemd says of the instances' units, by `instance-release`."""
+        """What systemd says of the stack's units, by their names."""
         found: Mapping[str, Mapping[str, Any]] = (self.stack or {}).get("units", {})
         return found
 
@@ -104,12 +107,28 @@ class Looked:
 
     def run(self, instances: Sequence[str], release: str) -> bool:
         """Tell whether instances of a release run."""
-        return all(self.units.get(f"{name}-{release}", {}).get("state") == "active" for name in instances)
+        return self.are_active(self.places.unit_of(name, release) for name in instances)
 
-    def runs_only(self, instances: Sequence[str], release: str) -> bool:
-        """Tell whether instances of a release run, are those that a boot starts, and no other is there."""
-        wanted = {f"{name}-{release}" for name in instances}
-        there = {unit for unit, said in self.units.items() if said["state"] != "inactive" or said.get("enabled")}
+    def are_active(self, units: Iterable[str]) -> bool:
+        """Tell whether units run."""
+        return all(self.units.get(unit, {}).get("state") == "active" for unit in units)
+
+    def hold_names(self, instances: Sequence[str], release: str) -> bool:
+        """Tell whether instances of a release hold their names, or will: one that is starting again takes its own."""
+        live = self.live
+        return all(
+            live.holders.get(name) == release
+            or (
+                live.holders.get(name) is None
+                and live.given.get(name) == release
+                and live.statuses.get((name, release), {}).get("state") == STARTING
+            )
+            for name in instances
+        )
+
+    def runs_only(self, wanted: set[str]) -> bool:
+        """Tell whether units run, are those that a boot starts, and no other is there."""
+        there = {unit for unit, said in self.units.items() if said["state"] in THERE or said.get("enabled")}
         enabled = {unit for unit, said in self.units.items() if said.get("enabled")}
         return there == enabled == wanted
 
@@ -139,7 +158,7 @@ class Looked:
 def look(ssh: Ssh, host: Host) -> Looked:
     """Look at a host; HostError where it can't be reached or can't be what it is to be."""
     found = json.loads(ssh.run(host.name, "look", seconds=LOOK_SECONDS))
-    looked = Looked(host=host.name, machine=found["machine"], stack=found["stack"])
+    looked = Looked(host=host.name, places=Places(ssh.stack), machine=found["machine"], stack=found["stack"])
     problems = looked.problems()
     if problems:
         raise HostError("\n".join(problems))

@@ -11,10 +11,12 @@ from cluster.render.maintenance import digest_of
 from cluster.services import Kind
 from cluster_runtime.status import SERVING
 from platforms.base import InstanceStatus, NginxStatus, Process, ServiceStatus, Status
+from platforms.remote.host.places import THERE
 from platforms.remote.paths import nginx_config
 
 if TYPE_CHECKING:
     from cluster.maintenance import Maintenance
+    from cluster.services import Service
     from cluster.tls.certificates import Certificate
     from cluster.topology import Topology
     from platforms.remote.host.places import Places
@@ -58,7 +60,10 @@ class Observed:
             nginx=nginx,
             store=sessions,
             instances=instances,
-            services=[ServiceStatus(service="nginx", kind=Kind.NGINX, state="running" if runs else "stopped", ok=runs)],
+            services=[
+                *(self._service(service) for service in self.topology.beside),
+                ServiceStatus(service="nginx", kind=Kind.NGINX, state="running" if runs else "stopped", ok=runs),
+            ],
             maintenance=self.maintenance,
             troubles=troubles,
         )
@@ -73,7 +78,7 @@ class Observed:
             found += [
                 f"{name} is not started at boot"
                 for name in self.topology.names
-                if not self.looked.units[f"{name}-{release}"].get("enabled")
+                if not self.looked.units[self.places.unit_of(name, release)].get("enabled")
             ]
         return found
 
@@ -82,7 +87,7 @@ class Observed:
         processes = [
             self._process(name, unit, said)
             for unit, said in self.looked.units.items()
-            if unit.rpartition("-")[0] == name and said["state"] != "inactive"
+            if unit.startswith(self.places.unit_of(name, "").removesuffix(".service")) and said["state"] in THERE
         ]
         serving = [process.release for process in processes if process.state == SERVING]
         return InstanceStatus(
@@ -93,10 +98,27 @@ class Observed:
             processes=processes,
         )
 
+    def _service(self, service: Service) -> ServiceStatus:
+        """Return what is to be said of a worker or a schedule: of the one of the release that serves."""
+        generation = service.generation(self.release or "")
+        said = (self.looked.stack or {}).get("services", {}).get(service.name, {}).get(generation)
+        unit = self.looked.units.get(self.places.unit_of_service(service.name, generation), {})
+        lives = unit.get("state") in THERE and said is not None
+        said = said or {}
+        return ServiceStatus(
+            service=service.name,
+            kind=service.kind,
+            state=said.get("state", "") if lives else unit.get("state", "not running"),
+            ok=lives and bool(said.get("well")),
+            release=self.release,
+            message=said.get("message", "") if lives else "",
+            since=said.get("since") if lives else None,
+        )
+
     def _process(self, name: str, unit: str, told: dict[str, Any] | Any) -> Process:
-        release = unit.rpartition("-")[2]
+        release = unit.removesuffix(".service").rpartition("-")[2]
         said = self.looked.live.statuses.get((name, release))
-        lives = told["state"] in ("active", "activating", "deactivating") and said is not None
+        lives = told["state"] in THERE and said is not None
         said = said or {}
         return Process.of(
             said,

@@ -14,7 +14,7 @@ from cluster.endpoints import Endpoint
 from cluster.errors import CommandError
 from cluster.render.maintenance import digest_of, render_maintenance
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
-from cluster.services import Kind
+from cluster.services import Kind, asked_by
 from cluster.stack.history import KEPT_RELEASES, History
 from cluster.tls.certificates import named
 from cluster.topology import build_topology
@@ -185,7 +185,7 @@ class RemotePlatform:
             self.voice.say(f"starting instances of release {release} beside those that serve")
         elif part.endswith("-serve"):
             self.voice.say(f"letting release {release} serve")
-        elif name.endswith(f"-{self.host}"):
+        elif name.endswith("-host"):
             self.voice.say(f"setting {self.host} up")
         for end, words in STEPS.items():
             if name.endswith(end):
@@ -294,17 +294,26 @@ class RemotePlatform:
         """Return the journal of each instance, and nginx's log of the site's errors."""
         options = ["--output=short-iso", "--no-hostname", f"--lines={lines}", *(["--follow"] if follow else [])]
         found = [
-            self._log(unit, unit.rpartition("-")[0], ["journalctl", f"--unit={self.places.name}@{unit}", *options])
+            self._log(*self._called(unit), ["journalctl", f"--unit={unit}", *options])
             for unit, said in self.look().units.items()
             if said["state"] != "inactive" or not follow
         ]
         path = access_log(self.places)
         return [*found, self._log("nginx", "nginx", ["tail", f"--lines={lines}", *(["-F"] if follow else []), path])]
 
+    def _called(self, unit: str) -> tuple[str, str]:
+        """Return what a unit is called where logs are shown, and by which word it is asked for."""
+        template, _, process = unit.removesuffix(".service").partition("@")
+        instance, _, release = process.rpartition("-")
+        if template == self.places.name:
+            return f"{instance}-{release}", instance
+        service = template.removeprefix(f"{self.places.name}.")
+        return f"{service}-{process.partition('.')[0]}", service
+
     def _log(self, name: str, word: str, words: Sequence[str]) -> LogSource:
         return LogSource(
             name=name,
-            words=frozenset({name, word}),
+            words=frozenset({name, word, *asked_by(word)}),
             printed=Invocation(command=self.ssh.plain(self.host, words)),
         )
 

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 import pulumi
 from pulumi_command import local
 
+from cluster.config.models import Replacement
 from cluster.errors import ClusterError
 from cluster.render.mime import compressed_endings
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.topology import batches
 from platforms import base
 from platforms.remote.archives import check, make_environment, make_release, target_of
+from platforms.remote.host.setting_up import SERVICE
 from platforms.remote.paths import nginx_config
-from platforms.remote.units import instance_unit, nginx_unit, tmpfiles
+from platforms.remote.units import instance_unit, nginx_unit, service_unit, tmpfiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,9 +91,10 @@ class Remote:
             "unit": instance_unit(topology, self.places),
             "nginx_unit": nginx_unit(self.places),
             "tmpfiles": tmpfiles(self.places),
+            **{f"{SERVICE}{service.name}": service_unit(service, self.places) for service in topology.beside},
         }
         host = self._command(
-            *(f"{name}-{self.host}", "set-up", ()),
+            *(f"{name}-host", "set-up", ()),
             opts,
             turn=self.looked.turn("set-up", done=self.looked.has_files(texts)),
             stdin=json.dumps({"owner": self.owner, **texts}),
@@ -161,7 +164,7 @@ class Remote:
         """Start the release's instances beside those that serve; once a batch is healthy it takes its names."""
         if not isinstance(prepared, Prepared):
             raise TypeError(f"{prepared!r} is another platform's")
-        live, release = self.looked.live, {"RELEASE": spec.digest}
+        release = {"RELEASE": spec.digest}
         alone = "alone" if isinstance(topology.config.app.rollout.batch, int) else "beside"
         before: Sequence[pulumi.Resource] = prepared.ready
         served: list[local.Command] = []
@@ -176,7 +179,9 @@ class Remote:
             )
             ready: list[pulumi.Resource] = [started]
             if number == 1:
-                turn = str(live.next_static_generation(spec.digest))
+                # They would take jobs of a release that does not get healthy.
+                ready += self._beside(name, topology, spec.digest, Replacement.BESIDE, opts, ready)
+                turn = str(self.looked.live.next_static_generation(spec.digest))
                 shown = self._command(
                     *(f"{name}-static", "show", ("$RELEASE", "$TURN")),
                     opts,
@@ -185,22 +190,46 @@ class Remote:
                     turn=turn,
                 )
                 ready.append(shown)
-            given = {one: live.next_generation(one, spec.digest) for one in batch}
             taken = self._command(
-                *(f"{name}-serve{number}", "serve", ("$RELEASE", alone, *(f"{one}={n}" for one, n in given.items()))),
+                *(f"{name}-serve{number}", "serve", ("$RELEASE", alone, *(f"{one}=$TURN" for one in batch))),
                 opts,
                 after=ready,
                 environment=release,
-                turn=str(max(given.values())),
+                turn=self.looked.turn(f"serve{number}", done=self.looked.hold_names(batch, spec.digest)),
                 step=f"serve{number}",
             )
             served.append(taken)
             before = [*prepared.ready, taken]
+        last = self._beside(name, topology, spec.digest, Replacement.ALONE, opts, served)
         return Instances(
             release=pulumi.Output.all(*(command.stdout for command in served)).apply(lambda _: spec.digest),
             digest=spec.digest,
-            ready=tuple(served),
+            ready=(*served, *last),
         )
+
+    def _beside(  # noqa: PLR0913, PLR0917 - what it needs
+        self,
+        name: str,
+        topology: Topology,
+        release: str,
+        replacement: Replacement,
+        opts: pulumi.ResourceOptions,
+        after: Sequence[pulumi.Resource],
+    ) -> list[local.Command]:
+        """Start what runs the project's code beside the instances and is replaced so."""
+        found = {one.name: one.generation(release) for one in topology.beside if one.replacement is replacement}
+        if not found:
+            return []
+        units = [self.places.unit_of_service(*one) for one in found.items()]
+        step = f"services-{replacement.value}"
+        started = self._command(
+            *(f"{name}-{step}", "start-services", (replacement.value, *(f"{one}={of}" for one, of in found.items()))),
+            opts,
+            after=after,
+            turn=self.looked.turn(step, done=self.looked.are_active(units)),
+            step=step,
+        )
+        return [started]
 
     # --- site
 
@@ -222,12 +251,20 @@ class Remote:
             turn=self.looked.turn("site", done=self.looked.has_site(rendered)),
             stdin=pulumi.Output.secret(text) if any(private.values()) else text,
         )
+        release = instances.digest
+        beside = {one.name: one.generation(release) for one in topology.beside}
+        wanted = {self.places.unit_of(one, release) for one in topology.names}
+        wanted |= {self.places.unit_of_service(*one) for one in beside.items()}
         self._command(
-            *(f"{name}-retire", "retire", ("$RELEASE", *topology.names)),
+            *(
+                f"{name}-retire",
+                "retire",
+                ("$RELEASE", *topology.names, *(f"{one}={of}" for one, of in beside.items())),
+            ),
             opts,
             after=[delivered],
-            environment={"RELEASE": instances.digest},
-            turn=self.looked.turn("retire", done=self.looked.runs_only(topology.names, instances.digest)),
+            environment={"RELEASE": release},
+            turn=self.looked.turn("retire", done=self.looked.runs_only(wanted)),
         )
         return base.Site(digest=delivered.stdout.apply(lambda _: rendered.digest))
 

@@ -5,12 +5,14 @@ Source: systemd.exec(5), systemd.service(5), tmpfiles.d(5).
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from cluster.services import instance_grace
 from platforms.remote.host.places import NGINX_USER
 
 if TYPE_CHECKING:
+    from cluster.services import Service
     from cluster.topology import Topology
     from platforms.remote.host.places import Places
 
@@ -58,18 +60,54 @@ def instance_unit(topology: Topology, places: Places) -> str:
     app = topology.config.app
     own = f"{places.releases}/$r"
     run = (
-        f"PYTHONPATH={own}/runtime exec {own}/environment/bin/python -P -m cluster_runtime.instance run "
-        f'--instance "$i" --config {own}/config.json --sockets {places.sockets}'
+        f'r="${{1##*-}}"; i="${{1%-*}}"; PYTHONPATH={own}/runtime exec {own}/environment/bin/python '
+        f'-P -m cluster_runtime.instance run --instance "$i" --config {own}/config.json --sockets {places.sockets}'
     )
+    return _unit(
+        places,
+        run,
+        called="%i",
+        start=app.health.start_timeout.seconds + START_MARGIN,
+        grace=instance_grace(app.graceful_timeout.seconds),
+        memory=int(app.memory),
+        processes=app.processes,
+    )
+
+
+def service_unit(service: Service, places: Places) -> str:
+    """Return the template of the units of a service that runs the project's code beside the instances.
+
+    An instance of it is called as its generation, which begins with the release.
+    """
+    own = f"{places.releases}/$r"
+    words = [
+        f'"{word}"' if "$r" in word else shlex.quote(word)
+        for word in service.words("$r", f"{own}/config.json", str(places.sockets))
+    ]
+    python = f"{own}/environment/bin/python {' '.join(words)}"
+    return _unit(
+        places,
+        f'r="${{1%%.*}}"; PYTHONPATH={own}/runtime exec {python}',
+        called=service.name,
+        start=service.start_seconds,
+        grace=service.grace,
+        memory=service.memory,
+        processes=service.processes,
+    )
+
+
+def _unit(  # noqa: PLR0913 - what a unit says
+    places: Places, run: str, *, called: str, start: float, grace: float, memory: int, processes: int
+) -> str:
+    """Return a template whose units run a shell's words, in which $1 is what a unit is called."""
     writable = " ".join(map(str, (places.sockets, places.shared, places.data, places.sessions, places.home)))
-    grace = int(instance_grace(app.graceful_timeout.seconds))
-    # `%` and `$` are systemd's, which gives a program one of each for two.
-    script = f'r="${{1##*-}}"; i="${{1%-*}}"; {run}'.replace("%", "%%").replace("$", "$$")
+    # `%` and `$` are systemd's, which gives a program one of each for two; so are quotes and backslashes.
+    script = run.replace("\\", "\\\\").replace("'", "\\'").replace("%", "%%").replace("$", "$$")
     return "\n".join(
         [
             "# Made by django-cluster: what is changed here is put back by the next `cluster up`.",
             "[Unit]",
-            f"Description=%i of the Django cluster {places.stack}",
+            f"Description={called} of the Django cluster {places.stack}",
             "After=network-online.target",
             "Wants=network-online.target",
             "StartLimitIntervalSec=0",
@@ -80,13 +118,13 @@ def instance_unit(topology: Topology, places: Places) -> str:
             f"ExecStart=/bin/sh -c '{script}' sh %i",
             "Restart=always",
             "RestartSec=1",
-            f"TimeoutStartSec={int(app.health.start_timeout.seconds) + START_MARGIN}",
-            f"TimeoutStopSec={grace}",
+            f"TimeoutStartSec={int(start)}",
+            f"TimeoutStopSec={int(grace)}",
             f"WatchdogSec={WATCHDOG}",
             "KillMode=mixed",
             "SyslogIdentifier=%p@%i",
-            f"MemoryMax={int(app.memory)}",
-            f"TasksMax={app.processes}",
+            f"MemoryMax={memory}",
+            f"TasksMax={processes}",
             "# sandbox",
             f"User={places.name}",
             f"Group={places.name}",

@@ -35,6 +35,9 @@ LONGEST_SOCKET_PATH = 107
 
 NAME = "http.sock"
 
+#: The directory of what services say, in that of all sockets; instances pass over what begins with a dot.
+SERVICES = ".services"
+
 #: Holds the generation of who holds the name: how often it was given by `serve`. Whoever releases reads it to tell its
 #: own work from another's. The file's name is older than the word.
 GENERATION = "turn"

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime.config import CONFIG_VARIABLE, RELEASE_VARIABLE, ConfigError, RuntimeConfig
-from cluster_runtime.instance_link import InstanceLink, process_of
+from cluster_runtime.instance_link import SERVICES, InstanceLink, process_of
 from cluster_runtime.log import say, tell
+from cluster_runtime.manager import tell_manager, without_manager
 from cluster_runtime.secret_files import hold
 from cluster_runtime.status import DRAINING, RUNNING, STARTING, STATUS_INTERVAL, WAITING
 from cluster_runtime.supervision import RESTART_PAUSE, TICK, die_with_parent, session_of
@@ -27,9 +28,6 @@ from cluster_runtime.supervision import RESTART_PAUSE, TICK, die_with_parent, se
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
-
-#: The directory of what services say, in that of all sockets; instances pass over what begins with a dot.
-SERVICES = ".services"
 
 #: States in which a service does what it is for.
 WELL = (RUNNING, WAITING)
@@ -100,7 +98,7 @@ class Service:
         """Start the program, in a session of its own."""
         self.child = subprocess.Popen(
             [sys.executable, "-P", "-m", "cluster_runtime.program", *self.command],
-            env={**os.environ, **self.environment()},
+            env={**without_manager(), **self.environment()},
             cwd=self.config.project,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
@@ -186,6 +184,8 @@ class Service:
             self.log(f"{state}: {message}" if message not in ("", self.message) else state)
             self.since = time.time()
         self.state, self.message = state, message
+        told = f"STATUS={state}{f': {message}' if message else ''}"
+        tell_manager(told, *(["READY=1"] if state in WELL else []))
         self._write_status()
 
     def say_again(self) -> None:
@@ -199,6 +199,7 @@ class Service:
 
     def _write_status(self) -> None:
         self.next_status = time.monotonic() + STATUS_INTERVAL
+        tell_manager("WATCHDOG=1")
         status = {
             "instance": self.service,
             "release": self.config.release,

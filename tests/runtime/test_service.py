@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_runtime.instance_link import InstanceLink
+from cluster_runtime.instance_link import SERVICES, InstanceLink
 from cluster_runtime.schedule import Runs
-from cluster_runtime.service import LONGEST_PAUSE, SERVICES
+from cluster_runtime.service import LONGEST_PAUSE
 from tests.runtime.standing import PATIENCE, SECRET_KEY, wait_until
 
 if TYPE_CHECKING:

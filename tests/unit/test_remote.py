@@ -160,7 +160,7 @@ def test_a_host_that_says_nothing_is_not_waited_for(here: Path) -> None:
 
 
 def looked(stack: dict[str, Any] | None = None, **machine: Any) -> Looked:
-    return Looked(host="web1", machine={**MACHINE, **machine}, stack=stack)
+    return Looked(host="web1", places=Places("shop"), machine={**MACHINE, **machine}, stack=stack)
 
 
 def test_what_keeps_a_host_from_being_one_is_said_all_at_once() -> None:
@@ -213,6 +213,7 @@ class Machine:
         monkeypatch.setattr(grp, "getgrnam", lambda _name: grp.getgrgid(os.getgid()))
         monkeypatch.setattr(os, "chown", lambda *_arguments, **_options: None)
         monkeypatch.setattr(os, "fchown", lambda *_arguments: None)
+        monkeypatch.setattr(releases, "identity", lambda _places: {})
         for path in ("etc/nginx/sites-available", "etc/nginx/sites-enabled", "etc/systemd/system", "run", "srv"):
             (root / path).mkdir(parents=True)
         (root / "var/lib").mkdir(parents=True)
@@ -418,8 +419,8 @@ def run(root: Path, *, preview: bool = False, stack: dict[str, Any] | None = Non
 def test_the_steps_follow_each_other_and_hold_no_secret(tmp_path: Path, preview: bool) -> None:
     found = run(tmp_path, preview=preview)
     names = {one.name for one in found.of(COMMAND)}
-    assert names == {"web1", "sent", "prepare", "start1", "static", "serve1", "nginx-config", "retire"}
-    order = ["web1", "sent", "prepare", "start1", "static", "serve1", "nginx-config", "retire"]
+    assert names == {"host", "sent", "prepare", "start1", "static", "serve1", "nginx-config", "retire"}
+    order = ["host", "sent", "prepare", "start1", "static", "serve1", "nginx-config", "retire"]
     for earlier, later in itertools.pairwise(order):
         before = {one.name for one in found.before(found.named(later, COMMAND))}
         assert earlier in before, f"{later} does not wait for {earlier}"

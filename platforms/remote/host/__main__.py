@@ -13,7 +13,7 @@ from platforms.remote.host import maintaining, releases, removing, setting_up, s
 from platforms.remote.host.asking import ask
 from platforms.remote.host.look import listening, look
 from platforms.remote.host.places import Places
-from platforms.remote.host.running import HostError, alone, put
+from platforms.remote.host.running import HostError, alone, become, put
 
 if TYPE_CHECKING:
     import io
@@ -63,8 +63,16 @@ def _serve(places: Places, words: list[str]) -> None:
     releases.serve(places, release, names, generations, alone=how == "alone")
 
 
+def _start_services(places: Places, words: list[str]) -> None:
+    """Words: `alone` or `beside`, and for each service `name=generation`."""
+    releases.start_services(places, words[1:], alone=words[0] == "alone")
+
+
 def _retire(places: Places, words: list[str]) -> None:
-    releases.retire(places, words[0], words[1:])
+    """Words: the release, the instances, and for each service `name=generation`."""
+    release, *names = words
+    services = [name for name in names if "=" in name]
+    releases.retire(places, release, [name for name in names if "=" not in name], services)
 
 
 def _site(places: Places, _words: list[str]) -> None:
@@ -90,8 +98,12 @@ def _ask(places: Places, words: list[str]) -> None:
     print(found)
 
 
-def _relay(_places: Places, words: list[str]) -> None:
-    """Pass standard input to a socket, and what comes from it to standard output."""
+def _relay(places: Places, words: list[str]) -> None:
+    """Pass standard input to a socket, and what comes from it to standard output.
+
+    As the instances' user, who says where a name leads.
+    """
+    become(places)
     with socket.socket(socket.AF_UNIX) as there:
         there.connect(words[0])
         threading.Thread(target=_pass_on, args=(there,), daemon=True).start()
@@ -129,12 +141,15 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "show": _show,
     "site": _site,
     "start": _start,
+    "start-services": _start_services,
 }
 
 
 #: Those that change something: one at a time. Their first word after the stack is the step's turn, which is written
 #: down once it is done.
-CHANGING = frozenset(("maintain", "prepare", "receive", "retire", "serve", "set-up", "show", "site", "start"))
+CHANGING = frozenset(
+    ("maintain", "prepare", "receive", "retire", "serve", "set-up", "show", "site", "start", "start-services")
+)
 
 
 def main(arguments: list[str]) -> int:

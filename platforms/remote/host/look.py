@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime import unfollowed
-from cluster_runtime.instance_link import GENERATION, NAME, InstanceLink
+from cluster_runtime.instance_link import GENERATION, NAME, SERVICES, InstanceLink
 from cluster_runtime.unfollowed import printable
 from platforms.remote.host import maintaining
 from platforms.remote.host.asking import ask
-from platforms.remote.host.running import output
+from platforms.remote.host.running import has_user, output, told_by
 
 if TYPE_CHECKING:
     from platforms.remote.host.places import Places
@@ -61,25 +61,32 @@ def _said(*command: str) -> str:
 
 
 def _stack(places: Places) -> dict[str, Any] | None:
-    """Return what there is of the stack; None where it was never here."""
-    if not places.owner.is_file():
+    """Return what there is of the stack; None where it was never here, or its first set-up was killed."""
+    if not places.owner.is_file() or not has_user(places):
         return None
     nginx = ask(places.internal, "/-/config")
-    current = places.static / "current"
     return {
         "owner": places.owner.read_text(encoding="utf-8").strip(),
         "nginx": nginx if nginx is not None and DIGEST.fullmatch(nginx) else None,
         "nginx_runs": _said("systemctl", "is-active", "nginx.service").strip() == "active",
         "nginx_turn": _number(places.turns / "site"),
         "turns": {path.name: _number(path) for path in places.turns.iterdir()} if places.turns.is_dir() else {},
-        "static": printable(str(current.readlink())) if current.is_symlink() else None,
-        "static_turn": _number(places.static / GENERATION),
         "maintenance": maintaining.found(places),
         "releases": _kept(places.releases),
         "environments": _kept(places.environments),
         "units": _units(places),
         "files": {name: _digest(path) for name, path in places.of_systemd.items()},
         "site": _site(places),
+        **told_by(places, lambda: _said_by_processes(places)),
+    }
+
+
+def _said_by_processes(places: Places) -> dict[str, Any]:
+    """Return what instances and services say, in directories that are their user's: to be read as that user."""
+    return {
+        "static": printable(str(current.readlink())) if (current := places.static / "current").is_symlink() else None,
+        "static_turn": _number(places.static / GENERATION),
+        "services": _services(places),
         "instances": {one.name: _instance(places, one) for one in _instances(places)},
     }
 
@@ -128,15 +135,14 @@ def _kept(directory: Path) -> list[str]:
 
 
 def _units(places: Places) -> dict[str, dict[str, Any]]:
-    """Return what systemd says of the instances' units, by instance and release."""
-    names = "Id,ActiveState,SubState,MainPID,UnitFileState,StatusText,NRestarts"
-    listed = _said("systemctl", "show", f"{places.name}@*.service", f"--property={names}", "--all")
-    found = {}
+    """Return what systemd says of the stack's units, by their names."""
+    names = "Id,ActiveState,SubState,MainPID,StatusText,NRestarts"
+    listed = _said("systemctl", "show", *places.patterns, f"--property={names}", "--all")
+    found: dict[str, dict[str, Any]] = {}
     for block in listed.split("\n\n"):
         said = dict(line.partition("=")[::2] for line in block.splitlines() if "=" in line)
-        loaded = re.fullmatch(rf"{re.escape(places.name)}@(.+)\.service", said.get("Id", ""))
-        if loaded:
-            found[loaded[1]] = {
+        if said.get("Id"):
+            found[said["Id"]] = {
                 "state": said.get("ActiveState", ""),
                 "sub": said.get("SubState", ""),
                 "pid": int(said.get("MainPID") or 0),
@@ -146,6 +152,18 @@ def _units(places: Places) -> dict[str, dict[str, Any]]:
     for unit in places.enabled():
         found.setdefault(unit, {"state": "inactive", "sub": "", "pid": 0, "told": "", "restarts": 0})
         found[unit]["enabled"] = True
+    return found
+
+
+def _services(places: Places) -> dict[str, dict[str, Any]]:
+    """Return what each process beside the instances says of itself, by its service and its generation."""
+    top = places.sockets / SERVICES
+    found = {}
+    for directory in sorted(top.iterdir()) if top.is_dir() and not top.is_symlink() else ():
+        if INSTANCE.fullmatch(directory.name) and directory.is_dir() and not directory.is_symlink():
+            link = InstanceLink(top, directory.name)
+            processes = [path.name.removesuffix(".json") for path in directory.glob("*.json")]
+            found[directory.name] = {one: said for one in processes if (said := link.status(one)) is not None}
     return found
 
 
@@ -170,10 +188,9 @@ LISTENING, ADDRESS, STATE, USER = "0A", 1, 3, 7
 
 def listening(places: Places) -> list[int]:
     """Return the ports on which the instances' user listens: nobody but nginx should."""
-    try:
-        user = str(pwd.getpwnam(places.name).pw_uid)
-    except KeyError:
+    if not has_user(places):
         return []
+    user = str(pwd.getpwnam(places.name).pw_uid)
     ports = set()
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         for line in table.read_text(encoding="ascii").splitlines()[1:] if table.exists() else ():

@@ -11,6 +11,9 @@ NGINX_USER = "www-data"
 #: Of the distribution's nginx.
 NGINX = Path("/etc/nginx")
 
+#: States of a unit that is there.
+THERE = ("active", "activating", "deactivating", "reloading")
+
 #: Of the units that a host's administrator makes.
 UNITS = Path("/etc/systemd/system")
 
@@ -160,18 +163,36 @@ class Places:
     @property
     def of_systemd(self) -> dict[str, Path]:
         """What systemd is told, by what a set-up calls it."""
-        return {"unit": self.unit, "nginx_unit": self.nginx_unit, "tmpfiles": self.tmpfiles}
+        begin = f"{self.name}."
+        beside = {path.name.removeprefix(begin)[: -len("@.service")]: path for path in self.templates()}
+        own = {"unit": self.unit, "nginx_unit": self.nginx_unit, "tmpfiles": self.tmpfiles}
+        return {**own, **{f"service {name}": path for name, path in beside.items()}}
+
+    def templates(self) -> list[Path]:
+        """Return the templates that are there of what runs the project's code beside the instances."""
+        return sorted(self.unit.parent.glob(f"{self.name}.*@.service"))
 
     @property
     def lock(self) -> Path:
         """Held by what changes the host for this stack."""
         return self.root / "run" / "lock" / f"{self.name}.lock"
 
-    def enabled(self) -> list[str]:
-        """Return the units of instances that a boot starts, as `instance-release`."""
-        begin = f"{self.name}@"
-        found = self.started_at_boot.glob(f"{begin}?*.service")
-        return sorted(path.name.removeprefix(begin).removesuffix(".service") for path in found)
+    @property
+    def patterns(self) -> tuple[str, str]:
+        """What matches the units of instances, and of what runs the project's code beside them."""
+        return f"{self.name}@?*.service", f"{self.name}.*@?*.service"
+
+    def enabled(self) -> set[str]:
+        """Return the units that a boot starts."""
+        return {path.name for pattern in self.patterns for path in self.started_at_boot.glob(pattern)}
+
+    def template_of(self, service: str) -> Path:
+        """Return the template of the units of a service that runs the project's code beside the instances."""
+        return self.unit.with_name(f"{self.name}.{service}@.service")
+
+    def unit_of_service(self, service: str, generation: str) -> str:
+        """Return the unit of a service; generation: tells its process in a release from others."""
+        return f"{self.name}.{service}@{generation}.service"
 
     def unit_of(self, instance: str, release: str) -> str:
         """Return the unit of an instance of a release."""

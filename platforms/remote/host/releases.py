@@ -6,18 +6,19 @@ import grp
 import io
 import json
 import os
-import pwd
 import shutil
 import sys
 import tarfile
 import time
 from typing import TYPE_CHECKING
 
+from cluster_runtime.instance_link import SERVICES
 from cluster_runtime.secret_files import is_held
-from platforms.remote.host.running import HostError, output, run
+from platforms.remote.host.places import THERE
+from platforms.remote.host.running import HostError, identity, output, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from platforms.remote.host.places import Places
@@ -122,22 +123,20 @@ def _compile(*directories: Path) -> None:
 
 
 def _seed(places: Places, seed: Path) -> None:
-    """Make what the project writes, where it is not there yet, of what it holds there; nothing there is touched."""
-    user = pwd.getpwnam(places.name)
+    """Make what the project writes, where it is not there yet, of what it holds there; nothing there is touched.
+
+    As the instances' user: what it may write, root must not.
+    """
     for held in sorted(seed.iterdir()) if seed.is_dir() else ():
-        there = places.shared / held.name
+        there, new = places.shared / held.name, places.shared / f".{held.name}.new"
         if os.path.lexists(there):
             continue
-        new = places.shared / f".{held.name}.new"
-        if new.exists():
-            shutil.rmtree(new)
-        shutil.copytree(held, new, symlinks=True)
-        group = places.shared.stat().st_gid
-        for path in (new, *new.rglob("*")):
-            os.chown(path, user.pw_uid, group, follow_symlinks=False)
-            if not path.is_symlink():
-                path.chmod(0o2750 if path.is_dir() else 0o640)
-        new.rename(there)
+        for words in (
+            ("rm", "--recursive", "--force", "--", str(new)),
+            ("cp", "--recursive", "--no-dereference", "--no-preserve=all", "--", str(held), str(new)),
+            ("mv", "--no-target-directory", "--", str(new), str(there)),
+        ):
+            run(*words, cwd="/", umask=0o027, **identity(places), problem=f"{there} can't be made")
     if seed.is_dir():
         shutil.rmtree(seed)
 
@@ -176,21 +175,41 @@ def prepare(places: Places, release: str, words: Sequence[str], secrets: str) ->
 
 
 def start(places: Places, release: str, instances: Sequence[str]) -> None:
-    """Start instances beside those that serve; HostError, and none of them is left, where one does not get healthy."""
-    units = [places.unit_of(name, release) for name in instances]
+    """Start instances beside those that serve; HostError where one does not get healthy.
+
+    None is left then that never served: of those that a boot starts systemd goes on trying.
+    """
+    _start(places, {f"{name} of release {release}": places.unit_of(name, release) for name in instances})
+
+
+def start_services(places: Places, services: Sequence[str], *, alone: bool) -> None:
+    """Start what runs the project's code beside the instances, each as `name=generation`; as `start`.
+
+    alone: whether the former ones end before.
+    """
+    units = {name: places.unit_of_service(*name.split("=")) for name in services}
+    if alone:
+        begin = tuple(unit.partition("@")[0] + "@" for unit in units.values())
+        _let_go("stop", (one for one in _running(places) if one.startswith(begin) and one not in units.values()))
+    _start(places, {name.partition("=")[0]: unit for name, unit in units.items()})
+    run("systemctl", "enable", "--quiet", *units.values())
+
+
+def _start(places: Places, units: Mapping[str, str]) -> None:
+    """Start units, by what they are called in a message."""
     begun = time.time()
-    run("systemctl", "reset-failed", f"{places.name}@*.service")
-    done = output("systemctl", "start", *units)
+    output("systemctl", "reset-failed", *units.values())  # of those that have never been, it says so
+    done = output("systemctl", "start", *units.values())
     if done.returncode == 0:
         return
     words = []
-    for name, unit in zip(instances, units, strict=True):
+    for name, unit in units.items():
         if output("systemctl", "is-active", unit).stdout.strip() == "active":
             continue
         said = output("systemctl", "show", unit, "--property=StatusText", "--value").stdout.strip()
         log = output("journalctl", "--unit", unit, f"--since=@{begun:.0f}", "--output=cat", "--lines", str(LOG_LINES))
-        words += [f"{name} of release {release} did not get healthy: {said}", *_indented(log.stdout)]
-    output("systemctl", "stop", *units)
+        words += [f"{name} did not get healthy: {said}", *_indented(log.stdout)]
+    _let_go("stop", _running(places) - places.enabled())
     raise HostError("\n".join(words) or done.stderr.strip())
 
 
@@ -203,7 +222,6 @@ def serve(places: Places, release: str, instances: Sequence[str], turns: Sequenc
 
     turns: the generation of each name. alone: whether those that held them are stopped at once, since memory is short.
     """
-    user = pwd.getpwnam(places.name)
     directory = places.releases / release
     python = str(directory / ENVIRONMENT / "bin" / "python")
     for name, turn in zip(instances, turns, strict=True):
@@ -211,53 +229,57 @@ def serve(places: Places, release: str, instances: Sequence[str], turns: Sequenc
             *(python, "-P", "-m", "cluster_runtime.instance", "serve", "--sockets", str(places.sockets)),
             *("--instance", name, "--release", release, "--turn", turn),
             cwd="/",
-            user=user.pw_uid,
-            group=user.pw_gid,
-            extra_groups=[],
+            **identity(places),
             problem=f"{name}: release {release} can't take the name",
             variables={"PYTHONPATH": str(directory / RUNTIME)},
         )
-    run("systemctl", "enable", "--quiet", *(places.unit_of(name, release) for name in instances))
-    _let_go(places, "disable", (one for one in places.enabled() if _is_former(one, instances, release)))
+    units = {places.unit_of(name, release) for name in instances}
+    run("systemctl", "enable", "--quiet", *units)
+    begin = tuple(places.unit_of(name, "").removesuffix(".service") for name in instances)
+    _let_go("disable", (one for one in places.enabled() - units if one.startswith(begin)))
     if alone:
-        _let_go(places, "stop", (one for one in _running(places) if _is_former(one, instances, release)))
+        _let_go("stop", (one for one in _running(places) - units if one.startswith(begin)))
 
 
-def _running(places: Places) -> list[str]:
-    """Return the units of instances that are there, as `instance-release`."""
-    words = ("systemctl", "list-units", f"{places.name}@*.service", f"--state={THERE}", "--no-legend", "--plain")
-    names = [line.split()[0] for line in output(*words).stdout.splitlines() if line.split()]
-    begin = f"{places.name}@"
-    return [name.removeprefix(begin).removesuffix(".service") for name in names if name.startswith(begin)]
+def _running(places: Places) -> set[str]:
+    """Return the stack's units that are there."""
+    words = ("systemctl", "list-units", *places.patterns, f"--state={','.join(THERE)}", "--no-legend", "--plain")
+    return {line.split()[0] for line in output(*words).stdout.splitlines() if line.split()}
 
 
-#: States of a unit that is there.
-THERE = "active,activating,deactivating,reloading"
-
-
-def _let_go(places: Places, word: str, units: Iterable[str]) -> None:
+def _let_go(word: str, units: Iterable[str]) -> None:
     """Stop or disable units."""
-    names = [f"{places.name}@{unit}.service" for unit in units]
+    names = sorted(units)
     if names:
         run("systemctl", word, "--quiet", *names)
 
 
-def _is_former(unit: str, instances: Sequence[str], release: str) -> bool:
-    """Tell whether a unit is one of these instances, of another release."""
-    name, _, found = unit.rpartition("-")
-    return name in instances and found != release
+def retire(places: Places, release: str, instances: Sequence[str], services: Sequence[str]) -> None:
+    """Drain and stop whatever is not of the release that serves, and forget releases beyond the kept ones.
 
-
-def retire(places: Places, release: str, instances: Sequence[str]) -> None:
-    """Drain and stop whatever is not of the release that serves, and forget releases beyond the kept ones."""
-    wanted = {f"{name}-{release}" for name in instances}
-    _let_go(places, "disable", set(places.enabled()) - wanted)
-    _let_go(places, "stop", set(_running(places)) - wanted)
-    gone = {one.name for one in places.sockets.iterdir() if one.is_dir()} - set(instances)
-    for name in gone:
-        shutil.rmtree(places.sockets / name)
+    services: what runs beside the instances, each as `name=generation`.
+    """
+    names = {name.partition("=")[0] for name in services}
+    wanted = {places.unit_of(name, release) for name in instances}
+    wanted |= {places.unit_of_service(*name.split("=")) for name in services}
+    _let_go("disable", places.enabled() - wanted)
+    _let_go("stop", _running(places) - wanted)
+    # One that ended badly long ago is nobody's business any more.
+    output("systemctl", "reset-failed", *places.patterns)
+    for path in places.templates():
+        if path not in {places.template_of(name) for name in names}:
+            path.unlink()
+    _sweep(places.sockets, {*instances, SERVICES})
+    _sweep(places.sockets / SERVICES, names)
     os.utime(places.releases / release)
     _forget(places, release)
+
+
+def _sweep(directory: Path, kept: set[str]) -> None:
+    """Remove what is left of processes that are no more."""
+    for one in directory.iterdir() if directory.is_dir() else ():
+        if one.is_dir() and not one.is_symlink() and one.name not in kept:
+            shutil.rmtree(one)
 
 
 def _forget(places: Places, release: str) -> None:
@@ -265,7 +287,8 @@ def _forget(places: Places, release: str) -> None:
     old = [one for one in made[:-KEPT] if one.name != release and not is_held(places.secrets / one.name)]
     for directory in old:
         shutil.rmtree(directory)
-    used = {(one / ENVIRONMENT).readlink().name for one in places.releases.iterdir()}
+    made = [one for one in places.releases.iterdir() if not one.name.startswith(".")]
+    used = {(one / ENVIRONMENT).readlink().name for one in made}
     for directory in places.environments.iterdir():
         if directory.name not in used and not directory.name.startswith("."):
             shutil.rmtree(directory)
@@ -292,6 +315,6 @@ def show(places: Places, release: str, turn: str) -> None:
 
 
 def retire_all(places: Places) -> None:
-    """Drain and stop all instances, and let no boot start one."""
-    _let_go(places, "disable", places.enabled())
-    _let_go(places, "stop", _running(places))
+    """Drain and stop all that runs the project's code, and let no boot start it."""
+    _let_go("disable", places.enabled())
+    _let_go("stop", _running(places))

@@ -19,7 +19,7 @@ def remove(places: Places, *, data: bool) -> None:
         return
     retire_all(places)
     site.remove(places)
-    for path in (places.unit, places.nginx_unit, places.tmpfiles):
+    for path in (places.unit, *places.templates(), places.nginx_unit, places.tmpfiles):
         path.unlink(missing_ok=True)
     if places.nginx_unit.parent.is_dir() and not any(places.nginx_unit.parent.iterdir()):
         places.nginx_unit.parent.rmdir()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import pwd
 import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+    from platforms.remote.host.places import Places
 
 #: Lines of a program's output that a message repeats.
 LAST_LINES = 20
@@ -38,6 +42,52 @@ def output(
     return subprocess.run(
         command, capture_output=True, text=True, errors="replace", check=False, env=environment, **given, **options
     )
+
+
+def identity(places: Places) -> dict[str, Any]:
+    """Return the instances' user, as subprocess.run is told."""
+    user = pwd.getpwnam(places.name)
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+
+def has_user(places: Places) -> bool:
+    """Tell whether the instances' user is there."""
+    try:
+        pwd.getpwnam(places.name)
+    except KeyError:
+        return False
+    return True
+
+
+def become(places: Places) -> None:
+    """Be the instances' user from now on: for what only looks at, or asks, what that user can change."""
+    user = pwd.getpwnam(places.name)
+    os.setgroups([])
+    os.setgid(user.pw_gid)
+    os.setuid(user.pw_uid)
+
+
+def told_by(places: Places, look: Callable[[], Any]) -> Any:
+    """Return what `look` returns, as JSON has it, in a process of the instances' user: links lead it no further."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(reading)
+            become(places)
+            with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+                json.dump(look(), pipe)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        text = pipe.read()
+    _pid, ended = os.waitpid(child, 0)
+    if ended != 0:
+        raise HostError(f"what the instances of {places.name} say can't be read")
+    return json.loads(text)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from platforms.remote.host.places import NGINX_USER
-from platforms.remote.host.running import HostError, output, put, run
+from platforms.remote.host.running import HostError, has_user, output, put, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from platforms.remote.host.places import Places
 
 
+#: What the template of a service is called here, before its name.
+SERVICE = "service "
+
+
 def set_up(places: Places, wanted: dict[str, Any]) -> None:
     """Make it, where it is not there yet.
 
-    wanted: `owner` says whose stack this is; `unit`, `nginx_unit` and `tmpfiles` are texts. HostError where it is
-    another program's.
+    wanted: `owner` says whose stack this is; `unit`, `nginx_unit`, `tmpfiles` and `service NAME` are texts. HostError
+    where it is another program's.
     """
     claim(places, wanted["owner"])
     if shutil.which("nginx") is None:
@@ -29,6 +33,9 @@ def set_up(places: Places, wanted: dict[str, Any]) -> None:
     _make_directories(places)
     changed = put(places.unit, wanted["unit"])
     changed |= put(places.nginx_unit, wanted["nginx_unit"])
+    for name, text in wanted.items():
+        if name.startswith(SERVICE):
+            changed |= put(places.template_of(name.removeprefix(SERVICE)), text)
     put(places.tmpfiles, wanted["tmpfiles"])
     run("systemd-tmpfiles", "--create", str(places.tmpfiles))
     if changed:
@@ -59,9 +66,7 @@ def _install(package: str) -> None:
 
 def _make_user(places: Places) -> None:
     """Make the instances' user, whose name every unit says."""
-    try:
-        pwd.getpwnam(places.name)
-    except KeyError:
+    if not has_user(places):
         words = ("--system", "--user-group", "--no-create-home", "--home-dir", str(places.home))
         run("useradd", *words, "--shell", "/usr/sbin/nologin", places.name)
 

@@ -33,7 +33,7 @@ class Traits:
     private: the site is for who uses the machine alone.
     ipv6: nginx can listen by IPv6 too.
     hosts: it runs on hosts that the stack file names.
-    services: it runs whatever a cluster has: memcached, a broker, a renewer of certificates.
+    services: it runs whatever a cluster has: a renewer of certificates too.
     """
 
     containers: bool = False

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 #: The key of the stack file that asks for a kind of service.
 KEYS = {
-    Kind.MEMCACHED: "sessions.engine",
-    Kind.BROKER: "broker",
     Kind.ACME: "site.tls.acme",
 }
 
@@ -48,8 +46,7 @@ def _not_on_hosts(config: ClusterConfig, _facts: Facts) -> Remarks:
     for kind, path in KEYS.items():
         if kind in asked:
             why = f"Platform {config.platform} runs no {kind} so far."
-            remedy = "Keep sessions in the database." if kind is Kind.MEMCACHED else "Leave it out, or use docker."
-            yield Remark(path, why, remedy)
+            yield Remark(path, why, "Leave it out, or use docker.")
     if not config.app.read_only:
         why = f"On platform {config.platform} a release is root's own, and no instance writes into it."
         yield Remark("app.read_only", why, "Name what the project writes in app.shared.")

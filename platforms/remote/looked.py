@@ -113,6 +113,15 @@ class Looked:
         """Tell whether units run."""
         return all(self.units.get(unit, {}).get("state") == "active" for unit in units)
 
+    def has_daemons(self, units: Mapping[str, str]) -> bool:
+        """Tell whether programs of the distribution's run, started by these units; units: their texts by name."""
+        found = (self.stack or {}).get("daemons", {})
+        return all(
+            found.get(name) == {"state": "active", "unit": digest, "started": digest}
+            for name, text in units.items()
+            for digest in [hashlib.sha256(text.encode()).hexdigest()]
+        )
+
     def hold_names(self, instances: Sequence[str], release: str) -> bool:
         """Tell whether instances of a release hold their names, or will: one that is starting again takes its own."""
         live = self.live
@@ -126,8 +135,10 @@ class Looked:
             for name in instances
         )
 
-    def runs_only(self, wanted: set[str]) -> bool:
-        """Tell whether units run, are those that a boot starts, and no other is there."""
+    def runs_only(self, wanted: set[str], daemons: set[str]) -> bool:
+        """Tell whether units run, are those that a boot starts, and no other is there; nor another of daemons."""
+        if set((self.stack or {}).get("daemons", {})) != daemons:
+            return False
         there = {unit for unit, said in self.units.items() if said["state"] in THERE or said.get("enabled")}
         enabled = {unit for unit, said in self.units.items() if said.get("enabled")}
         return there == enabled == wanted

@@ -62,6 +62,7 @@ class Observed:
             instances=instances,
             services=[
                 *(self._service(service) for service in self.topology.beside),
+                *(self._daemon(service) for service in self.topology.services if service.daemon is not None),
                 ServiceStatus(service="nginx", kind=Kind.NGINX, state="running" if runs else "stopped", ok=runs),
             ],
             maintenance=self.maintenance,
@@ -114,6 +115,11 @@ class Observed:
             message=said.get("message", "") if lives else "",
             since=said.get("since") if lives else None,
         )
+
+    def _daemon(self, service: Service) -> ServiceStatus:
+        unit = self.places.daemon(service.name).name
+        state = (self.looked.stack or {}).get("daemons", {}).get(unit, {}).get("state", "not running")
+        return ServiceStatus(service=service.name, kind=service.kind, state=state, ok=state == "active")
 
     def _process(self, name: str, unit: str, told: dict[str, Any] | Any) -> Process:
         release = unit.removesuffix(".service").rpartition("-")[2]

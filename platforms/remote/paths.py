@@ -59,7 +59,7 @@ def runtime_paths(topology: Topology, places: Places, release: str) -> RuntimePa
         sessions=str(places.sessions),
         static_root=f"{places.static}/{release}{static_url.rstrip('/')}",
         packages=f"{places.releases / release}/packages",
-        endpoints=topology.endpoints(lambda _kind: str(places.sockets)),
+        endpoints=topology.endpoints(lambda kind: str(places.sockets_of(kind.value))),
         schedules=f"{places.shared}/.schedules",
     )
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 #: What is said when a step begins, by the end of its name.
 STEPS = {
+    "-daemons": "starting what keeps sessions and jobs",
     "-sent": "sending the release",
     "-prepare": "the release: static files, migrations, and one instance that proves it healthy",
     "-static": "letting nginx serve the release's static files",
@@ -298,6 +299,10 @@ class RemotePlatform:
             for unit, said in self.look().units.items()
             if said["state"] != "inactive" or not follow
         ]
+        for service in self.topology.services:
+            if service.daemon is not None:
+                unit = self.places.daemon(service.name).name
+                found.append(self._log(service.name, service.name, ["journalctl", f"--unit={unit}", *options]))
         path = access_log(self.places)
         return [*found, self._log("nginx", "nginx", ["tail", f"--lines={lines}", *(["-F"] if follow else []), path])]
 

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 import pulumi
 from pulumi_command import local
 
-from cluster.config.models import Replacement
+from cluster.config.models import Replacement, SessionEngine
 from cluster.errors import ClusterError
 from cluster.render.mime import compressed_endings
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
+from cluster.services import PACKAGED, Kind
 from cluster.topology import batches
 from platforms import base
 from platforms.remote.archives import check, make_environment, make_release, target_of
 from platforms.remote.host.setting_up import SERVICE
 from platforms.remote.paths import nginx_config
-from platforms.remote.units import instance_unit, nginx_unit, service_unit, tmpfiles
+from platforms.remote.units import daemon_unit, instance_unit, nginx_unit, service_unit, socket_of, tmpfiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
     from platforms.remote.host.places import Places
     from platforms.remote.looked import Looked
     from platforms.remote.ssh import Ssh
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store(base.Store):
+    """What keeps sessions and jobs on a host that is set up."""
+
+    ready: tuple[pulumi.Resource, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +75,55 @@ class Remote:
     certificate: Certificate | None = None
     users: str = field(default="", repr=False)
 
-    def store(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> base.Store:  # noqa: ARG002 - asked so
-        """Make nothing: sessions are in the database, in files of the host's, or with the client."""
-        return base.Store(nodes=pulumi.Output.from_input([]))
+    def store(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> Store:
+        """Set the host up, and start what keeps sessions or jobs on it."""
+        texts = {
+            "unit": instance_unit(topology, self.places),
+            "nginx_unit": nginx_unit(self.places),
+            "tmpfiles": tmpfiles(topology, self.places),
+            **{f"{SERVICE}{service.name}": service_unit(service, self.places) for service in topology.beside},
+        }
+        host = self._command(
+            *(f"{name}-host", "set-up", ()),
+            opts,
+            turn=self.looked.turn("set-up", done=self.looked.has_files(texts)),
+            stdin=json.dumps({"owner": self.owner, "made_by": f"{name}-host", **texts}),
+            delete=f"exec {self._words('remove', f'by={name}-host')}",
+        )
+        nodes = [socket_of(service, self.places) for service in topology.of_kind(Kind.MEMCACHED)]
+        return Store(nodes=pulumi.Output.from_input(nodes), ready=(host, *self._daemons(name, topology, opts, host)))
+
+    def _daemons(
+        self, name: str, topology: Topology, opts: pulumi.ResourceOptions, host: local.Command
+    ) -> list[local.Command]:
+        """Start programs of the distribution's, one after another: of two memcached nodes one is always full."""
+        services = [service for service in topology.services if service.daemon is not None]
+        if not services:
+            return []
+        sessions = topology.config.sessions
+        alone = SessionEngine.CACHE in (sessions.engine, sessions.previous) and topology.memcached_nodes > 1
+        units = {service.name: daemon_unit(service, self.places) for service in services}
+        wanted = [
+            {
+                "name": service.name,
+                "unit": units[service.name],
+                "programs": PACKAGED[service.kind].names,
+                "socket": socket_of(service, self.places),
+                "ping": service.daemon.ping if service.daemon is not None else None,
+                "seconds": service.start_seconds,
+                "filled": alone and service.kind is Kind.MEMCACHED,
+            }
+            for service in services
+        ]
+        called = {self.places.daemon(one).name: text for one, text in units.items()}
+        started = self._command(
+            *(f"{name}-daemons", "daemons", ()),
+            opts,
+            after=[host],
+            turn=self.looked.turn("daemons", done=self.looked.has_daemons(called)),
+            stdin=json.dumps(wanted, indent=1),
+        )
+        return [started]
 
     def database(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> base.MadeDatabase:  # noqa: ARG002
         """Make nothing: an sqlite file is made by who opens it."""
@@ -82,25 +136,14 @@ class Remote:
         name: str,
         topology: Topology,
         spec: ReleaseSpec,
-        store: base.Store,  # noqa: ARG002 - nothing is in the way of it
+        store: base.Store,
         made: base.MadeDatabase,  # noqa: ARG002
         opts: pulumi.ResourceOptions,
     ) -> Prepared:
-        """Set the host up, send the release, put its secrets in place, collect static files, migrate the database."""
-        texts = {
-            "unit": instance_unit(topology, self.places),
-            "nginx_unit": nginx_unit(self.places),
-            "tmpfiles": tmpfiles(self.places),
-            **{f"{SERVICE}{service.name}": service_unit(service, self.places) for service in topology.beside},
-        }
-        host = self._command(
-            *(f"{name}-host", "set-up", ()),
-            opts,
-            turn=self.looked.turn("set-up", done=self.looked.has_files(texts)),
-            stdin=json.dumps({"owner": self.owner, **texts}),
-            delete=f"exec {self._words('remove')}",
-        )
-        sent = self._sent(name, topology, spec, opts, host)
+        """Send the release, put its secrets in place, collect its static files and migrate the database."""
+        if not isinstance(store, Store):
+            raise TypeError(f"{store!r} is another platform's")
+        sent = self._sent(name, topology, spec, opts, store)
         app = topology.config.app
         words = [
             *("--lock", f"{self.places.static}/lock", "release", "--instance", topology.names[0]),
@@ -121,7 +164,7 @@ class Remote:
         return Prepared(ready=(prepared,))
 
     def _sent(
-        self, name: str, topology: Topology, spec: ReleaseSpec, opts: pulumi.ResourceOptions, host: local.Command
+        self, name: str, topology: Topology, spec: ReleaseSpec, opts: pulumi.ResourceOptions, store: Store
     ) -> local.Command:
         """Send the release and its environment, as far as the host lacks them; they are made here before."""
         python, platform = target_of(dict(self.looked.machine))
@@ -142,7 +185,7 @@ class Remote:
         script = f"set -eu\nfor lacked in $({lacks} </dev/null); do\n    {receive} <{archive}\ndone\n"
         given = {"RELEASE": spec.digest, "ENVIRONMENT": environment}
         turn = self.looked.turn("receive", done=is_there)
-        return self._script(f"{name}-sent", script, opts, [host], {**given, "TURN": turn})
+        return self._script(f"{name}-sent", script, opts, store.ready, {**given, "TURN": turn})
 
     def _words(self, what: str, *words: str) -> str:
         """Return what `sh` runs for a command; of words with a $ it reads what they say."""
@@ -255,16 +298,15 @@ class Remote:
         beside = {one.name: one.generation(release) for one in topology.beside}
         wanted = {self.places.unit_of(one, release) for one in topology.names}
         wanted |= {self.places.unit_of_service(*one) for one in beside.items()}
+        daemons = [service.name for service in topology.services if service.daemon is not None]
+        words = [*topology.names, *(f"{one}={of}" for one, of in beside.items()), *(f"{one}=" for one in daemons)]
+        units = {self.places.daemon(one).name for one in daemons}
         self._command(
-            *(
-                f"{name}-retire",
-                "retire",
-                ("$RELEASE", *topology.names, *(f"{one}={of}" for one, of in beside.items())),
-            ),
+            *(f"{name}-retire", "retire", ("$RELEASE", *words)),
             opts,
             after=[delivered],
             environment={"RELEASE": release},
-            turn=self.looked.turn("retire", done=self.looked.runs_only(wanted)),
+            turn=self.looked.turn("retire", done=self.looked.runs_only(wanted, units)),
         )
         return base.Site(digest=delivered.stdout.apply(lambda _: rendered.digest))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from cluster.services import instance_grace
+from cluster.services import PACKAGED, instance_grace
 from platforms.remote.host.places import NGINX_USER
 
 if TYPE_CHECKING:
@@ -96,6 +96,32 @@ def service_unit(service: Service, places: Places) -> str:
     )
 
 
+def daemon_unit(service: Service, places: Places) -> str:
+    """Return the unit of a program of the distribution's, which listens for the instances' user alone."""
+    assert service.daemon is not None  # noqa: S101 - whoever asks has one
+    data = places.kept_by(service.kind.value)
+    words = service.daemon.words(socket=socket_of(service, places), mode="0700", data=str(data))
+    named = " || ".join(f"command -v {name}" for name in PACKAGED[service.kind].names)
+    text = _unit(
+        places,
+        f'p=$({named}) && exec "$p" {shlex.join(words)}',
+        called=service.name,
+        start=service.start_seconds,
+        grace=service.grace,
+        memory=service.memory,
+        processes=service.processes,
+    )
+    for line in ("Type=notify\nNotifyAccess=main\n", f"WatchdogSec={WATCHDOG}\n"):
+        text = text.replace(line, "")
+    return text.replace(f"ReadWritePaths={places.sockets} ", f"ReadWritePaths={places.sockets} -{data} ")
+
+
+def socket_of(service: Service, places: Places) -> str:
+    """Return where a program of the distribution's listens."""
+    assert service.endpoint is not None  # noqa: S101 - as above
+    return str(service.endpoint.below(str(places.sockets_of(service.kind.value))))
+
+
 def _unit(  # noqa: PLR0913 - what a unit says
     places: Places, run: str, *, called: str, start: float, grace: float, memory: int, processes: int
 ) -> str:
@@ -153,13 +179,20 @@ def nginx_unit(places: Places) -> str:
     )
 
 
-def tmpfiles(places: Places) -> str:
+def tmpfiles(topology: Topology, places: Places) -> str:
     """Return which directories are made at boot. What is made in the instances' is nginx's to reach, by its group."""
+    daemons = {service.kind.value: service for service in topology.services if service.daemon is not None}
     return "\n".join(
         [
             "# Made by django-cluster.",
             f"d {places.sockets} 2750 {places.name} {NGINX_USER} -",
             f"d {places.nginx_run} 0755 root root -",
+            *(f"d {places.sockets_of(kind)} 0700 {places.name} {places.name} -" for kind in daemons),
+            *(
+                f"d {places.kept_by(kind)} 0700 {places.name} {places.name} -"
+                for kind, service in daemons.items()
+                if service.kept
+            ),
             "",
         ]
     )

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 HOST = f"""
 FROM {BASE}
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends systemd systemd-sysv dbus \\
-    openssh-server sudo python3 nginx procps && rm -rf /var/lib/apt/lists/*
+    openssh-server sudo python3 nginx procps memcached valkey-server && rm -rf /var/lib/apt/lists/*
 RUN printf '[Unit]\\nDefaultDependencies=no\\nBefore=sysinit.target\\n[Service]\\nType=oneshot\\n\\
 ExecStart=/bin/mount --make-rshared /\\n[Install]\\nWantedBy=sysinit.target\\n' >/etc/systemd/system/shared.service \\
-    && systemctl enable shared.service ssh.service \\
+    && systemctl enable shared.service ssh.service && systemctl disable memcached.service valkey-server.service \\
     && systemctl mask systemd-logind.service getty.target console-getty.service systemd-udevd.service \\
     && useradd --create-home --shell /bin/bash deploy && echo 'deploy ALL=(ALL) NOPASSWD:ALL' >/etc/sudoers.d/deploy
 STOPSIGNAL SIGRTMIN+3
@@ -71,6 +71,11 @@ class Host:
         """Write a file of root's own."""
         script = f"mkdir -p {Path(path).parent} && cat >{path}"
         subprocess.run(["docker", "exec", "-i", self.container, "sh", "-c", script], input=text, check=True, text=True)
+
+    def restart(self) -> None:
+        """Boot again; return when somebody can log in."""
+        docker("restart", "--time", "60", self.container)
+        self.until(lambda: self.run("systemctl", "is-active", "ssh.service", check=False) == "active")
 
     @staticmethod
     def until(condition: Any, seconds: float = 60) -> None:

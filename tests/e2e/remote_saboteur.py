@@ -5,7 +5,7 @@ from __future__ import annotations
 from platforms.remote import ssh
 from tests.local.saboteur import broken_rendering, no_retry
 
-RELEASES = "platforms/remote/host/releases.py"
+RELEASES, DAEMONS = "platforms/remote/host/releases.py", "platforms/remote/host/daemons.py"
 
 TAKEN = """\
     from cluster_runtime.instance_link import InstanceLink
@@ -15,25 +15,29 @@ TAKEN = """\
 """
 
 KILLED = """\
-    for one in _running(places):
-        if _is_former(one, instances, release):
-            output("systemctl", "kill", "--signal=KILL", f"{places.name}@{one}.service")
-            output("systemctl", "stop", f"{places.name}@{one}.service")
+    for one in _running(places) - {places.unit_of(name, release) for name in instances}:
+        output("systemctl", "kill", "--signal=KILL", one)
+        output("systemctl", "stop", one)
     for name, turn in zip(instances, turns, strict=True):
 """
 
+NOT_AWAITED = """\
+def _await_filled(places: Places, name: str) -> None:
+    return
+"""
 
-def _edited(*edits: tuple[str, str]) -> None:
+
+def _edited(*edits: tuple[str, str], of: str = RELEASES) -> None:
     """Let other text of a host's commands be sent."""
     original = ssh._files
 
     def files() -> dict[str, bytes]:
         found = original()
-        text = found[RELEASES].decode()
+        text = found[of].decode()
         for old, new in edits:
             assert text.count(old) == 1, old
             text = text.replace(old, new)
-        return {**found, RELEASES: text.encode()}
+        return {**found, of: text.encode()}
 
     ssh._files = files
 
@@ -41,7 +45,7 @@ def _edited(*edits: tuple[str, str]) -> None:
 def no_health_gate() -> None:
     """Names are taken as soon as the units were started, and no instance proves the release."""
     _edited(
-        ('done = output("systemctl", "start", *units)', 'done = output("systemctl", "start", "--no-block", *units)'),
+        ('output("systemctl", "start", *units', 'output("systemctl", "start", "--no-block", *units'),
         ("    sys.stdout.write(done.stdout)\n", "    return\n"),
         (
             "    for name, turn in zip(instances, turns, strict=True):\n",
@@ -60,4 +64,9 @@ def no_drain() -> None:
     )
 
 
-__all__ = ["broken_rendering", "no_drain", "no_health_gate", "no_retry"]
+def no_waiting() -> None:
+    """A memcached node is started again as soon as the former one listens."""
+    _edited(("def _await_filled(places: Places, name: str) -> None:\n", NOT_AWAITED), of=DAEMONS)
+
+
+__all__ = ["broken_rendering", "no_drain", "no_health_gate", "no_retry", "no_waiting"]

@@ -89,7 +89,7 @@ def test_another_command_replaces_the_worker_and_nothing_else(stand: RemoteStand
 
 
 def test_a_boot_brings_them_back_and_what_waits_is_done(stand: RemoteStand, jobs: Jobs) -> None:
-    docker("restart", "--time", "60", stand.host_there.container)
+    stand.host_there.restart()
     stand.wait_healthy()
     init = docker("inspect", "--format", "{{.State.Pid}}", stand.host_there.container)
     after = Jobs(Path(str(jobs.directory).replace(str(jobs.directory).split("/")[2], init, 1)))

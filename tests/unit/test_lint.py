@@ -940,15 +940,13 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
     ),
     "hosts-services": (
         [
-            case({**REMOTE, "sessions.engine": "cached_db"}, "sessions.engine"),
-            case({**REMOTE, "sessions.previous": "cache"}, "sessions.engine"),
-            case({**REMOTE, "broker": {"engine": "valkey"}}, "broker"),
             case({**REMOTE, "site.tls": {"acme": {"email": "a@example.org"}}}, "site.tls.acme"),
             case({**REMOTE, "app.read_only": False}, "app.read_only"),
             case({**REMOTE, "upstream.servers": [a_server("app-1")]}, "upstream.servers[0].name"),
         ],
         [
             case(REMOTE),
+            case({**REMOTE, "sessions.engine": "cached_db", "broker": {"engine": "valkey"}}),
             case({**REMOTE, "workers": [{"name": "mail", "command": "manage.py db_worker"}]}),
             case({**REMOTE, "schedule": [{"name": "d", "command": "manage.py d", "at": "0 6 * * *"}]}),
             case({"sessions.engine": "cached_db"}),

@@ -258,7 +258,7 @@ def a_release(*more: tuple[str, str | None, str]) -> bytes:
 
 
 def set_up(machine: Machine, owner: str = "django-cluster/shop") -> None:
-    texts = {"unit": "unit\n", "nginx_unit": "more\n", "tmpfiles": "d\n"}
+    texts = {"unit": "unit\n", "nginx_unit": "more\n", "tmpfiles": "d\n", "made_by": "sessions-host"}
     setting_up.set_up(machine.places, {"owner": owner, **texts})
 
 
@@ -322,6 +322,17 @@ def test_what_the_project_holds_is_where_uploads_begin_and_never_takes_their_pla
     removing.remove(machine.places, data=False)
     assert (there / "b.txt").read_text() == "another's"
     assert not machine.places.releases.exists()
+
+
+def test_a_resource_that_is_called_otherwise_now_takes_nothing_away(machine: Machine) -> None:
+    """Pulumi makes the new one, and then deletes the old one."""
+    set_up(machine)
+    machine.said.unlink()
+    removing.remove(machine.places, data=False, made_by="app-hosts-host")
+    assert machine.asked() == []
+    assert machine.places.unit.exists()
+    removing.remove(machine.places, data=False, made_by="sessions-host")
+    assert not machine.places.unit.exists()
 
 
 def wanted(text: str, digest: str = "d1") -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, cast
 
-from platforms.remote.host import maintaining, releases, removing, setting_up, site
+from platforms.remote.host import daemons, maintaining, releases, removing, setting_up, site
 from platforms.remote.host.asking import ask
 from platforms.remote.host.look import listening, look
 from platforms.remote.host.places import Places
@@ -37,6 +37,10 @@ def _lacks(places: Places, words: list[str]) -> None:
         return
     needed = [] if (places.environments / environment).is_dir() else [f"environment/{environment}"]
     print("\n".join([*needed, f"release/{release}"]))
+
+
+def _daemons(places: Places, _words: list[str]) -> None:
+    daemons.start(places, json.load(sys.stdin))
 
 
 def _receive(places: Places, words: list[str]) -> None:
@@ -69,10 +73,11 @@ def _start_services(places: Places, words: list[str]) -> None:
 
 
 def _retire(places: Places, words: list[str]) -> None:
-    """Words: the release, the instances, and for each service `name=generation`."""
+    """Words: the release, the instances, for each service `name=generation`, and for each daemon `name=`."""
     release, *names = words
-    services = [name for name in names if "=" in name]
+    services = [name for name in names if "=" in name and not name.endswith("=")]
     releases.retire(places, release, [name for name in names if "=" not in name], services)
+    daemons.forget(places, {name[:-1] for name in names if name.endswith("=")})
 
 
 def _site(places: Places, _words: list[str]) -> None:
@@ -120,13 +125,16 @@ def _pass_on(there: socket.socket) -> None:
 
 
 def _remove(places: Places, words: list[str]) -> None:
+    """Words: `data` for what the site has stored too, or `by=` and the resource that goes."""
+    made_by = next((word.removeprefix("by=") for word in words if word.startswith("by=")), "")
     with alone(places.lock):
-        removing.remove(places, data="data" in words)
+        removing.remove(places, data="data" in words, made_by=made_by)
 
 
 COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "ask": _ask,
     "config": _config,
+    "daemons": _daemons,
     "lacks": _lacks,
     "listening": _listening,
     "look": _look,
@@ -148,7 +156,19 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
 #: Those that change something: one at a time. Their first word after the stack is the step's turn, which is written
 #: down once it is done.
 CHANGING = frozenset(
-    ("maintain", "prepare", "receive", "retire", "serve", "set-up", "show", "site", "start", "start-services")
+    (
+        "daemons",
+        "maintain",
+        "prepare",
+        "receive",
+        "retire",
+        "serve",
+        "set-up",
+        "show",
+        "site",
+        "start",
+        "start-services",
+    )
 )
 
 

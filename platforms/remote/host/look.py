@@ -77,6 +77,7 @@ def _stack(places: Places) -> dict[str, Any] | None:
         "units": _units(places),
         "files": {name: _digest(path) for name, path in places.of_systemd.items()},
         "site": _site(places),
+        "daemons": {path.name: _daemon(places, path) for path in places.daemons()},
         **told_by(places, lambda: _said_by_processes(places)),
     }
 
@@ -153,6 +154,13 @@ def _units(places: Places) -> dict[str, dict[str, Any]]:
         found.setdefault(unit, {"state": "inactive", "sub": "", "pid": 0, "told": "", "restarts": 0})
         found[unit]["enabled"] = True
     return found
+
+
+def _daemon(places: Places, unit: Path) -> dict[str, Any]:
+    """Return what is to be said of a program of the distribution's: its state, and by which unit it was started."""
+    name = unit.name.removeprefix(f"{places.name}.").removesuffix(".service")
+    state = _said("systemctl", "is-active", unit.name).strip()
+    return {"state": state, "unit": _digest(unit), "started": _digest(places.started(name))}
 
 
 def _services(places: Places) -> dict[str, dict[str, Any]]:

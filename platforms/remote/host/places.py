@@ -56,6 +56,11 @@ class Places:
         return self.state / "owner"
 
     @property
+    def made_by(self) -> Path:
+        """Says by which resource of the program the stack was set up here the last time."""
+        return self.state / "made-by"
+
+    @property
     def turns(self) -> Path:
         """The turn of each step that was done, a file each."""
         return self.state / "turns"
@@ -185,6 +190,27 @@ class Places:
     def enabled(self) -> set[str]:
         """Return the units that a boot starts."""
         return {path.name for pattern in self.patterns for path in self.started_at_boot.glob(pattern)}
+
+    def daemon(self, name: str) -> Path:
+        """Return the unit of a program of the distribution's that the stack has for itself."""
+        return self.unit.with_name(f"{self.name}.{name}.service")
+
+    def daemons(self) -> list[Path]:
+        """Return the units of such programs that are there."""
+        found = self.unit.parent.glob(f"{self.name}.*.service")
+        return sorted(path for path in found if "@" not in path.name)
+
+    def started(self, name: str) -> Path:
+        """Return what holds the unit's text by which such a program was started."""
+        return self.state / "started" / name
+
+    def sockets_of(self, kind: str) -> Path:
+        """Return the directory of the sockets of a kind of such programs."""
+        return self.sockets / f".{kind}"
+
+    def kept_by(self, kind: str) -> Path:
+        """Return the directory of what a kind of such programs keeps."""
+        return self.state / kind
 
     def template_of(self, service: str) -> Path:
         """Return the template of the units of a service that runs the project's code beside the instances."""

@@ -190,7 +190,7 @@ def start_services(places: Places, services: Sequence[str], *, alone: bool) -> N
     units = {name: places.unit_of_service(*name.split("=")) for name in services}
     if alone:
         begin = tuple(unit.partition("@")[0] + "@" for unit in units.values())
-        _let_go("stop", (one for one in _running(places) if one.startswith(begin) and one not in units.values()))
+        _say("stop", (one for one in _running(places) if one.startswith(begin) and one not in units.values()))
     _start(places, {name.partition("=")[0]: unit for name, unit in units.items()})
     run("systemctl", "enable", "--quiet", *units.values())
 
@@ -209,7 +209,7 @@ def _start(places: Places, units: Mapping[str, str]) -> None:
         said = output("systemctl", "show", unit, "--property=StatusText", "--value").stdout.strip()
         log = output("journalctl", "--unit", unit, f"--since=@{begun:.0f}", "--output=cat", "--lines", str(LOG_LINES))
         words += [f"{name} did not get healthy: {said}", *_indented(log.stdout)]
-    _let_go("stop", _running(places) - places.enabled())
+    _say("stop", _running(places) - places.enabled())
     raise HostError("\n".join(words) or done.stderr.strip())
 
 
@@ -236,9 +236,9 @@ def serve(places: Places, release: str, instances: Sequence[str], turns: Sequenc
     units = {places.unit_of(name, release) for name in instances}
     run("systemctl", "enable", "--quiet", *units)
     begin = tuple(places.unit_of(name, "").removesuffix(".service") for name in instances)
-    _let_go("disable", (one for one in places.enabled() - units if one.startswith(begin)))
+    _say("disable", (one for one in places.enabled() - units if one.startswith(begin)))
     if alone:
-        _let_go("stop", (one for one in _running(places) - units if one.startswith(begin)))
+        _say("stop", (one for one in _running(places) - units if one.startswith(begin)))
 
 
 def _running(places: Places) -> set[str]:
@@ -247,8 +247,8 @@ def _running(places: Places) -> set[str]:
     return {line.split()[0] for line in output(*words).stdout.splitlines() if line.split()}
 
 
-def _let_go(word: str, units: Iterable[str]) -> None:
-    """Stop or disable units."""
+def _say(word: str, units: Iterable[str]) -> None:
+    """Let systemd enable, disable or stop units."""
     names = sorted(units)
     if names:
         run("systemctl", word, "--quiet", *names)
@@ -262,14 +262,15 @@ def retire(places: Places, release: str, instances: Sequence[str], services: Seq
     names = {name.partition("=")[0] for name in services}
     wanted = {places.unit_of(name, release) for name in instances}
     wanted |= {places.unit_of_service(*name.split("=")) for name in services}
-    _let_go("disable", places.enabled() - wanted)
-    _let_go("stop", _running(places) - wanted)
+    _say("enable", wanted - places.enabled())
+    _say("disable", places.enabled() - wanted)
+    _say("stop", _running(places) - wanted)
     # One that ended badly long ago is nobody's business any more.
     output("systemctl", "reset-failed", *places.patterns)
     for path in places.templates():
         if path not in {places.template_of(name) for name in names}:
             path.unlink()
-    _sweep(places.sockets, {*instances, SERVICES})
+    _sweep(places.sockets, {*instances})
     _sweep(places.sockets / SERVICES, names)
     os.utime(places.releases / release)
     _forget(places, release)
@@ -278,7 +279,7 @@ def retire(places: Places, release: str, instances: Sequence[str], services: Seq
 def _sweep(directory: Path, kept: set[str]) -> None:
     """Remove what is left of processes that are no more."""
     for one in directory.iterdir() if directory.is_dir() else ():
-        if one.is_dir() and not one.is_symlink() and one.name not in kept:
+        if one.is_dir() and not one.is_symlink() and one.name not in kept and not one.name.startswith("."):
             shutil.rmtree(one)
 
 
@@ -316,5 +317,5 @@ def show(places: Places, release: str, turn: str) -> None:
 
 def retire_all(places: Places) -> None:
     """Drain and stop all that runs the project's code, and let no boot start it."""
-    _let_go("disable", places.enabled())
-    _let_go("stop", _running(places))
+    _say("disable", places.enabled())
+    _say("stop", _running(places))

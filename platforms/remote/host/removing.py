@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from platforms.remote.host import site
+from platforms.remote.host import daemons, site
 from platforms.remote.host.releases import retire_all
 from platforms.remote.host.running import output
 
@@ -13,13 +13,20 @@ if TYPE_CHECKING:
     from platforms.remote.host.places import Places
 
 
-def remove(places: Places, *, data: bool) -> None:
-    """Stop all, and remove what `up` made; with `data` also what the site has stored."""
+def remove(places: Places, *, data: bool, made_by: str = "") -> None:
+    """Stop all, and remove what `up` made; with `data` also what the site has stored.
+
+    made_by: the resource of a program that goes. Where another one has set the stack up since, it was called otherwise
+    or moved, and nothing is removed.
+    """
     if not places.owner.is_file():
         return
+    if made_by and (not places.made_by.is_file() or places.made_by.read_text(encoding="utf-8").strip() != made_by):
+        return
     retire_all(places)
+    daemons.forget(places, set())
     site.remove(places)
-    for path in (places.unit, *places.templates(), places.nginx_unit, places.tmpfiles):
+    for path in (places.unit, *places.templates(), places.nginx_unit, places.tmpfiles, places.made_by):
         path.unlink(missing_ok=True)
     if places.nginx_unit.parent.is_dir() and not any(places.nginx_unit.parent.iterdir()):
         places.nginx_unit.parent.rmdir()

@@ -23,10 +23,11 @@ SERVICE = "service "
 def set_up(places: Places, wanted: dict[str, Any]) -> None:
     """Make it, where it is not there yet.
 
-    wanted: `owner` says whose stack this is; `unit`, `nginx_unit`, `tmpfiles` and `service NAME` are texts. HostError
-    where it is another program's.
+    wanted: `owner` says whose stack this is, `made_by` by which resource of its program; `unit`, `nginx_unit`,
+    `tmpfiles` and `service NAME` are texts. HostError where it is another program's.
     """
     claim(places, wanted["owner"])
+    put(places.made_by, f"{wanted['made_by']}\n")
     if shutil.which("nginx") is None:
         _install("nginx")
     _make_user(places)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from acme import challenges, errors, messages
 from cryptography import x509
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from josepy.jwa import ES256
 
-from cluster.acme.account import account_of
+from cluster.acme.account import account_of, check_binding
 from cluster.acme.network import Client, Network, UnansweredError, within
 from cluster_runtime import unfollowed
 
@@ -94,8 +94,11 @@ class Authority:
 
     def _ordered(self, names: Sequence[str], key: str) -> str:
         asked = self._client()
-        if asked.external_account_required():
-            raise OrderError("it takes accounts only that were made by hand (external account binding)")
+        if asked.external_account_required() and not self.wanted.eab:
+            raise OrderError(
+                "it takes accounts of those alone whom it knows already (external account binding): give the id of the "
+                "key that it gave by site.tls.acme.eab, and the key by the secret acme_eab_key"
+            )
         self._register(asked)
         order = asked.new_order(_request(names, key))
         for authorization in order.authorizations:
@@ -110,12 +113,22 @@ class Authority:
 
     def _register(self, asked: Client) -> None:
         """Make the account, or find it. Whoever names an authority in the stack file agrees to its terms."""
-        wanted = messages.NewRegistration.from_data(email=self.wanted.email or None, terms_of_service_agreed=True)
+        wanted = messages.NewRegistration.from_data(
+            email=self.wanted.email or None, terms_of_service_agreed=True, external_account_binding=self._binding(asked)
+        )
         try:
             asked.new_account(wanted)
         except errors.ConflictError as error:
             known = messages.RegistrationResource(uri=error.location, body=messages.Registration())
             self.network.account = known
+
+    def _binding(self, asked: Client) -> dict[str, Any] | None:
+        """Return what tells the authority whose the account is; None where it need not be told."""
+        if not self.wanted.eab:
+            return None
+        key, public = self.wanted.binding(), self.key.public_key()
+        check_binding(key)
+        return messages.ExternalAccountBinding.from_data(public, self.wanted.eab, key, asked.directory)
 
 
 def _request(names: Sequence[str], key: str) -> bytes:

@@ -73,9 +73,10 @@ class Renewer:
         except (OSError, ValueError) as error:
             self._fail(f"{wanted.account}: the account's key can't be read: {error}", counted=False)
             return
+        about = wanted.digest(thumbprint, wanted.binding())
         self.store.prepare(wanted.names, thumbprint)
-        if self.said.wanted != wanted.digest:  # this was not tried yet
-            self.said.wanted, self.said.failures, self.said.tries, self.said.again = wanted.digest, 0, 0, ""
+        if self.said.wanted != about:  # this was not tried yet
+            self.said.wanted, self.said.failures, self.said.tries, self.said.again = about, 0, 0, ""
         issued = self.store.issued()
         self._tell_of(issued)
         why = self._due(issued, wanted)

@@ -9,16 +9,16 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from cluster.acme.kept import WEEK, moment
 from cluster.config.kinds import PathPrefix
 from cluster.config.models import USERS
 from cluster.config.redirects import covered_names
 from cluster.config.snippets import own_directives
 from cluster.endpoints import HTTP, HTTPS
+from cluster.lint.acme import ACME_RULES
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, has_secret
 from cluster.lint.upstream import LONGEST_WORD
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
-from cluster.tls.certificates import FEW_DAYS, CertificateError, certificate_of, ending, names_of
+from cluster.tls.certificates import FEW_DAYS, CertificateError, certificate_of, ending
 from cluster_runtime.checks import PREFIX
 
 if TYPE_CHECKING:
@@ -36,9 +36,6 @@ LADDER = (300, 604_800, 2_592_000)
 #: keepalive_time of an upstream, without which nothing here works (nginx's changes).
 OLDEST_NGINX: Version = (1, 19, 10)
 OLDEST_TESTED_NGINX: Version = (1, 22, 0)
-
-#: Certificates for the same names within a week that are all but one of those that Let's Encrypt gives.
-MANY_CERTIFICATES = 4
 
 
 def _instance_ports(config: ClusterConfig) -> range:
@@ -111,28 +108,6 @@ def _self_signed(config: ClusterConfig, _facts: Facts) -> Remarks:
     if config.site.tls is not None and config.site.tls.self_signed and not config.platform.traits.private:
         why = "No browser believes the stack's own authority until its user has told it to."
         yield Remark("site.tls.self_signed", why, "Use it for development; for others give a certificate by `files`.")
-
-
-def _acme_port(config: ClusterConfig, _facts: Facts) -> Remarks:
-    # RFC 8555, section 8.3: HTTP-01 is asked by port 80, whatever the site's own is.
-    if config.site.acme is not None and HTTP not in (config.site.listen, *config.site.forwarded_ports):
-        why = f"An authority asks the site's names by port {HTTP}, and nothing says that this leads to site.listen."
-        remedy = f"Choose {HTTP}, or name it in site.forwarded_ports where something leads it to {config.site.listen}."
-        yield Remark("site.listen", why, remedy)
-
-
-def _many_certificates(config: ClusterConfig, facts: Facts) -> Remarks:
-    # https://letsencrypt.org/docs/rate-limits/: five certificates for the same names in a week.
-    if config.site.acme is None or facts.now is None:
-        return
-    names, since = " ".join(sorted(names_of(config))), facts.now - WEEK
-    found = [when for when, of in facts.issued if of == names and moment(when) > since]
-    if len(found) >= MANY_CERTIFICATES:
-        why = (
-            f"The site got {len(found)} certificates for the same names within a week, and Let's Encrypt gives "
-            f"{MANY_CERTIFICATES + 1}: with the next one there are none for days."
-        )
-        yield Remark("site.tls.acme", why, "Find out what takes them away: `cluster logs` of acme says when it asked.")
 
 
 def _given(config: ClusterConfig) -> CertificateFiles | None:
@@ -380,8 +355,7 @@ SITE_RULES = (
         _https_elsewhere,
     ),
     Rule("self-signed", WARNING, "A certificate by the stack's own authority, for others than oneself.", _self_signed),
-    Rule("acme-port", WARNING, "An authority's questions by port 80 may not reach nginx.", _acme_port),
-    Rule("acme-certificates", WARNING, "Nearly as many certificates in a week as there are.", _many_certificates),
+    *ACME_RULES,
     Rule("certificate", ERROR, "A certificate or a key that nginx or a browser refuses.", _certificate_files),
     Rule("certificate-ends", WARNING, "A certificate that ends within 14 days.", _ending_certificate),
     Rule("readable-key", WARNING, "A private key that others can read.", _readable_key),

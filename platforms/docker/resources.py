@@ -504,11 +504,12 @@ class Docker:
         (service,), config = services, topology.config
         image = own.renewer_image(service, config)
         account = own.volume("acme-account")
+        binding = f"# binding {self.account.eab_key}\n" if self.account.eab_key else ""
         kept = Mount(volume=certificates.name, path=ACME)
         given = own.command(
             "acme-account-given",
             scripts.script("account.sh"),
-            stdin=pulumi.Output.secret(self.account.key),
+            stdin=pulumi.Output.secret(self.account.key + binding),
             environment={"IMAGE": image, "ACCOUNT": account.name, "TRUSTED": self.account.trusted},
             logging=local.Logging.NONE,
         )
@@ -516,6 +517,7 @@ class Docker:
             config,
             account=f"{ACCOUNT}/account.key",
             trusted=f"{ACCOUNT}/ca.pem",
+            eab_key=f"{ACCOUNT}/eab.key",
             asked=(topology.of_kind(Kind.NGINX)[0].name, config.site.listen),
         )
         assert asked is not None  # noqa: S101 - there is a service of it

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from cluster.acme.kept import Store, new_key
 from cluster.acme.status import await_first
-from cluster.config.models import ACCOUNT
+from cluster.config.models import ACCOUNT, EAB_KEY
 from cluster.machine.owner import find_owner
 from cluster.render.acme import LOCATION
 from cluster.stack.secrets import write_secret
@@ -54,21 +54,35 @@ class Renewing:
         """The file of the account's key."""
         return self.site.paths.secrets / ACCOUNT
 
+    @property
+    def binding(self) -> Path:
+        """The file of what binds that account to somebody whom the authority knows."""
+        return self.site.paths.secrets / EAB_KEY
+
     def ensure_account(self) -> None:
         """Make the key of the stack's account, where it has none."""
         if self.is_wanted and not self.account.exists():
             write_secret(self.account, new_key())
+        given = self.site.config.acme_eab_key
+        if self.is_wanted and given is not None:
+            write_secret(self.binding, given.get_secret_value())
 
     def prepare(self) -> None:
-        """See that nginx can start. UpError where the account's key can't be used."""
-        if not self.is_wanted:
+        """See that nginx can start. UpError where the account's key, or what binds it, can't be used."""
+        acme = self.site.config.site.acme
+        if acme is None:
             return
-        from cluster.acme.account import thumbprint_of  # noqa: PLC0415 - as above
+        from cluster.acme.account import check_binding, thumbprint_of  # noqa: PLC0415 - as above
 
         try:
             thumbprint = thumbprint_of(self.account.read_text(encoding="ascii"))
         except (OSError, ValueError) as error:
             raise UpError(f"{self.account}: the key of the account by ACME: {error}") from None
+        try:
+            if acme.eab:
+                check_binding(self.binding.read_text(encoding="utf-8").strip())
+        except (OSError, ValueError) as error:
+            raise UpError(f"{self.binding}: the key of site.tls.acme.eab: {error}") from None
         self.site.owner.hold(self.site.paths.acme, 0o700)
         self.store.prepare(names_of(self.site.config), thumbprint)
 
@@ -79,7 +93,7 @@ class Renewing:
         assert acme is not None  # noqa: S101 - whoever asks has one
         trusted = str(paths.root / (acme.directory_ca or ""))
         asked = ("127.0.0.1", config.site.listen)
-        text = wanted(config, account=str(self.account), trusted=trusted, asked=asked)
+        text = wanted(config, account=str(self.account), trusted=trusted, eab_key=str(self.binding), asked=asked)
         assert text is not None  # noqa: S101 - as above
         return Program(
             name=service.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -145,6 +146,46 @@ def test_each_of_two_nginx_gets_a_certificate_though_the_authority_asks_one_of_t
         assert pebble.issued() == 2
         refused = pebble.said().count("badNonce")
         print(f"{pebble.issued()} certificates, {refused} nonces refused")
+
+
+BOUND = {
+    "ours": "dGhlIGtleSB0aGF0IHRoZSBhdXRob3JpdHkgZ2F2ZSE",
+    "other": "YW5vdGhlciBrZXkgdGhhdCB0aGUgYXV0aG9yaXR5IGdhdmU",
+}
+
+
+@needs_pebble
+def test_an_authority_that_takes_accounts_of_those_whom_it_knows_is_told_whose_it_is(
+    pair: tuple[Running, Running], tmp_path: Path
+) -> None:
+    """And where it is not told, or told something else, it says so, and nothing of the key."""
+    running, key = pair[0], tmp_path / "eab"
+    with contextlib.closing(Pebble(running.port, bound=BOUND)) as pebble:
+        told = wanted(running, pebble, tmp_path / "account")
+        binding = replace(told, eab="ours", eab_key=str(key))
+        for number, (now, text, words) in enumerate(
+            (
+                (told, "", "give the id of the key that it gave by site.tls.acme.eab"),
+                (binding, BOUND["other"], "unauthorized"),
+                (replace(binding, eab="unknown"), BOUND["ours"], "unauthorized"),
+                (binding, "not base64url!", "is no key in base64url"),
+                (binding, "", "is no key in base64url"),
+            )
+        ):
+            key.write_text(text)
+            keeper = Renewer(now, Store(tmp_path / f"acme{number}"), lambda _line: None)
+            keeper.step()
+            assert keeper.said.failures == 1
+            assert words in keeper.said.message
+            assert not text or text not in keeper.said.message
+        assert pebble.issued() == 0
+        key.unlink()
+        keeper.step()
+        assert "FileNotFoundError" in keeper.said.message
+        key.write_text(f"{BOUND['ours']}\n")
+        keeper.step()
+        assert keeper.said.issuer == pebble.url, "another key is tried at once"
+        assert (pebble.issued(), keeper.said.failures) == (1, 0)
 
 
 @needs_pebble

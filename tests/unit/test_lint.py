@@ -122,6 +122,7 @@ FILES = made_certificates(NOW)
 
 
 BY_ACME: dict[str, Any] = {"site.server_names": ["example.org"], "site.tls": {"acme": {}}}
+BOUND: dict[str, Any] = {"site.server_names": ["example.org"], "site.tls": {"acme": {"eab": "kid-1"}}}
 
 
 def got(count: int, *, days: int = 1, names: str = "example.org") -> list[tuple[str, str]]:
@@ -772,6 +773,18 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case(BY_ACME, issued=[*got(3), *got(9, days=8)], now=NOW),
             case(BY_ACME, issued=[*got(3), *got(9, names="others")], now=NOW),
             case(SELF_SIGNED, issued=got(9), now=NOW),
+        ],
+    ),
+    "acme-eab-key": (
+        [
+            case(BOUND, "site.tls.acme.eab", secrets=frozenset({"secret_key"})),
+            case({**BOUND, **DOCKER}, "site.tls.acme.eab", secrets=frozenset()),
+        ],
+        [
+            case(BOUND, secrets=frozenset({"acme_eab_key"})),
+            case(BOUND),
+            case({**BOUND, "acme_eab_key": "a2V5"}, secrets=frozenset()),
+            case(BY_ACME, secrets=frozenset()),
         ],
     ),
     "self-signed": (

@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.config.kinds import PathPrefix
-from cluster.config.models import USERS
 from cluster.config.redirects import covered_names
 from cluster.config.snippets import own_directives
 from cluster.endpoints import HTTP, HTTPS
 from cluster.lint.acme import ACME_RULES
-from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, has_secret
+from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule
 from cluster.lint.upstream import LONGEST_WORD
+from cluster.lint.users import USER_RULES
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.tls.certificates import FEW_DAYS, CertificateError, certificate_of, ending
 from cluster_runtime.checks import PREFIX
@@ -166,24 +166,6 @@ def _hsts_ladder(config: ClusterConfig, _facts: Facts) -> Remarks:
     if hsts is not None and config.site.tls is not None and config.site.tls.self_signed:
         why = "A browser that does not believe the stack's authority can't be told to go on any more."
         yield Remark("site.tls.hsts", why, "Leave it out where the certificate is self_signed.")
-
-
-def _users_missing(config: ClusterConfig, facts: Facts) -> Remarks:
-    # nginx would answer every request with 403.
-    if config.site.auth_basic is None or has_secret(config, facts, USERS) is not False:
-        return
-    users = '{"name": "password"}'
-    remedy = f"Set it: pulumi config set --secret cluster:{USERS} '{users}'."
-    if config.platform.traits.own_secrets:
-        remedy = f"Write {users} into .cluster/{facts.stack or '<stack>'}/secrets/{USERS} (chmod 600)."
-    yield Remark("site.auth_basic", f"nginx would ask for a user, and the stack has none: no {USERS}.", remedy)
-
-
-def _password_in_the_clear(config: ClusterConfig, _facts: Facts) -> Remarks:
-    # RFC 7617: the password is in each request, and anybody on its way can read it.
-    if config.site.auth_basic is not None and config.site.tls is None and not config.site.scheme_is_told:
-        why = "By plain http the password crosses the network readable, in each request."
-        yield Remark("site.auth_basic", why, "Let nginx speak https (site.tls), or name the proxy that ends TLS.")
 
 
 def _duplicate_server_names(config: ClusterConfig, _facts: Facts) -> Remarks:
@@ -365,8 +347,7 @@ SITE_RULES = (
         "Strict-Transport-Security that is longer than anybody has tried, or can't be kept.",
         _hsts_ladder,
     ),
-    Rule("auth-basic-users", ERROR, "nginx would ask for a user where there is none.", _users_missing),
-    Rule("auth-basic-plain", WARNING, "A password that crosses the network by plain http.", _password_in_the_clear),
+    *USER_RULES,
     Rule("duplicate-server-name", WARNING, "nginx ignores a server name that stands twice.", _duplicate_server_names),
     Rule("any-host", WARNING, "With `_` Django believes any Host header.", _any_host),
     Rule("unlimited-bodies", WARNING, "nginx takes request bodies of any size.", _unlimited_bodies),

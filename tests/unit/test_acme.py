@@ -22,7 +22,7 @@ from cluster.acme import orders, renewer
 from cluster.acme.account import thumbprint_of
 from cluster.acme.kept import Said, Store, moment, new_key, stamp
 from cluster.acme.renewer import FIRST_PAUSE, LONGEST_PAUSE, UNANSWERED, Renewer
-from cluster.acme.status import standing
+from cluster.acme.status import await_first, standing
 from cluster.acme.wanted import Wanted, read_wanted
 from cluster.config import StackFileError, parse_config
 from cluster.tls.renewing import wanted as wanted_of
@@ -413,6 +413,28 @@ def test_a_renewal_that_fails_is_told_long_before_the_end_and_what_is_there_serv
     assert late.message.startswith("until 2026-05-30, and not renewed; away (")
     assert standing(bench.store.said(), told, NOW + dt.timedelta(days=91)).state == "ended"
     assert bench.store.told() == told
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_up_waits_for_a_certificate_that_ended_while_the_stack_was_down(bench: Bench, fails: bool) -> None:
+    began = dt.datetime.now(dt.UTC) - dt.timedelta(days=100)
+    bench.now = began
+    keeper = bench.renewer()
+    keeper.step()
+    bench.now, bench.refuses = dt.datetime.now(dt.UTC), "away" if fails else ""
+    looks, said = [], list[str]()
+
+    def look() -> tuple[Said, str | None]:
+        looks.append(standing(bench.store.said(), bench.store.told(), bench.now).state)
+        if len(looks) == 2:
+            keeper.step()
+        return bench.store.said(), bench.store.told()
+
+    await_first(look, said.append)
+    assert looks[0] == "ended"
+    assert said[0] == "waiting for the certificate"
+    assert said[1].startswith("the certificate: ended, on 20" if fails else "the certificate: valid, until ")
+    assert ("away (1 times" in said[1]) == fails
 
 
 def test_an_account_that_can_t_be_read_is_told_once(bench: Bench) -> None:

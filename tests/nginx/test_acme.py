@@ -74,9 +74,42 @@ def test_nginx_answers_the_authority_on_every_name_and_no_instance_is_asked(runn
     assert not running.requests
 
 
-@pytest.mark.parametrize("path", ["/.well-known/acme-challenge/", "/.well-known/acme-challenge/a.b", f"{PATH}/x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/.well-known/acme-challenge/",
+        "/.well-known/acme-challenge/a.b",
+        "/.well-known/acme-challenge/<script>",
+        f"{PATH}/x",
+        f"{PATH};x",
+        f"{PATH}%0d%0aX-Other:%20x",
+        f"{PATH}%20HTTP/1.1",
+    ],
+)
 def test_what_is_no_token_is_a_path_as_any_other(running: Running, path: str) -> None:
     assert running.request(path, host=NAMES[0]).status == 308
+
+
+@pytest.mark.parametrize(
+    "request_text",
+    [
+        f"GET {PATH} HTTP/1.0\r\nHost: {NAMES[0]}",
+        f"GET {PATH}?x HTTP/1.1\r\nHost: {NAMES[0]}:80",
+        f"GET http://{NAMES[0]}{PATH} HTTP/1.1\r\nHost: other.test",
+        f"GET /x/..{PATH} HTTP/1.1\r\nHost: {NAMES[0].upper()}.",
+        f"GET {PATH} HTTP/1.1\r\nHost: {NAMES[0]}\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: other.test",
+        f"POST {PATH} HTTP/1.1\r\nHost: {NAMES[0]}\r\nContent-Length: 99999999999",
+    ],
+)
+def test_however_it_is_asked_it_answers_itself_and_with_nothing_but_the_token(
+    running: Running, request_text: str
+) -> None:
+    before = len(running.requests)
+    reply = running.raw(f"{request_text}\r\nConnection: close\r\n\r\n".encode())
+    assert reply is not None
+    assert (reply.status, reply.body.decode()) == (200, f"abc_DEF-123.{THUMBPRINT}")
+    assert reply.headers["Content-Type"] in {"application/octet-stream", "text/plain"}
+    assert len(running.requests) == before
 
 
 def test_a_name_that_is_not_the_sites_gets_no_answer(running: Running) -> None:

@@ -16,18 +16,21 @@ from typing import TYPE_CHECKING
 from cluster.acme.kept import Store, new_key
 from cluster.acme.status import await_first
 from cluster.config.models import ACCOUNT, EAB_KEY
+from cluster.errors import ClusterError
 from cluster.machine.owner import find_owner
 from cluster.render.acme import LOCATION
 from cluster.stack.secrets import write_secret
 from cluster.tls.certificates import names_of
 from cluster.tls.renewing import wanted
-from platforms.local.nginx import Nginx, NginxError, told_on
+from platforms.local.nginx import Nginx, told_on
 from platforms.local.paths import LocalPaths
 from platforms.local.site import UpError
-from platforms.local.supervisor import Supervisor, SupervisorError
+from platforms.local.supervisor import Supervisor
 from platforms.local.supervisor_files import Program
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cluster.services import Service
     from platforms.local.site import Site
 
@@ -128,6 +131,26 @@ def load_new(paths: LocalPaths, store: Store) -> None:
             nginx.reload(lambda: nginx.live_certificate() == store.told())
 
 
+class Loading:
+    """Lets nginx load what the renewer has put in place; `say` takes why it does not, and it is asked again later."""
+
+    def __init__(self, paths: LocalPaths, store: Store, say: Callable[[str], None]) -> None:
+        self.paths = paths
+        self.store = store
+        self.say = say
+        self.refused = 0.0
+
+    def look(self) -> None:
+        """Load what is new. An end of the renewer for a full disk or a nginx that is gone would mend nothing."""
+        if time.monotonic() < self.refused:
+            return
+        try:
+            load_new(self.paths, self.store)
+        except (ClusterError, OSError) as error:
+            self.say(f"nginx has not loaded the certificate: {error}")
+            self.refused = time.monotonic() + TELL_AGAIN
+
+
 def main() -> None:
     """Keep a certificate until Supervisor ends."""
     from cluster.acme.renewer import Renewer, run, told_by  # noqa: PLC0415 - this process alone
@@ -136,19 +159,13 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     text, root, stack = sys.argv[1:]
     paths, say, supervisor = LocalPaths(Path(root), stack), told_by("acme"), os.getppid()
-    store, refused = Store(paths.acme), 0.0
+    store = Store(paths.acme)
+    loading = Loading(paths, store, say)
 
     def then() -> None:
-        nonlocal refused
         if os.getppid() != supervisor:
             sys.exit("Supervisor has ended")
-        if time.monotonic() < refused:
-            return
-        try:
-            load_new(paths, store)
-        except (NginxError, SupervisorError) as error:
-            say(str(error))
-            refused = time.monotonic() + TELL_AGAIN
+        loading.look()
 
     run(Renewer(read_wanted(text), store, say), then)
 

@@ -52,6 +52,8 @@ def stand(stack: dict[str, Any], pebble: Pebble) -> Iterator[DockerStand]:
     tls = tls_of(pebble, free_port(consecutive=40) + 39)
     stack["site"]["tls"] = {**tls, "acme": {**tls["acme"], "eab": KID}}
     with contextlib.closing(DockerStand(stack, name="m")) as found:
+        result = found.run("init", found.name)
+        assert result.status == 0, result.output
         result = found.up()
         assert result.status != 0
         assert "pulumi config set --secret cluster:acme_eab_key" in result.output

@@ -504,12 +504,14 @@ class Docker:
         (service,), config = services, topology.config
         image = own.renewer_image(service, config)
         account = own.volume("acme-account")
-        binding = f"# binding {self.account.eab_key}\n" if self.account.eab_key else ""
+        key = self.account.key
+        if self.account.eab_key:  # in a line of its own, also where Pulumi's configuration took the key's last line end
+            key = f"{key.rstrip()}\n# binding {self.account.eab_key}\n"
         kept = Mount(volume=certificates.name, path=ACME)
         given = own.command(
             "acme-account-given",
             scripts.script("account.sh"),
-            stdin=pulumi.Output.secret(self.account.key + binding),
+            stdin=pulumi.Output.secret(key),
             environment={"IMAGE": image, "ACCOUNT": account.name, "TRUSTED": self.account.trusted},
             logging=local.Logging.NONE,
         )

@@ -851,8 +851,9 @@ def test_a_site_by_acme_needs_an_account(tmp_path: Path, account: str | None, wo
 BOUND = stack_values(site={"server_names": ["example.org"], "tls": {"acme": {"eab": "kid-1"}}})
 
 
-def test_what_binds_an_account_is_with_it_and_nowhere_else(preview: bool, recorded: Recorded) -> None:
-    found = recorded(BOUND, preview=preview, secrets={**SECRETS, ACCOUNT: AN_ACCOUNT, EAB_KEY: "dGhlIGtleQ"})
+@pytest.mark.parametrize("account", [AN_ACCOUNT, AN_ACCOUNT.rstrip()], ids=["whole", "without its last line end"])
+def test_what_binds_an_account_is_with_it_and_nowhere_else(preview: bool, recorded: Recorded, account: str) -> None:
+    found = recorded(BOUND, preview=preview, secrets={**SECRETS, ACCOUNT: account, EAB_KEY: "dGhlIGtleQ"})
     given = found.named("acme-account-given")
     assert given.inputs["stdin"]["value"] == f"{AN_ACCOUNT}# binding dGhlIGtleQ\n"
     said = json.dumps(everything(found)).replace(json.dumps(given.inputs["stdin"]["value"]), "")

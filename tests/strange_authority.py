@@ -10,6 +10,7 @@ import itertools
 import json
 import ssl
 import threading
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
@@ -44,6 +45,12 @@ def certificate_to(public_key: Any, names: list[str], begins: dt.datetime, ends:
         .sign(key, hashes.SHA256())
     )
     return made.public_bytes(serialization.Encoding.PEM).decode()
+
+
+@cache
+def _above() -> str:
+    """Return who signs for the authority's own https: to make one takes a while."""
+    return make_authority("strange", NOW)
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -93,11 +100,9 @@ class StrangeAuthority:
     """It listens at `url`; `ca` is who signs for it. `twists`: by its paths, what answers instead."""
 
     def __init__(self, directory: Path) -> None:
-        authority = make_authority("strange", NOW)
-        chain, key = signed(authority, ["localhost"], NOW)
         self.ca, held = directory / "ca.pem", directory / "strange.pem"
-        self.ca.write_text(root_of(authority))
-        held.write_text(chain + key)
+        self.ca.write_text(root_of(_above()))
+        held.write_text("".join(signed(_above(), ["localhost"], NOW)))
         self.nonces = (f"nonce{number:07}" for number in itertools.count())
         self.asked: list[str] = []
         self.twists: dict[str, Twist] = {}

@@ -16,7 +16,7 @@ PYTHON ?= $(or $(MADE_WITH),$(firstword $(wildcard /usr/bin/python3) python3))
 DOCKER := platforms/docker
 DOCKER_SCRIPTS := $(DOCKER)/host/*.sh $(addprefix $(DOCKER)/, app/install-python app/find-python app/trusting \
 	app/with-compiler nginx/start \
-	nginx/deliver nginx/maintain nginx/renewed postgres/start)
+	nginx/deliver nginx/maintain nginx/reloading nginx/renewed postgres/start)
 
 # Five workers for two processors (tests/conftest.py); tests that share a stand are on the same one.
 SIDE_BY_SIDE := -n auto --dist loadgroup --no-loadscope-reorder

@@ -42,6 +42,9 @@ from tests.nginx_versions import Nginx, installed_nginx, nginx_versions
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from cluster.render.nginx import NginxConfig
+    from cluster.tls.certificates import Certificate
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "benchmarks"
 COMMAND = "PYTHONPATH=.:runtime .venv/bin/python -m bench.proxy"
@@ -174,12 +177,19 @@ def rendered(
 
     `edits` are pairs of a regular expression that must be found and its replacement.
     """
+    return written(nginx, directory, config_of(nginx, directory, backend, {"listen": port}), edits)
+
+
+def config_of(
+    nginx: Nginx, directory: Path, backend: Backend, site: dict[str, object], certificate: Certificate | None = None
+) -> NginxConfig:
+    """Return this project's config of four instances, which lies in `directory`; site: more of the stack file's."""
     config = parse_config(
         {
             "platform": "local",
             "app": {"project": "./example", "settings": "example.settings"},
             "upstream": {"servers": INSTANCES},
-            "site": {"server_names": [HOST, "localhost"], "listen": port},
+            "site": {"server_names": [HOST, "localhost"], **site},
         }
     )
     for name in ("logs", "temp", "static", "sites-enabled", "sites-available"):
@@ -200,8 +210,12 @@ def rendered(
         users=f"{directory}/users",
         listen_address="127.0.0.1",
     )
-    result = render_nginx(topology, paths, nginx.version)
-    files = dict(result.files)
+    return render_nginx(topology, paths, nginx.version, certificate)
+
+
+def written(nginx: Nginx, directory: Path, config: NginxConfig, edits: tuple[Edit, ...] = ()) -> tuple[str, ...]:
+    """Put a config into `directory`; returns the command that runs it. edits: as above."""
+    files = {**config.files, **config.private}
     for pattern, replacement in edits:
         found = 0
         for path, text in files.items():
@@ -211,7 +225,7 @@ def rendered(
             raise BenchmarkError(f"the rendered config of {nginx} has no {pattern!r}")
     for path, text in files.items():
         (directory / path).write_text(text)
-    for path, target in result.links.items():
+    for path, target in config.links.items():
         (directory / path).symlink_to(target)
     return nginx_command(nginx, directory)
 

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import pulumi
 
 from cluster.config import load_stack
-from cluster.config.models import ACCOUNT, AUTHORITY, SECRET_KEYS, USERS
+from cluster.config.models import ACCOUNT, AUTHORITY, EAB_KEY, GIVEN_KEYS, SECRET_KEYS, USERS
 from cluster.errors import ClusterError
 from cluster.interpreters import needs_of, request
 from cluster.release import find_project, runtime_config, specify
@@ -58,7 +58,7 @@ class Program:
     root: the directory that the stack file's paths are meant from. stack: the stack file's name. secrets: their values,
     in plain. site: its name among the sites of the program; None for the one that is the program's stack. authority:
     what signs the certificate of a site that signs its own. users: for whom nginx asks, as the secret names them.
-    account: the key of its account by ACME.
+    account: the key of its account by ACME. eab_key: what binds that to somebody whom the authority knows.
     """
 
     root: Path
@@ -70,6 +70,7 @@ class Program:
     authority: str = field(default="", repr=False)
     users: str = field(default="", repr=False)
     account: str = field(default="", repr=False)
+    eab_key: str = field(default="", repr=False)
 
     def platform(self, topology: Topology) -> Resources:
         """Return the platform, with what runs on it now; RunError where it is away, or would lose sessions or data."""
@@ -136,17 +137,27 @@ class Program:
     def _account(self) -> Account | None:
         """Return the site's account by ACME, where its certificate comes so; RunError where it can't be had."""
         try:
-            found = account_of(self.config, self.root, self.account)
+            found = account_of(self.config, self.root, self.account, self.eab_key)
             if found is not None:
                 from cluster.acme.account import thumbprint_of  # noqa: PLC0415 - few sites need it, and it takes time
 
                 thumbprint_of(found.key)
+                self._check_binding(found)
         except CertificateError as error:
             raise pulumi.RunError(str(error)) from None
         except ValueError as error:
             problem = str(error) if self.account else "missing; `cluster up` makes it"
             raise pulumi.RunError(f"{self.site or OWN}:{ACCOUNT}: {problem}") from None
         return found
+
+    def _check_binding(self, account: Account) -> None:
+        from cluster.acme.account import check_binding  # noqa: PLC0415 - as above
+
+        if self.config.site.acme is not None and self.config.site.acme.eab:
+            try:
+                check_binding(account.eab_key)
+            except ValueError as error:
+                raise pulumi.RunError(f"{self.site or OWN}:{EAB_KEY}: {error}") from None
 
     def _users(self) -> str:
         """Return what nginx reads of the site's users; RunError where they can't be had."""
@@ -192,7 +203,8 @@ def open_site(config: ClusterConfig, root: Path, stack: str, site: str | None) -
     space = site or OWN
     secrets = _secrets(space)
     users = pulumi.runtime.get_config(f"{space}:{USERS}") or ""
-    there = frozenset({*secrets, *([USERS] if users else [])})
+    eab_key = pulumi.runtime.get_config(f"{space}:{EAB_KEY}") or ""
+    there = frozenset({*secrets, *([USERS] if users else []), *([EAB_KEY] if eab_key else [])})
     try:
         ground = registry.ground(Stack(root, stack, config), site)
         judge(config, ground.facts(config, there), warn=lambda line: pulumi.log.warn(_keyed(line, space)))
@@ -200,7 +212,7 @@ def open_site(config: ClusterConfig, root: Path, stack: str, site: str | None) -
         raise pulumi.RunError(_keyed(str(error), space)) from None
     authority = pulumi.runtime.get_config(f"{space}:{AUTHORITY}") or ""
     account = pulumi.runtime.get_config(f"{space}:{ACCOUNT}") or ""
-    return Program(root, stack, config, secrets, ground, site, authority, users, account)
+    return Program(root, stack, config, secrets, ground, site, authority, users, account, eab_key)
 
 
 def _claim(site: str | None) -> None:
@@ -220,7 +232,7 @@ def _claim(site: str | None) -> None:
 
 def _keyed(text: str, space: str) -> str:
     """Return a text about the secrets of the program's own stack as one about those of a site."""
-    return re.sub(rf"\b{OWN}:({'|'.join((*SECRET_KEYS, USERS))})\b", rf"{space}:\1", text)
+    return re.sub(rf"\b{OWN}:({'|'.join(GIVEN_KEYS)})\b", rf"{space}:\1", text)
 
 
 def _secrets(space: str) -> dict[str, str]:

@@ -29,7 +29,7 @@ class ByAcme(ClusterUnderTest, Protocol):
     def status(self) -> dict[str, Any]: ...
 
 
-def tls_of(pebble: Pebble, port: int) -> dict[str, object]:
+def tls_of(pebble: Pebble, port: int) -> dict[str, Any]:
     return {"listen": port, "acme": {"directory": pebble.url, "directory_ca": str(pebble.ca)}}
 
 

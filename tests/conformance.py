@@ -81,14 +81,22 @@ class Entry(models.Model):
 """
 
 
-class Changes:
+class Loaded:
+    """What is asked of a cluster while it changes."""
+
+    def load(self, cluster: ClusterUnderTest, **options: Any) -> Load:
+        """Return clients of the cluster."""
+        return Load(cluster.address, **options)
+
+
+class Changes(Loaded):
     """No change of the stack or the code loses a request or a session."""
 
     #: Requests that are counted over all changes.
     least = 20_000
 
     def test_no_change_loses_a_request_or_a_session(self, cluster: ClusterUnderTest) -> None:
-        with Load(cluster.address) as load:
+        with self.load(cluster) as load:
             load.wait_for(AROUND)
             for change in (
                 self.weight,
@@ -194,7 +202,7 @@ class Changes:
         assert cluster.nginx_workers() == nginx
 
     def test_a_configuration_that_nginx_refuses_is_never_in_place(self, cluster: ClusterUnderTest) -> None:
-        with Load(cluster.address) as load:
+        with self.load(cluster) as load:
             load.wait_for(AROUND)
             # What the lints accept, nginx accepts: only a renderer with a mistake gets so far.
             cluster.edit_stack(lambda stack: servers(stack)["app1"].update(weight=7))
@@ -209,7 +217,7 @@ class Changes:
         assert_nothing_lost(load.counts)
 
 
-class Saboteurs:
+class Saboteurs(Loaded):
     """With a part of the protocol switched off the same load loses requests: the zeros above mean something."""
 
     @pytest.mark.parametrize(
@@ -220,7 +228,7 @@ class Saboteurs:
     def test_a_release_without_it_loses_requests(
         self, cluster: ClusterUnderTest, how: str, path: str, text: str
     ) -> None:
-        with Load(cluster.address) as load:
+        with self.load(cluster) as load:
             load.wait_for(AROUND)
             assert load.counts.failed == []
             with cluster.sabotaged(how):
@@ -235,7 +243,7 @@ class Saboteurs:
     def test_killed_instances_without_the_retry_rule_fail_gets(self, cluster: ClusterUnderTest) -> None:
         with cluster.sabotaged("no_retry"):
             cluster.up()
-            with Load(cluster.address, posts=False) as load:
+            with self.load(cluster, posts=False) as load:
                 load.wait_for(AROUND)
                 cluster.kill("app1", signal.SIGKILL)
                 load.wait_for(AROUND)
@@ -245,12 +253,12 @@ class Saboteurs:
         cluster.wait_healthy()
 
 
-class Faults:
+class Faults(Loaded):
     """What a fault of an instance may cost: no GET, and of POSTs only those that it already had."""
 
     def test_each_instance_killed_in_turn_costs_no_get(self, cluster: ClusterUnderTest) -> None:
         names = list(servers(cluster.stack))
-        with Load(cluster.address) as load:
+        with self.load(cluster) as load:
             for name in names:
                 load.wait_for(AROUND)
                 cluster.kill(name, signal.SIGKILL)
@@ -260,7 +268,7 @@ class Faults:
         self.assert_only_posts_in_flight(load.counts, kills=len(names))
 
     def test_with_three_of_four_killed_at_once_the_site_works(self, cluster: ClusterUnderTest) -> None:
-        with Load(cluster.address) as load:
+        with self.load(cluster) as load:
             load.wait_for(AROUND)
             for name in ("app1", "app2", "app3"):
                 cluster.kill(name, signal.SIGKILL)
@@ -271,7 +279,7 @@ class Faults:
         self.assert_only_posts_in_flight(load.counts, kills=3)
 
     def test_a_hung_worker_is_killed_and_its_gets_are_answered_by_another(self, cluster: ClusterUnderTest) -> None:
-        with Load(cluster.address) as load:
+        with self.load(cluster) as load:
             load.wait_for(AROUND)
             began = time.monotonic()
             worker = cluster.stop_worker("app1")
@@ -286,14 +294,14 @@ class Faults:
 
     def test_an_instance_with_all_threads_busy_is_not_restarted(self, cluster: ClusterUnderTest) -> None:
         before = {name: cluster.processes(name) for name in servers(cluster.stack)}
-        with Load(cluster.address, clients=16, slow=16, slow_seconds=10.0) as load:
+        with self.load(cluster, clients=16, slow=16, slow_seconds=10.0) as load:
             time.sleep(1)
         print(f"all threads busy for ten seconds and more: {load.counts}")
         assert load.counts.failed == []
         assert {name: cluster.processes(name) for name in servers(cluster.stack)} == before
 
     def test_a_plain_restart_of_one_instance_loses_nothing(self, cluster: ClusterUnderTest) -> None:
-        with Load(cluster.address) as load:
+        with self.load(cluster) as load:
             load.wait_for(AROUND)
             before = cluster.processes("app1")
             cluster.restart("app1")

@@ -135,24 +135,34 @@ class Client:
         return self._answer(stream)
 
     def _answer(self, stream: int) -> Answer:
-        status, said, parts = 0, http.client.HTTPMessage(), []
-        while True:
-            for event in self.h2.receive_data(self._read(stream)):
-                if isinstance(event, StreamReset) and event.stream_id == stream:
-                    if event.error_code == ErrorCodes.REFUSED_STREAM:
-                        raise NotBegun  # RFC 9113, 8.7
-                    raise Lost(f"stream {stream} was reset: {event.error_code}")
-                if isinstance(event, ResponseReceived) and event.stream_id == stream:
-                    status = int(dict(event.headers)[b":status"])
-                    for name, value in event.headers:
-                        said[name.decode()] = value.decode()
-                if isinstance(event, DataReceived):
-                    parts.append(event.data)
-                    self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                if isinstance(event, StreamEnded) and event.stream_id == stream:
-                    self._reply()
-                    return Answer(status, said, b"".join(parts))
-            self._reply()
+        answer = Answer(0, http.client.HTTPMessage(), b"")
+        try:
+            while not self._is_whole(answer, stream):
+                pass
+        except (Lost, OSError):
+            if answer.status:
+                raise http.client.IncompleteRead(answer.body) from None  # as one by HTTP/1.1 that is cut
+            raise
+        return answer
+
+    def _is_whole(self, answer: Answer, stream: int) -> bool:
+        """Read on, and tell whether all of an answer is there."""
+        whole = False
+        for event in self.h2.receive_data(self._read(stream)):
+            if isinstance(event, StreamReset) and event.stream_id == stream:
+                if event.error_code == ErrorCodes.REFUSED_STREAM:
+                    raise NotBegun  # RFC 9113, 8.7
+                raise Lost(f"stream {stream} was reset: {event.error_code}")
+            if isinstance(event, ResponseReceived) and event.stream_id == stream:
+                answer.status = int(dict(event.headers)[b":status"])
+                for name, value in event.headers:
+                    answer.headers[name.decode()] = value.decode()
+            if isinstance(event, DataReceived):
+                answer.body += event.data
+                self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            whole = whole or (isinstance(event, StreamEnded) and event.stream_id == stream)
+        self._reply()
+        return whole
 
     def _read(self, stream: int) -> bytes:
         """Read whole frames, and take GOAWAY out of them: with it h2 would read no answer any more.

@@ -29,9 +29,14 @@ needs_pebble = pytest.mark.skipif(shutil.which("pebble") is None, reason="pebble
 
 
 class Pebble:
-    """An authority that asks by the plain port `asked`, and is reached as `host`."""
+    """An authority that asks by the plain port `asked`, and is reached as `host`.
 
-    def __init__(self, asked: int, *, host: str = "localhost", seconds: int = 90 * 86400) -> None:
+    bound: keys by their ids, base64url; it then takes no account that none of them binds.
+    """
+
+    def __init__(
+        self, asked: int, *, host: str = "localhost", seconds: int = 90 * 86400, bound: dict[str, str] | None = None
+    ) -> None:
         self.host = host
         self.directory = Path(tempfile.mkdtemp(prefix="pebble"))
         self.ca = self.directory / "ca.pem"
@@ -49,6 +54,8 @@ class Pebble:
             "httpPort": asked,
             "tlsPort": first + 3,
             "certificateValidityPeriod": seconds,
+            "externalAccountBindingRequired": bound is not None,
+            "externalAccountMACKeys": bound or {},
         }
         (self.directory / "pebble.json").write_text(json.dumps({"pebble": config}))
         self.log = (self.directory / "log").open("wb")

@@ -39,13 +39,22 @@ PLACEHOLDER_DAYS = 365
 #: The part of a certificate's lifetime that is left when it is to be renewed, and when somebody should look why not.
 RENEWAL_PART, LATE_PART = 1 / 3, 1 / 4
 
+#: Bytes on the disk that are there for a certificate before it is asked for: one that is given is not lost.
+RESERVED = 1 << 16
+
+#: In certificates/: what is not whole yet, of a certificate and of a placeholder.
+NEW, NEW_PLACEHOLDER = ".new", ".placeholder"
+
 #: How long an issued certificate counts: Let's Encrypt gives five a week for the same names.
 WEEK = dt.timedelta(days=7)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Issued:
-    """A certificate that is there. directory: whose it is, a URL; empty for a placeholder, which nobody believes."""
+    """A certificate that is there, by the names that it was asked for.
+
+    directory: whose it is, a URL; empty for a placeholder, which nobody believes.
+    """
 
     names: tuple[str, ...]
     directory: str
@@ -58,6 +67,11 @@ class Issued:
         return min(own, moment(suggested)) if suggested else own
 
     @property
+    def least(self) -> dt.timedelta:
+        """For how long it is kept at least, whatever its authority wants then."""
+        return min((self.ends - self.begins) * RENEWAL_PART, dt.timedelta(days=1))
+
+    @property
     def late(self) -> dt.datetime:
         """From when on it should have been renewed."""
         return self.ends - (self.ends - self.begins) * LATE_PART
@@ -67,7 +81,8 @@ class Issued:
 class Said:
     """What a renewer says of itself.
 
-    at: when. wanted: what it was about, a digest. failures: how many in a row. message: by what the last one failed, or
+    at: when. wanted: what it was about, a digest. failures: how many in a row. tries: how often it was asked for since
+    it was given, those among them that were cut off. message: by what the last one failed, or
     what it waits for; empty where all is well. again: when it tries again. renewal: when it renews. asked: when it asks
     the authority about that again. issued: when it got certificates within a week, and for which names.
     issuer, begins, ends: of the certificate that is there; no issuer where it is a placeholder. loaded: what nginx
@@ -77,6 +92,7 @@ class Said:
     at: str = ""
     wanted: str = ""
     failures: int = 0
+    tries: int = 0
     message: str = ""
     again: str = ""
     renewal: str = ""
@@ -92,7 +108,7 @@ class Said:
         """Return what somebody read; nothing said where it is something else."""
         if not isinstance(found, dict):
             return cls()
-        kinds: dict[str, type] = {"failures": int, "issued": list}
+        kinds: dict[str, type] = {"failures": int, "tries": int, "issued": list}
         values: dict[str, Any] = {
             name: value
             for name, value in found.items()
@@ -151,32 +167,45 @@ class Store:
         """See that nginx can start, and answer the authority: by a placeholder where no certificate is there."""
         (self.directory / CERTIFICATES).mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _fits(self.live):
-            former = [one for one in sorted((self.directory / CERTIFICATES).iterdir(), reverse=True) if _fits(one)]
+            former = [one for one in (self.directory / CERTIFICATES).glob("[!.]*") if _fits(one)]
             if former:
-                unfollowed.link(self.live, f"{CERTIFICATES}/{former[0].name}")
+                unfollowed.link(self.live, f"{CERTIFICATES}/{max(former, key=_worth).name}")
             else:
-                self._put(*_placeholder(names), "")
+                chain, key = _placeholder(names)
+                self._begin(NEW_PLACEHOLDER, key, "", names)
+                self._put(NEW_PLACEHOLDER, chain)
         self._write_map(thumbprint)
 
-    def put(self, chain: str, key: str, directory: str, thumbprint: str) -> None:
-        """Put a certificate and its key in the place of those that are there, which stay beside them."""
-        self._put(chain, key, directory)
-        self._write_map(thumbprint)
-        for former in sorted((self.directory / CERTIFICATES).iterdir(), reverse=True)[2:]:
-            shutil.rmtree(former)
+    def begin(self, key: str, directory: str, names: Sequence[str]) -> None:
+        """Keep a key before a certificate for it is asked for, and room for that."""
+        self._begin(NEW, key, directory, names)
 
-    def _put(self, chain: str, key: str, directory: str) -> None:
-        above = self.directory / CERTIFICATES
-        place = above / f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S%f}"
-        new = above / ".new"
+    def put(self, chain: str, thumbprint: str) -> None:
+        """Put a certificate to the key that was begun with in the place of the one in use, which stays beside it."""
+        self._put(NEW, chain)
+        self._write_map(thumbprint)
+
+    def _begin(self, name: str, key: str, directory: str, names: Sequence[str]) -> None:
+        new = self.directory / CERTIFICATES / name
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
-        for name, text in ((KEY, key), (CHAIN, chain), (OF, json.dumps({"directory": directory}))):
-            unfollowed.replace(new / name, text.encode(), PRIVATE, durable=True)
-        new.rename(place)
+        of = json.dumps({"directory": directory, "names": list(names)})
+        for file, text in ((KEY, key), (OF, of), (CHAIN, " " * RESERVED)):
+            unfollowed.replace(new / file, text.encode(), PRIVATE, durable=True)
+
+    def _put(self, name: str, chain: str) -> None:
+        above = self.directory / CERTIFICATES
+        place = above / f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S%f}"
+        unfollowed.overwrite(above / name / CHAIN, chain.encode(), durable=True)
+        (above / name).rename(place)
         unfollowed.sync_directory(above)
+        kept = {place.name, self.live.resolve().name, NEW_PLACEHOLDER}
         unfollowed.link(self.live, f"{CERTIFICATES}/{place.name}")
         unfollowed.sync_directory(self.directory)
+        # Not by their names, which are times: this machine's clock may have been set back.
+        for other in above.iterdir():
+            if other.name not in kept:
+                shutil.rmtree(other)
 
     def _write_map(self, thumbprint: str) -> None:
         text = f"{THUMBPRINT} {thumbprint};\n{CERTIFICATE} {self._digest()};\n".encode()
@@ -199,7 +228,8 @@ class Store:
 
     def issued(self) -> Issued | None:
         """Return the certificate that is there; None where none is that can be read."""
-        return read_issued(self.chain(), self._of())
+        directory, names = self._of()
+        return read_issued(self.chain(), directory, names)
 
     def chain(self) -> str:
         """Return the certificate with those of the authorities above it, PEM; empty where none is there."""
@@ -208,11 +238,8 @@ class Store:
         except (OSError, UnicodeDecodeError):
             return ""
 
-    def _of(self) -> str:
-        try:
-            return str(json.loads((self.live / OF).read_text(encoding="utf-8"))["directory"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
+    def _of(self) -> tuple[str, tuple[str, ...]]:
+        return _read_of(self.live)
 
     def said(self) -> Said:
         """Return what the renewer last said."""
@@ -226,21 +253,32 @@ class Store:
         unfollowed.replace(self.directory / SAID, json.dumps(asdict(said)).encode(), SHOWN, durable=True)
 
 
-def read_issued(chain: str, directory: str) -> Issued | None:
-    """Return what a certificate says, PEM; None where it is none."""
+def read_issued(chain: str, directory: str, names: tuple[str, ...]) -> Issued | None:
+    """Return what a certificate says, PEM, and the names that it was asked for; None where it is none."""
     from cryptography import x509  # noqa: PLC0415 - takes its time
 
     try:
         found = x509.load_pem_x509_certificate(chain.encode())
-        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound):
+        begins, ends = found.not_valid_before_utc, found.not_valid_after_utc
+    except ValueError:
         return None
-    return Issued(
-        names=tuple(names.get_values_for_type(x509.DNSName)),
-        directory=directory,
-        begins=found.not_valid_before_utc,
-        ends=found.not_valid_after_utc,
-    )
+    return Issued(names=names, directory=directory, begins=begins, ends=ends)
+
+
+def _read_of(place: Path) -> tuple[str, tuple[str, ...]]:
+    """Return whose the certificate in a directory is, and for which names it was asked; nothing where that is gone."""
+    try:
+        found = json.loads((place / OF).read_text(encoding="utf-8"))
+        return str(found["directory"]), tuple(map(str, found["names"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", ()
+
+
+def _worth(place: Path) -> tuple[bool, float]:
+    """Return by what the best of several certificates is found: an authority's, and then the one that ends last."""
+    directory, names = _read_of(place)
+    found = read_issued((place / CHAIN).read_text(encoding="ascii"), directory, names)
+    return bool(directory), found.ends.timestamp() if found else 0.0
 
 
 def _fits(place: Path) -> bool:

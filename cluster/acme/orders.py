@@ -5,33 +5,36 @@ Sources: RFC 8555 (ACME), RFC 9773 (when to renew).
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from typing import TYPE_CHECKING, Any
 
-from acme import challenges, client, errors, messages
+from acme import challenges, errors, messages
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from josepy.errors import Error as JoseError
 from josepy.jwa import ES256
 
-from cluster.acme.account import account_of
+from cluster.acme.account import account_of, check_binding
+from cluster.acme.network import Client, Network, UnansweredError, within
+from cluster_runtime import unfollowed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import requests
+    from collections.abc import Iterator, Sequence
 
     from cluster.acme.wanted import Wanted
 
 #: Told to the authority, which may ask who sends too much.
 AGENT = "django-cluster"
 
-#: How often a nonce that the authority refuses is replaced at once: it forgets them when it likes.
-NONCES = 8
+#: Seconds that an authority may say nothing, that it may decide an order, and that all of an order may take.
+PATIENCE, ORDER_PATIENCE, WHOLE_PATIENCE = 30, 180, 600
 
-#: Seconds that one request may take, and an order.
-PATIENCE, ORDER_PATIENCE = 30, 180
+#: Seconds between two questions when to renew, whatever the authority says (RFC 9773, section 4.3.2).
+SHORTEST_ASK, LONGEST_ASK = 60, 86400
+
+#: Characters of what an authority says that are told.
+SAID = 500
 
 
 class OrderError(Exception):
@@ -42,43 +45,16 @@ class OrderError(Exception):
         self.wait = wait
 
 
-class _Network(client.ClientNetwork):
-    """The client's network, which is patient with nonces, and remembers for how long it is told to wait."""
-
-    wait: float = 0
-
-    def _send_request(self, method: str, url: str, *args: Any, **kwargs: Any) -> requests.Response:
-        response = super()._send_request(method, url, *args, **kwargs)
-        self.wait = 0 if response.ok else _wait_of(response)
-        return response
-
-    def post(self, *args: Any, **kwargs: Any) -> requests.Response:
-        for left in range(NONCES, -1, -1):
-            try:
-                return self._post_once(*args, **kwargs)
-            except messages.Error as error:
-                if error.code != "badNonce" or not left:
-                    raise
-        raise AssertionError("the last one is returned or raised")
-
-
-def _wait_of(response: requests.Response) -> float:
-    if "Retry-After" not in response.headers:
-        return 0
-    return max(0, (client.ClientV2.retry_after(response, 0) - dt.datetime.now()).total_seconds())  # noqa: DTZ005 - its own
-
-
 class Authority:
     """Who signs: `account` is the account's key, PEM. ValueError where that is none."""
 
     def __init__(self, wanted: Wanted, account: str) -> None:
         self.wanted = wanted
         self.key = account_of(account)
-        self.network = _Network(
+        self.network = Network(
             self.key,
             alg=ES256,
-            # Typed as a truth, and given to requests, which takes a path as well.
-            verify_ssl=wanted.trusted or True,  # type: ignore[arg-type]
+            verify_ssl=wanted.trusted or True,
             user_agent=AGENT,
             timeout=PATIENCE,
         )
@@ -88,29 +64,41 @@ class Authority:
 
         OrderError where there is none.
         """
-        try:
+        with self._asked():
             return self._ordered(names, key)
-        except (errors.Error, messages.Error, OSError, JoseError, KeyError, ValueError) as error:
-            raise OrderError(_said(error), self.network.wait) from error
 
     def renewal(self, chain: str) -> tuple[dt.datetime | None, dt.datetime]:
         """Return when a certificate should be renewed, None where the authority says nothing, and when to ask again.
 
         OrderError where it can't be asked.
         """
-        try:
+        with self._asked():
             when, again = self._client().renewal_time(chain.encode())
-        except (errors.Error, messages.Error, OSError, JoseError, KeyError, ValueError) as error:
-            raise OrderError(_said(error), self.network.wait) from error
-        return when, again.astimezone(dt.UTC)
+        now = dt.datetime.now(dt.UTC)
+        first, last = (now + dt.timedelta(seconds=seconds) for seconds in (SHORTEST_ASK, LONGEST_ASK))
+        return when, min(max(again.astimezone(dt.UTC), first), last)
 
-    def _client(self) -> client.ClientV2:
-        return client.ClientV2(client.ClientV2.get_directory(self.wanted.directory, self.network), self.network)
+    @contextlib.contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Whatever it says, or does not, is the authority's fault."""
+        try:
+            with within(WHOLE_PATIENCE):
+                yield
+        except OrderError:
+            raise
+        except Exception as error:  # it can say anything, and the client expects what the protocol has
+            raise OrderError(_plain(_said(error)), self.network.wait) from error
+
+    def _client(self) -> Client:
+        return Client(Client.get_directory(self.wanted.directory, self.network), self.network)
 
     def _ordered(self, names: Sequence[str], key: str) -> str:
         asked = self._client()
-        if asked.external_account_required():
-            raise OrderError("it takes accounts only that were made by hand (external account binding)")
+        if asked.external_account_required() and not self.wanted.eab:
+            raise OrderError(
+                "it takes accounts of those alone whom it knows already (external account binding): give the id of the "
+                "key that it gave by site.tls.acme.eab, and the key by the secret acme_eab_key"
+            )
         self._register(asked)
         order = asked.new_order(_request(names, key))
         for authorization in order.authorizations:
@@ -123,14 +111,24 @@ class Authority:
         deadline = dt.datetime.now() + dt.timedelta(seconds=ORDER_PATIENCE)  # noqa: DTZ005 - as the client counts
         return str(asked.poll_and_finalize(order, deadline).fullchain_pem)
 
-    def _register(self, asked: client.ClientV2) -> None:
+    def _register(self, asked: Client) -> None:
         """Make the account, or find it. Whoever names an authority in the stack file agrees to its terms."""
-        wanted = messages.NewRegistration.from_data(email=self.wanted.email or None, terms_of_service_agreed=True)
+        wanted = messages.NewRegistration.from_data(
+            email=self.wanted.email or None, terms_of_service_agreed=True, external_account_binding=self._binding(asked)
+        )
         try:
             asked.new_account(wanted)
         except errors.ConflictError as error:
             known = messages.RegistrationResource(uri=error.location, body=messages.Registration())
             self.network.account = known
+
+    def _binding(self, asked: Client) -> dict[str, Any] | None:
+        """Return what tells the authority whose the account is; None where it need not be told."""
+        if not self.wanted.eab:
+            return None
+        key, public = self.wanted.binding(), self.key.public_key()
+        check_binding(key)
+        return messages.ExternalAccountBinding.from_data(public, self.wanted.eab, key, asked.directory)
 
 
 def _request(names: Sequence[str], key: str) -> bytes:
@@ -145,6 +143,12 @@ def _request(names: Sequence[str], key: str) -> bytes:
     )
 
 
+def _plain(text: str) -> str:
+    """Return a text as one line that no terminal takes for a command."""
+    line = " ".join(unfollowed.printable(text).split())
+    return line if len(line) <= SAID else f"{line[:SAID]}…"
+
+
 def _said(error: Exception) -> str:
     """Return why the authority gave nothing, in its own words where it has some."""
     if isinstance(error, errors.ValidationError):
@@ -156,6 +160,8 @@ def _said(error: Exception) -> str:
         )
     if isinstance(error, errors.IssuanceError):
         error = error.error
+    if isinstance(error, UnansweredError):
+        return str(error)
     if isinstance(error, errors.TimeoutError):
         return f"it did not decide within {ORDER_PATIENCE} s"
     if isinstance(error, messages.Error):

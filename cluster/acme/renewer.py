@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 #: Seconds until it is tried again, after the first failure; twice as many after each further one, up to the last.
 FIRST_PAUSE, LONGEST_PAUSE = 60.0, 12 * 3600.0
 
+#: How often a pause is doubled at most: the longest one is reached by then.
+DOUBLED = 10
+
+#: By how much a clock goes back without anybody having set it back.
+SET_BACK = dt.timedelta(minutes=1)
+
 #: Seconds between two looks, and those that nginx has to answer one.
 LOOK, PATIENCE = 1.0, 2.0
 
@@ -49,9 +55,16 @@ class Renewer:
         self.now = now or (lambda: dt.datetime.now(dt.UTC))
         self.said: Said = store.said()
         self.unanswered = 0
+        self.told: set[str] = set()
 
     def step(self) -> None:
-        """Look at what is there, and do what is due."""
+        """Look at what is there, and do what is due. Whatever fails is told, once."""
+        try:
+            self._look()
+        except Exception as error:  # noqa: BLE001 - an end would be a restart, and the authority asked again at once
+            self._fail(f"{type(error).__name__}: {error}", counted=False)
+
+    def _look(self) -> None:
         wanted = self.wanted
         self.store.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
@@ -60,16 +73,17 @@ class Renewer:
         except (OSError, ValueError) as error:
             self._fail(f"{wanted.account}: the account's key can't be read: {error}", counted=False)
             return
+        about = wanted.digest(thumbprint, wanted.binding())
         self.store.prepare(wanted.names, thumbprint)
-        if self.said.wanted != wanted.digest:  # this was not tried yet
-            self.said.wanted, self.said.failures, self.said.again = wanted.digest, 0, ""
+        if self.said.wanted != about:  # this was not tried yet
+            self.said.wanted, self.said.failures, self.said.tries, self.said.again = about, 0, 0, ""
         issued = self.store.issued()
         self._tell_of(issued)
         why = self._due(issued, wanted)
         if why is None:
             self._be_well()
             self._ask(wanted, account)
-        elif self.said.again and self.now() < moment(self.said.again):
+        elif self._waits(self.said.again):
             return
         elif not self._answered(wanted, thumbprint):
             self.unanswered += 1
@@ -88,37 +102,62 @@ class Renewer:
             return "other names"
         if issued.directory != wanted.directory:
             return "another authority"
-        return None if self.now() < issued.renewal(self.said.renewal) else f"ends on {issued.ends:%Y-%m-%d}"
+        if self.now() < issued.renewal(self.said.renewal) or self._is_new(issued):
+            return None
+        return f"ends on {issued.ends:%Y-%m-%d}"
+
+    def _is_new(self, issued: Issued) -> bool:
+        """Tell whether it was given just now: an authority that always wants another one at once gets no flood."""
+        given = moment(self.said.issued[-1][0]) if self.said.issued else moment("")
+        return given <= self.now() < given + issued.least
+
+    def _waits(self, until: str) -> bool:
+        """Tell whether that moment is to be waited for. Said of a clock that was set back since, it is of no worth."""
+        now = self.now()
+        return bool(until) and moment(self.said.at) - SET_BACK <= now < moment(until)
 
     def _order(self, wanted: Wanted, account: str, thumbprint: str, why: str) -> None:
-        from cluster.acme.orders import Authority, OrderError  # noqa: PLC0415 - the protocol's client takes its time
+        from cluster.acme.checked import UnusableError, checked  # noqa: PLC0415 - takes its time
+        from cluster.acme.orders import Authority, OrderError  # noqa: PLC0415 - the protocol's client does, too
 
+        self.told.clear()
         self.tell(f"asking {wanted.directory} for a certificate ({why}) for {', '.join(wanted.names)}")
         try:
             # Kept first: whoever is killed meanwhile, and started again, is not to ask again at once. And where nothing
             # can be kept, on a full disk, nothing is asked for.
-            self.said.again = stamp(self.now() + dt.timedelta(seconds=FIRST_PAUSE))
+            self.said.tries += 1
+            self.said.again = stamp(self.now() + dt.timedelta(seconds=self._pause()))
             self._keep()
             key = new_key()
-            self.store.put(Authority(wanted, account).order(wanted.names, key), key, wanted.directory, thumbprint)
+            self.store.begin(key, wanted.directory, wanted.names)
+            chain = Authority(wanted, account).order(wanted.names, key)
+            since = self.now() - WEEK
+            self.said.issued = [one for one in self.said.issued if moment(one[0]) > since]
+            self.said.issued.append((stamp(self.now()), " ".join(sorted(wanted.names))))
+            self.store.put(checked(chain, key, wanted.names, self.now()), thumbprint)
         except OrderError as error:
             self._fail(str(error), wait=error.wait)
             return
-        except Exception as error:  # noqa: BLE001 - an end would be a restart, and the authority asked again at once
+        except UnusableError as error:
+            self._fail(f"it gave a certificate that can't be used: {error}", wait=LONGEST_PAUSE)
+            return
+        except Exception as error:  # noqa: BLE001 - as above
             self._fail(f"{type(error).__name__}: {error}")
             return
-        since = self.now() - WEEK
-        self.said.issued = [one for one in self.said.issued if moment(one[0]) > since]
-        self.said.issued.append((stamp(self.now()), " ".join(sorted(wanted.names))))
-        self.said.failures, self.said.again, self.said.renewal, self.said.asked = 0, "", "", ""
-        self.said.message = ""
+        self.said.failures, self.said.tries, self.said.message = 0, 0, ""
+        self.said.again, self.said.renewal, self.said.asked = "", "", ""
         issued = self.store.issued()
         self._tell_of(issued)
         self.tell(f"got one until {issued.ends:%Y-%m-%d}" if issued else "got one that can't be read")
 
+    def _pause(self) -> float:
+        """Return the seconds until it is tried again, after so many tries."""
+        doubled = min(self.said.tries - 1, DOUBLED)  # a number that has no end has no float either
+        return min(FIRST_PAUSE * 2.0**doubled, LONGEST_PAUSE)
+
     def _ask(self, wanted: Wanted, account: str) -> None:
         """Ask the authority when to renew, where that is due: it may want to take certificates back."""
-        if self.said.asked and self.now() < moment(self.said.asked):
+        if self._waits(self.said.asked):
             return
         from cluster.acme.orders import Authority  # noqa: PLC0415 - as above
 
@@ -139,16 +178,24 @@ class Renewer:
 
     def _fail(self, message: str, *, wait: float = 0, counted: bool = True) -> None:
         if counted:
-            pause = min(FIRST_PAUSE * 2**self.said.failures, LONGEST_PAUSE) * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
+            pause = self._pause() * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
             self.said.failures += 1
             self.said.again = stamp(self.now() + dt.timedelta(seconds=max(pause, wait)))
+        if counted:
+            self.tell(f"{message}; again at {self.said.again}")
+        else:
+            self._tell_once(message)
         if counted or message != self.said.message:
-            self.tell(f"{message}{f'; again at {self.said.again}' if counted else ''}")
             self.said.message = message
             try:
                 self._keep()
             except OSError as error:
-                self.tell(f"{self.store.directory}: {error.strerror}")
+                self._tell_once(f"{self.store.directory}: {error.strerror}")
+
+    def _tell_once(self, line: str) -> None:
+        if line not in self.told:
+            self.told.add(line)
+            self.tell(line)
 
     def _tell_of(self, issued: Issued | None) -> None:
         """Say which certificate is there."""
@@ -160,9 +207,10 @@ class Renewer:
             self._keep()
 
     def _be_well(self) -> None:
-        if self.said.message:
-            self.said.message = ""
+        if self.said.message or self.said.tries:
+            self.said.message, self.said.failures, self.said.tries, self.said.again = "", 0, 0, ""
             self._keep()
+            self.told.clear()
 
     def _keep(self) -> None:
         self.said.at = stamp(self.now())

@@ -46,7 +46,7 @@ def standing(said: Said, told: str | None, now: dt.datetime) -> Standing:
 
 
 def await_first(look: Callable[[], tuple[Said, str | None]], say: Callable[[str], None]) -> None:
-    """Wait until there is a certificate, or it was said why there is none; that is said.
+    """Wait until there is a certificate that has not ended, or it was said why there is none; that is said.
 
     look: returns what the renewer says, and what nginx has read.
     """
@@ -54,7 +54,8 @@ def await_first(look: Callable[[], tuple[Said, str | None]], say: Callable[[str]
     while True:
         said, loaded = look()
         now = standing(said, loaded, dt.datetime.now(dt.UTC))
-        waiting = now.state in ("starting", "placeholder", "not loaded") and not said.failures
+        # One that has ended was not renewed while the stack was down.
+        waiting = now.state in ("starting", "placeholder", "ended", "not loaded") and not said.failures
         if not waiting or time.monotonic() > deadline:
             break
         if not told:

@@ -14,7 +14,8 @@ class Wanted:
     directory: the authority's, a URL. names: those that the certificate covers. email: empty for none.
     account: the file of the account's key, PEM. trusted: the file of those who may sign for the directory, PEM; empty
     for the authorities that all know. asked: host and port where nginx answers plain http. proxied: it is asked by the
-    PROXY protocol.
+    PROXY protocol. eab: the id by which the authority knows whose the account is, eab_key: the file of that key; empty
+    where it asks for none.
     """
 
     directory: str
@@ -24,16 +25,24 @@ class Wanted:
     trusted: str = ""
     asked: tuple[str, int] = ("127.0.0.1", 80)
     proxied: bool = False
+    eab: str = ""
+    eab_key: str = ""
 
     @property
     def text(self) -> str:
         """It as it is written."""
         return json.dumps(asdict(self), sort_keys=True)
 
-    @property
-    def digest(self) -> str:
-        """What tells it from another."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+    def digest(self, *keys: str) -> str:
+        """Return what tells it from another, and from itself with other keys."""
+        return hashlib.sha256("\0".join([self.text, *keys]).encode()).hexdigest()[:16]
+
+    def binding(self) -> str:
+        """Return the key that binds the account, as the authority gave it; empty where there is none. OSError."""
+        if not self.eab:
+            return ""
+        with open(self.eab_key, encoding="utf-8") as file:  # noqa: PTH123 - a path as text
+            return file.read().strip()
 
 
 def read_wanted(text: str) -> Wanted:

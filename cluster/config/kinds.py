@@ -258,6 +258,9 @@ Rate = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,5}r/[sm]$")]
 #: An ACME directory.
 DirectoryUrl = Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9.\[\]:_-]+(/[!-~]*)?$", max_length=500)]
 
+#: How an authority names somebody whom it knows already (RFC 8555, section 7.3.4).
+KeyId = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,200}$")]
+
 EmailText = Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$", max_length=200)]
 
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,99}$"), AfterValidator(_header_name)]

@@ -73,6 +73,7 @@ HINTS = {
         "auth_basic",
         "string_pattern_mismatch",
     ): "the realm that browsers show: visible ASCII and spaces within, without quotes, $ and backslashes",
+    ("acme.eab", "string_pattern_mismatch"): "the key's id as the authority gave it: visible ASCII without spaces",
     ("limit", "string_pattern_mismatch"): "requests in a second or a minute, for example 10r/s or 30r/m",
     ("headers.[key]", "string_pattern_mismatch"): "letters, digits and -, beginning with a letter",
     ("redirects.[key]", "string_pattern_mismatch"): "a host name, or a path that begins with /, without $ and quotes",

@@ -517,6 +517,10 @@ class ClusterConfig(Model):
         description="For site.tls.acme: the key of the stack's account, PEM, of the curve P-256. `cluster up` makes "
         "it.",
     )
+    acme_eab_key: SecretStr | None = Field(
+        None,
+        description="For site.tls.acme.eab: the key that the authority gave with that id, base64url as it gives it.",
+    )
     auth_basic_users: SecretStr | None = Field(
         None,
         description="For site.auth_basic: a JSON object with a password, or its hash ($6$, $5$, $apr1$, {SSHA}), by "
@@ -554,8 +558,14 @@ ACCOUNT = "acme_account"
 #: The users for whom nginx asks.
 USERS = "auth_basic_users"
 
+#: What binds that account to somebody whom the authority knows.
+EAB_KEY = "acme_eab_key"
+
 #: Secrets that no release holds.
-OWN_KEYS = (DROPPED_KEYS, AUTHORITY, ACCOUNT, USERS)
+OWN_KEYS = (DROPPED_KEYS, AUTHORITY, ACCOUNT, EAB_KEY, USERS)
+
+#: Secrets that a person gives.
+GIVEN_KEYS = (*SECRET_KEYS, USERS, EAB_KEY)
 
 
 def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:

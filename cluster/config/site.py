@@ -15,6 +15,7 @@ from cluster.config.kinds import (
     EmailText,
     HeaderName,
     HeaderValue,
+    KeyId,
     LocationPath,
     Model,
     Network,
@@ -70,6 +71,11 @@ class Acme(Model):
         None,
         description="PEM, a path from the repository's root: who signs the directory's own https; left out: the "
         "authorities that everybody knows.",
+    )
+    eab: KeyId | None = Field(
+        None,
+        description="For an authority that takes accounts of those alone whom it knows already (external account "
+        "binding): the id of the key that it gave; the key itself is the secret acme_eab_key.",
     )
 
 

@@ -9,16 +9,16 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from cluster.acme.kept import WEEK, moment
 from cluster.config.kinds import PathPrefix
-from cluster.config.models import USERS
 from cluster.config.redirects import covered_names
 from cluster.config.snippets import own_directives
 from cluster.endpoints import HTTP, HTTPS
-from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule, has_secret
+from cluster.lint.acme import ACME_RULES
+from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule
 from cluster.lint.upstream import LONGEST_WORD
+from cluster.lint.users import USER_RULES
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
-from cluster.tls.certificates import FEW_DAYS, CertificateError, certificate_of, ending, names_of
+from cluster.tls.certificates import FEW_DAYS, CertificateError, certificate_of, ending
 from cluster_runtime.checks import PREFIX
 
 if TYPE_CHECKING:
@@ -36,9 +36,6 @@ LADDER = (300, 604_800, 2_592_000)
 #: keepalive_time of an upstream, without which nothing here works (nginx's changes).
 OLDEST_NGINX: Version = (1, 19, 10)
 OLDEST_TESTED_NGINX: Version = (1, 22, 0)
-
-#: Certificates for the same names within a week that are all but one of those that Let's Encrypt gives.
-MANY_CERTIFICATES = 4
 
 
 def _instance_ports(config: ClusterConfig) -> range:
@@ -113,28 +110,6 @@ def _self_signed(config: ClusterConfig, _facts: Facts) -> Remarks:
         yield Remark("site.tls.self_signed", why, "Use it for development; for others give a certificate by `files`.")
 
 
-def _acme_port(config: ClusterConfig, _facts: Facts) -> Remarks:
-    # RFC 8555, section 8.3: HTTP-01 is asked by port 80, whatever the site's own is.
-    if config.site.acme is not None and HTTP not in (config.site.listen, *config.site.forwarded_ports):
-        why = f"An authority asks the site's names by port {HTTP}, and nothing says that this leads to site.listen."
-        remedy = f"Choose {HTTP}, or name it in site.forwarded_ports where something leads it to {config.site.listen}."
-        yield Remark("site.listen", why, remedy)
-
-
-def _many_certificates(config: ClusterConfig, facts: Facts) -> Remarks:
-    # https://letsencrypt.org/docs/rate-limits/: five certificates for the same names in a week.
-    if config.site.acme is None or facts.now is None:
-        return
-    names, since = " ".join(sorted(names_of(config))), facts.now - WEEK
-    found = [when for when, of in facts.issued if of == names and moment(when) > since]
-    if len(found) >= MANY_CERTIFICATES:
-        why = (
-            f"The site got {len(found)} certificates for the same names within a week, and Let's Encrypt gives "
-            f"{MANY_CERTIFICATES + 1}: with the next one there are none for days."
-        )
-        yield Remark("site.tls.acme", why, "Find out what takes them away: `cluster logs` of acme says when it asked.")
-
-
 def _given(config: ClusterConfig) -> CertificateFiles | None:
     """Return the certificate that somebody else renews, where the site has one."""
     return config.site.tls.files if config.site.tls is not None else None
@@ -191,24 +166,6 @@ def _hsts_ladder(config: ClusterConfig, _facts: Facts) -> Remarks:
     if hsts is not None and config.site.tls is not None and config.site.tls.self_signed:
         why = "A browser that does not believe the stack's authority can't be told to go on any more."
         yield Remark("site.tls.hsts", why, "Leave it out where the certificate is self_signed.")
-
-
-def _users_missing(config: ClusterConfig, facts: Facts) -> Remarks:
-    # nginx would answer every request with 403.
-    if config.site.auth_basic is None or has_secret(config, facts, USERS) is not False:
-        return
-    users = '{"name": "password"}'
-    remedy = f"Set it: pulumi config set --secret cluster:{USERS} '{users}'."
-    if config.platform.traits.own_secrets:
-        remedy = f"Write {users} into .cluster/{facts.stack or '<stack>'}/secrets/{USERS} (chmod 600)."
-    yield Remark("site.auth_basic", f"nginx would ask for a user, and the stack has none: no {USERS}.", remedy)
-
-
-def _password_in_the_clear(config: ClusterConfig, _facts: Facts) -> Remarks:
-    # RFC 7617: the password is in each request, and anybody on its way can read it.
-    if config.site.auth_basic is not None and config.site.tls is None and not config.site.scheme_is_told:
-        why = "By plain http the password crosses the network readable, in each request."
-        yield Remark("site.auth_basic", why, "Let nginx speak https (site.tls), or name the proxy that ends TLS.")
 
 
 def _duplicate_server_names(config: ClusterConfig, _facts: Facts) -> Remarks:
@@ -380,8 +337,7 @@ SITE_RULES = (
         _https_elsewhere,
     ),
     Rule("self-signed", WARNING, "A certificate by the stack's own authority, for others than oneself.", _self_signed),
-    Rule("acme-port", WARNING, "An authority's questions by port 80 may not reach nginx.", _acme_port),
-    Rule("acme-certificates", WARNING, "Nearly as many certificates in a week as there are.", _many_certificates),
+    *ACME_RULES,
     Rule("certificate", ERROR, "A certificate or a key that nginx or a browser refuses.", _certificate_files),
     Rule("certificate-ends", WARNING, "A certificate that ends within 14 days.", _ending_certificate),
     Rule("readable-key", WARNING, "A private key that others can read.", _readable_key),
@@ -391,8 +347,7 @@ SITE_RULES = (
         "Strict-Transport-Security that is longer than anybody has tried, or can't be kept.",
         _hsts_ladder,
     ),
-    Rule("auth-basic-users", ERROR, "nginx would ask for a user where there is none.", _users_missing),
-    Rule("auth-basic-plain", WARNING, "A password that crosses the network by plain http.", _password_in_the_clear),
+    *USER_RULES,
     Rule("duplicate-server-name", WARNING, "nginx ignores a server name that stands twice.", _duplicate_server_names),
     Rule("any-host", WARNING, "With `_` Django believes any Host header.", _any_host),
     Rule("unlimited-bodies", WARNING, "nginx takes request bodies of any size.", _unlimited_bodies),

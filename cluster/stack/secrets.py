@@ -7,7 +7,7 @@ import secrets
 import stat
 from typing import TYPE_CHECKING
 
-from cluster.config.models import DROPPED_KEYS, OWN_KEYS, SECRET_KEYS, USERS
+from cluster.config.models import DROPPED_KEYS, GIVEN_KEYS, OWN_KEYS, SECRET_KEYS
 from cluster.errors import ClusterError
 from cluster.kept import HURT, make_way, write_durably
 
@@ -66,7 +66,7 @@ def read_secrets(directory: Path) -> dict[str, str]:
         if path.name.endswith(".new") or HURT in path.name:
             continue  # left by an `up` that was killed, or moved aside by one
         if path.name not in (*SECRET_KEYS, *OWN_KEYS):
-            raise SecretError(f"{path}: not a secret's name; known are {', '.join((*SECRET_KEYS, USERS))}")
+            raise SecretError(f"{path}: not a secret's name; known are {', '.join(GIVEN_KEYS)}")
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
             raise SecretError(f"{path}: mode {mode:04o} lets others read it; chmod 600 it")

@@ -504,11 +504,14 @@ class Docker:
         (service,), config = services, topology.config
         image = own.renewer_image(service, config)
         account = own.volume("acme-account")
+        key = self.account.key
+        if self.account.eab_key:  # in a line of its own, also where Pulumi's configuration took the key's last line end
+            key = f"{key.rstrip()}\n# binding {self.account.eab_key}\n"
         kept = Mount(volume=certificates.name, path=ACME)
         given = own.command(
             "acme-account-given",
             scripts.script("account.sh"),
-            stdin=pulumi.Output.secret(self.account.key),
+            stdin=pulumi.Output.secret(key),
             environment={"IMAGE": image, "ACCOUNT": account.name, "TRUSTED": self.account.trusted},
             logging=local.Logging.NONE,
         )
@@ -516,6 +519,7 @@ class Docker:
             config,
             account=f"{ACCOUNT}/account.key",
             trusted=f"{ACCOUNT}/ca.pem",
+            eab_key=f"{ACCOUNT}/eab.key",
             asked=(topology.of_kind(Kind.NGINX)[0].name, config.site.listen),
         )
         assert asked is not None  # noqa: S101 - there is a service of it

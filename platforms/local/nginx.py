@@ -52,6 +52,9 @@ SETTLING_SECONDS = 1.0
 #: An nginx that ends says so of its own socket where somebody has removed that: no word about a configuration.
 GONE = " unlink() "
 
+#: What a worker calls itself that accepts nothing more.
+ENDING = "shutting down"
+
 #: Seconds until a reloaded nginx must tell its new digest.
 RELOAD_SECONDS = 20.0
 
@@ -319,6 +322,19 @@ class Nginx:
                 (self.paths.nginx / "current").unlink()
             self._put_users(users)
             raise
+        if not config.users and self.paths.users.exists():
+            self._await_former_workers()
+            self.paths.users.unlink(missing_ok=True)
+
+    def _await_former_workers(self) -> None:
+        """Wait until workers of the former configuration have ended, who ask by its users.
+
+        Those that are busy for longer have asked long ago.
+        """
+        deadline = time.monotonic() + RELOAD_SECONDS
+        process = self.supervisor.processes().get(PROGRAM)
+        while process is not None and time.monotonic() < deadline and _has_former_workers(process.pid):
+            time.sleep(0.1)
 
     def _start(self, digest: str) -> None:
         self.paths.closing.unlink(missing_ok=True)
@@ -376,6 +392,15 @@ class Nginx:
         for directory in self.paths.nginx.iterdir():
             if directory.is_dir() and not directory.is_symlink() and directory != current:
                 shutil.rmtree(directory)
+
+
+def _has_former_workers(pid: int) -> bool:
+    """Tell whether a process of nginx's has workers that serve by what was loaded before a reload."""
+    import psutil  # noqa: PLC0415 - takes its time
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any(ENDING in " ".join(one.cmdline()) for one in psutil.Process(pid).children())
+    return False
 
 
 def _holds(directory: Path, config: NginxConfig) -> bool:

@@ -11,7 +11,7 @@ import yaml
 
 from cluster.acme.kept import new_key
 from cluster.config import stack_path
-from cluster.config.models import ACCOUNT, AUTHORITY, DROPPED_KEYS, SECRET_KEYS, USERS
+from cluster.config.models import ACCOUNT, AUTHORITY, DROPPED_KEYS, GIVEN_KEYS
 from cluster.errors import CommandError
 from cluster.stack.secrets import with_dropped
 from cluster.tls.authority import make_authority, show_authority
@@ -85,5 +85,5 @@ def make_secrets(pulumi: Pulumi, config: ClusterConfig, shown: Path, say: Callab
 def secrets_there(root: Path, stack: str) -> frozenset[str]:
     """Return the names of the secrets that a stack file has; `up` makes the secret_key that it lacks."""
     document = yaml.safe_load(stack_path(root, stack).read_text(encoding="utf-8"))
-    names = (*SECRET_KEYS, USERS)
+    names = GIVEN_KEYS
     return frozenset(name for name in names if f"cluster:{name}" in document["config"]) | {"secret_key"}

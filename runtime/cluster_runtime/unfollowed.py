@@ -70,12 +70,17 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def overwrite(path: Path, content: bytes) -> None:
-    """Write a small file over what is there, at once: a reader finds the one or the other. It needs no new block."""
+def overwrite(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """Write a small file over what is there, at once: a reader finds the one or the other. It needs no new block.
+
+    durable: as `replace` has it.
+    """
     descriptor = _open(path, os.O_WRONLY)
     try:
         os.pwrite(descriptor, content.ljust(os.fstat(descriptor).st_size), 0)
         os.ftruncate(descriptor, len(content))
+        if durable:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

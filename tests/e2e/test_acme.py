@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 pytestmark = needs_pebble
 
+#: The authority takes no account that this key does not bind, by its id.
+KID, EAB_KEY = "ours", "dGhlIGtleSB0aGF0IHRoZSBhdXRob3JpdHkgZ2F2ZSE"
+
 
 @pytest.fixture(scope="module")
 def gateway() -> str:
@@ -39,14 +42,23 @@ def stack() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pebble(stack: dict[str, Any], gateway: str) -> Iterator[Pebble]:
-    with contextlib.closing(Pebble(stack["site"]["listen"], host=gateway, seconds=LASTS)) as found:
+    bound = {KID: EAB_KEY}
+    with contextlib.closing(Pebble(stack["site"]["listen"], host=gateway, seconds=LASTS, bound=bound)) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def stand(stack: dict[str, Any], pebble: Pebble) -> Iterator[DockerStand]:
-    stack["site"]["tls"] = tls_of(pebble, free_port(consecutive=40) + 39)
+    tls = tls_of(pebble, free_port(consecutive=40) + 39)
+    stack["site"]["tls"] = {**tls, "acme": {**tls["acme"], "eab": KID}}
     with contextlib.closing(DockerStand(stack, name="m")) as found:
+        result = found.run("init", found.name)
+        assert result.status == 0, result.output
+        result = found.up()
+        assert result.status != 0
+        assert "pulumi config set --secret cluster:acme_eab_key" in result.output
+        done = found.pulumi("config", "set", "--secret", "cluster:acme_eab_key", EAB_KEY)
+        assert done.returncode == 0, done.stdout
         assert_up(found)
         yield found
 
@@ -65,12 +77,14 @@ def test_the_key_is_nginx_s_and_its_renewer_s_alone_and_the_account_the_renewer_
         short = one["Id"][:12]
         assert mounted.get("/srv/acme") == {nginx[:12]: False, renewer[:12]: True}.get(short), one["Name"]
         assert ("/srv/account" in mounted) == (short == renewer[:12]), one["Name"]
-        assert "PRIVATE KEY" not in json.dumps(one)
+        assert not [word for word in ("PRIVATE KEY", EAB_KEY) if word in json.dumps(one)]
+    assert docker("exec", renewer, "stat", "-c", "%a %u", "/srv/account/eab.key").strip() == "400 10002"
     kept = [path for path in stand.root.rglob("*") if path.is_file() and not path.is_symlink()]
     account = docker("exec", renewer, "cat", "/srv/account/account.key").splitlines()[1].encode()
     key = docker("exec", renewer, "cat", "/srv/acme/live/privkey.pem").splitlines()[1].encode()
     assert kept
     assert not [path for path in kept if {account, key} & set(path.read_bytes().split(b"\n"))]
+    assert not [path for path in kept if EAB_KEY.encode() in path.read_bytes()]
 
 
 def test_a_certificate_outlives_down(stand: DockerStand, pebble: Pebble) -> None:

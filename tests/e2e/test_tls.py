@@ -135,3 +135,4 @@ def test_a_user_is_asked_for_and_others_are_one_reload_that_tells_nothing_of_the
     stand.edit_stack(lambda stack: stack["site"].pop("auth_basic"))
     assert_up(stand)
     assert ask_for(stand) == 200
+    assert "users" not in docker("exec", nginx, "ls", "/var/lib/cluster").split()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from cluster.acme.kept import Store
+from cluster.stack.secrets import write_secret
 from tests.by_acme import LASTS, assert_renewals_lose_nothing, certificate_row, load_of, port, tls_of
 from tests.conformance import AROUND, assert_nothing_lost, assert_up
 from tests.local.stand import Stand, free_port
@@ -129,3 +131,36 @@ def test_a_site_that_has_none_yet_serves_with_a_placeholder_and_says_so() -> Non
         assert_up(stand)
         assert "acme" not in stand.supervisor().processes()
         assert "acme" not in {row["service"] for row in stand.status()["services"]}
+
+
+def test_an_account_is_bound_by_a_key_of_the_authoritys_that_no_instance_has() -> None:
+    kid, key = "ours", "dGhlIGtleSB0aGF0IHRoZSBhdXRob3JpdHkgZ2F2ZSE"
+    with (
+        contextlib.closing(stand_by_name()) as stand,
+        contextlib.closing(Pebble(stand.port, bound={kid: key})) as bound,
+    ):
+        tls = tls_of(bound, free_port(consecutive=60) + 59)
+        stand.stack["site"]["tls"] = {**tls, "acme": {**tls["acme"], "eab": kid}}
+        stand.write()
+        result = stand.up()
+        assert result.status != 0
+        assert "the stack has no acme_eab_key. Write what the authority gave with it into .cluster/t/secrets/" in (
+            result.output
+        )
+        path = stand.paths.secrets / "acme_eab_key"
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_secret(path, "no key")
+        result = stand.up()
+        assert result.status != 0
+        assert f"{path}: the key of site.tls.acme.eab: is no key in base64url" in result.output
+        write_secret(path, key)
+        result = stand.up()
+        assert result.status == 0, result.output
+        assert "the certificate: valid, until " in result.output
+        assert bound.issued() == 1
+        files = [file for file in stand.paths.state.rglob("*") if file.is_file() and not file.is_symlink()]
+        assert [file for file in files if key.encode() in file.read_bytes()] == [path]
+        processes = [Path(f"/proc/{pid}") for pid in stand.processes("app1").values()]
+        assert processes
+        for process in processes:
+            assert key.encode() not in (process / "environ").read_bytes() + (process / "cmdline").read_bytes()

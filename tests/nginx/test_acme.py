@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -73,9 +74,42 @@ def test_nginx_answers_the_authority_on_every_name_and_no_instance_is_asked(runn
     assert not running.requests
 
 
-@pytest.mark.parametrize("path", ["/.well-known/acme-challenge/", "/.well-known/acme-challenge/a.b", f"{PATH}/x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/.well-known/acme-challenge/",
+        "/.well-known/acme-challenge/a.b",
+        "/.well-known/acme-challenge/<script>",
+        f"{PATH}/x",
+        f"{PATH};x",
+        f"{PATH}%0d%0aX-Other:%20x",
+        f"{PATH}%20HTTP/1.1",
+    ],
+)
 def test_what_is_no_token_is_a_path_as_any_other(running: Running, path: str) -> None:
     assert running.request(path, host=NAMES[0]).status == 308
+
+
+@pytest.mark.parametrize(
+    "request_text",
+    [
+        f"GET {PATH} HTTP/1.0\r\nHost: {NAMES[0]}",
+        f"GET {PATH}?x HTTP/1.1\r\nHost: {NAMES[0]}:80",
+        f"GET http://{NAMES[0]}{PATH} HTTP/1.1\r\nHost: other.test",
+        f"GET /x/..{PATH} HTTP/1.1\r\nHost: {NAMES[0].upper()}.",
+        f"GET {PATH} HTTP/1.1\r\nHost: {NAMES[0]}\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: other.test",
+        f"POST {PATH} HTTP/1.1\r\nHost: {NAMES[0]}\r\nContent-Length: 99999999999",
+    ],
+)
+def test_however_it_is_asked_it_answers_itself_and_with_nothing_but_the_token(
+    running: Running, request_text: str
+) -> None:
+    before = len(running.requests)
+    reply = running.raw(f"{request_text}\r\nConnection: close\r\n\r\n".encode())
+    assert reply is not None
+    assert (reply.status, reply.body.decode()) == (200, f"abc_DEF-123.{THUMBPRINT}")
+    assert reply.headers["Content-Type"] in {"application/octet-stream", "text/plain"}
+    assert len(running.requests) == before
 
 
 def test_a_name_that_is_not_the_sites_gets_no_answer(running: Running) -> None:
@@ -145,6 +179,46 @@ def test_each_of_two_nginx_gets_a_certificate_though_the_authority_asks_one_of_t
         assert pebble.issued() == 2
         refused = pebble.said().count("badNonce")
         print(f"{pebble.issued()} certificates, {refused} nonces refused")
+
+
+BOUND = {
+    "ours": "dGhlIGtleSB0aGF0IHRoZSBhdXRob3JpdHkgZ2F2ZSE",
+    "other": "YW5vdGhlciBrZXkgdGhhdCB0aGUgYXV0aG9yaXR5IGdhdmU",
+}
+
+
+@needs_pebble
+def test_an_authority_that_takes_accounts_of_those_whom_it_knows_is_told_whose_it_is(
+    pair: tuple[Running, Running], tmp_path: Path
+) -> None:
+    """And where it is not told, or told something else, it says so, and nothing of the key."""
+    running, key = pair[0], tmp_path / "eab"
+    with contextlib.closing(Pebble(running.port, bound=BOUND)) as pebble:
+        told = wanted(running, pebble, tmp_path / "account")
+        binding = replace(told, eab="ours", eab_key=str(key))
+        for number, (now, text, words) in enumerate(
+            (
+                (told, "", "give the id of the key that it gave by site.tls.acme.eab"),
+                (binding, BOUND["other"], "unauthorized"),
+                (replace(binding, eab="unknown"), BOUND["ours"], "unauthorized"),
+                (binding, "not base64url!", "is no key in base64url"),
+                (binding, "", "is no key in base64url"),
+            )
+        ):
+            key.write_text(text)
+            keeper = Renewer(now, Store(tmp_path / f"acme{number}"), lambda _line: None)
+            keeper.step()
+            assert keeper.said.failures == 1
+            assert words in keeper.said.message
+            assert not text or text not in keeper.said.message
+        assert pebble.issued() == 0
+        key.unlink()
+        keeper.step()
+        assert "FileNotFoundError" in keeper.said.message
+        key.write_text(f"{BOUND['ours']}\n")
+        keeper.step()
+        assert keeper.said.issuer == pebble.url, "another key is tried at once"
+        assert (pebble.issued(), keeper.said.failures) == (1, 0)
 
 
 @needs_pebble

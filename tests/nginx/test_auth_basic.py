@@ -206,3 +206,25 @@ def test_a_file_that_is_gone_lets_nobody_in(nginx: Nginx) -> None:
         assert found.request("/").status == 401
         assert found.request("/", Authorization=ANN).status in (403, 500)
         assert found.requests == []
+
+
+#: What the documentation proposes, by a longer time: an address may send so many requests with a password.
+TRIES = {
+    "http": 'map $http_authorization $tries { default $binary_remote_addr; "" ""; }\n'
+    "limit_req_zone $tries zone=tries:1m rate=1r/m;\nlimit_req_status 429;\n",
+    "server": "limit_req zone=tries burst=20 nodelay;\n",
+}
+
+
+def test_passwords_are_tried_no_oftener_than_a_snippet_says_and_whoever_sends_none_is_not_counted(nginx: Nginx) -> None:
+    """nginx counts before it looks at a password: one that is right, beyond them, gets in as little."""
+    with Running(nginx, asking(snippets=TRIES)) as found:
+        add_files(found)
+        tried = [found.request(PATHS[n % len(PATHS)], Authorization=basic("ann", str(n))).status for n in range(100)]
+        assert tried[:21] == [401] * 21
+        assert set(tried) == {401, 429}
+        assert tried.count(401) < 50
+        assert found.request("/", Authorization=ANN).status == 429
+        print(f"{nginx}: of 100 passwords {tried.count(401)} were looked at, {tried.count(429)} not")
+        assert {found.request("/static/a.css").status for _ in range(50)} == {401}
+        assert found.requests == []

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import errno
+import hashlib
 import json
 import os
 import shutil
+import signal
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,10 +22,11 @@ from cluster.acme import orders, renewer
 from cluster.acme.account import thumbprint_of
 from cluster.acme.kept import Said, Store, moment, new_key, stamp
 from cluster.acme.renewer import FIRST_PAUSE, LONGEST_PAUSE, UNANSWERED, Renewer
-from cluster.acme.status import standing
+from cluster.acme.status import await_first, standing
 from cluster.acme.wanted import Wanted, read_wanted
 from cluster.config import StackFileError, parse_config
 from cluster.tls.renewing import wanted as wanted_of
+from cluster_runtime import unfollowed
 from tests.unit.pulumi_mocks import stack_values
 
 if TYPE_CHECKING:
@@ -254,6 +259,112 @@ def test_whatever_an_authority_says_is_no_end_of_the_renewer(
     assert type(error).__name__ in bench.store.said().message
 
 
+def test_whoever_is_killed_each_time_asks_after_longer_and_longer_pauses_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_arguments: object) -> None:
+        bench.orders.append(())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(orders.Authority, "order", killed)
+    began = bench.now
+    while bench.now < began + dt.timedelta(days=1):
+        with contextlib.suppress(KeyboardInterrupt):
+            bench.renewer().step()
+        bench.now += dt.timedelta(seconds=30)
+    assert len(bench.orders) == 11, "after 1, 2, 4 … 512 minutes, and so once more within a day"
+
+
+def test_years_of_failures_are_no_end(bench: Bench) -> None:
+    bench.refuses = "away"
+    keeper = bench.renewer()
+    keeper.step()
+    keeper.said.failures = keeper.said.tries = 10_000
+    bench.now += dt.timedelta(days=1)
+    keeper.step()
+    assert len(bench.orders) == 2
+    assert moment(keeper.said.again) - bench.now <= dt.timedelta(seconds=1.1 * LONGEST_PAUSE)
+
+
+def test_a_clock_that_was_far_ahead_and_was_set_back_delays_nothing(bench: Bench) -> None:
+    bench.refuses, bench.now = "the clock is wrong", NOW + dt.timedelta(days=4000)
+    bench.renewer().step()
+    bench.refuses, bench.now = "", NOW
+    bench.renewer().step()
+    assert len(bench.orders) == 2
+    bench.now = NOW + dt.timedelta(days=4000)
+    bench.renewer()._ask(bench.wanted, ACCOUNT)
+    bench.now = NOW
+    bench.renewer()._ask(bench.wanted, ACCOUNT)
+    assert bench.questions == 2
+
+
+def test_the_one_in_use_is_kept_though_the_clock_was_set_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names of those that are kept are times."""
+    keeper = bench.renewer()
+    keeper.step()
+    certificates = bench.directory / "acme" / "certificates"
+    for number, place in enumerate(sorted(certificates.iterdir())):
+        later = place.rename(certificates / f"2099010{number}T000000000000")
+        bench.store.live.unlink()
+        bench.store.live.symlink_to(f"certificates/{later.name}")
+    bench.wait_until(keeper, 2)
+    assert (bench.store.live / "fullchain.pem").exists()
+    assert len(list(certificates.iterdir())) == 2
+    keeper.step()
+    assert len(bench.orders) == 2
+
+
+def test_of_several_former_ones_the_authoritys_is_taken_that_ends_last(bench: Bench) -> None:
+    keeper = bench.renewer()
+    keeper.step()
+    held = bench.store.chain()
+    certificates = bench.directory / "acme" / "certificates"
+    for place in list(certificates.iterdir()):
+        name = "2000" if (place / "fullchain.pem").read_text() == held else "3000"
+        place.rename(certificates / name)
+    bench.store.live.unlink()
+    bench.store.prepare(NAMES, THUMBPRINT)
+    assert bench.store.chain() == held
+
+
+def test_a_directory_that_can_t_be_written_is_told_once_and_ends_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = bench.renewer()
+    bench.refuses = "away"
+    keeper.step()
+    lines = len(bench.lines)
+    bench.now += dt.timedelta(days=1)
+
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(unfollowed, "replace", full)
+    for hurt in ("acme.map", "live"):
+        (bench.directory / "acme" / hurt).unlink()
+        for _ in range(5):
+            keeper.step()
+    assert len(bench.orders) == 1
+    assert 1 <= len(bench.lines) - lines <= 3, bench.lines[lines:]
+    monkeypatch.undo()
+
+
+def test_an_authority_that_is_asked_when_to_renew_is_not_asked_again_for_what_can_t_be_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = bench.renewer()
+    keeper.step()
+
+    def full(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Store, "say", full)
+    for _ in range(5):
+        keeper.step()
+    assert bench.questions == 1
+
+
 def test_an_authority_that_wants_to_be_left_alone_is(bench: Bench) -> None:
     bench.refuses, bench.wait = "rateLimited: too many certificates", 3 * 86400
     bench.renewer().step()
@@ -302,6 +413,28 @@ def test_a_renewal_that_fails_is_told_long_before_the_end_and_what_is_there_serv
     assert late.message.startswith("until 2026-05-30, and not renewed; away (")
     assert standing(bench.store.said(), told, NOW + dt.timedelta(days=91)).state == "ended"
     assert bench.store.told() == told
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_up_waits_for_a_certificate_that_ended_while_the_stack_was_down(bench: Bench, fails: bool) -> None:
+    began = dt.datetime.now(dt.UTC) - dt.timedelta(days=100)
+    bench.now = began
+    keeper = bench.renewer()
+    keeper.step()
+    bench.now, bench.refuses = dt.datetime.now(dt.UTC), "away" if fails else ""
+    looks, said = [], list[str]()
+
+    def look() -> tuple[Said, str | None]:
+        looks.append(standing(bench.store.said(), bench.store.told(), bench.now).state)
+        if len(looks) == 2:
+            keeper.step()
+        return bench.store.said(), bench.store.told()
+
+    await_first(look, said.append)
+    assert looks[0] == "ended"
+    assert said[0] == "waiting for the certificate"
+    assert said[1].startswith("the certificate: ended, on 20" if fails else "the certificate: valid, until ")
+    assert ("away (1 times" in said[1]) == fails
 
 
 def test_an_account_that_can_t_be_read_is_told_once(bench: Bench) -> None:
@@ -357,6 +490,36 @@ def test_a_key_of_another_certificate_is_hurt_too(bench: Bench) -> None:
     assert issued.directory == ""
     bench.renewer().step()
     assert len(bench.orders) == 2
+
+
+def test_whoever_is_killed_while_he_writes_leaves_a_certificate_with_its_key(bench: Bench) -> None:
+    """40 times, each at another moment: `live` never leads to one without the other, nor to another's."""
+    store = bench.store
+    bench.renewer().step()
+    keys = [new_key() for _ in range(2)]
+    chains = [certificate_to(key, NAMES, NOW) for key in keys]
+    pairs, random = (
+        {(bench.store.chain(), (store.live / "privkey.pem").read_text()), *zip(chains, keys, strict=True)},
+        Random(7),
+    )
+    for _ in range(40):
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(BaseException):
+                while True:
+                    for key, chain in zip(keys, chains, strict=True):
+                        store.begin(key, DIRECTORY, NAMES)
+                        store.put(chain, THUMBPRINT)
+            os._exit(1)
+        for _look in range(random.randrange(200)):
+            place = store.live.resolve()
+            with contextlib.suppress(FileNotFoundError):  # two later ones are there by now
+                assert ((place / "fullchain.pem").read_text(), (place / "privkey.pem").read_text()) in pairs
+        os.kill(child, signal.SIGKILL)
+        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        assert (store.chain(), (store.live / "privkey.pem").read_text()) in pairs
+        store.prepare(NAMES, THUMBPRINT)
+        assert store.told() == f"{THUMBPRINT} {hashlib.sha256(store.chain().encode()).hexdigest()[:16]}"
 
 
 def test_nobody_else_reads_the_keys(bench: Bench) -> None:

@@ -20,7 +20,7 @@ import pytest
 import components
 from cluster.acme.kept import new_key
 from cluster.config import parse_config
-from cluster.config.models import ACCOUNT, AUTHORITY, USERS
+from cluster.config.models import ACCOUNT, AUTHORITY, EAB_KEY, USERS
 from cluster.release import ReleaseSpec, specify
 from cluster.services import DRAIN_SECONDS
 from cluster.tls.authority import make_authority
@@ -846,6 +846,28 @@ def test_a_renewer_alone_has_the_account_and_nginx_reads_what_it_keeps(preview: 
 def test_a_site_by_acme_needs_an_account(tmp_path: Path, account: str | None, words: str) -> None:
     with pytest.raises(pulumi.RunError, match=rf"^cluster:acme_account: {words}"):
         run_main(tmp_path, BY_ACME, secrets={**SECRETS, **({ACCOUNT: account} if account else {})})
+
+
+BOUND = stack_values(site={"server_names": ["example.org"], "tls": {"acme": {"eab": "kid-1"}}})
+
+
+@pytest.mark.parametrize("account", [AN_ACCOUNT, AN_ACCOUNT.rstrip()], ids=["whole", "without its last line end"])
+def test_what_binds_an_account_is_with_it_and_nowhere_else(preview: bool, recorded: Recorded, account: str) -> None:
+    found = recorded(BOUND, preview=preview, secrets={**SECRETS, ACCOUNT: account, EAB_KEY: "dGhlIGtleQ"})
+    given = found.named("acme-account-given")
+    assert given.inputs["stdin"]["value"] == f"{AN_ACCOUNT}# binding dGhlIGtleQ\n"
+    said = json.dumps(everything(found)).replace(json.dumps(given.inputs["stdin"]["value"]), "")
+    assert "dGhlIGtleQ" not in said
+    told = json.loads(found.named("acme", CONTAINER).inputs["command"][-2])
+    assert (told["eab"], told["eab_key"]) == ("kid-1", "/srv/account/eab.key")
+
+
+@pytest.mark.parametrize(
+    ("key", "words"), [(None, r"no acme_eab_key"), ("no key", r"^cluster:acme_eab_key: is no key in base64url")]
+)
+def test_an_account_that_is_to_be_bound_needs_a_key(tmp_path: Path, key: str | None, words: str) -> None:
+    with pytest.raises(pulumi.RunError, match=words):
+        run_main(tmp_path, BOUND, secrets={**SECRETS, ACCOUNT: AN_ACCOUNT, **({EAB_KEY: key} if key else {})})
 
 
 def test_a_site_that_signs_its_own_certificate_needs_an_authority(tmp_path: Path) -> None:

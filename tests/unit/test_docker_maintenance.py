@@ -64,8 +64,10 @@ class Container:
         return self.run(*words)
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        text = (FILES / "nginx" / "maintain").read_text().replace("kill -HUP 1", "reload")
-        for path in ("/var/lib/cluster", "/srv/maintenance", "/usr/local/lib/cluster"):
+        text, reloading = ((FILES / "nginx" / name).read_text() for name in ("maintain", "reloading"))
+        reloading = reloading.replace("/var/lib/cluster", f"{self.root}/var/lib/cluster")
+        (self.root / "usr/local/lib/cluster/reloading").write_text(reloading.replace("kill -HUP 1", "reload"))
+        for path in ("/srv/maintenance", "/usr/local/lib/cluster"):
             text = text.replace(path, f"{self.root}{path}")
         return subprocess.run(
             ["/bin/sh", "-c", text, "maintain", *words],

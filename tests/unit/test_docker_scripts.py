@@ -445,6 +445,34 @@ def test_a_line_that_makes_no_sense_is_passed_over() -> None:
     assert (live.nginx, live.nginx_generation, live.holders, live.statuses) == (DIGEST, 4, {}, {})
 
 
+# --- how an account comes to its renewer
+
+
+@pytest.mark.parametrize("binding", ["", "dGhlIGtleQ=="])
+def test_an_account_and_what_binds_it_are_files_of_their_own_that_the_renewer_alone_reads(
+    tmp_path: Path, binding: str
+) -> None:
+    inside = (HOST / "account.sh").read_text().partition("sh -euc '")[2].rpartition("'")[0]
+    key = "-----BEGIN PRIVATE KEY-----\nx\\y\n-----END PRIVATE KEY-----\n"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "chown").write_text('#!/bin/sh\n[ "$1" = 10002:10001 ]\n')
+    (tmp_path / "bin" / "chown").chmod(0o755)
+    place = tmp_path / "account"
+    place.mkdir()
+    for _ in range(2):
+        subprocess.run(
+            ["/bin/sh", "-euc", inside.replace("/srv/account", str(place))],
+            input=key + (f"# binding {binding}\n" if binding else ""),
+            env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "TRUSTED": "a\nb"},
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    found = {path.name: path.read_text() for path in place.iterdir()}
+    assert found == {"account.key": key, "eab.key": f"{binding}\n" if binding else "", "ca.pem": "a\nb"}
+    assert {path.stat().st_mode & 0o777 for path in place.iterdir()} == {0o400}
+
+
 # --- how a configuration comes into nginx's container
 
 RELOADED = 3
@@ -459,18 +487,21 @@ NASTY_FILES = {
 }
 
 
-def deliver(root: Path, text: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def deliver(
+    root: Path, text: str, reload: str = f"exit {RELOADED}", **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run `deliver` where nginx's directory is below `root`, with an nginx that takes everything.
 
-    Its status is RELOADED where it tells nginx to reload.
+    Its status is RELOADED where it tells nginx to reload, by `reload`.
     """
     for name, answer in {"nginx": "exit 0", "lib/ask": f"echo {DIGEST}"}.items():
         (root / "bin" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "bin" / name).write_text(f"#!/bin/sh\n{answer}\n")
         (root / "bin" / name).chmod(0o755)
     (root / "home").mkdir(exist_ok=True)
-    program = DELIVER.read_text().replace("/var/lib/cluster", f"{root}/home").replace("kill -HUP 1", f"exit {RELOADED}")
-    program = program.replace("/usr/local/lib/cluster", f"{root}/bin/lib")
+    reloading = DELIVER.with_name("reloading").read_text().replace("kill -HUP 1", reload)
+    (root / "bin" / "lib" / "reloading").write_text(reloading.replace("/var/lib/cluster", f"{root}/home"))
+    program = DELIVER.read_text().replace("/usr/local/lib/cluster", f"{root}/bin/lib")
     return subprocess.run(
         ["/bin/sh", "-c", program, "deliver", "1", DIGEST, "no"],
         input=text,
@@ -501,7 +532,16 @@ def test_who_may_enter_is_read_by_nginx_alone_and_others_are_another_reload(tmp_
     assert users.read_text() == "ann:$6$z\n"
 
 
-def test_who_may_enter_is_kept_for_former_workers_until_the_delivery_after_the_one_that_asks_nobody(
+def test_who_may_enter_goes_once_nginx_has_taken_the_configuration_that_asks_nobody(tmp_path: Path) -> None:
+    users = tmp_path / "home" / "users"
+    assert deliver(tmp_path, ASKING, USERS="ann:$6$x\n").returncode == 0
+    there = tmp_path / "there"
+    assert deliver(tmp_path, OPEN, f"cp {users} {there}").returncode == 0
+    assert there.exists(), "former workers still asked by it"
+    assert not users.exists()
+
+
+def test_who_may_enter_is_removed_by_the_next_delivery_where_the_one_that_asks_nobody_was_killed(
     tmp_path: Path,
 ) -> None:
     users = tmp_path / "home" / "users"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import datetime as dt
+import shutil
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +125,36 @@ FILES = made_certificates(NOW)
 
 
 BY_ACME: dict[str, Any] = {"site.server_names": ["example.org"], "site.tls": {"acme": {}}}
+BOUND: dict[str, Any] = {"site.server_names": ["example.org"], "site.tls": {"acme": {"eab": "kid-1"}}}
+
+
+def made_projects(lines: dict[str, str]) -> Path:
+    """Make a directory of projects, each with a line of code."""
+    directory = Path(tempfile.mkdtemp(prefix="projects"))
+    atexit.register(shutil.rmtree, directory)
+    for name, line in lines.items():
+        code = directory / name / ("tests" if name == "tests" else "shop") / "views.py"
+        code.parent.mkdir(parents=True)
+        code.write_text(f"import django\n{line}\n")
+    return directory
+
+
+#: Projects by a line of theirs: those that read Authorization, and others.
+CODES = {
+    "django": "token = request.META['HTTP_AUTHORIZATION']",
+    "headers": 'token = request.headers.get("Authorization")',
+    "asgi": "token = headers['authorization']",
+    "rest": "    'DEFAULT_AUTHENTICATION_CLASSES': ['rest_framework.authentication.TokenAuthentication'],",
+    "jwt": "AUTH = ('rest_framework_simplejwt.authentication.JWTAuthentication',)",
+    "ninja": "from ninja.security import HttpBearer",
+}
+OTHER_CODES = {
+    "session": "    'DEFAULT_AUTHENTICATION_CLASSES': ['rest_framework.authentication.SessionAuthentication'],",
+    "comment": "x = 1  # HTTP_AUTHORIZATION is nginx's",
+    "outgoing": "requests.get(url, headers={'Authorization': token})",
+    "tests": "client.get('/', HTTP_AUTHORIZATION='Basic x')",
+}
+CODE = made_projects({**CODES, **OTHER_CODES})
 
 
 def got(count: int, *, days: int = 1, names: str = "example.org") -> list[tuple[str, str]]:
@@ -774,6 +807,18 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case(SELF_SIGNED, issued=got(9), now=NOW),
         ],
     ),
+    "acme-eab-key": (
+        [
+            case(BOUND, "site.tls.acme.eab", secrets=frozenset({"secret_key"})),
+            case({**BOUND, **DOCKER}, "site.tls.acme.eab", secrets=frozenset()),
+        ],
+        [
+            case(BOUND, secrets=frozenset({"acme_eab_key"})),
+            case(BOUND),
+            case({**BOUND, "acme_eab_key": "a2V5"}, secrets=frozenset()),
+            case(BY_ACME, secrets=frozenset()),
+        ],
+    ),
     "self-signed": (
         [case({**DOCKER, **SELF_SIGNED}, "site.tls.self_signed")],
         [case(SELF_SIGNED), case({**DOCKER, **tls("ours")})],
@@ -803,6 +848,17 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case({**ASKING, "site.trusted_proxies": ["10.0.0.1"], "site.proxy_protocol": True}, "site.auth_basic"),
         ],
         [case({**ASKING, **SELF_SIGNED}), case({**ASKING, "site.trusted_proxies": ["10.0.0.1"]}), case()],
+    ),
+    "auth-basic-project": (
+        [case({**ASKING, "app.project": f"./{name}"}, "site.auth_basic", root=CODE) for name in CODES],
+        [
+            *(case({**ASKING, "app.project": f"./{name}"}, root=CODE) for name in OTHER_CODES),
+            case({"app.project": "./django"}, root=CODE),
+            case({**ASKING, "app.project": "./django"}),
+            case({**ASKING, "app.project": "./nowhere"}, root=CODE),
+            case({**ASKING, "app.project": "./django", **at("/api/", auth_basic=False)}, root=CODE),
+            case(ASKING, root=ROOT),
+        ],
     ),
     "certificate-ends": (
         [case(tls("ours"), "site.tls.files.certificate", root=FILES, now=SOON)],

@@ -100,7 +100,7 @@ PARENTS_OF: dict[str, dict[str, Any]] = {
     "site.tls.files": {"site.tls": {"self_signed": True}},
     **{
         f"site.tls.acme{key}": {"site.tls": {}, "site.tls.acme": {}}
-        for key in (".email", ".directory", ".directory_ca")
+        for key in (".email", ".directory", ".directory_ca", ".eab")
     },
 }
 

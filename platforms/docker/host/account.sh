@@ -1,5 +1,5 @@
 #!/bin/sh
-# Puts the key of the account by ACME (standard input), and who may sign for its directory (TRUSTED, a certificate or
+# Puts the key of the account by ACME (standard input; a last line "# binding KEY" is what binds it), and who may sign for its directory (TRUSTED, a certificate or
 # nothing), into a volume that its renewer alone has: IMAGE, ACCOUNT, STACK, TRUSTED.
 set -eu
 exec docker run --rm --interactive --network none --read-only --cap-drop ALL --cap-add CHOWN --cap-add DAC_OVERRIDE \
@@ -8,9 +8,17 @@ exec docker run --rm --interactive --network none --read-only --cap-drop ALL --c
     "$IMAGE" sh -euc '
         umask 0077
         cd /srv/account
-        cat >account.key.new
+        : >account.key.new
+        : >eab.key.new
+        while IFS= read -r line || [ -n "$line" ]; do
+            case $line in
+            "# binding "*) printf "%s\n" "${line#"# binding "}" >eab.key.new ;;
+            *) printf "%s\n" "$line" >>account.key.new ;;
+            esac
+        done
         printf %s "$TRUSTED" >ca.pem.new
-        chmod 0400 account.key.new ca.pem.new
-        chown 10002:10001 account.key.new ca.pem.new
+        chmod 0400 account.key.new ca.pem.new eab.key.new
+        chown 10002:10001 account.key.new ca.pem.new eab.key.new
         mv account.key.new account.key
+        mv eab.key.new eab.key
         mv ca.pem.new ca.pem'

@@ -16,14 +16,12 @@ from cluster.plan.planned import PackageChange, Planned, Release, SettingChange
 from cluster.release import ReleaseError, runtime_config
 from cluster.requirements import read_requirements
 from cluster.services import Kind
+from cluster.sessions import Discard, refusal
 from cluster.sessions import lines as session_lines
-from cluster.sessions import refusal
 from cluster.source import DATABASE_SUFFIXES, TREE
 from cluster.stack.history import KEPT_RELEASES, History
 from cluster.stack.judge import findings
-from platforms.local.cluster import Discard
 from platforms.local.daemons import kind_of
-from platforms.local.plan import PARTS
 from platforms.local.release import Release as Made
 from platforms.local.state import is_instance
 from platforms.local.written import known_files
@@ -168,7 +166,7 @@ class Planning:
         self, plan: Plan, wanted: ReleaseSpec | Made
     ) -> tuple[Release, tuple[SettingChange, ...], tuple[str, ...]]:
         """Return what changes of the release, of the keys of the stack file, and what is not known of it."""
-        parts = tuple(PARTS.get(part, part) for part in plan.changed_parts)
+        parts = tuple(compare.PARTS.get(part, part) for part in plan.changed_parts)
         release = Release(before=plan.former, after=plan.release, parts=parts)
         former = self.cluster.builder.find(plan.former) if plan.former else None
         if plan.former == plan.release or former is None:

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 from cluster.acme.kept import Store, new_key
 from cluster.acme.status import await_first
 from cluster.config.models import ACCOUNT
+from cluster.machine.nginx import NginxError
 from cluster.machine.owner import find_owner
 from cluster.render.acme import LOCATION
 from cluster.stack.secrets import write_secret
 from cluster.tls.certificates import names_of
 from cluster.tls.renewing import wanted
-from platforms.local.nginx import Nginx, NginxError, told_on
+from platforms.local.nginx import Nginx, told_on
 from platforms.local.paths import LocalPaths
 from platforms.local.site import UpError
 from platforms.local.supervisor import Supervisor, SupervisorError

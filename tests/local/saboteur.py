@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cli import main
+from cluster.machine import nginx as machine_nginx
 from cluster.render import site as nginx_site
 from cluster.render.maintenance import MaintenanceFile
 from cluster.services import Daemon
@@ -102,7 +103,7 @@ def no_second_copy() -> None:
 
 def no_nginx() -> None:
     """nginx is not installed, wherever one looks."""
-    local_nginx.search_path = lambda: "/nonexistent"
+    machine_nginx.search_path = lambda: "/nonexistent"
 
 
 def no_memcached() -> None:

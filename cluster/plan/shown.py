@@ -41,6 +41,8 @@ def headline(planned: Planned) -> str:
         return "`up` refuses it"
     if not planned.changes:
         return NOTHING
+    if not planned.costs:
+        return "what it costs is not known"
     return "; ".join(COSTS[cost].words for cost in planned.costs)
 
 

@@ -12,7 +12,13 @@ from cluster.errors import ClusterError
 from cluster.render.versions import OLDEST
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from cluster.render.versions import Version
+
+#: Seconds that a check may take: it looks up the names of hosts.
+CHECK_SECONDS = 60
 
 
 class NginxError(ClusterError):
@@ -43,3 +49,25 @@ def version_of(path: str) -> Version:
     if found is None:
         raise NginxError(f"{path} -v does not tell a version: {done.stderr.strip()}")
     return int(found[1]), int(found[2]), int(found[3])
+
+
+def refusal(program: str, conf: Path, prefix: Path, environment: Mapping[str, str] | None = None) -> str | None:
+    """Return what an nginx says of a configuration that it refuses, files by their paths from it; None: it takes it.
+
+    prefix: where relative paths begin. environment: left out, this process's own. TimeoutError where it says nothing.
+    """
+    command = [program, "-t", "-q", "-p", str(prefix), "-e", "stderr", "-c", str(conf)]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            env=environment,
+            timeout=CHECK_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"nginx -t says nothing for {CHECK_SECONDS} s") from error
+    return None if done.returncode == 0 else done.stderr.replace(f"{conf.parent}/", "").strip()

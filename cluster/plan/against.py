@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 from cluster.config.models import dump
 from cluster.errors import CommandError
 from cluster.lint import Facts
+from cluster.machine.nginx import NginxError, find_nginx
 from cluster.plan import compare
 from cluster.plan.confined import confined
 from cluster.plan.costs import Cost, dearest_first
 from cluster.plan.leaving import losses
 from cluster.plan.migrations import new_migrations, unsafe
 from cluster.plan.nginx import difference
+from cluster.plan.nginx_check import NO_HOST, Checker, UncheckedError
 from cluster.plan.planned import Kind as Change
 from cluster.plan.planned import Planned, Release, SecretChange
 from cluster.plan.replaced import image_of, nginx_made_of, restarted
@@ -34,6 +36,7 @@ from cluster.stack.judge import findings
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from cluster.config import ClusterConfig
     from cluster.lint import Finding
     from cluster.plan.planned import SettingChange
     from cluster.plan.revisions import Tree
@@ -60,7 +63,8 @@ def plan_against(root: Path, stacks: Sequence[str], against: str) -> list[Planne
         if missing:
             there = f"the stacks are {', '.join(known)}" if known else "there is no stack in either"
             raise CommandError(f"stack {missing[0]} is neither in {revision} nor in the working tree; {there}")
-        return [_planned(before, after, name) for name in stacks or known]
+        found = [_planned(before, after, name) for name in stacks or known]
+    return [planned if asked is None else _asked_of_nginx(planned, asked) for planned, asked in found]
 
 
 @contextmanager
@@ -78,25 +82,50 @@ def _trees(root: Path, revision: str) -> Iterator[tuple[Tree, Tree]]:
             yield before, after
 
 
-def _planned(before: Tree, after: Tree, stack: str) -> Planned:
-    """Return what becomes of one stack."""
+def _planned(before: Tree, after: Tree, stack: str) -> tuple[Planned, ClusterConfig | None]:
+    """Return what becomes of one stack, and what nginx is to be asked of; None where it has nothing new to say."""
     try:
         new = read_side(after, stack)
     except InvalidStackError as error:
-        return Planned(stack=stack, changes=True, refused=error.problems)
+        return Planned(stack=stack, changes=True, refused=error.problems), None
     try:
         old = read_side(before, stack)
     except InvalidStackError as error:
+        if new is None:
+            return _gone(stack, before.name), None
         problems = tuple(f"{before.name}:{problem}" for problem in error.problems)
         words = f"what changes: the stack file of {before.name} is invalid"
-        return _alone(stack, new, (words, *problems)) if new is not None else _gone(stack, before.name)
-    if new is None:
-        return _gone(stack, before.name)
+        return _alone(stack, new, (words, *problems)), new.config
+    return (_gone(stack, before.name), None) if new is None else _compared(stack, old, new, before.name)
+
+
+def _compared(stack: str, old: Side | None, new: Side, revision: str) -> tuple[Planned, ClusterConfig | None]:
     if old is None:
-        return _first(stack, new, before.name)
+        return _first(stack, new, revision), new.config
     if old.config.platform is not new.config.platform:
-        return _moved(stack, old, new)
-    return Comparison(stack, old, new).planned()
+        return _moved(stack, old, new), new.config
+    comparison = Comparison(stack, old, new)
+    return comparison.planned(), new.config if old.nginx.files != new.nginx.files else None
+
+
+def _asked_of_nginx(planned: Planned, config: ClusterConfig) -> Planned:
+    """Return a plan with what the nginx that is here says of the configuration."""
+    if planned.refused:
+        return planned  # the lints say it in the stack file's words
+    wanted = nginx_version(config) if config.platform.traits.containers else None
+    try:
+        program, version = find_nginx()
+        found = Checker(program, version).refusals(config)
+    except (NginxError, UncheckedError) as error:
+        return replace(planned, unknown=(*planned.unknown, f"whether nginx takes its configuration: {error}"))
+    here = ".".join(map(str, version))
+    other = wanted is not None and wanted[:2] != version[:2]
+    # A host may be known where the stack runs, a directive to its own nginx.
+    sure = [str(one) for one in found if not other and not one.words.startswith(NO_HOST)]
+    unsure = [f"here, by nginx {here}: {one}" for one in found if str(one) not in sure]
+    if wanted is not None and other:
+        unsure.append(f"whether nginx {wanted[0]}.{wanted[1]} takes its configuration: nginx {here} was asked")
+    return replace(planned, refused=(*planned.refused, *sure), unknown=(*planned.unknown, *unsure))
 
 
 def _gone(stack: str, revision: str) -> Planned:

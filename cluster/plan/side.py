@@ -187,10 +187,16 @@ def nginx_version(config: ClusterConfig) -> Version:
     return version_in_image(config.images.nginx or config.images.base)
 
 
-def nginx_paths(topology: Topology, directory: str = NOWHERE, user: str | None = None) -> NginxPaths:
-    """Return where nginx finds things, all below one directory."""
+def nginx_paths(
+    topology: Topology,
+    directory: str = NOWHERE,
+    user: str | None = None,
+    listens: tuple[str, str, str] = ("", "[::]", "127.0.0.1"),
+) -> NginxPaths:
+    """Return where nginx finds things, all below one directory. listens: at the site's, by IPv6, and the instances'."""
     return NginxPaths(
         user=user,
+        **dict(zip(("listen_address", "listen_address_ipv6", "instance_address"), listens, strict=True)),
         instances=topology.endpoints(lambda kind: f"{directory}/{kind}", Kind.INSTANCE),
         **{
             name: f"{directory}/{name}"

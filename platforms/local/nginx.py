@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import stat
-import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from cluster.kept import HurtFile, make_way, point_at, read_kept, remove_tree, sync_tree, write_durably, write_kept
-from cluster.machine.nginx import NginxError, find_nginx, version_of
+from cluster.machine.nginx import NginxError, find_nginx, refusal, version_of
 from cluster.render.acme import LOCATION
 from cluster.render.nginx import SITE
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
@@ -235,14 +234,11 @@ class Nginx:
 
     def _check(self, directory: Path, *, but_for: Path | None) -> None:
         """Let nginx check a configuration; NginxError where it refuses it, which is then removed `but_for` one."""
-        command = [self.running or self.path, "-t", "-q", "-p", str(self.paths.state), "-e", "stderr"]
         # A check opens the sockets of the configuration, and removes them: the running nginx's must not be among them.
-        conf = directory / "nginx.conf"
-        done = subprocess.run([*command, "-c", str(conf)], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
+        words = refusal(self.running or self.path, directory / "nginx.conf", self.paths.state)
+        if words is not None:
             if directory != but_for:
                 shutil.rmtree(directory)
-            words = done.stderr.replace(str(directory) + "/", "").strip()
             raise NginxError(f"nginx -t refuses the configuration:\n{words}")
 
     def _current(self) -> Path | None:

@@ -152,6 +152,24 @@ def test_what_up_refuses_is_said_with_its_reason(stand: Stand) -> None:
     assert "  - sessions.previous: sessions are in cached_db now" in result.output
 
 
+def test_what_nginx_refuses_is_said_with_its_key_before_anything_is_done(stand: Stand) -> None:
+    stand.edit_stack(lambda stack: stack["site"].update(snippets={"server": "add_header X-A a;\nadd_haeder X-B b;\n"}))
+    before, serving = state_of(stand), stand.serving()
+    result = plan(stand)
+    words = 'unknown directive "add_haeder" in snippets/server.conf:2'
+    assert (result.status, result.output.splitlines()[:2]) == (
+        1,
+        [f"stack {stand.name}: `up` refuses it", f"  - site.snippets.server: nginx refuses it: {words}"],
+    )
+    with stand.sabotaged("plan_that_asks_no_nginx"):
+        assert plan(stand).status == 0, "the saboteur: nobody else notices it"
+    assert (state_of(stand), stand.serving()) == (before, serving)
+    result = stand.up()
+    stand.edit_stack(lambda stack: stack["site"].pop("snippets"))
+    assert (result.status, words in result.output) == (1, True), result.output
+    assert (plan(stand).status, stand.serving()) == (0, serving)
+
+
 def test_another_key_logs_everybody_out_and_is_said_so(stand: Stand) -> None:
     with Load(stand.address) as load:  # it makes sessions
         load.wait_for(AROUND)

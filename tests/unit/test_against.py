@@ -119,6 +119,12 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path / "repository")
 
 
+@pytest.fixture(autouse=True)
+def no_nginx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a real one says is in tests/nginx/test_plan.py."""
+    monkeypatch.setattr(against, "_asked_of_nginx", lambda planned, _config: planned)
+
+
 def run(project: Project, *words: str) -> tuple[int, str]:
     with contextlib.chdir(project.root):
         result = CliRunner().invoke(app, ["plan", *words], catch_exceptions=False)

@@ -778,3 +778,20 @@ def test_what_is_copied_lies_in_memory_where_there_is_enough(monkeypatch: pytest
     monkeypatch.setenv("TMPDIR", "/tmp")
     monkeypatch.setattr(revisions, "MEMORY", tmp_path)
     assert revisions.scratch(1) is None, "whoever names a directory gets it"
+
+
+def test_no_name_of_a_file_can_be_taken_for_a_line_of_the_plan(project: Project) -> None:
+    project.write("shop/a\nstack local: no changes\x1b[31m\r.py", "x\n")
+    file = os.fsdecode(os.fsencode(project.root) + b"/shop/\xff.py")
+    Path(file).write_text("x\n")
+    for form in ("--text", "--markdown", "--json"):
+        status, output = run(project, "--against", "git:HEAD", form)
+        assert status == 0
+        assert [line for line in output.splitlines() if line.startswith("stack local: no changes")] == []
+        assert "\x1b" not in output
+
+
+def test_what_is_left_out_a_thousand_times_is_told_ten_times(project: Project) -> None:
+    for number in range(1000):
+        (project.root / f"shop/link{number}").symlink_to("/etc/passwd")
+    assert len(run(project, "--against", "git:HEAD")[1].splitlines()) < 20

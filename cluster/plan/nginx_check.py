@@ -99,13 +99,16 @@ class Checker:
             directory = Path(made)
             moved: dict[str, str] = {}
             conf = self._written(config, directory, moved)
-            # It may read anything that the machine can; its environment is none of its business.
+            # What else the environment holds is none of a snippet's business.
+            environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
             try:
-                words = refusal(self.program, conf, directory, {"PATH": os.defpath})
+                words = refusal(self.program, conf, directory, environment)
             except (TimeoutError, OSError) as error:
                 raise UncheckedError(str(error)) from error
         if words is None:
             return None
+        if "[emerg]" not in words:
+            raise UncheckedError(f"{self.program} -t fails: {words.splitlines()[0] if words else 'it says nothing'}")
         words = words.replace(f"{directory}/", "")
         for place, said in moved.items():
             words = words.replace(place, said)
@@ -287,8 +290,8 @@ def _all(directives: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _first(words: str) -> str:
     """Return nginx's first complaint, without its time and who it is."""
-    lines = [line for line in words.splitlines() if "[emerg]" in line] or words.splitlines() or ["nothing"]
-    return re.sub(r"^.*?\[emerg\] (\d+#\d+: )?", "", lines[0])
+    line = next(line for line in words.splitlines() if "[emerg]" in line)
+    return re.sub(r"^.*?\[emerg\] (\d+#\d+: )?", "", line)
 
 
 def _short() -> str | None:

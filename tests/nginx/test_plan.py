@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pwd
-import subprocess
-import sys
-from pathlib import Path
+from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cluster.config import parse_config
 from cluster.lint import Facts, Severity, lint
-from cluster.plan import against
+from cluster.plan import against, nginx_check
 from cluster.plan.nginx_check import Checker, Refusal, UncheckedError
 from cluster.plan.planned import Planned
 from cluster.render import locations, upstreams
@@ -21,6 +20,8 @@ from cluster.render.directives import build, d
 from tests.nginx_versions import installed_nginx
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cluster.config.models import ClusterConfig, Server
 
 VALUES: dict[str, Any] = {
@@ -188,14 +189,19 @@ def test_what_no_key_makes_is_said_so(checker: Checker, monkeypatch: pytest.Monk
     assert (found.key, str(found).startswith("nginx: nginx refuses it: invalid zone size")) == ("", True)
 
 
-def test_the_check_writes_nothing_anywhere(checker: Checker, tmp_path: Path) -> None:
-    there = tmp_path / "logs"
-    there.mkdir()
+def test_the_check_writes_nothing_anywhere(checker: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there, own = tmp_path / "logs", tmp_path / "c"
+    for path in (there, own):
+        path.mkdir()
+    monkeypatch.setattr(nginx_check, "_short", lambda: str(own))
     http = f"access_log {there}/a.log;\nproxy_cache_path {there}/cache keys_zone=a:1m;\n"
     asked = config(snippets={"http": http, "server": f'error_log "{there}/b.log";'})
-    before = set(Path("/tmp").iterdir())
     assert checker.refusals(asked) == []
-    assert (list(there.iterdir()), set(Path("/tmp").iterdir()) - before) == ([], set())
+    assert (list(there.iterdir()), list(own.iterdir())) == ([], [])
+    monkeypatch.setattr(nginx_check.Checker, "_moved", lambda _self, text, *_places: text)
+    assert checker.refusals(asked) == []
+    assert {path.name for path in there.iterdir()} == {"a.log", "b.log", "cache"}, "the saboteur: nginx -t makes files"
+    monkeypatch.undo()
     elsewhere = config(snippets={"server": "access_log ../../../../etc/a.log;"})
     with pytest.raises(UncheckedError, match="nobody can say what that writes"):
         checker.refusals(elsewhere)
@@ -212,25 +218,32 @@ def test_a_directory_that_is_not_there_where_it_runs_is_refused(checker: Checker
     )
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_it_needs_no_root(checker: Checker) -> None:
-    code = (
-        "from tests.nginx.test_plan import VALUES\nfrom cluster.config import parse_config\n"
-        "from cluster.plan.nginx_check import Checker\n"
-        f"print(Checker({checker.program!r}, {checker.version!r}).refusals(parse_config(VALUES)))"
-    )
+def test_a_program_that_is_no_nginx_refuses_nothing(checker: Checker, tmp_path: Path) -> None:
+    program = tmp_path / "nginx"
+    program.write_text("#!/bin/sh\necho no library >&2\nexit 127\n")
+    program.chmod(0o755)
+    with pytest.raises(UncheckedError, match="nginx -t fails: no library"):
+        Checker(str(program), checker.version).refusals(config())
+
+
+def become_nobody() -> None:
     nobody = pwd.getpwnam("nobody")
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        user=nobody.pw_uid,
-        group=nobody.pw_gid,
-        extra_groups=[],
-        env={**os.environ, "HOME": "/nonexistent"},
-    )
-    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+    os.setgroups([])
+    os.setgid(nobody.pw_gid)
+    os.setuid(nobody.pw_uid)
+
+
+def asked_as(checker: Checker) -> tuple[int, list[Refusal]]:
+    return os.geteuid(), Checker(checker.program, checker.version).refusals(config())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else; all else here is asked by who is none")
+def test_it_needs_no_root(checker: Checker) -> None:
+    assert checker.refusals(config()) == []  # from here on all is imported
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=become_nobody) as pool:
+        user, found = pool.submit(asked_as, checker).result()
+    assert (user, found) == (pwd.getpwnam("nobody").pw_uid, [])
 
 
 # --- in a plan

@@ -123,9 +123,11 @@ class Repository:
         )
 
     def bytes_of(self, commit: str) -> int:
-        """Return how large all files of a revision are together."""
-        found = self._told("ls-tree", "-r", "-l", "-z", "--full-tree", commit)
-        sizes = [line.partition(b"\t")[0].split()[-1] for line in found.split(b"\0")[:-1]]
+        """Return how large all files of a revision are together; where some are not here, more than is copied."""
+        found = self._asked(self.top, "ls-tree", "-r", "-l", "-z", "--full-tree", commit)
+        if found.returncode != 0:
+            return MOST_BYTES
+        sizes = [line.partition(b"\t")[0].split()[-1] for line in found.stdout.split(b"\0")[:-1]]
         return sum(int(size) for size in sizes if size.isdigit())
 
     def at(self, commit: str, name: str, directory: Path) -> Tree:

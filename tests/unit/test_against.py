@@ -24,7 +24,7 @@ from cluster.acme.kept import new_key
 from cluster.config import parse_config
 from cluster.errors import CommandError
 from cluster.plan import Cost, against, confined, revisions
-from cluster.plan.replaced import nginx_made_of
+from cluster.plan.replaced import nginx_made_of, restarted
 from cluster.tls.authority import make_authority
 from cluster.topology import build_topology
 from tests.unit.pulumi_mocks import CONTAINER, SECRETS, run_main, stack_values
@@ -431,24 +431,46 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+#: As they are before each variant.
+BROKER = {"broker": {"engine": "valkey"}}
+SERVICES = ("memcached1", "postgres", "broker")
+
+OF_SERVICES: dict[str, dict[str, Any]] = {
+    "the sessions' memory": {"sessions": {"memcached": {"nodes": 2, "memory": "128m"}}},
+    "a node more": {"sessions": {"memcached": {"nodes": 3, "memory": "64m"}}},
+    "the broker's memory": {"broker": {"memory": "512m"}},
+    "an image of postgres": {"images": {"postgres": "debian:forky-slim"}},
+}
+
+
+def containers(root: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    keys = {"tls_authority": make_authority("test", dt.datetime.now(dt.UTC)), "acme_account": new_key()}
+    record = run_main(root, values, secrets={**SECRETS, **keys})
+    return {name: record.named(name, CONTAINER).inputs for name in ("nginx", *SERVICES)}
+
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
-    """nginx's container of the stack that the variants differ from."""
-    return nginx_container(tmp_path_factory.mktemp("plain"), stack_values())
+    """The containers of the stack that the variants differ from."""
+    return containers(tmp_path_factory.mktemp("plain"), stack_values(**BROKER))
 
 
-def nginx_container(root: Path, values: Mapping[str, Any]) -> Mapping[str, Any]:
-    keys = {"tls_authority": make_authority("test", dt.datetime.now(dt.UTC)), "acme_account": new_key()}
-    return run_main(root, values, secrets={**SECRETS, **keys}).named("nginx", CONTAINER).inputs
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_the_table_of_what_replaces_nginx_is_what_docker_does(
+@pytest.mark.parametrize("name", [*VARIANTS, *OF_SERVICES])
+def test_the_table_of_what_is_made_anew_is_what_docker_does(
     tmp_path: Path, plain: Mapping[str, Any], name: str
 ) -> None:
-    values = stack_values(**VARIANTS[name])
-    tables = [nginx_made_of(build_topology(parse_config(one))) for one in (stack_values(), values)]
-    assert (nginx_container(tmp_path, values) != plain) == (tables[0] != tables[1]), tables
+    changes = {**VARIANTS, **OF_SERVICES}[name]
+    changes = {
+        **BROKER,
+        **changes,
+        **({"broker": {**BROKER["broker"], **changes["broker"]}} if "broker" in changes else {}),
+    }
+    values = stack_values(**changes)
+    old, new = (build_topology(parse_config(one)) for one in (stack_values(**BROKER), values))
+    told = {one.name for one in restarted(old, new)} & set(SERVICES)
+    told |= {"nginx"} if nginx_made_of(old) != nginx_made_of(new) else set()
+    made = containers(tmp_path, values)
+    assert told == {service for service, inputs in made.items() if inputs != plain[service]}
 
 
 # --- git
@@ -795,3 +817,15 @@ def test_what_is_left_out_a_thousand_times_is_told_ten_times(project: Project) -
     for number in range(1000):
         (project.root / f"shop/link{number}").symlink_to("/etc/passwd")
     assert len(run(project, "--against", "git:HEAD")[1].splitlines()) < 20
+
+
+def test_a_partial_clone_without_the_files_fetches_nothing(project: Project, tmp_path: Path) -> None:
+    first = git(project.top, "rev-parse", "HEAD")
+    project.write("shop/manage.py", "another\n")
+    project.commit()
+    git(project.top, "config", "uploadpack.allowFilter", "true")
+    git(tmp_path, "clone", "-q", "--filter=blob:none", f"file://{project.top}", "clone")
+    with pytest.raises(CommandError, match=r"is not whole here \(shop/manage.py is missing: a partial clone\?\)"):
+        against.plan_against(tmp_path / "clone", [], f"git:{first}")
+    git(tmp_path / "clone", "cat-file", "-p", f"{first}:shop/manage.py")  # as git itself would: it fetches
+    assert against.plan_against(tmp_path / "clone", [], f"git:{first}")[0].release.code

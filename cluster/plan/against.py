@@ -112,19 +112,20 @@ def _asked_of_nginx(planned: Planned, config: ClusterConfig) -> Planned:
     """Return a plan with what the nginx that is here says of the configuration."""
     if planned.refused:
         return planned  # the lints say it in the stack file's words
-    wanted = nginx_version(config) if config.platform.traits.containers else None
+    traits = config.platform.traits
+    wanted = ".".join(map(str, nginx_version(config)[:2])) if traits.containers else "of the hosts"
     try:
         program, version = find_nginx()
         found = Checker(program, version).refusals(config)
     except (NginxError, UncheckedError) as error:
         return replace(planned, unknown=(*planned.unknown, f"whether nginx takes its configuration: {error}"))
     here = ".".join(map(str, version))
-    other = wanted is not None and wanted[:2] != version[:2]
+    other = traits.hosts or (traits.containers and wanted != ".".join(map(str, version[:2])))
     # A host may be known where the stack runs, a directive to its own nginx.
     sure = [str(one) for one in found if not other and not one.words.startswith(NO_HOST)]
     unsure = [f"here, by nginx {here}: {one}" for one in found if str(one) not in sure]
-    if wanted is not None and other:
-        unsure.append(f"whether nginx {wanted[0]}.{wanted[1]} takes its configuration: nginx {here} was asked")
+    if other:
+        unsure.append(f"whether nginx {wanted} takes its configuration: nginx {here} was asked")
     return replace(planned, refused=(*planned.refused, *sure), unknown=(*planned.unknown, *unsure))
 
 
@@ -190,6 +191,10 @@ class Comparison:
         self.parts = self._parts()
         self.replaced = self._replaced()
         self.restarted = restarted(old.topology, new.topology)
+        hosts = [{host.host_key: host.name for host in one.config.hosts} for one in (old, new)]
+        # A machine is known by its key, whatever its address is.
+        self.new_hosts = [name for key, name in hosts[1].items() if key not in hosts[0]]
+        self.gone_hosts = [name for key, name in hosts[0].items() if key not in hosts[1]]
         self.secrets, self.opaque = _secrets(old, new)
         known = {one.name: one for one in old.topology.services}
         there = {one.name: one for one in new.topology.services}
@@ -213,6 +218,8 @@ class Comparison:
             costs.append(Cost.SERVICE_REPLACED)
         if unsafe(release.migrations):
             costs.append(Cost.MIGRATION)
+        if self.gone_hosts:
+            costs.append(Cost.DATA_LEFT)
         alone = new.topology.memcached_nodes == 1 and "cache" in (
             new.config.sessions.engine,
             new.config.sessions.previous,
@@ -248,7 +255,8 @@ class Comparison:
             self.other,
         )
         unread = (self.old.uncoded, self.old.tree.unfit) != (self.new.uncoded, self.new.tree.unfit)
-        return any(lists) or unread or self.old.nginx.files != self.new.nginx.files
+        hosts = self.old.config.hosts != self.new.config.hosts
+        return any(lists) or unread or hosts or self.old.nginx.files != self.new.nginx.files
 
     @staticmethod
     def _costs_requests(service: Service) -> bool:
@@ -311,6 +319,8 @@ class Comparison:
         if self.parts:
             first = "; migrations run first" if _migrates(self.new) else ""
             yield f"release: another one ({', '.join(compare.PARTS[name] for name in self.parts)}){first}"
+        yield from (f"+ host {name}" for name in self.new_hosts)
+        yield from (f"- host {name}: what it keeps stays there, and is not seen any more" for name in self.gone_hosts)
         if self.added:
             yield f"+ {listed([one.name for one in self.added])}: start"
         if self.other:

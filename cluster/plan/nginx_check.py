@@ -109,6 +109,8 @@ class Checker:
             return None
         if "[emerg]" not in words:
             raise UncheckedError(f"{self.program} -t fails: {words.splitlines()[0] if words else 'it says nothing'}")
+        if "too long path in the unix domain socket" in words:
+            raise UncheckedError(f"{directory.parent}, where temporary files are, has too long a path for sockets")
         words = words.replace(f"{directory}/", "")
         for place, said in moved.items():
             words = words.replace(place, said)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pwd
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,8 +22,6 @@ from cluster.render.directives import build, d
 from tests.nginx_versions import installed_nginx
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cluster.config.models import ClusterConfig, Server
 
 VALUES: dict[str, Any] = {
@@ -190,9 +190,9 @@ def test_what_no_key_makes_is_said_so(checker: Checker, monkeypatch: pytest.Monk
 
 
 def test_the_check_writes_nothing_anywhere(checker: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there, own = tmp_path / "logs", tmp_path / "c"
-    for path in (there, own):
-        path.mkdir()
+    there = tmp_path / "logs"
+    there.mkdir()
+    own = Path(tempfile.mkdtemp(prefix="c", dir="/tmp"))
     monkeypatch.setattr(nginx_check, "_short", lambda: str(own))
     http = f"access_log {there}/a.log;\nproxy_cache_path {there}/cache keys_zone=a:1m;\n"
     asked = config(snippets={"http": http, "server": f'error_log "{there}/b.log";'})
@@ -202,6 +202,7 @@ def test_the_check_writes_nothing_anywhere(checker: Checker, tmp_path: Path, mon
     assert checker.refusals(asked) == []
     assert {path.name for path in there.iterdir()} == {"a.log", "b.log", "cache"}, "the saboteur: nginx -t makes files"
     monkeypatch.undo()
+    own.rmdir()
     elsewhere = config(snippets={"server": "access_log ../../../../etc/a.log;"})
     with pytest.raises(UncheckedError, match="nobody can say what that writes"):
         checker.refusals(elsewhere)
@@ -216,6 +217,16 @@ def test_a_directory_that_is_not_there_where_it_runs_is_refused(checker: Checker
         "site.snippets.server",
         'open() "/nowhere/a.log" failed (2: No such file or directory)',
     )
+
+
+def test_where_no_socket_fits_nothing_is_refused(
+    checker: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(nginx_check, "_short", lambda: str(long))
+    with pytest.raises(UncheckedError, match="has too long a path for sockets"):
+        checker.refusals(config())
 
 
 def test_a_program_that_is_no_nginx_refuses_nothing(checker: Checker, tmp_path: Path) -> None:
@@ -277,6 +288,13 @@ def test_what_another_version_says_is_no_refusal(checker: Checker) -> None:
         f"here, by nginx {here}: {words}",
         f"whether nginx {major}.{minor + 1} takes its configuration: nginx {here} was asked",
     )
+
+
+def test_of_the_nginx_of_hosts_nobody_knows_the_version(checker: Checker) -> None:
+    host = {"name": "web1", "address": "10.0.0.1", "host_key": "ssh-ed25519 AAAA"}
+    found = asked(PLANNED, platform="remote", hosts=[host])
+    assert (found.refused, len(found.unknown)) == ((), 2)
+    assert found.unknown[1].startswith("whether nginx of the hosts takes its configuration: nginx ")
 
 
 def test_a_host_that_is_not_known_here_may_be_where_the_stack_runs(checker: Checker) -> None:

@@ -395,6 +395,29 @@ def test_another_platform_is_another_cluster(project: Project) -> None:
     assert found.steps[0].startswith("platform: local -> docker: another cluster comes up")
 
 
+HOST = {"name": "web1", "address": "10.0.0.1", "host_key": "ssh-ed25519 AAAA"}
+REMOTE = {"platform": "remote", "hosts": [HOST]}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "cost", "steps"),
+    [
+        ([{**HOST, "address": "web1.example.com"}], Cost.NONE, ()),
+        (
+            [{**HOST, "host_key": "ssh-ed25519 BBBB"}],
+            Cost.DATA_LEFT,
+            ("+ host web1", "- host web1: what it keeps stays there, and is not seen any more"),
+        ),
+    ],
+)
+def test_a_host_is_known_by_its_key(
+    project: Project, hosts: list[dict[str, Any]], cost: Cost, steps: tuple[str, ...]
+) -> None:
+    found = costs(project, REMOTE, {**REMOTE, "hosts": hosts})
+    assert (found.changes, found.costs, found.steps) == (True, (cost,), steps)
+    assert found.settings
+
+
 def test_secrets_are_told_by_name_and_what_is_encrypted_is_not_known(project: Project) -> None:
     before = {"secret_key": {"secure": "v1:aaaa"}, "database_url": {"secure": "v1:cccc"}}
     after = {"secret_key": {"secure": "v1:bbbb"}, "secret_environment": {"secure": "v1:dddd"}}

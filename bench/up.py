@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platforms.local.nginx import find_nginx
+from cluster.machine.nginx import find_nginx
 from tests.local.stand import Stand
 
 if TYPE_CHECKING:

@@ -90,6 +90,14 @@ def plan(  # noqa: PLR0913, PLR0917 - a command's options
     digest_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append plan_digest=… and plan_changes=… for a later job.")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="git:REVISION",
+            help="Compare the files of a revision with those here, of all stacks where none is named: no cluster, "
+            "engine or secret is asked.",
+        ),
+    ] = None,
 ) -> None:
     """Show what `up` would do and what it costs; nothing is changed."""
     from cli import planning  # noqa: PLC0415 - each command imports only what it needs
@@ -100,13 +108,19 @@ def plan(  # noqa: PLR0913, PLR0917 - a command's options
         raise CommandError("--text, --markdown and --json: say one of them")
     if digest_file is not None and len(stacks or [DEFAULT_STACK]) > 1:
         raise CommandError("--digest-file: is for one stack at a time")
+    if digest_file is not None and against is not None:
+        raise CommandError("--digest-file: is of what runs, and --against tells nothing of that: say one of them")
     pull = None
     if post is not None or gate is not None:
         from cli import pulls  # noqa: PLC0415
 
         pull = pulls.Wanted(post=post, gate=gate, accepted_by=accepted_by)
     with nullcontext() if pull is None else pull.watching():
-        plans = planning.plan([_opened(name) for name in stacks or [DEFAULT_STACK]])
+        plans = (
+            planning.against(against, stacks or [])
+            if against is not None
+            else planning.plan([_opened(name) for name in stacks or [DEFAULT_STACK]])
+        )
     planning.show(plans, chosen[0] if chosen else planning.Form.TEXT)
     if digest_file is not None:
         planning.write_digest(plans[0], digest_file)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from cluster.console import say, tell
 from cluster.errors import CommandError
 from cluster.plan.shown import document, markdown, text
+from cluster.stack.opened import find_root
 from platforms.base import Forward
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from cluster.plan import Planned
@@ -37,6 +38,13 @@ class Form(StrEnum):
 def plan(opened: Iterable[tuple[Stack, Platform]]) -> list[Planned]:
     """Return what `up` would do to each stack."""
     return [on.plan(Forward()) for _stack, on in opened]
+
+
+def against(revision: str, stacks: Sequence[str]) -> list[Planned]:
+    """Return what the working tree would do to stacks that are as a revision has them; to all where none is named."""
+    from cluster.plan.against import plan_against  # noqa: PLC0415 - only who asks for it looks into a repository
+
+    return plan_against(find_root(), stacks, revision)
 
 
 def show(plans: list[Planned], form: Form) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.config.models import SessionEngine
 from cluster_runtime.lasting import database_name, lasting, mark
@@ -155,6 +155,18 @@ def refused_rollback(release: str, runtime: Mapping[str, Any], said: Iterable[Sa
         f"release {release} does not read the sessions that are in {ended} now: everybody would be logged out. "
         f"Set `engine: {sessions['engine']}` and `previous: {ended}` in the stack file instead, and say `cluster up`"
     )
+
+
+class Discard(NamedTuple):
+    """What a release may leave behind: the sessions, and what the database and the shared paths hold."""
+
+    sessions: bool
+    data: bool
+
+    @classmethod
+    def of(cls, config: ClusterConfig) -> Discard:
+        """Return what the stack file lets go."""
+        return cls(config.sessions.discard, (config.database or config.sessions).discard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,6 +334,7 @@ def _size(count: int) -> str:
 
 __all__ = [
     "CANNOT_SURVIVE",
+    "Discard",
     "Fault",
     "Lasting",
     "ended_by",

@@ -34,10 +34,10 @@ from urllib.parse import urlencode, urlsplit
 
 import yaml
 
+from cluster.machine.nginx import find_nginx
 from cluster.stack.secrets import write_secret
 from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.unix_http import UnixConnection
-from platforms.local.nginx import find_nginx
 from tests.local.postgres import Postgres
 from tests.local.stand import ROOT, Stand
 

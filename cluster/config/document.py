@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 #: Bytes of a file, nodes of it with every alias counted as what it stands for, and levels. A thousand servers with all
@@ -250,6 +251,28 @@ def _words(node: yaml.Node, path: str) -> list[tuple[str, str]]:
     if isinstance(node, yaml.SequenceNode):
         return [word for number, one in enumerate(node.value) for word in _words(one, f"{path}[{number}]")]
     return [word for key, value in node.value for word in _words(value, step(path, key.value, quoted=key.tag != _TEXT))]
+
+
+def lines_of(content: bytes) -> dict[str, int]:
+    """Return the line of each key and entry of a document that is read here, by its dotted path; the first is 1.
+
+    DocumentError where it is not what is read here.
+    """
+    parse_document(content)
+    node = _Loader(content.decode()).get_single_node()
+    return {} if node is None else dict(_lines(node, ""))
+
+
+def _lines(node: yaml.Node, path: str) -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.SequenceNode):
+        for number, one in enumerate(node.value):
+            yield f"{path}[{number}]", one.start_mark.line + 1
+            yield from _lines(one, f"{path}[{number}]")
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = step(path, str(key.value), quoted=key.tag != _TEXT)
+            yield inner, key.start_mark.line + 1
+            yield from _lines(value, inner)
 
 
 def step(path: str, key: str, *, quoted: bool = False) -> str:

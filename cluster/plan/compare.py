@@ -23,6 +23,18 @@ if TYPE_CHECKING:
     from cluster.requirements import Requirements
     from cluster.source import Entry
 
+#: How each part of a release is called in a sentence.
+PARTS = {
+    "code": "code",
+    "runtime": "runtime",
+    "requirements": "requirements",
+    "python": "Python",
+    "packages": "local packages above the project",
+    "platform": "what its image is made of",
+    "settings": "settings of the app",
+    "secrets": "secrets",
+}
+
 #: Of a larger file nobody counts lines, bytes: it takes too long, and it is nobody's code.
 LARGEST = 400_000
 

@@ -41,6 +41,8 @@ def headline(planned: Planned) -> str:
         return "`up` refuses it"
     if not planned.changes:
         return NOTHING
+    if not planned.costs:
+        return "what it costs is not known"
     return "; ".join(COSTS[cost].words for cost in planned.costs)
 
 
@@ -94,9 +96,10 @@ def _sections(planned: Planned) -> Iterator[tuple[str, list[str]]]:
         ("stopped or deleted", list(planned.deleted)),
         ("lints that are new", [f"{one.severity}: {one.path}: {one.text} [{one.id}]" for one in planned.lints]),
         ("changed by hand, or broken", list(planned.drift)),
-        ("not known before", list(planned.unknown)),
+        ("not known before", _cut(planned.unknown, MOST, "things")),
     ]
-    return ((title, rows) for title, rows in found if rows)
+    # No name of a file can begin a line of its own.
+    return ((title, [" ".join(row.splitlines()) for row in rows]) for title, rows in found if rows)
 
 
 def _cut(rows: Sequence[str], most: int, what: str) -> list[str]:

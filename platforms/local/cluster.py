@@ -6,7 +6,7 @@ import datetime as dt
 import posixpath
 import signal
 import stat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from cluster.config import StackFileError, parse_config
 from cluster.config.models import AUTHORITY, DatabaseEngine, dump
@@ -16,7 +16,7 @@ from cluster.machine.ports import has_ipv6, is_free
 from cluster.release import ReleaseSpec, find_project, runtime_config, specify
 from cluster.render.users import UsersError
 from cluster.requirements import read_requirements
-from cluster.sessions import Lasting, of_release, refused_loss
+from cluster.sessions import Discard, Lasting, of_release, refused_loss
 from cluster.source import is_file_name
 from cluster.stack.history import History
 from cluster.stack.secrets import ensure_secrets, lost_secrets, read_secrets, restore_secrets, write_secret
@@ -51,18 +51,6 @@ if TYPE_CHECKING:
 
     from cluster.config.models import ClusterConfig
     from platforms.local.paths import LocalPaths
-
-
-class Discard(NamedTuple):
-    """What a release may leave behind: the sessions, and what the database and the shared paths hold."""
-
-    sessions: bool
-    data: bool
-
-    @classmethod
-    def of(cls, config: ClusterConfig) -> Discard:
-        """Return what the stack file lets go."""
-        return cls(config.sessions.discard, (config.database or config.sessions).discard)
 
 
 class LocalCluster(Site):

@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from cluster.errors import ClusterError
+from cluster.machine.nginx import search_path
 from cluster.services import PACKAGED, Kind, memcached_node
-from platforms.local.nginx import search_path
 from platforms.local.supervisor import accepts
 from platforms.local.supervisor_files import Program
 

@@ -8,21 +8,19 @@ import grp
 import http.client
 import json
 import os
-import re
 import shutil
 import stat
-import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from cluster.errors import ClusterError
 from cluster.kept import HurtFile, make_way, point_at, read_kept, remove_tree, sync_tree, write_durably, write_kept
+from cluster.machine.nginx import NginxError, find_nginx, refusal, version_of
 from cluster.render.acme import LOCATION
 from cluster.render.nginx import SITE
-from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE, OLDEST, Version
+from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster_runtime import unfollowed
 from cluster_runtime.unix_http import UnixConnection
 from platforms.local.orphans import Kind, stack_processes
@@ -57,35 +55,6 @@ ENDING = "shutting down"
 
 #: Seconds until a reloaded nginx must tell its new digest.
 RELOAD_SECONDS = 20.0
-
-
-class NginxError(ClusterError):
-    """nginx is missing or too old, or refuses a configuration; the text has its own words."""
-
-
-def search_path() -> str:
-    """Return where programs are looked for: Debian keeps nginx where an ordinary user's PATH does not look."""
-    return f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
-
-
-def find_nginx() -> tuple[str, Version]:
-    """Return nginx's path and version; NginxError where it is missing or too old."""
-    path = shutil.which("nginx", path=search_path())
-    if path is None:
-        raise NginxError("nginx is not installed: apt-get install --no-install-recommends nginx")
-    version = _version_of(path)
-    if version < OLDEST:
-        text = ".".join(map(str, version))
-        raise NginxError(f"nginx {text} ({path}) is too old: {'.'.join(map(str, OLDEST))} or newer is needed")
-    return path, version
-
-
-def _version_of(path: str) -> Version:
-    done = subprocess.run([path, "-v"], capture_output=True, text=True, check=False)
-    found = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", done.stderr)
-    if found is None:
-        raise NginxError(f"{path} -v does not tell a version: {done.stderr.strip()}")
-    return int(found[1]), int(found[2]), int(found[3])
 
 
 def running_binary(paths: LocalPaths, installed: str) -> str | None:
@@ -129,7 +98,7 @@ class Nginx:
         self.path, self.installed = find_nginx()
         # A running one is only as new as it was when it was started: it would refuse what a newer one understands.
         self.running = running_binary(paths, self.path)
-        self.version = _version_of(self.running) if self.running else self.installed
+        self.version = version_of(self.running) if self.running else self.installed
         # Of a reload that an `up` was killed before: what is in place has the same digest as what runs.
         self.reload_wanted = self._untold.exists()
 
@@ -268,14 +237,11 @@ class Nginx:
 
     def _check(self, directory: Path, *, but_for: Path | None) -> None:
         """Let nginx check a configuration; NginxError where it refuses it, which is then removed `but_for` one."""
-        command = [self.running or self.path, "-t", "-q", "-p", str(self.paths.state), "-e", "stderr"]
         # A check opens the sockets of the configuration, and removes them: the running nginx's must not be among them.
-        conf = directory / "nginx.conf"
-        done = subprocess.run([*command, "-c", str(conf)], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
+        words = refusal(self.running or self.path, directory / "nginx.conf", self.paths.state)
+        if words is not None:
             if directory != but_for:
                 shutil.rmtree(directory)
-            words = done.stderr.replace(str(directory) + "/", "").strip()
             raise NginxError(f"nginx -t refuses the configuration:\n{words}")
 
     def _current(self) -> Path | None:

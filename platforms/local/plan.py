@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cluster.config import StackFileError, parse_config
 from cluster.config.models import SessionEngine
-from cluster.plan.compare import compare_shares
+from cluster.plan.compare import PARTS, compare_shares
 from cluster.plan.nginx import OTHER_USERS, difference
 from cluster.plan.shown import listed
 from cluster.services import Kind
@@ -23,18 +23,6 @@ if TYPE_CHECKING:
     from cluster.render.nginx import NginxConfig
     from cluster.services import Service
     from platforms.local.nginx import Nginx
-
-#: How each part of a release is called in a sentence.
-PARTS = {
-    "code": "code",
-    "runtime": "runtime",
-    "requirements": "requirements",
-    "python": "Python",
-    "packages": "local packages above the project",
-    "settings": "settings of the app",
-    "secrets": "secrets",
-}
-
 
 #: How many hurt files a plan names.
 SHOWN = 3

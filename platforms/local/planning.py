@@ -12,18 +12,17 @@ from cluster.errors import ClusterError
 from cluster.plan import compare
 from cluster.plan.costs import Cost, dearest_first
 from cluster.plan.migrations import new_migrations, unsafe
+from cluster.plan.nginx_check import Checker, UncheckedError
 from cluster.plan.planned import PackageChange, Planned, Release, SettingChange
 from cluster.release import ReleaseError, runtime_config
 from cluster.requirements import read_requirements
 from cluster.services import Kind
+from cluster.sessions import Discard, refusal
 from cluster.sessions import lines as session_lines
-from cluster.sessions import refusal
 from cluster.source import DATABASE_SUFFIXES, TREE
 from cluster.stack.history import KEPT_RELEASES, History
 from cluster.stack.judge import findings
-from platforms.local.cluster import Discard
 from platforms.local.daemons import kind_of
-from platforms.local.plan import PARTS
 from platforms.local.release import Release as Made
 from platforms.local.state import is_instance
 from platforms.local.written import known_files
@@ -73,17 +72,33 @@ class Planning:
 
         What forbids it is in `refused`, and what could be found out all the same is there.
         """
-        refused = [str(one) for one in findings(self.cluster.config, self.facts) if one.severity == "error"]
+        forbidden = [str(one) for one in findings(self.cluster.config, self.facts) if one.severity == "error"]
+        refused = list(forbidden)
         try:
             words = refusal(self.cluster.config, self.cluster.said_of_sessions(), lambda: report)
             refused += [words] if words else []
             self.cluster.check_ports()
         except ClusterError as error:
             refused.append(str(error))
+        by_nginx, unchecked = ([], []) if forbidden else self._asked_of_nginx()
+        refused += by_nginx
         try:
-            return self._specified(refused, report)
+            planned = self._specified(refused, report)
         except ClusterError as error:
             return self._refused([*refused, str(error)])
+        return replace(planned, unknown=(*planned.unknown, *unchecked)) if planned.changes else planned
+
+    def _asked_of_nginx(self) -> tuple[list[str], list[str]]:
+        """Return what nginx refuses of a configuration that is not in place yet, and why that can't be said."""
+        nginx, config = self.cluster.nginx, self.cluster.config
+        if nginx.is_in_place(self.cluster.nginx_config()):
+            return [], []
+        program = nginx.running or nginx.path
+        checker = Checker(program, nginx.version, user=nginx.user, prefix=self.cluster.paths.state)
+        try:
+            return [str(one) for one in checker.refusals(config)], []
+        except UncheckedError as error:
+            return [], [f"whether nginx takes its configuration: {error}"]
 
     def _specified(self, refused: list[str], report: Mapping[str, Any] | None) -> Planned:
         from cluster.interpreters import NoInterpreterError  # noqa: PLC0415 - looks at uv
@@ -168,7 +183,7 @@ class Planning:
         self, plan: Plan, wanted: ReleaseSpec | Made
     ) -> tuple[Release, tuple[SettingChange, ...], tuple[str, ...]]:
         """Return what changes of the release, of the keys of the stack file, and what is not known of it."""
-        parts = tuple(PARTS.get(part, part) for part in plan.changed_parts)
+        parts = tuple(compare.PARTS.get(part, part) for part in plan.changed_parts)
         release = Release(before=plan.former, after=plan.release, parts=parts)
         former = self.cluster.builder.find(plan.former) if plan.former else None
         if plan.former == plan.release or former is None:

@@ -18,6 +18,7 @@ from cluster.config.load import STACKS
 from cluster.config.models import DatabaseEngine
 from cluster.endpoints import Endpoint
 from cluster.errors import CommandError
+from cluster.machine.nginx import NginxError, find_nginx
 from cluster.plan.shown import text
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.versions import NEW_NGINX
@@ -35,7 +36,6 @@ from platforms.local.adopting import left_behind
 from platforms.local.lasting import gone_of, secrets_of
 from platforms.local.listeners import listening_ports, with_children
 from platforms.local.maintaining import Keeping
-from platforms.local.nginx import NginxError, find_nginx
 from platforms.local.orphans import stack_processes
 from platforms.local.paths import LocalPaths
 from platforms.local.planning import Planning

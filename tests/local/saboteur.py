@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cli import main
+from cluster.machine import nginx as machine_nginx
+from cluster.plan.nginx_check import Checker
 from cluster.render import site as nginx_site
 from cluster.render.maintenance import MaintenanceFile
 from cluster.services import Daemon
@@ -102,7 +104,7 @@ def no_second_copy() -> None:
 
 def no_nginx() -> None:
     """nginx is not installed, wherever one looks."""
-    local_nginx.search_path = lambda: "/nonexistent"
+    machine_nginx.search_path = lambda: "/nonexistent"
 
 
 def no_memcached() -> None:
@@ -124,6 +126,11 @@ def no_appendonly() -> None:
         return tuple("no" if word == "yes" else word for word in original(self, **given))
 
     Daemon.words = words  # type: ignore[method-assign]
+
+
+def plan_that_asks_no_nginx() -> None:
+    """Whatever nginx would say of its configuration, a plan does not ask."""
+    Checker.refusals = lambda *_arguments: []  # type: ignore[method-assign]
 
 
 def late_up() -> None:

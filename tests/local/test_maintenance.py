@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from cluster.machine.nginx import find_nginx
 from cluster.maintenance import asked_for
 from cluster.render.maintenance import page
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.stack.history import locked
 from platforms.local.maintaining import Keeping
-from platforms.local.nginx import find_nginx
 from tests.conformance import servers, wait_until
 from tests.load import Load
 from tests.local.stand import Stand

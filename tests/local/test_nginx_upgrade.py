@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster.machine import nginx as machine_nginx
+from cluster.machine.nginx import find_nginx
 from cluster.machine.owner import Owner
-from platforms.local import nginx as local_nginx
-from platforms.local.nginx import Nginx, find_nginx
+from platforms.local.nginx import Nginx
 from platforms.local.paths import LocalPaths
 from platforms.local.supervisor import Supervisor
 
@@ -64,7 +65,7 @@ def test_a_running_nginx_is_what_it_was_when_it_was_started(
 ) -> None:
     version = find_nginx()[1]
     upgrade(binary)
-    monkeypatch.setattr(local_nginx, "search_path", lambda: str(binary.parent))
+    monkeypatch.setattr(machine_nginx, "search_path", lambda: str(binary.parent))
     nginx = Nginx(paths, Supervisor(paths), OWNER)
     assert (nginx.version, nginx.installed) == (version, (1, 99, 0))
     assert str(binary) in nginx.program().command, "the next start is of the installed one"
@@ -78,7 +79,7 @@ def test_where_none_runs_the_installed_one_counts(
     installed = tmp_path / "nginx"
     installed.touch()
     upgrade(installed)
-    monkeypatch.setattr(local_nginx, "search_path", lambda: str(tmp_path))
+    monkeypatch.setattr(machine_nginx, "search_path", lambda: str(tmp_path))
     nginx = Nginx(paths, Supervisor(paths), OWNER)
     assert (nginx.version, nginx.running) == ((1, 99, 0), None)
 

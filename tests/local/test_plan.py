@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import signal
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -144,12 +145,55 @@ def test_a_release_is_told_by_what_changes_and_is_the_one_that_up_makes(stand: S
     assert "- sqlparse >=0.5" in back.output
 
 
+def test_against_the_revision_that_runs_the_files_tell_the_same() -> None:
+    with contextlib.closing(Stand()) as stand:
+        assert_up(stand)
+        (stand.root / ".gitignore").write_text(".cluster/\n")
+        identity = ("-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "commit.gpgsign=false")
+        for words in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "what runs")):
+            subprocess.run(["git", "-C", str(stand.root), *identity, *words], check=True)
+        stand.edit_code("visits/views.py", "\n# one line more\n")
+        stand.edit_code("visits/migrations/0002_mood.py", MIGRATION.replace(', db_default=""', ""))
+        requirements = stand.project / "requirements.txt"
+        requirements.write_text(f"{requirements.read_text()}sqlparse>=0.5\n")
+        stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=5))
+        stand.edit_stack(lambda stack: stack["app"].update(threads=7))
+        before, serving = state_of(stand), stand.serving()
+        here = planned(stand)
+        (there,) = json.loads(plan(stand, "--against", "git:HEAD", "--json").output)["plans"]
+        assert (state_of(stand), stand.serving()) == (before, serving)
+        same = ("headline", "costs", "refused", "traffic", "nginx", "settings", "sessions", "deleted", "lints")
+        assert {key: there[key] for key in same} == {key: here[key] for key in same}
+        parts = ("parts", "code", "requirements", "secrets", "migrations")
+        assert {key: there["release"][key] for key in parts} == {key: here["release"][key] for key in parts}
+        assert here["costs"] == ["migration"]
+        assert here["nginx"]
+
+
 def test_what_up_refuses_is_said_with_its_reason(stand: Stand) -> None:
     stand.edit_stack(lambda stack: stack["sessions"].update(engine="file"))
     result = plan(stand, "--exit-code")
     stand.edit_stack(lambda stack: stack["sessions"].update(engine="cached_db"))
     assert (result.status, result.output.splitlines()[0]) == (1, f"stack {stand.name}: `up` refuses it")
     assert "  - sessions.previous: sessions are in cached_db now" in result.output
+
+
+def test_what_nginx_refuses_is_said_with_its_key_before_anything_is_done(stand: Stand) -> None:
+    stand.edit_stack(lambda stack: stack["site"].update(snippets={"server": "add_header X-A a;\nadd_haeder X-B b;\n"}))
+    before, serving = state_of(stand), stand.serving()
+    result = plan(stand)
+    words = 'unknown directive "add_haeder" in snippets/server.conf:2'
+    assert (result.status, result.output.splitlines()[:2]) == (
+        1,
+        [f"stack {stand.name}: `up` refuses it", f"  - site.snippets.server: nginx refuses it: {words}"],
+    )
+    with stand.sabotaged("plan_that_asks_no_nginx"):
+        assert plan(stand).status == 0, "the saboteur: nobody else notices it"
+    assert (state_of(stand), stand.serving()) == (before, serving)
+    result = stand.up()
+    stand.edit_stack(lambda stack: stack["site"].pop("snippets"))
+    assert (result.status, words in result.output) == (1, True), result.output
+    assert (plan(stand).status, stand.serving()) == (0, serving)
 
 
 def test_another_key_logs_everybody_out_and_is_said_so(stand: Stand) -> None:

@@ -12,6 +12,7 @@ import pytest
 from cluster.config import parse_config
 from cluster.console import Terminal
 from cluster.errors import CommandError
+from cluster.machine.nginx import NginxError
 from cluster.machine.owner import find_owner
 from cluster.render.nginx import render_nginx
 from cluster.services import memcached_node
@@ -20,7 +21,6 @@ from cluster.stack.opened import Stack
 from cluster.topology import build_topology
 from platforms.base import Forward
 from platforms.local import platform as local
-from platforms.local.nginx import NginxError
 from platforms.local.paths import LocalPaths
 from platforms.local.plan import _nginx_difference
 from tests.unit.pulumi_mocks import stack_values

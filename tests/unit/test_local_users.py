@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster.machine.nginx import NginxError
 from cluster.machine.owner import find_owner
 from cluster.render.nginx import SITE, NginxConfig
-from platforms.local.nginx import Nginx, NginxError
+from platforms.local.nginx import Nginx
 from platforms.local.paths import LocalPaths
 
 if TYPE_CHECKING:

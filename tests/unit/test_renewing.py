@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.acme.kept import Store
+from cluster.machine.nginx import NginxError
 from platforms.local import renewing
-from platforms.local.nginx import NginxError
 from platforms.local.paths import LocalPaths
 from platforms.local.renewing import TELL_AGAIN, Loading
 from platforms.local.supervisor import SupervisorError

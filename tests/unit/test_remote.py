@@ -378,6 +378,33 @@ def test_a_site_that_is_there_already_reloads_nothing(machine: Machine, monkeypa
     assert machine.asked() == []
 
 
+def test_users_are_there_before_nginx_asks_for_them_and_go_after_it_does(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up(machine)
+    seen: list[bool] = []
+
+    def reload_until(*_words: Any, **_more: Any) -> bool:
+        seen.append(machine.places.users.exists())
+        return True
+
+    monkeypatch.setattr(site, "ask", lambda _socket, _url: "d1")
+    monkeypatch.setattr(site, "reload_until", reload_until)
+    site.deliver(machine.places, {**wanted("one;\n"), "users": "ada:$6$x\n"})
+    site.deliver(machine.places, wanted("two;\n"))
+    assert seen == [True, True]
+    assert not machine.places.users.exists()
+
+
+def test_users_of_a_site_that_is_refused_are_those_of_before(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up(machine)
+    monkeypatch.setattr(site, "ask", lambda _socket, _url: "d1")
+    site.deliver(machine.places, {**wanted("one;\n"), "users": "ada:$6$x\n"})
+    with pytest.raises(HostError, match="refuses"):
+        site.deliver(machine.places, {**wanted("no_such_directive;\n"), "users": "eve:$6$y\n"})
+    assert machine.places.users.read_text() == "ada:$6$x\n"
+
+
 def test_what_is_removed_leaves_other_sites_as_they_are(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     before = machine.tree()
     set_up(machine)

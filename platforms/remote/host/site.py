@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from platforms.remote.host.asking import ask
@@ -13,7 +14,6 @@ from platforms.remote.host.running import HostError, output, put, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from platforms.remote.host.places import Places
 
@@ -22,6 +22,9 @@ CLOSING, SETTLING = 2.0, 1.0
 
 #: Seconds that nginx has to take a configuration.
 TAKEN_WITHIN = 20.0
+
+#: Seconds that former workers are waited for: a download may keep one for hours.
+ENDED_WITHIN = 20.0
 
 SECRET, ROOTS, NGINXS = 0o600, 0o644, 0o640
 
@@ -33,7 +36,10 @@ def deliver(places: Places, wanted: dict[str, Any]) -> None:
     `polite`: whether clients' connections are closed before a reload.
     """
     former = _Former(places)
+    former.keep(places.users)
     changed = _write(places, wanted, former)
+    if wanted["users"]:
+        _write_users(places, wanted["users"])  # before a worker asks for them
     told = ask(places.internal, "/-/config")
     if changed or told != wanted["digest"]:
         checked = output("nginx", "-t", "-q")
@@ -41,7 +47,9 @@ def deliver(places: Places, wanted: dict[str, Any]) -> None:
             former.put_back()
             raise HostError(f"nginx -t refuses the configuration; the former one serves on:\n{checked.stderr.strip()}")
         _take(places, wanted, former, runs=told is not None)
-    _write_users(places, wanted["users"])
+    if not wanted["users"] and places.users.exists():
+        _await_former_workers()
+        places.users.unlink(missing_ok=True)
     former.forget()
 
 
@@ -62,6 +70,7 @@ class _Former:
         elif path.exists():
             copy = self.directory / str(len(self.kept))
             shutil.copy2(path, copy)
+            os.chown(copy, 0, path.stat().st_gid)
             self.kept[path] = (copy, False)
         else:
             self.kept[path] = (None, False)
@@ -74,6 +83,7 @@ class _Former:
                 path.symlink_to(former)
             elif former is not None:
                 shutil.copy2(former, path)
+                os.chown(path, 0, Path(former).stat().st_gid)
         self.forget()
 
     def forget(self) -> None:
@@ -150,11 +160,20 @@ def _closing(places: Places) -> Iterator[None]:
 
 def _write_users(places: Places, users: str) -> None:
     """Put the users in place for whom nginx asks; its workers read them with each request."""
-    if not users:
-        places.users.unlink(missing_ok=True)
-        return
     put(places.users, users, NGINXS)
     os.chown(places.users, 0, places.own_nginx.stat().st_gid)
+
+
+def _await_former_workers() -> None:
+    """Wait a while until nginx's former workers, which may still ask for users, have ended."""
+    deadline = time.monotonic() + ENDED_WITHIN
+    while _has_former_workers() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _has_former_workers() -> bool:
+    said = output("ps", "-eo", "args=").stdout
+    return any(line.startswith("nginx: worker process is shutting down") for line in said.splitlines())
 
 
 def remove(places: Places) -> None:

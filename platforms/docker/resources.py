@@ -11,7 +11,6 @@ import pulumi_docker as docker
 from pulumi_command import local
 
 from cluster.config.models import DatabaseEngine, Replacement, SessionEngine
-from cluster.render.mime import compressed_endings
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE, version_in_image
 from cluster.services import Kind, instance_grace
 from cluster.source import shared_paths, shared_place
@@ -43,6 +42,7 @@ from platforms.docker.images import runnable
 from platforms.docker.made import Instances, MadeDatabase, MadeOthers, Prepared, Store, ours
 from platforms.docker.scripts import Variable
 from platforms.docker.specs import instance_spec, service_spec
+from platforms.pulumi.preparing import release_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -217,11 +217,7 @@ class Docker:
             Mount(volume=sockets.name, path=RUN, read_only=True),
         )
         words = [
-            *("--lock", TASK_LOCK, "release", "--instance", topology.names[0], "--sockets", RUN),
-            *("--compress", ",".join(compressed_endings())),
-            *([] if app.collectstatic else ["--no-collect"]),
-            *([] if app.migrate else ["--no-migrate"]),
-            *(["--migrate", ",".join(app.migrate)] if isinstance(app.migrate, list) else []),
+            *release_words(topology, lock=TASK_LOCK, sockets=RUN),
             *(word for name, path in made.secret_links.items() for word in ("--link", f"{name}={path}")),
         ]
         prepared = own.command(

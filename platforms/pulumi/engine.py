@@ -57,6 +57,9 @@ LOCKED = re.compile(r"created by \S+@(?P<host>\S+) \(pid (?P<pid>\d+)\)")
 
 PR_SET_PDEATHSIG = 1
 
+#: What Pulumi says of a program or a run that failed, beside why. ENDED: of a program that has said why itself.
+FRAME, ENDED = ("update failed", "preview failed", ""), "an unhandled error occurred: program exited"
+
 #: The type of a stack among its resources.
 STACK = "pulumi:pulumi:Stack"
 
@@ -370,7 +373,7 @@ class _Seen:
 
     def problem(self) -> str:
         """Return what went wrong, each thing once; that the update failed is the least of it."""
-        words = [text for _urn, text in self.problems if text not in ("update failed", "preview failed", "")]
+        words = [text for _urn, text in self.problems if text not in FRAME and not text.startswith(ENDED)]
         unique = list(dict.fromkeys(words))
         return "\n".join(text for text in unique if not any(text != other and text in other for other in unique))
 

@@ -12,11 +12,11 @@ from pulumi_command import local
 
 from cluster.config.models import Replacement, SessionEngine
 from cluster.errors import ClusterError
-from cluster.render.mime import compressed_endings
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.services import PACKAGED, Kind
 from cluster.topology import batches
 from platforms import base
+from platforms.pulumi.preparing import release_words
 from platforms.remote.archives import check, make_environment, make_release, target_of
 from platforms.remote.host.setting_up import SERVICE
 from platforms.remote.paths import nginx_config
@@ -144,14 +144,7 @@ class Remote:
         if not isinstance(store, Store):
             raise TypeError(f"{store!r} is another platform's")
         sent = self._sent(name, topology, spec, opts, store)
-        app = topology.config.app
-        words = [
-            *("--lock", f"{self.places.static}/lock", "release", "--instance", topology.names[0]),
-            *("--sockets", str(self.places.sockets), "--compress", ",".join(compressed_endings())),
-            *([] if app.collectstatic else ["--no-collect"]),
-            *([] if app.migrate else ["--no-migrate"]),
-            *(["--migrate", ",".join(app.migrate)] if isinstance(app.migrate, list) else []),
-        ]
+        words = release_words(topology, lock=f"{self.places.static}/lock", sockets=str(self.places.sockets))
         prepared = self._command(
             *(f"{name}-prepare", "prepare", ("$RELEASE", *words)),
             opts,

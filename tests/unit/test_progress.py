@@ -11,7 +11,7 @@ from cluster.config import parse_config
 from cluster.topology import build_topology
 from platforms.docker.failures import build_output
 from platforms.docker.scripts import script
-from platforms.pulumi.engine import LOCKED, Changes, name_of, plain
+from platforms.pulumi.engine import LOCKED, Changes, _Seen, name_of, plain
 from platforms.pulumi.progress import COMMANDS, Progress, begun, ended
 from tests.unit.pulumi_mocks import stack_values
 
@@ -181,3 +181,14 @@ def test_of_a_failed_build_only_what_its_programs_printed_is_told() -> None:
         "    error: No solution found when resolving dependencies",
         "      cause: no-such-package was not found",
     ]
+
+
+def test_of_a_program_that_has_said_why_pulumi_s_own_words_are_left_out() -> None:
+    seen = _Seen(lambda _event: None)
+    for message in (
+        "web1: sudo asks for a password",
+        "an unhandled error occurred: program exited with non-zero exit code: 1",
+        "update failed",
+    ):
+        seen.take({"diagnosticEvent": {"severity": "error", "message": f"error: {message}"}})
+    assert seen.problem() == "web1: sudo asks for a password"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cluster.config import StackFileError, parse_config
 from cluster.config.models import SessionEngine
-from cluster.plan.compare import PARTS, compare_shares
+from cluster.plan.compare import compare_shares
+from cluster.plan.judged import former_config
 from cluster.plan.nginx import OTHER_USERS, difference
 from cluster.plan.shown import listed
+from cluster.plan.steps import in_which_order, release_line, reloaded
 from cluster.services import Kind
 from cluster.topology import Topology, shares
 from platforms.local.daemons import kind_of
@@ -17,7 +18,6 @@ from platforms.local.state import WATCH, Observed, is_daemon, is_instance, is_se
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from fractions import Fraction
 
     from cluster.plan.planned import Share
     from cluster.render.nginx import NginxConfig
@@ -103,12 +103,7 @@ class Plan:
             if self.make and not self.hurt:
                 return [f"~ release {self.release} is not here any more: it is made again"]
             return [f"~ the migrations of release {self.release} run again"] if self.migrate and not self.make else []
-        if self.former is None:
-            line = f"release {self.release}: the first one"
-        else:
-            why = ", ".join(PARTS[part] for part in self.changed_parts) or "by your choice"
-            line = f"release {self.former} -> {self.release} ({why})"
-        return [f"{line}; migrations run first" if self.migrate else line]
+        return [release_line(self.former, self.release, self.changed_parts, migrate=self.migrate)]
 
     def _process_lines(self) -> list[str]:
         lines = []
@@ -126,7 +121,7 @@ class Plan:
         lines += self._daemon_lines()
         lines += self._beside_lines()
         if self.start:
-            how = self._how()
+            how = in_which_order(self.start, self.topology.config.app.rollout.batch)
             lines.append(f"+ {listed(self.start)}: start release {self.release}{how}")
         waiting = [name for name in self.serve if name not in self.start]
         if waiting:
@@ -163,20 +158,13 @@ class Plan:
             lines.append(f"! {names}: release {self.release} was made before the stack had it, and can't run it")
         return lines
 
-    def _how(self) -> str:
-        if len(self.start) == 1:
-            return ""
-        batch = self.topology.config.app.rollout.batch
-        return f", {self.start[0]} first, then " + ("the others together" if batch == "all" else f"{batch} at a time")
-
     def _nginx_steps(self) -> list[str]:
         if self.nginx is None:
             return []
-        untouched = "" if self.start or self.stop else "; no process of the app is touched by it"
         words = {
             "start": "nginx: start",
             "restart": "nginx: started again, since its own socket does not answer; it refuses connections meanwhile",
-            "reload": f"nginx: one reload{untouched}",
+            "reload": reloaded(touches_instances=bool(self.start or self.stop)),
         }
         return [words[self.nginx]]
 
@@ -272,12 +260,7 @@ def _nginx_difference(nginx: Nginx, config: NginxConfig) -> list[str]:
 
 
 def _traffic(nginx: Nginx, topology: Topology) -> tuple[Share, ...]:
-    former = nginx.current_stack()
-    before: dict[str, Fraction] = {}
-    if former is not None:
-        try:
-            before = shares(parse_config(former).upstream.servers)
-        except StackFileError:
-            before = {}  # written by another version of this tool
+    former = former_config(nginx.current_stack())
+    before = {} if former is None else shares(former.upstream.servers)
     after = {instance.name: instance.share for instance in topology.instances}
     return compare_shares(before, after)

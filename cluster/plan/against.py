@@ -234,7 +234,7 @@ class Comparison:
             refused=tuple(refused),
             steps=tuple(self._steps()),
             traffic=compare.compare_shares(*({i.name: i.share for i in one.topology.instances} for one in (old, new))),
-            nginx=tuple(difference(lambda path: old.nginx.files.get(path, ""), new.nginx)),
+            nginx=tuple(difference(lambda path: old.nginx.files.get(path, ""), new.nginx.files, new.nginx.digest)),
             release=release,
             settings=self._settings(),
             sessions="nobody can count them here" if Cost.LOGGED_OUT in costs else "",

@@ -40,7 +40,7 @@ class CostClass:
 
 SESSIONS = "tests/local/test_sessions.py"
 ANOTHER_NGINX = "test_another_nginx_is_named_by_preview_and_refuses_connections_for_seconds_and_loses_no_session"
-PULL = "test_up_with_pull_replaces_every_image_and_loses_no_session_and_no_request_but_what_a_new_nginx_refuses"
+ANOTHER_DATABASE = "test_another_database_costs_the_requests_that_need_it_and_no_session"
 CHANGES = "test_no_change_loses_a_request_or_a_session"
 
 COSTS: Mapping[Cost, CostClass] = {
@@ -76,7 +76,7 @@ COSTS: Mapping[Cost, CostClass] = {
     ),
     Cost.SERVICE_REPLACED: CostClass(
         words="what keeps data for the instances is replaced: requests that need it fail until the new one answers",
-        proofs=(f"tests/e2e/test_pull.py::{PULL}",),
+        proofs=(f"tests/e2e/test_plan.py::{ANOTHER_DATABASE}",),
     ),
     Cost.SITE_STARTED: CostClass(
         words="the site is away until all is started again",

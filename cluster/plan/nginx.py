@@ -10,9 +10,7 @@ from cluster.render.nginx import SITE
 from cluster.render.snippets import HTTP, SERVER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from cluster.render.nginx import NginxConfig
+    from collections.abc import Callable, Iterator, Mapping
 
 #: Where an instance is reached: the directory is the machine's, and says nothing that its name does not.
 SOCKET = re.compile(r"unix:[^\s;]*/(?P<place>[^/\s;]+/http\.sock)")
@@ -24,18 +22,19 @@ OTHER_USERS = "~ users: others, or with other passwords"
 FILES = ("nginx.conf", SITE, HTTP, SERVER)
 
 
-def difference(before: Callable[[str], str], after: NginxConfig) -> list[str]:
+def difference(before: Callable[[str], str], after: Mapping[str, str], digest: str) -> list[str]:
     """Return the lines that go and come, without context; the digest that nginx tells is none of them.
 
-    before: gives the text of a file of the configuration in place, empty where there is none.
+    before: gives the text of a file of the configuration in place, empty where there is none. after: the files of the
+    new one by their paths, which tells `digest`.
     """
     lines = []
     for path in FILES:
-        old, new = before(path).splitlines(), after.files.get(path, "").splitlines()
+        old, new = before(path).splitlines(), after.get(path, "").splitlines()
         if not old and path not in (HTTP, SERVER):
             lines.append(f"~ {path} was lost: it is written again")
             continue
-        lines += line_difference(old, new, after.digest)
+        lines += line_difference(old, new, digest)
     return lines
 
 

@@ -16,7 +16,7 @@ from cluster_runtime.unfollowed import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from cluster.plan.planned import FileChange, Migration, PackageChange, Planned, SettingChange, Share
+    from cluster.plan.planned import FileChange, Migration, PackageChange, Planned, Resource, SettingChange, Share
 
 #: The version of what `plan --json` prints: raised where a key goes, or means something else (docs/plan.md).
 SCHEMA = 1
@@ -185,13 +185,19 @@ def markdown(planned: Planned) -> list[str]:
     for title, rows in _sections(planned):
         lines += ["", f"**{title[0].upper()}{title[1:]}**", "", *(f"- {code(row)}" for row in rows)]
     if planned.resources:
-        rows = [
-            f"{one.operation} {one.kind} {one.name}" + (f" ({', '.join(one.reasons)})" if one.reasons else "")
-            for one in planned.resources
-        ]
-        summary = f"{len(rows)} resources of the engine, with what is why"
+        rows, count = list(_resources(planned.resources)), len(planned.resources)
+        summary = f"{count} {'resource' if count == 1 else 'resources'} of the engine, with what is why"
         lines += ["", f"<details><summary>{summary}</summary>", "", *fenced(rows, ""), "", "</details>"]
     return lines
+
+
+def _resources(resources: Iterable[Resource]) -> Iterator[str]:
+    """Yield a row for those with which the same is done for the same reasons: of a hundred instances as of four."""
+    groups: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for one in resources:
+        groups.setdefault((one.operation, one.kind, one.reasons), []).append(one.name)
+    for (operation, kind, reasons), names in groups.items():
+        yield f"{operation} {kind} {listed(names)}" + (f" ({', '.join(reasons)})" if reasons else "")
 
 
 def code(words: str) -> str:

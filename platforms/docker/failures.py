@@ -27,8 +27,11 @@ LOG_LINES = 20
 PASSWORD_FILE = f"{DATABASE_SECRETS}/password"
 
 
-#: What Pulumi says of a resource that it must not delete.
-PROTECTED = "as it is currently marked for protection"
+#: What Pulumi says of a resource that it must not delete, in a preview and when it comes to it.
+PROTECTED = re.compile(
+    r'resource "(?P<urn>urn:[^"]+)" cannot be deleted\s+because it is protected'
+    "|as it is currently marked for protection"
+)
 
 
 #: What an engine says of an image that it can't get.
@@ -50,11 +53,7 @@ def explain(docker: DockerStack, error: PulumiError, pulumi: Pulumi) -> str:
     words = [str(error)]
     if "port is already allocated" in str(error) or "address already in use" in str(error):
         words = [_port_in_use(docker, str(error))]
-    if PROTECTED in str(error):
-        words.append(
-            "It holds data that the stack file no longer asks for. To keep them, put back what it asked for; to drop "
-            f"them: pulumi state unprotect URN --stack {docker.stack.name}"
-        )
+    words += _of_protected(docker, error)
     for urn in error.failed:
         kind, name = name_of(urn)
         if kind == CONTAINER:
@@ -73,6 +72,24 @@ def explain(docker: DockerStack, error: PulumiError, pulumi: Pulumi) -> str:
     serves = "What served still serves; the" if not told and _serves(docker) else "The"
     words.append(f"{serves} next `cluster up` goes on from here.")
     return "\n".join(words)
+
+
+def refused_by(docker: DockerStack, error: PulumiError) -> list[str]:
+    """Return why the engine refuses a change before it is begun, a line each."""
+    volumes = [name_of(found["urn"])[1] for found in PROTECTED.finditer(str(error)) if found["urn"]]
+    if volumes:
+        return [f"{', '.join(dict.fromkeys(volumes))} is protected", *_of_protected(docker, error)]
+    return [*filter(None, str(error).splitlines()), *_of_protected(docker, error)]
+
+
+def _of_protected(docker: DockerStack, error: PulumiError) -> list[str]:
+    if PROTECTED.search(str(error)) is None:
+        return []
+    words = (
+        "It holds data that the stack file no longer asks for. To keep them, put back what it asked for; to drop "
+        f"them: pulumi state unprotect URN --stack {docker.stack.name}"
+    )
+    return [words]
 
 
 def _port_in_use(docker: DockerStack, words: str) -> str:

@@ -20,6 +20,7 @@ from platforms.docker.containers import make_container
 from platforms.docker.daemons import build_arguments, placement
 from platforms.docker.engine import EngineError, image_repository
 from platforms.docker.images import FILES, renewer_files, uv_version, write_context, write_renewer
+from platforms.docker.paths import set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,15 +40,21 @@ class Target:
     """The engine that a site's resources are made on.
 
     stack: the value of the label that all its containers have.
-    work: where build contexts are written, from the program's directory.
+    work: where build contexts are written, from the program's directory. aside: where those are that are not there yet,
+    in a preview that is to leave nothing; None: in `work`.
     pulling: held while a base is pulled. refused: why one can't be had.
     """
 
     stack: str
     work: Path
     engine: Engine
+    aside: Path | None = None
     pulling: asyncio.Lock = field(default_factory=asyncio.Lock)
     refused: dict[str, str] = field(default_factory=dict)
+
+    def context(self, place: Path) -> Path:
+        """Return where the build context of `place` is to be written."""
+        return place if self.aside is None or place.exists() else set_aside(self.aside, place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +105,7 @@ class Family:
         for place, path in renewer_files().items():
             tag.update(f"{place}\0".encode() + path.read_bytes())
         digest = tag.hexdigest()[:12]
-        context = self.target.work.parent / called / digest
+        context = self.target.context(self.target.work.parent / called / digest)
         try:
             write_renewer(context)
         except OSError as error:
@@ -107,7 +114,7 @@ class Family:
 
     def release_image(self, topology: Topology, spec: ReleaseSpec) -> pulumi.Output[str]:
         """Build the image of a release; RunError where its context can't be written."""
-        context = self.target.work / spec.digest
+        context = self.target.context(self.target.work / spec.digest)
         try:
             write_context(context, topology, spec)
         except ReleaseError as error:

@@ -11,6 +11,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+#: Names the directory where a preview writes the build contexts that are not there yet.
+ASIDE_VARIABLE = "CLUSTER_CONTEXTS"
+
+
+def set_aside(aside: Path, place: Path) -> Path:
+    """Return where the build context of `place` lies below `aside`: each has a place of its own."""
+    return aside.joinpath(*place.parts[-3:])
+
+
 @dataclass(frozen=True)
 class DockerPaths(StackPaths):
     """The directories and files of one stack."""
@@ -19,6 +28,11 @@ class DockerPaths(StackPaths):
     def images(self) -> Path:
         """The build contexts of releases, a directory each."""
         return self.state / "images"
+
+    @property
+    def made(self) -> Path:
+        """The stack that the last `up` has made, without its secrets."""
+        return self.state / "made.json"
 
     def served(self) -> tuple[list[str], str | None]:
         """Return the releases whose image was made, the latest last, which is taken for the one that serves."""

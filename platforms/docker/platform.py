@@ -5,25 +5,29 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import os
-import shutil
-from concurrent.futures import Future, ThreadPoolExecutor
+import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.acme.kept import Said
 from cluster.acme.status import await_first
+from cluster.config.models import ACCOUNT, AUTHORITY
 from cluster.config.units import moment_text
 from cluster.errors import CommandError
+from cluster.plan import Planned
+from cluster.plan.costs import Cost
+from cluster.plan.judged import first, forbidding
+from cluster.plan.shown import text
 from cluster.services import Kind, asked_by
-from cluster.stack.history import KEPT_RELEASES, History
+from cluster.stack.history import History
 from cluster.topology import build_topology
-from cluster_runtime.migrations import lacking_url
 from cluster_runtime.sessions.ended import ENDED, MARKS_VARIABLE
 from platforms.base import RELEASE_VARIABLE, Applied, Back, Change, Forward, Invocation, LogSource, Status, run_told
 from platforms.docker import container_paths
-from platforms.docker.bases import SERVES_ON, Base, BaseError, base_of, bases, context_as_of, ensure, forget
+from platforms.docker.bases import SERVES_ON, BaseError, bases, ensure
 from platforms.docker.container_paths import RUN
 from platforms.docker.engine import (
     INSTANCE_LABEL,
@@ -33,28 +37,29 @@ from platforms.docker.engine import (
     STACK_LABEL,
     Engine,
     EngineError,
-    image_repository,
 )
 from platforms.docker.facts import facts_of
-from platforms.docker.failures import explain
+from platforms.docker.failures import explain, refused_by
 from platforms.docker.maintaining import HURT, Found, Maintaining
-from platforms.docker.repair import lost, remove_orphans, stop_what_never_served, unknown
-from platforms.docker.stack import DockerStack, engine_host, paths
-from platforms.pulumi.engine import STACK, Pulumi, PulumiError, installed_pulumi
+from platforms.docker.planning import Look, Planning, keep_stack
+from platforms.docker.proof import Proof, checked
+from platforms.docker.remembering import remember
+from platforms.docker.repair import lost, remove_orphans, stop_what_never_served
+from platforms.docker.stack import DockerStack, engine_host, paths, stack_keys
+from platforms.pulumi.engine import SECRET_KEY, STACK, Pulumi, PulumiError, installed_pulumi
 from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
 from platforms.pulumi.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
     from cluster.checks import Check
     from cluster.lint import Facts
     from cluster.maintenance import Maintained, Maintenance
-    from cluster.plan import Planned
     from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
     from platforms.base import Gate, Voice
+    from platforms.pulumi.engine import Changes
 
 
 class DockerPlatform:
@@ -94,22 +99,74 @@ class DockerPlatform:
         make_secrets(self.pulumi, self.stack.config, self.paths.authority, self.voice.say)
         return resources
 
-    def plan(self, wanted: Forward | Back) -> Planned:  # noqa: ARG002 - the engine's preview is asked elsewhere yet
+    def _key_of_certificate(self) -> str | None:
+        """Return the key of the stack file by which the site's certificate is had; None where it needs none."""
+        site = self.stack.config.site
+        if site.tls is not None and site.tls.self_signed:
+            return AUTHORITY
+        return ACCOUNT if site.acme is not None else None
+
+    def plan(self, wanted: Forward | Back) -> Planned:
         """Look at what is to be done, and change nothing."""
-        name = self.stack.name
-        raise CommandError(
-            f"stack {name} is a Pulumi program: `pulumi preview --diff -s {name}` shows what would change"
+        docker, name = self.docker, self.stack.name
+        docker.engine.run("version")
+        facts = self.facts()
+        refused = forbidding(docker.stack.config, facts)
+        environment = {RELEASE_VARIABLE: self._former(wanted)} if isinstance(wanted, Back) else {}
+        if SECRET_KEY not in stack_keys(self.stack):
+            return first(name, docker.topology, facts, refused)
+        if installed_pulumi() is None:
+            raise CommandError(f"Pulumi is missing: `cluster up {name}` installs it, and says what it does")
+        resources = self.pulumi.find()
+        if resources is None:
+            return first(name, docker.topology, facts, refused)
+        if refused:
+            return Planned(stack=name, changes=True, refused=tuple(refused))
+        key = self._key_of_certificate()
+        if key is not None and f"cluster:{key}" not in stack_keys(
+            self.stack
+        ):  # its port is published by another container
+            unknown = f"what else changes: `up` makes cluster:{key} first"
+            return Planned(stack=name, changes=True, costs=(Cost.NGINX_REPLACED,), unknown=(unknown,))
+        with tempfile.TemporaryDirectory() as aside:
+            look = self._look(docker, resources, Path(aside))
+            try:
+                look.run(self.pulumi, environment)
+            except PulumiError as error:
+                return Planned(stack=name, changes=True, refused=tuple(refused_by(docker, error)))
+            return Planning(look, self.pulumi, facts).told()
+
+    def _look(self, docker: DockerStack, resources: list[dict[str, Any]], aside: Path | None = None) -> Look:
+        return Look(
+            docker=docker,
+            resources=resources,
+            lost=lost(docker, resources),
+            maintenance=lambda: self._maintenance_found()[0].trouble,
+            aside=aside,
         )
 
     @contextmanager
     def change(self, wanted: Forward | Back, gate: Gate) -> Iterator[Change]:
-        """Say what is to be done: what that is, Pulumi tells while it does it, and its own lock keeps others away."""
+        """Say what is to be done, by the engine's preview; while it does it, its own lock keeps others away."""
         pull = isinstance(wanted, Forward) and wanted.pull
         environment = {RELEASE_VARIABLE: self._former(wanted)} if isinstance(wanted, Back) else {}
         docker = DockerStack(self._as_of_now()) if pull else self.docker
         docker.engine.run("version")  # said before Pulumi is looked for
-        gate(docker.stack.config, self.facts())
-        yield Change(lines=[], apply=lambda: self._apply(docker, environment, pull=pull))
+        facts = self.facts()
+        gate(docker.stack.config, facts)
+        resources = self._set_up()
+        if pull:
+            self._pull(docker)
+        look = self._look(docker, resources)
+        if look.lost:
+            self.voice.say("containers are missing or stopped: looking at what is there first")
+        try:
+            previewed = look.run(self.pulumi, environment)
+        except PulumiError as error:
+            raise self._failed(docker, error) from error
+        planned = Planning(look, self.pulumi, facts).told()
+        lines = text(planned) if planned.changes else []
+        yield Change(lines=lines, apply=lambda: self._apply(look, previewed, environment))
 
     def _as_of_now(self) -> Stack:
         """Return the stack on bases as of this minute."""
@@ -128,38 +185,39 @@ class DockerPlatform:
             raise history.not_here(digest)
         return digest
 
-    def _apply(self, docker: DockerStack, environment: dict[str, str], *, pull: bool = False) -> Applied:
-        """Set up what is missing, and let Pulumi do it; `pull`: on images that are pulled now."""
-        pulumi, rolled_back = self.pulumi, RELEASE_VARIABLE in environment
-        with ThreadPoolExecutor(max_workers=1) as beside:  # each of the two waits for a program
-            lacking = beside.submit(_lacking_migrations, docker)
-            resources = self._set_up()
-        if pull:
-            self._pull(docker)
-        refresh = bool(lost(docker, resources))
-        if refresh:
-            self.voice.say("containers are missing or stopped: looking at what is there first")
-        self._migrate_again(lacking.result())
+    def _apply(self, look: Look, previewed: Changes, environment: dict[str, str]) -> Applied:
+        """Let Pulumi do what it has previewed."""
+        docker, pulumi, rolled_back = look.docker, self.pulumi, RELEASE_VARIABLE in environment
+        self._migrate_again(look.found().lacking)
         proof = Proof(docker)
-        try:
-            progress = Progress(docker.topology, self.voice.say, proof.begin)
-            changes = pulumi.up(progress.take, refresh=refresh, **environment)
-        except PulumiError as error:
-            words = explain(docker, error, pulumi)
-            with contextlib.suppress(EngineError):  # an engine that is away is told by the error itself
-                stop_what_never_served(docker, self.voice.say)
-            raise CommandError(words) from error
-        orphans: list[str] = []
-        if not changes.none or "release" not in changes.outputs or unknown(docker, resources):
+        changes = previewed
+        # What a killed run left is judged, and removed, by who has gone through the lock.
+        strays = bool(look.found().strays)
+        if strays or pulumi.unsettled or look.lost or not previewed.none or look.preview.before != look.preview.after:
+            try:
+                progress = Progress(docker.topology, self.voice.say, proof.begin)
+                changes = pulumi.up(progress.take, refresh=bool(look.lost), **environment)
+            except PulumiError as error:
+                raise self._failed(docker, error) from error
+        resources, orphans = look.resources, list[str]()
+        if not changes.none or "release" not in changes.outputs or strays:
             resources = pulumi.export()
             orphans = remove_orphans(docker, resources, self.voice.say)
         release = changes.outputs.get("release") or _release_of(resources)
         changed = bool(orphans) or not changes.none
         if changed or History.load(self.paths).current != release:
-            _remember(docker, release, rolled_back=rolled_back)
+            remember(docker, release, rolled_back=rolled_back)
+        keep_stack(docker, changes.outputs)
         self._await_certificate(docker)
         maintenance = self._left_in_maintenance()
         return Applied(release=release, changed=changed, checks=lambda: proof.of(release), maintenance=maintenance)
+
+    def _failed(self, docker: DockerStack, error: PulumiError) -> CommandError:
+        """Return why an `up` failed; what it has started and what does not serve is stopped."""
+        words = explain(docker, error, self.pulumi)
+        with contextlib.suppress(EngineError):  # an engine that is away is told by the error itself
+            stop_what_never_served(docker, self.voice.say)
+        return CommandError(words)
 
     def _await_certificate(self, docker: DockerStack) -> None:
         """Wait until the authority has given the first certificate, or has said why not; what that is, is said."""
@@ -171,7 +229,7 @@ class DockerPlatform:
 
             await_first(look, self.voice.say)
 
-    def _migrate_again(self, lacking: dict[str, list[str]]) -> None:
+    def _migrate_again(self, lacking: Mapping[str, Sequence[str]]) -> None:
         """Run the migrations that the databases of the serving release lack: an older one was put back."""
         for alias, names in lacking.items():
             self.voice.say(
@@ -302,7 +360,7 @@ class DockerPlatform:
         if observed.live.nginx is None:
             raise CommandError(f"stack {self.stack.name} is not up; `cluster up {self.stack.name}` starts it")
         held = next(iter(filter(None, observed.live.holders.values())), "none").partition(".")[0]
-        return _checked(self.docker, observed.release or held)
+        return checked(self.docker, observed.release or held)
 
     def nginx_config(self) -> NginxConfig:
         """Return nginx's configuration, for the version that its base image has."""
@@ -344,87 +402,15 @@ class DockerPlatform:
         )
 
 
-def _lacking_migrations(docker: DockerStack) -> dict[str, list[str]]:
-    """Return the migrations that the databases of the serving release lack, by alias; none where nobody says it."""
-    wanted = docker.stack.config.app.migrate
-    said = None
-    with contextlib.suppress(EngineError):  # what keeps it from answering is told by what follows
-        said = docker.engine.ask(docker.label, lacking_url(wanted)) if wanted else None
-    return (said or {}).get("lacking") or {}
-
-
 def this_minute() -> dt.datetime:
     """Return when this minute began."""
     return dt.datetime.now(dt.UTC).replace(second=0, microsecond=0)
-
-
-def _kept_bases(docker: DockerStack, contexts: Path) -> list[Base]:
-    """Return the bases of the stack file, and those that the releases which are kept were built on."""
-    config = docker.stack.config
-    kept = [] if config.images.as_of is None else bases(docker.topology, config.images.as_of)
-    former = [context_as_of(context) for context in (contexts.iterdir() if contexts.is_dir() else ())]
-    return [*kept, *(base for as_of in former if (base := base_of(config, "app", as_of)))]
 
 
 def _release_of(resources: list[dict[str, Any]]) -> str:
     """Return the stack's output `release`."""
     (stack,) = [resource for resource in resources if resource["type"] == STACK]
     return str(stack["outputs"]["release"])
-
-
-def _remember(docker: DockerStack, release: str, *, rolled_back: bool) -> None:
-    """Write down which release serves, and forget what is older than the kept ones."""
-    ours = paths(docker.stack)
-    history = History.load(ours)
-    history.served(release, rolled_back=rolled_back)
-    keep = {*history.releases[-KEPT_RELEASES:], release, history.former()}
-    history.releases = [digest for digest in history.releases if digest in keep]
-    ours.state.mkdir(parents=True, exist_ok=True)
-    history.save(ours)
-    contexts = ours.images
-    for context in contexts.iterdir() if contexts.is_dir() else ():
-        if context.name not in keep:
-            shutil.rmtree(context)
-    forget(docker.engine, docker.label, _kept_bases(docker, contexts))
-    repository = image_repository(docker.label, "app")
-    for line in docker.engine.run("images", "--format", "{{.Repository}}:{{.Tag}}", repository).splitlines():
-        if line.rpartition(":")[2] not in keep:
-            with contextlib.suppress(EngineError):  # a container of it is still ending
-                docker.engine.run("rmi", line)
-
-
-class Proof:
-    """The checks of what `up` made. They may begin while former instances drain: these get no new request."""
-
-    def __init__(self, docker: DockerStack) -> None:
-        self.docker = docker
-        self._executor = ThreadPoolExecutor(max_workers=1)
-        self._begun: tuple[str, Future[list[Check]]] | None = None
-
-    def begin(self, release: str) -> None:
-        """Begin to check that `release` serves, as well as everything else."""
-        if not self.docker.topology.of_kind(Kind.ACME):  # which is to be waited for
-            self._begin(release)
-
-    def _begin(self, release: str) -> None:
-        self._begun = release, self._executor.submit(_checked, self.docker, release)
-
-    def of(self, release: str) -> list[Check]:
-        """Return the checks."""
-        if self._begun is None or self._begun[0] != release:
-            self._begin(release)
-        assert self._begun is not None  # noqa: S101 - for mypy
-        with self._executor:
-            return self._begun[1].result()
-
-
-def _checked(docker: DockerStack, release: str) -> list[Check]:
-    from cluster.verify import verify as verified  # noqa: PLC0415
-    from platforms.docker.endpoints import endpoints  # noqa: PLC0415 - most commands send no requests
-
-    authority = paths(docker.stack).shown_authority()
-    with endpoints(docker.engine, docker.label, docker.topology, release, authority) as there:
-        return verified(docker.topology, there)
 
 
 def _beside_the_serving(docker: DockerStack) -> list[str]:

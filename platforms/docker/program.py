@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pulumi
@@ -13,13 +15,12 @@ from platforms.docker.engine import Engine
 from platforms.docker.facts import facts_of
 from platforms.docker.family import Target
 from platforms.docker.images import platform_digest
-from platforms.docker.paths import DockerPaths
+from platforms.docker.paths import ASIDE_VARIABLE, DockerPaths
 from platforms.docker.resources import Docker
 from platforms.docker.specs import container_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from cluster.config import ClusterConfig
     from cluster.lint import Facts
@@ -53,12 +54,8 @@ class DockerGround:
         return facts_of(config, self.root, self.stack, self.engine, secrets, lambda: self.label)
 
     def served(self, topology: Topology) -> Sequence[Mapping[str, str] | None]:
-        """Return what each instance that serves says of its sessions.
-
-        Of one that was removed by hand, what its last process said is still there.
-        """
-        live = self.live
-        return [live.sessions(name) for name in live.holders if name in topology.names or live.answers.get(name)]
+        """Return what each instance that serves says of its sessions."""
+        return self.live.served(topology.names)
 
     def sessions(self) -> dict[str, Any] | None:
         """Return what an instance says of the session store; None where none says it."""
@@ -82,7 +79,12 @@ class DockerGround:
     ) -> Docker:
         """Return what makes the images, containers, volumes and networks."""
         return Docker(
-            target=Target(stack=self.label, work=self.work, engine=self.engine),
+            target=Target(
+                stack=self.label,
+                work=self.work,
+                engine=self.engine,
+                aside=Path(os.environ[ASIDE_VARIABLE]) if os.environ.get(ASIDE_VARIABLE) else None,
+            ),
             live=self.live,
             secrets=secrets,
             certificate=certificate,

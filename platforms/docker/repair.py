@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
-from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, SERVICE_LABEL, STACK_LABEL
+from cluster_runtime.migrations import lacking_url
+from platforms.docker.engine import (
+    INSTANCE_LABEL,
+    RELEASE_LABEL,
+    ROLE_LABEL,
+    SERVICE_LABEL,
+    STACK_LABEL,
+    EngineError,
+)
 from platforms.docker.observe import SHORT_ID, Observed, release_of
 from platforms.pulumi.engine import name_of
 from platforms.pulumi.progress import CONTAINER
@@ -55,6 +64,15 @@ def unknown(docker: DockerStack, resources: list[dict[str, Any]], *, tasks: bool
 
 def _runs_task(container: dict[str, Any]) -> bool:
     return container["Config"]["Labels"].get(ROLE_LABEL) == "task" and bool(container["State"]["Running"])
+
+
+def lacking_migrations(docker: DockerStack) -> dict[str, list[str]]:
+    """Return the migrations that the databases of the serving release lack, by alias; none where nobody says it."""
+    wanted = docker.stack.config.app.migrate
+    said = None
+    with contextlib.suppress(EngineError):  # what keeps it from answering is told by what follows
+        said = docker.engine.ask(docker.label, lacking_url(wanted)) if wanted else None
+    return (said or {}).get("lacking") or {}
 
 
 def remove_orphans(

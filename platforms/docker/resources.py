@@ -37,6 +37,7 @@ from platforms.docker.container_paths import (
 )
 from platforms.docker.containers import Mount, Ports
 from platforms.docker.daemons import KEPT, daemon_spec, placement
+from platforms.docker.delivery import delivered_files, delivery
 from platforms.docker.family import Family
 from platforms.docker.images import runnable
 from platforms.docker.made import Instances, MadeDatabase, MadeOthers, Prepared, Store, ours
@@ -45,11 +46,10 @@ from platforms.docker.specs import instance_spec, service_spec
 from platforms.pulumi.preparing import release_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from cluster.config.models import ClusterConfig
     from cluster.release import ReleaseSpec
-    from cluster.render.nginx import NginxConfig
     from cluster.services import Service
     from cluster.tls.certificates import Certificate
     from cluster.tls.renewing import Account
@@ -242,7 +242,7 @@ class Docker:
             shared=shared.name,
             sockets=sockets.name,
             network=network.name,
-            services=runnable(self.target.work / spec.digest),
+            services=runnable(self.target.context(self.target.work / spec.digest)),
             ready=(prepared,),
         )
 
@@ -530,23 +530,6 @@ class Docker:
             alone=True,
         )
         return [renewer], (kept,)
-
-
-def delivery(config: NginxConfig) -> str:
-    """Return a configuration as `nginx/deliver` reads it: each file after a line with its name, then the links."""
-    links = "".join(f"# link {path} {target}\n" for path, target in sorted(config.links.items()))
-    return delivered_files(config.files) + links
-
-
-def delivered_files(files: Mapping[str, str]) -> str:
-    """Return files as `nginx/deliver` reads them.
-
-    A file's own lines have a space in front: none can be taken for the name of another file.
-    """
-    return "".join(
-        f"# file {path}\n" + "".join(f" {line}\n" for line in text.removesuffix("\n").split("\n"))
-        for path, text in sorted(files.items())
-    )
 
 
 def _volume_words(mounts: Sequence[Mount]) -> pulumi.Output[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -53,8 +53,13 @@ def paths(stack: Stack) -> DockerPaths:
 
 def engine_host(stack: Stack) -> str:
     """Return the stack's docker:host; empty for the engine of the environment."""
+    return str(stack_keys(stack).get("docker:host") or "")
+
+
+def stack_keys(stack: Stack) -> dict[str, Any]:
+    """Return the keys of the stack file with their values, secrets as they stand there."""
     document = yaml.safe_load(stack_path(stack.root, stack.name).read_text(encoding="utf-8"))
-    return str((document.get("config") or {}).get("docker:host") or "")
+    return dict(document.get("config") or {})
 
 
 def project_name(stack: Stack) -> str:

@@ -256,7 +256,7 @@ def _nginx_action(observed: Observed, nginx: Nginx, config: NginxConfig) -> str 
 
 def _nginx_difference(nginx: Nginx, config: NginxConfig) -> list[str]:
     users = [] if nginx.has_users(config) else [OTHER_USERS]
-    return [*users, *difference(nginx.current_text, config)]
+    return [*users, *difference(nginx.current_text, config.files, config.digest)]
 
 
 def _traffic(nginx: Nginx, topology: Topology) -> tuple[Share, ...]:

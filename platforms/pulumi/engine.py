@@ -119,7 +119,10 @@ def find_pulumi(say: Callable[[str], None]) -> str:
 
 
 class Pulumi:
-    """One stack of the repository at `root`; `say` is told what is made for it."""
+    """One stack of the repository at `root`; `say` is told what is made for it.
+
+    unsettled: whether the state had operations, when it was read last, of which nobody knows how they ended.
+    """
 
     def __init__(self, root: Path, stack: str, say: Callable[[str], None]) -> None:
         self.root = root
@@ -127,6 +130,7 @@ class Pulumi:
         self.say = say
         self.command = find_pulumi(say)
         self.passphrase = root / STATE / stack / "passphrase"
+        self.unsettled = False
 
     # --- running it
 
@@ -167,19 +171,15 @@ class Pulumi:
         Return the resources in the stack's state.
         """
         self._log_in()
-        resources = []
-        try:
-            resources = self.export()
-        except CommandError as error:
-            if "no stack named" not in str(error):
-                raise
+        resources = self._found()
+        if resources is None:
             self._make_stack()
         document = yaml.safe_load(stack_path(self.root, self.stack).read_text(encoding="utf-8"))
         if SECRET_KEY not in document["config"]:
             self.say("making secret_key")
             key = "".join(secrets.choice(ALPHABET) for _ in range(KEY_LENGTH))
             self.set_secret("secret_key", key)
-        return resources
+        return resources or []
 
     def set_secret(self, name: str, value: str) -> None:
         """Put a secret into the stack file."""
@@ -201,14 +201,29 @@ class Pulumi:
         found = {name: self.secret(name) for name in SECRET_KEYS}
         return {name: value for name, value in found.items() if value}
 
-    def _log_in(self) -> None:
-        if os.environ.get("PULUMI_BACKEND_URL"):
-            return
+    def find(self) -> list[dict[str, Any]] | None:
+        """Return the resources in the stack's state; None where no backend is known, or it has no such stack."""
+        return self._found() if self._logged_in() else None
+
+    def _found(self) -> list[dict[str, Any]] | None:
+        try:
+            return self.export()
+        except CommandError as error:
+            if "no stack named" not in str(error):
+                raise
+            return None
+
+    @staticmethod
+    def _logged_in() -> bool:
+        if os.environ.get("PULUMI_BACKEND_URL") or os.environ.get("PULUMI_ACCESS_TOKEN"):
+            return True
         credentials = HOME.expanduser() / "credentials.json"
         with contextlib.suppress(OSError, ValueError):
-            if json.loads(credentials.read_text(encoding="utf-8")).get("current"):
-                return
-        if os.environ.get("PULUMI_ACCESS_TOKEN"):
+            return bool(json.loads(credentials.read_text(encoding="utf-8")).get("current"))
+        return False
+
+    def _log_in(self) -> None:
+        if self._logged_in():
             return
         self.say("keeping Pulumi's state on this machine (pulumi login --local); for a team: pulumi login URL")
         self._explained("login", "--local")
@@ -246,6 +261,14 @@ class Pulumi:
         options = ["--refresh"] if refresh else []
         return self._repaired(["up", "--yes", "--skip-preview", *options], tell_step, environment)
 
+    def preview(self, tell_step: Callable[[Event], None], *, refresh: bool = False, **environment: str) -> Changes:
+        """Run `pulumi preview`: it changes nothing, and no lock keeps it waiting. PulumiError says what failed."""
+        options = ["--refresh"] if refresh else []
+        try:
+            return self._changing(["preview", *options], tell_step, environment)
+        except PulumiError as error:
+            raise PulumiError(self._explained_or_same(str(error)), error.failed, error.remarks) from error
+
     def destroy(
         self, tell_step: Callable[[Event], None], *, protected: bool, before: Callable[[], object] = bool
     ) -> Changes:
@@ -258,10 +281,13 @@ class Pulumi:
         options = [] if protected else ["--exclude-protected"]
         return self._repaired(["destroy", "--yes", "--skip-preview", *options], tell_step, {})
 
-    def export(self) -> list[dict[str, Any]]:
-        """Return the resources in the stack's state."""
-        document = json.loads(self._explained("stack", "export", "--stack", self.stack))
-        return list((document.get("deployment") or {}).get("resources") or [])
+    def export(self, *, plain: bool = False) -> list[dict[str, Any]]:
+        """Return the resources in the stack's state; `plain`: with secrets' values, for what shows none."""
+        options = ["--show-secrets"] if plain else []
+        document = json.loads(self._explained("stack", "export", "--stack", self.stack, *options))
+        deployment = document.get("deployment") or {}
+        self.unsettled = bool(deployment.get("pending_operations"))
+        return list(deployment.get("resources") or [])
 
     def _repaired(self, arguments: list[str], tell_step: Callable[[Event], None], more: Mapping[str, str]) -> Changes:
         try:

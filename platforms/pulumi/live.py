@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_runtime.status import STARTING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from cluster.acme.kept import Said
 
@@ -45,6 +45,13 @@ class Live:
         status = self.statuses.get((instance, self.holders.get(instance) or ""), {})
         found: Mapping[str, str] | None = status.get("sessions")
         return found
+
+    def served(self, names: Collection[str]) -> list[Mapping[str, str] | None]:
+        """Return what each instance that serves says of its sessions; `names`: those that the stack file has.
+
+        Of one that was removed by hand, what its last process said is still there.
+        """
+        return [self.sessions(name) for name in self.holders if name in names or self.answers.get(name)]
 
     def next_static_generation(self, release: str) -> int:
         """Return the generation in which the static files of `release` are served first."""

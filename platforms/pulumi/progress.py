@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cluster.plan.nginx import OTHER_USERS, changed_lines
 from platforms.pulumi.engine import Event, name_of
 
 if TYPE_CHECKING:
@@ -18,9 +17,6 @@ CONTAINER, COMMAND, IMAGE = "Container", "Command", "Image"
 #: How the command is called that waits for a memcached node, the one by which an instance takes its name, and nginx's.
 RESTORED, SERVE, NGINX_CONFIG = "-restored", "-serve", "nginx-config"
 
-
-#: In the environment of nginx's command: for whom nginx asks.
-USERS = "USERS"
 
 #: Operations of Pulumi's that change nothing.
 UNCHANGED = ("same", "read", "refresh")
@@ -96,14 +92,13 @@ def begun(step: dict[str, Any]) -> list[str]:
         return [f"building the image of {'the release' if name == 'app-image' else name.removesuffix('-image')}"]
     if kind == CONTAINER:
         return [f"changing {name} in place" if operation == "update" else f"starting {name}"]
-    return _told_of_command(name, step) if kind == COMMAND else []
+    return _told_of_command(name) if kind == COMMAND else []
 
 
-def _told_of_command(name: str, step: dict[str, Any]) -> list[str]:
+def _told_of_command(name: str) -> list[str]:
     if name.endswith(RESTORED):
         return [f"waiting until {name.removesuffix(RESTORED)} has its sessions again"]
-    lines = [f"    {line}" for line in _nginx_lines(step)] if name == NGINX_CONFIG else []
-    return [COMMANDS[name], *lines] if name in COMMANDS else []
+    return [COMMANDS[name]] if name in COMMANDS else []
 
 
 def _removed(name: str, *, former: bool) -> str:
@@ -132,18 +127,3 @@ def named_release(step: dict[str, Any]) -> tuple[str, str]:
     """Return the instance and the release of the step of a command that gives an instance its name."""
     environment = ((step.get("new") or {}).get("inputs") or {}).get("environment") or {}
     return environment.get("INSTANCE", part_of(step)[1]), environment.get("RELEASE", "")
-
-
-def _nginx_lines(step: dict[str, Any]) -> list[str]:
-    """Return the lines of nginx's configuration that change, in its own words."""
-
-    def text(state: Any) -> list[str]:
-        found = ((state or {}).get("inputs") or {}).get("stdin")
-        return found.splitlines() if isinstance(found, str) else []
-
-    old, new = text(step.get("old")), text(step.get("new"))
-    if not old:
-        return []
-    # Pulumi tells which value of the environment is another, and not what it is.
-    changed = [path for path in step.get("detailedDiff") or {} if path.endswith(USERS)]
-    return [*([OTHER_USERS] if changed else []), *changed_lines(old, new)]

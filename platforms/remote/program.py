@@ -66,8 +66,7 @@ class RemoteGround:
 
     def served(self, topology: Topology) -> Sequence[Mapping[str, str] | None]:
         """Return what each instance that serves says of its sessions."""
-        live = self.looked.live
-        return [live.sessions(name) for name in live.holders if name in topology.names or live.answers.get(name)]
+        return self.looked.live.served(topology.names)
 
     def sessions(self) -> dict[str, Any] | None:
         """Return what an instance says of the session store; None where none says it."""

@@ -173,11 +173,14 @@ def test_another_nginx_is_named_by_preview_and_refuses_connections_for_seconds_a
     serving.edit_stack(lambda stack: stack.update(images={"nginx": another_nginx}))
     shown = serving.pulumi("preview")
     assert re.search(r"Container\s+nginx\s+(create )?replace", shown.stdout), shown.stdout
+    planned = serving.run("plan", serving.name).output
+    assert "nginx is replaced: connections are refused" in planned.splitlines()[0]
     with Outages(serving.address) as load:
         load.wait_for(AROUND)
         result = serving.up()
         load.wait_for(AROUND)
     assert result.status == 0, result.output
+    assert result.output.startswith(planned)
     print(f"nginx replaced: {load}")
     load.assert_only_refused(outages=1)
     assert serving.containers("nginx") != nginx

@@ -20,7 +20,7 @@ from cluster.stack.secrets import read_secrets
 from cluster.tls.authority import make_authority, root_of, show_authority, signed
 from cluster.tls.certificates import CertificateError, certificate_of, ending, half_year, named, names_of
 from cluster.tls.files import uncovered
-from platforms.docker.resources import delivered_files
+from platforms.docker.delivery import delivered_files
 from tests.certificates import made_certificates
 
 if TYPE_CHECKING:

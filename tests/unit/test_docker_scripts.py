@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.render.nginx import NginxConfig
+from platforms.docker.delivery import delivery
 from platforms.docker.engine import read_live
-from platforms.docker.resources import delivery
 from platforms.docker.scripts import HOST, Variable, script, with_words
 
 if TYPE_CHECKING:

@@ -15,12 +15,14 @@ from cli import commands
 from cluster.config import parse_config
 from cluster.console import Terminal
 from cluster.errors import CommandError
+from cluster.lint import Facts
 from cluster.stack.history import Busy, History
 from cluster.stack.opened import Stack
 from platforms.base import Invocation
 from platforms.docker import platform as cli
 from platforms.docker.engine import Engine
 from platforms.docker.failures import explain
+from platforms.docker.proof import Proof
 from platforms.docker.repair import lost, remove_orphans, stop_what_never_served
 from platforms.docker.stack import DockerStack, paths
 from platforms.pulumi.engine import Changes, Pulumi, PulumiError
@@ -346,11 +348,18 @@ class Run:
     outcome: Changes | PulumiError
     release: str
     asked: list[dict[str, str]] = field(default_factory=list)
+    previewed: list[dict[str, str]] = field(default_factory=list)
     before: tuple[str, ...] = (OLD, NEW, NGINX)
     exports: int = 0
 
     def set_up(self) -> list[dict[str, Any]]:
         return state_of(*self.before)
+
+    unsettled: bool = False
+
+    def preview(self, _tell_step: object, *, refresh: bool, **environment: str) -> Changes:
+        self.previewed.append(environment)
+        return SOMETHING if isinstance(self.outcome, PulumiError) else self.outcome
 
     def up(self, _tell_step: object, *, refresh: bool, **environment: str) -> Changes:
         self.asked.append(environment)
@@ -378,9 +387,9 @@ def with_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Told,
     def put(engine: Told, run: Run) -> Stack:
         monkeypatch.setattr("platforms.docker.stack.Engine", lambda _host: engine)
         monkeypatch.setattr(cli, "Pulumi", lambda _root, _name, _say: run)
-        monkeypatch.setattr(cli.DockerPlatform, "facts", lambda _platform: None)
+        monkeypatch.setattr(cli.DockerPlatform, "facts", lambda _platform: Facts(root=tmp_path, nginx=None))
         monkeypatch.setattr(commands, "judge", lambda *_judged, **_how: None)
-        monkeypatch.setattr(cli.Proof, "of", lambda _proof, _release: [])
+        monkeypatch.setattr(Proof, "of", lambda _proof, _release: [])
         stack = opened(tmp_path)
         paths(stack).state.mkdir(parents=True)
         return stack
@@ -448,7 +457,7 @@ def test_where_nothing_changes_the_state_is_read_again_only_before_something_is_
 def test_a_database_that_was_set_back_is_migrated_again_in_the_release_that_serves(
     status: int, with_run: Callable[[Told, Run], Stack], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(NOTHING, "new")
+    run = Run(SOMETHING, "new")
     migrated: list[list[str]] = []
     stack = with_run(Told(found=STARTED, live_text=SERVED), run)
     monkeypatch.setattr(Told, "ask", lambda _engine, _stack, _url: {"lacking": {"audit": ["visits.0002_more"]}})
@@ -529,8 +538,15 @@ def test_what_can_t_be_stopped_does_not_hide_why_an_up_failed(
     verb: str, with_run: Callable[[Told, Run], Stack], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(PulumiError("app2: not healthy"), "new")
-    engine = Told(found=STARTED, live_text=SERVED, refused=(verb,))
+    engine = Told(found=STARTED, live_text=SERVED)
     stack = with_run(engine, run)
+    failing = run.up
+
+    def up_to_the_failure(*said: object, **how: Any) -> Changes:
+        object.__setattr__(engine, "refused", (verb,))
+        return failing(*said, **how)
+
+    monkeypatch.setattr(run, "up", up_to_the_failure)
     monkeypatch.setattr(cli, "lost", lambda _docker, _resources: [])
     with pytest.raises(CommandError, match="app2: not healthy"):
         up(stack)

@@ -65,27 +65,6 @@ def test_each_step_is_told_in_words_as_it_is_begun(kind: str, name: str, operati
     assert begun(former_step(kind, name, operation)) == said
 
 
-def test_other_users_are_told_and_not_who_they_are() -> None:
-    state = {"inputs": {"stdin": "a;\n", "environment": {"USERS": "[secret]"}}}
-    changed = step(COMMAND, "nginx-config", "update", old=state, new=state)
-    words = "nginx: checking its configuration, one reload"
-    assert begun({**changed, "detailedDiff": {"environment.USERS": {}}}) == [
-        words,
-        "    ~ users: others, or with other passwords",
-    ]
-    assert begun({**changed, "detailedDiff": {"environment.PRIVATE": {}}}) == [words]
-
-
-def test_a_change_of_nginx_is_told_in_its_own_words_without_its_digest() -> None:
-    old = {"inputs": {"stdin": "a 1;\n  server unix:x weight=3;\n  return 200 aaaa;\n"}}
-    new = {"inputs": {"stdin": "a 1;\n  server unix:x weight=5;\n  return 200 bbbb;\n"}}
-    assert begun(step(COMMAND, "nginx-config", "update", old=old, new=new)) == [
-        "nginx: checking its configuration, one reload",
-        "    - server unix:x weight=3;",
-        "    + server unix:x weight=5;",
-    ]
-
-
 def test_a_name_is_told_as_served_only_when_it_is() -> None:
     new = {"inputs": {"environment": {"INSTANCE": "app1", "RELEASE": "abc"}}}
     assert ended(step(COMMAND, "app1-serve", "update", new=new)) == ["app1 serves release abc"]

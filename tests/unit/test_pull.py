@@ -386,8 +386,8 @@ class FakePulumi:
     def set_value(self, path: str, value: str) -> None:
         self.told.append(f"{path}={value}")
 
-    def up(self, *_arguments: object, **_more: object) -> Any:
-        self.told.append("up")
+    def preview(self, *_arguments: object, **_more: object) -> Any:
+        self.told.append("preview")
         raise KeyboardInterrupt
 
 
@@ -416,8 +416,8 @@ def test_up_with_pull_pulls_first_then_writes_as_of_when_and_then_is_an_up(
     opened: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine = Told()
-    assert up_with(engine, opened, monkeypatch) == [f"images.as_of={TEXT}", "up"]
-    assert engine.verbs == ["version", "ps", "images", "pull", "build"], "with a look for whom to ask of migrations"
+    assert up_with(engine, opened, monkeypatch) == [f"images.as_of={TEXT}", "preview"]
+    assert engine.verbs == ["version", "images", "pull", "build"]
     assert BASE.name(LABEL) in engine.has, "`up` itself would pull it again"
     assert f"pulling {DEBIAN}" in capsys.readouterr().out
 
@@ -430,8 +430,14 @@ def test_up_with_pull_is_judged_as_of_now(opened: Stack, monkeypatch: pytest.Mon
     monkeypatch.setattr("platforms.docker.stack.Engine", lambda _host: Told())
     monkeypatch.setattr(cli.DockerPlatform, "facts", lambda _platform: None)
     monkeypatch.setattr(cli, "this_minute", lambda: AS_OF)
-    with cli.platform(stack, Terminal()).change(Forward(pull=True), lambda config, *_facts: judged.append(config)):
-        pass
+    monkeypatch.setattr(cli, "Pulumi", lambda _root, _name, _say: FakePulumi(stack.root))
+    monkeypatch.setattr(cli, "lost", lambda _docker, _resources: [])
+    gate = lambda config, *_facts: judged.append(config)  # noqa: E731 - as long as the test
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        cli.platform(stack, Terminal()).change(Forward(pull=True), gate),
+    ):
+        pytest.fail("nobody has looked yet at what is to be done")
     assert [config.images.as_of for config in judged] == [AS_OF]
 
 

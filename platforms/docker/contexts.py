@@ -1,0 +1,77 @@
+"""Releases by their build contexts, which are kept: what two of them differ in."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from cluster.plan.compare import PARTS, compare_code, compare_secrets
+from cluster.plan.releases import Side, packages_in, tree_in
+from cluster.source import TREE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from cluster.config.models import App
+
+CONFIG = "config.json"
+
+#: What of a build context each part of a release is, beside its tree and its configuration.
+PLACES = {"runtime": ("runtime",), "requirements": ("requirements",), "packages": ("sources", "local")}
+
+
+def config_of(context: Path) -> dict[str, Any]:
+    """Return the configuration file of a release; OSError where its context is gone, ValueError where it is hurt."""
+    found: dict[str, Any] = json.loads((context / CONFIG).read_text(encoding="utf-8"))
+    return found
+
+
+def side_of(context: Path, app: App, secrets: Mapping[str, str]) -> Side:
+    """Return a release for a comparison; OSError and ValueError as above."""
+    runtime = config_of(context)
+    project = context / runtime["place"]
+    return Side(
+        tree=tree_in(context / TREE, project),
+        packages=packages_in(app, project),
+        secrets=secrets,
+        runtime=runtime,
+    )
+
+
+def changed_parts(former: Path, wanted: Path, old: Side, new: Side) -> tuple[str, ...]:
+    """Return which parts of two releases differ, by their names in PARTS."""
+    found = {
+        "code": bool(compare_code(old.tree, new.tree)),
+        "settings": _plain(old.runtime) != _plain(new.runtime),
+        "secrets": bool(compare_secrets(old.secrets, new.secrets)),
+        **{
+            part: any(compare_code(_files(former / place), _files(wanted / place)) for place in places)
+            for part, places in PLACES.items()
+        },
+    }
+    parts = tuple(part for part in PARTS if found.get(part))
+    # All else that a release's digest is of: its base, the scripts that build on it, how its containers are made.
+    other = not parts or bool(compare_code(_own(former), _own(wanted)))
+    return (*parts, "platform") if other else parts
+
+
+def _plain(runtime: Mapping[str, Any]) -> str:
+    """Return a configuration without the digest of its release, which is in paths."""
+    return json.dumps(runtime, sort_keys=True).replace(str(runtime.get("release")), "")
+
+
+def _files(directory: Path) -> dict[str, Path | str]:
+    return {
+        path.relative_to(directory).as_posix(): str(path.readlink()) if path.is_symlink() else path
+        for path in (sorted(directory.rglob("*")) if directory.is_dir() else ())
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def _own(context: Path) -> dict[str, Path | str]:
+    """Return the files that are of the build itself: its scripts, and the time of its base."""
+    return {path.name: path for path in context.iterdir() if path.is_file() and path.suffix != ".json"}
+
+
+__all__ = ["changed_parts", "config_of", "side_of"]

@@ -1,0 +1,221 @@
+"""`cluster plan` on Docker: it only looks, says what `up` then does, and what it says of the cost is measured."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.conformance import AROUND, MIGRATED_MODEL, MIGRATION, assert_nothing_lost, servers
+from tests.e2e.stand import DockerStand, docker_stack, made_image
+from tests.e2e.tools import BASE, docker
+from tests.load import Load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.local.stand import Result
+
+NOTHING = "no request and no session is lost"
+
+TOKEN = "a-token-that-no-plan-may-show"
+
+DOCUMENTED = Path(__file__).resolve().parents[2] / "docs" / "plan.md"
+
+POSTGRES = "cluster-test/postgres:another"
+POSTGRES_DOCKERFILE = f"""
+FROM {BASE}
+RUN touch /another
+"""
+
+
+@pytest.fixture(scope="module")
+def stand() -> Iterator[DockerStand]:
+    stack = docker_stack()
+    stack["upstream"]["servers"] = [{"name": "app1", "weight": 3}, {"name": "app2"}]
+    with contextlib.closing(DockerStand(stack, name="plan")) as found:
+        result = found.up()
+        assert result.status == 0, result.output
+        yield found
+
+
+def plan(stand: DockerStand, *options: str) -> Result:
+    return stand.run("plan", stand.name, *options)
+
+
+def planned(stand: DockerStand) -> dict[str, Any]:
+    (found,) = json.loads(plan(stand, "--json").output)["plans"]
+    return dict(found)
+
+
+def state_of(stand: DockerStand) -> dict[str, object]:
+    """Return what there is of a stack: its repository with Pulumi's state, and all that is on the engine."""
+    found: dict[str, object] = {}
+    for path in (stand.root, *sorted(stand.root.rglob("*"))):
+        if "__pycache__" not in path.parts:
+            there = path.lstat()
+            found[str(path)] = (there.st_mode, there.st_ino, there.st_size, there.st_mtime_ns)
+    found["containers"] = stand.containers(stopped=True)
+    format_ = "{{.Repository}}:{{.Tag}} {{.ID}} {{.CreatedAt}}"
+    ours = f"django-cluster/django-cluster-{stand.name}/*"
+    found["images"] = sorted(docker("images", "--no-trunc", "--format", format_, ours).split("\n"))
+    return found
+
+
+def assert_only_looks(stand: DockerStand, *options: str) -> Result:
+    before = state_of(stand)
+    result = plan(stand, *options)
+    after = state_of(stand)
+    assert {key for key in {*before, *after} if before.get(key) != after.get(key)} == set(), result.output
+    return result
+
+
+def test_what_does_not_change_is_one_line(stand: DockerStand) -> None:
+    result = assert_only_looks(stand, "--exit-code")
+    assert (result.status, result.output) == (0, f"stack {stand.name}: no changes\n")
+    assert plan(stand, "--markdown").output == f"`{stand.name}`: no changes\n"
+
+
+def test_a_weight_is_told_in_nginx_s_words_and_up_says_the_same(stand: DockerStand) -> None:
+    stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=5))
+    result = assert_only_looks(stand)
+    assert result.output.splitlines() == [
+        f"stack {stand.name}: {NOTHING}",
+        "  traffic: app1 75 % -> 83.3 %, app2 25 % -> 16.7 %",
+        "  nginx: one reload; no process of the app is touched by it",
+        "  nginx's lines:",
+        "      - server unix:…/app1/http.sock weight=3 max_fails=0;",
+        "      + server unix:…/app1/http.sock weight=5 max_fails=0;",
+        "  resources: 1 to update",
+    ]
+    assert plan(stand, "--exit-code", "--markdown").status == 2
+    applied = stand.up()
+    assert applied.status == 0, applied.output
+    assert applied.output.startswith(result.output), "`up` shows something else before it acts"
+    assert applied.output.count("weight=5") == 1, "what the plan has said is said again"
+    assert plan(stand).output == f"stack {stand.name}: no changes\n"
+
+
+def test_a_release_is_told_by_what_changes_and_is_the_one_that_up_makes(stand: DockerStand) -> None:
+    former = stand.release()
+    stand.edit_code("visits/views.py", "\n# one line more\n")
+    stand.edit_code("visits/migrations/0002_mood.py", MIGRATION)
+    stand.edit_code("visits/models.py", MIGRATED_MODEL)
+    stand.edit_stack(lambda stack: stack["app"].update(threads=7, environment={"COLOUR": "red"}))
+    requirements = stand.project / "requirements.txt"
+    requirements.write_text(f"{requirements.read_text()}sqlparse>=0.5\n")
+    value = json.dumps({"API_TOKEN": TOKEN})
+    assert stand.pulumi("config", "set", "--secret", "cluster:secret_environment", value).returncode == 0
+    shown = [assert_only_looks(stand, f"--{form}").output for form in ("text", "markdown", "json")]
+    (found,) = json.loads(shown[2])["plans"]
+    assert (found["headline"], found["costs"], found["nginx"], found["traffic"]) == (NOTHING, ["none"], [], [])
+    release = found["release"]
+    assert release["before"] == former
+    assert release["parts"] == ["code", "requirements", "settings of the app", "secrets"]
+    counts = {one["path"]: (one["added"], one["removed"]) for one in release["code"]}
+    assert counts.pop("visits/models.py")[0] > 0
+    assert counts == {
+        "requirements.txt": (1, 0),
+        "visits/migrations/0002_mood.py": (len(MIGRATION.splitlines()), 0),
+        "visits/views.py": (2, 0),
+    }
+    assert release["requirements"] == [{"name": "sqlparse", "before": None, "after": ">=0.5"}]
+    assert release["secrets"] == [{"name": "secret_environment.API_TOKEN", "kind": "added"}]
+    assert release["migrations"] == [{"name": "visits.0002_mood", "unsafe": [], "unread": []}]
+    settings = {one["key"]: (one["before"], one["after"]) for one in found["settings"]}
+    assert settings == {"app.threads": ("4", "7"), "app.environment.COLOUR": (None, '"red"')}
+    assert {reason for one in found["resources"] for reason in one["reasons"]} <= {"release", "stdin"}, "noise"
+    with Load(stand.address) as load:
+        load.wait_for(AROUND)
+        result = stand.up()
+        load.wait_for(AROUND)
+    assert result.status == 0, result.output
+    assert_nothing_lost(load.counts)
+    assert result.output.startswith(shown[0])
+    assert stand.release() == release["after"], "the planned release is another one than that which came"
+    state = next((stand.root / "state").rglob(f"{stand.name}.json")).read_text()
+    key = stand.pulumi("config", "get", "cluster:secret_key").stdout.strip()
+    said = "".join([*shown, result.output])
+    assert [secret for secret in (TOKEN, key) if secret in said] == []
+    assert re.search(r"secret_environment\.API_TOKEN", said)
+    assert TOKEN not in state
+    print(f"a release that was planned: {load.counts}")
+
+
+def test_the_document_has_the_keys_that_are_written_down_and_no_other(stand: DockerStand) -> None:
+    stand.edit_code("visits/views.py", "\n# and another\n")
+    stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=2))
+    document = json.loads(plan(stand, "--json").output)
+    _, _, written = DOCUMENTED.read_text().partition("## `--json`")
+    rows = set(re.findall(r"^\| `(?:plans\[\]\.)?([a-z_.\[\]]+)` \|", written, re.MULTILINE))
+
+    def keys(value: Any, path: str = "") -> Iterator[str]:
+        for key, one in value.items():
+            yield f"{path}{key}"
+            inner = one[0] if isinstance(one, list) and one else one
+            if isinstance(inner, dict):
+                yield from keys(inner, f"{path}{key}{'[]' if isinstance(one, list) else ''}.")
+
+    (found,) = document["plans"]
+    assert set(document) == {"version", "plans"}
+    assert document["version"] == 1
+    assert set(keys(found)) - rows == set()
+    assert set(found) == {row for row in rows - {"version", "plans"} if "." not in row}
+    stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=5))
+    assert stand.up().status == 0
+
+
+def test_a_preview_of_pulumi_s_own_leaves_a_build_context(stand: DockerStand) -> None:
+    """The saboteur: what a plan would leave is seen."""
+    stand.edit_code("visits/views.py", "\n# never released\n")
+    assert_only_looks(stand)
+    before = state_of(stand)
+    assert stand.pulumi("preview").returncode == 0
+    assert state_of(stand) != before
+    assert stand.up().status == 0
+
+
+def test_what_was_done_by_hand_is_told_by_name_and_up_mends_it(stand: DockerStand) -> None:
+    docker("rm", "--force", stand.container("app2"))
+    found = planned(stand)
+    assert found["changes"]
+    assert "container app-app2 is stopped or removed" in found["drift"], found
+    result = stand.up()
+    assert result.status == 0, result.output
+    assert "changed by hand, or broken: container app-app2 is stopped or removed" in result.output
+    assert plan(stand).output == f"stack {stand.name}: no changes\n"
+
+
+def test_data_that_the_stack_file_no_longer_asks_for_are_refused_by_name(stand: DockerStand) -> None:
+    stand.edit_stack(lambda stack: stack.update(database={"engine": "sqlite", "discard": True}))
+    result = assert_only_looks(stand, "--exit-code")
+    stand.edit_stack(lambda stack: stack.update(database={"engine": "postgres"}))
+    lines = result.output.splitlines()
+    assert (result.status, lines[:2]) == (
+        1,
+        [f"stack {stand.name}: `up` refuses it", "  - database-database is protected"],
+    )
+    assert plan(stand).output == f"stack {stand.name}: no changes\n"
+
+
+def test_another_database_costs_the_requests_that_need_it_and_no_session(stand: DockerStand) -> None:
+    with made_image(POSTGRES, POSTGRES_DOCKERFILE):
+        stand.edit_stack(lambda stack: stack.update(images={"postgres": POSTGRES}))
+        found = planned(stand)
+        assert (found["costs"], found["steps"]) == (["service-replaced"], ["~ postgres: another container"])
+        instances = stand.containers("instance")
+        with Load(stand.address) as load:
+            load.wait_for(AROUND)
+            result = stand.up()
+            load.wait_for(AROUND)
+        stand.edit_stack(lambda stack: stack.pop("images"))
+    assert result.status == 0, result.output
+    assert stand.containers("instance") == instances
+    print(f"PostgreSQL replaced: {load.counts}")
+    assert load.counts.failed, "nothing failed: the plan says too much"
+    assert load.counts.lost == []
+    assert stand.up().status == 0

@@ -10,19 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.conformance import AROUND, MIGRATED_MODEL, MIGRATION, assert_nothing_lost, servers
+from tests.conformance import AROUND, assert_nothing_lost, servers
 from tests.e2e.stand import DockerStand, docker_stack, made_image
 from tests.e2e.tools import BASE, docker
 from tests.load import Load
+from tests.planned import NOTHING, TOKEN, WEIGHTED, assert_release_is_told, change_the_release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.local.stand import Result
-
-NOTHING = "no request and no session is lost"
-
-TOKEN = "a-token-that-no-plan-may-show"
 
 DOCUMENTED = Path(__file__).resolve().parents[2] / "docs" / "plan.md"
 
@@ -83,15 +80,8 @@ def test_what_does_not_change_is_one_line(stand: DockerStand) -> None:
 def test_a_weight_is_told_in_nginx_s_words_and_up_says_the_same(stand: DockerStand) -> None:
     stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=5))
     result = assert_only_looks(stand)
-    assert result.output.splitlines() == [
-        f"stack {stand.name}: {NOTHING}",
-        "  traffic: app1 75 % -> 83.3 %, app2 25 % -> 16.7 %",
-        "  nginx: one reload; no process of the app is touched by it",
-        "  nginx's lines:",
-        "      - server unix:…/app1/http.sock weight=3 max_fails=0;",
-        "      + server unix:…/app1/http.sock weight=5 max_fails=0;",
-        "  resources: 1 to update",
-    ]
+    one = "  resources: 1 to update"
+    assert result.output.splitlines() == [f"stack {stand.name}: {NOTHING}", *WEIGHTED, one]
     assert plan(stand, "--exit-code", "--markdown").status == 2
     applied = stand.up()
     assert applied.status == 0, applied.output
@@ -102,32 +92,12 @@ def test_a_weight_is_told_in_nginx_s_words_and_up_says_the_same(stand: DockerSta
 
 def test_a_release_is_told_by_what_changes_and_is_the_one_that_up_makes(stand: DockerStand) -> None:
     former = stand.release()
-    stand.edit_code("visits/views.py", "\n# one line more\n")
-    stand.edit_code("visits/migrations/0002_mood.py", MIGRATION)
-    stand.edit_code("visits/models.py", MIGRATED_MODEL)
-    stand.edit_stack(lambda stack: stack["app"].update(threads=7, environment={"COLOUR": "red"}))
-    requirements = stand.project / "requirements.txt"
-    requirements.write_text(f"{requirements.read_text()}sqlparse>=0.5\n")
+    change_the_release(stand)
     value = json.dumps({"API_TOKEN": TOKEN})
     assert stand.pulumi("config", "set", "--secret", "cluster:secret_environment", value).returncode == 0
     shown = [assert_only_looks(stand, f"--{form}").output for form in ("text", "markdown", "json")]
     (found,) = json.loads(shown[2])["plans"]
-    assert (found["headline"], found["costs"], found["nginx"], found["traffic"]) == (NOTHING, ["none"], [], [])
-    release = found["release"]
-    assert release["before"] == former
-    assert release["parts"] == ["code", "requirements", "settings of the app", "secrets"]
-    counts = {one["path"]: (one["added"], one["removed"]) for one in release["code"]}
-    assert counts.pop("visits/models.py")[0] > 0
-    assert counts == {
-        "requirements.txt": (1, 0),
-        "visits/migrations/0002_mood.py": (len(MIGRATION.splitlines()), 0),
-        "visits/views.py": (2, 0),
-    }
-    assert release["requirements"] == [{"name": "sqlparse", "before": None, "after": ">=0.5"}]
-    assert release["secrets"] == [{"name": "secret_environment.API_TOKEN", "kind": "added"}]
-    assert release["migrations"] == [{"name": "visits.0002_mood", "unsafe": [], "unread": []}]
-    settings = {one["key"]: (one["before"], one["after"]) for one in found["settings"]}
-    assert settings == {"app.threads": ("4", "7"), "app.environment.COLOUR": (None, '"red"')}
+    assert_release_is_told(found, former)
     assert {reason for one in found["resources"] for reason in one["reasons"]} <= {"release", "stdin"}, "noise"
     with Load(stand.address) as load:
         load.wait_for(AROUND)
@@ -136,7 +106,7 @@ def test_a_release_is_told_by_what_changes_and_is_the_one_that_up_makes(stand: D
     assert result.status == 0, result.output
     assert_nothing_lost(load.counts)
     assert result.output.startswith(shown[0])
-    assert stand.release() == release["after"], "the planned release is another one than that which came"
+    assert stand.release() == found["release"]["after"], "the planned release is another one than that which came"
     state = next((stand.root / "state").rglob(f"{stand.name}.json")).read_text()
     key = stand.pulumi("config", "get", "cluster:secret_key").stdout.strip()
     said = "".join([*shown, result.output])

@@ -16,15 +16,12 @@ import pytest
 from tests.conformance import AROUND, MIGRATED_MODEL, MIGRATION, assert_nothing_lost, assert_up, servers, wait_until
 from tests.load import Load
 from tests.local.stand import Stand
+from tests.planned import NOTHING, TOKEN, WEIGHTED, assert_release_is_told, change_the_release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.local.stand import Result
-
-NOTHING = "no request and no session is lost"
-
-TOKEN = "a-token-that-no-plan-may-show"
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +88,7 @@ def test_a_weight_is_told_in_nginx_s_words_and_up_says_the_same(stand: Stand) ->
     stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=5))
     before, serving = state_of(stand), stand.serving()
     result = plan(stand)
-    assert result.output.splitlines() == [
-        f"stack {stand.name}: {NOTHING}",
-        "  traffic: app1 75 % -> 83.3 %, app2 25 % -> 16.7 %",
-        "  nginx: one reload; no process of the app is touched by it",
-        "  nginx's lines:",
-        "      - server unix:…/app1/http.sock weight=3 max_fails=0;",
-        "      + server unix:…/app1/http.sock weight=5 max_fails=0;",
-    ]
+    assert result.output.splitlines() == [f"stack {stand.name}: {NOTHING}", *WEIGHTED]
     assert plan(stand, "--exit-code", "--markdown").status == 2
     assert (state_of(stand), stand.serving()) == (before, serving)
     assert stand.up().output.startswith(result.output), "`up` shows something else before it acts"
@@ -107,38 +97,19 @@ def test_a_weight_is_told_in_nginx_s_words_and_up_says_the_same(stand: Stand) ->
 
 def test_a_release_is_told_by_what_changes_and_is_the_one_that_up_makes(stand: Stand) -> None:
     former = stand.release()
-    stand.edit_code("visits/views.py", "\n# one line more\n")
-    stand.edit_code("visits/migrations/0002_mood.py", MIGRATION)
-    stand.edit_code("visits/models.py", MIGRATED_MODEL)
-    stand.edit_stack(lambda stack: stack["app"].update(threads=7, environment={"COLOUR": "red"}))
+    change_the_release(stand)
     secret = stand.paths.secrets / "secret_environment"
     secret.write_text(json.dumps({"API_TOKEN": TOKEN}))
     secret.chmod(0o600)
-    requirements = stand.project / "requirements.txt"
-    requirements.write_text(f"{requirements.read_text()}sqlparse>=0.5\n")
     before, serving = state_of(stand), stand.serving()
     found = planned(stand)
-    assert (found["headline"], found["costs"], found["nginx"], found["traffic"]) == (NOTHING, ["none"], [], [])
-    release = found["release"]
-    assert release["before"] == former
-    counts = {one["path"]: (one["added"], one["removed"]) for one in release["code"]}
-    assert counts.pop("visits/models.py")[0] > 0
-    assert counts == {
-        "requirements.txt": (1, 0),
-        "visits/migrations/0002_mood.py": (len(MIGRATION.splitlines()), 0),
-        "visits/views.py": (2, 0),
-    }
-    assert release["requirements"] == [{"name": "sqlparse", "before": None, "after": ">=0.5"}]
-    assert release["secrets"] == [{"name": "secret_environment.API_TOKEN", "kind": "added"}]
-    assert release["migrations"] == [{"name": "visits.0002_mood", "unsafe": [], "unread": []}]
-    settings = {one["key"]: (one["before"], one["after"]) for one in found["settings"]}
-    assert settings == {"app.threads": ("4", "7"), "app.environment.COLOUR": (None, '"red"')}
+    assert_release_is_told(found, former)
     assert (state_of(stand), stand.serving()) == (before, serving)
     shown = [plan(stand, f"--{form}").output for form in ("text", "markdown", "json")]
     result = stand.up()
     assert result.status == 0, result.output
     assert result.output.startswith(shown[0])
-    assert stand.release() == release["after"], "the planned release is another one than that which came"
+    assert stand.release() == found["release"]["after"], "the planned release is another one than that which came"
     assert TOKEN not in "".join([*shown, result.output])
     back = stand.rollback()
     assert back.status == 0, back.output

@@ -453,6 +453,20 @@ def test_where_nothing_changes_the_state_is_read_again_only_before_something_is_
     assert "no changes; release new serves" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("before", "unsettled", "updates"),
+    [((OLD, NEW, NGINX), False, 0), ((OLD, NEW, NGINX), True, 1), ((OLD, NGINX), False, 1)],
+    ids=["all is known", "nobody knows how an operation ended", "a container of which no state knows"],
+)
+def test_what_a_preview_finds_nothing_to_do_in_is_not_updated(
+    before: tuple[str, ...], unsettled: bool, updates: int, with_run: Callable[[Told, Run], Stack]
+) -> None:
+    nothing = Changes(counts=NOTHING.counts, outputs={"release": "new"})
+    run = Run(nothing, "new", before=before, unsettled=unsettled)
+    up(with_run(Told(found=STARTED, live_text=SERVED), run))
+    assert (len(run.previewed), len(run.asked)) == (1, updates)
+
+
 @pytest.mark.parametrize("status", [0, 1])
 def test_a_database_that_was_set_back_is_migrated_again_in_the_release_that_serves(
     status: int, with_run: Callable[[Told, Run], Stack], monkeypatch: pytest.MonkeyPatch

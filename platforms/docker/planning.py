@@ -188,9 +188,9 @@ class Planning:
     # --- the release
 
     def _compared(self, serving: str | None) -> Compared:
-        """Compare the release that serves, or else the one that the state has, with the wanted one."""
+        """Compare the wanted release with the one that serves, or that the state has, or that served last."""
         believed, wanted = self.preview.release()
-        former = serving or believed
+        former = serving or believed or History.load(paths(self.docker.stack)).current
         release = Release(before=former, after=wanted)
         if wanted is None or former == wanted:
             return Compared(release=release)

@@ -15,6 +15,7 @@ from cluster.lint import Facts
 from cluster.plan import Cost, Planned
 from cluster.plan.planned import FileChange, Kind, Resource, SecretChange, Share
 from cluster.plan.shown import document, markdown, text
+from cluster.stack.history import History
 from cluster.stack.opened import Stack
 from cluster.topology import build_topology
 from platforms.base import Forward
@@ -380,6 +381,20 @@ def test_of_a_former_release_that_is_not_kept_here_nothing_is_said_but_that(
     found = planned(opened, FakePulumi("release"), monkeypatch)
     assert found.unknown == ("what of the release changes: the former one is not kept in this checkout",)
     assert (found.release.parts, found.release.code) == ((), ())
+
+
+def test_while_the_stack_is_down_the_release_is_compared_with_the_one_that_served_last(
+    opened: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = History()
+    history.served(FORMER)
+    history.save(paths(opened))
+    down = replace(observed(opened), live=Live())
+    monkeypatch.setattr(DockerStack, "observe", lambda _docker: down)
+    monkeypatch.setattr(Preview, "release", lambda _preview: (None, WANTED))
+    found = planned(opened, FakePulumi("release"), monkeypatch)
+    assert (found.costs, found.drift) == ((Cost.START,), ())
+    assert (found.release.before, found.release.after) == (FORMER, WANTED)
 
 
 def test_what_the_engine_refuses_is_said_with_how_to_keep_the_data(

@@ -67,9 +67,18 @@ def answer(path: str, query: str, config: RuntimeConfig, through_project: Callab
     }
     unknown = {"error": f"the runtime answers {', '.join(answers)}"}
     try:
+        if path != "/-/health":
+            _begin()
         return answers.get(path, lambda: Answer(404, unknown))()
     except Exception as error:  # noqa: BLE001 - a store that is away raises anything: to a server it looks like a client
         return Answer(503, {**identity(), "error": f"{type(error).__name__}: {error}"})
+
+
+def _begin() -> None:
+    """Do to this thread's connections what Django does as a request begins: one that has broken is made anew."""
+    from django.db import close_old_connections  # noqa: PLC0415 - after the settings
+
+    close_old_connections()
 
 
 def identity() -> dict[str, Any]:

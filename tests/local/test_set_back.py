@@ -28,6 +28,12 @@ def test_a_server_is_migrated_again_while_it_runs_and_after_it_was_down() -> Non
     with contextlib.closing(Postgres()) as database, contextlib.closing(Stand(database=database)) as stand:
         assert stand.up().status == 0
         assert AGAIN not in stand.up().output
+        # Each thread of an instance has a connection by now; what is asked right after a restart makes it anew.
+        assert stand.verify().status == 0
+        for _ in range(3):
+            database.restart()
+            verified = stand.verify()
+            assert verified.status == 0, verified.output
         set_back(stand, "visits", "zero")
         assert unapplied(stand) == 1
         result = stand.up()

@@ -1,7 +1,7 @@
 """What is sent to hosts, made here once: the archive of a release, and of an environment of Python packages.
 
 An environment is made for another machine's Python without that Python: uv chooses the wheels that fit it. A package
-that has none can't be made so; what it is called is said.
+that has none is built here where it is Python alone; what else has none can't be made so, and is said by its name.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 #: The C library that an environment is made for, by the word for a distribution's release: its own, or the newest
 #: that uv knows.
 LIBRARIES = {"bookworm": "2_36", "trixie": "2_40", "forky": "2_40", "noble": "2_39", "resolute": "2_40"}
+
+#: What uv says of a package that it could not build, or that fits another Python alone than it is for.
+_NOT_BUILT = re.compile(
+    r"[Tt]he built wheel `([A-Za-z0-9._]+)-|Failed to (?:download and )?build `([A-Za-z0-9._-]+?)[=` ]"
+)
 
 OLDEST_LIBRARY = "2_35"
 
@@ -79,6 +84,8 @@ def make_environment(path: Path, topology: Topology, spec: ReleaseSpec, python: 
         )
         if done.returncode != 0:
             raise ReleaseError(_without_wheel(done.stderr, python, platform) or not_installed(done.stderr))
+        for name in built_for_this_machine(packages):
+            raise ReleaseError(_has_no_wheel(name, python, platform))
         scripts = packages / "bin"
         if scripts.is_dir():
             scripts.rename(made / "bin")
@@ -87,12 +94,26 @@ def make_environment(path: Path, topology: Topology, spec: ReleaseSpec, python: 
 
 def _without_wheel(words: str, python: str, platform: str) -> str:
     """Return in a line which package has no wheel; empty where something else is the matter."""
-    found = re.search(r"(?s)Because ([A-Za-z0-9._-]+)\S* has no (?:usable )?wheels", " ".join(words.split()))
-    if found is None:
-        return ""
+    found = _NOT_BUILT.search(" ".join(words.split()))
+    return "" if found is None else _has_no_wheel(found[1] or found[2], python, platform)
+
+
+def _has_no_wheel(name: str, python: str, platform: str) -> str:
     return (
-        f"app.requirements: {found[1]} has no wheel for Python {python} on {platform}, and a package is not built for "
-        "a host yet: choose a version that has one"
+        f"app.requirements: {name} has no wheel for Python {python} on {platform}, and what is more than Python is not "
+        "built for a host yet: choose a version that has one"
+    )
+
+
+def built_for_this_machine(packages: Path) -> list[str]:
+    """Return which packages were built here of more than Python: they need this machine's libraries.
+
+    What is published for many machines says so in its tag (PEP 600); a wheel that is just built is `linux_x86_64`.
+    """
+    return sorted(
+        path.parent.name.partition("-")[0]
+        for path in packages.glob("*.dist-info/WHEEL")
+        if re.search(r"(?m)^Tag: \S+-linux_\w+\s*$", path.read_text(encoding="utf-8"))
     )
 
 

@@ -161,9 +161,16 @@ class Looked:
             found.append(f"its distribution is {machine['distribution'] or 'unknown'}: Debian or Ubuntu is needed")
         if machine["nginx"] is not None and self.nginx < OLDEST:
             found.append(f"its nginx is {'.'.join(map(str, self.nginx))}: {'.'.join(map(str, OLDEST))} is needed")
-        if machine["free"] < ROOM:
-            found.append(f"{machine['free'] // 1024**2} MB are free on its disk: {ROOM // 1024**2} MB are needed")
         return [f"hosts: {self.host}: {line}" for line in found]
+
+    def check_room(self) -> None:
+        """Refuse to send a release where there may be no room for it; HostError says how much there is."""
+        free = self.machine["free"]
+        if free < ROOM:
+            raise HostError(
+                f"hosts: {self.host}: {free // 1024**2} MB are free in {self.machine['fullest']}: "
+                f"{ROOM // 1024**2} MB are needed for a release"
+            )
 
 
 def look(ssh: Ssh, host: Host) -> Looked:

@@ -123,6 +123,8 @@ class RemotePlatform:
         looked = self.look() if self.stack.config.hosts else None
         gate(self.stack.config, facts_of(self.stack.root, self.stack.name, self._secrets(), looked))
         assert looked is not None  # noqa: S101 - the gate refuses a stack without hosts
+        if isinstance(wanted, Forward):
+            looked.check_room()
         environment = {RELEASE_VARIABLE: self._former(wanted, looked)} if isinstance(wanted, Back) else {}
         yield Change(lines=[], apply=lambda: self._apply(environment))
 

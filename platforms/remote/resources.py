@@ -166,6 +166,7 @@ class Remote:
         is_there = spec.digest in self.looked.releases
         if not is_there and not pulumi.runtime.is_dry_run():
             try:
+                self.looked.check_room()
                 check(spec)
                 if environment not in self.looked.environments:
                     make_environment(packages, topology, spec, python, platform)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from cluster.errors import ClusterError
 from cluster.release import RUNTIME
+from cluster_runtime.instance_link import LONGEST_SOCKET_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,6 +43,9 @@ CONFIG, KNOWN, AGENT, ON = "config", "known_hosts", "agent", "on"
 #: Where the connections are kept that commands share; short, since a socket's path is.
 CONNECTIONS = Path("~/.cache/django-cluster/ssh")
 
+#: Characters of a connection's name there, and how many more ssh gives it while it opens it.
+TAG_LENGTH, WHILE_IT_OPENS = 16, 17
+
 #: What the host's Python runs: it reads the package from its standard input, and the rest is the command's.
 _BEGIN = f"""
 import sys
@@ -57,7 +61,10 @@ sys.exit(main(sys.argv[1:]))
 
 
 #: What a host's shell runs, before a command's words.
-_AS_ROOT = 'b=$1; shift; [ "$(id -u)" = 0 ] || exec sudo -n python3 -I -c "$b" "$@"; exec python3 -I -c "$b" "$@"'
+#: The distribution's Python, which environments are of: what else is called python3 there may be anything.
+_AS_ROOT = (
+    'p=/usr/bin/python3; b=$1; shift; [ "$(id -u)" = 0 ] || exec sudo -n $p -I -c "$b" "$@"; exec $p -I -c "$b" "$@"'
+)
 _REMOTE = shlex.join(["sh", "-c", _AS_ROOT, "sh", _BEGIN])
 
 #: What a step of a Pulumi program runs here: it is the same whatever is sent, so that no step is another one by that.
@@ -127,17 +134,10 @@ class Ssh:
             "ServerAliveInterval 5",
             "ServerAliveCountMax 3",
             "ControlMaster auto",
-            # Another key is another connection: one that is open already is asked for none.
-            f"ControlPath {CONNECTIONS}/{self._told}-%C",
             "ControlPersist 30",
             "LogLevel ERROR",
         ):
             yield f"  {line}"
-
-    @property
-    def _told(self) -> str:
-        """What tells these hosts, as they are to be known, from any others."""
-        return hashlib.sha256("\n".join(self._known()).encode()).hexdigest()[:8]
 
     def _way(self, name: str, way: Way) -> Iterator[str]:
         yield f"Host {name}"
@@ -145,10 +145,21 @@ class Ssh:
         yield f"  Port {way.port}"
         yield f"  User {way.user}"
         yield f"  HostKeyAlias {name}"
+        yield f"  ControlPath {self._connection(name, way)}"
         if way.identity_file is not None:
             path = way.identity_file
             yield f'  IdentityFile "{path if path.startswith("~") else (self.root / path).absolute()}"'
             yield "  IdentitiesOnly yes"
+
+    def _connection(self, name: str, way: Way) -> str:
+        """Return where the connection of a way is kept; `none` where the home directory's path leaves it no room.
+
+        Another key is another connection: one that is open already is asked for none.
+        """
+        told = "\n".join([name, *self._known(), way.model_dump_json()])
+        path = str(CONNECTIONS.expanduser() / hashlib.sha256(told.encode()).hexdigest()[:TAG_LENGTH])
+        room = LONGEST_SOCKET_PATH - WHILE_IT_OPENS
+        return f'"{path.replace("%", "%%")}"' if len(os.fsencode(path)) <= room else "none"
 
     def _known(self) -> Iterator[str]:
         for host in self.hosts:

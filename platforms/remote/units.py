@@ -186,7 +186,8 @@ def tmpfiles(topology: Topology, places: Places) -> str:
         [
             "# Made by django-cluster.",
             f"d {places.sockets} 2750 {places.name} {NGINX_USER} -",
-            f"d {places.nginx_run} 0755 root root -",
+            # nginx lets everybody connect to its sockets: who may, this says.
+            f"d {places.nginx_run} 0750 root {NGINX_USER} -",
             *(f"d {places.sockets_of(kind)} 0700 {places.name} {places.name} -" for kind in daemons),
             *(
                 f"d {places.kept_by(kind)} 0700 {places.name} {places.name} -"

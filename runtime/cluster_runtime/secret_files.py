@@ -75,9 +75,10 @@ def hold(directory: Path) -> int:
 def is_held(directory: Path) -> bool:
     """Tell whether a process keeps the release whose secrets these are."""
     try:
-        descriptor = os.open(directory / HELD, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
+        # A pipe that nobody writes to would be waited for.
+        descriptor = os.open(directory / HELD, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False  # gone, or something else stands there, which no process of ours holds
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

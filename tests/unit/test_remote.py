@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import grp
-import io
 import itertools
 import json
 import os
-import pwd
 import re
 import shlex
+import shutil
 import subprocess
-import tarfile
+import tempfile
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -26,7 +25,7 @@ from cluster.errors import ClusterError
 from cluster.topology import build_topology
 from platforms.remote import looked as looking
 from platforms.remote import program as remote_program
-from platforms.remote.host import releases, removing, setting_up, site
+from platforms.remote.host import releases, removing, site
 from platforms.remote.host.places import Places
 from platforms.remote.host.running import HostError
 from platforms.remote.looked import Looked, check_name
@@ -34,9 +33,10 @@ from platforms.remote.ssh import HostError as UnreachableError
 from platforms.remote.ssh import Ssh, explain
 from platforms.remote.units import SANDBOX, instance_unit
 from tests.unit.pulumi_mocks import COMMAND, ROOT, SECRETS, is_secret, leaks, program, record, write_stack
+from tests.unit.remote_machine import Machine, a_release, set_up
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from tests.unit.pulumi_mocks import Record
 
@@ -61,6 +61,7 @@ MACHINE = {
     "nginx": [1, 26, 3],
     "systemd": True,
     "free": 10 * 1024**3,
+    "fullest": "/srv",
     "boot": "0",
 }
 
@@ -76,9 +77,11 @@ def ssh_of(root: Path, **host: Any) -> Ssh:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A home directory of a length that people have: its path is a part of a socket's."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        monkeypatch.setenv("HOME", directory)
+        yield
 
 
 @pytest.fixture
@@ -156,6 +159,26 @@ def test_a_host_that_says_nothing_is_not_waited_for(here: Path) -> None:
         ssh_of(here).run("web1", "look", seconds=0.3)
 
 
+def test_a_connection_s_socket_has_room_however_long_the_home_directory_s_path_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ssh adds 17 characters while it opens it, and gives up where that is too long (`too long for Unix domain`)."""
+    short = Path(tempfile.mkdtemp(dir="/tmp"))
+    monkeypatch.setattr("platforms.remote.ssh.CONNECTIONS", short / ("a" * (107 - 17 - 17 - len(str(short)) - 1)))
+    (path,) = re.findall(r'ControlPath "(.*)"', (ssh_of(tmp_path).directory / "config").read_text())
+    assert len(path) + 17 == 107
+    monkeypatch.setattr("platforms.remote.ssh.CONNECTIONS", tmp_path / ("long" * 20))
+    assert "  ControlPath none\n" in (ssh_of(tmp_path).directory / "config").read_text()
+    shutil.rmtree(short)
+
+
+def test_a_host_is_asked_by_its_distribution_s_python_whatever_else_is_called_so(here: Path) -> None:
+    (here / "programs" / "python3").write_text("#!/bin/sh\necho 'another Python' >&2\nexit 1\n")
+    (here / "programs" / "python3").chmod(0o755)
+    done = ssh_of(here).run("web1", "look")
+    assert json.loads(done)["machine"]["python"][0] == 3
+
+
 # --- what a host is
 
 
@@ -164,10 +187,23 @@ def looked(stack: dict[str, Any] | None = None, **machine: Any) -> Looked:
 
 
 def test_what_keeps_a_host_from_being_one_is_said_all_at_once() -> None:
-    found = looked(systemd=False, distribution="fedora", nginx=[1, 18, 0], free=1024**2).problems()
-    assert [line.partition(": ")[0] for line in found] == ["hosts"] * 4
+    found = looked(systemd=False, distribution="fedora", nginx=[1, 18, 0]).problems()
+    assert [line.partition(": ")[0] for line in found] == ["hosts"] * 3
     assert all(line.startswith("hosts: web1: ") for line in found)
     assert looked().problems() == []
+
+
+def test_a_full_disk_keeps_a_release_away_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is to make room says `down`, or looks at what there is."""
+    told = json.dumps({"machine": {**MACHINE, "free": 12 * 1024**2}, "stack": None})
+    monkeypatch.setattr(Ssh, "run", lambda *_arguments, **_options: told)
+    found = looking.look(ssh_of(tmp_path), parse_config(VALUES).hosts[0])
+    with pytest.raises(
+        UnreachableError, match=r"^hosts: web1: 12 MB are free in /srv: 500 MB are needed for a release$"
+    ):
+        found.check_room()
+    with pytest.raises(pulumi.RunError, match="12 MB are free"):
+        run(tmp_path, machine={"free": 12 * 1024**2})
 
 
 def test_a_host_without_nginx_gets_its_distribution_s() -> None:
@@ -191,75 +227,9 @@ def test_a_step_is_done_again_only_where_it_is_undone() -> None:
 # --- what a host does
 
 
-class Machine:
-    """A host's root in a directory; its programs keep what they are asked, and nginx accepts what `accepts` says."""
-
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.places = Places("shop", root)
-        self.said = root / "said"
-        programs = root / "programs"
-        programs.mkdir(parents=True)
-        for name in ("systemctl", "systemd-tmpfiles", "useradd", "userdel", "apt-get", "journalctl"):
-            (programs / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{self.said}\n')
-        (programs / "nginx").write_text(
-            "#!/bin/sh\n"
-            f"if grep -rqs no_such_directive {root}/etc/nginx; then echo 'unknown directive' >&2; exit 1; fi\n"
-        )
-        for program_ in programs.iterdir():
-            program_.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-        me = pwd.getpwuid(os.getuid())
-        monkeypatch.setattr(pwd, "getpwnam", lambda _name: me)
-        monkeypatch.setattr(grp, "getgrnam", lambda _name: grp.getgrgid(os.getgid()))
-        monkeypatch.setattr(os, "chown", lambda *_arguments, **_options: None)
-        monkeypatch.setattr(os, "fchown", lambda *_arguments: None)
-        monkeypatch.setattr(releases, "identity", lambda _places: {})
-        for path in ("etc/nginx/sites-available", "etc/nginx/sites-enabled", "etc/systemd/system", "run", "srv"):
-            (root / path).mkdir(parents=True)
-        (root / "var/lib").mkdir(parents=True)
-        (root / "etc/nginx/sites-available/blog").write_text("server {}\n")
-        (root / "etc/nginx/sites-enabled/blog").symlink_to("../sites-available/blog")
-
-    def asked(self) -> list[str]:
-        return self.said.read_text().splitlines() if self.said.exists() else []
-
-    def tree(self) -> dict[str, str]:
-        """All files of nginx's directory, and where links lead."""
-        top = self.places.nginx
-        return {
-            str(path.relative_to(top)): str(path.readlink()) if path.is_symlink() else path.read_text()
-            for path in sorted(top.rglob("*"))
-            if path.is_symlink() or path.is_file()
-        }
-
-
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path / "machine", monkeypatch)
-
-
-def archive(*members: tuple[str, str | None, str]) -> bytes:
-    """Return a tar archive of (name, text, kind): a file, a link to `text`, or a device."""
-    sent = io.BytesIO()
-    with tarfile.open(fileobj=sent, mode="w") as made:
-        for name, text, kind in members:
-            member = tarfile.TarInfo(name)
-            member.type = {"file": tarfile.REGTYPE, "link": tarfile.SYMTYPE, "device": tarfile.CHRTYPE}[kind]
-            member.linkname = (text or "") if kind == "link" else ""
-            content = (text or "").encode() if kind == "file" else b""
-            member.size = len(content)
-            member.mode = 0o6777
-            made.addfile(member, io.BytesIO(content))
-    return sent.getvalue()
-
-
-def a_release(*more: tuple[str, str | None, str]) -> bytes:
-    return archive(("tree/manage.py", "", "file"), ("config.json", "{}", "file"), ("environment", "e1", "file"), *more)
-
-
-def set_up(machine: Machine, owner: str = "django-cluster/shop") -> None:
-    texts = {"unit": "unit\n", "nginx_unit": "more\n", "tmpfiles": "d\n", "made_by": "sessions-host"}
-    setting_up.set_up(machine.places, {"owner": owner, **texts})
 
 
 def test_a_stack_of_another_program_is_left_alone(machine: Machine) -> None:
@@ -443,9 +413,16 @@ def test_a_unit_s_command_finds_the_instance_and_its_release() -> None:
 # --- the program
 
 
-def run(root: Path, *, preview: bool = False, stack: dict[str, Any] | None = None, **changes: Any) -> Record:
+def run(
+    root: Path,
+    *,
+    preview: bool = False,
+    stack: dict[str, Any] | None = None,
+    machine: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Record:
     write_stack(root, {**VALUES, **changes})
-    found = looked(stack)
+    found = looked(stack, **(machine or {}))
     with contextlib.ExitStack() as patched, contextlib.chdir(root):
         patched.enter_context(patch.object(remote_program, "look", lambda *_arguments: found))
         for name in ("make_environment", "make_release"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -106,9 +107,10 @@ def _ask(places: Places, words: list[str]) -> None:
 def _relay(places: Places, words: list[str]) -> None:
     """Pass standard input to a socket, and what comes from it to standard output.
 
-    As the instances' user, who says where a name leads.
+    As the instances' user, who says where a name leads, but to nginx's own, which only root reaches.
     """
-    become(places)
+    if words[0] != str(places.internal):
+        become(places)
     with socket.socket(socket.AF_UNIX) as there:
         there.connect(words[0])
         threading.Thread(target=_pass_on, args=(there,), daemon=True).start()
@@ -187,5 +189,10 @@ def main(arguments: list[str]) -> int:
             put(places.turns / step, f"{turn}\n")
     except HostError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        print(f"{error.strerror}: {error.filename or places.state}", file=sys.stderr)
         return 1
     return 0

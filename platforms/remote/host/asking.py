@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: Seconds that an answer may take.
-SECONDS = 10.0
+#: Seconds that an answer may take, and bytes that it may have: an instance may be what answers.
+SECONDS, LONGEST = 10.0, 64 * 1024
 
 
 class _Connection(http.client.HTTPConnection):
@@ -31,7 +32,19 @@ def ask(internal: Path, url: str) -> str | None:
         try:
             connection.request("GET", url)
             response = connection.getresponse()
-            body = response.read().decode("utf-8", "replace")
+            body = _read(response)
         except (OSError, http.client.HTTPException):
             return None
-    return body if response.status == http.client.OK else None
+    return body.decode("utf-8", "replace") if response.status == http.client.OK else None
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """Return a body; TimeoutError where it does not end in time or is too long, however it drips."""
+    deadline, body = time.monotonic() + SECONDS, b""
+    while data := response.read1(LONGEST):
+        body += data
+        if time.monotonic() > deadline or len(body) > LONGEST:
+            raise TimeoutError
+    if response.length:
+        raise http.client.IncompleteRead(body, response.length)
+    return body

@@ -9,6 +9,8 @@ import re
 import shutil
 import socket
 import sys
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +22,18 @@ from platforms.remote.host.asking import ask
 from platforms.remote.host.running import has_user, output, told_by
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from platforms.remote.host.places import Places
 
 #: What an instance may be called.
 INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+#: What a process may be called: by its release, or by its release and what tells it from others of that.
+PROCESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+#: Instances, and processes of one, that are looked at: what a directory holds beyond that, no `up` has made.
+MOST = 100
 
 #: Of a turn, which may be seconds since the epoch.
 DIGITS = 12
@@ -39,7 +49,10 @@ def look(places: Places) -> dict[str, Any]:
 def _machine(places: Places) -> dict[str, Any]:
     release = platform.freedesktop_os_release()
     version = re.search(r"nginx/([0-9]+)\.([0-9]+)\.([0-9]+)", _said("nginx", "-v"))
-    place = next(path for path in (places.state, *places.state.parents) if path.is_dir())
+    free = {
+        str(path): shutil.disk_usage(_there(path)).free for path in (places.state.parent, places.code.parent.parent)
+    }
+    fullest = min(free, key=lambda path: free[path])
     return {
         "distribution": release.get("ID", ""),
         "codename": release.get("VERSION_CODENAME", ""),
@@ -47,9 +60,14 @@ def _machine(places: Places) -> dict[str, Any]:
         "python": list(sys.version_info[:3]),
         "nginx": [int(one) for one in version.groups()] if version else None,
         "systemd": Path("/run/systemd/system").is_dir(),
-        "free": shutil.disk_usage(place).free,
+        "free": free[fullest],
+        "fullest": fullest,
         "boot": Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
     }
+
+
+def _there(path: Path) -> Path:
+    return next(one for one in (path, *path.parents) if one.is_dir())
 
 
 def _said(*command: str) -> str:
@@ -85,28 +103,54 @@ def _stack(places: Places) -> dict[str, Any] | None:
 def _said_by_processes(places: Places) -> dict[str, Any]:
     """Return what instances and services say, in directories that are their user's: to be read as that user."""
     return {
-        "static": printable(str(current.readlink())) if (current := places.static / "current").is_symlink() else None,
+        "static": _unless_kept(lambda: printable(str((places.static / "current").readlink()))),
         "static_turn": _number(places.static / GENERATION),
         "services": _services(places),
-        "instances": {one.name: _instance(places, one) for one in _instances(places)},
+        "instances": {one.name: _instance(places, one) for one in _directories(places.sockets)},
     }
 
 
-def _instances(places: Places) -> list[Path]:
-    found = places.sockets.iterdir() if places.sockets.is_dir() else ()
-    return sorted(one for one in found if INSTANCE.fullmatch(one.name) and one.is_dir() and not one.is_symlink())
+def _directories(top: Path) -> list[Path]:
+    """Return the directories of instances or services in a directory, which their user may have made anything of."""
+
+    def found() -> list[Path]:
+        if top.is_symlink():
+            return []
+        named = islice((one for one in top.iterdir() if INSTANCE.fullmatch(one.name)), MOST)
+        return sorted(one for one in named if one.is_dir() and not one.is_symlink())
+
+    return _unless_kept(found) or []
 
 
 def _instance(places: Places, directory: Path) -> dict[str, Any]:
+    """Return what an instance's directory says; nothing where its own user keeps it from being read.
+
+    Whatever that user makes of it, the next release must be able to replace it.
+    """
     link = InstanceLink(places.sockets, directory.name)
-    processes = [path.stem for path in directory.glob("*.json") if INSTANCE.fullmatch(path.stem)]
     return {
-        "holder": link.holder(),
+        "holder": _unless_kept(link.holder),
         "turn": _number(directory / GENERATION),
-        "given": link.given(),
+        "given": _unless_kept(link.given),
         "answers": _answers(directory / NAME),
-        "said": {process: said for process in processes if (said := link.status(process)) is not None},
+        "said": _said_in(link),
     }
+
+
+def _said_in(link: InstanceLink) -> dict[str, Any]:
+    """Return what processes say of themselves; no more of them are asked than there can be."""
+    found = islice(link.directory.glob("*.json"), MOST)
+    names = [path.name.removesuffix(".json") for path in _unless_kept(lambda: list(found)) or ()]
+    told = {name: _unless_kept(partial(link.status, name)) for name in names if PROCESS.fullmatch(name)}
+    return {name: said for name, said in told.items() if said is not None}
+
+
+def _unless_kept(read: Callable[[], Any]) -> Any:
+    """Return what is read; None where it can't be: whose it is may make anything of it."""
+    try:
+        return read()
+    except OSError:
+        return None
 
 
 def _answers(path: Path) -> bool:
@@ -166,13 +210,7 @@ def _daemon(places: Places, unit: Path) -> dict[str, Any]:
 def _services(places: Places) -> dict[str, dict[str, Any]]:
     """Return what each process beside the instances says of itself, by its service and its generation."""
     top = places.sockets / SERVICES
-    found = {}
-    for directory in sorted(top.iterdir()) if top.is_dir() and not top.is_symlink() else ():
-        if INSTANCE.fullmatch(directory.name) and directory.is_dir() and not directory.is_symlink():
-            link = InstanceLink(top, directory.name)
-            processes = [path.name.removesuffix(".json") for path in directory.glob("*.json")]
-            found[directory.name] = {one: said for one in processes if (said := link.status(one)) is not None}
-    return found
+    return {one.name: _said_in(InstanceLink(top, one.name)) for one in _directories(top)}
 
 
 def _site(places: Places) -> dict[str, str]:

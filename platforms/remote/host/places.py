@@ -179,8 +179,8 @@ class Places:
 
     @property
     def lock(self) -> Path:
-        """Held by what changes the host for this stack."""
-        return self.root / "run" / "lock" / f"{self.name}.lock"
+        """Held by what changes the host for this stack; not in /run/lock, where everybody could hold it before."""
+        return self.root / "run" / "django-cluster" / f"{self.name}.lock"
 
     @property
     def patterns(self) -> tuple[str, str]:

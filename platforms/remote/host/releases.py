@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cluster_runtime.instance_link import SERVICES
 from cluster_runtime.secret_files import is_held
 from platforms.remote.host.places import THERE
-from platforms.remote.host.running import HostError, identity, output, run
+from platforms.remote.host.running import HostError, identity, output, run, told_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -44,6 +44,15 @@ def receive(places: Places, kind: str, digest: str, sent: bytes) -> None:
     new = directory.with_name(f".{digest}.new")
     if new.exists():
         shutil.rmtree(new)
+    try:
+        _make(places, kind, new, directory, sent)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)  # on a full disk it is in the way of whoever makes room
+        raise
+
+
+def _make(places: Places, kind: str, new: Path, directory: Path, sent: bytes) -> None:
+    """Make in `new` what `directory` is to be, and let it be that."""
     group = grp.getgrnam(places.name).gr_gid
     new.mkdir(mode=0o700)
     with tarfile.open(fileobj=io.BytesIO(sent), mode="r:*") as archive:
@@ -270,24 +279,27 @@ def retire(places: Places, release: str, instances: Sequence[str], services: Seq
     for path in places.templates():
         if path not in {places.template_of(name) for name in names}:
             path.unlink()
-    _sweep(places.sockets, {*instances})
-    _sweep(places.sockets / SERVICES, names)
+    # Of what is the instances' user's: as that user, whatever links it puts there.
+    told_by(places, lambda: _sweep(places.sockets, {*instances}))
+    told_by(places, lambda: _sweep(places.sockets / SERVICES, names))
     os.utime(places.releases / release)
     _forget(places, release)
 
 
 def _sweep(directory: Path, kept: set[str]) -> None:
     """Remove what is left of processes that are no more."""
-    for one in directory.iterdir() if directory.is_dir() else ():
+    for one in directory.iterdir() if directory.is_dir() and not directory.is_symlink() else ():
         if one.is_dir() and not one.is_symlink() and one.name not in kept and not one.name.startswith("."):
             shutil.rmtree(one)
 
 
 def _forget(places: Places, release: str) -> None:
     made = sorted((one for one in places.releases.iterdir() if not one.name.startswith(".")), key=_age)
-    old = [one for one in made[:-KEPT] if one.name != release and not is_held(places.secrets / one.name)]
-    for directory in old:
-        shutil.rmtree(directory)
+    old = [one.name for one in made[:-KEPT] if one.name != release]
+    held = told_by(places, lambda: [name for name in old if is_held(places.secrets / name)])
+    for name in old:
+        if name not in held:
+            shutil.rmtree(places.releases / name)
     made = [one for one in places.releases.iterdir() if not one.name.startswith(".")]
     used = {(one / ENVIRONMENT).readlink().name for one in made}
     for directory in places.environments.iterdir():

@@ -93,7 +93,7 @@ def told_by(places: Places, look: Callable[[], Any]) -> Any:
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
     """Hold the stack's lock on this host: what a killed `up` left running ends first."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

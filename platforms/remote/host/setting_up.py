@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from platforms.remote.host.places import Places
 
 
+#: Seconds for which another program may hold the package manager's lock.
+LOCKED_SECONDS = 120
+
 #: What the template of a service is called here, before its name.
 SERVICE = "service "
 
@@ -59,7 +62,9 @@ def claim(places: Places, owner: str) -> None:
 
 def _install(package: str) -> None:
     """Install a package of the distribution's."""
-    words = ("apt-get", "install", "-y", "-q", "--no-install-recommends", package)
+    # A new server often installs its updates just then.
+    wait = f"DPkg::Lock::Timeout={LOCKED_SECONDS}"
+    words = ("apt-get", "-o", wait, "install", "-y", "-q", "--no-install-recommends", package)
     if output(*words).returncode != 0:
         run("apt-get", "update", "-q", problem=f"{package} is not installed, and the distribution's mirror is away")
         run(*words, problem=f"{package} can't be installed")

@@ -93,7 +93,8 @@ def run_init(name: str, directory: Path, wanted: Wanted) -> None:
         else:
             written = from_files(project, stack.offer, wanted.sessions)
         where = os.path.relpath(project.directory, stack.root)
-        text = render_stack_file(project, written, where, _free_port(stack), name, stack.offer)
+        port = stack.offer.listen or _free_port(stack)
+        text = render_stack_file(project, written, where, port, name, stack.offer)
         if found is not None:
             _take_over(stack, found, written, partial(own_keys, subject, found, project.said))
     stack.path.write_text(text + kept_secrets(stack.path), encoding="utf-8")

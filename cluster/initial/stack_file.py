@@ -47,7 +47,7 @@ config:
     server_names: [localhost, 127.0.0.1]
     listen: {port}
     static_url: {written.static or "null"}
-{_images(offer)}"""
+{_images(offer)}{offer.more}"""
 
 
 def _quoted(value: object) -> str:

@@ -83,7 +83,7 @@ def make_environment(path: Path, topology: Topology, spec: ReleaseSpec, python: 
             environment=for_another,
         )
         if done.returncode != 0:
-            raise ReleaseError(_without_wheel(done.stderr, python, platform) or not_installed(done.stderr))
+            raise ReleaseError(without_wheel(done.stderr, python, platform) or not_installed(done.stderr))
         for name in built_for_this_machine(packages):
             raise ReleaseError(_has_no_wheel(name, python, platform))
         scripts = packages / "bin"
@@ -92,7 +92,7 @@ def make_environment(path: Path, topology: Topology, spec: ReleaseSpec, python: 
         _archive(path, made)
 
 
-def _without_wheel(words: str, python: str, platform: str) -> str:
+def without_wheel(words: str, python: str, platform: str) -> str:
     """Return in a line which package has no wheel; empty where something else is the matter."""
     found = _NOT_BUILT.search(" ".join(words.split()))
     return "" if found is None else _has_no_wheel(found[1] or found[2], python, platform)

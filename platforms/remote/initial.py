@@ -12,6 +12,18 @@ if TYPE_CHECKING:
     from platforms.base import Voice
 
 
+#: What only the user knows: where the site runs.
+HOSTS = """
+  # The server that the site runs on (docs/remote.md); site.server_names above are the names that its visitors type.
+  # cluster:hosts:
+  #   - name: web1                 # what it is called here
+  #     address: 203.0.113.5
+  #     user: deploy               # whose sudo asks for no password; left out: root
+  #     host_key: ssh-ed25519 AAAA # what `ssh-keyscan -t ed25519 203.0.113.5` prints after the address
+  #     identity_file: ~/.ssh/id_ed25519   # left out: what ssh's agent has
+"""
+
+
 def offer(stack: str) -> Offer:
     """Return what its file says of this platform."""
     return Offer(
@@ -19,6 +31,8 @@ def offer(stack: str) -> Offer:
         database="sqlite",
         secret_environment="secret_environment",  # noqa: S106 - a name
         how=f"by pulumi config set --secret cluster:secret_environment -s {stack} (a JSON object)",
+        listen=80,
+        more=HOSTS,
     )
 
 

@@ -8,7 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pulumi
+import yaml
 
+from cluster.config import stack_path
 from platforms.remote.archives import target_of
 from platforms.remote.host.places import Places
 from platforms.remote.looked import Looked, check_name, facts_of, look, said_of_sessions
@@ -31,6 +33,21 @@ if TYPE_CHECKING:
     from platforms.base import Ground
 
 
+#: Hexadecimal digits that tell a stack file from another.
+TAG_LENGTH = 12
+
+
+def stack_file_tag(root: Path, stack: str) -> str:
+    """Return what tells a stack file from another of the same name; empty where Pulumi's service tells them apart.
+
+    Programs are often copies of each other, by their names too, and a host is not to be taken over by the wrong one.
+    Pulumi writes it once, and whoever has the same file has it: how its secrets are encrypted.
+    """
+    found = yaml.safe_load(stack_path(root, stack).read_text(encoding="utf-8")) or {}
+    told = found.get("encryptionsalt") or found.get("encryptedkey")
+    return hashlib.sha256(told.encode()).hexdigest()[:TAG_LENGTH] if isinstance(told, str) else ""
+
+
 class RemoteGround:
     """One site on its host. owner: says on the host which site of which program it is."""
 
@@ -38,7 +55,8 @@ class RemoteGround:
         self.root = root
         self.stack = stack
         running = pulumi.get_stack()
-        self.owner = "/".join([pulumi.get_project(), running, *([site] if site else [])])
+        called = "/".join([pulumi.get_project(), running, *([site] if site else [])])
+        self.owner = " ".join(filter(None, (called, stack_file_tag(root, running))))
         self.name = f"{running}-{site}" if site else running
         check_name(self.name)
         self.kept = RemotePaths(root, f"{running}.{site}" if site else running)

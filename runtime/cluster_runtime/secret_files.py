@@ -54,12 +54,19 @@ def _read(directory: Path) -> dict[str, str | Path]:
 def forget_old(root: Path, sockets: Path) -> None:
     """Remove the secrets of releases that are neither among the latest nor hold any instance's name."""
     # Not by glob(), which leaves out links to nowhere: the holder may just be starting again.
-    names = [directory / NAME for directory in sockets.iterdir()]
-    serving = {str(link.readlink()).partition(".")[0] for link in names if link.is_symlink()}
+    serving = {_holder(directory / NAME).partition(".")[0] for directory in sockets.iterdir()}
     directories = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
     for directory in directories[:-KEPT]:
         if directory.name not in serving and not is_held(directory):
             _remove(directory)
+
+
+def _holder(link: Path) -> str:
+    """Return where a name leads; empty where nothing holds it, or where whoever serves keeps that from being read."""
+    try:
+        return str(link.readlink())
+    except OSError:
+        return ""
 
 
 def hold(directory: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 from contextlib import closing, contextmanager
@@ -59,6 +60,19 @@ def files(directory: Path, **texts: str) -> Path:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     return files(tmp_path, **{"requirements.txt": "django", "mysite/settings.py": "", "mysite/__init__.py": ""})
+
+
+def test_a_stack_on_a_host_is_told_how_a_host_is_named(project: Path) -> None:
+    """The lines are comments: what they say, taken as it stands, is a host."""
+    read, offer = inspect(project, None, None), initial("remote").offer("x")
+    text = render_stack_file(
+        read, from_import(read, Look(facts=FACTS), offer), "project", offer.listen or 0, "x", offer
+    )
+    taken = re.sub(r"(?m)^  # (cluster:hosts:|  .*)$", r"  \1", text).replace("ssh-ed25519 AAAA", "ssh-ed25519 AAAA=")
+    values = {key.removeprefix("cluster:"): value for key, value in yaml.safe_load(taken)["config"].items()}
+    config = parse_config(values)
+    assert [(host.name, host.user) for host in config.hosts] == [("web1", "deploy")]
+    assert config.site.listen == 80
 
 
 def written(project: Path, wanted: Wanted | None = None, **facts: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import yaml
 from cluster.config import parse_config
 from cluster.errors import ClusterError
 from cluster.topology import build_topology
+from platforms.remote import archives
 from platforms.remote import looked as looking
 from platforms.remote import program as remote_program
 from platforms.remote.host import releases, removing, site
@@ -179,6 +180,38 @@ def test_a_host_is_asked_by_its_distribution_s_python_whatever_else_is_called_so
     assert json.loads(done)["machine"]["python"][0] == 3
 
 
+# --- what is sent
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("error: Failed to build `mysqlclient==2.2.7`\n  cause: The build backend returned an error", "mysqlclient"),
+        (
+            "error: The built wheel `markupsafe-3.0.4-cp311-cp311-linux_x86_64.whl` is not compatible with the target",
+            "markupsafe",
+        ),
+    ],
+)
+def test_a_package_that_can_t_be_built_for_a_host_is_said_by_its_name(said: str, name: str) -> None:
+    assert f"app.requirements: {name} has no wheel for Python 3.13 on x86_64" in archives.without_wheel(
+        said, "3.13", "x86_64-manylinux_2_40"
+    )
+    assert not archives.without_wheel("No solution found", "3.13", "x86_64-manylinux_2_40")
+
+
+def test_what_was_built_here_of_more_than_python_is_seen(tmp_path: Path) -> None:
+    """Its tag fits another machine of the same Python, and its libraries may not."""
+    for name, tag in {
+        "pure-1": "py3-none-any",
+        "published-1": "cp313-cp313-manylinux_2_17_x86_64",
+        "built_here-1": "cp313-cp313-linux_x86_64",
+    }.items():
+        (tmp_path / f"{name}.dist-info").mkdir()
+        (tmp_path / f"{name}.dist-info" / "WHEEL").write_text(f"Wheel-Version: 1.0\nTag: {tag}\n\n")
+    assert archives.built_for_this_machine(tmp_path) == ["built_here"]
+
+
 # --- what a host is
 
 
@@ -238,6 +271,20 @@ def test_a_stack_of_another_program_is_left_alone(machine: Machine) -> None:
     with pytest.raises(HostError, match="is here already, and is django-cluster/shop's"):
         set_up(machine, "other/shop")
     assert machine.asked() == before
+
+
+def test_a_copy_of_a_program_does_not_take_over_a_stack_of_the_same_name(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "stacks").mkdir()
+    tags = []
+    for salt in ("v1:a", "v1:b", "v1:a"):
+        (tmp_path / "stacks" / "Pulumi.shop.yaml").write_text(f"config: {{}}\nencryptionsalt: {salt}\n")
+        tags.append(remote_program.stack_file_tag(tmp_path, "shop"))
+    assert tags[0] == tags[2] != tags[1]
+    set_up(machine, "django-cluster/shop")
+    set_up(machine, f"django-cluster/shop {tags[0]}")  # an older set-up said no more
+    set_up(machine, f"django-cluster/shop {tags[2]}")
+    with pytest.raises(HostError, match=f"is here already, and is django-cluster/shop {tags[0]}'s.*remove /.*/owner$"):
+        set_up(machine, f"django-cluster/shop {tags[1]}")
 
 
 def test_a_set_up_that_was_done_tells_systemd_nothing(machine: Machine) -> None:
@@ -327,6 +374,16 @@ def test_a_site_that_nginx_refuses_leaves_all_as_it_was(machine: Machine, monkey
         site.deliver(machine.places, wanted("no_such_directive;\n", "d2"))
     assert machine.tree() == before
     assert not any("reload" in line for line in machine.asked())
+
+
+def test_a_second_site_for_all_names_is_told_what_to_do(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up(machine)
+    monkeypatch.setattr(site, "ask", lambda _socket, _url: None)
+    (machine.places.root / "programs" / "nginx").write_text(
+        "#!/bin/sh\necho 'a duplicate default server for 0.0.0.0:80' >&2\nexit 1\n"
+    )
+    with pytest.raises(HostError, match=r"sites-enabled/default\), or let site\.server_names say"):
+        site.deliver(machine.places, wanted("server { one; }\n"))
 
 
 def test_a_site_that_nginx_does_not_take_is_put_back(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

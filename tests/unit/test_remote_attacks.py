@@ -17,6 +17,7 @@ import pytest
 
 from cluster.config import parse_config
 from cluster.topology import build_topology
+from cluster_runtime import secret_files
 from platforms.remote.host import __main__ as commands
 from platforms.remote.host import asking, releases, running
 from platforms.remote.host import look as host_look
@@ -121,6 +122,44 @@ def test_what_can_t_be_read_keeps_nobody_from_looking(
     found = running.told_by(places, lambda: host_look._said_by_processes(places))
     closed.chmod(0o700)
     assert set(found) == {"static", "static_turn", "services", "instances"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter everywhere")
+def test_secrets_are_forgotten_and_directories_swept_whatever_is_closed(tmp_path: Path) -> None:
+    the_closed_directory(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_secrets_are_forgotten_and_directories_swept_whatever_is_closed_to_their_user(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as top:
+        os.chown(top, NOBODY, NOBODY)
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                be_nobody(Places("shop"))
+                the_closed_directory(Path(top))
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def the_closed_directory(top: Path) -> None:
+    """An instance's directory that nobody may enter keeps no release away."""
+    secrets, sockets = top / "secrets", top / "sockets"
+    for number in range(6):
+        (secrets / f"r{number}").mkdir(parents=True)
+        os.utime(secrets / f"r{number}", (number, number))
+    (sockets / "app1").mkdir(parents=True)
+    (sockets / "app1" / "http.sock").symlink_to("r0.sock")
+    (sockets / "closed" / "inner").mkdir(parents=True)
+    (sockets / "closed").chmod(0)
+    secret_files.forget_old(secrets, sockets)
+    assert {path.name for path in secrets.iterdir()} == {"r0", "r3", "r4", "r5"}
+    (sockets / "gone").mkdir()
+    releases._sweep(sockets, {"app1"})
+    assert not (sockets / "gone").exists()
 
 
 @pytest.mark.parametrize("how", ["drips", "without end"])

@@ -290,7 +290,8 @@ def _sweep(directory: Path, kept: set[str]) -> None:
     """Remove what is left of processes that are no more."""
     for one in directory.iterdir() if directory.is_dir() and not directory.is_symlink() else ():
         if one.is_dir() and not one.is_symlink() and one.name not in kept and not one.name.startswith("."):
-            shutil.rmtree(one)
+            # What its user keeps from being removed must not keep the next release away.
+            shutil.rmtree(one, ignore_errors=True)
 
 
 def _forget(places: Places, release: str) -> None:

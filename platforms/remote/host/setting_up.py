@@ -47,16 +47,22 @@ def set_up(places: Places, wanted: dict[str, Any]) -> None:
 
 
 def claim(places: Places, owner: str) -> None:
-    """Say whose stack this is; HostError where it is somebody else's already."""
+    """Say whose stack this is; HostError where it is somebody else's already.
+
+    owner: the program and its stack, and what tells its stack file from another of that name.
+    """
     try:
         found = places.owner.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         places.state.mkdir(parents=True, exist_ok=True)
         put(places.owner, f"{owner}\n")
         return
-    if found != owner:
+    if found == owner.partition(" ")[0]:  # said by a set-up that knew no more
+        put(places.owner, f"{owner}\n")
+    elif found != owner:
         raise HostError(
-            f"{places.name} is here already, and is {found}'s: call this stack otherwise, or remove that one"
+            f"{places.name} is here already, and is {found}'s: call this stack otherwise, or remove that one. "
+            f"Where that one is this one ({owner}), with a stack file that was made anew, remove {places.owner}"
         )
 
 

@@ -26,6 +26,12 @@ TAKEN_WITHIN = 20.0
 #: Seconds that former workers are waited for: a download may keep one for hours.
 ENDED_WITHIN = 20.0
 
+#: What is to be done where the stack asks for all names, and a site that is there does too.
+SECOND_DEFAULT = (
+    "another site of this host has all names of that port: disable it (the distribution's own is "
+    "/etc/nginx/sites-enabled/default), or let site.server_names say the site's names in place of _"
+)
+
 SECRET, ROOTS, NGINXS = 0o600, 0o644, 0o640
 
 
@@ -45,7 +51,9 @@ def deliver(places: Places, wanted: dict[str, Any]) -> None:
         checked = output("nginx", "-t", "-q")
         if checked.returncode != 0:
             former.put_back()
-            raise HostError(f"nginx -t refuses the configuration; the former one serves on:\n{checked.stderr.strip()}")
+            said = checked.stderr.strip()
+            hint = f"\n{SECOND_DEFAULT}" if "duplicate default server" in said else ""
+            raise HostError(f"nginx -t refuses the configuration; the former one serves on:\n{said}{hint}")
         _take(places, wanted, former, runs=told is not None)
     if not wanted["users"] and places.users.exists():
         _await_former_workers()

@@ -287,6 +287,17 @@ def test_a_copy_of_a_program_does_not_take_over_a_stack_of_the_same_name(machine
         set_up(machine, f"django-cluster/shop {tags[1]}")
 
 
+def test_a_mirror_that_is_away_is_told_in_a_line(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`apt-get update` says so in a warning, and succeeds."""
+    (machine.places.root / "programs" / "apt-get").write_text(
+        '#!/bin/sh\ncase "$*" in\n*install*) echo "E: Unable to locate package nginx" >&2; exit 100 ;;\n'
+        '*) echo "W: Failed to fetch http://deb.debian.org/x" >&2 ;;\nesac\n'
+    )
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    with pytest.raises(HostError, match=r"within reach\? Failed to fetch http://deb\.debian\.org/x$"):
+        set_up(machine)
+
+
 def test_a_set_up_that_was_done_tells_systemd_nothing(machine: Machine) -> None:
     set_up(machine)
     assert "systemctl daemon-reload" in machine.asked()

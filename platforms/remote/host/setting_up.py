@@ -71,9 +71,14 @@ def _install(package: str) -> None:
     # A new server often installs its updates just then.
     wait = f"DPkg::Lock::Timeout={LOCKED_SECONDS}"
     words = ("apt-get", "-o", wait, "install", "-y", "-q", "--no-install-recommends", package)
-    if output(*words).returncode != 0:
-        run("apt-get", "update", "-q", problem=f"{package} is not installed, and the distribution's mirror is away")
-        run(*words, problem=f"{package} can't be installed")
+    if output(*words).returncode == 0:
+        return
+    updated = output("apt-get", "-o", wait, "update", "-q")  # a mirror that is away is a warning to it
+    done = output(*words)
+    if done.returncode != 0:
+        said = [line for line in (updated.stderr + done.stderr).splitlines() if line.startswith(("E: ", "W: "))]
+        why = said[0][3:] if said else f"apt-get ends with {done.returncode}"
+        raise HostError(f"{package} is not installed, and can't be; is the distribution's mirror within reach? {why}")
 
 
 def _make_user(places: Places) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from platforms.remote.host.releases import KEPT
 from tests.conformance import assert_nothing_lost, assert_up
 from tests.e2e.remote import Host, RemoteStand, remote_stand
 from tests.e2e.tools import docker
@@ -172,6 +173,59 @@ def test_an_up_that_is_killed_costs_nothing_and_the_next_one_ends_it(stand: Remo
         load.wait_for(100)
     print(f"killed at `{line}`: {load.counts}")
     assert_nothing_lost(load.counts)
+
+
+#: What somebody who got into the site may leave where its own user writes, seen from the instances' directories.
+PLANTED = """
+ln -s /srv/precious .services
+mkdir -p gone/inner closed && chmod 0 closed
+mkfifo app1/pipe.json
+ln -s /etc/shadow app1/link.json
+head -c 50000000 /dev/zero >app1/huge.json
+echo x >app2/closed.json && chmod 0 app2/closed.json
+for kept in "$HOME"/../secrets/*; do chmod 700 "$kept"; done
+"""
+
+
+def test_whatever_the_site_s_own_user_plants_the_next_releases_replace_it(stand: RemoteStand) -> None:
+    host, name = stand.host_there, stand.name
+    home = f"/var/lib/cluster-{name}/home"
+    host.run("mkdir", "-p", "/srv/precious/data")
+    host.run(
+        "sh",
+        "-c",
+        f"cd /run/cluster-{name} && setpriv --reuid=cluster-{name} --regid=cluster-{name} "
+        f"--clear-groups env HOME={home} sh -ec '{PLANTED}'",
+    )
+    assert stand.status()["ok"]
+    for number in range(5):
+        stand.edit_code("visits/apps.py", f"# planted {number}\n")
+        assert_up(stand)
+    assert host.run("ls", "/srv/precious") == "data"
+    assert "gone" not in host.run("ls", f"/run/cluster-{name}")
+    assert len(host.run("ls", f"/srv/cluster/{name}/releases").split()) <= KEPT + 1
+    host.run("sh", "-c", f"rm -r /srv/precious /run/cluster-{name}/.services /run/cluster-{name}/closed")
+
+
+def test_nobody_else_on_the_host_reads_the_site_s_own_or_holds_its_commands(stand: RemoteStand) -> None:
+    host, name = stand.host_there, stand.name
+    for path in (
+        f"/run/cluster-{name}-nginx/internal.sock",
+        f"/run/cluster-{name}/app1/http.sock",
+        f"/srv/cluster/{name}/releases",
+        f"/var/lib/cluster-{name}/shared",
+        f"/etc/nginx/cluster-{name}",
+    ):
+        assert host.run("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "ls", path, check=False) == ""
+    host.run(
+        "sh",
+        "-c",
+        f"touch /run/lock/cluster-{name}.lock; chmod 666 /run/lock/cluster-{name}.lock; "
+        f"setpriv --reuid=nobody --regid=nogroup --clear-groups flock /run/lock/cluster-{name}.lock sleep 600 "
+        ">/dev/null 2>&1 &",
+    )
+    stand.edit_code("visits/apps.py", "# nobody waits\n")
+    assert_up(stand)
 
 
 def test_uploads_and_data_outlive_down(stand: RemoteStand) -> None:

@@ -66,7 +66,7 @@ def runtime_paths(topology: Topology, places: Places, release: str) -> RuntimePa
 
 def access_log(places: Places) -> str:
     """Return the log of the site's requests, where the distribution's logrotate looks after it."""
-    return f"/var/log/nginx/{places.name}.access.log"
+    return str(places.logs / places.access_log)
 
 
 def nginx_paths(topology: Topology, places: Places) -> NginxPaths:
@@ -76,7 +76,7 @@ def nginx_paths(topology: Topology, places: Places) -> NginxPaths:
         instances=topology.endpoints(lambda _kind: str(places.sockets), Kind.INSTANCE),
         static=str(places.static),
         shared=str(places.shared),
-        logs="/var/log/nginx",
+        logs=str(places.logs),
         access_log=access_log(places),
         temp="",
         pid="",

@@ -448,7 +448,11 @@ def test_what_is_removed_leaves_other_sites_as_they_are(machine: Machine, monkey
     set_up(machine)
     monkeypatch.setattr(site, "ask", lambda _socket, _url: "d1")
     site.deliver(machine.places, wanted("server { one; }\n"))
+    machine.places.logs.mkdir(parents=True)
+    for name in ("cluster-shop.access.log", "cluster-shop.access.log.2.gz", "cluster-shop-b.access.log", "access.log"):
+        (machine.places.logs / name).touch()
     removing.remove(machine.places, data=True)
+    assert {path.name for path in machine.places.logs.iterdir()} == {"cluster-shop-b.access.log", "access.log"}
     assert machine.tree() == before
     assert not machine.places.state.exists()
     assert not machine.places.unit.exists()

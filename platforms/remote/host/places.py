@@ -141,6 +141,16 @@ class Places:
         return self.nginx / self.name
 
     @property
+    def logs(self) -> Path:
+        """Of nginx, which the distribution's logrotate looks after."""
+        return self.root / "var" / "log" / "nginx"
+
+    @property
+    def access_log(self) -> str:
+        """The name of the log of the site's requests, there."""
+        return f"{self.name}.access.log"
+
+    @property
     def users(self) -> Path:
         """The users for whom nginx asks."""
         return self.own_nginx / "users"

@@ -37,6 +37,8 @@ def remove(places: Places, *, data: bool, made_by: str = "") -> None:
     for path in (places.sockets, places.nginx_run, places.static, places.secrets, places.turns):
         shutil.rmtree(path, ignore_errors=True)
     if data:
+        for path in places.logs.glob(f"{places.access_log}*"):  # those that logrotate has put aside, too
+            path.unlink()
         shutil.rmtree(places.state)
         # What is left has that number, and nobody else may get it.
         output("userdel", places.name)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import socket
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from platforms.remote.host.asking import ask
-from platforms.remote.host.running import HostError, output, put, run
+from platforms.remote.host.installing import install, nothing_starts
+from platforms.remote.host.running import HostError, output, put, run, told_by
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from platforms.remote.host.places import Places
 
@@ -26,9 +25,6 @@ FILLED_WITHIN, SAID_WITHIN = 60.0, 20.0
 
 #: Seconds that a daemon has to take a question, and to answer.
 PATIENCE = 1.0
-
-#: Asked by the distribution's scripts whether a service that is installed is to be started.
-POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 def start(places: Places, wanted: Sequence[dict[str, Any]]) -> None:
@@ -50,7 +46,7 @@ def start(places: Places, wanted: Sequence[dict[str, Any]]) -> None:
         run("systemctl", "daemon-reload")
         run("systemctl", "enable", "--quiet", unit.name)
         run("systemctl", "restart", unit.name, problem=f"{one['name']} can't be started")
-        _await(one, unit.name)
+        _await(places, one, unit.name)
         put(places.started(one["name"]), one["unit"])
         if one["filled"]:
             _await_filled(places, one["name"])
@@ -61,53 +57,33 @@ def _is_as_wanted(places: Places, one: dict[str, Any]) -> bool:
     unit, started = places.daemon(one["name"]), places.started(one["name"])
     said = [path.read_text(encoding="utf-8") if path.is_file() else "" for path in (unit, started)]
     active = output("systemctl", "is-active", unit.name).stdout.strip() == "active"
-    return active and said == [one["unit"], one["unit"]] and _answers(one)
+    return active and said == [one["unit"], one["unit"]] and _answers(places, one)
 
 
 def _install(programs: Sequence[str]) -> None:
-    """Install the first of these packages that there is; what the distribution would start of it is not started."""
+    """Install the first of these programs that there is; what the distribution would start of it is not started."""
     if any(shutil.which(name) for name in programs):
         return
-    with _nothing_starts():
-        for refresh in (False, True):
-            if refresh:
-                run(
-                    "apt-get",
-                    "update",
-                    "-q",
-                    problem=f"{programs[0]} is missing, and the distribution's mirror is away",
-                )
-            for name in programs:
-                words = ("apt-get", "install", "-y", "-q", "--no-install-recommends", name)
-                if output(*words).returncode == 0:
-                    output("systemctl", "disable", "--quiet", f"{name}.service")
-                    return
-    raise HostError(f"{' or '.join(programs)} can't be installed: the distribution has none")
+    with nothing_starts():
+        name = install(*programs)
+        output("systemctl", "disable", "--quiet", f"{name}.service")
 
 
-@contextlib.contextmanager
-def _nothing_starts() -> Iterator[None]:
-    """Let the distribution's scripts start no service; where somebody else says which may, that stays."""
-    if POLICY.exists():
-        yield
-        return
-    put(POLICY, "#!/bin/sh\nexit 101\n", 0o755)
-    try:
-        yield
-    finally:
-        POLICY.unlink(missing_ok=True)
-
-
-def _await(one: dict[str, Any], unit: str) -> None:
+def _await(places: Places, one: dict[str, Any], unit: str) -> None:
     deadline = time.monotonic() + one["seconds"]
-    while not _answers(one):
+    while not _answers(places, one):
         if time.monotonic() > deadline:
             log = output("journalctl", "--unit", unit, "--output=cat", "--lines", "5").stdout.strip()
             raise HostError(f"{one['name']} does not answer within {one['seconds']:g} s:\n{log}")
         time.sleep(0.05)
 
 
-def _answers(one: dict[str, Any]) -> bool:
+def _answers(places: Places, one: dict[str, Any]) -> bool:
+    """Tell whether a daemon answers its user, in whose directory its socket is."""
+    return bool(told_by(places, lambda: _answered(one)))
+
+
+def _answered(one: dict[str, Any]) -> bool:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(PATIENCE)
         try:

@@ -7,17 +7,15 @@ import pwd
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from platforms.remote.host.installing import install
 from platforms.remote.host.places import NGINX_USER
-from platforms.remote.host.running import HostError, has_user, output, put, run
+from platforms.remote.host.running import HostError, has_user, put, run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from platforms.remote.host.places import Places
 
-
-#: Seconds for which another program may hold the package manager's lock.
-LOCKED_SECONDS = 120
 
 #: What the template of a service is called here, before its name.
 SERVICE = "service "
@@ -32,7 +30,7 @@ def set_up(places: Places, wanted: dict[str, Any]) -> None:
     claim(places, wanted["owner"])
     put(places.made_by, f"{wanted['made_by']}\n")
     if shutil.which("nginx") is None:
-        _install("nginx")
+        install("nginx")
     _make_user(places)
     _make_directories(places)
     changed = put(places.unit, wanted["unit"])
@@ -64,21 +62,6 @@ def claim(places: Places, owner: str) -> None:
             f"{places.name} is here already, and is {found}'s: call this stack otherwise, or remove that one. "
             f"Where that one is this one ({owner}), with a stack file that was made anew, remove {places.owner}"
         )
-
-
-def _install(package: str) -> None:
-    """Install a package of the distribution's."""
-    # A new server often installs its updates just then.
-    wait = f"DPkg::Lock::Timeout={LOCKED_SECONDS}"
-    words = ("apt-get", "-o", wait, "install", "-y", "-q", "--no-install-recommends", package)
-    if output(*words).returncode == 0:
-        return
-    updated = output("apt-get", "-o", wait, "update", "-q")  # a mirror that is away is a warning to it
-    done = output(*words)
-    if done.returncode != 0:
-        said = [line for line in (updated.stderr + done.stderr).splitlines() if line.startswith(("E: ", "W: "))]
-        why = said[0][3:] if said else f"apt-get ends with {done.returncode}"
-        raise HostError(f"{package} is not installed, and can't be; is the distribution's mirror within reach? {why}")
 
 
 def _make_user(places: Places) -> None:

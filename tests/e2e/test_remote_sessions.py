@@ -81,4 +81,4 @@ def test_nodes_that_do_not_wait_for_each_other_lose_sessions(stand: RemoteStand)
         assert_done(stand.up())
         load.wait_for(AROUND)
     print(f"without waiting: {load.counts}")
-    assert load.counts.lost
+    assert load.counts.lost or load.counts.failed, "nobody noticed that no node had the sessions any more"

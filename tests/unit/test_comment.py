@@ -43,7 +43,8 @@ def plan(stack: str = "prod", *, files: int = 3, resources: int = 3, lines: int 
         ),
         deleted=("app5 drains and is stopped",),
         resources=tuple(
-            Resource(operation="update", kind="Container", name=f"{name}{at}", reasons=("image",))
+            # Those that have the same reasons are one row.
+            Resource(operation="update", kind="Container", name=f"{name}{at}", reasons=(f"{name}{at}",))
             for at in range(resources)
         ),
     )

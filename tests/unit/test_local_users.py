@@ -66,9 +66,14 @@ def test_users_of_a_configuration_that_nginx_does_not_take_are_not_let_in(
     assert (nginx.paths.nginx / "current").readlink().name == DIGESTS["former"][:12]
 
 
-def test_a_configuration_that_asks_nobody_leaves_the_file_to_former_workers(nginx: Nginx) -> None:
+def test_a_configuration_that_asks_nobody_leaves_the_file_until_former_workers_have_ended(
+    nginx: Nginx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[str] = []
+    monkeypatch.setattr(Nginx, "_await_former_workers", lambda self: there.append(self.paths.users.read_text()))
     put_in_place(nginx, "")
-    assert nginx.paths.users.read_text() == FORMER
+    assert there == [FORMER]
+    assert not nginx.paths.users.exists()
 
 
 def test_the_file_goes_once_what_is_in_place_asks_nobody_either(nginx: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:

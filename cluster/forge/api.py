@@ -84,6 +84,14 @@ class Api:
         answer = self._answer(method, self._address(path), content, reads=reads or method == "GET")
         return self._read(answer) if answer.content else None
 
+    def ask_if_there(self, method: str, path: str, content: object = None) -> None:
+        """Change what may have gone meanwhile: then there is nothing to do. Else as `ask`."""
+        try:
+            self.ask(method, path, content)
+        except ForgeError as error:
+            if error.status not in GONE:
+                raise
+
     def pages(self, path: str) -> Iterator[Any]:
         """Yield what is on all pages of a list, in order."""
         address: str | None = self._address(path)

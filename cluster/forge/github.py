@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import CommandError
-from cluster.forge.api import GONE, Api, ForgeError
+from cluster.forge.api import Api, ForgeError
 from cluster.forge.forge import Pull, required
 from cluster.plan.comment import Posted, Run
 
@@ -124,18 +124,11 @@ class GitHub:
 
     def edit(self, comment: int, body: str) -> None:
         """Let a comment say something else."""
-        self._if_there("PATCH", comment, {"body": body})
+        self.api.ask_if_there("PATCH", f"repos/{self.repository}/issues/comments/{comment}", {"body": body})
 
     def delete(self, comment: int) -> None:
         """Delete a comment."""
-        self._if_there("DELETE", comment)
-
-    def _if_there(self, method: str, comment: int, content: object = None) -> None:
-        try:
-            self.api.ask(method, f"repos/{self.repository}/issues/comments/{comment}", content)
-        except ForgeError as error:
-            if error.status not in GONE:
-                raise
+        self.api.ask_if_there("DELETE", f"repos/{self.repository}/issues/comments/{comment}")
 
 
 def _same(user: Mapping[str, Any], login: str) -> bool:

@@ -122,18 +122,11 @@ class GitLab:
 
     def edit(self, comment: int, body: str) -> None:
         """Let a note say something else."""
-        self._if_there("PUT", comment, {"body": body})
+        self.api.ask_if_there("PUT", f"{self.request}/notes/{comment}", {"body": body})
 
     def delete(self, comment: int) -> None:
         """Delete a note."""
-        self._if_there("DELETE", comment)
-
-    def _if_there(self, method: str, comment: int, content: object = None) -> None:
-        try:
-            self.api.ask(method, f"{self.request}/notes/{comment}", content)
-        except ForgeError as error:
-            if error.status not in GONE:
-                raise
+        self.api.ask_if_there("DELETE", f"{self.request}/notes/{comment}")
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

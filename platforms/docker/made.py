@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from platforms import base
 
@@ -65,13 +65,3 @@ class Instances(base.Instances):
     static: pulumi.Output[str]
     shared: pulumi.Output[str]
     ready: tuple[pulumi.Resource, ...]
-
-
-Made = TypeVar("Made", bound="base.Store | base.MadeDatabase | base.Prepared | base.Instances")
-
-
-def ours(kind: type[Made], made: object) -> Made:
-    """Return what this platform made, with what is private to it; TypeError where another one made it."""
-    if not isinstance(made, kind):
-        raise TypeError(f"{type(made).__module__}.{type(made).__qualname__} is not what platform docker made")
-    return made

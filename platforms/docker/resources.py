@@ -40,9 +40,10 @@ from platforms.docker.daemons import KEPT, daemon_spec, placement
 from platforms.docker.delivery import delivered_files, delivery
 from platforms.docker.family import Family
 from platforms.docker.images import runnable
-from platforms.docker.made import Instances, MadeDatabase, MadeOthers, Prepared, Store, ours
+from platforms.docker.made import Instances, MadeDatabase, MadeOthers, Prepared, Store
 from platforms.docker.scripts import Variable
 from platforms.docker.specs import instance_spec, service_spec
+from platforms.pulumi.made import ours
 from platforms.pulumi.preparing import release_words
 
 if TYPE_CHECKING:

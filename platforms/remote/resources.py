@@ -16,6 +16,7 @@ from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.services import PACKAGED, Kind
 from cluster.topology import batches
 from platforms import base
+from platforms.pulumi.made import ours
 from platforms.pulumi.preparing import release_words
 from platforms.remote.archives import check, make_environment, make_release, target_of
 from platforms.remote.host.setting_up import SERVICE
@@ -141,8 +142,7 @@ class Remote:
         opts: pulumi.ResourceOptions,
     ) -> Prepared:
         """Send the release, put its secrets in place, collect its static files and migrate the database."""
-        if not isinstance(store, Store):
-            raise TypeError(f"{store!r} is another platform's")
+        store = ours(Store, store)
         sent = self._sent(name, topology, spec, opts, store)
         words = release_words(topology, lock=f"{self.places.static}/lock", sockets=str(self.places.sockets))
         prepared = self._command(
@@ -199,8 +199,7 @@ class Remote:
         opts: pulumi.ResourceOptions,
     ) -> Instances:
         """Start the release's instances beside those that serve; once a batch is healthy it takes its names."""
-        if not isinstance(prepared, Prepared):
-            raise TypeError(f"{prepared!r} is another platform's")
+        prepared = ours(Prepared, prepared)
         release = {"RELEASE": spec.digest}
         alone = "alone" if isinstance(topology.config.app.rollout.batch, int) else "beside"
         before: Sequence[pulumi.Resource] = prepared.ready
@@ -272,8 +271,7 @@ class Remote:
 
     def site(self, name: str, topology: Topology, instances: base.Instances, opts: pulumi.ResourceOptions) -> base.Site:
         """Put nginx before the instances, and then let go of those that serve no more."""
-        if not isinstance(instances, Instances):
-            raise TypeError(f"{instances!r} is another platform's")
+        instances = ours(Instances, instances)
         version = self.looked.nginx
         rendered = nginx_config(topology, self.places, version, self.certificate, self.users)
         polite = version < KEEPALIVE_MIN_TIMEOUT_SINCE

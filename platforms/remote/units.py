@@ -12,6 +12,8 @@ from cluster.services import PACKAGED, instance_grace
 from platforms.remote.host.places import NGINX_USER
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cluster.services import Service
     from cluster.topology import Topology
     from platforms.remote.host.places import Places
@@ -85,15 +87,7 @@ def service_unit(service: Service, places: Places) -> str:
         for word in service.words("$r", f"{own}/config.json", str(places.sockets))
     ]
     python = f"{own}/environment/bin/python {' '.join(words)}"
-    return _unit(
-        places,
-        f'r="${{1%%.*}}"; PYTHONPATH={own}/runtime exec {python}',
-        called=service.name,
-        start=service.start_seconds,
-        grace=service.grace,
-        memory=service.memory,
-        processes=service.processes,
-    )
+    return _unit_of(service, places, f'r="${{1%%.*}}"; PYTHONPATH={own}/runtime exec {python}')
 
 
 def daemon_unit(service: Service, places: Places) -> str:
@@ -102,18 +96,23 @@ def daemon_unit(service: Service, places: Places) -> str:
     data = places.kept_by(service.kind.value)
     words = service.daemon.words(socket=socket_of(service, places), mode="0700", data=str(data))
     named = " || ".join(f"command -v {name}" for name in PACKAGED[service.kind].names)
-    text = _unit(
+    run = f'p=$({named}) && exec "$p" {shlex.join(words)}'
+    return _unit_of(service, places, run, notifies=False, own=[f"-{data}"])
+
+
+def _unit_of(service: Service, places: Places, run: str, *, notifies: bool = True, own: Sequence[str] = ()) -> str:
+    """Return the unit of a service, or its template, as `_unit` does."""
+    return _unit(
         places,
-        f'p=$({named}) && exec "$p" {shlex.join(words)}',
+        run,
         called=service.name,
         start=service.start_seconds,
         grace=service.grace,
         memory=service.memory,
         processes=service.processes,
+        notifies=notifies,
+        own=own,
     )
-    for line in ("Type=notify\nNotifyAccess=main\n", f"WatchdogSec={WATCHDOG}\n"):
-        text = text.replace(line, "")
-    return text.replace(f"ReadWritePaths={places.sockets} ", f"ReadWritePaths={places.sockets} -{data} ")
 
 
 def socket_of(service: Service, places: Places) -> str:
@@ -123,10 +122,24 @@ def socket_of(service: Service, places: Places) -> str:
 
 
 def _unit(  # noqa: PLR0913 - what a unit says
-    places: Places, run: str, *, called: str, start: float, grace: float, memory: int, processes: int
+    places: Places,
+    run: str,
+    *,
+    called: str,
+    start: float,
+    grace: float,
+    memory: int,
+    processes: int,
+    notifies: bool = True,
+    own: Sequence[str] = (),
 ) -> str:
-    """Return a template whose units run a shell's words, in which $1 is what a unit is called."""
-    writable = " ".join(map(str, (places.sockets, places.shared, places.data, places.sessions, places.home)))
+    """Return a template whose units run a shell's words, in which $1 is what a unit is called.
+
+    notifies: whether the process tells systemd that it is ready, and that it lives. own: what it alone writes to.
+    """
+    writable = " ".join(
+        map(str, (places.sockets, *own, places.shared, places.data, places.sessions, places.home)),
+    )
     # `%` and `$` are systemd's, which gives a program one of each for two; so are quotes and backslashes.
     script = run.replace("\\", "\\\\").replace("'", "\\'").replace("%", "%%").replace("$", "$$")
     return "\n".join(
@@ -139,14 +152,13 @@ def _unit(  # noqa: PLR0913 - what a unit says
             "StartLimitIntervalSec=0",
             "",
             "[Service]",
-            "Type=notify",
-            "NotifyAccess=main",
+            *(("Type=notify", "NotifyAccess=main") if notifies else ()),
             f"ExecStart=/bin/sh -c '{script}' sh %i",
             "Restart=always",
             "RestartSec=1",
             f"TimeoutStartSec={int(start)}",
             f"TimeoutStopSec={int(grace)}",
-            f"WatchdogSec={WATCHDOG}",
+            *((f"WatchdogSec={WATCHDOG}",) if notifies else ()),
             "KillMode=mixed",
             "SyslogIdentifier=%p@%i",
             f"MemoryMax={memory}",

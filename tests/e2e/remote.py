@@ -165,14 +165,6 @@ class RemoteStand(DockerStand):
     def nginx_workers(self) -> set[int]:
         return {int(pid) for pid in self.host_there.run("pgrep", "nginx").split()}
 
-    @contextmanager
-    def sabotaged(self, how: str) -> Iterator[None]:
-        self.main(how)
-        try:
-            yield
-        finally:
-            self.main()
-
     def close(self) -> None:
         result = self.run("down", self.name, "--delete-data", "--yes")
         shutil.rmtree(self.root)

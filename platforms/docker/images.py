@@ -20,10 +20,10 @@ from cluster.release import (
     runtime_requirements,
     sources,
 )
-from cluster.source import Source, check_shared, project_place, write_tree
-from cluster_runtime.paths import LEFT_OUT
+from cluster.source import write_tree
 from platforms.docker.bases import AS_OF, base_of
 from platforms.docker.container_paths import SHARED, SOURCES, base_image, project_directory, runtime_paths
+from platforms.pulumi.code import DIRECTORY_MODE, FILE_MODE, PROGRAM_MODE, copy, write, write_code
 
 if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FILES = Path(__file__).resolve().parent
 
-DIRECTORY_MODE, FILE_MODE, PROGRAM_MODE, PRIVATE_MODE = 0o755, 0o644, 0o755, 0o700
+PRIVATE_MODE = 0o700
 
 
 def _scripts() -> list[Path]:
@@ -63,24 +63,20 @@ def write_context(directory: Path, topology: Topology, spec: ReleaseSpec) -> Non
     new.parent.chmod(PRIVATE_MODE)
     new.mkdir()
     for path in _scripts():
-        _copy(path, new / path.name)
-    for shared in spec.source.shared:
-        check_shared(shared, spec.source.project / shared)
-    write_tree(spec.source.tree(SHARED), new / project_place(topology.config), _copy)
-    _write(new / LEFT_OUT, json.dumps(spec.source.listing.left_out))
-    write_tree(Source(project=RUNTIME, root=RUNTIME).tree(""), new / "runtime" / RUNTIME.name, _copy)
+        copy(path, new / path.name)
+    write_code(new, topology.config, spec, SHARED)
     (new / "sources").mkdir()
     for place, source in sources(spec).items():
-        write_tree(package_files(source, spec), new / "sources" / place, _copy)
+        write_tree(package_files(source, spec), new / "sources" / place, copy)
     check_copied(spec)
     lines = local_lines(spec, project_directory(topology.config), SOURCES)
-    _write(new / "local" / "list", "".join(f"{line}\n" for line in lines))
-    _write(new / "certificates" / "ca.pem", _trusted())
+    write(new / "local" / "list", "".join(f"{line}\n" for line in lines))
+    write(new / "certificates" / "ca.pem", _trusted())
     _write_requirements(new / "requirements", topology.config, spec)
     config = runtime_config(topology.config, runtime_paths(topology, spec.digest), spec.digest)
     if topology.config.images.as_of is not None:
-        _write(new / AS_OF, moment_text(topology.config.images.as_of))
-    _write(new / "config.json", json.dumps(config, indent=1))
+        write(new / AS_OF, moment_text(topology.config.images.as_of))
+    write(new / "config.json", json.dumps(config, indent=1))
     for path in (new, *new.rglob("*")):
         if path.is_dir() and not path.is_symlink():
             path.chmod(DIRECTORY_MODE)  # whatever the umask: the engine copies modes too
@@ -111,8 +107,8 @@ def write_renewer(directory: Path) -> None:
     new = directory.with_name(f".{directory.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     for place, path in renewer_files().items():
-        _copy(path, new / place)
-    _write(new / "certificates" / "ca.pem", _trusted())
+        copy(path, new / place)
+    write(new / "certificates" / "ca.pem", _trusted())
     for path in (new, *new.rglob("*")):
         if path.is_dir():
             path.chmod(DIRECTORY_MODE)
@@ -139,26 +135,13 @@ def _write_requirements(directory: Path, config: ClusterConfig, spec: ReleaseSpe
         if path.is_file() and not path.is_symlink():
             path.chmod(PROGRAM_MODE if path.stat().st_mode & 0o100 else FILE_MODE)
     inner = spec.requirements.directory.relative_to(spec.requirements.top)
-    _write(directory / "config", f"{(Path('tree') / inner / UV_CONFIG).as_posix()}\n")
+    write(directory / "config", f"{(Path('tree') / inner / UV_CONFIG).as_posix()}\n")
 
 
 def _trusted() -> str:
     """Return the certificates that the caller trusts by SSL_CERT_FILE, as a company's proxy needs them; or none."""
     path = os.environ.get("SSL_CERT_FILE")
     return Path(path).read_text(encoding="utf-8") if path and Path(path).is_file() else ""
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file with a mode that is the same wherever the repository was cloned."""
-    target.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-    shutil.copy2(source, target)
-    target.chmod(PROGRAM_MODE if source.stat().st_mode & 0o100 else FILE_MODE)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    path.chmod(FILE_MODE)
 
 
 def uv_version() -> str:

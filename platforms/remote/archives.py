@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 import shutil
 import tarfile
@@ -20,9 +19,9 @@ import uv
 
 from cluster.machine.environments import not_installed
 from cluster.packages import INSTALL_PACKAGES, base_python, run_program, write_installation
-from cluster.release import RUNTIME, ReleaseError, check_copied, local_lines, runtime_config, runtime_requirements
-from cluster.source import Source, check_shared, project_place, shared_paths, shared_place, write_tree
-from cluster_runtime.paths import LEFT_OUT
+from cluster.release import ReleaseError, check_copied, local_lines, runtime_config, runtime_requirements
+from cluster.source import shared_paths, shared_place
+from platforms.pulumi.code import write, write_code
 from platforms.remote.paths import runtime_paths
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ _NOT_BUILT = re.compile(
 
 OLDEST_LIBRARY = "2_35"
 
-DIRECTORY, FILE, PROGRAM, PRIVATE = 0o755, 0o644, 0o755, 0o600
+PRIVATE = 0o600
 
 
 def target_of(machine: dict[str, object]) -> tuple[str, str]:
@@ -123,17 +122,13 @@ def make_release(path: Path, topology: Topology, spec: ReleaseSpec, places: Plac
         return
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary)
-        for shared in spec.source.shared:
-            check_shared(shared, spec.source.project / shared)
-        write_tree(spec.source.tree(str(places.shared)), made / project_place(topology.config), _copy)
-        _write(made / LEFT_OUT, json.dumps(spec.source.listing.left_out))
-        write_tree(Source(project=RUNTIME, root=RUNTIME).tree(""), made / "runtime" / RUNTIME.name, _copy)
+        write_code(made, topology.config, spec, str(places.shared))
         for shared in shared_paths(topology.config):
             _seed(made / "seed" / shared_place(shared), spec.project / shared)
         check_copied(spec)
         config = runtime_config(topology.config, runtime_paths(topology, places, spec.digest), spec.digest)
-        _write(made / "config.json", json.dumps(config, indent=1))
-        _write(made / "environment", f"{environment}\n")
+        write(made / "config.json", json.dumps(config, indent=1))
+        write(made / "environment", f"{environment}\n")
         _archive(path, made)
 
 
@@ -157,14 +152,3 @@ def _archive(path: Path, made: Path) -> None:
         archive.add(made, arcname=".", filter=lambda member: None if "__pycache__" in member.name else member)
     new.chmod(PRIVATE)
     new.replace(path)
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(mode=DIRECTORY, parents=True, exist_ok=True)
-    shutil.copy2(source, target)
-    target.chmod(PROGRAM if os.access(source, os.X_OK) else FILE)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(mode=DIRECTORY, parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")

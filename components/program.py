@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import pulumi
 
 from cluster.config import load_stack
-from cluster.config.models import ACCOUNT, AUTHORITY, EAB_KEY, GIVEN_KEYS, SECRET_KEYS, USERS
+from cluster.config.models import ACCOUNT, AUTHORITY, EAB_KEY, GIVEN_KEYS, OWN, SECRET_KEYS, USERS
 from cluster.errors import ClusterError
 from cluster.interpreters import needs_of, request
 from cluster.release import find_project, runtime_config, specify
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from cluster.topology import Topology
     from platforms.base import Ground, Resources
 
-
-#: The namespace of the secrets of a program's own stack among the keys of its configuration.
-OWN = "cluster"
 
 #: How a site of a program is called: it is a part of its images' names too.
 SITE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")

@@ -53,6 +53,15 @@ class Host(Way):
     name: HostName = Field(description="What it is called here.")
     roles: list[Annotated[Role, text_enum(Role)]] = Field(
         default_factory=lambda: [Role.APP, Role.NGINX],
+        min_length=1,
         description="What it does: app runs instances, nginx serves the site.",
     )
+    internal: HostAddress | None = Field(
+        None, description="The address by which the other hosts reach it; default: `address`."
+    )
     jump: Way | None = Field(None, description="A host through which it is reached.")
+
+    @property
+    def between(self) -> str:
+        """The address by which the other hosts reach it."""
+        return self.internal or self.address

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from cluster.config.hosts import Host  # noqa: TC001 - a field of a model
+from cluster.config.hosts import Host, HostName  # noqa: TC001 - fields of models
 from cluster.config.kinds import (
     ApplicationName,
     CommandText,
@@ -404,6 +404,10 @@ class Server(Model):
     max_conns: Count = Field(0, description="Connections at a time; 0: no limit.")
     backup: bool = Field(False, description="Gets traffic only when all others are unavailable.")
     down: bool = Field(False, description="Drained: keeps running, gets no new request.")
+    host: HostName | None = Field(
+        None,
+        description="The host on which it runs, one of `hosts`; default: dealt out to those with the role app.",
+    )
 
 
 class Upstream(Model):
@@ -417,6 +421,13 @@ class Upstream(Model):
     servers: Annotated[
         list[Server], BeforeValidator(_numbered_servers), Field(min_length=1, max_length=LARGEST_CLUSTER)
     ] = Field(description="The instances; or just a number: 4 means app1 … app4.")
+    relay_port: int = Field(
+        8440,
+        ge=1024,
+        le=65_535 - LARGEST_CLUSTER,
+        description="With several hosts: the first of the ports on which a host's nginx passes on to its instances "
+        "what another host's nginx sends it, and nobody else's. Each instance has one after it, in their order.",
+    )
 
 
 class Memcached(Model):
@@ -543,6 +554,9 @@ def refuse_what_media_take(config: ClusterConfig) -> None:
     refuse(one._replace(at=("site", *one.at)) for one in path_refusals(config.site, taken))
 
 
+#: What keys of a stack file begin with, and secrets of the site that is its program's own.
+OWN = "cluster"
+
 #: Keys whose values are secrets; no message repeats them.
 SECRET_KEYS = SECRET_NAMES
 
@@ -561,8 +575,11 @@ USERS = "auth_basic_users"
 #: What binds that account to somebody whom the authority knows.
 EAB_KEY = "acme_eab_key"
 
+#: What the certificates come from by which a stack's hosts know each other.
+HOSTS_KEY = "hosts_key"
+
 #: Secrets that no release holds.
-OWN_KEYS = (DROPPED_KEYS, AUTHORITY, ACCOUNT, EAB_KEY, USERS)
+OWN_KEYS = (DROPPED_KEYS, AUTHORITY, ACCOUNT, EAB_KEY, USERS, HOSTS_KEY)
 
 #: Secrets that a person gives.
 GIVEN_KEYS = (*SECRET_KEYS, USERS, EAB_KEY)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cluster.config.hosts import Role
-from cluster.lint.rule import ERROR, Remark, Rule
+from cluster.config.models import DatabaseEngine, SessionEngine
+from cluster.lint.rule import ERROR, WARNING, Remark, Rule, numbered_servers
+from cluster.placement import place
 from cluster.services import Kind
+from cluster.source import shared_paths
 from cluster.topology import build_topology
 
 if TYPE_CHECKING:
@@ -19,24 +22,88 @@ KEYS = {
     Kind.ACME: "site.tls.acme",
 }
 
+#: Sessions that instances on several hosts find, wherever they were begun.
+OF_ALL_HOSTS = (SessionEngine.DB, SessionEngine.SIGNED_COOKIES, SessionEngine.PROJECT)
+
 
 def _hosts_named(config: ClusterConfig, _facts: Facts) -> Remarks:
     if config.platform.traits.hosts and not config.hosts:
         yield Remark("hosts", f"Platform {config.platform} runs on hosts, and none is named.", "Name one.")
     if config.hosts and not config.platform.traits.hosts:
         yield Remark("hosts", f"Platform {config.platform} runs on no hosts of its own.", "Take them out.")
+    for path, server in numbered_servers(config):
+        if server.host is not None and not config.platform.traits.hosts:
+            yield Remark(f"{path}.host", f"Platform {config.platform} runs on no hosts of its own.", "Take it out.")
 
 
-def _host_of_all(config: ClusterConfig, _facts: Facts) -> Remarks:
-    # Instances on another host than nginx's need a way there, and sessions that all hosts agree on.
-    if len(config.hosts) > 1:
-        why = f"A stack runs on one host so far, and {len(config.hosts)} are named."
-        yield Remark("hosts", why, "Name one; several instances run on it.")
-    for number, host in enumerate(config.hosts[:1]):
-        missing = [role for role in Role if role not in host.roles]
-        if missing:
-            why = f"{host.name} is the only host, and is not to be {', '.join(missing)}."
-            yield Remark(f"hosts[{number}].roles", why, "Give it both roles.")
+def _hosts_fit(config: ClusterConfig, _facts: Facts) -> Remarks:
+    if not config.hosts or not config.platform.traits.hosts:
+        return
+    names: set[str] = set()
+    doors: set[tuple[str, int, str | None]] = set()
+    for number, host in enumerate(config.hosts):
+        door = (host.address, host.port, None if host.jump is None else host.jump.address)
+        for key, told, seen in (("name", host.name, names), ("address", door, doors)):
+            if told in seen:
+                why = f"{getattr(host, key)} is said of two hosts."
+                yield Remark(f"hosts[{number}].{key}", why, "Name each host once.")
+        names.add(host.name)
+        doors.add(door)
+    for role in Role:
+        if all(role not in host.roles for host in config.hosts):
+            yield Remark("hosts", f"No host has the role {role}.", "Give it to one.")
+    app = [host.name for host in config.hosts if Role.APP in host.roles]
+    for path, server in numbered_servers(config):
+        if server.host is not None and server.host not in app:
+            why = f"{server.host} is no host with the role app."
+            yield Remark(f"{path}.host", why, f"Name one of those: {', '.join(app) or 'there is none'}.")
+
+
+def _hosts_used(config: ClusterConfig, facts: Facts) -> Remarks:
+    if not config.platform.traits.hosts or len(config.hosts) < 2 or any(_hosts_fit(config, facts)):  # noqa: PLR2004
+        return
+    used = set(place(build_topology(config)).host_of.values())
+    for number, host in enumerate(config.hosts):
+        if Role.APP in host.roles and host.name not in used:
+            why = f"No instance runs on {host.name}."
+            yield Remark(f"hosts[{number}].roles", why, "Let more instances run, or take the role app from it.")
+
+
+def _of_one_host(config: ClusterConfig, _facts: Facts) -> Remarks:
+    """Refuse what each host would have for itself, though all instances must have the same."""
+    app = [host for host in config.hosts if Role.APP in host.roles]
+    if not config.platform.traits.hosts or len(app) < 2:  # noqa: PLR2004 - one of each is the same for all
+        return
+    where = f"by instances on {len(app)} hosts"
+    sessions = config.sessions
+    for key in ("engine", "previous"):
+        engine = getattr(sessions, key)
+        if engine is not None and engine not in OF_ALL_HOSTS:
+            why = f"Sessions of {engine} would not be found {where}: each host has its own."
+            yield Remark(f"sessions.{key}", why, "Use db or signed_cookies.")
+    if config.database is not None and config.database.engine is DatabaseEngine.SQLITE:
+        why = f"An sqlite database can't be shared {where}: each would have one of its own."
+        yield Remark("database.engine", why, "Use external.")
+    if config.broker is not None:
+        yield Remark("broker", f"The broker's socket can't be reached {where}.", "Use one of your own.")
+
+
+def _uploads_of_all_hosts(config: ClusterConfig, _facts: Facts) -> Remarks:
+    if not config.platform.traits.hosts or len(config.hosts) < 2 or not shared_paths(config):  # noqa: PLR2004
+        return
+    why = f"What the project writes ({', '.join(shared_paths(config))}) would be on the host that wrote it alone."
+    yield Remark(
+        "app.shared", why, "Let it keep them elsewhere (an object store, by Django's STORAGES), or use one host."
+    )
+
+
+def _hung_host(config: ClusterConfig, facts: Facts) -> Remarks:
+    if not config.platform.traits.hosts or len(config.hosts) < 2 or any(_hosts_fit(config, facts)):  # noqa: PLR2004
+        return
+    placement, timeout = place(build_topology(config)), config.site.proxy_read_timeout
+    if len(placement.app) > 1 and placement.is_spread and timeout.seconds > 10:  # noqa: PLR2004 - what visitors bear
+        why = f"A host that hangs, and is not down, keeps the requests that it has for {timeout}."
+        yield Remark("site.proxy_read_timeout", why, "Say the time of the slowest page; site.locations takes its own.")
 
 
 def _not_on_hosts(config: ClusterConfig, _facts: Facts) -> Remarks:
@@ -58,6 +125,16 @@ def _not_on_hosts(config: ClusterConfig, _facts: Facts) -> Remarks:
 
 HOST_RULES = (
     Rule("hosts-missing", ERROR, "Platform remote has hosts, and no other platform has.", _hosts_named),
-    Rule("hosts-one", ERROR, "A stack runs on one host so far.", _host_of_all),
+    Rule("hosts-roles", ERROR, "Hosts are named once, and each role is some host's.", _hosts_fit),
+    Rule("hosts-idle", ERROR, "A host is to run instances, and none is left for it.", _hosts_used),
+    Rule("hosts-apart", ERROR, "What each host would have for itself, and all instances must share.", _of_one_host),
+    Rule("hosts-uploads", ERROR, "What the project writes is on one host alone.", _uploads_of_all_hosts),
+    Rule("hosts-hang", WARNING, "A host that hangs keeps its requests long.", _hung_host),
     Rule("hosts-services", ERROR, "What platform remote can't run yet.", _not_on_hosts),
 )
+
+
+def hosts_fit(config: ClusterConfig, facts: Facts) -> bool:
+    """Tell whether a stack names hosts, and they can be what it says: before that none of them is looked at."""
+    named = config.platform.traits.hosts and bool(config.hosts)
+    return named and not any(rule.severity is ERROR and any(rule.check(config, facts)) for rule in HOST_RULES)

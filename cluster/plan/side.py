@@ -194,25 +194,23 @@ def nginx_paths(
     listens: tuple[str, str, str] = ("", "[::]", "127.0.0.1"),
 ) -> NginxPaths:
     """Return where nginx finds things, all below one directory. listens: at the site's, by IPv6, and the instances'."""
+    address, address_ipv6, instance_address = listens
     return NginxPaths(
         user=user,
-        **dict(zip(("listen_address", "listen_address_ipv6", "instance_address"), listens, strict=True)),
+        listen_address=address,
+        listen_address_ipv6=address_ipv6,
+        instance_address=instance_address,
         instances=topology.endpoints(lambda kind: f"{directory}/{kind}", Kind.INSTANCE),
-        **{
-            name: f"{directory}/{name}"
-            for name in (
-                "static",
-                "shared",
-                "logs",
-                "temp",
-                "pid",
-                "internal",
-                "closing",
-                "maintenance",
-                "acme",
-                "users",
-            )
-        },
+        static=f"{directory}/static",
+        shared=f"{directory}/shared",
+        logs=f"{directory}/logs",
+        temp=f"{directory}/temp",
+        pid=f"{directory}/pid",
+        internal=f"{directory}/internal",
+        closing=f"{directory}/closing",
+        maintenance=f"{directory}/maintenance",
+        acme=f"{directory}/acme",
+        users=f"{directory}/users",
     )
 
 

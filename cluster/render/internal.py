@@ -39,7 +39,7 @@ def internal_server(paths: NginxPaths, site: Site) -> Directive:
                 "location",
                 "/-/probe",
                 of=[
-                    d("proxy_pass", "http://cluster"),
+                    d("proxy_pass", f"{paths.passes_by}://cluster"),
                     d("proxy_set_header", "Connection", ""),
                     d("proxy_set_header", "Host", "$host"),
                     d("proxy_set_header", "X-Forwarded-Proto", "https"),

@@ -105,15 +105,23 @@ class _Proxied:
         of = [d("keepalive_timeout", 0), *guard(self.site), *self._directives(location)]
         return [block("location", self._name(location), of=of)]
 
+    def _tried_for(self, location: Location | None) -> list[Directive]:
+        """Return how long other instances are tried; between hosts no longer than this one is waited for."""
+        timeout = None if location is None else location.proxy_read_timeout
+        if timeout is None or self.paths.between is None:
+            return []
+        return [d("proxy_next_upstream_timeout", str(timeout))]
+
     def _name(self, location: Location | None) -> str:
         return "@closing" if location is None else f"@closing_location{self.site.locations.index(location)}"
 
     def _directives(self, location: Location | None) -> list[Directive]:
         return [
             *(_own(location) if location is not None else []),
+            *self._tried_for(location),
             *(exempt(self.site) if location is not None and not location.auth_basic else []),
             *(rate_limit(self.site, location) if self.limited else []),
-            d("proxy_pass", f"http://{self.upstream}"),
+            d("proxy_pass", f"{self.paths.passes_by}://{self.upstream}"),
         ]
 
 

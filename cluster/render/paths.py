@@ -12,6 +12,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Between:
+    """What nginx shows to the nginx of another host, and by what it knows that: PEM files, absolute."""
+
+    authority: str
+    certificate: str
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class NginxPaths:
     """Where things are on a platform; absolute paths.
 
@@ -28,6 +37,7 @@ class NginxPaths:
     listen_address, listen_address_ipv6: where the site listens; empty for every address of IPv4.
     instance_address: where instances' own ports listen; in a container everywhere, since the engine publishes them to
         the loopback address alone.
+    between: where instances are behind a host's nginx, which is asked by TLS; None where they are asked themselves.
     """
 
     user: str | None
@@ -46,3 +56,9 @@ class NginxPaths:
     listen_address: str = ""
     listen_address_ipv6: str = "[::]"
     instance_address: str = "127.0.0.1"
+    between: Between | None = None
+
+    @property
+    def passes_by(self) -> str:
+        """How requests are passed on: http, or https to another host's nginx."""
+        return "https" if self.between is not None else "http"

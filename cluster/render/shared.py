@@ -40,7 +40,7 @@ _NAMED = {
     "limit_req_zone": re.compile(r"(?<=^zone=)cluster(?=_)"),
     "limit_req": re.compile(r"(?<=^zone=)cluster(?=_)"),
     "ssl_session_cache": re.compile(r"(?<=^shared:)cluster(?=_)"),
-    "proxy_pass": re.compile(r"(?<=^http://)cluster(?=_|$)"),
+    "proxy_pass": re.compile(r"(?<=://)cluster(?=_|$)"),
     "log_format": re.compile(r"^cluster$"),
     "access_log": re.compile(r"^cluster$"),
 }
@@ -92,7 +92,7 @@ def render_shared(  # noqa: PLR0913, PLR0917 - what a site is made of
     tree = [*for_every_server(topology, paths, version), *http_snippet(topology.config.site)]
     moved = _moved([*tree, *site(topology, paths, version, certificate)])
     told = {"directive": "#", "line": 1, "comment": f" {place.name}: its variables are ${place.variables}…", "args": []}
-    text = build([told, *_renamed(moved, place)])
+    text = build([told, *renamed(moved, place)])
     beside = {f"{place.directory}/{path}": found for path, found in snippet_files(topology.config.site).items()}
     files = {f"sites-available/{place.site}": text, **beside}
     digest = hashlib.sha256("\0".join(f"{path}\0{text}" for path, text in sorted(files.items())).encode()).hexdigest()
@@ -131,7 +131,7 @@ def _common(common: list[Directive], server: Directive) -> list[Directive]:
     return [*found, *([types] if "root" in does else [])]
 
 
-def _renamed(tree: list[Directive], place: Place) -> list[Directive]:
+def renamed(tree: list[Directive], place: Place) -> list[Directive]:
     """Return the tree with the stack's names."""
     found = []
     for one in tree:
@@ -139,7 +139,7 @@ def _renamed(tree: list[Directive], place: Place) -> list[Directive]:
         if one["directive"] == "listen":
             # Whose a port is for names that nobody has is not ours to say, but where the stack says so: `_`.
             args = [word for word in args if word != "default_server" or _takes_all(tree)]
-        inner = {"block": _renamed(one["block"], place)} if "block" in one else {}
+        inner = {"block": renamed(one["block"], place)} if "block" in one else {}
         # Of an entry of a map the word that nginx looks up stands in the directive's place.
         called = _VARIABLE.sub(lambda seen: f"{seen[1]}{place.variables}", one["directive"])
         found.append({**one, "directive": called, "args": args, **inner})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.render import acme, auth, maintenance, proxies, tls
+from cluster.render import acme, auth, between, maintenance, proxies, tls
 from cluster.render.directives import Directive, block, d
 from cluster.render.headers import header_maps, hidden_headers, hsts, server_headers
 from cluster.render.internal import internal_server
@@ -36,7 +36,7 @@ def site(topology: Topology, paths: NginxPaths, version: Version, certificate: C
         *maintenance.maps(paths),
         *acme.maps(topology.config.site, paths),
         *limit_zones(topology.config.site),
-        *_proxy_defaults(topology),
+        *_proxy_defaults(topology, paths),
         *tls.defaults(certificate, paths),
         upstream(topology, paths),
         *(instance_upstream(instance, paths) for instance in ports),
@@ -210,11 +210,11 @@ def _addresses(site: Site, paths: NginxPaths, port: int) -> list[str]:
     return [address, *([f"{paths.listen_address_ipv6}:{port}"] if site.ipv6 else [])]
 
 
-def _proxy_defaults(topology: Topology) -> list[Directive]:
+def _proxy_defaults(topology: Topology, paths: NginxPaths) -> list[Directive]:
     """How requests are passed on. The headers tell an instance of the client, over whatever the client sent."""
     return [
         d("proxy_http_version", "1.1"),
-        d("proxy_connect_timeout", "1s"),
+        d("proxy_connect_timeout", between.CONNECT_TIMEOUT if paths.between is not None else "1s"),
         d("proxy_send_timeout", "60s"),
         d("proxy_read_timeout", str(topology.config.site.proxy_read_timeout)),
         # The headers of a response have to fit into the first, with room to spare: of one whose headers fill it to the
@@ -222,10 +222,7 @@ def _proxy_defaults(topology: Topology) -> list[Directive]:
         d("proxy_buffer_size", "36k"),
         d("proxy_buffers", "8", "16k"),
         d("proxy_busy_buffers_size", "36k"),
-        # Another instance is tried where this one could not be reached, or ended before it answered; nginx never sends
-        # a POST twice by this. One that is slow is waited for, and not begun again elsewhere: no `timeout` here. Over a
-        # unix socket a connection is made or refused at once, a full queue included.
-        d("proxy_next_upstream", "error"),
+        *between.retried(topology.config.site, paths),
         # The same in each attempt: an instance does not begin what has ended two workers (cluster_runtime.attempts).
         d("proxy_set_header", "X-Cluster-Request", "$request_id"),
         d("proxy_set_header", "Host", "$host$cluster_port"),

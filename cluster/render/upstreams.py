@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cluster.config.models import Method, Server
+from cluster.config.units import Duration
 from cluster.render.directives import Directive, block, d
 from cluster.services import UPSTREAM_CONNECTION_AGE
 
@@ -18,6 +19,18 @@ ZONE_BASE, ZONE_PER_SERVER = 128, 2
 
 def _socket(paths: NginxPaths, instance: str) -> str:
     return paths.instances[instance].nginx
+
+
+#: Of an instance behind another host's nginx, where the stack file says nothing: to try a host that is down costs the
+#: time until the connection is given up, each time.
+FAILS_BETWEEN, FAIL_TIMEOUT_BETWEEN = 2, Duration.parse("2s")
+
+
+def between_hosts(server: Server) -> Server:
+    """Return a server as it is where another host's nginx is before it; what the stack file says stays."""
+    if "max_fails" in server.model_fields_set:
+        return server
+    return server.model_copy(update={"max_fails": FAILS_BETWEEN, "fail_timeout": FAIL_TIMEOUT_BETWEEN})
 
 
 def server_parameters(server: Server) -> list[str]:
@@ -51,7 +64,16 @@ def _method(topology: Topology) -> list[Directive]:
             return [d(upstream.method.value)]
 
 
-def _keepalive(connections: int) -> list[Directive]:
+def _keepalive(connections: int, paths: NginxPaths) -> list[Directive]:
+    if paths.between is not None:
+        # To another host's nginx, which lives through releases: only what follows it has to end soon. A connection by
+        # TLS costs as much as ten requests. Its reload is announced by the end of each (cluster.render.between).
+        return [d("keepalive", connections), d("keepalive_timeout", "60s"), d("keepalive_requests", 100_000)]
+    return instance_keepalive(connections)
+
+
+def instance_keepalive(connections: int) -> list[Directive]:
+    """Return how long connections to instances live: to one that has lost its name there must soon be none."""
     age = f"{UPSTREAM_CONNECTION_AGE * 1000:g}ms"
     return [
         d("keepalive", connections),
@@ -71,10 +93,14 @@ def upstream(topology: Topology, paths: NginxPaths) -> Directive:
             d("zone", "cluster", f"{zone}k"),
             *_method(topology),
             *(
-                d("server", _socket(paths, instance.name), *server_parameters(instance.server))
+                d(
+                    "server",
+                    _socket(paths, instance.name),
+                    *server_parameters(instance.server if paths.between is None else between_hosts(instance.server)),
+                )
                 for instance in topology.instances
             ),
-            *_keepalive(topology.config.upstream.keepalive),
+            *_keepalive(topology.config.upstream.keepalive, paths),
         ],
     )
 
@@ -84,5 +110,5 @@ def instance_upstream(instance: Instance, paths: NginxPaths) -> Directive:
     return block(
         "upstream",
         f"cluster_{instance.name}",
-        of=[d("server", _socket(paths, instance.name)), *_keepalive(4)],
+        of=[d("server", _socket(paths, instance.name)), *_keepalive(4, paths)],
     )

@@ -8,10 +8,13 @@ import json
 import os
 import re
 import time
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cluster.lint import Facts
+from cluster.placement import place
 from cluster.render.versions import DISTRIBUTIONS, OLDEST
 from cluster_runtime.status import STARTING
 from platforms.pulumi.live import Live
@@ -19,16 +22,21 @@ from platforms.remote.host.places import THERE, Places
 from platforms.remote.ssh import LOOK_SECONDS, HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from cluster.config.hosts import Host
+    from cluster.placement import Placement
     from cluster.render.nginx import NginxConfig
     from cluster.render.versions import Version
+    from cluster.topology import Topology
     from platforms.remote.ssh import Ssh
 
 #: Bytes that a release and its environment may need.
 ROOM = 500 * 1024**2
+
+#: Hosts that are looked at, at a time; and seconds by which their clocks may differ.
+MOST_AT_ONCE, CLOCKS_APART = 32, 30.0
 
 #: What a stack may be called on a host: it is a part of its user's name, which has 32 characters at most.
 NAME = re.compile(r"[a-z][a-z0-9-]{0,23}")
@@ -105,6 +113,24 @@ class Looked:
             there.get(path) == found for path, found in {**files, **links}.items()
         )
 
+    def has_relay(self, files: Mapping[str, str], *, alone: bool) -> bool:
+        """Tell whether nginx does this for other hosts; alone: and nothing else of the stack's."""
+        found = (self.stack or {}).get("relay", {"files": {}, "runs": False})
+        wanted = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in files.items()}
+        there = found["files"] if alone else {path: told for path, told in found["files"].items() if path in wanted}
+        return bool(there == wanted and (found["runs"] or not wanted))
+
+    @property
+    def has_visitors(self) -> bool:
+        """Whether nginx has the site."""
+        return any(path.startswith("sites-enabled/") for path in (self.stack or {}).get("site", {}))
+
+    @property
+    def statics(self) -> Sequence[str]:
+        """The releases whose static files are there."""
+        found: Sequence[str] = (self.stack or {}).get("statics", ())
+        return found
+
     def run(self, instances: Sequence[str], release: str) -> bool:
         """Tell whether instances of a release run."""
         return self.are_active(self.places.unit_of(name, release) for name in instances)
@@ -173,14 +199,113 @@ class Looked:
             )
 
 
-def look(ssh: Ssh, host: Host) -> Looked:
-    """Look at a host; HostError where it can't be reached or can't be what it is to be."""
-    found = json.loads(ssh.run(host.name, "look", seconds=LOOK_SECONDS))
-    looked = Looked(host=host.name, places=Places(ssh.stack), machine=found["machine"], stack=found["stack"])
-    problems = looked.problems()
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """All hosts of a stack as they were found. each: by their names, in the stack file's order."""
+
+    each: Mapping[str, Looked]
+    topology: Topology
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Which host runs what."""
+        return place(self.topology)
+
+    @property
+    def leader(self) -> Looked:
+        """The host on which is done what is done once."""
+        return self.each[self.placement.leader]
+
+    @property
+    def edge(self) -> Looked:
+        """The first host that has visitors."""
+        return self.each[self.placement.nginx[0]]
+
+    @property
+    def nginx(self) -> Version:
+        """The oldest version of what visitors meet."""
+        return min(self.each[name].nginx for name in self.placement.nginx)
+
+    def of(self, service: str) -> Looked:
+        """Return the host on which a service is to run."""
+        return self.each[self.placement.host_of[service]]
+
+    @cached_property
+    def live(self) -> Live:
+        """What really runs: each instance where it should, or where it was found; nginx as the first with visitors."""
+        found = {name: looked.live for name, looked in self.each.items()}
+        host_of = self.placement.host_of
+        names = {name: host for host, live in found.items() for name in live.holders}
+        where = {name: host_of.get(name, host) for name, host in names.items()}
+        where = {name: host if name in found[host].holders else names[name] for name, host in where.items()}
+        return replace(
+            found[self.edge.host],
+            holders={name: found[host].holders.get(name) for name, host in where.items()},
+            generations={name: found[host].generations.get(name, 0) for name, host in where.items()},
+            given={name: found[host].given.get(name) for name, host in where.items()},
+            answers={name: found[host].answers.get(name, False) for name, host in where.items()},
+            statuses={
+                key: said
+                for host, live in found.items()
+                for key, said in live.statuses.items()
+                if where.get(key[0]) == host
+            },
+        )
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the stack was never on any of them."""
+        return all(looked.stack is None for looked in self.each.values())
+
+    def check_room(self) -> None:
+        """Refuse to send a release where there may be no room for it; HostError has a line for each host."""
+        _all_of([looked.check_room for name, looked in self.each.items() if name in self.placement.app])
+
+
+def _all_of(checks: Iterable[Callable[[], None]]) -> None:
+    problems = []
+    for check in checks:
+        try:
+            check()
+        except HostError as error:
+            problems.append(str(error))
     if problems:
         raise HostError("\n".join(problems))
-    return looked
+
+
+def look(ssh: Ssh, topology: Topology) -> Seen:
+    """Look at all hosts at once; HostError has a line for each that is away, or can't be what it is to be."""
+    with ThreadPoolExecutor(max_workers=MOST_AT_ONCE) as pool:
+        found = list(pool.map(lambda host: _looked(ssh, host), ssh.hosts))
+    problems = [one for one in found if isinstance(one, HostError)]
+    if problems:
+        raise HostError("\n".join(map(str, problems)))
+    each = {one.host: one for one in found if isinstance(one, Looked)}
+    check_clocks(each.values())
+    return Seen(each=each, topology=topology)
+
+
+def _looked(ssh: Ssh, host: Host) -> Looked | HostError:
+    try:
+        found = json.loads(ssh.run(host.name, "look", seconds=LOOK_SECONDS))
+    except HostError as error:
+        return error
+    found["machine"]["late"] = time.time() - float(found["machine"]["clock"])
+    looked = Looked(host=host.name, places=Places(ssh.stack), machine=found["machine"], stack=found["stack"])
+    problems = looked.problems()
+    return HostError("\n".join(problems)) if problems else looked
+
+
+def check_clocks(hosts: Iterable[Looked]) -> None:
+    """Refuse hosts whose clocks differ: what one has begun may have ended for another. HostError names them."""
+    late = {looked.host: float(looked.machine["late"]) for looked in hosts}
+    first, last = min(late, key=lambda name: late[name]), max(late, key=lambda name: late[name])
+    # How long an answer took is in it.
+    if late[last] - late[first] > CLOCKS_APART:
+        raise HostError(
+            f"hosts: the clocks of {first} and {last} differ by {late[last] - late[first]:.0f} s: let them keep the "
+            "time (apt-get install systemd-timesyncd)"
+        )
 
 
 def check_name(name: str) -> None:
@@ -192,11 +317,11 @@ def check_name(name: str) -> None:
         )
 
 
-def facts_of(root: Path, stack: str, secrets: frozenset[str], looked: Looked | None) -> Facts:
+def facts_of(root: Path, stack: str, secrets: frozenset[str], seen: Seen | None) -> Facts:
     """Return what the lints may look at of a stack on hosts."""
     return Facts(
         root=root,
-        nginx=None if looked is None else looked.nginx,
+        nginx=None if seen is None else seen.nginx,
         secrets=secrets,
         privileged=True,
         stack=stack,

@@ -1,9 +1,9 @@
-"""What runs of a stack on its host, as `status` tells it."""
+"""What runs of a stack on its hosts, as `status` tells it."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cluster.maintenance import KEPT_MAINTENANCE, told_trouble
@@ -12,7 +12,7 @@ from cluster.services import Kind
 from cluster_runtime.status import SERVING
 from platforms.base import InstanceStatus, NginxStatus, Process, ServiceStatus, Status
 from platforms.remote.host.places import THERE
-from platforms.remote.paths import nginx_config
+from platforms.remote.paths import nginx_config, relay_files
 
 if TYPE_CHECKING:
     from cluster.maintenance import Maintenance
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from cluster.tls.certificates import Certificate
     from cluster.topology import Topology
     from platforms.remote.host.places import Places
-    from platforms.remote.looked import Looked
+    from platforms.remote.looked import Looked, Seen
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
     """A stack as it was found. certificate: the site's, as far as it is known without secrets."""
 
-    looked: Looked
+    seen: Seen
     topology: Topology
     places: Places
     certificate: Certificate | None
@@ -35,59 +35,97 @@ class Observed:
     @property
     def release(self) -> str | None:
         """The release that serves: the one that every instance's name leads to, else None."""
-        held = {self.looked.live.holders.get(name) for name in self.topology.names}
+        live = self.seen.live
+        held = {live.holders.get(name) for name in self.topology.names}
         return held.pop() if len(held) == 1 else None
 
     @property
     def maintenance(self) -> Maintenance | None:
-        """What visitors are told in place of the site."""
-        kept = (self.looked.stack or {}).get("maintenance", {}).get("kept")
-        return None if kept is None else KEPT_MAINTENANCE.validate_json(kept)
+        """What visitors are told in place of the site: by the first host that tells them something."""
+        found = next(filter(None, self._maintained()), None)
+        return None if found is None else KEPT_MAINTENANCE.validate_json(found)
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether visitors of one host are told something else than those of another."""
+        return len(set(self._maintained())) > 1
+
+    def _maintained(self) -> list[str | None]:
+        return [(looked.stack or {}).get("maintenance", {}).get("kept") for looked in self._visited()]
+
+    def _visited(self) -> list[Looked]:
+        """Return the hosts that have visitors."""
+        return [self.seen.each[name] for name in self.seen.placement.nginx]
 
     def status(self, sessions: dict[str, Any] | None) -> Status:
         """Return it; sessions: what an instance says of the session store."""
-        stack = self.looked.stack or {}
-        wanted = nginx_config(self.topology, self.places, self.looked.nginx, self.certificate).digest
-        runs = bool(stack.get("nginx_runs"))
-        version = ".".join(map(str, self.looked.nginx))
-        nginx = NginxStatus(digest=stack.get("nginx"), current=stack.get("nginx") == wanted, runs=runs, version=version)
+        nginx, services = self._nginx()
         instances = [self._instance(name) for name in self.topology.names]
         troubles = self._troubles()
         return Status(
             ok=nginx.current and self.release is not None and all(one.ok for one in instances) and not troubles,
             release=self.release,
-            releases=self.looked.releases,
+            releases=self.seen.leader.releases,
             nginx=nginx,
             store=sessions,
             instances=instances,
             services=[
                 *(self._service(service) for service in self.topology.beside),
                 *(self._daemon(service) for service in self.topology.services if service.daemon is not None),
-                ServiceStatus(service="nginx", kind=Kind.NGINX, state="running" if runs else "stopped", ok=runs),
+                *services,
             ],
             maintenance=self.maintenance,
             troubles=troubles,
         )
 
+    def _nginx(self) -> tuple[NginxStatus, list[ServiceStatus]]:
+        """Return what is to be said of nginx: of all of them, and of each."""
+        found, services = [], []
+        several = len(self.seen.each) > 1
+        for name, looked in self.seen.each.items():
+            stack = looked.stack or {}
+            runs = bool(stack.get("nginx_runs"))
+            called = f"nginx@{name}" if several else "nginx"
+            relay = looked.has_relay(relay_files(self.topology, self.places, name, looked.nginx), alone=False)
+            current = relay
+            if name in self.seen.placement.nginx:
+                wanted = nginx_config(self.topology, self.places, name, looked.nginx, self.certificate).digest
+                current = relay and stack.get("nginx") == wanted
+                version = ".".join(map(str, looked.nginx))
+                found.append(NginxStatus(digest=stack.get("nginx"), current=current, runs=runs, version=version))
+            if runs or name in self.seen.placement.nginx or several:
+                message = "" if current or not several else "does not run the stack's configuration"
+                state = "running" if runs else "stopped"
+                ok = runs and (current or not several)
+                services.append(ServiceStatus(service=called, kind=Kind.NGINX, state=state, ok=ok, message=message))
+        current, runs = all(one.current for one in found), all(one.runs for one in found)
+        whole = all(one.ok for one in services) if several else True
+        return replace(found[0], current=current and whole, runs=runs), services
+
     def _troubles(self) -> list[str]:
         found = []
-        told = (self.looked.stack or {}).get("maintenance", {}).get("told")
-        if told is not None and told != digest_of(self.maintenance):
-            found.append(told_trouble(self.maintenance))
+        several = len(self.seen.each) > 1
+        for looked in self._visited():
+            told = (looked.stack or {}).get("maintenance", {}).get("told")
+            if told is not None and told != digest_of(self.maintenance):
+                trouble = told_trouble(self.maintenance)
+                found.append(f"{looked.host}: {trouble}" if several else trouble)
         release = self.release
-        if release is not None and self.looked.run(self.topology.names, release):
+        if release is not None and all(self.seen.of(name).run([name], release) for name in self.topology.names):
             found += [
                 f"{name} is not started at boot"
                 for name in self.topology.names
-                if not self.looked.units[self.places.unit_of(name, release)].get("enabled")
+                if not self.seen.of(name).units[self.places.unit_of(name, release)].get("enabled")
             ]
         return found
 
     def _instance(self, name: str) -> InstanceStatus:
-        live = self.looked.live
+        live = self.seen.live
+        # One that has moved may still run where it was.
         processes = [
             self._process(name, unit, said)
-            for unit, said in self.looked.units.items()
+            for looked in self.seen.each.values()
+            for unit, said in looked.units.items()
             if unit.startswith(self.places.unit_of(name, "").removesuffix(".service")) and said["state"] in THERE
         ]
         serving = [process.release for process in processes if process.state == SERVING]
@@ -102,8 +140,9 @@ class Observed:
     def _service(self, service: Service) -> ServiceStatus:
         """Return what is to be said of a worker or a schedule: of the one of the release that serves."""
         generation = service.generation(self.release or "")
-        said = (self.looked.stack or {}).get("services", {}).get(service.name, {}).get(generation)
-        unit = self.looked.units.get(self.places.unit_of_service(service.name, generation), {})
+        looked = self.seen.of(service.name)
+        said = (looked.stack or {}).get("services", {}).get(service.name, {}).get(generation)
+        unit = looked.units.get(self.places.unit_of_service(service.name, generation), {})
         lives = unit.get("state") in THERE and said is not None
         said = said or {}
         return ServiceStatus(
@@ -118,12 +157,12 @@ class Observed:
 
     def _daemon(self, service: Service) -> ServiceStatus:
         unit = self.places.daemon(service.name).name
-        state = (self.looked.stack or {}).get("daemons", {}).get(unit, {}).get("state", "not running")
+        state = (self.seen.of(service.name).stack or {}).get("daemons", {}).get(unit, {}).get("state", "not running")
         return ServiceStatus(service=service.name, kind=service.kind, state=state, ok=state == "active")
 
     def _process(self, name: str, unit: str, told: dict[str, Any] | Any) -> Process:
         release = unit.removesuffix(".service").rpartition("-")[2]
-        said = self.looked.live.statuses.get((name, release))
+        said = self.seen.live.statuses.get((name, release))
         lives = told["state"] in THERE and said is not None
         said = said or {}
         return Process.of(

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from cluster.endpoints import Endpoint
+from cluster.placement import place
 from cluster.release import RuntimePaths
-from cluster.render.paths import NginxPaths
+from cluster.render.paths import Between, NginxPaths
+from cluster.render.relay import Relay, render_relay
 from cluster.render.shared import Place, render_shared
 from cluster.services import Kind
 from cluster.source import TREE, project_place
 from cluster.stack.paths import StackPaths
+from cluster.tls.hosts import certificate_of_host
+from platforms.remote.host.places import AUTHORITY, CERTIFICATE, KEY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,11 +75,37 @@ def access_log(places: Places) -> str:
     return str(places.logs / places.access_log)
 
 
-def nginx_paths(topology: Topology, places: Places) -> NginxPaths:
-    """Return where things are for nginx."""
+def between(places: Places) -> Between:
+    """Return where a host has what it shows other hosts."""
+    return Between(
+        authority=str(places.shown / AUTHORITY),
+        certificate=str(places.shown / CERTIFICATE),
+        key=str(places.shown / KEY),
+    )
+
+
+def shown_files(places: Places, secret: str, host: str) -> dict[str, str]:
+    """Return what a host shows other hosts, by its paths; secret: the stack's, of which it is made."""
+    paths, made = between(places), certificate_of_host(secret, places.stack, host)
+    return {paths.authority: made.authority, paths.certificate: made.certificate, paths.key: made.key}
+
+
+def nginx_paths(topology: Topology, places: Places, host: str) -> NginxPaths:
+    """Return where things are for a host's nginx."""
+    placement = place(topology)
+    reaches_out = placement.reaches_out(host)
+    instances = topology.endpoints(lambda _kind: str(places.sockets), Kind.INSTANCE)
+    if reaches_out:
+        hosts = {one.name: one for one in topology.config.hosts}
+        instances = {
+            name: Endpoint(path=str(places.relay_socket(name)))
+            if placement.host_of[name] == host
+            else Endpoint(host=hosts[placement.host_of[name]].between, port=port)
+            for name, port in relay_ports(topology).items()
+        }
     return NginxPaths(
         user=None,
-        instances=topology.endpoints(lambda _kind: str(places.sockets), Kind.INSTANCE),
+        instances=instances,
         static=str(places.static),
         shared=str(places.shared),
         logs=str(places.logs),
@@ -85,12 +117,82 @@ def nginx_paths(topology: Topology, places: Places) -> NginxPaths:
         maintenance=str(places.maintenance),
         acme=str(places.state / "acme"),
         users=str(places.users),
+        between=between(places) if reaches_out else None,
     )
 
 
-def nginx_config(
-    topology: Topology, places: Places, version: Version, certificate: Certificate | None = None, users: str = ""
+def relay_ports(topology: Topology) -> dict[str, int]:
+    """Return the port of each instance where another host's nginx asks for it."""
+    first = topology.config.upstream.relay_port + 1
+    return {name: first + number for number, name in enumerate(topology.names)}
+
+
+def nginx_config(  # noqa: PLR0913, PLR0917 - what a site is made of
+    topology: Topology,
+    places: Places,
+    host: str,
+    version: Version,
+    certificate: Certificate | None = None,
+    users: str = "",
+    secret: str = "",
 ) -> NginxConfig:
-    """Return the site's file and those that it names, for a host's nginx."""
-    place = Place(name=places.name, directory=str(places.own_nginx))
-    return render_shared(topology, nginx_paths(topology, places), version, place, certificate, users)
+    """Return the site's file and those that it names, for a host's nginx.
+
+    secret: of which is made what hosts show each other, where that is known.
+    """
+    paths = nginx_paths(topology, places, host)
+    rendered = render_shared(topology, paths, version, _place(places), certificate, users)
+    if paths.between is None or not secret:
+        return rendered
+    return replace(rendered, private={**rendered.private, **shown_files(places, secret, host)})
+
+
+def _place(places: Places) -> Place:
+    return Place(name=places.name, directory=str(places.own_nginx))
+
+
+def relay_files(topology: Topology, places: Places, host: str, version: Version) -> dict[str, str]:
+    """Return the files of a host's relay; empty where no other host's nginx asks for its instances."""
+    placement = place(topology)
+    if host not in placement.app or not any(name != host for name in placement.nginx):
+        return {}
+    hosts = {one.name: one for one in topology.config.hosts}
+    ports, first = relay_ports(topology), topology.config.upstream.relay_port
+    own = placement.on(host, topology.names)
+    reaches_itself = host in placement.nginx and placement.reaches_out(host)
+    sockets = topology.endpoints(lambda _kind: str(places.sockets), Kind.INSTANCE)
+    # On one address where it is said which; the certificates keep others away in any case.
+    listens = partial(_listens, hosts[host].internal, on_all="[::]" if ":" in hosts[host].between else "")
+    relay = Relay(
+        instances={name: sockets[name] for name in own},
+        drained=[name for name in own if topology.instance(name).server.down],
+        listens={
+            "": [listens(first)],
+            **{
+                name: [
+                    listens(ports[name]),
+                    *([Endpoint(path=str(places.relay_socket(name))).nginx] if reaches_itself else []),
+                ]
+                for name in own
+            },
+        },
+        peers=[Endpoint(host=hosts[name].between, port=first) for name in placement.peers(host)],
+        peers_socket=Endpoint(path=str(places.relay_peers)),
+        internal=Endpoint(path=str(places.relay_internal)),
+        files=str(places.relay_files),
+        between=between(places),
+    )
+    return render_relay(topology.config.site, relay, nginx_paths(topology, places, host), version, _place(places))
+
+
+def _listens(address: str | None, port: int, *, on_all: str) -> str:
+    if address is not None:
+        return str(Endpoint(host=address, port=port))
+    return f"{on_all}:{port}" if on_all else str(port)
+
+
+def asked_relays(topology: Topology, host: str) -> list[tuple[str, str, int]]:
+    """Return the name, the address and the port of each other host whose nginx a host's asks."""
+    hosts = {one.name: one for one in topology.config.hosts}
+    first = topology.config.upstream.relay_port
+    return [(name, hosts[name].between, first) for name in place(topology).peers(host)]

@@ -5,18 +5,24 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import re
 import subprocess
 from contextlib import contextmanager
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from cluster.config.models import HOSTS_KEY
 from cluster.endpoints import Endpoint
 from cluster.errors import CommandError
+from cluster.lint.hosts import hosts_fit
+from cluster.placement import place
 from cluster.render.maintenance import digest_of, render_maintenance
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.services import Kind, asked_by
 from cluster.stack.history import KEPT_RELEASES, History
 from cluster.tls.certificates import named
+from cluster.tls.hosts import new_hosts_key
 from cluster.topology import build_topology
 from platforms.base import RELEASE_VARIABLE, Applied, Back, Change, Forward, Invocation, LogSource, Status
 from platforms.pulumi.engine import Event, Pulumi, PulumiError, name_of
@@ -24,7 +30,7 @@ from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
 from platforms.pulumi.relay import Relay
 from platforms.remote.host.places import Places
 from platforms.remote.host.releases import in_release
-from platforms.remote.looked import Looked, check_name, facts_of, look, said_of_sessions
+from platforms.remote.looked import Seen, check_name, facts_of, look, said_of_sessions
 from platforms.remote.observe import Observed, told
 from platforms.remote.paths import RemotePaths, access_log, nginx_config
 from platforms.remote.ssh import HostError, Ssh
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
     from cluster.checks import Check
     from cluster.lint import Facts
     from cluster.maintenance import Maintained, Maintenance
+    from cluster.placement import Placement
     from cluster.plan import Planned
     from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
@@ -43,13 +50,21 @@ if TYPE_CHECKING:
 
 #: What is said when a step begins, by the end of its name.
 STEPS = {
-    "-daemons": "starting what keeps sessions and jobs",
-    "-sent": "sending the release",
-    "-prepare": "the release: static files, migrations, and one instance that proves it healthy",
-    "-static": "letting nginx serve the release's static files",
-    "-nginx-config": "nginx: checking its configuration, one reload",
-    "-retire": "draining and stopping what serves no more",
+    "host": "setting {host} up",
+    "daemons": "starting what keeps sessions and jobs",
+    "sent": "sending the release",
+    "prepare": "the release: static files, migrations, and one instance that proves it healthy",
+    "static-files": "sending its static files on",
+    "start": "starting instances of release {release} beside those that serve",
+    "static": "letting nginx serve the release's static files",
+    "serve": "letting release {release} serve",
+    "relays": "nginx: passing on what other hosts ask for",
+    "nginx-config": "nginx: checking its configuration, one reload",
+    "retire": "draining and stopping what serves no more",
 }
+
+#: The host of a step, in what it runs, and the end of its name.
+_ON = re.compile(r"/on ([a-z][a-z0-9-]*) ")
 
 
 class RemotePlatform:
@@ -77,35 +92,42 @@ class RemotePlatform:
         ssh.write()
         return ssh
 
-    @property
-    def host(self) -> str:
-        """The name of the host."""
-        return self.ssh.hosts[0].name
+    @cached_property
+    def placement(self) -> Placement:
+        """Which host runs what."""
+        return place(self.topology)
 
-    def look(self) -> Looked:
-        """Look at the host; HostError where it is away."""
-        return look(self.ssh, self.ssh.hosts[0])
+    def look(self) -> Seen:
+        """Look at all hosts at once; HostError where one is away."""
+        return look(self.ssh, self.topology)
 
     def observe(self) -> Observed:
         """Look at what runs."""
         certificate = named(self.stack.config, self.stack.root, dt.datetime.now(dt.UTC))
-        return Observed(looked=self.look(), topology=self.topology, places=self.places, certificate=certificate)
+        return Observed(seen=self.look(), topology=self.topology, places=self.places, certificate=certificate)
 
     def facts(self) -> Facts:
         """Return what the lints may look at; who only looks needs no host that answers."""
-        looked = None
-        with contextlib.suppress(HostError, CommandError):  # a host that is away is told by what needs it
-            looked = self.look()
         stack = self.stack
-        return facts_of(stack.root, stack.name, secrets_there(stack.root, stack.name), looked)
+        plain = facts_of(stack.root, stack.name, self._secrets(), None)
+        if not hosts_fit(stack.config, plain):
+            return plain
+        with contextlib.suppress(HostError, CommandError):  # a host that is away is told by what needs it
+            return facts_of(stack.root, stack.name, self._secrets(), self.look())
+        return plain
 
     # --- changing
 
     def set_up(self) -> None:
         """Set Pulumi and the stack up."""
         self.look()
+        self._set_up()
+
+    def _set_up(self) -> None:
         self.pulumi.set_up()
         make_secrets(self.pulumi, self.stack.config, self.paths.authority, self.voice.say)
+        if self.placement.is_spread and self.pulumi.secret(HOSTS_KEY) is None:
+            self.pulumi.set_secret(HOSTS_KEY, new_hosts_key())
 
     def plan(self, wanted: Forward | Back) -> Planned:  # noqa: ARG002 - the engine's preview is asked elsewhere yet
         """Look at what is to be done, and change nothing."""
@@ -119,36 +141,37 @@ class RemotePlatform:
         """Say what is to be done: what that is, Pulumi tells while it does it, and its own lock keeps others away."""
         if isinstance(wanted, Forward) and wanted.pull:
             raise CommandError("--pull is for platforms whose services are containers; a host's packages are its own")
-        # First of all what keeps the host from being one, in its own words.
-        looked = self.look() if self.stack.config.hosts else None
-        gate(self.stack.config, facts_of(self.stack.root, self.stack.name, self._secrets(), looked))
-        assert looked is not None  # noqa: S101 - the gate refuses a stack without hosts
+        stack = self.stack
+        plain = facts_of(stack.root, stack.name, self._secrets(), None)
+        # What keeps the hosts from being what they should, first the stack file's part of it.
+        seen = self.look() if hosts_fit(stack.config, plain) else None
+        gate(stack.config, plain if seen is None else facts_of(stack.root, stack.name, self._secrets(), seen))
+        assert seen is not None  # noqa: S101 - the gate refuses what does not fit
         if isinstance(wanted, Forward):
-            looked.check_room()
-        environment = {RELEASE_VARIABLE: self._former(wanted, looked)} if isinstance(wanted, Back) else {}
+            seen.check_room()
+        environment = {RELEASE_VARIABLE: self._former(wanted, seen)} if isinstance(wanted, Back) else {}
         yield Change(lines=[], apply=lambda: self._apply(environment))
 
     def _secrets(self) -> frozenset[str]:
         return secrets_there(self.stack.root, self.stack.name)
 
-    def _former(self, wanted: Back, looked: Looked) -> str:
+    def _former(self, wanted: Back, seen: Seen) -> str:
         """Return the release that is to serve again."""
         history = History.load(self.paths)
-        serving = Observed(looked=looked, topology=self.topology, places=self.places, certificate=None).release
+        serving = Observed(seen=seen, topology=self.topology, places=self.places, certificate=None).release
         if not history.releases:  # another checkout made them
-            history.releases = list(looked.releases)
+            history.releases = list(seen.leader.releases)
         if serving is not None and serving != history.current:
             history.served(serving)
             history.save(self.paths)
         digest = history.back_to(wanted.release)
-        if digest not in looked.releases:
+        if any(digest not in seen.each[host].releases for host in self.placement.app):
             raise history.not_here(digest)
         return digest
 
     def _apply(self, environment: dict[str, str]) -> Applied:
         """Set up what is missing, and let Pulumi do it."""
-        self.pulumi.set_up()
-        make_secrets(self.pulumi, self.stack.config, self.paths.authority, self.voice.say)
+        self._set_up()
         try:
             changes = self.pulumi.up(self._tell, refresh=False, **environment)
         except PulumiError as error:
@@ -174,25 +197,23 @@ class RemotePlatform:
     def _forget_archives(self, keep: set[str | None]) -> None:
         """Remove what was sent: a host has it."""
         for path in self.paths.releases.iterdir() if self.paths.releases.is_dir() else ():
-            if path.name.partition(".")[0] not in keep:
+            if path.name.partition("-")[0] not in keep:
                 path.unlink()
 
     def _tell(self, event: Event) -> None:
         step = (event.get("resourcePreEvent") or {}).get("metadata")
         if not step or step["op"] in ("same", "read", "refresh", "delete", "delete-replaced"):
             return
+        inputs = (step.get("new") or {}).get("inputs") or {}
+        found = _ON.search(inputs.get("create", ""))
+        if found is None:
+            return
         _kind, name = name_of(step["urn"])
-        release = ((step.get("new") or {}).get("inputs") or {}).get("environment", {}).get("RELEASE", "")
-        part = name.rstrip("0123456789")
-        if part.endswith("-start"):
-            self.voice.say(f"starting instances of release {release} beside those that serve")
-        elif part.endswith("-serve"):
-            self.voice.say(f"letting release {release} serve")
-        elif name.endswith("-host"):
-            self.voice.say(f"setting {self.host} up")
-        for end, words in STEPS.items():
-            if name.endswith(end):
-                self.voice.say(words)
+        what = name.rpartition(f"-{found[1]}-")[2].rstrip("0123456789")
+        words = STEPS.get(what, "").format(host=found[1], release=inputs.get("environment", {}).get("RELEASE", ""))
+        if words:
+            several = len(self.ssh.hosts) > 1 and what != "host"
+            self.voice.say(f"{found[1]}: {words}" if several else words)
 
     def keys(self) -> PulumiKeys:
         """Return where the stack's keys are."""
@@ -200,24 +221,27 @@ class RemotePlatform:
 
     def sessions(self) -> dict[str, Any] | None:
         """Return what an instance says of the session store; None where none says it."""
-        return said_of_sessions(self.ssh, self.host)
+        return said_of_sessions(self.ssh, self.placement.nginx[0])
 
     def data(self) -> str:
         """Return in words what there is of a stack's data, and where."""
-        return f"the database, sessions and uploads in {self.places.state} of {self.host}"
+        hosts = " and ".join(host.name for host in self.ssh.hosts)
+        return f"the database, sessions and uploads in {self.places.state} of {hosts}"
 
     def maintenance(self, wanted: Maintenance | None) -> Maintained:
         """Let visitors get a page in place of the site, or the site again for None; no process is touched."""
         from cluster.maintenance import Maintained  # noqa: PLC0415 - only here
 
         found = self.observe()
-        if found.looked.stack is None or not found.looked.stack["nginx_runs"]:
-            raise CommandError(f"stack {self.stack.name} is not up; `cluster up {self.stack.name}` starts it")
-        changed = found.maintenance != wanted
+        for host in self.placement.nginx:
+            if not (found.seen.each[host].stack or {}).get("nginx_runs"):
+                raise CommandError(f"stack {self.stack.name} is not up; `cluster up {self.stack.name}` starts it")
+        changed = found.maintenance != wanted or found.is_divided
         text = None if wanted is None else render_maintenance(wanted).text
-        polite = found.looked.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE
-        asked = {"text": text, "digest": digest_of(wanted), "kept": told(wanted), "polite": polite}
-        self.ssh.run(self.host, "maintain", "maintain=1", told=json.dumps(asked))
+        asked = {"text": text, "digest": digest_of(wanted), "kept": told(wanted)}
+        for host in self.placement.nginx:
+            polite = found.seen.each[host].nginx < KEEPALIVE_MIN_TIMEOUT_SINCE
+            self.ssh.run(host, "maintain", "maintain=1", told=json.dumps({**asked, "polite": polite}))
         return Maintained(changed=changed, in_force=True)
 
     def maintained(self) -> Maintenance | None:
@@ -233,14 +257,15 @@ class RemotePlatform:
             if "no stack named" not in str(error):
                 raise
             return False
-        there = self.look().stack is not None
+        there = not self.look().is_new
         if resources:
             try:
                 self.pulumi.destroy(self._tell, protected=delete_data)
             except PulumiError as error:
                 raise CommandError(str(error)) from error
         if there and delete_data:
-            self.ssh.run(self.host, "remove", "data")
+            for host in self.ssh.hosts:
+                self.ssh.run(host.name, "remove", "data")
         return there or bool(resources)
 
     # --- looking
@@ -252,29 +277,46 @@ class RemotePlatform:
     def verify(self) -> list[Check]:
         """Check what serves with real requests; CommandError where nothing does."""
         observed = self.observe()
-        held = next(iter(filter(None, observed.looked.live.holders.values())), None)
+        held = next(iter(filter(None, observed.seen.live.holders.values())), None)
         if held is None:
             raise CommandError(f"stack {self.stack.name} is not up; `cluster up {self.stack.name}` starts it")
         return self._checked(observed.release or held)
 
     def _checked(self, release: str) -> list[Check]:
+        """Check each host that has visitors, as one of them does."""
+        several = len(self.placement.nginx) > 1
+        return [
+            replace(check, name=f"{host}: {check.name}") if several else check
+            for host in self.placement.nginx
+            for check in self._checked_by(host, release)
+        ]
+
+    def _checked_by(self, visited: str, release: str) -> list[Check]:
         from cluster.verify import Endpoints, verify  # noqa: PLC0415 - most commands send no requests
 
-        with contextlib.closing(Relay(self._start_relay)) as relay:
+        with contextlib.ExitStack() as relays:
+            to = {
+                host.name: relays.enter_context(contextlib.closing(Relay(partial(self._start_relay, host.name)))).to
+                for host in self.ssh.hosts
+            }
             sockets = self.topology.endpoints(lambda _kind: str(self.places.sockets), Kind.INSTANCE)
+            address = next(host.address for host in self.ssh.hosts if host.name == visited)
             there = Endpoints(
-                internal=relay.to(str(self.places.internal)),
-                instances={name: relay.to(endpoint.path) for name, endpoint in sockets.items()},
-                site=Endpoint(host=self.ssh.hosts[0].address, port=self.stack.config.site.listen),
+                internal=to[visited](str(self.places.internal)),
+                instances={name: to[self.placement.host_of[name]](one.path) for name, one in sockets.items()},
+                site=Endpoint(host=address, port=self.stack.config.site.listen),
                 release=release,
                 intruders=self._intruders,
+                counted_twice=self.placement.on(visited, self.topology.names)
+                if self.placement.reaches_out(visited)
+                else (),
                 authority=self.paths.shown_authority(),
             )
             return verify(self.topology, there)
 
-    def _start_relay(self, path: str) -> subprocess.Popen[bytes]:
+    def _start_relay(self, host: str, path: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            self.ssh.command(self.host, "relay", path),
+            self.ssh.command(host, "relay", path),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -285,28 +327,39 @@ class RemotePlatform:
         return process
 
     def _intruders(self) -> list[str]:
-        ports = self.ssh.run(self.host, "listening").split()
-        return [f"an instance on {self.host} listens on port {port}" for port in ports]
+        return [
+            f"an instance on {host.name} listens on port {port}"
+            for host in self.ssh.hosts
+            for port in self.ssh.run(host.name, "listening").split()
+        ]
 
     def nginx_config(self) -> NginxConfig:
         """Return the site's file, for the nginx that the host has."""
         certificate = named(self.stack.config, self.stack.root, dt.datetime.now(dt.UTC))
-        return nginx_config(self.topology, self.places, self.look().nginx, certificate)
+        edge = self.look().edge
+        return nginx_config(self.topology, self.places, edge.host, edge.nginx, certificate)
 
     def logs(self, *, lines: int, follow: bool) -> list[LogSource]:
         """Return the journal of each instance, and nginx's log of the site's errors."""
         options = ["--output=short-iso", "--no-hostname", f"--lines={lines}", *(["--follow"] if follow else [])]
-        found = [
-            self._log(*self._called(unit), ["journalctl", f"--unit={unit}", *options])
-            for unit, said in self.look().units.items()
-            if said["state"] != "inactive" or not follow
-        ]
-        for service in self.topology.services:
-            if service.daemon is not None:
-                unit = self.places.daemon(service.name).name
-                found.append(self._log(service.name, service.name, ["journalctl", f"--unit={unit}", *options]))
-        path = access_log(self.places)
-        return [*found, self._log("nginx", "nginx", ["tail", f"--lines={lines}", *(["-F"] if follow else []), path])]
+        found = []
+        for host, looked in self.look().each.items():
+            units = {
+                unit: self._called(unit)
+                for unit, said in looked.units.items()
+                if said["state"] != "inactive" or not follow
+            }
+            units |= {
+                self.places.daemon(one.name).name: (one.name, one.name)
+                for one in self.topology.services
+                if one.daemon is not None and self.placement.host_of[one.name] == host
+            }
+            for unit, called in units.items():
+                found.append(self._log(host, *called, ["journalctl", f"--unit={unit}", *options]))
+            if host in self.placement.nginx:
+                words = ["tail", f"--lines={lines}", *(["-F"] if follow else []), access_log(self.places)]
+                found.append(self._log(host, "nginx", "nginx", words))
+        return found
 
     def _called(self, unit: str) -> tuple[str, str]:
         """Return what a unit is called where logs are shown, and by which word it is asked for."""
@@ -317,11 +370,12 @@ class RemotePlatform:
         service = template.removeprefix(f"{self.places.name}.")
         return f"{service}-{process.partition('.')[0]}", service
 
-    def _log(self, name: str, word: str, words: Sequence[str]) -> LogSource:
+    def _log(self, host: str, name: str, word: str, words: Sequence[str]) -> LogSource:
+        several = len(self.ssh.hosts) > 1
         return LogSource(
-            name=name,
-            words=frozenset({name, word, *asked_by(word)}),
-            printed=Invocation(command=self.ssh.plain(self.host, words)),
+            name=f"{name}@{host}" if several else name,
+            words=frozenset({name, word, *asked_by(word), *([host] if several else [])}),
+            printed=Invocation(command=self.ssh.plain(host, words)),
         )
 
     def program(self, words: Sequence[str], *, terminal: bool) -> Invocation:
@@ -332,7 +386,7 @@ class RemotePlatform:
         unit = instance_unit(self.topology, self.places)
         python = in_release(self.places, release, unit, terminal=terminal)
         command = [*python, "-P", "-m", "cluster_runtime.program", *words]
-        return Invocation(command=self.ssh.plain(self.host, command, terminal=terminal))
+        return Invocation(command=self.ssh.plain(self.placement.leader, command, terminal=terminal))
 
 
 def platform(stack: Stack, voice: Voice) -> RemotePlatform:

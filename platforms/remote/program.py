@@ -11,9 +11,13 @@ import pulumi
 import yaml
 
 from cluster.config import stack_path
+from cluster.config.models import HOSTS_KEY, OWN
+from cluster.lint.hosts import hosts_fit
+from cluster.tls.hosts import certificate_of_host
+from cluster.topology import build_topology
 from platforms.remote.archives import target_of
 from platforms.remote.host.places import Places
-from platforms.remote.looked import Looked, check_name, facts_of, look, said_of_sessions
+from platforms.remote.looked import Seen, check_name, facts_of, look, said_of_sessions
 from platforms.remote.paths import RemotePaths, runtime_paths
 from platforms.remote.resources import Remote
 from platforms.remote.ssh import HostError, Ssh
@@ -49,11 +53,12 @@ def stack_file_tag(root: Path, stack: str) -> str:
 
 
 class RemoteGround:
-    """One site on its host. owner: says on the host which site of which program it is."""
+    """One site on its hosts. owner: says on the host which site of which program it is."""
 
     def __init__(self, root: Path, stack: str, site: str | None) -> None:
         self.root = root
         self.stack = stack
+        self.site = site
         running = pulumi.get_stack()
         called = "/".join([pulumi.get_project(), running, *([site] if site else [])])
         self.owner = " ".join(filter(None, (called, stack_file_tag(root, running))))
@@ -62,6 +67,7 @@ class RemoteGround:
         self.kept = RemotePaths(root, f"{running}.{site}" if site else running)
         self.places = Places(self.name)
         self.hosts: tuple[Host, ...] = ()
+        self._seen: Seen | None = None
 
     @cached_property
     def ssh(self) -> Ssh:
@@ -70,39 +76,48 @@ class RemoteGround:
         ssh.write()
         return ssh
 
-    @cached_property
-    def looked(self) -> Looked:
-        """What there is on the host; HostError where it is away."""
-        if not self.hosts:
-            raise HostError("hosts: none is named")
-        return look(self.ssh, self.hosts[0])
+    def seen(self, topology: Topology) -> Seen:
+        """Return what there is on the hosts, which is looked at once; HostError where one is away."""
+        if self._seen is None:
+            self._seen = look(self.ssh, topology)
+        return self._seen
 
     def facts(self, config: ClusterConfig, secrets: frozenset[str]) -> Facts:
         """Return what the lints may look at."""
         self.hosts = tuple(config.hosts)
-        return facts_of(self.root, self.stack, secrets, self.looked if config.hosts else None)
+        plain = facts_of(self.root, self.stack, secrets, None)
+        if not hosts_fit(config, plain):
+            return plain
+        return facts_of(self.root, self.stack, secrets, self.seen(build_topology(config)))
 
     def served(self, topology: Topology) -> Sequence[Mapping[str, str] | None]:
         """Return what each instance that serves says of its sessions."""
-        return self.looked.live.served(topology.names)
+        return self.seen(topology).live.served(topology.names)
 
     def sessions(self) -> dict[str, Any] | None:
         """Return what an instance says of the session store; None where none says it."""
-        return said_of_sessions(self.ssh, self.hosts[0].name)
+        return said_of_sessions(self.ssh, self._found.placement.nginx[0])
+
+    @property
+    def _found(self) -> Seen:
+        assert self._seen is not None  # noqa: S101 - the lints have asked for it
+        return self._seen
 
     def paths(self, topology: Topology) -> RuntimePaths:
         """Return where a release's configuration finds things."""
         return runtime_paths(topology, self.places, "")
 
     def digest(self, topology: Topology) -> str:
-        """Return a digest of the host's Python and how the instances' units are made."""
-        told = [instance_unit(topology, self.places), *target_of(dict(self.looked.machine))]
+        """Return a digest of the hosts' Pythons and how the instances' units are made."""
+        seen = self.seen(topology)
+        targets = {target_of(dict(seen.each[host].machine)) for host in seen.placement.app}
+        told = [instance_unit(topology, self.places), *(word for target in sorted(targets) for word in target)]
         return hashlib.sha256("\0".join(told).encode()).hexdigest()
 
     def former(self, release: str) -> dict[str, Any]:
         """Return the configuration file of a former release; OSError where that is gone."""
         try:
-            found: dict[str, Any] = json.loads(self.ssh.run(self.hosts[0].name, "config", release))
+            found: dict[str, Any] = json.loads(self.ssh.run(self._found.placement.leader, "config", release))
         except HostError as error:
             raise FileNotFoundError(str(error)) from error
         return found
@@ -110,19 +125,33 @@ class RemoteGround:
     def resources(
         self, secrets: pulumi.Output[str], certificate: Certificate | None, users: str, account: Account | None = None
     ) -> Remote:
-        """Return what makes the steps on the host."""
+        """Return what makes the steps on the hosts."""
         assert account is None  # noqa: S101 - a lint refuses a renewer
         return Remote(
             owner=self.owner,
-            host=self.hosts[0].name,
             ssh=self.ssh,
-            looked=self.looked,
+            seen=self._found,
             places=self.places,
             sent=self.kept.releases,
             secrets=secrets,
             certificate=certificate,
             users=users,
+            hosts_key=self._hosts_key(),
         )
+
+    def _hosts_key(self) -> str:
+        """Return of what hosts' certificates are made; empty where they need none. RunError where it is missing."""
+        if not self._found.placement.is_spread:
+            return ""
+        where = f"{self.site or OWN}:{HOSTS_KEY}"
+        found: str | None = pulumi.runtime.get_config(where)
+        if not found:
+            raise pulumi.RunError(f"{where}: missing; `cluster up` makes it")
+        try:
+            certificate_of_host(found, self.name, self._found.placement.leader)
+        except ValueError as error:
+            raise pulumi.RunError(f"{where}: {error}; remove it, and `cluster up` makes a new one") from None
+        return found
 
 
 def ground(root: Path, stack: str, site: str | None) -> Ground:

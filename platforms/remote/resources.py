@@ -1,7 +1,8 @@
-"""The five operations on a host: each step is a command of it, whose inputs say what it makes and what was found."""
+"""The five operations on hosts: each step is a command of one, whose inputs say what it makes and what was found."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from dataclasses import dataclass, field
@@ -20,18 +21,19 @@ from platforms.pulumi.made import ours
 from platforms.pulumi.preparing import release_words
 from platforms.remote.archives import check, make_environment, make_release, target_of
 from platforms.remote.host.setting_up import SERVICE
-from platforms.remote.paths import nginx_config
+from platforms.remote.paths import asked_relays, nginx_config, relay_files, shown_files
 from platforms.remote.units import daemon_unit, instance_unit, nginx_unit, service_unit, socket_of, tmpfiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from cluster.placement import Placement
     from cluster.release import ReleaseSpec
     from cluster.tls.certificates import Certificate
     from cluster.topology import Topology
     from platforms.remote.host.places import Places
-    from platforms.remote.looked import Looked
+    from platforms.remote.looked import Seen
     from platforms.remote.ssh import Ssh
 
 
@@ -44,7 +46,7 @@ class Store(base.Store):
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared(base.Prepared):
-    """A release that is on the host, with its database migrated."""
+    """A release that is on the hosts, with its database migrated."""
 
     ready: tuple[pulumi.Resource, ...]
 
@@ -58,44 +60,70 @@ class Instances(base.Instances):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remote:
-    """One site on one host.
+class _Step:
+    """A step on a host. component: what its resource is called after, with the host's name and its own."""
 
-    owner: says on the host whose it is. looked: what was found there when the program began. sent: where archives are
+    component: str
+    host: str
+    name: str
+
+    @property
+    def resource(self) -> str:
+        """What its resource is called."""
+        return f"{self.component}-{self.host}-{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """One site on its hosts.
+
+    owner: says on a host whose it is. seen: what was found there when the program began. sent: where archives are
     until they are sent. secrets: the stack's secrets, a JSON object; a secret output. certificate: the site's, with its
-    key. users: what nginx reads of the site's users, hashes among it.
+    key. users: what nginx reads of the site's users, hashes among it. hosts_key: of which is made what hosts show each
+    other; empty where none needs to.
     """
 
     owner: str
-    host: str
     ssh: Ssh
-    looked: Looked
+    seen: Seen
     places: Places
     sent: Path
     secrets: pulumi.Output[str]
     certificate: Certificate | None = None
     users: str = field(default="", repr=False)
+    hosts_key: str = field(default="", repr=False)
+
+    @property
+    def placement(self) -> Placement:
+        """Which host runs what."""
+        return self.seen.placement
 
     def store(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> Store:
-        """Set the host up, and start what keeps sessions or jobs on it."""
+        """Set the hosts up, and start what keeps sessions or jobs on one of them."""
+        hosts = [self._set_up(name, host, topology, opts) for host in self.seen.each]
+        nodes = [socket_of(service, self.places) for service in topology.of_kind(Kind.MEMCACHED)]
+        return Store(nodes=pulumi.Output.from_input(nodes), ready=(*hosts, *self._daemons(name, topology, opts, hosts)))
+
+    def _set_up(self, name: str, host: str, topology: Topology, opts: pulumi.ResourceOptions) -> local.Command:
+        beside = [one for one in topology.beside if self.placement.host_of[one.name] == host]
         texts = {
-            "unit": instance_unit(topology, self.places),
+            **({"unit": instance_unit(topology, self.places)} if host in self.placement.app else {}),
             "nginx_unit": nginx_unit(self.places),
             "tmpfiles": tmpfiles(topology, self.places),
-            **{f"{SERVICE}{service.name}": service_unit(service, self.places) for service in topology.beside},
+            **{f"{SERVICE}{service.name}": service_unit(service, self.places) for service in beside},
         }
-        host = self._command(
-            *(f"{name}-host", "set-up", ()),
+        step = _Step(component=name, host=host, name="host")
+        told = {"owner": self.owner, "made_by": step.resource, **texts}
+        return self._command(
+            *(step, "set-up", ()),
             opts,
-            turn=self.looked.turn("set-up", done=self.looked.has_files(texts)),
-            stdin=json.dumps({"owner": self.owner, "made_by": f"{name}-host", **texts}),
-            delete=f"exec {self._words('remove', f'by={name}-host')}",
+            done=self.seen.each[host].has_files(texts),
+            stdin=json.dumps(told),
+            delete=f"exec {self._words(host, 'remove', f'by={step.resource}')}",
         )
-        nodes = [socket_of(service, self.places) for service in topology.of_kind(Kind.MEMCACHED)]
-        return Store(nodes=pulumi.Output.from_input(nodes), ready=(host, *self._daemons(name, topology, opts, host)))
 
     def _daemons(
-        self, name: str, topology: Topology, opts: pulumi.ResourceOptions, host: local.Command
+        self, name: str, topology: Topology, opts: pulumi.ResourceOptions, hosts: Sequence[local.Command]
     ) -> list[local.Command]:
         """Start programs of the distribution's, one after another: of two memcached nodes one is always full."""
         services = [service for service in topology.services if service.daemon is not None]
@@ -118,10 +146,10 @@ class Remote:
         ]
         called = {self.places.daemon(one).name: text for one, text in units.items()}
         started = self._command(
-            *(f"{name}-daemons", "daemons", ()),
+            *(_Step(component=name, host=self.placement.leader, name="daemons"), "daemons", ()),
             opts,
-            after=[host],
-            turn=self.looked.turn("daemons", done=self.looked.has_daemons(called)),
+            after=hosts,
+            done=self.seen.leader.has_daemons(called),
             stdin=json.dumps(wanted, indent=1),
         )
         return [started]
@@ -141,49 +169,81 @@ class Remote:
         made: base.MadeDatabase,  # noqa: ARG002
         opts: pulumi.ResourceOptions,
     ) -> Prepared:
-        """Send the release, put its secrets in place, collect its static files and migrate the database."""
+        """Send the release to all hosts; on one of them collect its static files and migrate the database."""
         store = ours(Store, store)
-        sent = self._sent(name, topology, spec, opts, store)
+        sent = [self._sent(name, host, topology, spec, opts, store) for host in self.placement.app]
         words = release_words(topology, lock=f"{self.places.static}/lock", sockets=str(self.places.sockets))
         prepared = self._command(
-            *(f"{name}-prepare", "prepare", ("$RELEASE", *words)),
+            *(_Step(component=name, host=self.placement.leader, name="prepare"), "prepare", ("$RELEASE", *words)),
             opts,
-            after=[sent],
+            after=sent,
             environment={"RELEASE": spec.digest},
-            turn=self.looked.turn("prepare", done=spec.digest in self.looked.releases),
+            done=spec.digest in self.seen.leader.releases,
             stdin=self.secrets,
             logging=local.Logging.NONE,
         )
-        return Prepared(ready=(prepared,))
+        others = [host for host in self.seen.each if host != self.placement.leader]
+        return Prepared(
+            ready=(prepared, *(one for host in others for one in self._adopted(name, host, spec, opts, prepared)))
+        )
 
-    def _sent(
-        self, name: str, topology: Topology, spec: ReleaseSpec, opts: pulumi.ResourceOptions, store: Store
+    def _sent(  # noqa: PLR0913, PLR0917 - what it needs
+        self, name: str, host: str, topology: Topology, spec: ReleaseSpec, opts: pulumi.ResourceOptions, store: Store
     ) -> local.Command:
-        """Send the release and its environment, as far as the host lacks them; they are made here before."""
-        python, platform = target_of(dict(self.looked.machine))
-        environment = f"{spec.environment_digest}-{python}"
-        release, packages = self.sent / f"{spec.digest}.tar.gz", self.sent / f"{environment}.tar.gz"
-        is_there = spec.digest in self.looked.releases
+        """Send a host the release and its environment, as far as it lacks them; they are made here before."""
+        looked = self.seen.each[host]
+        python, platform = target_of(dict(looked.machine))
+        environment = f"{spec.environment_digest}-{python}-{platform}"
+        release, packages = self.sent / f"{spec.digest}-{python}-{platform}.tar.gz", self.sent / f"{environment}.tar.gz"
+        is_there = spec.digest in looked.releases
         if not is_there and not pulumi.runtime.is_dry_run():
             try:
-                self.looked.check_room()
+                looked.check_room()
                 check(spec)
-                if environment not in self.looked.environments:
+                if environment not in looked.environments:
                     make_environment(packages, topology, spec, python, platform)
                 make_release(release, topology, spec, self.places, environment)
             except ClusterError as error:
                 raise pulumi.RunError(str(error)) from error
-        archive = f'{shlex.quote(self.ssh.relative(self.sent))}/"${{lacked#*/}}.tar.gz"'
-        lacks = self._words("lacks", "$RELEASE", "$ENVIRONMENT")
-        receive = self._words("receive", "receive=$TURN", "${lacked%/*}", "${lacked#*/}")
-        script = f"set -eu\nfor lacked in $({lacks} </dev/null); do\n    {receive} <{archive}\ndone\n"
-        given = {"RELEASE": spec.digest, "ENVIRONMENT": environment}
-        turn = self.looked.turn("receive", done=is_there)
-        return self._script(f"{name}-sent", script, opts, store.ready, {**given, "TURN": turn})
+        there = shlex.quote(self.ssh.relative(self.sent))
+        lacks = self._words(host, "lacks", "$RELEASE", "$ENVIRONMENT")
+        receive = self._words(host, "receive", "receive=$TURN", "${lacked%/*}", "${lacked#*/}")
+        archive = 'case "$lacked" in release/*) sent="$RELEASE-$TARGET";; *) sent="$ENVIRONMENT";; esac'
+        send = f'{archive}\n    {receive} <{there}/"$sent.tar.gz"'
+        script = f"set -eu\nfor lacked in $({lacks} </dev/null); do\n    {send}\ndone\n"
+        given = {"RELEASE": spec.digest, "ENVIRONMENT": environment, "TARGET": f"{python}-{platform}"}
+        turn = looked.turn("receive", done=is_there)
+        step = _Step(component=name, host=host, name="sent")
+        return self._script(step.resource, script, opts, store.ready, {**given, "TURN": turn})
 
-    def _words(self, what: str, *words: str) -> str:
+    def _adopted(
+        self, name: str, host: str, spec: ReleaseSpec, opts: pulumi.ResourceOptions, prepared: local.Command
+    ) -> list[local.Command]:
+        """Give another host what was made of the release on the first: its static files, and its secrets."""
+        looked, release = self.seen.each[host], {"RELEASE": spec.digest}
+        send = self._words(self.placement.leader, "static-of", "$RELEASE")
+        receive = self._words(host, "receive-static", "receive-static=$TURN", "$RELEASE")
+        turn = looked.turn("receive-static", done=spec.digest in looked.statics)
+        step = _Step(component=name, host=host, name="static-files")
+        # What comes is looked at as a whole: of an archive that ends too soon nothing is left.
+        script = f"{send} </dev/null | {receive}"
+        files = self._script(step.resource, script, opts, [prepared], {**release, "TURN": turn})
+        if host not in self.placement.app:
+            return [files]
+        secrets = self._command(
+            *(_Step(component=name, host=host, name="secrets"), "adopt", ("$RELEASE",)),
+            opts,
+            after=[prepared],
+            environment=release,
+            done=spec.digest in looked.releases,
+            stdin=self.secrets,
+            logging=local.Logging.NONE,
+        )
+        return [files, secrets]
+
+    def _words(self, host: str, what: str, *words: str) -> str:
         """Return what `sh` runs for a command; of words with a $ it reads what they say."""
-        script = self.ssh.script(self.host, what, *words)
+        script = self.ssh.script(host, what, *words)
         for word in words:
             script = script.replace(shlex.quote(word), f'"{word}"') if "$" in word else script
         return script
@@ -198,50 +258,94 @@ class Remote:
         prepared: base.Prepared,
         opts: pulumi.ResourceOptions,
     ) -> Instances:
-        """Start the release's instances beside those that serve; once a batch is healthy it takes its names."""
+        """Start the release's instances beside those that serve; once a batch is healthy it takes its names.
+
+        A batch is healthy once it is on all hosts.
+        """
         prepared = ours(Prepared, prepared)
-        release = {"RELEASE": spec.digest}
-        alone = "alone" if isinstance(topology.config.app.rollout.batch, int) else "beside"
         before: Sequence[pulumi.Resource] = prepared.ready
         served: list[local.Command] = []
         for number, batch in enumerate(batches(topology.names, topology.config.app), start=1):
-            started = self._command(
-                *(f"{name}-start{number}", "start", ("$RELEASE", *batch)),
-                opts,
-                after=before,
-                environment=release,
-                turn=self.looked.turn(f"start{number}", done=self.looked.run(batch, spec.digest)),
-                step=f"start{number}",
-            )
-            ready: list[pulumi.Resource] = [started]
+            ready: list[pulumi.Resource] = list(self._started(name, number, batch, spec, opts, before))
             if number == 1:
                 # They would take jobs of a release that does not get healthy.
                 ready += self._beside(name, topology, spec.digest, Replacement.BESIDE, opts, ready)
-                turn = str(self.looked.live.next_static_generation(spec.digest))
-                shown = self._command(
-                    *(f"{name}-static", "show", ("$RELEASE", "$TURN")),
-                    opts,
-                    after=ready,
-                    environment=release,
-                    turn=turn,
-                )
-                ready.append(shown)
-            taken = self._command(
-                *(f"{name}-serve{number}", "serve", ("$RELEASE", alone, *(f"{one}=$TURN" for one in batch))),
-                opts,
-                after=ready,
-                environment=release,
-                turn=self.looked.turn(f"serve{number}", done=self.looked.hold_names(batch, spec.digest)),
-                step=f"serve{number}",
-            )
-            served.append(taken)
-            before = [*prepared.ready, taken]
+                ready += [self._shown(name, host, spec, opts, ready) for host in self.seen.each]
+            taken = self._served(name, number, batch, topology, spec, opts, ready)
+            served += taken
+            before = [*prepared.ready, *taken]
         last = self._beside(name, topology, spec.digest, Replacement.ALONE, opts, served)
         return Instances(
             release=pulumi.Output.all(*(command.stdout for command in served)).apply(lambda _: spec.digest),
             digest=spec.digest,
             ready=(*served, *last),
         )
+
+    def _started(  # noqa: PLR0913, PLR0917 - what it needs
+        self,
+        name: str,
+        number: int,
+        batch: Sequence[str],
+        spec: ReleaseSpec,
+        opts: pulumi.ResourceOptions,
+        after: Sequence[pulumi.Resource],
+    ) -> list[local.Command]:
+        """Start a batch of instances, each on its host."""
+        return [
+            self._command(
+                *(_Step(component=name, host=host, name=f"start{number}"), "start", ("$RELEASE", *own)),
+                opts,
+                after=after,
+                environment={"RELEASE": spec.digest},
+                done=self.seen.each[host].run(own, spec.digest),
+                turn_of=f"start{number}",
+            )
+            for host in self.placement.app
+            if (own := self.placement.on(host, batch))
+        ]
+
+    def _shown(
+        self,
+        name: str,
+        host: str,
+        spec: ReleaseSpec,
+        opts: pulumi.ResourceOptions,
+        after: Sequence[pulumi.Resource],
+    ) -> local.Command:
+        """Let a host's nginx serve the release's static files first."""
+        return self._command(
+            *(_Step(component=name, host=host, name="static"), "show", ("$RELEASE", "$TURN")),
+            opts,
+            after=after,
+            environment={"RELEASE": spec.digest},
+            turn=str(self.seen.each[host].live.next_static_generation(spec.digest)),
+        )
+
+    def _served(  # noqa: PLR0913, PLR0917 - what it needs
+        self,
+        name: str,
+        number: int,
+        batch: Sequence[str],
+        topology: Topology,
+        spec: ReleaseSpec,
+        opts: pulumi.ResourceOptions,
+        after: Sequence[pulumi.Resource],
+    ) -> list[local.Command]:
+        """Let a batch take its names, on all hosts at once."""
+        alone = "alone" if isinstance(topology.config.app.rollout.batch, int) else "beside"
+        return [
+            self._command(
+                *(_Step(component=name, host=host, name=f"serve{number}"), "serve"),
+                ("$RELEASE", alone, *(f"{one}=$TURN" for one in own)),
+                opts,
+                after=after,
+                environment={"RELEASE": spec.digest},
+                done=self.seen.each[host].hold_names(own, spec.digest),
+                turn_of=f"serve{number}",
+            )
+            for host in self.placement.app
+            if (own := self.placement.on(host, batch))
+        ]
 
     def _beside(  # noqa: PLR0913, PLR0917 - what it needs
         self,
@@ -252,85 +356,171 @@ class Remote:
         opts: pulumi.ResourceOptions,
         after: Sequence[pulumi.Resource],
     ) -> list[local.Command]:
-        """Start what runs the project's code beside the instances and is replaced so."""
-        found = {one.name: one.generation(release) for one in topology.beside if one.replacement is replacement}
-        if not found:
-            return []
-        units = [self.places.unit_of_service(*one) for one in found.items()]
+        """Start what runs the project's code beside the instances and is replaced so, each on its host."""
         step = f"services-{replacement.value}"
-        started = self._command(
-            *(f"{name}-{step}", "start-services", (replacement.value, *(f"{one}={of}" for one, of in found.items()))),
-            opts,
-            after=after,
-            turn=self.looked.turn(step, done=self.looked.are_active(units)),
-            step=step,
-        )
-        return [started]
+        started = []
+        for host in self.placement.app:
+            found = {
+                one.name: one.generation(release)
+                for one in topology.beside
+                if one.replacement is replacement and self.placement.host_of[one.name] == host
+            }
+            if not found:
+                continue
+            units = [self.places.unit_of_service(*one) for one in found.items()]
+            words = (replacement.value, *(f"{one}={of}" for one, of in found.items()))
+            started.append(
+                self._command(
+                    *(_Step(component=name, host=host, name=step), "start-services", words),
+                    opts,
+                    after=after,
+                    done=self.seen.each[host].are_active(units),
+                    turn_of=step,
+                )
+            )
+        return started
 
     # --- site
 
     def site(self, name: str, topology: Topology, instances: base.Instances, opts: pulumi.ResourceOptions) -> base.Site:
         """Put nginx before the instances, and then let go of those that serve no more."""
         instances = ours(Instances, instances)
-        version = self.looked.nginx
-        rendered = nginx_config(topology, self.places, version, self.certificate, self.users)
-        polite = version < KEEPALIVE_MIN_TIMEOUT_SINCE
-        told = {"files": rendered.files, "links": rendered.links, "digest": rendered.digest, "polite": polite}
-        private = {"private": rendered.private, "users": rendered.users}
+        relays = [
+            one for host in self.placement.app for one in self._relayed(name, host, topology, opts, instances.ready)
+        ]
+        after = [*instances.ready, *relays]
+        delivered = {host: self._delivered(name, host, topology, opts, after) for host in self.placement.nginx}
+        for host in self.seen.each:
+            self._retired(name, host, topology, instances.digest, opts, [one for one, _digest in delivered.values()])
+        done = pulumi.Output.all(*(command.stdout for command, _digest in delivered.values()))
+        _first, digest = delivered[self.placement.nginx[0]]
+        return base.Site(digest=done.apply(lambda _: digest))
+
+    def _relayed(
+        self,
+        name: str,
+        host: str,
+        topology: Topology,
+        opts: pulumi.ResourceOptions,
+        after: Sequence[pulumi.Resource],
+    ) -> list[local.Command]:
+        """Let a host's nginx pass on to its instances what other hosts' nginx send them."""
+        looked = self.seen.each[host]
+        files = relay_files(topology, self.places, host, looked.nginx)
+        if not files:
+            return []
+        private = shown_files(self.places, self.hosts_key, host)
+        told = {"files": files, "private": private, "polite": looked.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE}
+        step = self._command(
+            *(_Step(component=name, host=host, name="relays"), "relays", ()),
+            opts,
+            after=after,
+            done=looked.has_relay(files, alone=False),
+            environment={"DIGEST": _digest_of(files)},
+            stdin=pulumi.Output.secret(json.dumps(told, indent=1)),
+        )
+        return [step]
+
+    def _delivered(
+        self,
+        name: str,
+        host: str,
+        topology: Topology,
+        opts: pulumi.ResourceOptions,
+        after: Sequence[pulumi.Resource],
+    ) -> tuple[local.Command, str]:
+        """Put the site in place on a host; return the digest of its configuration, too."""
+        looked = self.seen.each[host]
+        rendered = nginx_config(
+            *(topology, self.places, host, looked.nginx, self.certificate, self.users), secret=self.hosts_key
+        )
+        shown = shown_files(self.places, self.hosts_key, host) if self.placement.reaches_out(host) else {}
+        told = {
+            "files": rendered.files,
+            "links": rendered.links,
+            "digest": rendered.digest,
+            "polite": looked.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE,
+        }
+        asked = asked_relays(topology, host) if shown else []
+        private = {"private": rendered.private, "users": rendered.users, "shown": shown, "relays": asked}
         text = json.dumps({**told, **private}, indent=1)
         delivered = self._command(
-            *(f"{name}-nginx-config", "site", ()),
+            *(_Step(component=name, host=host, name="nginx-config"), "site", ()),
             opts,
-            after=instances.ready,
+            after=after,
             environment={"DIGEST": rendered.digest},
-            turn=self.looked.turn("site", done=self.looked.has_site(rendered)),
+            done=looked.has_site(rendered),
             stdin=pulumi.Output.secret(text) if any(private.values()) else text,
         )
-        release = instances.digest
-        beside = {one.name: one.generation(release) for one in topology.beside}
-        wanted = {self.places.unit_of(one, release) for one in topology.names}
+        return delivered, rendered.digest
+
+    def _retired(  # noqa: PLR0913, PLR0917 - what it needs
+        self,
+        name: str,
+        host: str,
+        topology: Topology,
+        release: str,
+        opts: pulumi.ResourceOptions,
+        after: Sequence[pulumi.Resource],
+    ) -> None:
+        """Let go of what serves no more on a host."""
+        looked, placement = self.seen.each[host], self.placement
+        names = placement.on(host, topology.names)
+        beside = {one.name: one.generation(release) for one in topology.beside if placement.host_of[one.name] == host}
+        daemons = [
+            one.name for one in topology.services if one.daemon is not None and placement.host_of[one.name] == host
+        ]
+        files = relay_files(topology, self.places, host, looked.nginx)
+        visited = host in placement.nginx
+        wanted = {self.places.unit_of(one, release) for one in names}
         wanted |= {self.places.unit_of_service(*one) for one in beside.items()}
-        daemons = [service.name for service in topology.services if service.daemon is not None]
-        words = [*topology.names, *(f"{one}={of}" for one, of in beside.items()), *(f"{one}=" for one in daemons)]
-        units = {self.places.daemon(one).name for one in daemons}
+        done = looked.runs_only(wanted, {self.places.daemon(one).name for one in daemons})
+        told = {
+            "release": release,
+            "instances": names,
+            "services": [f"{one}={of}" for one, of in beside.items()],
+            "daemons": daemons,
+            "relayed": names if files else [],
+            "visited": visited,
+            "polite": looked.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE,
+        }
         self._command(
-            *(f"{name}-retire", "retire", ("$RELEASE", *words)),
+            *(_Step(component=name, host=host, name="retire"), "retire", ()),
             opts,
-            after=[delivered],
+            after=after,
             environment={"RELEASE": release},
-            turn=self.looked.turn("retire", done=self.looked.runs_only(wanted, units)),
+            done=done and looked.has_relay(files, alone=True) and looked.has_visitors == visited,
+            stdin=json.dumps(told, indent=1),
         )
-        return base.Site(digest=delivered.stdout.apply(lambda _: rendered.digest))
 
     # --- steps
 
     def _command(  # noqa: PLR0913 - what a step is
         self,
-        name: str,
+        step: _Step,
         what: str,
         words: Sequence[str],
         opts: pulumi.ResourceOptions,
         *,
-        turn: str,
-        step: str = "",
+        done: bool = False,
+        turn: str = "",
+        turn_of: str = "",
         after: Sequence[pulumi.Resource] = (),
         environment: Mapping[str, str] | None = None,
         stdin: pulumi.Input[str] | None = None,
         logging: local.Logging | None = None,
         delete: str | None = None,
     ) -> local.Command:
-        """Make a step: a command of the host's. Words that begin with $ are what the environment says."""
-        script = f"exec {self._words(what, f'{step or what}=$TURN', *words)}"
-        return self._script(
-            name,
-            script,
-            opts,
-            after,
-            {**(environment or {}), "TURN": turn},
-            stdin=stdin,
-            logging=logging,
-            delete=delete,
-        )
+        """Make a step: a command of a host's. Words that begin with $ are what the environment says.
+
+        done: whether what it does was found so. turn: instead of what the host says of it. turn_of: what it is called
+        there, where that is not the command.
+        """
+        called = turn_of or what
+        script = f"exec {self._words(step.host, what, f'{called}=$TURN', *words)}"
+        found = turn or self.seen.each[step.host].turn(called, done=done)
+        given = {**(environment or {}), "TURN": found}
+        return self._script(step.resource, script, opts, after, given, stdin=stdin, logging=logging, delete=delete)
 
     def _script(  # noqa: PLR0913, PLR0917 - what a command is
         self,
@@ -353,3 +543,8 @@ class Remote:
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=list(after))),
         )
+
+
+def _digest_of(files: Mapping[str, str]) -> str:
+    told = "\0".join(f"{path}\0{text}" for path, text in sorted(files.items()))
+    return hashlib.sha256(told.encode()).hexdigest()

@@ -179,13 +179,13 @@ def _unit(  # noqa: PLR0913 - what a unit says
 
 
 def nginx_unit(places: Places) -> str:
-    """Return what the stack adds to nginx's unit: an nginx that was killed leaves its socket in its own way."""
+    """Return what the stack adds to nginx's unit: an nginx that was killed leaves its sockets in its own way."""
     return "\n".join(
         [
             "# Made by django-cluster.",
             "[Service]",
             # Before its own, which looks whether nginx would start.
-            f"ExecStartPre=-/bin/rm -f {places.internal} {places.closing}",
+            f"ExecStartPre=-/bin/sh -c 'rm -f {places.nginx_run}/*.sock {places.closing}'",
             "",
         ]
     )

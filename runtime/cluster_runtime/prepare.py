@@ -4,6 +4,7 @@
   files, runs the migrations and app.release_commands, puts a compressed copy beside each static file that is worth it,
   and starts one instance that takes no name: it must get healthy, and its pages are looked at as a visitor would
   (cluster_runtime.gate). Whatever fails, nothing after it is done. Progress is told on standard output.
+- `secrets`: writes them alone, where another host has done the rest.
 - `show`: lets the collected static files be the ones that nginx looks in first.
 
 A failure is told by the last lines of what the program printed, without the value of any secret.
@@ -17,7 +18,6 @@ import fcntl
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,10 +31,10 @@ from cluster_runtime.compress import compress
 from cluster_runtime.config import CONFIG_VARIABLE, SECRET_NAMES, ConfigError, RuntimeConfig
 from cluster_runtime.describe import COLLECT, MIGRATE, NOT_COLLECTED, NOT_MIGRATED, REFUSED
 from cluster_runtime.gate import serving_socket
-from cluster_runtime.instance_link import GENERATION
 from cluster_runtime.progress import follow
 from cluster_runtime.proof import UNFIT
 from cluster_runtime.secret_files import forget_old, write_all
+from cluster_runtime.static_files import CURRENT, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,9 +46,6 @@ LAST_LINES = 20
 SHORTEST_MASKED = 4
 
 READ_ONLY_HINT = "The project writes into its own directory: set app.read_only to false, and each instance may."
-
-#: nginx looks here first, and then in the former release's files.
-CURRENT, PREVIOUS = "current", "previous"
 
 
 class TaskError(Exception):
@@ -81,29 +78,6 @@ def _passwords(url: str) -> list[str]:
     userinfo, at, _host = netloc.rpartition("@")
     password = userinfo.partition(":")[2] if at else ""
     return [password, unquote(password)]
-
-
-def show(static: Path, release: str, generation: int) -> None:
-    """Let `current` in `static` lead to the release's files and `previous` to the former one's; forget all others.
-
-    generation: how often this was done, which is written down; by it whoever releases tells its own from another's.
-    """
-    current, previous = static / CURRENT, static / PREVIOUS
-    former = str(current.readlink()) if current.is_symlink() else None
-    if former != release:
-        for link, where in ((previous, former), (current, release)):
-            if where is not None:
-                new = link.with_name(f"{link.name}.new")
-                new.unlink(missing_ok=True)
-                new.symlink_to(where)
-                new.rename(link)
-    new = static / f"{GENERATION}.new"
-    new.write_text(str(generation), encoding="ascii")
-    new.rename(static / GENERATION)
-    kept = {str(link.readlink()) for link in (current, previous) if link.is_symlink()}
-    for directory in static.iterdir():
-        if directory.is_dir() and not directory.is_symlink() and directory.name not in kept:
-            shutil.rmtree(directory)
 
 
 class Tasks:
@@ -203,6 +177,8 @@ def main(arguments: list[str] | None = None) -> int:
     release.add_argument(
         "--link", action="append", default=[], metavar="NAME=PATH", help="a secret that lies elsewhere"
     )
+    secrets = commands.add_parser("secrets")
+    secrets.add_argument("--sockets", type=Path, help="of what serves: its secrets are kept")
     shown = commands.add_parser("show")
     shown.add_argument("--static", type=Path, required=True)
     shown.add_argument("--turn", type=int, required=True, dest="generation")
@@ -212,6 +188,8 @@ def main(arguments: list[str] | None = None) -> int:
         with _alone(options.lock):
             if options.command == "show":
                 show(options.static, config.release, options.generation)
+            elif options.command == "secrets":
+                _write_secrets(config, {}, options.sockets)
             else:
                 _prepare(config, options)
     except (TaskError, ConfigError) as error:
@@ -220,11 +198,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _prepare(config: RuntimeConfig, options: argparse.Namespace) -> None:
+def _write_secrets(config: RuntimeConfig, links: dict[str, str], sockets: Path | None) -> None:
     directory = Path(config.secrets)
-    write_all(directory, json.load(sys.stdin), dict(link.split("=", 1) for link in options.link))
-    if options.sockets is not None:
-        forget_old(directory.parent, options.sockets)
+    write_all(directory, json.load(sys.stdin), links)
+    if sockets is not None:
+        forget_old(directory.parent, sockets)
+
+
+def _prepare(config: RuntimeConfig, options: argparse.Namespace) -> None:
+    _write_secrets(config, dict(link.split("=", 1) for link in options.link), options.sockets)
     tasks = Tasks(config)
     collect, migrate = not options.no_collect, None if options.no_migrate else options.migrate
     tasks.build(tuple(options.compress.split(",")), collect=collect, migrate=migrate)

@@ -44,13 +44,16 @@ OPTIONS = (
 
 
 class Host:
-    """A container with systemd; `key` logs in as deploy."""
+    """A container with systemd; `key` logs in as deploy. roles: what it does in a stack; none: it is not of one."""
 
-    def __init__(self, directory: Path) -> None:
-        subprocess.run(["docker", "build", "--quiet", "--tag", IMAGE, "-"], input=HOST, check=True, text=True)
-        self.key = directory / "key"
+    image, text = IMAGE, HOST
+
+    def __init__(self, directory: Path, name: str = "web1", roles: tuple[str, ...] = ("app", "nginx")) -> None:
+        self.name, self.roles = name, roles
+        subprocess.run(["docker", "build", "--quiet", "--tag", self.image, "-"], input=self.text, check=True, text=True)
+        self.key = directory / f"key-{name}"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True)
-        self.container = docker("run", "--detach", *OPTIONS, IMAGE)
+        self.container = docker("run", "--detach", *OPTIONS, self.image)
         self.put("/home/deploy/.ssh/authorized_keys", self.key.with_suffix(".pub").read_text())
         self.until(lambda: self.run("systemctl", "is-active", "ssh.service", check=False) == "active")
         self.host_key = " ".join(self.run("cat", "/etc/ssh/ssh_host_ed25519_key.pub").split()[:2])
@@ -58,6 +61,17 @@ class Host:
     @property
     def address(self) -> str:
         return docker("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", self.container)
+
+    def in_stack(self) -> dict[str, Any]:
+        """Return what the stack file says of it."""
+        return {
+            "name": self.name,
+            "address": self.address,
+            "user": "deploy",
+            "host_key": self.host_key,
+            "identity_file": str(self.key),
+            "roles": [*self.roles],
+        }
 
     def run(self, *command: str, check: bool = True) -> str:
         return docker("exec", self.container, *command, check=check)
@@ -91,20 +105,13 @@ class Host:
 class RemoteStand(DockerStand):
     """The same as the stand on Docker, on a host."""
 
-    def __init__(self, host: Host, **more: Any) -> None:
+    def __init__(self, host: Host, *others: Host, **more: Any) -> None:
         self.host_there = host
+        self.all_hosts = [host, *others]
         super().__init__(
             {
                 "platform": "remote",
-                "hosts": [
-                    {
-                        "name": "web1",
-                        "address": host.address,
-                        "user": "deploy",
-                        "host_key": host.host_key,
-                        "identity_file": str(host.key),
-                    }
-                ],
+                "hosts": [one.in_stack() for one in self.all_hosts],
                 "app": {
                     "project": "./example",
                     "settings": "example.settings",
@@ -128,8 +135,15 @@ class RemoteStand(DockerStand):
 
     # --- what runs there
 
+    def host_of(self, instance: str) -> Host:
+        """Return the host on which an instance runs; the first where none does."""
+        return next((host for host in self.all_hosts if self._units(host, instance)), self.host_there)
+
     def units(self, instance: str) -> list[str]:
-        lines = self.host_there.run(
+        return self._units(self.host_of(instance), instance)
+
+    def _units(self, host: Host, instance: str) -> list[str]:
+        lines = host.run(
             "systemctl", "list-units", f"cluster-{self.name}@{instance}-*", "--no-legend", "--plain", "--state=active"
         )
         return [line.split()[0] for line in lines.splitlines()]
@@ -138,11 +152,12 @@ class RemoteStand(DockerStand):
         """Return the ids, as the host knows them, of an instance process, its gunicorn and their workers."""
         found: dict[str, int] = {}
         parents = {}
-        for line in self.host_there.run("ps", "-eo", "pid=,ppid=").splitlines():
+        host = self.host_of(instance)
+        for line in host.run("ps", "-eo", "pid=,ppid=").splitlines():
             pid, parent = map(int, line.split())
             parents[pid] = parent
-        for unit in self.units(instance):
-            root = int(self.host_there.run("systemctl", "show", unit, "--property=MainPID", "--value"))
+        for unit in self._units(host, instance):
+            root = int(host.run("systemctl", "show", unit, "--property=MainPID", "--value"))
             gunicorn = sorted(pid for pid, parent in parents.items() if parent == root)
             workers = sorted(pid for pid, parent in parents.items() if parent in gunicorn)
             found[f"{unit} instance"] = root
@@ -152,15 +167,16 @@ class RemoteStand(DockerStand):
 
     def kill(self, instance: str, sent: signal.Signals) -> None:
         pids = [str(pid) for pid in self.processes(instance).values()]
-        self.host_there.run("kill", f"-{sent.value}", *pids, check=False)
+        self.host_of(instance).run("kill", f"-{sent.value}", *pids, check=False)
 
     def stop_worker(self, instance: str) -> int:
         pid = next(pid for name, pid in self.processes(instance).items() if name.endswith("worker 0"))
-        self.host_there.run("kill", "-STOP", str(pid))
+        self.host_of(instance).run("kill", "-STOP", str(pid))
         return pid
 
     def restart(self, instance: str) -> None:
-        self.host_there.run("systemctl", "restart", *self.units(instance))
+        host = self.host_of(instance)
+        host.run("systemctl", "restart", *self._units(host, instance))
 
     def nginx_workers(self) -> set[int]:
         return {int(pid) for pid in self.host_there.run("pgrep", "nginx").split()}

@@ -55,10 +55,10 @@ def no_retry() -> None:
     """nginx tries no other instance."""
     original = nginx_site._proxy_defaults
 
-    def defaults(topology: Any) -> list[Any]:
-        return [d if d["directive"] != "proxy_next_upstream" else {**d, "args": ["off"]} for d in original(topology)]
+    def defaults(*arguments: Any) -> list[Any]:
+        return [d if d["directive"] != "proxy_next_upstream" else {**d, "args": ["off"]} for d in original(*arguments)]
 
-    nginx_site._proxy_defaults = defaults
+    nginx_site._proxy_defaults = defaults  # type: ignore[assignment]
 
 
 def broken_rendering() -> None:

@@ -257,11 +257,11 @@ MISTAKES: list[tuple[str, object, str]] = [
     # what comes when there is a platform that has it
     ("platform", "swarm", "platform: must be one of local, docker, remote, got 'swarm'"),
     (
-        "upstream.servers.0.host",
+        "upstream.servers.0.slow_start",
         "web1",
         (
-            "upstream.servers[0].host: unknown key; known here: name, weight, max_fails, fail_timeout, max_conns, "
-            "backup, down"
+            "upstream.servers[0].slow_start: unknown key; known here: name, weight, max_fails, fail_timeout, "
+            "max_conns, backup, down, host"
         ),
     ),
     # secrets

@@ -38,6 +38,10 @@ EXAMPLE: dict[str, Any] = {
 
 HOST = {"name": "web1", "address": "10.0.0.11", "host_key": "ssh-ed25519 AAAA"}
 REMOTE: dict[str, Any] = {"platform": "remote", "hosts": [HOST], "sessions.engine": "db", "site.instance_ports": None}
+WEB2 = {**HOST, "name": "web2", "address": "10.0.0.12"}
+EDGE = {**HOST, "name": "edge1", "address": "10.0.0.21", "roles": ["nginx"]}
+SEVERAL: dict[str, Any] = {"hosts": [HOST, WEB2], "database": {"engine": "external"}}
+ON_APP1 = "upstream.servers[0].host"
 
 SQLITE = {"database_engine": "django.db.backends.sqlite3", "database_name": "/srv/data/db.sqlite3"}
 NO_DATABASE = {"database_engine": "django.db.backends.dummy", "database_name": ""}
@@ -987,12 +991,46 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         [case({**REMOTE, "hosts": []}, "hosts"), case({"hosts": [HOST]}, "hosts")],
         [case(REMOTE), case()],
     ),
-    "hosts-one": (
+    "hosts-roles": (
         [
-            case({**REMOTE, "hosts": [HOST, {**HOST, "name": "web2"}]}, "hosts"),
-            case({**REMOTE, "hosts": [{**HOST, "roles": ["app"]}]}, "hosts[0].roles"),
+            case({**REMOTE, "hosts": [HOST, {**HOST, "name": "web2"}]}, "hosts[1].address"),
+            case({**REMOTE, "hosts": [HOST, {**HOST, "address": "10.0.0.12"}]}, "hosts[1].name"),
+            case({**REMOTE, "hosts": [{**HOST, "roles": ["app"]}]}, "hosts"),
+            case({**REMOTE, "hosts": [{**HOST, "roles": ["nginx"]}]}, "hosts"),
+            case({**REMOTE, "upstream.servers": [{"name": "app1", "host": "web9"}]}, "upstream.servers[0].host"),
+            case({**REMOTE, "hosts": [HOST, EDGE], "upstream.servers": [{"name": "app1", "host": "edge1"}]}, ON_APP1),
         ],
-        [case(REMOTE), case()],
+        [case(REMOTE), case(), case({**REMOTE, "hosts": [HOST, WEB2, EDGE]})],
+    ),
+    "hosts-idle": (
+        [case({**REMOTE, "hosts": [HOST, WEB2], "upstream.servers": [a_server("app1")]}, "hosts[1].roles")],
+        [case({**REMOTE, "hosts": [HOST, WEB2]}), case({**REMOTE, "upstream.servers": [a_server("app1")]})],
+    ),
+    "hosts-apart": (
+        [
+            case({**REMOTE, **SEVERAL, "sessions.engine": "cached_db"}, "sessions.engine"),
+            case({**REMOTE, **SEVERAL, "sessions.engine": "cache"}, "sessions.engine"),
+            case({**REMOTE, **SEVERAL, "sessions.engine": "file"}, "sessions.engine"),
+            case({**REMOTE, **SEVERAL, "sessions.previous": "cached_db"}, "sessions.previous"),
+            case({**REMOTE, "hosts": [HOST, WEB2], "database": {"engine": "sqlite"}}, "database.engine"),
+            case({**REMOTE, **SEVERAL, "broker": {"engine": "valkey"}}, "broker"),
+        ],
+        [
+            case({**REMOTE, **SEVERAL}),
+            case({**REMOTE, **SEVERAL, "sessions.engine": "signed_cookies"}),
+            case({**REMOTE, "hosts": [HOST, EDGE], "sessions.engine": "cached_db", "broker": {"engine": "valkey"}}),
+        ],
+    ),
+    "hosts-uploads": (
+        [
+            case({**REMOTE, **SEVERAL, "app.shared": ["media"]}, "app.shared"),
+            case({**REMOTE, "hosts": [HOST, EDGE], "app.media": {"root": "media"}}, "app.shared"),
+        ],
+        [case({**REMOTE, "app.shared": ["media"]}), case({**REMOTE, **SEVERAL})],
+    ),
+    "hosts-hang": (
+        [case({**REMOTE, **SEVERAL}, "site.proxy_read_timeout")],
+        [case({**REMOTE, **SEVERAL, "site.proxy_read_timeout": "8s"}), case({**REMOTE, "hosts": [HOST, EDGE]})],
     ),
     "hosts-services": (
         [

@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import tempfile
 import textwrap
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -29,7 +31,7 @@ from platforms.remote import program as remote_program
 from platforms.remote.host import releases, removing, site
 from platforms.remote.host.places import Places
 from platforms.remote.host.running import HostError
-from platforms.remote.looked import Looked, check_name
+from platforms.remote.looked import Looked, Seen, check_name
 from platforms.remote.ssh import HostError as UnreachableError
 from platforms.remote.ssh import Ssh, explain
 from platforms.remote.units import SANDBOX, instance_unit
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from tests.unit.pulumi_mocks import Record
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBcCxH294WIErvVopQHoMUdyYHGdElVli1qM"
+
+#: Of which hosts' certificates are made.
+HOSTS_KEY = "ab" * 32
 
 HOST: dict[str, Any] = {"name": "web1", "address": "10.0.0.11", "user": "deploy", "host_key": KEY}
 
@@ -64,6 +69,7 @@ MACHINE = {
     "free": 10 * 1024**3,
     "fullest": "/srv",
     "boot": "0",
+    "clock": time.time(),
 }
 
 
@@ -230,7 +236,7 @@ def test_a_full_disk_keeps_a_release_away_and_nothing_else(tmp_path: Path, monke
     """Whoever is to make room says `down`, or looks at what there is."""
     told = json.dumps({"machine": {**MACHINE, "free": 12 * 1024**2}, "stack": None})
     monkeypatch.setattr(Ssh, "run", lambda *_arguments, **_options: told)
-    found = looking.look(ssh_of(tmp_path), parse_config(VALUES).hosts[0])
+    found = looking.look(ssh_of(tmp_path), build_topology(parse_config(VALUES))).leader
     with pytest.raises(
         UnreachableError, match=r"^hosts: web1: 12 MB are free in /srv: 500 MB are needed for a release$"
     ):
@@ -371,6 +377,8 @@ def wanted(text: str, digest: str = "d1") -> dict[str, Any]:
         "users": "",
         "digest": digest,
         "polite": False,
+        "shown": {},
+        "relays": [],
     }
 
 
@@ -494,24 +502,26 @@ def run(
     **changes: Any,
 ) -> Record:
     write_stack(root, {**VALUES, **changes})
-    found = looked(stack, **(machine or {}))
+    topology = build_topology(parse_config({**VALUES, **changes}))
+    each = {host.name: replace(looked(stack, **(machine or {})), host=host.name) for host in topology.config.hosts}
+    found = Seen(each=each, topology=topology)
     with contextlib.ExitStack() as patched, contextlib.chdir(root):
         patched.enter_context(patch.object(remote_program, "look", lambda *_arguments: found))
         for name in ("make_environment", "make_release"):
             patched.enter_context(patch(f"platforms.remote.resources.{name}"))
-        return record(program, preview=preview, secrets=SECRETS)
+        return record(program, preview=preview, secrets={**SECRETS, "cluster:hosts_key": HOSTS_KEY})
 
 
 @pytest.mark.parametrize("preview", [False, True], ids=["up", "preview"])
 def test_the_steps_follow_each_other_and_hold_no_secret(tmp_path: Path, preview: bool) -> None:
     found = run(tmp_path, preview=preview)
-    names = {one.name for one in found.of(COMMAND)}
-    assert names == {"host", "sent", "prepare", "start1", "static", "serve1", "nginx-config", "retire"}
     order = ["host", "sent", "prepare", "start1", "static", "serve1", "nginx-config", "retire"]
+    order = [f"web1-{step}" for step in order]
+    assert {one.name for one in found.of(COMMAND)} == set(order)
     for earlier, later in itertools.pairwise(order):
         before = {one.name for one in found.before(found.named(later, COMMAND))}
         assert earlier in before, f"{later} does not wait for {earlier}"
-    assert is_secret(found.named("prepare", COMMAND).inputs["stdin"])
+    assert is_secret(found.named("web1-prepare", COMMAND).inputs["stdin"])
     assert leaks([one.inputs for one in found.registrations]) == set()
     texts = json.dumps([one.inputs for one in found.of(COMMAND)])
     assert str(tmp_path) not in texts
@@ -527,7 +537,7 @@ def test_a_weight_is_one_step(tmp_path: Path) -> None:
     former, latter = before.inputs(), after.inputs()
     # Turns are of the time where a step was never done.
     changed = {name for name in former if _timeless(former[name]) != _timeless(latter[name])}
-    assert {name for name in changed if name.startswith("Command ")} == {"Command nginx-config"}
+    assert {name for name in changed if name.startswith("Command ")} == {"Command web1-nginx-config"}
 
 
 def _timeless(text: str) -> str:
@@ -539,9 +549,9 @@ def _timeless(text: str) -> str:
 def test_one_at_a_time_starts_the_next_batch_when_the_former_serves(tmp_path: Path) -> None:
     app = {**VALUES["app"], "rollout": {"batch": 1}}
     found = run(tmp_path, app=app, upstream={"servers": 3})
-    assert {"start1", "start2", "start3"} <= found.names(COMMAND)
-    assert "serve1" in {one.name for one in found.before(found.named("start2", COMMAND))}
-    assert '"$RELEASE" alone' in found.named("serve1", COMMAND).inputs["create"]
+    assert {"web1-start1", "web1-start2", "web1-start3"} <= found.names(COMMAND)
+    assert "web1-serve1" in {one.name for one in found.before(found.named("web1-start2", COMMAND))}
+    assert '"$RELEASE" alone' in found.named("web1-serve1", COMMAND).inputs["create"]
 
 
 def test_a_host_that_is_away_is_told_in_a_line(tmp_path: Path) -> None:
@@ -562,7 +572,7 @@ def test_what_can_t_be_a_host_makes_nothing(tmp_path: Path, monkeypatch: pytest.
     told = json.dumps({"machine": {**MACHINE, "systemd": False}, "stack": None})
     monkeypatch.setattr(Ssh, "run", lambda *_arguments, **_options: told)
     with pytest.raises(UnreachableError, match="systemd does not run there"):
-        looking.look(ssh_of(tmp_path), parse_config(VALUES).hosts[0])
+        looking.look(ssh_of(tmp_path), build_topology(parse_config(VALUES)))
 
 
 def test_the_example_of_the_document_is_a_stack_file() -> None:

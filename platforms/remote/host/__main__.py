@@ -10,7 +10,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, cast
 
-from platforms.remote.host import daemons, maintaining, releases, removing, setting_up, site
+from platforms.remote.host import daemons, maintaining, relaying, releases, removing, setting_up, site
 from platforms.remote.host.asking import ask
 from platforms.remote.host.look import listening, look
 from platforms.remote.host.places import Places
@@ -73,12 +73,34 @@ def _start_services(places: Places, words: list[str]) -> None:
     releases.start_services(places, words[1:], alone=words[0] == "alone")
 
 
-def _retire(places: Places, words: list[str]) -> None:
-    """Words: the release, the instances, for each service `name=generation`, and for each daemon `name=`."""
-    release, *names = words
-    services = [name for name in names if "=" in name and not name.endswith("=")]
-    releases.retire(places, release, [name for name in names if "=" not in name], services)
-    daemons.forget(places, {name[:-1] for name in names if name.endswith("=")})
+def _retire(places: Places, _words: list[str]) -> None:
+    """Let go of what is not wanted: all that is told as JSON is what stays.
+
+    `release`, `instances`, `services` (each as `name=generation`), `daemons`, `relayed` (the instances that other hosts
+    ask for), `visited` (whether nginx has the site), and `polite`, as `site.swap`.
+    """
+    wanted = json.load(sys.stdin)
+    relaying.trim(places, wanted["relayed"], polite=wanted["polite"])
+    if not wanted["visited"]:
+        site.withdraw(places)
+    releases.retire(places, wanted["release"], wanted["instances"], wanted["services"])
+    daemons.forget(places, {*wanted["daemons"]})
+
+
+def _relays(places: Places, _words: list[str]) -> None:
+    relaying.deliver(places, json.load(sys.stdin))
+
+
+def _adopt(places: Places, words: list[str]) -> None:
+    releases.adopt(places, words[0], sys.stdin.read())
+
+
+def _static_of(places: Places, words: list[str]) -> None:
+    releases.send_static(places, words[0], sys.stdout.buffer)
+
+
+def _receive_static(places: Places, words: list[str]) -> None:
+    releases.receive_static(places, words[0], sys.stdin.buffer.read())
 
 
 def _site(places: Places, _words: list[str]) -> None:
@@ -134,6 +156,7 @@ def _remove(places: Places, words: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
+    "adopt": _adopt,
     "ask": _ask,
     "config": _config,
     "daemons": _daemons,
@@ -143,7 +166,9 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "maintain": _maintain,
     "prepare": _prepare,
     "receive": _receive,
+    "receive-static": _receive_static,
     "relay": _relay,
+    "relays": _relays,
     "remove": _remove,
     "retire": _retire,
     "serve": _serve,
@@ -152,6 +177,7 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "site": _site,
     "start": _start,
     "start-services": _start_services,
+    "static-of": _static_of,
 }
 
 
@@ -159,10 +185,13 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
 #: down once it is done.
 CHANGING = frozenset(
     (
+        "adopt",
         "daemons",
         "maintain",
         "prepare",
         "receive",
+        "receive-static",
+        "relays",
         "retire",
         "serve",
         "set-up",

@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import sys
+import time
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_runtime import unfollowed
 from cluster_runtime.instance_link import GENERATION, NAME, SERVICES, InstanceLink
 from cluster_runtime.unfollowed import printable
-from platforms.remote.host import maintaining
+from platforms.remote.host import maintaining, relaying
 from platforms.remote.host.asking import ask
 from platforms.remote.host.running import has_user, output, told_by
 
@@ -62,6 +63,7 @@ def _machine(places: Places) -> dict[str, Any]:
         "systemd": Path("/run/systemd/system").is_dir(),
         "free": free[fullest],
         "fullest": fullest,
+        "clock": time.time(),
         "boot": Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
     }
 
@@ -95,6 +97,7 @@ def _stack(places: Places) -> dict[str, Any] | None:
         "units": _units(places),
         "files": {name: _digest(path) for name, path in places.of_systemd.items()},
         "site": _site(places),
+        "relay": relaying.found(places),
         "daemons": {path.name: _daemon(places, path) for path in places.daemons()},
         **told_by(places, lambda: _said_by_processes(places)),
     }
@@ -105,6 +108,7 @@ def _said_by_processes(places: Places) -> dict[str, Any]:
     return {
         "static": _unless_kept(lambda: printable(str((places.static / "current").readlink()))),
         "static_turn": _number(places.static / GENERATION),
+        "statics": [one.name for one in _directories(places.static)],
         "services": _services(places),
         "instances": {one.name: _instance(places, one) for one in _directories(places.sockets)},
     }

@@ -11,6 +11,9 @@ NGINX_USER = "www-data"
 #: Of the distribution's nginx.
 NGINX = Path("/etc/nginx")
 
+#: What a host shows other hosts, and by what it knows them; in `Places.shown`.
+AUTHORITY, CERTIFICATE, KEY = "authority.pem", "certificate.pem", "certificate.key"
+
 #: States of a unit that is there.
 THERE = ("active", "activating", "deactivating", "reloading")
 
@@ -111,6 +114,20 @@ class Places:
         return self.nginx_run / "internal.sock"
 
     @property
+    def relay_internal(self) -> Path:
+        """The socket on which nginx tells the digest of what it does for other hosts."""
+        return self.nginx_run / "relay-internal.sock"
+
+    @property
+    def relay_peers(self) -> Path:
+        """The socket on which nginx asks other hosts for their instances."""
+        return self.nginx_run / "relay-peers.sock"
+
+    def relay_socket(self, instance: str) -> Path:
+        """Return where a host's nginx that has visitors asks itself for an instance, as it asks other hosts."""
+        return self.nginx_run / f"relay.{instance}.sock"
+
+    @property
     def closing(self) -> Path:
         """While it is there, an nginx before 1.27.4 closes clients' connections after each response."""
         return self.nginx_run / "closing"
@@ -139,6 +156,21 @@ class Places:
     def own_nginx(self) -> Path:
         """What the site's file names, beside it."""
         return self.nginx / self.name
+
+    @property
+    def shown(self) -> Path:
+        """What this host shows the stack's other hosts, and by what it knows them."""
+        return self.own_nginx / "hosts"
+
+    @property
+    def relay_site(self) -> Path:
+        """The file of what nginx does for other hosts; the link to it is of the same name."""
+        return self.nginx / "sites-available" / f"zz-{self.name}.relay"
+
+    @property
+    def relay_files(self) -> Path:
+        """What it includes: a file an instance."""
+        return self.own_nginx / "relay"
 
     @property
     def logs(self) -> Path:

@@ -10,12 +10,14 @@ import shutil
 import sys
 import tarfile
 import time
-from typing import TYPE_CHECKING
+import zlib
+from typing import IO, TYPE_CHECKING
 
+from cluster_runtime import static_files
 from cluster_runtime.instance_link import SERVICES
 from cluster_runtime.secret_files import is_held
 from platforms.remote.host.places import THERE
-from platforms.remote.host.running import HostError, identity, output, run, told_by
+from platforms.remote.host.running import HostError, become, identity, output, run, told_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -282,8 +284,14 @@ def retire(places: Places, release: str, instances: Sequence[str], services: Seq
     # Of what is the instances' user's: as that user, whatever links it puts there.
     told_by(places, lambda: _sweep(places.sockets, {*instances}))
     told_by(places, lambda: _sweep(places.sockets / SERVICES, names))
-    os.utime(places.releases / release)
-    _forget(places, release)
+    if instances:
+        os.utime(places.releases / release)
+        _forget(places, release)
+    else:  # it has no instances any more, and needs none of their secrets
+        places.unit.unlink(missing_ok=True)
+        for directory in (places.releases, places.environments, places.secrets):
+            for path in directory.iterdir():
+                shutil.rmtree(path)
 
 
 def _sweep(directory: Path, kept: set[str]) -> None:
@@ -323,9 +331,53 @@ def config_of(places: Places, release: str) -> str:
 
 
 def show(places: Places, release: str, turn: str) -> None:
-    """Let nginx serve the release's static files first."""
-    words = ("--lock", str(places.static / "lock"), "show", "--static", str(places.static), "--turn", turn)
-    run(*_python(places, release), "-P", "-m", "cluster_runtime.prepare", *words)
+    """Let nginx serve the release's static files first. What is there is the instances' user's."""
+    told_by(places, lambda: static_files.show(places.static, release, int(turn)))
+
+
+# --- what another host has made of a release
+
+
+def adopt(places: Places, release: str, secrets: str) -> None:
+    """Put a release's secrets in place, whose other files were made on another host."""
+    words = ("--lock", str(places.static / "lock"), "secrets", "--sockets", str(places.sockets))
+    done = output(*_python(places, release), "-P", "-m", "cluster_runtime.prepare", *words, input=secrets)
+    if done.returncode != 0:
+        raise HostError(done.stderr.strip() or f"the secrets of release {release} can't be put in place")
+
+
+def send_static(places: Places, release: str, there: IO[bytes]) -> None:
+    """Write a release's static files as an archive, as the user who collected them."""
+    become(places)
+    with tarfile.open(fileobj=there, mode="w|gz", compresslevel=1) as archive:
+        top = places.static / release
+        for path in sorted(top.rglob("*")) if top.is_dir() and not top.is_symlink() else ():
+            if path.is_dir() or path.is_file() or path.is_symlink():
+                archive.add(path, arcname=str(path.relative_to(top)), recursive=False)
+
+
+def receive_static(places: Places, release: str, sent: bytes) -> None:
+    """Unpack a release's static files as the user whose they are; HostError, and none are there, if one is missing."""
+    problem = told_by(places, lambda: _receive_static(places.static, release, sent))
+    if problem:
+        raise HostError(f"the static files of release {release} did not come whole: {problem}")
+
+
+def _receive_static(static: Path, release: str, sent: bytes) -> str:
+    directory, new = static / release, static / f".{release}.new"
+    for path in (new, directory):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+    new.mkdir()
+    try:
+        with tarfile.open(fileobj=io.BytesIO(sent), mode="r:gz") as archive:
+            for member in archive:
+                _unpack(archive, member, new)
+    except (tarfile.TarError, EOFError, zlib.error, HostError) as error:
+        shutil.rmtree(new)
+        return str(error) or type(error).__name__
+    new.rename(directory)
+    return ""
 
 
 def retire_all(places: Places) -> None:

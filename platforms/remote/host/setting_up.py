@@ -24,8 +24,8 @@ SERVICE = "service "
 def set_up(places: Places, wanted: dict[str, Any]) -> None:
     """Make it, where it is not there yet.
 
-    wanted: `owner` says whose stack this is, `made_by` by which resource of its program; `unit`, `nginx_unit`,
-    `tmpfiles` and `service NAME` are texts. HostError where it is another program's.
+    wanted: `owner` says whose stack this is, `made_by` by which resource of its program; `unit` (where instances run),
+    `nginx_unit`, `tmpfiles` and `service NAME` are texts. HostError where it is another program's.
     """
     claim(places, wanted["owner"])
     put(places.made_by, f"{wanted['made_by']}\n")
@@ -33,7 +33,7 @@ def set_up(places: Places, wanted: dict[str, Any]) -> None:
         install("nginx")
     _make_user(places)
     _make_directories(places)
-    changed = put(places.unit, wanted["unit"])
+    changed = "unit" in wanted and put(places.unit, wanted["unit"])
     changed |= put(places.nginx_unit, wanted["nginx_unit"])
     for name, text in wanted.items():
         if name.startswith(SERVICE):

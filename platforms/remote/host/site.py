@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from platforms.remote.host import asking
 from platforms.remote.host.asking import ask
 from platforms.remote.host.running import HostError, output, put, run
 
@@ -36,17 +37,31 @@ SECRET, ROOTS, NGINXS = 0o600, 0o644, 0o640
 
 
 def deliver(places: Places, wanted: dict[str, Any]) -> None:
-    """Put a configuration in place; HostError, and the former one serves on, where nginx refuses it.
+    """Put the site's configuration in place; HostError, and the former one serves on, where nginx refuses it.
 
-    wanted: `files`, `private` and `links` by their paths from nginx's directory, `users`, `digest`, and
-    `polite`: whether clients' connections are closed before a reload.
+    wanted: as `swap`, with `users`; `relays` and `shown`, as `asking.check_relays`: these must answer before.
     """
+    asking.check_relays(wanted["shown"], wanted["relays"])
     former = _Former(places)
     former.keep(places.users)
-    changed = _write(places, wanted, former)
     if wanted["users"]:
         _write_users(places, wanted["users"])  # before a worker asks for them
-    told = ask(places.internal, "/-/config")
+    swap(places, wanted, places.internal, former)
+    if not wanted["users"] and places.users.exists():
+        _await_former_workers()
+        places.users.unlink(missing_ok=True)
+
+
+def swap(places: Places, wanted: dict[str, Any], internal: Path, former: _Former | None = None) -> None:
+    """Put a configuration in place; HostError, and the former one serves on, where nginx refuses it.
+
+    wanted: `files`, `private` and `links` by their paths from nginx's directory, `digest`, and `polite`: whether
+    clients' connections are closed before a reload. `gone`: files that are to be there no more.
+    internal: the socket on which nginx tells that digest. former: keeps what is put back where that fails.
+    """
+    former = former or _Former(places)
+    changed = _write(places, wanted, former)
+    told = ask(internal, "/-/config")
     if changed or told != wanted["digest"]:
         checked = output("nginx", "-t", "-q")
         if checked.returncode != 0:
@@ -54,10 +69,7 @@ def deliver(places: Places, wanted: dict[str, Any]) -> None:
             said = checked.stderr.strip()
             hint = f"\n{SECOND_DEFAULT}" if "duplicate default server" in said else ""
             raise HostError(f"nginx -t refuses the configuration; the former one serves on:\n{said}{hint}")
-        _take(places, wanted, former, runs=told is not None)
-    if not wanted["users"] and places.users.exists():
-        _await_former_workers()
-        places.users.unlink(missing_ok=True)
+        _take(places, wanted, internal, former, runs=told is not None)
     former.forget()
 
 
@@ -119,14 +131,18 @@ def _write(places: Places, wanted: dict[str, Any], former: _Former) -> bool:
         new.symlink_to(target)
         new.rename(path)
         changed = True
+    for name in wanted.get("gone", ()):
+        former.keep(places.nginx / name)
+        (places.nginx / name).unlink()
+        changed = True
     return changed
 
 
-def _take(places: Places, wanted: dict[str, Any], former: _Former, *, runs: bool) -> None:
+def _take(places: Places, wanted: dict[str, Any], internal: Path, former: _Former, *, runs: bool) -> None:
     """Let nginx take what is in place, which it has accepted."""
 
     def taken() -> bool:
-        return bool(ask(places.internal, "/-/config") == wanted["digest"])
+        return bool(ask(internal, "/-/config") == wanted["digest"])
 
     if not reload_until(places, taken, polite=runs and wanted["polite"]):
         former.put_back()
@@ -184,14 +200,22 @@ def _has_former_workers() -> bool:
     return any(line.startswith("nginx: worker process is shutting down") for line in said.splitlines())
 
 
+def withdraw(places: Places) -> None:
+    """Take the site away from a host that has no visitors any more; what it does for other hosts goes on."""
+    take_away(places, f"zz-{places.name}")
+
+
 def remove(places: Places) -> None:
-    """Take the site's file away; other sites serve on."""
-    found = [
-        *(places.nginx / "sites-enabled").glob(f"zz-{places.name}"),
-        *(places.nginx / "sites-available").glob(f"zz-{places.name}"),
-    ]
+    """Take all files of the stack away; other sites serve on."""
+    take_away(places, f"zz-{places.name}", places.relay_site.name)
+    shutil.rmtree(places.own_nginx, ignore_errors=True)
+
+
+def take_away(places: Places, *names: str) -> None:
+    """Remove files of sites, by their names, and let nginx forget them."""
+    there = [places.nginx / directory / name for directory in ("sites-enabled", "sites-available") for name in names]
+    found = [path for path in there if path.is_symlink() or path.exists()]
     for path in found:
         path.unlink()
     if found and output("nginx", "-t", "-q").returncode == 0:
         output("systemctl", "reload", "nginx.service")
-    shutil.rmtree(places.own_nginx, ignore_errors=True)

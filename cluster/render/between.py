@@ -1,0 +1,48 @@
+"""Between hosts: an nginx that has visitors asks the nginx of the host on which an instance runs, by TLS.
+
+What both show each other is a certificate of the stack's (cluster.tls.hosts); what the other one does is in
+cluster.render.relay.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cluster.render.directives import Directive, d
+from cluster.tls.hosts import RELAY
+
+if TYPE_CHECKING:
+    from cluster.config.site import Site
+    from cluster.render.paths import Between, NginxPaths
+
+#: How long another host may take to accept a connection. One that is down takes all of it.
+CONNECT_TIMEOUT = "250ms"
+
+
+def retried(site: Site, paths: NginxPaths) -> list[Directive]:
+    """Return where a request is sent to another instance.
+
+    Where this one could not be reached, or ended before it answered; nginx never sends a POST twice by this. One that
+    is slow is waited for, and not begun again elsewhere: over a unix socket a connection is made or refused at once, a
+    full queue included, so that `timeout` would be of a slow one alone; between hosts a connection may be given up, and
+    when the time to read is over, that to try another one is, too.
+    """
+    if paths.between is None:
+        return [d("proxy_next_upstream", "error")]
+    return [
+        d("proxy_next_upstream", "error", "timeout"),
+        d("proxy_next_upstream_timeout", str(site.proxy_read_timeout)),
+        *asking(paths.between),
+    ]
+
+
+def asking(between: Between) -> list[Directive]:
+    """Return how another host's nginx is asked."""
+    return [
+        d("proxy_ssl_certificate", between.certificate),
+        d("proxy_ssl_certificate_key", between.key),
+        d("proxy_ssl_trusted_certificate", between.authority),
+        d("proxy_ssl_verify", "on"),
+        d("proxy_ssl_name", RELAY),
+        d("proxy_ssl_protocols", "TLSv1.3"),
+    ]

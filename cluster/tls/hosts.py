@@ -1,0 +1,114 @@
+"""Certificates by which the hosts of a stack know each other: nothing of them is kept but one secret.
+
+Every certificate and every key is derived from that secret, and is the same each time that it is asked for, wherever:
+Ed25519's signature of a text is always the same (RFC 8032). They last as long as the secret (RFC 5280, 4.1.2.5).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import secrets
+from dataclasses import dataclass, field
+from functools import cache
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+#: By this name every host's nginx is known to the others.
+RELAY = "relay"
+
+#: Bytes of the secret and of each key.
+SECRET_BYTES = 32
+
+#: Certificates without an end have this one.
+BEGIN, END = dt.datetime(2020, 1, 1, tzinfo=dt.UTC), dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
+
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostCertificate:
+    """What a host shows the others, and by what it knows them; PEM."""
+
+    authority: str
+    certificate: str
+    key: str = field(repr=False)
+
+
+def new_hosts_key() -> str:
+    """Return a new secret of a stack, hexadecimal."""
+    return secrets.token_hex(SECRET_BYTES)
+
+
+@cache
+def certificate_of_host(secret: str, stack: str, host: str) -> HostCertificate:
+    """Return the certificate of a host of a stack, as client and as server. ValueError: the secret is none."""
+    try:
+        whole = len(bytes.fromhex(secret)) == SECRET_BYTES
+    except ValueError:
+        whole = False
+    if not whole:
+        raise ValueError(f"must be {2 * SECRET_BYTES} hexadecimal digits")
+    above = _key(secret, "authority")
+    subject = _name(f"hosts of {stack}")
+    authority = (
+        _begun(subject, subject, above)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_SIGNS, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(above.public_key()), critical=False)
+        .sign(above, None)
+    )
+    key = _key(secret, f"host {host}")
+    certificate = (
+        _begun(subject, _name(host), key)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(RELAY), x509.DNSName(host)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(above.public_key()), critical=False)
+        .sign(above, None)
+    )
+    return HostCertificate(
+        authority=authority.public_bytes(Encoding.PEM).decode(),
+        certificate=certificate.public_bytes(Encoding.PEM).decode(),
+        key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
+    )
+
+
+def _key(secret: str, what: str) -> Ed25519PrivateKey:
+    derived = HKDF(hashes.SHA256(), SECRET_BYTES, None, what.encode()).derive(bytes.fromhex(secret))
+    return Ed25519PrivateKey.from_private_bytes(derived)
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
+
+
+def _begun(above: x509.Name, subject: x509.Name, key: Ed25519PrivateKey) -> x509.CertificateBuilder:
+    public = key.public_key()
+    told = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return (
+        x509.CertificateBuilder()
+        .issuer_name(above)
+        .subject_name(subject)
+        .public_key(public)
+        .serial_number(int.from_bytes(hashlib.sha256(told).digest()[:16], "big") or 1)
+        .not_valid_before(BEGIN)
+        .not_valid_after(END)
+    )

@@ -1,0 +1,93 @@
+"""What a host's nginx does for other hosts: its files, which are put in place as the site's are."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Any
+
+from platforms.remote.host import site
+from platforms.remote.host.asking import ask
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+
+    from platforms.remote.host.places import Places
+
+#: Stands in the text for the digest while it is being computed (cluster.render.internal).
+DIGEST_PLACE = "0" * 64
+
+_TOLD = re.compile(r"[0-9a-f]{64}")
+
+
+def deliver(places: Places, wanted: dict[str, Any]) -> None:
+    """Put it in place. Instances that are not named keep their ports: who asks for them is told later.
+
+    wanted: `files`, `private` and `polite`, as `site.swap` has them; the digest is made here.
+    """
+    kept = {str(path): path.read_text(encoding="utf-8") for path in _instances(places)}
+    _swap(places, {**kept, **wanted["files"]}, wanted["private"], polite=wanted["polite"], gone=())
+
+
+def trim(places: Places, instances: Collection[str], *, polite: bool) -> None:
+    """Let go of the ports of other instances; of all that is done for other hosts where none is named."""
+    if not instances:
+        site.take_away(places, places.relay_site.name)
+        for path in _instances(places):
+            path.unlink()
+        return
+    gone = [path for path in _instances(places) if path.stem not in instances]
+    if gone:
+        files = {name: text for name, text in _texts(places).items() if name not in map(str, gone)}
+        _swap(places, files, {}, polite=polite, gone=map(str, gone))
+
+
+def _swap(places: Places, files: Mapping[str, str], private: Mapping[str, str], *, polite: bool, gone: Any) -> None:
+    shown = dict(private) or _shown(places)
+    digest = _digest({**files, **shown})
+    name = f"sites-enabled/{places.relay_site.name}"
+    wanted = {
+        "files": {path: text.replace(DIGEST_PLACE, digest) for path, text in files.items()},
+        "private": shown,
+        "links": {name: f"../sites-available/{places.relay_site.name}"},
+        "digest": digest,
+        "polite": polite,
+        "gone": list(gone),
+    }
+    site.swap(places, wanted, places.relay_internal)
+
+
+def _instances(places: Places) -> list[Path]:
+    return sorted(places.relay_files.glob("*.conf"))
+
+
+def _shown(places: Places) -> dict[str, str]:
+    return {str(path): path.read_text(encoding="ascii") for path in sorted(places.shown.glob("*"))}
+
+
+def _texts(places: Places) -> dict[str, str]:
+    """Return its files as they were before the digest was put in, by their paths as a configuration has them."""
+    main = places.relay_site
+    found = {str(path): path.read_text(encoding="utf-8") for path in _instances(places)}
+    if main.is_file():
+        text = _TOLD.sub(DIGEST_PLACE, main.read_text(encoding="utf-8"))
+        found[str(main.relative_to(places.nginx))] = text
+    return found
+
+
+def _digest(texts: Mapping[str, str]) -> str:
+    told = [f"{path}\0{text}" for path, text in sorted(texts.items())]
+    return hashlib.sha256("\0".join(told).encode()).hexdigest()
+
+
+def found(places: Places) -> dict[str, Any]:
+    """Return a digest of each of its files, and whether nginx runs just these and would do so again."""
+    texts = _texts(places)
+    link = places.nginx / "sites-enabled" / places.relay_site.name
+    runs = (
+        bool(texts)
+        and link.exists()
+        and ask(places.relay_internal, "/-/config") == _digest({**texts, **_shown(places)})
+    )
+    return {"files": {path: hashlib.sha256(text.encode()).hexdigest() for path, text in texts.items()}, "runs": runs}

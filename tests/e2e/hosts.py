@@ -1,0 +1,95 @@
+"""A stack of the example project on several hosts: two that have visitors, two that run instances, and a database."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tests.e2e.remote import IMAGE, Host, RemoteStand
+from tests.load import Load
+
+if TYPE_CHECKING:
+    import http.client
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Store(Host):
+    """A host with PostgreSQL, which asks for a password; it is not the stack's."""
+
+    image = f"{IMAGE}-store"
+    text = f"FROM {IMAGE}\nRUN apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql\n"
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "store", ())
+        self.until(lambda: bool(self.psql("select 1", check=False)))
+        self.password = secrets.token_hex(8)
+        self.psql(f"create user shop with password '{self.password}'")
+        self.psql("create database shop owner shop")
+        self.psql("alter system set listen_addresses to '*'")
+        (place,) = self.run("sh", "-c", "echo /etc/postgresql/*/main/pg_hba.conf").split()
+        self.run("sh", "-c", f"echo 'host all all 0.0.0.0/0 scram-sha-256' >>{place}")
+        self.run("systemctl", "restart", "postgresql.service")
+        self.until(lambda: bool(self.psql("select 1", check=False)))
+
+    def psql(self, words: str, *, check: bool = True) -> str:
+        return self.run("runuser", "-u", "postgres", "--", "psql", "--tuples-only", "--command", words, check=check)
+
+    @property
+    def url(self) -> str:
+        return f"postgres://shop:{self.password}@{self.address}/shop"
+
+
+class HostsStand(RemoteStand):
+    """A stand on several hosts; visitors come to each that has nginx."""
+
+    def __init__(self, store: Store, *hosts: Host, **more: Any) -> None:
+        super().__init__(*hosts, **{"database": {"engine": "external"}, **more})
+        self.store = store
+
+    @property
+    def visited(self) -> list[Host]:
+        """The hosts that have visitors."""
+        return [host for host in self.all_hosts if "nginx" in host.roles]
+
+    def add(self, host: Host) -> None:
+        """Let a host be the stack's, too."""
+        self.all_hosts.append(host)
+        self.edit_stack(lambda stack: stack["hosts"].append(host.in_stack()))
+
+    def create(self) -> None:
+        """Make the stack, and put its database's URL where it is to be."""
+        requirements = self.root / "example" / "requirements.txt"
+        requirements.write_text(f"{requirements.read_text()}psycopg[binary]\n")
+        for words in (
+            ["stack", "init"],
+            ["config", "set", "--secret", "cluster:database_url", self.store.url],
+        ):
+            done = self.pulumi(*words)
+            assert done.returncode == 0, done.stdout
+
+
+class LoadOfAll(Load):
+    """Clients of which each one asks another host."""
+
+    def __init__(self, stand: HostsStand, **options: Any) -> None:
+        self.addresses = [(host.address, stand.port) for host in stand.visited]
+        super().__init__(self.addresses[0], **options)
+
+    def connect(self, number: int) -> http.client.HTTPConnection:
+        self.address = self.addresses[number % len(self.addresses)]
+        return super().connect(number)
+
+
+@contextmanager
+def hosts_stand(directory: Path, **more: Any) -> Iterator[HostsStand]:
+    """Make hosts and a stand on them; `more` are keys of the stack."""
+    with contextlib.ExitStack() as there:
+        store = there.enter_context(contextlib.closing(Store(directory)))
+        roles = {"web1": ("app", "nginx"), "web2": ("app",), "edge1": ("nginx",)}
+        hosts = [there.enter_context(contextlib.closing(Host(directory, *one))) for one in roles.items()]
+        stand = there.enter_context(contextlib.closing(HostsStand(store, *hosts, **more)))
+        stand.create()
+        yield stand

@@ -154,6 +154,17 @@ def down(
 
 
 @app.command()
+def forget_host(
+    stack: Annotated[str, typer.Argument(help="The stack: stacks/Pulumi.STACK.yaml.")],
+    host: Annotated[str, typer.Argument(help="Its name, which the stack file does not have any more.")],
+) -> None:
+    """Go on without a host that is gone for good; one that answers is taken down by `up`."""
+    from cli import commands  # noqa: PLC0415
+
+    commands.forget_host(*_opened(stack), host)
+
+
+@app.command()
 def rotate_key(
     stack: StackName = DEFAULT_STACK,
     keep_fallback: Annotated[

@@ -18,7 +18,7 @@ from cluster.errors import CommandError
 from cluster.plan.costs import Cost
 from cluster.stack.judge import judge
 from cluster.topology import site_url
-from platforms.base import Back, Forward, run_told
+from platforms.base import Back, Forward, OnHosts, run_told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +51,14 @@ def _planned_as(platform: Platform, wanted: Forward, plan_digest: str) -> Planne
     if words is not None:
         raise CommandError(words)
     return planned
+
+
+def forget_host(stack: Stack, platform: Platform, name: str) -> None:
+    """Forget a host that is gone for good."""
+    if not isinstance(platform, OnHosts):
+        raise CommandError(f"stack {stack.name} runs on no hosts of its own: its platform is {stack.config.platform}")
+    platform.forget_host(name)
+    tell(f"{name} is forgotten: `cluster up {stack.name}` goes on without it")
 
 
 def rollback(stack: Stack, platform: Platform, to: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -297,6 +297,18 @@ class Platform(Protocol):
         """Return how a program runs once in the serving release (`manage.py NAME` for one).
 
         terminal: whether its input and output are a person's. CommandError where no release serves.
+        """
+        ...
+
+
+@runtime_checkable
+class OnHosts(Protocol):
+    """What a platform has beside that whose stacks run on hosts."""
+
+    def forget_host(self, name: str) -> None:
+        """Forget a host that is gone for good, and that the stack file does not name any more; nobody asks it.
+
+        CommandError where it is named, was never there, or answers.
         """
         ...
 

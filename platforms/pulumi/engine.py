@@ -289,6 +289,21 @@ class Pulumi:
         self.unsettled = bool(deployment.get("pending_operations"))
         return list(deployment.get("resources") or [])
 
+    def forget(self, gone: Callable[[str], bool]) -> int:
+        """Take resources out of the state without touching what they are; return how many. gone: tells by its name."""
+        document = json.loads(self._explained("stack", "export", "--stack", self.stack))
+        deployment = document.get("deployment") or {}
+        resources = list(deployment.get("resources") or [])
+        urns = {one["urn"] for one in resources if gone(name_of(one["urn"])[1])}
+        if not urns:
+            return 0
+        deployment["resources"] = [_without(one, urns) for one in resources if one["urn"] not in urns]
+        deployment["pending_operations"] = [
+            one for one in deployment.get("pending_operations") or [] if one["resource"]["urn"] not in urns
+        ]
+        self._explained("stack", "import", "--stack", self.stack, stdin=json.dumps(document))
+        return len(urns)
+
     def _repaired(self, arguments: list[str], tell_step: Callable[[Event], None], more: Mapping[str, str]) -> Changes:
         try:
             return self._changing(arguments, tell_step, more)
@@ -347,6 +362,17 @@ class Pulumi:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _without(resource: dict[str, Any], urns: set[str]) -> dict[str, Any]:
+    """Return a resource of a state that waits for none of others."""
+    found = dict(resource)
+    if "dependencies" in found:
+        found["dependencies"] = [urn for urn in found["dependencies"] if urn not in urns]
+    if "propertyDependencies" in found:
+        told = found["propertyDependencies"]
+        found["propertyDependencies"] = {key: [urn for urn in of or [] if urn not in urns] for key, of in told.items()}
+    return found
 
 
 def _end_with_parent() -> None:

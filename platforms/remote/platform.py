@@ -33,7 +33,7 @@ from platforms.remote.host.releases import in_release
 from platforms.remote.looked import Seen, check_name, facts_of, look, said_of_sessions
 from platforms.remote.observe import Observed, told
 from platforms.remote.paths import RemotePaths, access_log, nginx_config
-from platforms.remote.ssh import HostError, Ssh
+from platforms.remote.ssh import LOOK_SECONDS, HostError, Ssh
 from platforms.remote.units import instance_unit
 
 if TYPE_CHECKING:
@@ -247,6 +247,19 @@ class RemotePlatform:
     def maintained(self) -> Maintenance | None:
         """Return what visitors are told in place of the site; None where they get the site."""
         return self.observe().maintenance
+
+    def forget_host(self, name: str) -> None:
+        """Forget a host that is gone for good: Pulumi's state, and what this machine keeps of the way to it."""
+        if name in {host.name for host in self.stack.config.hosts}:
+            raise CommandError(f"hosts: {name} is named in the stack file: take it out there first")
+        if any(host.name == name for host in self.ssh.former()):
+            with contextlib.suppress(HostError):
+                self.ssh.run(name, "look", seconds=LOOK_SECONDS)
+                raise CommandError(f"{name} answers: `cluster up {self.stack.name}` takes down what runs there")
+        step = re.compile(rf".*-{re.escape(name)}-({'|'.join(STEPS)}|secrets|services-\w+)[0-9]*")
+        if not self.pulumi.forget(lambda called: step.fullmatch(called) is not None):
+            raise CommandError(f"hosts: {name} was never one of stack {self.stack.name}'s")
+        self.ssh.forget(name)
 
     def down(self, *, delete_data: bool) -> bool:
         """Remove everything but the data; with `delete_data` the data too."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import os
 import shlex
 import subprocess
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.config.hosts import Host
 from cluster.errors import ClusterError
 from cluster.release import RUNTIME
 from cluster_runtime.instance_link import LONGEST_SOCKET_PATH
@@ -25,7 +27,7 @@ from cluster_runtime.instance_link import LONGEST_SOCKET_PATH
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from cluster.config.hosts import Host, Way
+    from cluster.config.hosts import Way
 
 HOST = Path(__file__).resolve().parent / "host"
 
@@ -38,7 +40,7 @@ DIAL_SECONDS, LOOK_SECONDS = 10, 18
 #: The oldest Python that releases run on.
 PYTHON = (3, 11)
 
-CONFIG, KNOWN, AGENT, ON = "config", "known_hosts", "agent", "on"
+CONFIG, KNOWN, AGENT, ON, FORMER = "config", "known_hosts", "agent", "on", "hosts.json"
 
 #: Where the connections are kept that commands share; short, since a socket's path is.
 CONNECTIONS = Path("~/.cache/django-cluster/ssh")
@@ -92,6 +94,8 @@ class Ssh:
 
     root: the directory in which `ssh` runs, and from which its files' paths are. directory: of these files. stack: as
     the hosts know it.
+
+    The way to a host that the stack file does not name any more is kept, on this machine alone: it is to be taken down.
     """
 
     root: Path
@@ -103,8 +107,10 @@ class Ssh:
         """Write what `ssh` is told, and what is sent to the hosts."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         CONNECTIONS.expanduser().mkdir(mode=0o700, parents=True, exist_ok=True)
-        _put(self.directory / CONFIG, "".join(f"{line}\n" for line in self._config()))
-        _put(self.directory / KNOWN, "".join(f"{line}\n" for line in self._known()))
+        every = (*self.hosts, *self.former())
+        _put(self.directory / FORMER, json.dumps({host.name: host.model_dump(mode="json") for host in every}, indent=1))
+        _put(self.directory / CONFIG, "".join(f"{line}\n" for line in self._config(every)))
+        _put(self.directory / KNOWN, "".join(f"{line}\n" for line in self._known(every)))
         _put(self.directory / AGENT, f"{package()}\n")
         _put(self.directory / ON, _ON)
 
@@ -116,12 +122,29 @@ class Ssh:
         """Return a path as commands have it, which run in `root`: no state holds where that is."""
         return os.path.relpath(path, self.root)
 
-    def _config(self) -> Iterator[str]:
-        for host in self.hosts:
-            yield from self._way(host.name, host)
+    def former(self) -> tuple[Host, ...]:
+        """Return the hosts that the stack file has named on this machine, and does not name any more."""
+        try:
+            kept = json.loads((self.directory / FORMER).read_text(encoding="utf-8"))
+            hosts = [Host.model_validate(told) for told in kept.values()]
+        except (OSError, ValueError, AttributeError):
+            return ()  # what is there now is written again
+        named = {host.name for host in self.hosts}
+        return tuple(host for host in hosts if host.name not in named)
+
+    def forget(self, name: str) -> None:
+        """Know no way to a host any more that the stack file does not name."""
+        left = [host for host in self.former() if host.name != name]
+        _put(self.directory / FORMER, json.dumps({host.name: host.model_dump(mode="json") for host in left}, indent=1))
+        self.write()
+
+    def _config(self, hosts: Sequence[Host]) -> Iterator[str]:
+        known = list(self._known(hosts))
+        for host in hosts:
+            yield from self._way(host.name, host, known)
             if host.jump is not None:
                 yield f"  ProxyJump {host.name}-jump"
-                yield from self._way(f"{host.name}-jump", host.jump)
+                yield from self._way(f"{host.name}-jump", host.jump, known)
         yield "Host *"
         yield f'  UserKnownHostsFile "{self.directory.absolute() / KNOWN}"'
         for line in (
@@ -139,30 +162,32 @@ class Ssh:
         ):
             yield f"  {line}"
 
-    def _way(self, name: str, way: Way) -> Iterator[str]:
+    def _way(self, name: str, way: Way, known: Sequence[str]) -> Iterator[str]:
         yield f"Host {name}"
         yield f"  HostName {way.address}"
         yield f"  Port {way.port}"
         yield f"  User {way.user}"
         yield f"  HostKeyAlias {name}"
-        yield f"  ControlPath {self._connection(name, way)}"
+        yield f"  ControlPath {self._connection(name, way, known)}"
         if way.identity_file is not None:
             path = way.identity_file
             yield f'  IdentityFile "{path if path.startswith("~") else (self.root / path).absolute()}"'
             yield "  IdentitiesOnly yes"
 
-    def _connection(self, name: str, way: Way) -> str:
+    def _connection(self, name: str, way: Way, known: Sequence[str]) -> str:
         """Return where the connection of a way is kept; `none` where the home directory's path leaves it no room.
 
         Another key is another connection: one that is open already is asked for none.
         """
-        told = "\n".join([name, *self._known(), way.model_dump_json()])
+        own = [line for line in known if line.startswith(f"{name} ")]
+        told = "\n".join([name, *own, way.model_dump_json()])
         path = str(CONNECTIONS.expanduser() / hashlib.sha256(told.encode()).hexdigest()[:TAG_LENGTH])
         room = LONGEST_SOCKET_PATH - WHILE_IT_OPENS
         return f'"{path.replace("%", "%%")}"' if len(os.fsencode(path)) <= room else "none"
 
-    def _known(self) -> Iterator[str]:
-        for host in self.hosts:
+    @staticmethod
+    def _known(hosts: Sequence[Host]) -> Iterator[str]:
+        for host in hosts:
             yield f"{host.name} {host.host_key}"
             if host.jump is not None:
                 yield f"{host.name}-jump {host.jump.host_key}"
@@ -220,6 +245,8 @@ def explain(words: str) -> str:
         "sudo: a password is required": "sudo asks for a password: let the user run it without (NOPASSWD)",
         "python3: command not found": "python3 is not installed: apt-get install python3",
         "python3: not found": "python3 is not installed: apt-get install python3",
+        "Could not resolve hostname": "its address is not known here, or is no address: let `hosts` of the stack file "
+        "name it for as long as it is there; where it is gone for good: `cluster forget-host`",
         "timed out during banner exchange": "accepts the connection and says nothing",
     }
     for seen, told in known.items():

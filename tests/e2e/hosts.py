@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tests.e2e.remote import IMAGE, Host, RemoteStand
+from tests.e2e.tools import docker
 from tests.load import Load
 
 if TYPE_CHECKING:
     import http.client
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+
+class Network:
+    """A network of hosts, which keep their addresses when they boot again."""
+
+    def __init__(self) -> None:
+        self.name = f"cluster-hosts-{os.getpid()}"
+        self.begin = f"10.210.{os.getpid() % 256}"
+        self.given = 10
+        docker("network", "create", "--subnet", f"{self.begin}.0/24", self.name)
+
+    def place(self) -> list[str]:
+        """Return docker's words for another address."""
+        self.given += 1
+        return ["--network", self.name, "--ip", f"{self.begin}.{self.given}"]
+
+    def close(self) -> None:
+        docker("network", "rm", self.name)
 
 
 class Store(Host):
@@ -22,8 +42,8 @@ class Store(Host):
     image = f"{IMAGE}-store"
     text = f"FROM {IMAGE}\nRUN apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql\n"
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory, "store", ())
+    def __init__(self, directory: Path, network: Sequence[str]) -> None:
+        super().__init__(directory, "store", (), network)
         self.until(lambda: bool(self.psql("select 1", check=False)))
         self.password = secrets.token_hex(8)
         self.psql(f"create user shop with password '{self.password}'")
@@ -45,9 +65,9 @@ class Store(Host):
 class HostsStand(RemoteStand):
     """A stand on several hosts; visitors come to each that has nginx."""
 
-    def __init__(self, store: Store, *hosts: Host, **more: Any) -> None:
+    def __init__(self, network: Network, store: Store, *hosts: Host, **more: Any) -> None:
         super().__init__(*hosts, **{"database": {"engine": "external"}, **more})
-        self.store = store
+        self.network, self.store = network, store
 
     @property
     def visited(self) -> list[Host]:
@@ -87,9 +107,12 @@ class LoadOfAll(Load):
 def hosts_stand(directory: Path, **more: Any) -> Iterator[HostsStand]:
     """Make hosts and a stand on them; `more` are keys of the stack."""
     with contextlib.ExitStack() as there:
-        store = there.enter_context(contextlib.closing(Store(directory)))
+        network = there.enter_context(contextlib.closing(Network()))
+        store = there.enter_context(contextlib.closing(Store(directory, network.place())))
         roles = {"web1": ("app", "nginx"), "web2": ("app",), "edge1": ("nginx",)}
-        hosts = [there.enter_context(contextlib.closing(Host(directory, *one))) for one in roles.items()]
-        stand = there.enter_context(contextlib.closing(HostsStand(store, *hosts, **more)))
+        hosts = [
+            there.enter_context(contextlib.closing(Host(directory, *one, network.place()))) for one in roles.items()
+        ]
+        stand = there.enter_context(contextlib.closing(HostsStand(network, store, *hosts, **more)))
         stand.create()
         yield stand

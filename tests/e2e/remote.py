@@ -16,7 +16,7 @@ from tests.local.stand import ROOT
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 #: A bare server: systemd, its SSH server, sudo and Python, as an installer leaves them. nginx is `up`'s to install;
 #: here it is there already, since not every machine that tests has a mirror at hand. In a container / is not shared by
@@ -48,12 +48,19 @@ class Host:
 
     image, text = IMAGE, HOST
 
-    def __init__(self, directory: Path, name: str = "web1", roles: tuple[str, ...] = ("app", "nginx")) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        name: str = "web1",
+        roles: tuple[str, ...] = ("app", "nginx"),
+        network: Sequence[str] = (),
+    ) -> None:
+        """Start it. network: docker's words for where it is."""
         self.name, self.roles = name, roles
         subprocess.run(["docker", "build", "--quiet", "--tag", self.image, "-"], input=self.text, check=True, text=True)
         self.key = directory / f"key-{name}"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True)
-        self.container = docker("run", "--detach", *OPTIONS, self.image)
+        self.container = docker("run", "--detach", *OPTIONS, *network, self.image)
         self.put("/home/deploy/.ssh/authorized_keys", self.key.with_suffix(".pub").read_text())
         self.until(lambda: self.run("systemctl", "is-active", "ssh.service", check=False) == "active")
         self.host_key = " ".join(self.run("cat", "/etc/ssh/ssh_host_ed25519_key.pub").split()[:2])

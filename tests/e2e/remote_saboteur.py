@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from cluster.render import relay
 from platforms.remote import ssh
-from tests.local.saboteur import broken_rendering, no_retry
+from tests.local import saboteur
+from tests.local.saboteur import broken_rendering
+
+if TYPE_CHECKING:
+    from cluster.render.directives import Directive
 
 RELEASES, DAEMONS = "platforms/remote/host/releases.py", "platforms/remote/host/daemons.py"
 
@@ -62,6 +69,17 @@ def no_drain() -> None:
             KILLED,
         )
     )
+
+
+def no_retry() -> None:
+    """nginx tries no other instance, neither of its own host nor behind another."""
+    saboteur.no_retry()
+    original = relay.d
+
+    def once(directive: str, *args: str | int) -> Directive:
+        return original(directive, "off") if directive == "proxy_next_upstream" else original(directive, *args)
+
+    relay.d = once
 
 
 def no_waiting() -> None:

@@ -1,0 +1,206 @@
+"""Hosts that come, go and break, under load on each host that has visitors; by the real engine."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conformance import servers
+from tests.e2e.hosts import LoadOfAll, hosts_stand
+from tests.e2e.remote import Host
+from tests.e2e.tools import docker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.e2e.hosts import HostsStand
+    from tests.load import Counts
+
+#: Requests before a change and after it.
+AROUND = 200
+
+#: Clients of a load.
+CLIENTS = 12
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hosts")
+
+
+@pytest.fixture(scope="module")
+def stand(directory: Path) -> Iterator[HostsStand]:
+    with hosts_stand(directory) as found:
+        result = found.up()
+        assert result.status == 0, result.output
+        yield found
+
+
+def loaded(stand: HostsStand, what: str, change: Callable[[], object], **options: float) -> Counts:
+    """Return what came of the requests while something was changed."""
+    began = time.monotonic()
+    with LoadOfAll(stand, clients=CLIENTS, **options) as load:
+        load.wait_for(AROUND)
+        change()
+        load.wait_for(AROUND)
+    print(f"{what}: {load.counts} in {time.monotonic() - began:.1f} s")
+    return load.counts
+
+
+def up(stand: HostsStand) -> None:
+    result = stand.up()
+    assert result.status == 0, result.output
+
+
+def settled(stand: HostsStand) -> None:
+    result = stand.up()
+    assert result.status == 0, result.output
+    assert "no changes" in result.output, result.output
+
+
+def unharmed(stand: HostsStand, what: str, change: Callable[[], object]) -> None:
+    counts = loaded(stand, what, change)
+    assert not counts.failed
+    assert not counts.lost
+
+
+def of_the_stack(stand: HostsStand, host: Host) -> str:
+    """Return what there is of the stack on a host: units, files and directories, but what is kept."""
+    name = f"cluster-{stand.name}"
+    places = f"/etc/systemd/system /etc/nginx /etc/tmpfiles.d /srv/cluster /run /var/lib/{name}"
+    return host.run("sh", "-c", f"find {places} -name '*{name}*' -o -path '/srv/cluster/*' 2>/dev/null", check=False)
+
+
+def test_hosts_and_instances_come_move_and_go(stand: HostsStand, directory: Path) -> None:
+    web3 = Host(directory, "web3", ("app",), stand.network.place())
+    try:
+
+        def added() -> None:
+            stand.add(web3)
+            stand.edit_stack(lambda stack: stack["upstream"]["servers"].append({"name": "app5"}))
+            up(stand)
+
+        unharmed(stand, "a host more, with an instance", added)
+        assert stand.host_of("app5") is web3
+        settled(stand)
+
+        def moved() -> None:
+            stand.edit_stack(lambda stack: servers(stack)["app1"].update(host="web3"))
+            up(stand)
+
+        unharmed(stand, "half of the traffic moved to another host", moved)
+        assert stand.host_of("app1") is web3
+        assert not [line for line in of_the_stack(stand, stand.host_there).splitlines() if "app1" in line]
+        settled(stand)
+
+        def visited_too() -> None:
+            stand.edit_stack(lambda stack: stack["hosts"][1].update(roles=["app", "nginx"]))
+            up(stand)
+
+        unharmed(stand, "visitors on one host more", visited_too)
+        settled(stand)
+
+        def not_visited() -> None:
+            stand.edit_stack(lambda stack: stack["hosts"][1].update(roles=["app"]))
+            up(stand)
+
+        unharmed(stand, "its visitors gone elsewhere", not_visited)
+        settled(stand)
+
+        def removed() -> None:
+            def without(stack: dict[str, list[dict[str, str]]]) -> None:
+                stack["hosts"] = [host for host in stack["hosts"] if host["name"] != "web3"]
+                stack["upstream"]["servers"] = [  # type: ignore[call-overload]
+                    {key: value for key, value in server.items() if key != "host"}
+                    for server in stack["upstream"]["servers"]  # type: ignore[call-overload]
+                    if server["name"] != "app5"
+                ]
+
+            stand.edit_stack(without)
+            up(stand)
+
+        unharmed(stand, "a host less", removed)
+        assert not web3.run("systemctl", "list-units", f"cluster-{stand.name}*", "--no-legend", "--all")
+        left = of_the_stack(stand, web3).split()
+        assert left == [f"/var/lib/cluster-{stand.name}"], "what it may have stored stays"
+        settled(stand)
+    finally:
+        web3.close()
+        stand.all_hosts = [host for host in stand.all_hosts if host is not web3]
+
+
+def test_a_host_that_is_gone_for_good_is_forgotten(stand: HostsStand, directory: Path) -> None:
+    web3 = Host(directory, "web3", ("app",), stand.network.place())
+    stand.add(web3)
+    stand.edit_stack(lambda stack: stack["upstream"]["servers"].append({"name": "app5", "host": "web3"}))
+    up(stand)
+    answered = stand.run("forget-host", stand.name, "web3")
+    assert answered.status == 1
+    assert "hosts: web3 is named in the stack file" in answered.output
+
+    def without(stack: dict[str, list[dict[str, str]]]) -> None:
+        stack["hosts"] = [host for host in stack["hosts"] if host["name"] != "web3"]
+        kept = [server for server in stack["upstream"]["servers"] if server["name"] != "app5"]  # type: ignore[call-overload]
+        stack["upstream"]["servers"] = kept  # type: ignore[call-overload]
+
+    def gone() -> None:
+        web3.close()
+        stand.all_hosts.remove(web3)
+        refused = stand.up()
+        assert refused.status == 1
+        assert "web3: " in refused.output
+        stand.edit_stack(without)
+        forgotten = stand.run("forget-host", stand.name, "web3")
+        assert forgotten.status == 0, forgotten.output
+        up(stand)
+
+    counts = loaded(stand, "a host that died, and was forgotten", gone)
+    assert len(counts.failed) <= CLIENTS, counts.failed  # those that it held
+    assert not counts.lost
+    settled(stand)
+
+
+#: What may become of requests, for each fault: those that the host held.
+FAULTS = ("kill", "pause", "drop", "reboot")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_host_that_breaks_takes_no_more_with_it_than_it_held(stand: HostsStand, fault: str) -> None:
+    web2 = stand.all_hosts[1]
+    address = web2.address
+
+    def broken() -> None:
+        if fault == "kill":
+            docker("kill", web2.container)
+            time.sleep(10)
+            docker("start", web2.container)
+        elif fault == "pause":
+            docker("pause", web2.container)
+            time.sleep(10)
+            docker("unpause", web2.container)
+        elif fault == "drop":
+            _drop(web2, "--insert")
+            time.sleep(10)
+            _drop(web2, "--delete")
+        else:
+            web2.restart()
+        web2.until(lambda: len(stand.units("app2")) == 1)
+        stand.wait_healthy()
+
+    counts = loaded(stand, f"web2: {fault}", broken)
+    assert web2.address == address
+    assert len(counts.failed) <= CLIENTS, counts.failed
+    assert not [line for line in counts.failed if line.startswith("GET") and "timed out" not in line], counts.failed
+    assert not counts.lost
+    settled(stand)
+
+
+def _drop(host: Host, how: str) -> None:
+    """Let a host get, or get again, what is sent to it."""
+    pid = docker("inspect", "--format", "{{.State.Pid}}", host.container)
+    words = ["nsenter", "--target", pid, "--net", "iptables", how, "INPUT", "--jump", "DROP"]
+    subprocess.run(words, check=True)

@@ -74,12 +74,13 @@ def no_drain() -> None:
 def no_retry() -> None:
     """nginx tries no other instance, neither of its own host nor behind another."""
     saboteur.no_retry()
-    original = relay.d
+    original = vars(relay)["d"]
 
     def once(directive: str, *args: str | int) -> Directive:
-        return original(directive, "off") if directive == "proxy_next_upstream" else original(directive, *args)
+        found: Directive = original(directive, *(["off"] if directive == "proxy_next_upstream" else args))
+        return found
 
-    relay.d = once
+    vars(relay)["d"] = once
 
 
 def no_waiting() -> None:

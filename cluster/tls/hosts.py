@@ -1,7 +1,8 @@
 """Certificates by which the hosts of a stack know each other: nothing of them is kept but one secret.
 
 Every certificate and every key is derived from that secret, and is the same each time that it is asked for, wherever:
-Ed25519's signature of a text is always the same (RFC 8032). They last as long as the secret (RFC 5280, 4.1.2.5).
+signatures of a text are always the same (RFC 6979). They last as long as the secret (RFC 5280, 4.1.2.5). Of keys on
+P-256 both nginx and PostgreSQL make what they need.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from functools import cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from cluster.tls.authority import ORDER
+from cluster.tls.certificates import address
 
 #: By this name every host's nginx is known to the others.
 RELAY = "relay"
@@ -55,15 +59,27 @@ def new_hosts_key() -> str:
     return secrets.token_hex(SECRET_BYTES)
 
 
-@cache
-def certificate_of_host(secret: str, stack: str, host: str) -> HostCertificate:
-    """Return the certificate of a host of a stack, as client and as server. ValueError: the secret is none."""
+def password_of(secret: str, what: str) -> str:
+    """Return a password of a stack's for what its hosts ask each other for. ValueError: the secret is none."""
+    return HKDF(hashes.SHA256(), SECRET_BYTES, None, f"password {what}".encode()).derive(_bytes(secret)).hex()
+
+
+def _bytes(secret: str) -> bytes:
     try:
-        whole = len(bytes.fromhex(secret)) == SECRET_BYTES
+        found = bytes.fromhex(secret)
     except ValueError:
-        whole = False
-    if not whole:
+        found = b""
+    if len(found) != SECRET_BYTES:
         raise ValueError(f"must be {2 * SECRET_BYTES} hexadecimal digits")
+    return found
+
+
+@cache
+def certificate_of_host(secret: str, stack: str, host: str, also: tuple[str, ...] = ()) -> HostCertificate:
+    """Return the certificate of a host of a stack, as client and as server. ValueError: the secret is none.
+
+    also: other names and addresses by which it is asked.
+    """
     above = _key(secret, "authority")
     subject = _name(f"hosts of {stack}")
     authority = (
@@ -71,18 +87,18 @@ def certificate_of_host(secret: str, stack: str, host: str) -> HostCertificate:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_SIGNS, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(above.public_key()), critical=False)
-        .sign(above, None)
+        .sign(above, hashes.SHA256(), ecdsa_deterministic=True)
     )
     key = _key(secret, f"host {host}")
     certificate = (
         _begun(subject, _name(host), key)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(RELAY), x509.DNSName(host)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_called(name) for name in (RELAY, host, *also)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
         )
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(above.public_key()), critical=False)
-        .sign(above, None)
+        .sign(above, hashes.SHA256(), ecdsa_deterministic=True)
     )
     return HostCertificate(
         authority=authority.public_bytes(Encoding.PEM).decode(),
@@ -91,16 +107,22 @@ def certificate_of_host(secret: str, stack: str, host: str) -> HostCertificate:
     )
 
 
-def _key(secret: str, what: str) -> Ed25519PrivateKey:
-    derived = HKDF(hashes.SHA256(), SECRET_BYTES, None, what.encode()).derive(bytes.fromhex(secret))
-    return Ed25519PrivateKey.from_private_bytes(derived)
+def _key(secret: str, what: str) -> ec.EllipticCurvePrivateKey:
+    # Of more bits than the key has, so that each key is as likely as another (FIPS 186-5, A.2.1).
+    derived = HKDF(hashes.SHA256(), SECRET_BYTES + 16, None, f"key {what}".encode()).derive(_bytes(secret))
+    return ec.derive_private_key(int.from_bytes(derived, "big") % (ORDER - 1) + 1, ec.SECP256R1())
+
+
+def _called(name: str) -> x509.GeneralName:
+    found = address(name)
+    return x509.DNSName(name) if found is None else x509.IPAddress(found)
 
 
 def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
 
 
-def _begun(above: x509.Name, subject: x509.Name, key: Ed25519PrivateKey) -> x509.CertificateBuilder:
+def _begun(above: x509.Name, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
     public = key.public_key()
     told = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return (

@@ -58,7 +58,7 @@ class Host:
         """Start it. network: docker's words for where it is."""
         self.name, self.roles = name, roles
         subprocess.run(["docker", "build", "--quiet", "--tag", self.image, "-"], input=self.text, check=True, text=True)
-        self.key = directory / f"key-{name}"
+        self.key = directory / f"key-{name}-{len(list(directory.iterdir()))}"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True)
         self.container = docker("run", "--detach", *OPTIONS, *network, self.image)
         self.put("/home/deploy/.ssh/authorized_keys", self.key.with_suffix(".pub").read_text())

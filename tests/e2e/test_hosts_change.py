@@ -84,8 +84,8 @@ def test_hosts_and_instances_come_move_and_go(stand: HostsStand, directory: Path
             stand.edit_stack(lambda stack: stack["upstream"]["servers"].append({"name": "app5"}))
             up(stand)
 
-        unharmed(stand, "a host more, with an instance", added)
-        assert stand.host_of("app5") is web3
+        unharmed(stand, "a host more, with an instance more", added)
+        assert stand.host_of("app3") is web3, "instances are dealt out to all"
         settled(stand)
 
         def moved() -> None:

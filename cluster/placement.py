@@ -19,18 +19,24 @@ if TYPE_CHECKING:
 class Placement:
     """Where a stack's services run.
 
-    app, nginx: the names of the hosts with that role, in the stack file's order. host_of: each service's host, by the
-    service's name, but nginx's.
+    app, nginx: the names of the hosts with that role, in the stack file's order. database: the host of the database
+    that is made; None where there is none. host_of: each service's host, by the service's name, but nginx's.
     """
 
     app: tuple[str, ...]
     nginx: tuple[str, ...]
+    database: str | None
     host_of: Mapping[str, str]
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """All of them, those with instances first."""
+        """The hosts with a part of the site, those with instances first."""
         return (*self.app, *(name for name in self.nginx if name not in self.app))
+
+    @property
+    def asks_database(self) -> bool:
+        """Whether instances ask for the database that is made from another host."""
+        return self.database is not None and any(name != self.database for name in self.app)
 
     @property
     def leader(self) -> str:
@@ -60,6 +66,7 @@ def place(topology: Topology) -> Placement:
     config = topology.config
     app = tuple(host.name for host in config.hosts if Role.APP in host.roles)
     nginx = tuple(host.name for host in config.hosts if Role.NGINX in host.roles)
+    database = next((host.name for host in config.hosts if Role.DATABASE in host.roles), None)
     dealt = dict.fromkeys(app, 0)
     host_of: dict[str, str] = {}
     for server in config.upstream.servers:
@@ -74,7 +81,8 @@ def place(topology: Topology) -> Placement:
     workers = [service.name for service in topology.of_kind(Kind.WORKER)]
     host_of |= {name: app[number % len(app)] for number, name in enumerate(workers)}
     host_of |= {service.name: app[0] for service in topology.services if _is_alone(service)}
-    return Placement(app=app, nginx=nginx, host_of=host_of)
+    host_of |= {service.name: database for service in topology.of_kind(Kind.DATABASE) if database is not None}
+    return Placement(app=app, nginx=nginx, database=database, host_of=host_of)
 
 
 def _is_alone(service: Service) -> bool:

@@ -49,5 +49,5 @@ class Traits:
 TRAITS = {
     Platform.LOCAL: Traits(own_secrets=True, private=True, ipv6=True),
     Platform.DOCKER: Traits(containers=True, limits=True, postgres=True),
-    Platform.REMOTE: Traits(limits=True, ipv6=True, hosts=True, services=False),
+    Platform.REMOTE: Traits(limits=True, postgres=True, ipv6=True, hosts=True, services=False),
 }

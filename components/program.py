@@ -205,6 +205,7 @@ def open_site(config: ClusterConfig, root: Path, stack: str, site: str | None) -
     try:
         ground = registry.ground(Stack(root, stack, config), site)
         judge(config, ground.facts(config, there), warn=lambda line: pulumi.log.warn(_keyed(line, space)))
+        secrets |= ground.made_secrets(config)
     except ClusterError as error:
         raise pulumi.RunError(_keyed(str(error), space)) from None
     authority = pulumi.runtime.get_config(f"{space}:{AUTHORITY}") or ""

@@ -436,6 +436,10 @@ class Ground(Protocol):
         """Return what the lints may look at beside the stack file; `secrets`: the names of those that there are."""
         ...
 
+    def made_secrets(self, config: ClusterConfig) -> dict[str, str]:
+        """Return the secrets that the platform makes of its own, once the lints have passed: a database's URL."""
+        ...
+
     def served(self, topology: Topology) -> Sequence[Mapping[str, str] | None]:
         """Return what each instance that serves says of its sessions; None where one says nothing."""
         ...

@@ -30,6 +30,7 @@ class Role(StrEnum):
 
     APP = "app"
     NGINX = "nginx"
+    DATABASE = "database"
 
 
 class Way(Model):
@@ -54,10 +55,11 @@ class Host(Way):
     roles: list[Annotated[Role, text_enum(Role)]] = Field(
         default_factory=lambda: [Role.APP, Role.NGINX],
         min_length=1,
-        description="What it does: app runs instances, nginx serves the site.",
+        description="What it does: app runs instances, nginx serves the site, database has the PostgreSQL that is "
+        "made.",
     )
     internal: HostAddress | None = Field(
-        None, description="The address by which the other hosts reach it; default: `address`."
+        None, description="The address by which the other hosts reach it; default: `address`, but for a database."
     )
     jump: Way | None = Field(None, description="A host through which it is reached.")
 

@@ -34,6 +34,7 @@ from cluster.config.kinds import (
     PathPrefix,
     PathText,
     PlainText,
+    Port,
     ProgramText,
     ProjectPath,
     PythonVersion,
@@ -471,6 +472,7 @@ class Database(Model):
     replace: bool = Field(
         False, description="Let sqlite replace a database server that the project's own DATABASES name."
     )
+    port: Port = Field(5432, description="Of the PostgreSQL that is made on a host.")
     discard: bool = Field(
         False, description="Let another database serve than the one that has the data now: that is seen no more."
     )

@@ -10,6 +10,7 @@ from cluster.lint.rule import ERROR, WARNING, Remark, Rule, numbered_servers
 from cluster.placement import place
 from cluster.services import Kind
 from cluster.source import shared_paths
+from cluster.tls.certificates import is_address
 from cluster.topology import build_topology
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _hosts_fit(config: ClusterConfig, _facts: Facts) -> Remarks:
                 yield Remark(f"hosts[{number}].{key}", why, "Name each host once.")
         names.add(host.name)
         doors.add(door)
-    for role in Role:
+    for role in (Role.APP, Role.NGINX):
         if all(role not in host.roles for host in config.hosts):
             yield Remark("hosts", f"No host has the role {role}.", "Give it to one.")
     app = [host.name for host in config.hosts if Role.APP in host.roles]
@@ -69,6 +70,24 @@ def _hosts_used(config: ClusterConfig, facts: Facts) -> Remarks:
             yield Remark(f"hosts[{number}].roles", why, "Let more instances run, or take the role app from it.")
 
 
+def _database_host(config: ClusterConfig, _facts: Facts) -> Remarks:
+    if not config.platform.traits.hosts:
+        return
+    made = config.database is not None and config.database.engine is DatabaseEngine.POSTGRES
+    numbers = [number for number, host in enumerate(config.hosts) if Role.DATABASE in host.roles]
+    if made and len(numbers) != 1:
+        why = f"database.engine is postgres, and {len(numbers) or 'no'} hosts have the role database."
+        yield Remark("hosts", why, "Give it to one.")
+    for number in numbers if not made else ():
+        why = "No PostgreSQL is made: database.engine is not postgres."
+        yield Remark(f"hosts[{number}].roles", why, "Take the role database out, or set database.engine.")
+    apart = any(Role.APP in host.roles and number not in numbers for number, host in enumerate(config.hosts))
+    for number, host in enumerate(config.hosts) if made and apart else ():
+        if {Role.APP, Role.DATABASE} & set(host.roles) and (host.internal is None or not is_address(host.internal)):
+            why = "A database is asked for on a network of the hosts' own, and by addresses that it knows."
+            yield Remark(f"hosts[{number}].internal", why, "Say its address there.")
+
+
 def _of_one_host(config: ClusterConfig, _facts: Facts) -> Remarks:
     """Refuse what each host would have for itself, though all instances must have the same."""
     app = [host for host in config.hosts if Role.APP in host.roles]
@@ -83,7 +102,7 @@ def _of_one_host(config: ClusterConfig, _facts: Facts) -> Remarks:
             yield Remark(f"sessions.{key}", why, "Use db or signed_cookies.")
     if config.database is not None and config.database.engine is DatabaseEngine.SQLITE:
         why = f"An sqlite database can't be shared {where}: each would have one of its own."
-        yield Remark("database.engine", why, "Use external.")
+        yield Remark("database.engine", why, "Use postgres, or external.")
     if config.broker is not None:
         yield Remark("broker", f"The broker's socket can't be reached {where}.", "Use one of your own.")
 
@@ -127,6 +146,7 @@ HOST_RULES = (
     Rule("hosts-missing", ERROR, "Platform remote has hosts, and no other platform has.", _hosts_named),
     Rule("hosts-roles", ERROR, "Hosts are named once, and each role is some host's.", _hosts_fit),
     Rule("hosts-idle", ERROR, "A host is to run instances, and none is left for it.", _hosts_used),
+    Rule("hosts-database", ERROR, "One host has the database that is made, at an address of its own.", _database_host),
     Rule("hosts-apart", ERROR, "What each host would have for itself, and all instances must share.", _of_one_host),
     Rule("hosts-uploads", ERROR, "What the project writes is on one host alone.", _uploads_of_all_hosts),
     Rule("hosts-hang", WARNING, "A host that hangs keeps its requests long.", _hung_host),

@@ -53,6 +53,10 @@ class DockerGround:
         """Return what the lints may look at."""
         return facts_of(config, self.root, self.stack, self.engine, secrets, lambda: self.label)
 
+    def made_secrets(self, config: ClusterConfig) -> dict[str, str]:  # noqa: ARG002 - a database's URL is in its volume
+        """Return none: what makes the database keeps its URL."""
+        return {}
+
     def served(self, topology: Topology) -> Sequence[Mapping[str, str] | None]:
         """Return what each instance that serves says of its sessions."""
         return self.live.served(topology.names)

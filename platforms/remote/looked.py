@@ -120,6 +120,11 @@ class Looked:
         there = found["files"] if alone else {path: told for path, told in found["files"].items() if path in wanted}
         return bool(there == wanted and (found["runs"] or not wanted))
 
+    def has_database(self, digest: str) -> bool:
+        """Tell whether the database that was made so runs, and nobody gets to it who must not."""
+        found = (self.stack or {}).get("database")
+        return found is not None and bool(found["digest"] == digest and found["active"] and found["safe"])
+
     @property
     def has_visitors(self) -> bool:
         """Whether nginx has the site."""

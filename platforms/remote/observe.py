@@ -72,11 +72,23 @@ class Observed:
             services=[
                 *(self._service(service) for service in self.topology.beside),
                 *(self._daemon(service) for service in self.topology.services if service.daemon is not None),
+                *self._database(),
                 *services,
             ],
             maintenance=self.maintenance,
             troubles=troubles,
         )
+
+    def _database(self) -> list[ServiceStatus]:
+        """Return what is to be said of the database that is made."""
+        found = []
+        for service in self.topology.of_kind(Kind.DATABASE):
+            said = (self.seen.of(service.name).stack or {}).get("database") or {"active": False, "safe": True}
+            ok = bool(said["active"] and said["safe"])
+            message = "" if said["safe"] else "everybody on its network gets to its port"
+            state = "active" if said["active"] else "not running"
+            found.append(ServiceStatus(service=service.name, kind=service.kind, state=state, ok=ok, message=message))
+        return found
 
     def _nginx(self) -> tuple[NginxStatus, list[ServiceStatus]]:
         """Return what is to be said of nginx: of all of them, and of each."""

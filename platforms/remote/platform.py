@@ -28,7 +28,9 @@ from platforms.base import RELEASE_VARIABLE, Applied, Back, Change, Forward, Inv
 from platforms.pulumi.engine import Event, Pulumi, PulumiError, name_of
 from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
 from platforms.pulumi.relay import Relay
+from platforms.remote.database import is_made, needs_hosts_key, reached_at
 from platforms.remote.host.places import Places
+from platforms.remote.host.postgres import reaches
 from platforms.remote.host.releases import in_release
 from platforms.remote.looked import Seen, check_name, facts_of, look, said_of_sessions
 from platforms.remote.observe import Observed, told
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 #: What is said when a step begins, by the end of its name.
 STEPS = {
     "host": "setting {host} up",
+    "postgres": "making the database",
     "daemons": "starting what keeps sessions and jobs",
     "sent": "sending the release",
     "prepare": "the release: static files, migrations, and one instance that proves it healthy",
@@ -126,7 +129,7 @@ class RemotePlatform:
     def _set_up(self) -> None:
         self.pulumi.set_up()
         make_secrets(self.pulumi, self.stack.config, self.paths.authority, self.voice.say)
-        if self.placement.is_spread and self.pulumi.secret(HOSTS_KEY) is None:
+        if needs_hosts_key(self.topology) and self.pulumi.secret(HOSTS_KEY) is None:
             self.pulumi.set_secret(HOSTS_KEY, new_hosts_key())
 
     def plan(self, wanted: Forward | Back) -> Planned:  # noqa: ARG002 - the engine's preview is asked elsewhere yet
@@ -341,9 +344,25 @@ class RemotePlatform:
 
     def _intruders(self) -> list[str]:
         return [
-            f"an instance on {host.name} listens on port {port}"
-            for host in self.ssh.hosts
-            for port in self.ssh.run(host.name, "listening").split()
+            *(
+                f"an instance on {host.name} listens on port {port}"
+                for host in self.ssh.hosts
+                for port in self.ssh.run(host.name, "listening").split()
+            ),
+            *self._reaching_database(),
+        ]
+
+    def _reaching_database(self) -> list[str]:
+        """Return who gets to the database though no instance runs there, this machine among them."""
+        if not is_made(self.topology) or not self.placement.asks_database:
+            return []
+        address, port = reached_at(self.topology)
+        away = {self.placement.database, *self.placement.app}
+        hosts = [host.name for host in self.ssh.hosts if host.name not in away]
+        found = [name for name in hosts if self.ssh.run(name, "reaches", address, str(port)).strip() == "yes"]
+        return [
+            f"{who} gets to the database at {address}:{port}"
+            for who in [*found, *(["this machine"] if reaches(address, port) else [])]
         ]
 
     def nginx_config(self) -> NginxConfig:

@@ -16,6 +16,7 @@ from cluster.lint.hosts import hosts_fit
 from cluster.tls.hosts import certificate_of_host
 from cluster.topology import build_topology
 from platforms.remote.archives import target_of
+from platforms.remote.database import is_made, needs_hosts_key, url
 from platforms.remote.host.places import Places
 from platforms.remote.looked import Seen, check_name, facts_of, look, said_of_sessions
 from platforms.remote.paths import RemotePaths, runtime_paths
@@ -139,9 +140,14 @@ class RemoteGround:
             hosts_key=self._hosts_key(),
         )
 
+    def made_secrets(self, config: ClusterConfig) -> dict[str, str]:
+        """Return the URL of the database, where one is made."""
+        topology = build_topology(config)
+        return {"database_url": url(topology, self.places, self._hosts_key())} if is_made(topology) else {}
+
     def _hosts_key(self) -> str:
         """Return of what hosts' certificates are made; empty where they need none. RunError where it is missing."""
-        if not self._found.placement.is_spread:
+        if not needs_hosts_key(self._found.topology):
             return ""
         where = f"{self.site or OWN}:{HOSTS_KEY}"
         found: str | None = pulumi.runtime.get_config(where)

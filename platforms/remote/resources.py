@@ -15,11 +15,14 @@ from cluster.config.models import Replacement, SessionEngine
 from cluster.errors import ClusterError
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.services import PACKAGED, Kind
+from cluster.tls.hosts import certificate_of_host
 from cluster.topology import batches
 from platforms import base
 from platforms.pulumi.made import ours
 from platforms.pulumi.preparing import release_words
+from platforms.remote import database
 from platforms.remote.archives import check, make_environment, make_release, target_of
+from platforms.remote.host.postgres import digest
 from platforms.remote.host.setting_up import SERVICE
 from platforms.remote.paths import asked_relays, nginx_config, relay_files, shown_files
 from platforms.remote.units import daemon_unit, instance_unit, nginx_unit, service_unit, socket_of, tmpfiles
@@ -40,6 +43,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Store(base.Store):
     """What keeps sessions and jobs on a host that is set up."""
+
+    ready: tuple[pulumi.Resource, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeDatabase(base.MadeDatabase):
+    """A database that takes connections, where one is made."""
 
     ready: tuple[pulumi.Resource, ...]
 
@@ -108,10 +118,12 @@ class Remote:
         beside = [one for one in topology.beside if self.placement.host_of[one.name] == host]
         texts = {
             **({"unit": instance_unit(topology, self.places)} if host in self.placement.app else {}),
-            "nginx_unit": nginx_unit(self.places),
+            **({"nginx_unit": nginx_unit(self.places)} if host in self.placement.hosts else {}),
             "tmpfiles": tmpfiles(topology, self.places),
             **{f"{SERVICE}{service.name}": service_unit(service, self.places) for service in beside},
         }
+        if database.is_made(topology) and host in self.placement.app:
+            texts["authority"] = certificate_of_host(self.hosts_key, self.places.stack, host).authority
         step = _Step(component=name, host=host, name="host")
         told = {"owner": self.owner, "made_by": step.resource, **texts}
         return self._command(
@@ -154,9 +166,20 @@ class Remote:
         )
         return [started]
 
-    def database(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> base.MadeDatabase:  # noqa: ARG002
-        """Make nothing: an sqlite file is made by who opens it."""
-        return base.MadeDatabase()
+    def database(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> MadeDatabase:
+        """Make the PostgreSQL that the stack file asks for; an sqlite file is made by who opens it."""
+        host = self.placement.database
+        if host is None or not database.is_made(topology):
+            return MadeDatabase(ready=())
+        told = database.wanted(topology, self.places, self.hosts_key, self.owner)
+        made = self._command(
+            *(_Step(component=name, host=host, name="postgres"), "postgres", ()),
+            opts,
+            environment={"DIGEST": digest(told)},
+            done=self.seen.each[host].has_database(digest(told)),
+            stdin=pulumi.Output.secret(json.dumps(told)),
+        )
+        return MadeDatabase(ready=(made,))
 
     # --- prepare
 
@@ -166,23 +189,23 @@ class Remote:
         topology: Topology,
         spec: ReleaseSpec,
         store: base.Store,
-        made: base.MadeDatabase,  # noqa: ARG002
+        made: base.MadeDatabase,
         opts: pulumi.ResourceOptions,
     ) -> Prepared:
         """Send the release to all hosts; on one of them collect its static files and migrate the database."""
-        store = ours(Store, store)
+        store, made = ours(Store, store), ours(MadeDatabase, made)
         sent = [self._sent(name, host, topology, spec, opts, store) for host in self.placement.app]
         words = release_words(topology, lock=f"{self.places.static}/lock", sockets=str(self.places.sockets))
         prepared = self._command(
             *(_Step(component=name, host=self.placement.leader, name="prepare"), "prepare", ("$RELEASE", *words)),
             opts,
-            after=sent,
+            after=[*sent, *made.ready],
             environment={"RELEASE": spec.digest},
             done=spec.digest in self.seen.leader.releases,
             stdin=self.secrets,
             logging=local.Logging.NONE,
         )
-        others = [host for host in self.seen.each if host != self.placement.leader]
+        others = [host for host in self.placement.hosts if host != self.placement.leader]
         return Prepared(
             ready=(prepared, *(one for host in others for one in self._adopted(name, host, spec, opts, prepared)))
         )
@@ -270,7 +293,7 @@ class Remote:
             if number == 1:
                 # They would take jobs of a release that does not get healthy.
                 ready += self._beside(name, topology, spec.digest, Replacement.BESIDE, opts, ready)
-                ready += [self._shown(name, host, spec, opts, ready) for host in self.seen.each]
+                ready += [self._shown(name, host, spec, opts, ready) for host in self.placement.hosts]
             taken = self._served(name, number, batch, topology, spec, opts, ready)
             served += taken
             before = [*prepared.ready, *taken]

@@ -26,11 +26,14 @@ def database_name(database: Mapping[str, Any] | None, url: str | None) -> str:
     engine = str(database["engine"])
     if engine == "sqlite":
         return f"sqlite {database.get('path', '')}"
-    if engine != "external" or not url:
+    if engine not in {"external", "postgres"} or not url:
         return engine
     try:
         parts = urlsplit(url)
         # Not by whom it is asked, and with which options.
+        if engine == "postgres":  # on a host by its name, and else by a socket that is the stack's own
+            host = parts.hostname or ""
+            return engine if not host or host.startswith("%") else f"{engine} {host}:{parts.port or ''}{parts.path}"
         return f"external {(parts.hostname or '').lower()}:{parts.port or ''}{parts.path}"
     except ValueError:
         return engine

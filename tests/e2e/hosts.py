@@ -14,7 +14,7 @@ from tests.load import Load
 
 if TYPE_CHECKING:
     import http.client
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 
@@ -65,9 +65,9 @@ class Store(Host):
 class HostsStand(RemoteStand):
     """A stand on several hosts; visitors come to each that has nginx."""
 
-    def __init__(self, network: Network, store: Store, *hosts: Host, **more: Any) -> None:
-        super().__init__(*hosts, **{"database": {"engine": "external"}, **more})
-        self.network, self.store = network, store
+    def __init__(self, network: Network, *hosts: Host, **more: Any) -> None:
+        super().__init__(*hosts, **more)
+        self.network = network
 
     @property
     def visited(self) -> list[Host]:
@@ -79,13 +79,13 @@ class HostsStand(RemoteStand):
         self.all_hosts.append(host)
         self.edit_stack(lambda stack: stack["hosts"].append(host.in_stack()))
 
-    def create(self) -> None:
-        """Make the stack, and put its database's URL where it is to be."""
+    def use(self, store: Store) -> None:
+        """Make the stack, and put the URL of its database where it is to be."""
         requirements = self.root / "example" / "requirements.txt"
         requirements.write_text(f"{requirements.read_text()}psycopg[binary]\n")
         for words in (
             ["stack", "init"],
-            ["config", "set", "--secret", "cluster:database_url", self.store.url],
+            ["config", "set", "--secret", "cluster:database_url", store.url],
         ):
             done = self.pulumi(*words)
             assert done.returncode == 0, done.stdout
@@ -103,16 +103,22 @@ class LoadOfAll(Load):
         return super().connect(number)
 
 
+#: What each host does.
+ROLES: dict[str, tuple[str, ...]] = {"web1": ("app", "nginx"), "web2": ("app",), "edge1": ("nginx",)}
+
+
 @contextmanager
-def hosts_stand(directory: Path, **more: Any) -> Iterator[HostsStand]:
-    """Make hosts and a stand on them; `more` are keys of the stack."""
+def hosts_stand(directory: Path, roles: Mapping[str, tuple[str, ...]] = ROLES, **more: Any) -> Iterator[HostsStand]:
+    """Make hosts and a stand on them; `more` are keys of the stack. Without a database of its own it gets one."""
     with contextlib.ExitStack() as there:
         network = there.enter_context(contextlib.closing(Network()))
-        store = there.enter_context(contextlib.closing(Store(directory, network.place())))
-        roles = {"web1": ("app", "nginx"), "web2": ("app",), "edge1": ("nginx",)}
+        kept = {"database": {"engine": "external"}, **more}
+        external = kept["database"]["engine"] == "external"
+        store = there.enter_context(contextlib.closing(Store(directory, network.place()))) if external else None
         hosts = [
             there.enter_context(contextlib.closing(Host(directory, *one, network.place()))) for one in roles.items()
         ]
-        stand = there.enter_context(contextlib.closing(HostsStand(network, store, *hosts, **more)))
-        stand.create()
+        stand = there.enter_context(contextlib.closing(HostsStand(network, *hosts, **kept)))
+        if store is not None:
+            stand.use(store)
         yield stand

@@ -48,6 +48,9 @@ class Host:
 
     image, text = IMAGE, HOST
 
+    #: Whether it has a network with other hosts.
+    is_inside = False
+
     def __init__(
         self,
         directory: Path,
@@ -56,7 +59,7 @@ class Host:
         network: Sequence[str] = (),
     ) -> None:
         """Start it. network: docker's words for where it is."""
-        self.name, self.roles = name, roles
+        self.name, self.roles, self.is_inside = name, roles, bool(network)
         subprocess.run(["docker", "build", "--quiet", "--tag", self.image, "-"], input=self.text, check=True, text=True)
         self.key = directory / f"key-{name}-{len(list(directory.iterdir()))}"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True)
@@ -78,6 +81,7 @@ class Host:
             "host_key": self.host_key,
             "identity_file": str(self.key),
             "roles": [*self.roles],
+            **({"internal": self.address} if self.is_inside else {}),
         }
 
     def run(self, *command: str, check: bool = True) -> str:
@@ -95,7 +99,12 @@ class Host:
 
     def restart(self) -> None:
         """Boot again; return when somebody can log in."""
-        docker("restart", "--time", "60", self.container)
+        docker("stop", "--time", "60", self.container)
+        self.start()
+
+    def start(self) -> None:
+        """Boot; return when somebody can log in."""
+        docker("start", self.container)
         self.until(lambda: self.run("systemctl", "is-active", "ssh.service", check=False) == "active")
 
     @staticmethod

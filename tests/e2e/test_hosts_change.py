@@ -71,7 +71,7 @@ def unharmed(stand: HostsStand, what: str, change: Callable[[], object]) -> None
 def of_the_stack(stand: HostsStand, host: Host) -> str:
     """Return what there is of the stack on a host: units, files and directories, but what is kept."""
     name = f"cluster-{stand.name}"
-    places = f"/etc/systemd/system /etc/nginx /etc/tmpfiles.d /srv/cluster /run /var/lib/{name}"
+    places = f"/etc/systemd/system /etc/nginx /etc/tmpfiles.d /srv/cluster /run/{name}* /var/lib/{name}"
     return host.run("sh", "-c", f"find {places} -name '*{name}*' -o -path '/srv/cluster/*' 2>/dev/null", check=False)
 
 
@@ -177,7 +177,7 @@ def test_a_host_that_breaks_takes_no_more_with_it_than_it_held(stand: HostsStand
         if fault == "kill":
             docker("kill", web2.container)
             time.sleep(10)
-            docker("start", web2.container)
+            web2.start()
         elif fault == "pause":
             docker("pause", web2.container)
             time.sleep(10)

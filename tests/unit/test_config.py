@@ -108,7 +108,7 @@ MISTAKES: list[tuple[str, object, str]] = [
     ("upstream.servers.1.wieght", 3, "upstream.servers[1].wieght: unknown key; did you mean weight?"),
     ("app.health.intervall", "1s", "app.health.intervall: unknown key; did you mean interval?"),
     ("app.zzz", 3, f"app.zzz: unknown key; known here: {KNOWN_IN_APP}"),
-    ("database", {"engine": "sqlite", "x": 1}, "database.x: unknown key; known here: engine, replace, discard"),
+    ("database", {"engine": "sqlite", "x": 1}, "database.x: unknown key; known here: engine, replace, port, discard"),
     # keys that are no plain words
     ("app", {**SMALL["app"], "a.b": 1}, f'app["a.b"]: unknown key; known here: {KNOWN_IN_APP}'),
     ("app", {**SMALL["app"], "a\nb": 1}, f'app["a\\nb"]: unknown key; known here: {KNOWN_IN_APP}'),

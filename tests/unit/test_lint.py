@@ -41,6 +41,10 @@ REMOTE: dict[str, Any] = {"platform": "remote", "hosts": [HOST], "sessions.engin
 WEB2 = {**HOST, "name": "web2", "address": "10.0.0.12"}
 EDGE = {**HOST, "name": "edge1", "address": "10.0.0.21", "roles": ["nginx"]}
 SEVERAL: dict[str, Any] = {"hosts": [HOST, WEB2], "database": {"engine": "external"}}
+INSIDE = {**HOST, "internal": "10.1.0.11"}
+DATABASE = {**HOST, "name": "db1", "address": "10.0.0.31", "internal": "10.1.0.31", "roles": ["database"]}
+APART: dict[str, Any] = {"hosts": [INSIDE, DATABASE], "database": {"engine": "postgres"}}
+BOTH = {**INSIDE, "roles": ["app", "nginx", "database"]}
 ON_APP1 = "upstream.servers[0].host"
 
 SQLITE = {"database_engine": "django.db.backends.sqlite3", "database_name": "/srv/data/db.sqlite3"}
@@ -1005,6 +1009,28 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
     "hosts-idle": (
         [case({**REMOTE, "hosts": [HOST, WEB2], "upstream.servers": [a_server("app1")]}, "hosts[1].roles")],
         [case({**REMOTE, "hosts": [HOST, WEB2]}), case({**REMOTE, "upstream.servers": [a_server("app1")]})],
+    ),
+    "hosts-database": (
+        [
+            case({**REMOTE, "database": {"engine": "postgres"}}, "hosts"),
+            case(
+                {
+                    **REMOTE,
+                    "hosts": [BOTH, {**BOTH, "name": "web2", "address": "10.0.0.12"}],
+                    "database": {"engine": "postgres"},
+                },
+                "hosts",
+            ),
+            case({**REMOTE, "hosts": [{**HOST, "roles": ["app", "nginx", "database"]}]}, "hosts[0].roles"),
+            case({**REMOTE, **APART, "hosts": [INSIDE, {**DATABASE, "internal": None}]}, "hosts[1].internal"),
+            case({**REMOTE, **APART, "hosts": [INSIDE, {**DATABASE, "internal": "db.lan"}]}, "hosts[1].internal"),
+            case({**REMOTE, **APART, "hosts": [HOST, DATABASE]}, "hosts[0].internal"),
+        ],
+        [
+            case({**REMOTE, **APART}),
+            case({**REMOTE, **APART, "hosts": [{**HOST, "roles": ["app", "nginx", "database"]}]}),
+            case({**REMOTE, **APART, "hosts": [INSIDE, EDGE, DATABASE]}),
+        ],
     ),
     "hosts-apart": (
         [

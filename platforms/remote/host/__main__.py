@@ -10,7 +10,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, cast
 
-from platforms.remote.host import daemons, maintaining, relaying, releases, removing, setting_up, site
+from platforms.remote.host import daemons, maintaining, postgres, relaying, releases, removing, setting_up, site
 from platforms.remote.host.asking import ask
 from platforms.remote.host.look import listening, look
 from platforms.remote.host.places import Places
@@ -103,6 +103,15 @@ def _receive_static(places: Places, words: list[str]) -> None:
     releases.receive_static(places, words[0], sys.stdin.buffer.read())
 
 
+def _postgres(places: Places, _words: list[str]) -> None:
+    postgres.make(places, json.load(sys.stdin))
+
+
+def _reaches(_places: Places, words: list[str]) -> None:
+    """Words: an address and a port. Print whether something takes a connection there."""
+    print("yes" if postgres.reaches(words[0], int(words[1])) else "no")
+
+
 def _site(places: Places, _words: list[str]) -> None:
     site.deliver(places, json.load(sys.stdin))
 
@@ -164,7 +173,9 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "listening": _listening,
     "look": _look,
     "maintain": _maintain,
+    "postgres": _postgres,
     "prepare": _prepare,
+    "reaches": _reaches,
     "receive": _receive,
     "receive-static": _receive_static,
     "relay": _relay,
@@ -188,6 +199,7 @@ CHANGING = frozenset(
         "adopt",
         "daemons",
         "maintain",
+        "postgres",
         "prepare",
         "receive",
         "receive-static",

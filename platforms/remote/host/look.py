@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_runtime import unfollowed
 from cluster_runtime.instance_link import GENERATION, NAME, SERVICES, InstanceLink
 from cluster_runtime.unfollowed import printable
-from platforms.remote.host import maintaining, relaying
+from platforms.remote.host import maintaining, postgres, relaying
 from platforms.remote.host.asking import ask
 from platforms.remote.host.running import has_user, output, told_by
 
@@ -98,6 +98,7 @@ def _stack(places: Places) -> dict[str, Any] | None:
         "files": {name: _digest(path) for name, path in places.of_systemd.items()},
         "site": _site(places),
         "relay": relaying.found(places),
+        "database": postgres.found(places),
         "daemons": {path.name: _daemon(places, path) for path in places.daemons()},
         **told_by(places, lambda: _said_by_processes(places)),
     }

@@ -203,16 +203,36 @@ class Places:
         return self.root / UNITS.relative_to("/") / "nginx.service.d" / f"{self.name}.conf"
 
     @property
+    def authority(self) -> Path:
+        """By what instances know the stack's other hosts."""
+        return self.state / AUTHORITY
+
+    @property
+    def table(self) -> str:
+        """The table of the kernel's rules that are the stack's."""
+        return self.name.replace("-", "_")
+
+    @property
+    def guard(self) -> Path:
+        """The rules that say who gets to the database."""
+        return self.state / "guard.nft"
+
+    @property
+    def guard_unit(self) -> Path:
+        """The unit that puts them in place."""
+        return self.unit.with_name(f"{self.name}-guard.service")
+
+    @property
     def tmpfiles(self) -> Path:
         """Says which directories are made at boot."""
         return self.root / "etc" / "tmpfiles.d" / f"{self.name}.conf"
 
     @property
     def of_systemd(self) -> dict[str, Path]:
-        """What systemd is told, by what a set-up calls it."""
+        """What a set-up has put in place, by what it calls it."""
         begin = f"{self.name}."
         beside = {path.name.removeprefix(begin)[: -len("@.service")]: path for path in self.templates()}
-        own = {"unit": self.unit, "nginx_unit": self.nginx_unit, "tmpfiles": self.tmpfiles}
+        own = {"unit": self.unit, "nginx_unit": self.nginx_unit, "tmpfiles": self.tmpfiles, "authority": self.authority}
         return {**own, **{f"service {name}": path for name, path in beside.items()}}
 
     def templates(self) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from platforms.remote.host import daemons, site
+from platforms.remote.host import daemons, postgres, site
 from platforms.remote.host.releases import retire_all
 from platforms.remote.host.running import output
 
@@ -25,6 +25,7 @@ def remove(places: Places, *, data: bool, made_by: str = "") -> None:
         return
     retire_all(places)
     daemons.forget(places, set())
+    postgres.stop(places)
     site.remove(places)
     for path in (places.unit, *places.templates(), places.nginx_unit, places.tmpfiles, places.made_by):
         path.unlink(missing_ok=True)
@@ -39,6 +40,7 @@ def remove(places: Places, *, data: bool, made_by: str = "") -> None:
     if data:
         for path in places.logs.glob(f"{places.access_log}*"):  # those that logrotate has put aside, too
             path.unlink()
+        postgres.drop(places)
         shutil.rmtree(places.state)
         # What is left has that number, and nobody else may get it.
         output("userdel", places.name)

@@ -25,20 +25,23 @@ def set_up(places: Places, wanted: dict[str, Any]) -> None:
     """Make it, where it is not there yet.
 
     wanted: `owner` says whose stack this is, `made_by` by which resource of its program; `unit` (where instances run),
-    `nginx_unit`, `tmpfiles` and `service NAME` are texts. HostError where it is another program's.
+    `nginx_unit` (where nginx does), `tmpfiles`, `authority` and `service NAME` are texts. HostError where it is another
+    program's.
     """
     claim(places, wanted["owner"])
     put(places.made_by, f"{wanted['made_by']}\n")
-    if shutil.which("nginx") is None:
+    if "nginx_unit" in wanted and shutil.which("nginx") is None:
         install("nginx")
     _make_user(places)
     _make_directories(places)
     changed = "unit" in wanted and put(places.unit, wanted["unit"])
-    changed |= put(places.nginx_unit, wanted["nginx_unit"])
+    changed |= "nginx_unit" in wanted and put(places.nginx_unit, wanted["nginx_unit"])
     for name, text in wanted.items():
         if name.startswith(SERVICE):
             changed |= put(places.template_of(name.removeprefix(SERVICE)), text)
     put(places.tmpfiles, wanted["tmpfiles"])
+    if "authority" in wanted:
+        put(places.authority, wanted["authority"])
     run("systemd-tmpfiles", "--create", str(places.tmpfiles))
     if changed:
         run("systemctl", "daemon-reload")

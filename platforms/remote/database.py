@@ -1,0 +1,90 @@
+"""The PostgreSQL that is made on a host: how instances ask for it, and what the host is told."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from typing import TYPE_CHECKING, Any
+
+from cluster.config.models import DatabaseEngine
+from cluster.placement import place
+from cluster.tls.hosts import certificate_of_host, password_of
+
+if TYPE_CHECKING:
+    from cluster.config.hosts import Host
+    from cluster.topology import Topology
+    from platforms.remote.host.places import Places
+
+#: How often PostgreSQL hashes a password; its default (RFC 7677).
+ROUNDS = 4096
+
+SALT_BYTES = 16
+
+#: Where a database is asked for on its own host.
+LOOPBACK = "127.0.0.1"
+
+
+def is_made(topology: Topology) -> bool:
+    """Tell whether a stack's database is one that is made."""
+    database = topology.config.database
+    return database is not None and database.engine is DatabaseEngine.POSTGRES
+
+
+def needs_hosts_key(topology: Topology) -> bool:
+    """Tell whether hosts ask each other for something, by certificates and passwords that are made of one secret."""
+    return is_made(topology) or place(topology).is_spread
+
+
+def _host(topology: Topology) -> Host:
+    name = place(topology).database
+    return next(host for host in topology.config.hosts if host.name == name)
+
+
+def _port(topology: Topology) -> int:
+    assert topology.config.database is not None  # noqa: S101 - one is made
+    return topology.config.database.port
+
+
+def reached_at(topology: Topology) -> tuple[str, int]:
+    """Return the address and the port at which instances ask for it."""
+    if not place(topology).asks_database:
+        return LOOPBACK, _port(topology)
+    return _host(topology).between, _port(topology)
+
+
+def url(topology: Topology, places: Places, secret: str) -> str:
+    """Return the URL of the database, which is a secret. It is known by its host's name, wherever that is."""
+    address, port = reached_at(topology)
+    called = places.table
+    options = f"hostaddr={address}&sslmode=verify-full&sslrootcert={places.authority}"
+    return f"postgres://{called}:{password_of(secret, 'database')}@{_host(topology).name}:{port}/{called}?{options}"
+
+
+def wanted(topology: Topology, places: Places, secret: str, owner: str) -> dict[str, Any]:
+    """Return what the host is told (platforms.remote.host.postgres.make)."""
+    placement, host = place(topology), _host(topology)
+    hosts = {one.name: one for one in topology.config.hosts}
+    shown = certificate_of_host(secret, places.stack, host.name)
+    return {
+        "owner": owner,
+        "port": _port(topology),
+        # From the beginning: a server that is to listen elsewhere has to be started anew.
+        "listen": [host.internal] if host.internal is not None else [],
+        "allowed": [hosts[name].between for name in placement.app] if placement.asks_database else [],
+        "certificate": shown.certificate,
+        "key": shown.key,
+        "user": places.table,
+        "database": places.table,
+        "verifier": verifier(password_of(secret, "database"), password_of(secret, "salt")),
+    }
+
+
+def verifier(password: str, salt: str) -> str:
+    """Return what PostgreSQL keeps of a password (RFC 5803). It is the same for the same salt."""
+    salted = bytes.fromhex(salt)[:SALT_BYTES]
+    key = hashlib.pbkdf2_hmac("sha256", password.encode(), salted, ROUNDS)
+    client = hmac.digest(key, b"Client Key", "sha256")
+    stored, server = hashlib.sha256(client).digest(), hmac.digest(key, b"Server Key", "sha256")
+    told = [base64.b64encode(one).decode() for one in (salted, stored, server)]
+    return f"SCRAM-SHA-256${ROUNDS}:{told[0]}${told[1]}:{told[2]}"

@@ -81,7 +81,9 @@ def _database_host(config: ClusterConfig, _facts: Facts) -> Remarks:
     for number in numbers if not made else ():
         why = "No PostgreSQL is made: database.engine is not postgres."
         yield Remark(f"hosts[{number}].roles", why, "Take the role database out, or set database.engine.")
-    apart = any(Role.APP in host.roles and number not in numbers for number, host in enumerate(config.hosts))
+    apart = len(numbers) == 1 and any(
+        Role.APP in host.roles and number not in numbers for number, host in enumerate(config.hosts)
+    )
     for number, host in enumerate(config.hosts) if made and apart else ():
         if {Role.APP, Role.DATABASE} & set(host.roles) and (host.internal is None or not is_address(host.internal)):
             why = "A database is asked for on a network of the hosts' own, and by addresses that it knows."

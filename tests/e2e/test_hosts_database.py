@@ -39,7 +39,9 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostsStand]:
     roles = {"web1": ("app",), "web2": ("app",), "edge1": ("nginx",), "db1": ("database",)}
     with hosts_stand(tmp_path_factory.mktemp("hosts"), roles, database={"engine": "postgres"}) as found:
         # Rules of somebody else's, which stay.
-        found.all_hosts[3].run("sh", "-c", "apt-get install -y -qq nftables >/dev/null && nft add table inet theirs")
+        found.all_hosts[3].run(
+            "sh", "-c", "apt-get update -qq && apt-get install -y -qq nftables >/dev/null && nft add table inet theirs"
+        )
         result = found.up()
         assert result.status == 0, result.output
         yield found

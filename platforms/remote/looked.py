@@ -9,8 +9,8 @@ import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from cluster.lint import Facts
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 #: Bytes that a release and its environment may need.
 ROOM = 500 * 1024**2
+
+#: Of a machine that is away.
+UNKNOWN: Mapping[str, Any] = {"nginx": None, "codename": ""}
 
 #: Hosts that are looked at, at a time; and seconds by which their clocks may differ.
 MOST_AT_ONCE, CLOCKS_APART = 32, 30.0
@@ -206,15 +209,25 @@ class Looked:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """All hosts of a stack as they were found. each: by their names, in the stack file's order."""
+    """All hosts of a stack as they were found.
+
+    each: by their names, in the stack file's order; of one that is away it is as if there were nothing of the stack.
+    away: why hosts are away, by their names.
+    """
 
     each: Mapping[str, Looked]
     topology: Topology
+    away: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def placement(self) -> Placement:
         """Which host runs what."""
         return place(self.topology)
+
+    @property
+    def edges(self) -> list[Looked]:
+        """The hosts that have visitors, and are not away."""
+        return [self.each[name] for name in self.placement.nginx if name not in self.away]
 
     @property
     def leader(self) -> Looked:
@@ -278,16 +291,26 @@ def _all_of(checks: Iterable[Callable[[], None]]) -> None:
         raise HostError("\n".join(problems))
 
 
+def look_around(ssh: Ssh, topology: Topology) -> Seen:
+    """Look at all hosts at once, as far as they answer; HostError where none does."""
+    with ThreadPoolExecutor(max_workers=MOST_AT_ONCE) as pool:
+        found = dict(zip((host.name for host in ssh.hosts), pool.map(partial(_looked, ssh), ssh.hosts), strict=True))
+    away = {name: str(one) for name, one in found.items() if isinstance(one, HostError)}
+    if len(away) == len(found):
+        raise HostError("\n".join(away.values()))
+    places = Places(ssh.stack)
+    nothing = {name: Looked(host=name, places=places, machine=UNKNOWN, stack=None) for name in away}
+    each = {name: one if isinstance(one, Looked) else nothing[name] for name, one in found.items()}
+    return Seen(each=each, topology=topology, away=away)
+
+
 def look(ssh: Ssh, topology: Topology) -> Seen:
     """Look at all hosts at once; HostError has a line for each that is away, or can't be what it is to be."""
-    with ThreadPoolExecutor(max_workers=MOST_AT_ONCE) as pool:
-        found = list(pool.map(lambda host: _looked(ssh, host), ssh.hosts))
-    problems = [one for one in found if isinstance(one, HostError)]
-    if problems:
-        raise HostError("\n".join(map(str, problems)))
-    each = {one.host: one for one in found if isinstance(one, Looked)}
-    check_clocks(each.values())
-    return Seen(each=each, topology=topology)
+    seen = look_around(ssh, topology)
+    if seen.away:
+        raise HostError("\n".join(seen.away.values()))
+    check_clocks(seen.each.values())
+    return seen
 
 
 def _looked(ssh: Ssh, host: Host) -> Looked | HostError:

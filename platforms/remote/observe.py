@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cluster.tls.certificates import Certificate
     from cluster.topology import Topology
     from platforms.remote.host.places import Places
-    from platforms.remote.looked import Looked, Seen
+    from platforms.remote.looked import Seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,8 @@ class Observed:
     @property
     def release(self) -> str | None:
         """The release that serves: the one that every instance's name leads to, else None."""
-        live = self.seen.live
-        held = {live.holders.get(name) for name in self.topology.names}
+        live, host_of = self.seen.live, self.seen.placement.host_of
+        held = {live.holders.get(name) for name in self.topology.names if host_of[name] not in self.seen.away}
         return held.pop() if len(held) == 1 else None
 
     @property
@@ -51,11 +51,7 @@ class Observed:
         return len(set(self._maintained())) > 1
 
     def _maintained(self) -> list[str | None]:
-        return [(looked.stack or {}).get("maintenance", {}).get("kept") for looked in self._visited()]
-
-    def _visited(self) -> list[Looked]:
-        """Return the hosts that have visitors."""
-        return [self.seen.each[name] for name in self.seen.placement.nginx]
+        return [(looked.stack or {}).get("maintenance", {}).get("kept") for looked in self.seen.edges]
 
     def status(self, sessions: dict[str, Any] | None) -> Status:
         """Return it; sessions: what an instance says of the session store."""
@@ -92,38 +88,48 @@ class Observed:
 
     def _nginx(self) -> tuple[NginxStatus, list[ServiceStatus]]:
         """Return what is to be said of nginx: of all of them, and of each."""
-        found, services = [], []
-        several = len(self.seen.each) > 1
-        for name, looked in self.seen.each.items():
+        found: list[NginxStatus] = []
+        services: list[ServiceStatus] = []
+        several = len(self.seen.placement.hosts) > 1
+        for name in self.seen.placement.hosts:
+            looked = self.seen.each[name]
             stack = looked.stack or {}
             runs = bool(stack.get("nginx_runs"))
             called = f"nginx@{name}" if several else "nginx"
             relay = looked.has_relay(relay_files(self.topology, self.places, name, looked.nginx), alone=False)
             current = relay
+            if name in self.seen.away:
+                message = "the host does not answer"
+                services.append(ServiceStatus(service=called, kind=Kind.NGINX, state="?", ok=False, message=message))
+                continue
             if name in self.seen.placement.nginx:
                 wanted = nginx_config(self.topology, self.places, name, looked.nginx, self.certificate).digest
                 current = relay and stack.get("nginx") == wanted
                 version = ".".join(map(str, looked.nginx))
                 found.append(NginxStatus(digest=stack.get("nginx"), current=current, runs=runs, version=version))
-            if runs or name in self.seen.placement.nginx or several:
-                message = "" if current or not several else "does not run the stack's configuration"
-                state = "running" if runs else "stopped"
-                ok = runs and (current or not several)
-                services.append(ServiceStatus(service=called, kind=Kind.NGINX, state=state, ok=ok, message=message))
+            message = "" if current or not several else "does not run the stack's configuration"
+            state = "running" if runs else "stopped"
+            ok = runs and (current or not several)
+            services.append(ServiceStatus(service=called, kind=Kind.NGINX, state=state, ok=ok, message=message))
         current, runs = all(one.current for one in found), all(one.runs for one in found)
         whole = all(one.ok for one in services) if several else True
-        return replace(found[0], current=current and whole, runs=runs), services
+        nothing = NginxStatus(digest=None, current=False, runs=False)
+        return replace(next(iter(found), nothing), current=current and whole, runs=runs), services
 
     def _troubles(self) -> list[str]:
-        found = []
+        found = list(self.seen.away.values())
         several = len(self.seen.each) > 1
-        for looked in self._visited():
+        for looked in self.seen.edges:
             told = (looked.stack or {}).get("maintenance", {}).get("told")
             if told is not None and told != digest_of(self.maintenance):
                 trouble = told_trouble(self.maintenance)
                 found.append(f"{looked.host}: {trouble}" if several else trouble)
         release = self.release
-        if release is not None and all(self.seen.of(name).run([name], release) for name in self.topology.names):
+        if (
+            not self.seen.away
+            and release is not None
+            and all(self.seen.of(name).run([name], release) for name in self.topology.names)
+        ):
             found += [
                 f"{name} is not started at boot"
                 for name in self.topology.names

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from cluster.checks import Check
 from cluster.config.models import HOSTS_KEY
 from cluster.endpoints import Endpoint
 from cluster.errors import CommandError
@@ -32,7 +33,7 @@ from platforms.remote.database import is_made, needs_hosts_key, reached_at
 from platforms.remote.host.places import Places
 from platforms.remote.host.postgres import reaches
 from platforms.remote.host.releases import in_release
-from platforms.remote.looked import Seen, check_name, facts_of, look, said_of_sessions
+from platforms.remote.looked import Seen, check_name, facts_of, look, look_around, said_of_sessions
 from platforms.remote.observe import Observed, told
 from platforms.remote.paths import RemotePaths, access_log, nginx_config
 from platforms.remote.ssh import LOOK_SECONDS, HostError, Ssh
@@ -41,7 +42,6 @@ from platforms.remote.units import instance_unit
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from cluster.checks import Check
     from cluster.lint import Facts
     from cluster.maintenance import Maintained, Maintenance
     from cluster.placement import Placement
@@ -105,9 +105,14 @@ class RemotePlatform:
         return look(self.ssh, self.topology)
 
     def observe(self) -> Observed:
-        """Look at what runs."""
+        """Look at what runs, as far as hosts answer."""
         certificate = named(self.stack.config, self.stack.root, dt.datetime.now(dt.UTC))
-        return Observed(seen=self.look(), topology=self.topology, places=self.places, certificate=certificate)
+        return Observed(
+            seen=look_around(self.ssh, self.topology),
+            topology=self.topology,
+            places=self.places,
+            certificate=certificate,
+        )
 
     def facts(self) -> Facts:
         """Return what the lints may look at; who only looks needs no host that answers."""
@@ -179,7 +184,7 @@ class RemotePlatform:
             changes = self.pulumi.up(self._tell, refresh=False, **environment)
         except PulumiError as error:
             raise CommandError(
-                f"{error}\nWhat served still serves; the next `cluster up` goes on from here."
+                f"{error}\n{self._tidied()}What served still serves; the next `cluster up` goes on from here."
             ) from error
         release = str(changes.outputs["release"])
         history = History.load(self.paths)
@@ -196,6 +201,19 @@ class RemotePlatform:
             checks=lambda: self._checked(release),
             maintenance=self.observe().maintenance,
         )
+
+    def _tidied(self) -> str:
+        """Stop what was started on one host and won't serve, since another one failed; return what could not be done.
+
+        On one host what failed has done so itself.
+        """
+        said = []
+        for host in self.placement.app if len(self.placement.app) > 1 else ():
+            try:
+                self.ssh.run(host, "tidy")
+            except HostError as error:
+                said.append(f"what was started there may still run: {error}\n")
+        return "".join(said)
 
     def _forget_archives(self, keep: set[str | None]) -> None:
         """Remove what was sent: a host has it."""
@@ -224,7 +242,8 @@ class RemotePlatform:
 
     def sessions(self) -> dict[str, Any] | None:
         """Return what an instance says of the session store; None where none says it."""
-        return said_of_sessions(self.ssh, self.placement.nginx[0])
+        told = (said_of_sessions(self.ssh, host) for host in self.placement.nginx)
+        return next(filter(None, told), None)
 
     def data(self) -> str:
         """Return in words what there is of a stack's data, and where."""
@@ -236,15 +255,18 @@ class RemotePlatform:
         from cluster.maintenance import Maintained  # noqa: PLC0415 - only here
 
         found = self.observe()
-        for host in self.placement.nginx:
-            if not (found.seen.each[host].stack or {}).get("nginx_runs"):
+        for looked in found.seen.edges:
+            if not (looked.stack or {}).get("nginx_runs"):
                 raise CommandError(f"stack {self.stack.name} is not up; `cluster up {self.stack.name}` starts it")
         changed = found.maintenance != wanted or found.is_divided
         text = None if wanted is None else render_maintenance(wanted).text
         asked = {"text": text, "digest": digest_of(wanted), "kept": told(wanted)}
-        for host in self.placement.nginx:
-            polite = found.seen.each[host].nginx < KEEPALIVE_MIN_TIMEOUT_SINCE
-            self.ssh.run(host, "maintain", "maintain=1", told=json.dumps({**asked, "polite": polite}))
+        for looked in found.seen.edges:
+            polite = looked.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE
+            self.ssh.run(looked.host, "maintain", "maintain=1", told=json.dumps({**asked, "polite": polite}))
+        missed = [why for name, why in found.seen.away.items() if name in self.placement.nginx]
+        if missed:
+            raise CommandError("\n".join(["the other hosts do so; say it again when these answer:", *missed]))
         return Maintained(changed=changed, in_force=True)
 
     def maintained(self) -> Maintenance | None:
@@ -300,10 +322,12 @@ class RemotePlatform:
 
     def _checked(self, release: str) -> list[Check]:
         """Check each host that has visitors, as one of them does."""
-        several = len(self.placement.nginx) > 1
-        return [
+        several, away = len(self.placement.nginx) > 1, self.observe().seen.away
+        unseen = [Check(name=f"{name} answers", ok=False, expected="yes", found=why) for name, why in away.items()]
+        return unseen + [
             replace(check, name=f"{host}: {check.name}") if several else check
             for host in self.placement.nginx
+            if host not in away
             for check in self._checked_by(host, release)
         ]
 
@@ -375,7 +399,12 @@ class RemotePlatform:
         """Return the journal of each instance, and nginx's log of the site's errors."""
         options = ["--output=short-iso", "--no-hostname", f"--lines={lines}", *(["--follow"] if follow else [])]
         found = []
-        for host, looked in self.look().each.items():
+        seen = self.observe().seen
+        for why in seen.away.values():
+            self.voice.say(why)
+        for host, looked in seen.each.items():
+            if host in seen.away:
+                continue
             units = {
                 unit: self._called(unit)
                 for unit, said in looked.units.items()
@@ -412,13 +441,14 @@ class RemotePlatform:
 
     def program(self, words: Sequence[str], *, terminal: bool) -> Invocation:
         """Return how a program runs once in the serving release."""
-        release = self.observe().release
-        if release is None:
+        observed = self.observe()
+        release, there = observed.release, [name for name in self.placement.app if name not in observed.seen.away]
+        if release is None or not there:
             raise CommandError(f"no release serves all of stack {self.stack.name}")
         unit = instance_unit(self.topology, self.places)
         python = in_release(self.places, release, unit, terminal=terminal)
         command = [*python, "-P", "-m", "cluster_runtime.program", *words]
-        return Invocation(command=self.ssh.plain(self.placement.leader, command, terminal=terminal))
+        return Invocation(command=self.ssh.plain(there[0], command, terminal=terminal))
 
 
 def platform(stack: Stack, voice: Voice) -> RemotePlatform:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from tests.conformance import servers
 from tests.e2e.hosts import LoadOfAll, hosts_stand
 from tests.e2e.remote import Host
 from tests.e2e.tools import docker
+from tests.local.stand import kill_at_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,6 +164,83 @@ def test_a_host_that_is_gone_for_good_is_forgotten(stand: HostsStand, directory:
     counts = loaded(stand, "a host that died, and was forgotten", gone)
     assert len(counts.failed) <= CLIENTS, counts.failed  # those that it held
     assert not counts.lost
+    settled(stand)
+
+
+def test_a_host_that_is_away_keeps_nobody_from_looking_and_from_maintenance(stand: HostsStand) -> None:
+    web2 = stand.all_hosts[1]
+    docker("kill", web2.container)
+    try:
+        status = json.loads(stand.run("status", stand.name, "--json").output)
+        assert not status["ok"]
+        assert any(line.startswith("web2: ") for line in status["troubles"]), status["troubles"]
+        assert {one["instance"]: one["ok"] for one in status["instances"]}["app1"]
+        (nginx,) = [one for one in status["services"] if one["service"] == "nginx@web2"]
+        assert (nginx["ok"], nginx["message"]) == (False, "the host does not answer")
+        managed = stand.run("manage", stand.name, "--", "check")
+        assert managed.status == 0, managed.output
+        on = stand.run("maintenance", stand.name, "on")
+        assert on.status == 0, on.output
+        for host in stand.visited:
+            assert asked(host, stand.port) == httpx.codes.SERVICE_UNAVAILABLE
+        off = stand.run("maintenance", stand.name, "off")
+        assert off.status == 0, off.output
+        verified = stand.run("verify", stand.name)
+        assert verified.status == 1
+        assert "web2 answers" in verified.output
+        refused = stand.up()
+        assert refused.status == 1
+        assert "web2: " in refused.output
+    finally:
+        web2.start()
+    stand.wait_healthy()
+    settled(stand)
+
+
+def asked(host: Host, port: int) -> int:
+    with httpx.Client(trust_env=False) as client:
+        return client.get(f"http://{host.address}:{port}/", headers={"Host": "cluster"}).status_code
+
+
+def test_a_release_that_one_host_does_not_start_leaves_nothing_on_the_others(stand: HostsStand) -> None:
+    web2 = stand.all_hosts[1]
+    before = {name: stand.units(name) for name in ("app1", "app2")}
+    broken = "import os, socket\nif os.environ.get('CLUSTER_INSTANCE') == 'app2':\n    raise RuntimeError('not here')\n"
+    stand.edit_code("example/urls.py", broken)
+    try:
+        counts = loaded(stand, "a release that one host of two does not start", stand.up)
+        assert not counts.failed
+        assert not counts.lost
+        assert {name: stand.units(name) for name in before} == before
+        assert stand.host_of("app2") is web2
+    finally:
+        stand.edit_code("example/urls.py", "")
+    settled(stand)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "web2: sending the release",
+        "web2: sending its static files on",
+        "web2: starting instances",
+        "web2: letting release",
+        "edge1: nginx: checking",
+        "web2: draining",
+    ],
+)
+def test_an_up_that_is_killed_costs_nothing_and_the_next_one_ends_it(stand: HostsStand, line: str) -> None:
+    stand.edit_code("visits/apps.py", f"# killed at {line}\n")
+    stand.edit_stack(lambda stack: servers(stack)["app2"].update(weight=len(line)))  # so that nginx has to change, too
+    with LoadOfAll(stand, clients=6) as load:
+        load.wait_for(50)
+        kill_at_line(stand.start("up", stand.name), line)
+        load.wait_for(50)
+        up(stand)
+        load.wait_for(50)
+    print(f"killed at `{line}`: {load.counts}")
+    assert not load.counts.failed
+    assert not load.counts.lost
     settled(stand)
 
 

@@ -73,6 +73,11 @@ def _start_services(places: Places, words: list[str]) -> None:
     releases.start_services(places, words[1:], alone=words[0] == "alone")
 
 
+def _tidy(places: Places, _words: list[str]) -> None:
+    with alone(places.lock):
+        releases.tidy(places)
+
+
 def _retire(places: Places, _words: list[str]) -> None:
     """Let go of what is not wanted: all that is told as JSON is what stays.
 
@@ -189,6 +194,7 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "start": _start,
     "start-services": _start_services,
     "static-of": _static_of,
+    "tidy": _tidy,
 }
 
 

@@ -224,6 +224,11 @@ def _start(places: Places, units: Mapping[str, str]) -> None:
     raise HostError("\n".join(words) or done.stderr.strip())
 
 
+def tidy(places: Places) -> None:
+    """Stop what was started beside those that serve, and will not serve: on another host it did not get healthy."""
+    _say("stop", _running(places) - places.enabled())
+
+
 def _indented(text: str) -> list[str]:
     return [f"    {line}" for line in text.strip().splitlines()]
 

@@ -55,22 +55,24 @@ class Observed:
 
     def status(self, sessions: dict[str, Any] | None) -> Status:
         """Return it; sessions: what an instance says of the session store."""
-        nginx, services = self._nginx()
+        nginx, of_nginx = self._nginx()
+        services = [
+            *(self._service(service) for service in self.topology.beside),
+            *(self._daemon(service) for service in self.topology.services if service.daemon is not None),
+            *self._database(),
+            *of_nginx,
+        ]
         instances = [self._instance(name) for name in self.topology.names]
         troubles = self._troubles()
+        well = all(one.ok for one in instances) and all(one.ok for one in services)
         return Status(
-            ok=nginx.current and self.release is not None and all(one.ok for one in instances) and not troubles,
+            ok=nginx.current and self.release is not None and well and not troubles,
             release=self.release,
             releases=self.seen.leader.releases,
             nginx=nginx,
             store=sessions,
             instances=instances,
-            services=[
-                *(self._service(service) for service in self.topology.beside),
-                *(self._daemon(service) for service in self.topology.services if service.daemon is not None),
-                *self._database(),
-                *services,
-            ],
+            services=services,
             maintenance=self.maintenance,
             troubles=troubles,
         )

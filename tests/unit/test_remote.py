@@ -509,7 +509,7 @@ def run(
         patched.enter_context(patch.object(remote_program, "look", lambda *_arguments: found))
         for name in ("make_environment", "make_release"):
             patched.enter_context(patch(f"platforms.remote.resources.{name}"))
-        return record(program, preview=preview, secrets={**SECRETS, "cluster:hosts_key": HOSTS_KEY})
+        return record(program, preview=preview, secrets={**SECRETS, "hosts_key": HOSTS_KEY})
 
 
 @pytest.mark.parametrize("preview", [False, True], ids=["up", "preview"])

@@ -289,12 +289,12 @@ class Pulumi:
         self.unsettled = bool(deployment.get("pending_operations"))
         return list(deployment.get("resources") or [])
 
-    def forget(self, gone: Callable[[str], bool]) -> int:
-        """Take resources out of the state without touching what they are; return how many. gone: tells by its name."""
+    def forget(self, gone: Callable[[dict[str, Any]], bool]) -> int:
+        """Take resources out of the state without touching what they are; return how many. gone: tells which."""
         document = json.loads(self._explained("stack", "export", "--stack", self.stack))
         deployment = document.get("deployment") or {}
         resources = list(deployment.get("resources") or [])
-        urns = {one["urn"] for one in resources if gone(name_of(one["urn"])[1])}
+        urns = {one["urn"] for one in resources if gone(one)}
         if not urns:
             return 0
         deployment["resources"] = [_without(one, urns) for one in resources if one["urn"] not in urns]

@@ -66,8 +66,14 @@ STEPS = {
     "retire": "draining and stopping what serves no more",
 }
 
-#: The host of a step, in what it runs, and the end of its name.
+#: A host, in what a step runs.
 _ON = re.compile(r"/on ([a-z][a-z0-9-]*) ")
+
+
+def _host_of(inputs: dict[str, Any]) -> str:
+    """Return the host of a step by what it runs, the last one where it asks two; empty where it is none."""
+    found = _ON.findall(str(inputs.get("create", "")))
+    return str(found[-1]) if found else ""
 
 
 class RemotePlatform:
@@ -195,11 +201,12 @@ class RemotePlatform:
             self.paths.state.mkdir(parents=True, exist_ok=True)
             history.save(self.paths)
             self._forget_archives(keep)
+        observed = self.observe()
         return Applied(
             release=release,
             changed=not changes.none,
-            checks=lambda: self._checked(release),
-            maintenance=self.observe().maintenance,
+            checks=lambda: self._checked(observed, release),
+            maintenance=observed.maintenance,
         )
 
     def _tidied(self) -> str:
@@ -226,15 +233,13 @@ class RemotePlatform:
         if not step or step["op"] in ("same", "read", "refresh", "delete", "delete-replaced"):
             return
         inputs = (step.get("new") or {}).get("inputs") or {}
-        found = _ON.search(inputs.get("create", ""))
-        if found is None:
-            return
+        host = _host_of(inputs)
         _kind, name = name_of(step["urn"])
-        what = name.rpartition(f"-{found[1]}-")[2].rstrip("0123456789")
-        words = STEPS.get(what, "").format(host=found[1], release=inputs.get("environment", {}).get("RELEASE", ""))
+        what = name.rpartition(f"-{host}-")[2].rstrip("0123456789") if host else ""
+        words = STEPS.get(what, "").format(host=host, release=inputs.get("environment", {}).get("RELEASE", ""))
         if words:
             several = len(self.ssh.hosts) > 1 and what != "host"
-            self.voice.say(f"{found[1]}: {words}" if several else words)
+            self.voice.say(f"{host}: {words}" if several else words)
 
     def keys(self) -> PulumiKeys:
         """Return where the stack's keys are."""
@@ -281,8 +286,7 @@ class RemotePlatform:
             with contextlib.suppress(HostError):
                 self.ssh.run(name, "look", seconds=LOOK_SECONDS)
                 raise CommandError(f"{name} answers: `cluster up {self.stack.name}` takes down what runs there")
-        step = re.compile(rf".*-{re.escape(name)}-({'|'.join(STEPS)}|secrets|services-\w+)[0-9]*")
-        if not self.pulumi.forget(lambda called: step.fullmatch(called) is not None):
+        if not self.pulumi.forget(lambda resource: _host_of(resource.get("inputs") or {}) == name):
             raise CommandError(f"hosts: {name} was never one of stack {self.stack.name}'s")
         self.ssh.forget(name)
 
@@ -318,11 +322,11 @@ class RemotePlatform:
         held = next(iter(filter(None, observed.seen.live.holders.values())), None)
         if held is None:
             raise CommandError(f"stack {self.stack.name} is not up; `cluster up {self.stack.name}` starts it")
-        return self._checked(observed.release or held)
+        return self._checked(observed, observed.release or held)
 
-    def _checked(self, release: str) -> list[Check]:
+    def _checked(self, observed: Observed, release: str) -> list[Check]:
         """Check each host that has visitors, as one of them does."""
-        several, away = len(self.placement.nginx) > 1, self.observe().seen.away
+        several, away = len(self.placement.nginx) > 1, observed.seen.away
         unseen = [Check(name=f"{name} answers", ok=False, expected="yes", found=why) for name, why in away.items()]
         return unseen + [
             replace(check, name=f"{host}: {check.name}") if several else check

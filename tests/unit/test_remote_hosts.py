@@ -17,6 +17,7 @@ import pytest
 from cluster.config import parse_config
 from cluster.topology import build_topology
 from platforms.remote import looked as looking
+from platforms.remote import platform as remote_platform
 from platforms.remote import program as remote_program
 from platforms.remote.database import url, verifier
 from platforms.remote.host.places import Places
@@ -367,3 +368,17 @@ def test_the_database_is_known_by_its_host_wherever_that_is() -> None:
     assert "@db1:5432/cluster_t?hostaddr=10.9.0.31&" in address(hosts=moved)
     alone = [{**HOSTS[0], "roles": ["app", "nginx", "database"]}]
     assert "@web1:5432/cluster_t?hostaddr=127.0.0.1&" in address(hosts=alone)
+
+
+@pytest.mark.parametrize(
+    ("create", "host"),
+    [
+        ("exec sh .cluster/t/ssh/on web2 serve t 'serve=1'", "web2"),
+        ("sh .cluster/t/ssh/on web1 static-of t r | sh .cluster/t/ssh/on web2 receive-static t", "web2"),
+        ("exec sh .cluster/t/ssh/on eu-web2 serve t", "eu-web2"),
+        ("echo web2", ""),
+    ],
+)
+def test_whose_step_it_is_is_told_by_what_it_runs(create: str, host: str) -> None:
+    """Not by its name alone: that of one host may be the end of another's."""
+    assert remote_platform._host_of({"create": create}) == host

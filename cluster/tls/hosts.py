@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cluster.tls.authority import ORDER
-from cluster.tls.certificates import address
 
 #: By this name every host's nginx is known to the others.
 RELAY = "relay"
@@ -75,11 +74,18 @@ def _bytes(secret: str) -> bytes:
 
 
 @cache
-def certificate_of_host(secret: str, stack: str, host: str, also: tuple[str, ...] = ()) -> HostCertificate:
-    """Return the certificate of a host of a stack, as client and as server. ValueError: the secret is none.
+def certificate_of_host(secret: str, stack: str, host: str) -> HostCertificate:
+    """Return what a host's nginx shows, as client and as server. ValueError: the secret is none."""
+    return _certificate(secret, stack, host, RELAY, ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
-    also: other names and addresses by which it is asked.
-    """
+
+@cache
+def certificate_of_database(secret: str, stack: str, host: str) -> HostCertificate:
+    """Return what the database on a host shows, which asks no other host for anything; else as above."""
+    return _certificate(secret, stack, host, "database", ExtendedKeyUsageOID.SERVER_AUTH)
+
+
+def _certificate(secret: str, stack: str, host: str, what: str, *usage: x509.ObjectIdentifier) -> HostCertificate:
     above = _key(secret, "authority")
     subject = _name(f"hosts of {stack}")
     authority = (
@@ -89,14 +95,12 @@ def certificate_of_host(secret: str, stack: str, host: str, also: tuple[str, ...
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(above.public_key()), critical=False)
         .sign(above, hashes.SHA256(), ecdsa_deterministic=True)
     )
-    key = _key(secret, f"host {host}")
+    key = _key(secret, f"{what} {host}")
     certificate = (
         _begun(subject, _name(host), key)
-        .add_extension(x509.SubjectAlternativeName([_called(name) for name in (RELAY, host, *also)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(what), x509.DNSName(host)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-        )
+        .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(above.public_key()), critical=False)
         .sign(above, hashes.SHA256(), ecdsa_deterministic=True)
     )
@@ -111,11 +115,6 @@ def _key(secret: str, what: str) -> ec.EllipticCurvePrivateKey:
     # Of more bits than the key has, so that each key is as likely as another (FIPS 186-5, A.2.1).
     derived = HKDF(hashes.SHA256(), SECRET_BYTES + 16, None, f"key {what}".encode()).derive(_bytes(secret))
     return ec.derive_private_key(int.from_bytes(derived, "big") % (ORDER - 1) + 1, ec.SECP256R1())
-
-
-def _called(name: str) -> x509.GeneralName:
-    found = address(name)
-    return x509.DNSName(name) if found is None else x509.IPAddress(found)
 
 
 def _name(text: str) -> x509.Name:

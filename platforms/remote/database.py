@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.config.models import DatabaseEngine
 from cluster.placement import place
-from cluster.tls.hosts import certificate_of_host, password_of
+from cluster.tls.hosts import certificate_of_database, password_of
 
 if TYPE_CHECKING:
     from cluster.config.hosts import Host
@@ -65,7 +65,7 @@ def wanted(topology: Topology, places: Places, secret: str, owner: str) -> dict[
     """Return what the host is told (platforms.remote.host.postgres.make)."""
     placement, host = place(topology), _host(topology)
     hosts = {one.name: one for one in topology.config.hosts}
-    shown = certificate_of_host(secret, places.stack, host.name)
+    shown = certificate_of_database(secret, places.stack, host.name)
     return {
         "owner": owner,
         "port": _port(topology),

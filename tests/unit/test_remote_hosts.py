@@ -16,6 +16,7 @@ import pytest
 
 from cluster.config import parse_config
 from cluster.topology import build_topology
+from platforms.pulumi.engine import Pulumi
 from platforms.remote import looked as looking
 from platforms.remote import platform as remote_platform
 from platforms.remote import program as remote_program
@@ -382,3 +383,37 @@ def test_the_database_is_known_by_its_host_wherever_that_is() -> None:
 def test_whose_step_it_is_is_told_by_what_it_runs(create: str, host: str) -> None:
     """Not by its name alone: that of one host may be the end of another's."""
     assert remote_platform._host_of({"create": create}) == host
+
+
+class Kept(Pulumi):
+    """An engine whose state is here."""
+
+    def __init__(self, deployment: dict[str, Any]) -> None:
+        self.stack = "t"
+        self.kept: dict[str, Any] = {"version": 3, "deployment": deployment}
+
+    def _explained(self, *arguments: str, stdin: str | None = None) -> str:
+        if arguments[:2] == ("stack", "export"):
+            return json.dumps(self.kept)
+        assert arguments[:2] == ("stack", "import")
+        self.kept = json.loads(stdin or "")
+        return ""
+
+
+def test_a_host_that_is_forgotten_leaves_nothing_that_waits_for_it() -> None:
+    def step(host: str, what: str, *after: str) -> dict[str, Any]:
+        urn = f"urn:pulumi:t::django-cluster::command:local:Command::app-{host}-{what}"
+        waits_for = [f"urn:pulumi:t::django-cluster::command:local:Command::app-{one}" for one in after]
+        told = {"create": f"exec sh .cluster/t/ssh/on {host} {what} t"}
+        return {"urn": urn, "inputs": told, "dependencies": waits_for, "propertyDependencies": {"stdin": waits_for}}
+
+    steps = [step("web1", "host"), step("web2", "host"), step("web1", "retire", "web1-host", "web2-host")]
+    engine = Kept({"resources": steps, "pending_operations": [{"resource": steps[1]}, {"resource": steps[0]}]})
+    assert engine.forget(lambda one: remote_platform._host_of(one["inputs"]) == "web2") == 1
+    left = engine.kept["deployment"]
+    assert [one["urn"].rpartition("::")[2] for one in left["resources"]] == ["app-web1-host", "app-web1-retire"]
+    assert "web2" not in json.dumps(left)
+    assert len(left["pending_operations"]) == 1
+    before = json.dumps(engine.kept)
+    assert engine.forget(lambda one: remote_platform._host_of(one["inputs"]) == "web9") == 0
+    assert json.dumps(engine.kept) == before

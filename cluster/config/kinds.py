@@ -272,6 +272,11 @@ Realm = Annotated[
     str, StringConstraints(pattern=r"^[!#%-\[\]-~]([ !#%-\[\]-~]{0,98}[!#%-\[\]-~])?$"), AfterValidator(_realm)
 ]
 
+#: A sentence in one line, which is shown.
+Reason = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")
+]
+
 HashKey = Annotated[str, StringConstraints(min_length=1, pattern=r"^[\w$ :./{}-]+$")]
 
 

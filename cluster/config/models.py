@@ -38,16 +38,18 @@ from cluster.config.kinds import (
     ProgramText,
     ProjectPath,
     PythonVersion,
+    Reason,
     ServiceName,
     UrlPath,
     VariableName,
     Weight,
     text_enum,
 )
-from cluster.config.refusing import refuse
+from cluster.config.refusing import Refusal, refuse
 from cluster.config.site import Site, path_refusals
 from cluster.config.units import Duration, Size
 from cluster.platforms import Platform
+from cluster.policies import PolicyRule
 from cluster_runtime.config import SECRET_NAMES
 
 if TYPE_CHECKING:
@@ -494,6 +496,34 @@ class Images(Model):
     )
 
 
+class Disabled(Model):
+    """A rule that the stack's resources need not keep to."""
+
+    rule: Annotated[PolicyRule, text_enum(PolicyRule)] = Field(description="Its name.")
+    reason: Reason = Field(description="Why: every `plan` and `up` says it.")
+
+
+class Policy(Model):
+    """What the stack's resources must keep to."""
+
+    production: bool | None = Field(
+        None,
+        description="Whether the rules for production hold too; default: where the site has a certificate by ACME of "
+        "a public authority (no `directory_ca`).",
+    )
+    disable: list[Disabled] = Field(default_factory=list, description="Rules that do not hold here.")
+
+    @model_validator(mode="after")
+    def _refuse_twice(self) -> Self:
+        rules = [one.rule for one in self.disable]
+        refuse(
+            Refusal(("disable", number, "rule"), f"{rule.value} is disabled above already", rule.value)
+            for number, rule in enumerate(rules)
+            if rule in rules[:number]
+        )
+        return self
+
+
 class ClusterConfig(Model):
     """One stack: the keys below `cluster:` of a Pulumi.<stack>.yaml."""
 
@@ -510,6 +540,9 @@ class ClusterConfig(Model):
     site: Site = Field(description="nginx's server.")
     images: Images = Field(default_factory=Images, description="Base images of platform docker.")
     hosts: list[Host] = Field(default_factory=list, description="The hosts of platform remote.")
+    policy: Policy = Field(
+        default_factory=Policy, description="What the resources of a Pulumi platform must keep to (docs/policy.md)."
+    )
     secret_key: SecretStr | None = Field(
         None, description="Django's SECRET_KEY, the same on every instance. Platform local makes its own."
     )

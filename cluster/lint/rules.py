@@ -9,6 +9,7 @@ from cluster.lint.choices import CHOICE_RULES
 from cluster.lint.finding import Severity
 from cluster.lint.hosts import HOST_RULES
 from cluster.lint.images import IMAGE_RULES
+from cluster.lint.policy import POLICY_RULES
 from cluster.lint.services import SERVICE_RULES
 from cluster.lint.sessions import SESSION_RULES
 from cluster.lint.site import SITE_RULES
@@ -27,6 +28,7 @@ RULES: tuple[Rule, ...] = (
     *SITE_RULES,
     *IMAGE_RULES,
     *HOST_RULES,
+    *POLICY_RULES,
     *CHOICE_RULES,
 )
 

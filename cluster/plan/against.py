@@ -19,6 +19,7 @@ from cluster.machine.nginx import NginxError, find_nginx
 from cluster.plan import compare
 from cluster.plan.confined import confined
 from cluster.plan.costs import Cost, dearest_first
+from cluster.plan.judged import disabled_rules
 from cluster.plan.leaving import losses
 from cluster.plan.migrations import new_migrations, unsafe
 from cluster.plan.nginx import difference
@@ -141,6 +142,7 @@ def _alone(stack: str, new: Side, unknown: tuple[str, ...]) -> Planned:
         stack=stack,
         changes=True,
         refused=_refused(new, found),
+        disabled=disabled_rules(new.config),
         traffic=compare.compare_shares({}, {one.name: one.share for one in new.topology.instances}),
         lints=compare.compare_lints([], [one for one in found if one.severity == "warning"]),
         unknown=unknown,
@@ -209,8 +211,9 @@ class Comparison:
         found = _lints(new)
         refused, costs, sessions = losses(old, new)
         refused = [*_refused(new, found), *refused]
+        disabled = disabled_rules(new.config)
         if not self._changes():
-            return Planned(stack=self.stack, changes=False, refused=tuple(refused))
+            return Planned(stack=self.stack, changes=False, refused=tuple(refused), disabled=disabled)
         release = self._release()
         if self.replaced:
             costs.append(Cost.NGINX_REPLACED)
@@ -232,6 +235,7 @@ class Comparison:
             changes=True,
             costs=dearest_first(costs),
             refused=tuple(refused),
+            disabled=disabled,
             steps=tuple(self._steps()),
             traffic=compare.compare_shares(*({i.name: i.share for i in one.topology.instances} for one in (old, new))),
             nginx=tuple(difference(lambda path: old.nginx.files.get(path, ""), new.nginx.files, new.nginx.digest)),
@@ -256,7 +260,8 @@ class Comparison:
         )
         unread = (self.old.uncoded, self.old.tree.unfit) != (self.new.uncoded, self.new.tree.unfit)
         hosts = self.old.config.hosts != self.new.config.hosts
-        return any(lists) or unread or hosts or self.old.nginx.files != self.new.nginx.files
+        policy = self.old.config.policy != self.new.config.policy  # nothing is done, and whoever reviews it must see it
+        return any(lists) or unread or hosts or policy or self.old.nginx.files != self.new.nginx.files
 
     @staticmethod
     def _costs_requests(service: Service) -> bool:

@@ -84,6 +84,7 @@ LEAST_IMPORTANT_FIRST = (
     _of_release("migrations", lambda one: one.migrations, lambda one: replace(one, migrations=())),
     Part(words="sessions at risk", there=lambda one: one.sessions, without=lambda one: replace(one, sessions="")),
     Part(words="what is deleted", there=lambda one: one.deleted, without=lambda one: replace(one, deleted=())),
+    Part(words="disabled rules", there=lambda one: one.disabled, without=lambda one: replace(one, disabled=())),
     Part(
         words="why `up` refuses it",
         there=lambda one: one.refused and one.refused != ELSEWHERE,

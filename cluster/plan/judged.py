@@ -40,6 +40,11 @@ def former_config(kept: dict[str, Any] | None) -> ClusterConfig | None:
         return None
 
 
+def disabled_rules(config: ClusterConfig) -> tuple[str, ...]:
+    """Return the rules of the policy that a stack file switches off, each with its reason."""
+    return tuple(f"{one.rule}: {one.reason}" for one in config.policy.disable)
+
+
 def first(stack: str, topology: Topology, facts: Facts, refused: Iterable[str]) -> Planned:
     """Return a plan of a stack that has no secret_key: nobody knows its release yet."""
     config = topology.config
@@ -52,7 +57,8 @@ def first(stack: str, topology: Topology, facts: Facts, refused: Iterable[str]) 
         steps=(*steps, *(f"+ {service.name}" for service in topology.services)),
         traffic=compare.compare_shares({}, {one.name: one.share for one in topology.instances}),
         lints=new_lints(None, config, facts),
+        disabled=disabled_rules(config),
     )
 
 
-__all__ = ["first", "forbidding", "former_config", "new_lints"]
+__all__ = ["disabled_rules", "first", "forbidding", "former_config", "new_lints"]

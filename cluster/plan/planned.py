@@ -119,7 +119,7 @@ class Planned:
     each. steps: what it does, in order. settings: keys of the stack file that change. nginx: the difference of its
     configuration, in unified form without context; each line begins with its file, +, - or a space. sessions: those at
     risk, in words. deleted: what is stopped or removed for good. drift: what was changed by hand. unknown: what can't
-    be known before.
+    be known before. disabled: rules of the policy that the stack file switches off, with its reasons.
     """
 
     stack: str
@@ -136,4 +136,5 @@ class Planned:
     lints: tuple[Lint, ...] = ()
     drift: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    disabled: tuple[str, ...] = ()
     resources: tuple[Resource, ...] = ()

@@ -96,6 +96,7 @@ def _sections(planned: Planned) -> Iterator[tuple[str, list[str]]]:
         ("stopped or deleted", list(planned.deleted)),
         ("lints that are new", [f"{one.severity}: {one.path}: {one.text} [{one.id}]" for one in planned.lints]),
         ("changed by hand, or broken", list(planned.drift)),
+        ("rules of the policy that are disabled", list(planned.disabled)),
         ("not known before", _cut(planned.unknown, MOST, "things")),
     ]
     # No name of a file can begin a line of its own.
@@ -171,7 +172,8 @@ def markdown(planned: Planned) -> list[str]:
     What does not change is one line. Nothing of a plan can end the code that it is shown as.
     """
     if not planned.changes and not planned.refused:
-        return [f"{code(planned.stack)}: {headline(planned)}"]
+        off = f"; disabled: {', '.join(map(code, planned.disabled))}" if planned.disabled else ""
+        return [f"{code(planned.stack)}: {headline(planned)}{off}"]
     lines = [f"### {code(planned.stack)}: {headline(planned)}"]
     if planned.refused:
         lines += ["", *(f"- {code(line)}" for line in planned.refused)]

@@ -13,7 +13,7 @@ from cluster.config.models import Server, dump
 from cluster.kept import HurtFile, read_kept, write_kept
 from cluster.plan import compare
 from cluster.plan.costs import Cost, dearest_first
-from cluster.plan.judged import former_config, new_lints
+from cluster.plan.judged import disabled_rules, former_config, new_lints
 from cluster.plan.migrations import unsafe
 from cluster.plan.nginx import OTHER_USERS, difference
 from cluster.plan.planned import Planned, Release
@@ -78,7 +78,7 @@ class Look:
 
     resources: those in the stack's state. lost: containers of them that do not run. maintenance: says what nginx tells
     visitors that it should not; asked where nginx runs. aside: where the preview writes contexts that go with it; None:
-    it writes them where they stay.
+    it writes them where they stay. unjudged: what the policy could not tell before it is made.
     """
 
     docker: DockerStack
@@ -86,13 +86,16 @@ class Look:
     lost: Sequence[str] = ()
     maintenance: Callable[[], str | None] = lambda: None
     aside: Path | None = None
+    unjudged: tuple[str, ...] = ()
     preview: Preview = field(default_factory=Preview)
     _beside: tuple[ThreadPoolExecutor, Future[Found]] | None = None
 
     def run(self, pulumi: Pulumi, environment: Mapping[str, str]) -> Changes:
-        """Let the engine preview; PulumiError says what it refuses."""
+        """Let the engine preview; PulumiError says what it refuses, PolicyError what the policy does."""
         more = {} if self.aside is None else {ASIDE_VARIABLE: str(self.aside)}
-        return pulumi.preview(self._take, refresh=bool(self.lost), **environment, **more)
+        changes = pulumi.preview(self._take, refresh=bool(self.lost), **environment, **more)
+        self.unjudged = changes.unjudged
+        return changes
 
     def _take(self, event: Event) -> None:
         self._look()  # once Pulumi's process is there: none is started beside a thread
@@ -157,7 +160,7 @@ class Planning:
         by_hand = (*strange, *([found.trouble] if found.trouble else []))
         name = self.docker.stack.name
         if not (self.preview.steps or found.strays or found.lacking or found.trouble):
-            return Planned(stack=name, changes=False, drift=by_hand)
+            return Planned(stack=name, changes=False, drift=by_hand, disabled=disabled_rules(self.config))
         live = observed.live
         serves = live.nginx is not None and any(live.holders.values())
         compared = self._compared(observed.release if serves else None)
@@ -181,7 +184,8 @@ class Planning:
             deleted=(*told.deleted(), *self._retired(release)),
             lints=lints,
             drift=by_hand,
-            unknown=(*compared.unknown, *unsaid),
+            unknown=(*compared.unknown, *unsaid, *look.unjudged),
+            disabled=disabled_rules(self.config),
             resources=self.preview.resources(),
         )
 

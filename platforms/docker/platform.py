@@ -19,7 +19,7 @@ from cluster.config.units import moment_text
 from cluster.errors import CommandError
 from cluster.plan import Planned
 from cluster.plan.costs import Cost
-from cluster.plan.judged import first, forbidding
+from cluster.plan.judged import disabled_rules, first, forbidding
 from cluster.plan.shown import text
 from cluster.services import Kind, asked_by
 from cluster.stack.history import History
@@ -46,8 +46,9 @@ from platforms.docker.proof import Proof, checked
 from platforms.docker.remembering import remember
 from platforms.docker.repair import lost, remove_orphans, stop_what_never_served
 from platforms.docker.stack import DockerStack, engine_host, paths, stack_keys
-from platforms.pulumi.engine import SECRET_KEY, STACK, Pulumi, PulumiError, installed_pulumi
+from platforms.pulumi.engine import SECRET_KEY, STACK, PolicyError, Pulumi, PulumiError, installed_pulumi
 from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
+from platforms.pulumi.policing import tell_disabled
 from platforms.pulumi.progress import Progress
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class DockerPlatform:
         docker, name = self.docker, self.stack.name
         docker.engine.run("version")
         facts = self.facts()
-        refused = forbidding(docker.stack.config, facts)
+        refused, disabled = forbidding(docker.stack.config, facts), disabled_rules(docker.stack.config)
         environment = {RELEASE_VARIABLE: self._former(wanted)} if isinstance(wanted, Back) else {}
         if SECRET_KEY not in stack_keys(self.stack):
             return first(name, docker.topology, facts, refused)
@@ -121,7 +122,7 @@ class DockerPlatform:
         if resources is None:
             return first(name, docker.topology, facts, refused)
         if refused:
-            return Planned(stack=name, changes=True, refused=tuple(refused))
+            return Planned(stack=name, changes=True, refused=tuple(refused), disabled=disabled)
         key = self._key_of_certificate()
         if key is not None and f"cluster:{key}" not in stack_keys(
             self.stack
@@ -133,7 +134,7 @@ class DockerPlatform:
             try:
                 look.run(self.pulumi, environment)
             except PulumiError as error:
-                return Planned(stack=name, changes=True, refused=tuple(refused_by(docker, error)))
+                return Planned(stack=name, changes=True, refused=tuple(refused_by(docker, error)), disabled=disabled)
             return Planning(look, self.pulumi, facts).told()
 
     def _look(self, docker: DockerStack, resources: list[dict[str, Any]], aside: Path | None = None) -> Look:
@@ -162,10 +163,14 @@ class DockerPlatform:
             self.voice.say("containers are missing or stopped: looking at what is there first")
         try:
             previewed = look.run(self.pulumi, environment)
+        except PolicyError as error:
+            raise CommandError(str(error)) from error
         except PulumiError as error:
             raise self._failed(docker, error) from error
         planned = Planning(look, self.pulumi, facts).told()
         lines = text(planned) if planned.changes else []
+        if not lines:
+            tell_disabled(docker.stack.config, self.voice)
         yield Change(lines=lines, apply=lambda: self._apply(look, previewed, environment))
 
     def _as_of_now(self) -> Stack:
@@ -196,7 +201,7 @@ class DockerPlatform:
         if strays or pulumi.unsettled or look.lost or not previewed.none or look.preview.before != look.preview.after:
             try:
                 progress = Progress(docker.topology, self.voice.say, proof.begin)
-                changes = pulumi.up(progress.take, refresh=bool(look.lost), **environment)
+                changes = pulumi.up(progress.take, refresh=bool(look.lost), policed=bool(look.unjudged), **environment)
             except PulumiError as error:
                 raise self._failed(docker, error) from error
         resources, orphans = look.resources, list[str]()

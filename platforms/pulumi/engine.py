@@ -32,6 +32,7 @@ from cluster.errors import CommandError
 from cluster.stack.history import Busy
 from cluster.stack.paths import STATE
 from cluster.stack.secrets import ALPHABET, KEY_LENGTH, write_secret
+from platforms.pulumi.policing import Policed, asking, not_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -78,12 +79,20 @@ class PulumiError(Exception):
         self.remarks = remarks
 
 
+class PolicyError(PulumiError):
+    """The policy refuses it, or could not be asked, before anything was changed; a line each."""
+
+
 @dataclass(kw_only=True)
 class Changes:
-    """What a run did: counts by Pulumi's names of operations (same, create, update, …), and the stack's outputs."""
+    """What a run did: counts by Pulumi's names of operations (same, create, update, …), and the stack's outputs.
+
+    unjudged: what the policy could not tell before it is made.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
+    unjudged: tuple[str, ...] = ()
 
     @property
     def none(self) -> bool:
@@ -256,16 +265,28 @@ class Pulumi:
 
     # --- changing
 
-    def up(self, tell_step: Callable[[Event], None], *, refresh: bool = False, **environment: str) -> Changes:
-        """Run `pulumi up`; a lock that a killed run left is removed first. PulumiError says what failed."""
+    def up(
+        self, tell_step: Callable[[Event], None], *, refresh: bool = False, policed: bool = False, **environment: str
+    ) -> Changes:
+        """Run `pulumi up`; a lock that a killed run left is removed first. PulumiError says what failed.
+
+        policed: ask the policy of each resource before it is changed: `preview`, which did, could not tell all.
+        """
         options = ["--refresh"] if refresh else []
-        return self._repaired(["up", "--yes", "--skip-preview", *options], tell_step, environment)
+        with asking(policed=policed) as pack:
+            return self._repaired(["up", "--yes", "--skip-preview", *options, *pack], tell_step, environment)
 
     def preview(self, tell_step: Callable[[Event], None], *, refresh: bool = False, **environment: str) -> Changes:
-        """Run `pulumi preview`: it changes nothing, and no lock keeps it waiting. PulumiError says what failed."""
+        """Run `pulumi preview`: it changes nothing, and no lock keeps it waiting. PulumiError says what failed.
+
+        PolicyError: what the policy refuses, all of it.
+        """
         options = ["--refresh"] if refresh else []
         try:
-            return self._changing(["preview", *options], tell_step, environment)
+            with asking() as pack:
+                return self._changing(["preview", *options, *pack], tell_step, environment)
+        except PolicyError:
+            raise
         except PulumiError as error:
             raise PulumiError(self._explained_or_same(str(error)), error.failed, error.remarks) from error
 
@@ -350,9 +371,12 @@ class Pulumi:
                 self._interrupt(process)
                 raise
             if process.wait() != 0:
-                text = seen.problem() or plain(output.read_text(encoding="utf-8", errors="replace"))
-                raise PulumiError(text, tuple(seen.failed), seen.remarks)
-            return Changes(counts=seen.counts, outputs=seen.outputs)
+                printed = plain(output.read_text(encoding="utf-8", errors="replace"))
+                refused = seen.policed.refused or list(filter(None, [not_run(printed)]))
+                if refused:
+                    raise PolicyError("\n".join(refused), tuple(seen.failed), seen.remarks)
+                raise PulumiError(seen.problem() or printed, tuple(seen.failed), seen.remarks)
+            return Changes(counts=seen.counts, outputs=seen.outputs, unjudged=tuple(seen.policed.unjudged))
 
     def _interrupt(self, process: subprocess.Popen[bytes]) -> None:
         self.say("interrupted: Pulumi ends what it is doing")
@@ -407,6 +431,7 @@ class _Seen:
         self.problems: list[tuple[str, str]] = []
         self.remarks: dict[str, list[str]] = {}
         self.failed: list[str] = []
+        self.policed = Policed()
 
     def take(self, event: Event) -> None:
         if "summaryEvent" in event:
@@ -415,6 +440,8 @@ class _Seen:
             self.outputs = (event["resOutputsEvent"]["metadata"].get("new") or {}).get("outputs") or {}
         elif "resOpFailedEvent" in event:
             self.failed.append(event["resOpFailedEvent"]["metadata"]["urn"])
+        elif "policyEvent" in event:
+            self.policed.take(event["policyEvent"])
         elif "diagnosticEvent" in event:
             diagnostic = event["diagnosticEvent"]
             if diagnostic["severity"] == "error":

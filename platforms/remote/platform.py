@@ -26,8 +26,9 @@ from cluster.tls.certificates import named
 from cluster.tls.hosts import new_hosts_key
 from cluster.topology import build_topology
 from platforms.base import RELEASE_VARIABLE, Applied, Back, Change, Forward, Invocation, LogSource, Status
-from platforms.pulumi.engine import Event, Pulumi, PulumiError, name_of
+from platforms.pulumi.engine import Event, PolicyError, Pulumi, PulumiError, name_of
 from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
+from platforms.pulumi.policing import tell_disabled
 from platforms.pulumi.relay import Relay
 from platforms.remote.database import is_made, needs_hosts_key, reached_at
 from platforms.remote.host.places import Places
@@ -186,8 +187,13 @@ class RemotePlatform:
     def _apply(self, environment: dict[str, str]) -> Applied:
         """Set up what is missing, and let Pulumi do it."""
         self._set_up()
+        tell_disabled(self.stack.config, self.voice)
         try:
-            changes = self.pulumi.up(self._tell, refresh=False, **environment)
+            # The engine asks the policy of a resource as it comes to it: a preview asks before the first is changed.
+            unjudged = self.pulumi.preview(lambda _event: None, refresh=False, **environment).unjudged
+            changes = self.pulumi.up(self._tell, refresh=False, policed=bool(unjudged), **environment)
+        except PolicyError as error:
+            raise CommandError(str(error)) from error
         except PulumiError as error:
             raise CommandError(
                 f"{error}\n{self._tidied()}What served still serves; the next `cluster up` goes on from here."

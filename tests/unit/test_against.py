@@ -214,6 +214,20 @@ def test_workers_that_come_go_and_change_are_told(project: Project) -> None:
 # --- stacks that come and go
 
 
+def test_a_rule_of_the_policy_that_is_switched_off_is_a_change_that_a_reviewer_sees(project: Project) -> None:
+    off = {"disable": [{"rule": "debug", "reason": "we look for a leak"}]}
+    project.stack(platform="docker", policy={"production": True})
+    project.commit()
+    assert not project.plan().changes
+    project.stack(platform="docker", policy={"production": True, **off})
+    planned = project.plan()
+    assert (planned.changes, planned.costs, planned.steps) == (True, (Cost.NONE,), ())
+    assert planned.disabled == ("debug: we look for a leak",)
+    assert [one.key for one in planned.settings] == ["policy.disable"]
+    project.commit()
+    assert (project.plan().changes, project.plan().disabled) == (False, planned.disabled)
+
+
 def test_a_stack_that_is_new_comes_up(project: Project) -> None:
     project.stack("staging")
     old, new = project.plans()

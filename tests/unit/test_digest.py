@@ -52,6 +52,7 @@ CHANGED: dict[str, tuple[object, str | None]] = {
     "lints": ((Lint(id="x", severity="warning", path="p", text="in 20 days"),), None),
     "drift": (("x",), None),
     "unknown": (("x",), None),
+    "disabled": (("debug: a leak",), None),
 }
 
 

@@ -25,7 +25,7 @@ from platforms.docker.failures import explain
 from platforms.docker.proof import Proof
 from platforms.docker.repair import lost, remove_orphans, stop_what_never_served
 from platforms.docker.stack import DockerStack, paths
-from platforms.pulumi.engine import Changes, Pulumi, PulumiError
+from platforms.pulumi.engine import Changes, PolicyError, Pulumi, PulumiError
 from tests.unit.pulumi_mocks import PROJECT, SECRETS, stack_values, write_stack
 
 if TYPE_CHECKING:
@@ -359,10 +359,15 @@ class Run:
 
     def preview(self, _tell_step: object, *, refresh: bool, **environment: str) -> Changes:
         self.previewed.append(environment)
+        if isinstance(self.outcome, PolicyError):
+            raise self.outcome
         return SOMETHING if isinstance(self.outcome, PulumiError) else self.outcome
 
-    def up(self, _tell_step: object, *, refresh: bool, **environment: str) -> Changes:
+    policed: bool | None = None
+
+    def up(self, _tell_step: object, *, refresh: bool, policed: bool, **environment: str) -> Changes:
         self.asked.append(environment)
+        self.policed = policed
         if isinstance(self.outcome, PulumiError):
             raise self.outcome
         return self.outcome
@@ -493,6 +498,27 @@ def test_a_database_that_was_set_back_is_migrated_again_in_the_release_that_serv
 def made(stack: Stack, *releases: str) -> None:
     for release in releases:
         (paths(stack).state / "images" / release).mkdir(parents=True)
+
+
+def test_what_the_policy_refuses_is_said_and_nothing_is_asked_of_the_engine_again(
+    with_run: Callable[[Told, Run], Stack],
+) -> None:
+    run = Run(PolicyError("policy debug: container app1 is. Mend it.\npolicy tls: x."), "new")
+    stack = with_run(Told(found=STARTED, live_text=SERVED), run)
+    with pytest.raises(CommandError) as raised:
+        up(stack)
+    assert str(raised.value).splitlines() == ["policy debug: container app1 is. Mend it.", "policy tls: x."]
+    assert run.asked == []
+    assert (len(run.previewed), run.exports) == (1, 0)
+
+
+@pytest.mark.parametrize("unjudged", [(), ("policy tls: not known",)])
+def test_an_update_asks_the_policy_again_only_where_the_preview_could_not_tell(
+    with_run: Callable[[Told, Run], Stack], unjudged: tuple[str, ...]
+) -> None:
+    run = Run(Changes(counts={"update": 1}, unjudged=unjudged), "new")
+    up(with_run(Told(found=STARTED, live_text=SERVED), run))
+    assert run.policed is bool(unjudged)
 
 
 def test_the_way_back_leads_from_what_serves_and_not_from_what_was_last_remembered(

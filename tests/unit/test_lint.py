@@ -991,6 +991,10 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case({"images": {"as_of": "2026-01-01"}}, now=FEBRUARY),
         ],
     ),
+    "policy-unasked": (
+        [case({"policy": {"production": True}}, "policy")],
+        [case(), case({**DOCKER, "policy": {"production": True}}), case({**REMOTE, "policy": {"production": False}})],
+    ),
     "hosts-missing": (
         [case({**REMOTE, "hosts": []}, "hosts"), case({"hosts": [HOST]}, "hosts")],
         [case(REMOTE), case()],

@@ -13,6 +13,7 @@ import pytest
 
 import cluster
 import platforms
+import policy
 from cluster.platforms import TRAITS, Platform
 from platforms import registry
 from platforms.docker import initial as docker_initial
@@ -65,6 +66,12 @@ def test_whatever_is_not_a_platforms_or_a_commands_is_kept_pure() -> None:
     assert set(pure["source_modules"]) == {f"cluster.{room}" for room in rooms_of(cluster) - NOT_PURE}
 
 
+def test_every_rule_of_the_policy_is_kept_from_the_engine() -> None:
+    """Only what Pulumi starts is not: it is the pack."""
+    there = {f"policy.{room}" for room in rooms_of(policy) - NOT_PURE - {"pack"}}
+    assert set(contract("The policy's rules")["source_modules"]) == there
+
+
 def test_the_walls_are_before_every_platform_that_there_is() -> None:
     there = rooms_of(platforms) - NO_PLATFORM
     layers = contract("No platform knows another")
@@ -92,6 +99,10 @@ ACROSS = {
     "a platform that knows another": ("platforms/docker/program.py", "import platforms.local.paths", 1),
     "what is asked of a platform, that knows one": ("platforms/base.py", "import platforms.docker.engine", 1),
     "a command that knows a platform's program": ("cli/app.py", "import platforms.docker.program", 1),
+    "a rule that knows a platform": ("policy/containers.py", "import platforms.docker.engine", 1),
+    "a rule that waits for the models": ("policy/rules.py", "import cluster.config.models", 1),
+    "a rule that knows the engine": ("policy/rules.py", "import pulumi", 1),
+    "a platform that asks a rule itself": ("platforms/pulumi/policing.py", "import policy.rules", 1),
 }
 
 
@@ -99,7 +110,7 @@ ACROSS = {
 def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of all rooms."""
     house = tmp_path_factory.mktemp("house")
-    for package in ("cli", "cluster", "platforms", "components"):
+    for package in ("cli", "cluster", "platforms", "components", "policy"):
         subprocess.run(["cp", "-r", str(ROOT / package), str(house)], check=True)
     (house / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
     return house

@@ -111,7 +111,9 @@ class Ansible:
         self.address = (self.hosts.all[-1].address, 8080)
         self.number = 1
         for host in self.hosts.all:  # which the playbook's users have installed
-            host.run("sh", "-c", "apt-get update -qq && apt-get install -y -qq python3-venv python3-packaging >/dev/null")
+            host.run(
+                "sh", "-c", "apt-get update -qq && apt-get install -y -qq python3-venv python3-packaging >/dev/null"
+            )
         lines = ["[app]", *(self._line(host) for host in self.hosts.all[:-1])]
         lines += ["[nginx]", self._line(self.hosts.all[-1]), ""]
         (self.root / "inventory").write_text("\n".join(lines))

@@ -26,10 +26,11 @@ from platforms.docker.failures import refused_by
 from platforms.docker.maintaining import Found
 from platforms.docker.observe import Observed
 from platforms.docker.paths import ASIDE_VARIABLE
-from platforms.docker.planning import keep_stack
 from platforms.docker.stack import DockerStack, paths
 from platforms.docker.told import MADE_AGAIN, Told
+from platforms.pulumi import planning
 from platforms.pulumi.engine import Changes, PulumiError
+from platforms.pulumi.kept_stack import keep_stack
 from platforms.pulumi.live import Live
 from platforms.pulumi.preview import Preview
 from tests.unit.pulumi_mocks import PROJECT, SECRETS, write_stack
@@ -279,7 +280,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
     monkeypatch.setattr("platforms.docker.planning.unknown", lambda _docker, _resources: [])
     monkeypatch.setattr("platforms.docker.stack.Engine", lambda _host: SilentEngine())
     monkeypatch.setattr(cli.DockerPlatform, "facts", lambda _platform: Facts(root=tmp_path))
-    monkeypatch.setattr(cli, "installed_pulumi", lambda: "pulumi")
+    monkeypatch.setattr(planning, "installed_pulumi", lambda: "pulumi")
     monkeypatch.setattr(cli.DockerPlatform, "_maintenance_found", lambda _platform: (Found(told="", kept=None), []))
     return stack
 
@@ -416,13 +417,13 @@ def test_a_stack_that_was_never_set_up_needs_no_engine_s_preview(
     opened: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_stack(opened.root, VALUES)
-    monkeypatch.setattr(cli, "installed_pulumi", lambda: None)
+    monkeypatch.setattr(planning, "installed_pulumi", lambda: None)
     found = cli.platform(opened, Silent()).plan(Forward())
     assert (found.costs, found.steps[0]) == ((Cost.START,), "the first release; its secret_key is made first")
 
 
 def test_a_plan_installs_nothing(opened: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "installed_pulumi", lambda: None)
+    monkeypatch.setattr(planning, "installed_pulumi", lambda: None)
     with pytest.raises(CommandError, match="Pulumi is missing: `cluster up dev` installs it"):
         cli.platform(opened, Silent()).plan(Forward())
 
@@ -433,11 +434,11 @@ def test_lints_that_were_there_before_are_not_new(opened: Stack, monkeypatch: py
     assert unkept.lints == ()
     assert unkept.unknown[0].endswith("lints are new: the stack file of before is not kept in this checkout")
     outputs = {"nginx": preview("same").before["nginx"]}
-    keep_stack(DockerStack(opened), outputs)
+    keep_stack(paths(opened), opened.config, outputs)
     assert {one.path for one in planned(opened, FakePulumi("weight"), monkeypatch, **warned).lints} >= {
         "sessions.memcached.nodes"
     }
-    keep_stack(DockerStack(Stack(opened.root, "dev", parse_config({**VALUES, **warned}))), outputs)
+    keep_stack(paths(opened), parse_config({**VALUES, **warned}), outputs)
     found = planned(opened, FakePulumi("weight"), monkeypatch, **warned)
     assert (found.lints, found.unknown) == ((), ())
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster.plan.nginx import OTHER_USERS, difference
+from cluster.plan.nginx_check import UncheckedError
 from platforms.docker.contexts import changed_parts, config_of, side_of
 from platforms.docker.delivery import read_delivered
 from platforms.docker.drift import drift
+from platforms.docker.engine import EngineError
+from platforms.docker.nginx_check import checker
 from platforms.docker.paths import ASIDE_VARIABLE, set_aside
 from platforms.docker.repair import lacking_migrations, unknown
 from platforms.docker.stack import paths
@@ -17,13 +21,14 @@ from platforms.docker.told import Told
 from platforms.pulumi import planning
 from platforms.pulumi.planning import Sides, UnkeptError, lasting_of
 from platforms.pulumi.preview import Preview
-from platforms.pulumi.progress import COMMAND, NGINX_CONFIG
+from platforms.pulumi.progress import COMMAND, CONTAINER, NGINX_CONFIG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from cluster.lint import Facts
+    from cluster.plan.nginx_check import Checker
     from cluster.plan.planned import Release
     from cluster.sessions import Lasting
     from platforms.docker.observe import Observed
@@ -170,6 +175,25 @@ class Planning(planning.Planning):
         # Pulumi tells which value of the environment is another, and not what it is.
         users = [OTHER_USERS] if any(path.endswith(f".{USERS}") for path in found.changed) else []
         return [*users, *difference(lambda path: before.get(path, ""), after, digest)]
+
+    @contextmanager
+    def checkers(self) -> Iterator[Sequence[Checker]]:
+        """Give the stack's nginx in a container of its own; none where its configuration is the same."""
+        step = self.preview.of(COMMAND, "create", "update", "replace").get(NGINX_CONFIG)
+        if step is None or (step.operation == "update" and "stdin" not in step.changed):
+            yield []
+            return
+        there = [one for one in self.found.observed.of("nginx") if one["State"]["Running"]]
+        others = (one for one in self.preview.of(CONTAINER, "create", "replace").values() if one.part == "nginx")
+        if any("image" in one.changed for one in others):
+            raise UncheckedError("its image is made by `up`")
+        if not there:
+            raise UncheckedError("its container does not run")
+        try:
+            with checker(self.docker, there[0]["Id"]) as asked:
+                yield [asked]
+        except EngineError as error:
+            raise UncheckedError(str(error)) from error
 
 
 __all__ = ["Look", "Planning"]

@@ -115,7 +115,7 @@ class DockerPlatform:
                 look.run(self.pulumi, environment)
             except PulumiError as error:
                 return Planned(stack=name, changes=True, refused=tuple(refused_by(docker, error)))
-            return Planning(look, self.pulumi, facts).told()
+            return Planning(look, self.pulumi, facts).judged()
 
     def _look(self, docker: DockerStack, resources: list[dict[str, Any]], aside: Path | None = None) -> Look:
         return Look(

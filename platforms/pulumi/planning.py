@@ -18,6 +18,7 @@ from cluster.plan import compare
 from cluster.plan.costs import Cost, dearest_first
 from cluster.plan.judged import first, forbidding, new_lints
 from cluster.plan.migrations import unsafe
+from cluster.plan.nginx_check import UncheckedError
 from cluster.plan.planned import Planned, Release
 from cluster.plan.releases import compare_releases, retired
 from cluster.plan.risk import at_risk, discarded
@@ -31,9 +32,11 @@ from platforms.pulumi.progress import COMMAND, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from fractions import Fraction
 
     from cluster.lint import Facts
+    from cluster.plan.nginx_check import Checker
     from cluster.plan.planned import Lint, SettingChange, Share
     from cluster.plan.releases import Side
     from cluster.stack.opened import Stack
@@ -51,10 +54,13 @@ Resources = list[dict[str, Any]]
 PREPARE = "prepare"
 
 
-def begun(stack: Stack, facts: Facts, pulumi: Callable[[], Pulumi], key_costs: Sequence[Cost]) -> Planned | Resources:
+def begun(
+    stack: Stack, facts: Facts, pulumi: Callable[[], Pulumi], key_costs: Sequence[Cost], *more_keys: str
+) -> Planned | Resources:
     """Return what is to be known before a preview: the resources in the stack's state; a plan where there can't be one.
 
-    key_costs: of a certificate whose key `up` makes first. CommandError where Pulumi is not there.
+    key_costs: of a certificate whose key `up` makes first. more_keys: others that it makes first. CommandError where
+    Pulumi is not there.
     """
     name, topology, keys = stack.name, build_topology(stack.config), stack_keys(stack.root, stack.name)
     refused = forbidding(stack.config, facts)
@@ -67,10 +73,12 @@ def begun(stack: Stack, facts: Facts, pulumi: Callable[[], Pulumi], key_costs: S
         return first(name, topology, facts, refused)
     if refused:
         return Planned(stack=name, changes=True, refused=tuple(refused))
-    key = _key_of_certificate(stack)
-    if key is not None and f"cluster:{key}" not in keys:
-        unknown = f"what else changes: `up` makes cluster:{key} first"
-        return Planned(stack=name, changes=True, costs=tuple(key_costs), unknown=(unknown,))
+    for key in filter(None, (_key_of_certificate(stack), *more_keys)):
+        if f"cluster:{key}" not in keys:
+            unknown = f"what else changes: `up` makes cluster:{key} first"
+            return Planned(
+                stack=name, changes=True, costs=tuple(key_costs) if key not in more_keys else (), unknown=(unknown,)
+            )
     return resources
 
 
@@ -149,6 +157,10 @@ class Planning(ABC):
     def said(self) -> Sequence[Mapping[str, str] | None]:
         """Return what each instance that serves says of its sessions."""
 
+    def secrets(self) -> dict[str, str]:
+        """Return the secrets of the wanted release, in plain: for what shows none."""
+        return self.pulumi.secrets()
+
     @abstractmethod
     def sessions(self) -> Mapping[str, Any] | None:
         """Return what an instance says of the session store; None where none says it."""
@@ -165,7 +177,28 @@ class Planning(ABC):
     def nginx_lines(self) -> list[str]:
         """Return nginx's lines that go and come."""
 
+    @abstractmethod
+    def checkers(self) -> AbstractContextManager[Sequence[Checker]]:
+        """Give the nginx that is to be asked whether it takes a configuration which is not in place yet; none: it is.
+
+        UncheckedError where it can't be asked.
+        """
+
     # --- the plan
+
+    def judged(self) -> Planned:
+        """Return the plan, with what nginx says of a configuration that is not in place yet."""
+        planned = self.told()
+        if not planned.changes:
+            return planned
+        try:
+            with self.checkers() as asked:
+                found = [checker.judged(self.config) for checker in asked]
+        except UncheckedError as error:
+            found = [([], [f"whether nginx takes its configuration: {error}"])]
+        refused = dict.fromkeys(line for lines, _unsure in found for line in lines)
+        unsure = dict.fromkeys(line for _refused, lines in found for line in lines)
+        return replace(planned, refused=tuple(refused), unknown=(*planned.unknown, *unsure))
 
     def told(self) -> Planned:
         """Return the plan."""
@@ -208,7 +241,7 @@ class Planning(ABC):
         release = Release(before=former, after=wanted)
         if wanted is None or former == wanted:
             return Compared(release=release)
-        secrets = self.pulumi.secrets()
+        secrets = self.secrets()
         lasting = self.lasting(wanted, secrets)
         if former is None:
             return Compared(release=release, lasting=lasting)

@@ -168,7 +168,7 @@ def _reasons(step: Step, former: str | None, release: str | None, *, of_release:
         top = key.partition(".")[0]
         if key in NOISE:
             continue
-        follows = key == NAMED or (of_release and (key in FOLLOWING or _same_but(step, top, key, former, release)))
+        follows = key == NAMED or (of_release and key in FOLLOWING) or _same_but(step, top, key, former, release)
         found.add(OF_RELEASE if follows else key)
     if not found and step.changed:
         found.add(OF_RELEASE if of_release else OF_WHAT_RUNS)
@@ -177,6 +177,8 @@ def _reasons(step: Step, former: str | None, release: str | None, *, of_release:
 
 def _same_but(step: Step, top: str, key: str, former: str | None, release: str | None) -> bool:
     """Tell whether an input differs in the release that it names, and in nothing else."""
+    if former == release:
+        return False
     old, new = step.old.get(top), step.new.get(top)
     if key != top and isinstance(old, dict) and isinstance(new, dict):
         name = key.partition(".")[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from cluster.config import parse_config
 from cluster.errors import CommandError
 from cluster.lint import Facts
 from cluster.plan import Cost, Planned
+from cluster.plan.nginx_check import Checker
 from cluster.plan.planned import FileChange, Kind, Resource, SecretChange, Share
 from cluster.plan.shown import document, markdown, text
 from cluster.stack.history import History
@@ -22,6 +24,7 @@ from platforms.base import Forward
 from platforms.docker import platform as cli
 from platforms.docker.contexts import changed_parts, side_of
 from platforms.docker.drift import drift
+from platforms.docker.engine import ROLE_LABEL
 from platforms.docker.failures import refused_by
 from platforms.docker.maintaining import Found
 from platforms.docker.observe import Observed
@@ -37,6 +40,8 @@ from tests.unit.pulumi_mocks import PROJECT, SECRETS, write_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from cluster.plan.nginx_check import Tree
 
 PREVIEWS = Path(__file__).parent / "previews"
 
@@ -233,9 +238,12 @@ class FakePulumi:
             raise PulumiError(self.refused)
         if ASIDE_VARIABLE in environment:
             write_context(Path(environment[ASIDE_VARIABLE]) / "dev" / "images" / WANTED, {"a.py": "1\n2\n"}, threads=7)
-        for event in recorded(self.name):
+        for event in self.events():
             take(event)
         return Changes()
+
+    def events(self) -> list[dict[str, Any]]:
+        return recorded(self.name)
 
     def secrets(self) -> dict[str, str]:
         return SECRETS
@@ -281,8 +289,22 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
     monkeypatch.setattr("platforms.docker.stack.Engine", lambda _host: SilentEngine())
     monkeypatch.setattr(cli.DockerPlatform, "facts", lambda _platform: Facts(root=tmp_path))
     monkeypatch.setattr(planning, "installed_pulumi", lambda: "pulumi")
+    monkeypatch.setattr("platforms.docker.planning.checker", lambda _docker, _nginx: nullcontext(Asked()))
     monkeypatch.setattr(cli.DockerPlatform, "_maintenance_found", lambda _platform: (Found(told="", kept=None), []))
     return stack
+
+
+class Asked(Checker):
+    """An nginx that is asked, and takes whatever has no `add_haeder` in it."""
+
+    resolves = False
+
+    def __init__(self) -> None:
+        super().__init__("nginx", (1, 30, 0))
+
+    def said(self, tree: Tree) -> str | None:
+        broken = f"[emerg] 1#1: unknown directive in {tree.directory}/snippets/server.conf:1"
+        return broken if any("add_haeder" in one for one in tree.files.values()) else None
 
 
 class SilentEngine:
@@ -308,7 +330,8 @@ def observed(stack: Stack, **live: Any) -> Observed:
     holders = {"app1": f"{FORMER}.aaaaaaaaaaaa", "app2": f"{FORMER}.bbbbbbbbbbbb"}
     nginx = preview("same").before["nginx"]
     found = Live(**{"nginx": nginx, "holders": holders, "static": FORMER, **live})
-    return Observed(live=found, containers=(), topology=build_topology(stack.config))
+    nginx = {"Id": "nginx1", "Config": {"Labels": {ROLE_LABEL: "nginx"}}, "State": {"Running": True}}
+    return Observed(live=found, containers=(nginx,), topology=build_topology(stack.config))
 
 
 def planned(stack: Stack, pulumi: FakePulumi, monkeypatch: pytest.MonkeyPatch, **values: Any) -> Planned:
@@ -342,6 +365,22 @@ def test_a_weight_change_fits_on_one_screen(opened: Stack, monkeypatch: pytest.M
         "    + server unix:…/app1/http.sock weight=5 max_fails=0;",
         "resources: 1 to update",
     ]
+
+
+def test_what_the_stack_s_nginx_refuses_is_told_by_its_key(opened: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = {**VALUES["site"], "snippets": {"server": "add_haeder X-A b;"}}
+    found = planned(opened, FakePulumi("weight"), monkeypatch, site=site)
+    assert found.refused == ("site.snippets.server: nginx refuses it: unknown directive in snippets/server.conf:1",)
+
+
+def test_an_nginx_that_is_not_asked_is_said_to_be_none(opened: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = "whether nginx takes its configuration: "
+    gone = replace(observed(opened), containers=())
+    monkeypatch.setattr(DockerStack, "observe", lambda _docker: gone)
+    found = planned(opened, FakePulumi("weight"), monkeypatch)
+    assert (found.refused, found.unknown[-1]) == ((), f"{unknown}its container does not run")
+    # Where its configuration is the same, nobody is asked.
+    assert not [one for one in planned(opened, FakePulumi("release"), monkeypatch).unknown if unknown in one]
 
 
 def test_what_does_not_change_is_one_line(opened: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,12 @@ class Look:
         with executor:
             return future.result()
 
+    def drift(self, believed: Preview) -> tuple[str, ...]:
+        """Return what was changed by hand, or is broken, in words; EngineError where the engine is away."""
+        found = self.found()
+        told = drift(found.observed, believed.before, lost=self.lost, unknown=found.strays, lacking=found.lacking)
+        return (*told, *([found.trouble] if found.trouble else []))
+
     def context(self, release: str) -> Path:
         """Return where the build context of a release is."""
         place = paths(self.docker.stack).images / release
@@ -129,11 +135,7 @@ class Planning(planning.Planning):
 
     def drift(self) -> tuple[str, ...]:
         """Return what was changed by hand, or is broken, in words."""
-        found = self.found
-        told = drift(
-            found.observed, self.preview.before, lost=self.look.lost, unknown=found.strays, lacking=found.lacking
-        )
-        return (*told, *([found.trouble] if found.trouble else []))
+        return self.look.drift(self.preview)
 
     def broken(self) -> bool:
         """Tell whether something of that is mended although the preview finds nothing to do."""

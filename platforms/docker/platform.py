@@ -47,7 +47,8 @@ from platforms.docker.stack import DockerStack, engine_host, paths
 from platforms.pulumi.engine import STACK, Pulumi, PulumiError, installed_pulumi
 from platforms.pulumi.kept_stack import keep_stack
 from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
-from platforms.pulumi.planning import begun
+from platforms.pulumi.planning import begun, state_of
+from platforms.pulumi.preview import Preview
 from platforms.pulumi.progress import Progress
 
 if TYPE_CHECKING:
@@ -334,6 +335,12 @@ class DockerPlatform:
             troubles=[f"{trouble}; `cluster up {self.stack.name}` mends it"] if trouble else [],
             notes=notes,
         )
+
+    def drift(self) -> Sequence[str]:
+        """Return what was changed by hand, or is broken, beside what Pulumi's state has."""
+        self.docker.engine.run("version")  # said before Pulumi is looked for
+        resources = state_of(self.stack.name, lambda: self.pulumi)
+        return () if resources is None else self._look(self.docker, resources).drift(Preview.of_state(resources))
 
     def verify(self) -> list[Check]:
         """Check what serves with real requests; CommandError where nothing does."""

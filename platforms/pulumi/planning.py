@@ -66,9 +66,7 @@ def begun(
     refused = forbidding(stack.config, facts)
     if SECRET_KEY not in keys:
         return first(name, topology, facts, refused)
-    if installed_pulumi() is None:
-        raise CommandError(f"Pulumi is missing: `cluster up {name}` installs it, and says what it does")
-    resources = pulumi().find()
+    resources = state_of(name, pulumi)
     if resources is None:
         return first(name, topology, facts, refused)
     if refused:
@@ -80,6 +78,13 @@ def begun(
                 stack=name, changes=True, costs=tuple(key_costs) if key not in more_keys else (), unknown=(unknown,)
             )
     return resources
+
+
+def state_of(stack: str, pulumi: Callable[[], Pulumi]) -> Resources | None:
+    """Return the resources in a stack's state; None where there is no such stack. CommandError where Pulumi is not."""
+    if installed_pulumi() is None:
+        raise CommandError(f"Pulumi is missing: `cluster up {stack}` installs it, and says what it does")
+    return pulumi().find()
 
 
 def _key_of_certificate(stack: Stack) -> str | None:
@@ -319,4 +324,4 @@ def _server(output: Mapping[str, Any]) -> dict[str, Any]:
     return {key: output[key] for key in ("name", "weight", "backup", "down") if key in output}
 
 
-__all__ = ["Compared", "Planning", "Sides", "UnkeptError", "begun", "lasting_of"]
+__all__ = ["Compared", "Planning", "Sides", "UnkeptError", "begun", "lasting_of", "state_of"]

@@ -77,6 +77,17 @@ class Preview:
     after: Mapping[str, Any] = field(default_factory=dict)
     _seen: dict[str, Step] = field(default_factory=dict)
 
+    @classmethod
+    def of_state(cls, resources: Iterable[Mapping[str, Any]]) -> Preview:
+        """Return one in which nothing changes, by the resources in a stack's state: what that has of each."""
+        found = cls()
+        for resource in resources:
+            metadata = {"op": "same", "urn": resource["urn"], "type": resource["type"]}
+            states = {"old": resource, "new": resource}
+            found.take({"resourcePreEvent": {"metadata": {**metadata, **states}}})
+            found.take({"resOutputsEvent": {"metadata": {**metadata, **states}}})
+        return found
+
     def take(self, event: Event) -> None:
         """Take one event of the engine's."""
         begun, ended = event.get("resourcePreEvent"), event.get("resOutputsEvent")

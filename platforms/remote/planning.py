@@ -90,6 +90,11 @@ class Site:
         )
 
 
+def drifted(site: Site, believed: Preview) -> tuple[str, ...]:
+    """Return what was changed by hand on the hosts, or is broken, in words. believed: what Pulumi's state has."""
+    return tuple(dict.fromkeys(line for host in site.hosts for line in drift(host, believed)))
+
+
 def plan(site: Site, pulumi: Callable[[], Pulumi]) -> Planned:
     """Return what would be done; it changes nothing. CommandError where that can't be known."""
     made_first = (HOSTS_KEY,) if needs_hosts_key(site.seen.topology) else ()
@@ -144,7 +149,7 @@ class Planning(planning.Planning):
 
     def drift(self) -> tuple[str, ...]:
         """Return what was changed by hand, or is broken, in words."""
-        return tuple(dict.fromkeys(line for host in self.hosts for line in drift(host, self.preview)))
+        return drifted(self.site, self.preview)
 
     def broken(self) -> bool:
         """Tell whether something of that is mended although the preview finds nothing to do: its steps mend it all."""
@@ -248,4 +253,4 @@ class Planning(planning.Planning):
         return tuple(difference(lambda path: before.get(path, ""), after, digest, files))
 
 
-__all__ = ["Planning", "Site", "plan", "previewed"]
+__all__ = ["Planning", "Site", "drifted", "plan", "previewed"]

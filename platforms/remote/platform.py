@@ -32,6 +32,8 @@ from platforms.base import RELEASE_VARIABLE, Applied, Back, Change, Forward, Inv
 from platforms.pulumi.engine import Event, Pulumi, PulumiError, name_of
 from platforms.pulumi.kept_stack import keep_stack
 from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
+from platforms.pulumi.planning import state_of
+from platforms.pulumi.preview import Preview
 from platforms.pulumi.relay import Relay
 from platforms.remote.database import is_made, needs_hosts_key, reached_at
 from platforms.remote.host.places import Places
@@ -40,7 +42,7 @@ from platforms.remote.host.releases import in_release
 from platforms.remote.looked import Seen, check_name, facts_of, look, look_around, said_of_sessions
 from platforms.remote.observe import Observed, told
 from platforms.remote.paths import RemotePaths, access_log, nginx_config
-from platforms.remote.planning import Site, plan, previewed
+from platforms.remote.planning import Site, drifted, plan, previewed
 from platforms.remote.ssh import LOOK_SECONDS, HostError, Ssh
 from platforms.remote.units import instance_unit
 
@@ -333,6 +335,14 @@ class RemotePlatform:
     def status(self) -> Status:
         """Look at what runs."""
         return self.observe().status(self.sessions())
+
+    def drift(self) -> Sequence[str]:
+        """Return what was changed by hand, or is broken, beside what Pulumi's state has."""
+        seen, facts = self._seen()
+        if seen is None:
+            raise CommandError("\n".join(forbidding(self.stack.config, facts)))
+        resources = state_of(self.stack.name, lambda: self.pulumi)
+        return () if resources is None else drifted(self._site(Forward(), seen, facts), Preview.of_state(resources))
 
     def verify(self) -> list[Check]:
         """Check what serves with real requests; CommandError where nothing does."""

@@ -150,6 +150,9 @@ def test_a_preview_of_pulumi_s_own_leaves_a_build_context(stand: DockerStand) ->
 
 def test_what_was_done_by_hand_is_told_by_name_and_up_mends_it(stand: DockerStand) -> None:
     docker("rm", "--force", stand.container("app2"))
+    shown = stand.run("status", stand.name, "--drift")
+    assert "changed by hand, or broken:\n  container app-app2 is stopped or removed\n" in shown.output
+    assert shown.status == 1
     found = planned(stand)
     assert found["changes"]
     assert "container app-app2 is stopped or removed" in found["drift"], found

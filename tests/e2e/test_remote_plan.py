@@ -121,7 +121,9 @@ def test_what_was_done_by_hand_is_told_by_name_and_up_mends_it(stand: RemoteStan
     host.run("systemctl", "stop", unit)
     host.run("sh", "-c", f"echo '# by hand' >>/etc/nginx/{site}")
     host.run("sh", "-c", f"echo '# by hand' >>/etc/systemd/system/cluster-{stand.name}@.service")
+    shown = stand.run("status", stand.name, "--drift", "--json")
     found = planned(stand)
+    assert (shown.status, json.loads(shown.output)["drift"]) == (1, found["drift"])
     assert found["changes"]
     assert found["drift"] == [
         f"{site} was edited",
@@ -132,3 +134,4 @@ def test_what_was_done_by_hand_is_told_by_name_and_up_mends_it(stand: RemoteStan
     result = assert_done(stand.up())
     assert f"  changed by hand, or broken:\n      {site} was edited\n" in result
     assert plan(stand).output == f"stack {stand.name}: no changes\n"
+    assert "nothing was changed by hand" in assert_done(stand.run("status", stand.name, "--drift"))

@@ -511,6 +511,29 @@ def test_where_all_is_as_it_was_left_there_is_no_drift(opened: Stack) -> None:
     assert drift(observed(opened), believed, lost=[], unknown=[], lacking={}) == ()
 
 
+def test_drift_is_told_by_the_state_alone(opened: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    believed = preview("same")
+    stack = {"type": "pulumi:pulumi:Stack", "urn": "urn:pulumi:dev::p::pulumi:pulumi:Stack::p-dev"}
+    container = {
+        "type": "docker:index/container:Container",
+        "id": "gone",
+        "inputs": {},
+        "parent": "urn:x::AppHosts::app",
+    }
+    resources = [
+        {**stack, "outputs": believed.before},
+        {**container, "urn": "urn:pulumi:dev::p::cluster:index:AppHosts$docker:index/container:Container::app-app2"},
+    ]
+    pulumi = FakePulumi("same")
+    monkeypatch.setattr(pulumi, "find", lambda: resources)
+    monkeypatch.setattr(cli, "Pulumi", lambda *_arguments: pulumi)
+    monkeypatch.setattr(cli, "lost", lambda _docker, there: [one["urn"].rpartition("::")[2] for one in there[1:]])
+    found = cli.platform(opened, Silent())
+    assert found.drift() == ("container app-app2 is stopped or removed",)
+    monkeypatch.setattr(pulumi, "find", lambda: None)
+    assert found.drift() == ()
+
+
 # --- parts of a release
 
 

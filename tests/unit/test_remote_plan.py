@@ -1,13 +1,9 @@
-"""What a plan says of a stack on a host: by the engine's events, what was found there, and releases that it keeps."""
+"""What a plan says of a stack on hosts: by the engine's events, and by what was found there."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import os
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,186 +11,49 @@ import pytest
 from cluster.config import parse_config
 from cluster.errors import CommandError
 from cluster.plan import Cost, Planned
-from cluster.plan.compare import compare_code
-from cluster.plan.nginx_check import Refusal, UncheckedError
 from cluster.plan.planned import FileChange, Kind, Resource, SecretChange
 from cluster.plan.shown import document, text
 from cluster.stack.opened import Stack
+from cluster.tls.hosts import new_hosts_key
 from cluster.topology import build_topology
 from platforms.base import Back, Forward
 from platforms.pulumi import planning
 from platforms.pulumi.preview import Preview
 from platforms.remote import platform as cli
+from platforms.remote.database import url
 from platforms.remote.drift import drift
-from platforms.remote.host import checking, showing
-from platforms.remote.host.places import Places
-from platforms.remote.host.running import HostError as ThereError
-from platforms.remote.kept import NoReleaseError, changed_parts, fetched
-from platforms.remote.looked import Looked, Seen
-from platforms.remote.nginx_check import HostChecker
+from platforms.remote.host import showing
 from platforms.remote.paths import nginx_config
-from platforms.remote.planning import Site
-from platforms.remote.ssh import HostError, Ssh
+from platforms.remote.ssh import Ssh
 from platforms.remote.told import Told
-from platforms.remote.units import daemon_unit, instance_unit, nginx_unit, tmpfiles
 from tests.planned import NOTHING, WEIGHTED
 from tests.unit.pulumi_mocks import PROJECT, SECRETS, write_stack
 from tests.unit.remote_machine import Machine
+from tests.unit.remote_stack import (
+    FORMER,
+    LOOKED,
+    PLACES,
+    WANTED,
+    Answering,
+    command,
+    digest,
+    events,
+    host,
+    hosts,
+    keep,
+    made,
+    outputs,
+    preview,
+    there,
+    unit,
+    values,
+)
 from tests.unit.test_docker_plan import FakePulumi, Silent
-from tests.unit.test_remote import MACHINE, VALUES
+from tests.unit.test_remote import VALUES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from platforms.remote.told import Hosted
-
-#: The releases: the one that serves, and the one that is wanted.
-FORMER, WANTED = "aee6bc29a566", "94cd6efe7d00"
-
-#: The first instance gets three of four requests.
-SERVERS = {"servers": [{"name": "app1", "weight": 3}, {"name": "app2"}]}
-
-PLACES = Places("shop")
-
-#: What a look says of the machine.
-LOOKED = {**MACHINE, "clock": 0.0}
-
-
-def digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def unit(*, active: bool = True, enabled: bool = True) -> dict[str, Any]:
-    state = "active" if active else "inactive"
-    return {"state": state, "sub": "", "pid": 1, "told": "", "restarts": 0, "enabled": enabled}
-
-
-def values(**changes: Any) -> dict[str, Any]:
-    return {**VALUES, "upstream": SERVERS, **changes}
-
-
-def there(asked: dict[str, Any] | None = None, release: str = FORMER, **more: Any) -> dict[str, Any]:
-    """Return what a look says of a host on which a stack is as it should be."""
-    topology = build_topology(parse_config(asked or values()))
-    rendered = nginx_config(topology, PLACES, "web1", (1, 26, 3))
-    daemons = {
-        PLACES.daemon(one.name).name: {"state": "active", "unit": text_, "started": text_}
-        for one in topology.services
-        if one.daemon is not None
-        for text_ in [digest(daemon_unit(one, PLACES))]
-    }
-    services = {PLACES.unit_of_service(one.name, one.generation(release)): unit() for one in topology.beside}
-    return {
-        "owner": "x",
-        "nginx": rendered.digest,
-        "nginx_runs": True,
-        "nginx_turn": 1,
-        "turns": {},
-        "maintenance": {"kept": None, "told": None},
-        "releases": [release],
-        "environments": [],
-        "units": {**{PLACES.unit_of(name, release): unit() for name in topology.names}, **services},
-        "files": {name: digest(text_) for name, text_ in systemd(topology).items()},
-        "site": {**{path: digest(text_) for path, text_ in rendered.files.items()}, **rendered.links},
-        "relay": {"files": {}, "runs": False},
-        "daemons": daemons,
-        "static": release,
-        "static_turn": 1,
-        "services": {},
-        "instances": {
-            name: {"holder": release, "turn": 1, "given": release, "answers": True, "said": {}}
-            for name in topology.names
-        },
-        **more,
-    }
-
-
-def systemd(topology: Any) -> dict[str, str]:
-    return {
-        "unit": instance_unit(topology, PLACES),
-        "nginx_unit": nginx_unit(PLACES),
-        "tmpfiles": tmpfiles(topology, PLACES),
-    }
-
-
-def hosts(each: Mapping[str, dict[str, Any] | None], asked: dict[str, Any]) -> list[Hosted]:
-    """Return hosts of a stack, on which this was found."""
-    config = parse_config(asked)
-    found = {name: Looked(host=name, places=PLACES, machine=MACHINE, stack=one) for name, one in each.items()}
-    seen: Any = Seen(each=found, topology=build_topology(config))
-    nobody: Any = None
-    return Site(Stack(Path(), "shop", config), nobody, nobody, seen, nobody, None, {}).hosts
-
-
-def host(stack: dict[str, Any] | None, asked: dict[str, Any] | None = None) -> Hosted:
-    (found,) = hosts({"web1": stack}, asked or values())
-    return found
-
-
-# --- the engine's events, as they are of a stack on a host
-
-
-def command(
-    operation: str, component: str, part: str, old: dict[str, Any], new: dict[str, Any], *changed: str
-) -> dict[str, Any]:
-    kind, parent = "command:local:Command", f"urn:pulumi:shop::{PROJECT}::cluster:index:X::{component}"
-    states = {key: {"inputs": one, "parent": parent} for key, one in (("old", old), ("new", new))}
-    urn = f"urn:pulumi:shop::{PROJECT}::cluster:index:X${kind}::{component}-{part}"
-    metadata = {"op": operation, "urn": urn, "type": kind, **states, "detailedDiff": dict.fromkeys(changed)}
-    return {"resourcePreEvent": {"metadata": metadata}}
-
-
-def outputs(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    states = {key: {"outputs": one} for key, one in (("old", before), ("new", after))}
-    return {"resOutputsEvent": {"metadata": {"type": "pulumi:pulumi:Stack", "op": "same", **states}}}
-
-
-def made(asked: dict[str, Any], release: str) -> dict[str, Any]:
-    """Return the outputs of a program."""
-    topology = build_topology(parse_config(asked))
-    servers = [{"name": one.name, "weight": one.server.weight} for one in topology.instances]
-    return {
-        "release": release,
-        "nginx": nginx_config(topology, PLACES, "web1", (1, 26, 3)).digest,
-        "upstream": servers,
-    }
-
-
-def site_told(asked: dict[str, Any]) -> str:
-    rendered = nginx_config(build_topology(parse_config(asked)), PLACES, "web1", (1, 26, 3))
-    return json.dumps({"files": rendered.files, "links": rendered.links, "digest": rendered.digest})
-
-
-def events(
-    after: dict[str, Any] | None = None, release: str = FORMER, before: dict[str, Any] | None = None
-) -> list[dict[str, Any]]:
-    """Return what the engine says where a stack file and a release are others than before."""
-    before, after = before or values(), after or values()
-    op = "same" if release == FORMER else "update"
-    # Its turn is another one too: nobody reads a reason in that.
-    ways = ("environment.RELEASE", "environment.TURN")
-
-    def of_release(component: str, part: str, **more: str) -> dict[str, Any]:
-        old, new = ({"environment": {"RELEASE": one, "TURN": one, **more}} for one in (FORMER, release))
-        return command(op, component, part, old, new, *ways)
-
-    site = [{"stdin": site_told(one), "environment": {"DIGEST": made(one, "")["nginx"]}} for one in (before, after)]
-    told = "same" if site[0] == site[1] else "update"
-    texts = {"stdin": json.dumps({"owner": "x", **systemd(build_topology(parse_config(before)))})}
-    return [
-        command("same", "sessions", "web1-host", texts, texts),
-        *(of_release("app", f"web1-{part}") for part in ("sent", "prepare", "start1", "static", "serve1")),
-        command(told, "nginx", "web1-nginx-config", site[0], site[1], "stdin", "environment.DIGEST"),
-        of_release("nginx", "web1-retire"),
-        outputs(made(before, FORMER), made(after, release)),
-    ]
-
-
-def preview(*more: Any, **changes: Any) -> Preview:
-    found = Preview()
-    for event in events(*more, **changes):
-        found.take(event)
-    return found
+    from collections.abc import Mapping
+    from pathlib import Path
 
 
 def test_a_release_is_one_reason_whichever_step_names_it() -> None:
@@ -207,14 +66,14 @@ def test_a_release_is_one_reason_whichever_step_names_it() -> None:
     assert preview().resources() == ()
 
 
-# --- what is done, by what was found
-
-
 def told(stack: dict[str, Any] | None, asked: dict[str, Any] | None = None, release: str = FORMER) -> Told:
     asked = asked or values()
     here = host(stack, asked)
     serves = stack is not None
     return Told(preview(asked, release), build_topology(parse_config(asked)), [here], release, serves=serves)
+
+
+# --- what is done, by what was found
 
 
 def test_where_all_is_as_it_should_be_nothing_is_done() -> None:
@@ -380,237 +239,9 @@ def test_a_stack_that_was_never_up_has_no_drift() -> None:
     assert drift(host(None), found) == ()
 
 
-# --- releases that a host keeps
-
-
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path / "host", monkeypatch)
-
-
-def keep(
-    machine: Machine, release: str, code: Mapping[str, str], *, environment: str = "e1-3.13-x86_64-a", **more: Any
-) -> Path:
-    """Let a host keep a release."""
-    directory = machine.places.releases / release
-    project = directory / "tree" / "above" / "example"
-    for path, written in {"manage.py": "", **code}.items():
-        (project / path).parent.mkdir(parents=True, exist_ok=True)
-        (project / path).write_text(written)
-    (project / "__pycache__").mkdir()
-    (project / "__pycache__" / "a.pyc").write_text("compiled")
-    (directory / "runtime" / "cluster_runtime").mkdir(parents=True)
-    (directory / "runtime" / "cluster_runtime" / "a.py").write_text("runtime")
-    runtime = {"release": release, "threads": 4, "secrets": f"/x/{release}", **more}
-    (directory / "config.json").write_text(json.dumps(runtime))
-    (directory / "environment").symlink_to(machine.places.environments / environment)
-    return project
-
-
-def asking(machine: Machine) -> Callable[[str, Mapping[str, str]], dict[str, Any]]:
-    def ask(release: str, known: Mapping[str, str]) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(json.dumps(showing.release(machine.places, release, known)))
-        return found
-
-    return ask
-
-
-def test_a_release_is_put_down_as_the_host_has_it_and_what_is_known_is_not_sent(
-    machine: Machine, tmp_path: Path
-) -> None:
-    project = keep(machine, FORMER, {"a.py": "1\n", "b.py": "same\n", "requirements.txt": "django==5.2\n"})
-    (project / "manage.py").chmod(0o755)
-    (project / "media").symlink_to("/var/lib/cluster-shop/shared/media")
-    (project / "large.js").write_text("x" * (showing.LARGEST + 1))
-    same = tmp_path / "same.py"
-    same.write_text("same\n")
-    known = {"tree/above/example/b.py": same, "tree/above/example/a.py": same}
-    said = showing.release(machine.places, FORMER, {path: digest("same\n") for path in known})["files"]
-    assert {path for path, one in said.items() if "text" not in one and "link" not in one} == {
-        "tree/above/example/b.py",
-        "tree/above/example/large.js",
-    }
-    assert not [path for path in said if "__pycache__" in path]
-    config = parse_config(values())
-    there = tmp_path / "aside"
-    there.mkdir()
-    found = fetched(asking(machine), FORMER, config, SECRETS, there, beside=known)
-    old = {path: one if isinstance(one, str) else one.read_bytes() for path, one in found.side.tree.items()}
-    assert old["media"] == "/var/lib/cluster-shop/shared/media"
-    assert (old["a.py"], old["b.py"]) == (b"1\n", b"same\n")
-    assert len(old["large.js"]) == showing.LARGEST + 1
-    assert os.access(there / "tree" / "above" / "example" / "manage.py", os.X_OK)
-    assert found.side.packages == {"django": "5.2"}
-    new = {**found.side.tree, "a.py": same, "large.js": same}
-    assert compare_code(found.side.tree, new) == (
-        FileChange(path="a.py", kind=Kind.CHANGED, added=1, removed=1),
-        FileChange(path="large.js", kind=Kind.CHANGED, added=None, removed=None),
-    )
-
-
-def test_a_release_that_is_gone_is_told(machine: Machine) -> None:
-    with pytest.raises(ThereError, match=f"release {FORMER} is not here"):
-        showing.release(machine.places, FORMER, {})
-
-
-@pytest.mark.parametrize("path", ["../outside", "/etc/outside", "tree/../../outside", "tree/link/outside"])
-def test_what_leads_out_of_a_release_is_none_of_it(path: str, tmp_path: Path) -> None:
-    held = {"digest": "", "size": 1, "program": False, "text": base64.b64encode(b"x").decode()}
-    files = {"tree/link": {"link": str(tmp_path)}, path: {"link": "/etc"} if "link/" in path else held}
-    said = {"config": {}, "environment": "e-3.13", "files": files}
-    aside = tmp_path / "aside"
-    aside.mkdir()
-    with pytest.raises(NoReleaseError, match="not what a release holds"):
-        fetched(lambda *_asked: said, FORMER, parse_config(values()), {}, aside, beside={})
-    assert {one.name for one in tmp_path.iterdir()} == {"aside"}
-
-
-def test_the_parts_that_differ_are_told_and_what_no_file_tells_of_is_what_it_runs_on(
-    machine: Machine, tmp_path: Path
-) -> None:
-    def of(name: str, secrets: dict[str, str] = SECRETS, code: str = "1\n", **more: Any) -> Any:
-        keep(machine, name, {"a.py": code}, **more)
-        (tmp_path / name).mkdir()
-        return fetched(asking(machine), name, parse_config(values()), secrets, tmp_path / name, beside={})
-
-    former = of("r0")
-    assert changed_parts(former, of("r1")) == ("platform",)
-    assert changed_parts(former, of("r2", code="2\n")) == ("code",)
-    assert changed_parts(former, of("r3", environment="e2-3.13-x86_64-a")) == ("requirements",)
-    assert changed_parts(former, of("r4", environment="e1-3.14-x86_64-a")) == ("python",)
-    assert changed_parts(former, of("r5", threads=7)) == ("settings",)
-    assert changed_parts(former, of("r6", {"secret_key": "x"})) == ("secrets",)
-    other = of("r7")
-    assert changed_parts(former, replace(other, runtime={})) == ("runtime",)
-
-
-def test_of_the_site_s_files_what_not_everybody_may_read_is_not_shown(machine: Machine) -> None:
-    places = machine.places
-    (places.nginx / "sites-available" / "zz-cluster-shop").write_text("server {}\n")
-    for name, mode in (("snippets/http.conf", 0o644), ("key.pem", 0o600), ("users", 0o640)):
-        path = places.own_nginx / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{name}\n")
-        path.chmod(mode)
-    (places.own_nginx / "linked").symlink_to("key.pem")
-    snippet = str(places.own_nginx / "snippets/http.conf")
-    assert showing.site(places) == {
-        "sites-available/zz-cluster-shop": "server {}\n",
-        snippet: "snippets/http.conf\n",
-    }
-
-
-def test_a_snippet_is_found_by_the_path_that_the_site_s_file_has_for_it() -> None:
-    snippets = {"http": "geo $a {\n    default 1;\n}\n"}
-    asked = values(site={**VALUES["site"], "snippets": snippets})
-    here = host(there(asked), asked)
-    assert here.rendered is not None
-    assert here.looked.has_site(here.rendered)
-    from platforms.remote.host.look import _called  # noqa: PLC0415 - what a look calls it
-
-    path = PLACES.own_nginx / "snippets" / "http.conf"
-    assert _called(PLACES, path) in here.rendered.files
-
-
-# --- a check by the host's nginx
-
-
-def test_a_check_has_the_host_s_nginx_conf_and_leaves_nothing(machine: Machine) -> None:
-    nginx, root = machine.places.nginx, machine.places.root
-    (nginx / "nginx.conf").write_text(
-        f"pid /run/nginx.pid;\nerror_log /var/log/nginx/error.log;\nhttp {{\n    include {nginx}/mime.types;\n"
-        f"    access_log /var/log/nginx/access.log;\n    include {nginx}/conf.d/*.conf;\n"
-        f"    include {nginx}/sites-enabled/*;\n}}\n"
-    )
-    (nginx / "mime.types").write_text("types {}\n")
-    directory = "/run/cluster-check-0123abcd"
-    seen = root / "seen"
-    (root / "programs" / "nginx").write_text(
-        f'#!/bin/sh\npwd >{seen}\ncat nginx.conf sites-enabled/zz mime.types >>{seen}\necho "[emerg] no" >&2\nexit 1\n'
-    )
-    before = machine.tree()
-    asked = {
-        "directory": directory,
-        "directories": [f"{directory}/logs"],
-        "files": {"sites-available/zz": "server {}\n", f"{directory}/own/a.conf": "one;\n"},
-        "links": {"sites-enabled/zz": "../sites-available/zz"},
-    }
-    assert checking.check(machine.places, asked) == "[emerg] no\n"
-    made = f"{root}{directory}"
-    assert seen.read_text() == (
-        f"{made}\npid {made}/pid;\nerror_log {made}/log;\nhttp {{\n    include {nginx}/mime.types;\n"
-        f"    access_log {made}/log;\n    include {nginx}/conf.d/*.conf;\n"
-        f"    include {made}/sites-enabled/*;\n}}\nserver {{}}\ntypes {{}}\n"
-    )
-    assert machine.tree() == before
-    assert list((root / "run").iterdir()) == []
-    (root / "programs" / "nginx").write_text("#!/bin/sh\nexit 0\n")
-    assert checking.check(machine.places, asked) is None
-    (nginx / "nginx.conf").write_text("http {}\n")
-    with pytest.raises(ThereError, match="includes no sites-enabled"):
-        checking.check(machine.places, asked)
-    assert list((root / "run").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"directory": "/etc/nginx"},
-        {"directory": "/run/cluster-check-0123abcd/../../etc"},
-        {"files": {"../outside": "x"}},
-        {"files": {"/etc/outside": "x"}},
-        {"links": {"../outside": "x"}},
-        {"directories": ["/etc/outside"]},
-    ],
-)
-def test_a_check_writes_nowhere_else(machine: Machine, asked: dict[str, Any]) -> None:
-    whole = {"directory": "/run/cluster-check-0123abcd", "directories": [], "files": {}, "links": {}, **asked}
-    before = sorted(machine.places.root.rglob("*"))
-    with pytest.raises(ThereError, match="of a check"):
-        checking.check(machine.places, whole)
-    assert sorted(machine.places.root.rglob("*")) == before
-
-
-class Answering:
-    """A host that is asked by commands."""
-
-    def __init__(self, answers: Mapping[str, Any]) -> None:
-        self.answers = dict(answers)
-        self.asked: list[tuple[str, ...]] = []
-        self.told: dict[str, Any] = {}
-
-    def run(self, _host: str, what: str, *words: str, told: str = "", seconds: float | None = None) -> str:
-        self.asked.append((what, *words))
-        self.told = json.loads(told) if told else {}
-        answer = self.answers[what]
-        found = answer(*words, self.told) if callable(answer) else answer
-        if isinstance(found, Exception):
-            raise found
-        return json.dumps(found)
-
-
-def test_what_a_host_s_nginx_refuses_is_told_by_its_key() -> None:
-    snippets = {"server": "add_haeder X-A b;\n"}
-    asked = parse_config(values(site={**VALUES["site"], "snippets": snippets}))
-
-    def nginx(told: Mapping[str, Any]) -> str | None:
-        directory = told["directory"]
-        assert "sites-enabled/zz-cluster-shop" in told["links"]
-        site = told["files"]["sites-available/zz-cluster-shop"]
-        assert f"listen unix:{directory}/site" in site, "no port is taken"
-        broken = f"{directory}/snippets/server.conf"
-        words = f'2026/01/01 [emerg] 7#7: unknown directive "add_haeder" in {broken}:1\n'
-        return words if broken in told["files"] else None
-
-    looked = Looked(host="web1", places=PLACES, machine=MACHINE, stack=there())
-    checker = HostChecker(Answering({"check-nginx": nginx}), looked)  # type: ignore[arg-type]
-    assert checker.refusals(asked) == [
-        Refusal(key="site.snippets.server", words='unknown directive "add_haeder" in snippets/server.conf:1')
-    ]
-    away = HostChecker(Answering({"check-nginx": HostError("web1: is away")}), looked)  # type: ignore[arg-type]
-    with pytest.raises(UncheckedError, match="web1: is away"):
-        away.refusals(asked)
-    assert away.judged(asked) == ([], ["whether nginx takes its configuration: web1: is away"])
 
 
 # --- the whole plan
@@ -750,3 +381,74 @@ def test_an_authority_that_is_made_first_leaves_the_rest_unknown(
     site = {**VALUES["site"], "tls": {"self_signed": True}}
     found, _host = planned(opened, Previewing([]), monkeypatch, {}, site=site)
     assert (found.costs, found.unknown) == ((), ("what else changes: `up` makes cluster:tls_authority first",))
+
+
+def test_drift_is_told_by_the_state_alone(opened: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [one["resourcePreEvent"]["metadata"] for one in events() if "resourcePreEvent" in one]
+    resources: list[dict[str, Any]] = [{"urn": one["urn"], "type": one["type"], **one["old"]} for one in steps]
+    stack = {"type": "pulumi:pulumi:Stack", "urn": f"urn:pulumi:shop::{PROJECT}::pulumi:pulumi:Stack::x-shop"}
+    resources.append({**stack, "outputs": made(values(), FORMER)})
+    # Of a command that is told a secret the state has no plain text.
+    resources[1]["inputs"] = {**resources[1]["inputs"], "stdin": {"ciphertext": "x"}}
+    pulumi = Previewing([])
+    monkeypatch.setattr(pulumi, "find", lambda: resources)
+    monkeypatch.setattr(cli, "Pulumi", lambda *_arguments: pulumi)
+    found = there()
+    monkeypatch.setattr(Ssh, "run", lambda *_words, **_more: json.dumps({"machine": LOOKED, "stack": found}))
+    assert cli.platform(opened, Silent()).drift() == ()
+    found["files"]["unit"] = digest("edited")
+    assert cli.platform(opened, Silent()).drift() == ("/etc/systemd/system/cluster-shop@.service was edited",)
+
+
+MADE = values(database={"engine": "postgres"}, hosts=[{**VALUES["hosts"][0], "roles": ["app", "nginx", "database"]}])
+
+
+def test_a_database_that_is_made_comes_up_and_of_one_that_is_told_anew_nobody_knows_more() -> None:
+    def done(operation: str) -> Told:
+        found = preview(MADE)
+        old = {"environment": {"DIGEST": "a"}} if operation == "update" else {}
+        for event in [command(operation, "database", "web1-postgres", old, {"environment": {"DIGEST": "b"}})]:
+            found.take(event)
+        return Told(found, build_topology(parse_config(MADE)), [host(there(MADE), MADE)], FORMER, serves=True)
+
+    nothing = Planned(stack="shop", changes=True).release
+    assert done("create").steps(nothing, (), migrate=False) == ("+ postgres",)
+    assert done("update").steps(nothing, (), migrate=False) == ("~ postgres: what it is told",)
+    assert done("update").costs() == []
+
+
+@pytest.mark.parametrize(
+    ("database", "words"),
+    [
+        ({"active": True, "safe": True}, ()),
+        ({"active": False, "safe": True}, ("PostgreSQL on web1 is stopped",)),
+        (None, ("PostgreSQL on web1 is gone",)),
+        ({"active": True, "safe": False}, ("everybody on its network gets to the port of PostgreSQL on web1",)),
+    ],
+)
+def test_a_database_that_was_stopped_or_opened_is_told(database: dict[str, Any] | None, words: tuple[str, ...]) -> None:
+    found = preview(MADE, before=MADE)
+    told_ = {"environment": {"DIGEST": "a"}}
+    found.take(command("same", "database", "web1-postgres", told_, told_))
+    assert drift(host(there(MADE, database=database), MADE), found) == words
+
+
+def test_the_url_of_a_database_that_is_made_is_no_secret_that_went(
+    opened: Stack, monkeypatch: pytest.MonkeyPatch, machine: Machine
+) -> None:
+    file = opened.root / "stacks" / "Pulumi.shop.yaml"
+    file.write_text(f"{file.read_text()}  cluster:hosts_key: {{secure: x}}\n")
+    keep(machine, FORMER, {}, database={"engine": "postgres"})
+    key, topology = new_hosts_key(), build_topology(parse_config(MADE))
+    pulumi = Previewing(events(MADE, WANTED, MADE))
+    monkeypatch.setattr(pulumi, "secret", lambda _name: key, raising=False)
+    former = {**SECRETS, "database_url": url(topology, PLACES, key)}
+    monkeypatch.setattr(pulumi, "former", former)
+    answers = {
+        "look": {"machine": LOOKED, "stack": there(MADE)},
+        "release": lambda release, known: showing.release(machine.places, release, known),
+    }
+    changes = {key: MADE[key] for key in ("database", "hosts")}
+    found, _host = planned(opened, pulumi, monkeypatch, answers, **changes)
+    assert found.release.secrets == ()
+    assert "code" in found.release.parts

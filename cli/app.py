@@ -206,12 +206,18 @@ def maintenance(  # noqa: PLR0913, PLR0917 - a command's options
 
 
 @app.command()
-def status(stack: StackName = DEFAULT_STACK, as_json: AsJson = False) -> None:
+def status(
+    stack: StackName = DEFAULT_STACK,
+    drift: Annotated[
+        bool, typer.Option("--drift", help="What was changed by hand, beside what the last `up` made, too.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what runs; exit status 0 only if all is as the stack file says."""
-    from cli.showing import print_status  # noqa: PLC0415
+    from cli.showing import print_status, with_drift  # noqa: PLC0415
 
     opened, on = _opened(stack)
-    found = on.status()
+    found = with_drift(on.status(), on.drift()) if drift else on.status()
     print_status(opened, found, as_json=as_json)
     if not found.ok:
         raise typer.Exit(1)

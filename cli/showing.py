@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from cluster.asking import SENSELESS
-from cluster.console import tell
+from cluster.console import say, tell
 from cluster.sessions import lines
 from cluster.topology import build_topology, percent, site_url
 from cluster_runtime.unfollowed import printable
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 #: The version of what `status --json` prints: raised where a key goes, or means something else (docs/guide.md).
 SCHEMA = 1
+
+
+def with_drift(status: Status, drift: Sequence[str]) -> Status:
+    """Return a status with what was changed by hand: where there is something, not all is well."""
+    return replace(status, ok=status.ok and not drift, drift=drift)
 
 
 def print_status(stack: Stack, status: Status, *, as_json: bool) -> None:
@@ -44,8 +49,13 @@ def print_status(stack: Stack, status: Status, *, as_json: bool) -> None:
     tell(f"nginx: {_nginx(status)}; sessions: {engine}; release: {release}; {url}")
     if status.maintenance is not None:
         tell(f"maintenance: {status.maintenance}")
-    for line in (*_store_lines(stack, status), *status.notes, *status.troubles):
+    found = status.drift or ()
+    for line in (*_store_lines(stack, status), *status.notes, *(one for one in status.troubles if one not in found)):
         tell(line)
+    if status.drift is not None:
+        tell("changed by hand, or broken:" if found else "nothing was changed by hand")
+        for line in found:
+            say(line)
 
 
 def document(stack: Stack, status: Status) -> dict[str, Any]:

@@ -119,6 +119,16 @@ def specify(  # noqa: PLR0913 - what a release is made of
     )
 
 
+def asked_for(config: ClusterConfig, root: Path, secrets: Mapping[str, str], platform: str | None) -> ReleaseSpec:
+    """Return the release that `config` asks for on whichever Python its project asks for; arguments as of `specify`."""
+    from cluster.interpreters import needs_of, request  # noqa: PLC0415 - looks at uv
+
+    project = find_project(config, root)
+    requirements = read_requirements(config.app, project)
+    python = request(needs_of(config.app, requirements, project))
+    return specify(config, root, secrets, python, platform, python_request=python, requirements=requirements)
+
+
 def check_copied(spec: ReleaseSpec) -> None:
     """Refuse what was copied of a project that is not any more what the release's digest was made of."""
     changed = spec.source.changed()

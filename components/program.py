@@ -16,10 +16,8 @@ import pulumi
 from cluster.config import load_stack
 from cluster.config.models import ACCOUNT, AUTHORITY, EAB_KEY, GIVEN_KEYS, OWN, SECRET_KEYS, USERS
 from cluster.errors import ClusterError
-from cluster.interpreters import needs_of, request
-from cluster.release import find_project, runtime_config, specify
+from cluster.release import asked_for, runtime_config
 from cluster.render.users import UsersError, users_file
-from cluster.requirements import read_requirements
 from cluster.services import refused_without
 from cluster.sessions import Lasting, refusal, refused_hiding, refused_loss, refused_rollback
 from cluster.stack.judge import judge
@@ -107,14 +105,7 @@ class Program:
     def release(self, topology: Topology) -> ReleaseSpec:
         """Return the release that the stack file and the code ask for; RunError where it can't be made."""
         try:
-            project = find_project(self.config, self.root)
-            found = read_requirements(self.config.app, project)
-            python = request(needs_of(self.config.app, found, project))
-            spec = specify(
-                *(self.config, self.root, self.secrets, python, self.ground.digest(topology)),
-                requirements=found,
-                python_request=python,
-            )
+            spec = asked_for(self.config, self.root, self.secrets, self.ground.digest(topology))
         except ClusterError as error:
             raise pulumi.RunError(str(error)) from None
         former = self._former()

@@ -124,7 +124,8 @@ class Status:
     ok: whether all is as the stack file says. release: the one that serves; None where none does, or not one alone.
     releases: those that are still here, the latest last. store: what an instance says of the session store.
     maintenance: what visitors are told in place of the site; None where they get the site.
-    troubles: what is wrong beside that, a line each. notes: what is worth knowing.
+    troubles: what is wrong beside that, a line each. notes: what is worth knowing. drift: what was changed by hand, or
+    is broken, beside what the last `up` made; None where nobody has asked.
     """
 
     ok: bool
@@ -137,6 +138,7 @@ class Status:
     maintenance: Maintenance | None = None
     troubles: Sequence[str] = ()
     notes: Sequence[str] = ()
+    drift: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,6 +281,10 @@ class Platform(Protocol):
 
     def status(self) -> Status:
         """Look at what runs."""
+        ...
+
+    def drift(self) -> Sequence[str]:
+        """Return what was changed by hand, or is broken, beside what the last `up` made, a line each, by name."""
         ...
 
     def verify(self) -> list[Check]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from tests.conformance import MIGRATED_MODEL, MIGRATION
 
 if TYPE_CHECKING:
-    from tests.local.stand import Stand
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.local.stand import Result, Stand
 
 NOTHING = "no request and no session is lost"
 
@@ -52,3 +56,58 @@ def assert_release_is_told(found: dict[str, Any], former: str) -> None:
     assert release["migrations"] == [{"name": "visits.0002_mood", "unsafe": [], "unread": []}]
     settings = {one["key"]: (one["before"], one["after"]) for one in found["settings"]}
     assert settings == {"app.threads": ("4", "7"), "app.environment.COLOUR": (None, '"red"')}
+
+
+def plan(stand: Stand, *options: str) -> Result:
+    return stand.run("plan", stand.name, *options)
+
+
+def planned(stand: Stand) -> dict[str, Any]:
+    (found,) = json.loads(plan(stand, "--json").output)["plans"]
+    return dict(found)
+
+
+def repository_of(stand: Stand, *without: Path) -> dict[str, object]:
+    """Return what there is in a stand's repository, Pulumi's state among it, but for these directories."""
+    found: dict[str, object] = {}
+    for path in (stand.root, *sorted(stand.root.rglob("*"))):
+        if "__pycache__" not in path.parts and not any(path.is_relative_to(one) for one in without):
+            there = path.lstat()
+            found[str(path)] = (there.st_mode, there.st_ino, there.st_size, there.st_mtime_ns)
+    return found
+
+
+def assert_changes_nothing(state_of: Callable[[Stand], dict[str, object]], stand: Stand, *options: str) -> Result:
+    """Assert that a plan leaves all of a stack as it was; return what it said."""
+    before = state_of(stand)
+    result = plan(stand, *options)
+    after = state_of(stand)
+    assert {key for key in {*before, *after} if before.get(key) != after.get(key)} == set(), result.output
+    return result
+
+
+def assert_nginx_is_asked(stand: Stand, assert_only_looks: Callable[..., Result]) -> None:
+    """Assert that a plan has the stack's nginx look at what it would be told, and says which keys it refuses."""
+    before = dict(stand.stack["site"])
+    # A snippet of both kinds, and what it lets nginx write is elsewhere for a check.
+    well = {"http": "geo $where {\n    default 1;\n}\n", "server": "access_log /var/log/nginx/other.log;\n"}
+    stand.edit_stack(lambda stack: stack["site"].update(snippets=well))
+    result = assert_only_looks(stand)
+    assert result.status == 0, result.output
+    assert "+ geo $where {" in result.output
+    assert "whether nginx takes its configuration" not in result.output
+    broken = {
+        "http": "limit_req_zone $uri zone=search:1k rate=1r/s;\n",
+        "server": "# the first line is well\nadd_haeder X-A b;\n",
+    }
+    stand.edit_stack(lambda stack: stack["site"].update(snippets=broken))
+    result = assert_only_looks(stand)
+    stand.edit_stack(lambda stack: stack.update(site=before))
+    assert (result.status, result.output.splitlines()[:3]) == (
+        1,
+        [
+            f"stack {stand.name}: `up` refuses it",
+            '  - site.snippets.http: nginx refuses it: zone "zone=search:1k" is too small in snippets/http.conf:1',
+            '  - site.snippets.server: nginx refuses it: unknown directive "add_haeder" in snippets/server.conf:2',
+        ],
+    ), result.output

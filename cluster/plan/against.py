@@ -22,7 +22,7 @@ from cluster.plan.costs import Cost, dearest_first
 from cluster.plan.judged import disabled_rules
 from cluster.plan.leaving import losses
 from cluster.plan.migrations import new_migrations, unsafe
-from cluster.plan.nginx import difference
+from cluster.plan.nginx import difference, in_order
 from cluster.plan.nginx_check import NO_HOST, Checker, UncheckedError
 from cluster.plan.planned import Kind as Change
 from cluster.plan.planned import Planned, Release, SecretChange
@@ -238,7 +238,7 @@ class Comparison:
             disabled=disabled,
             steps=tuple(self._steps()),
             traffic=compare.compare_shares(*({i.name: i.share for i in one.topology.instances} for one in (old, new))),
-            nginx=tuple(difference(lambda path: old.nginx.files.get(path, ""), new.nginx.files, new.nginx.digest)),
+            nginx=tuple(self._nginx_lines()),
             release=release,
             settings=self._settings(),
             sessions="nobody can count them here" if Cost.LOGGED_OUT in costs else "",
@@ -267,6 +267,11 @@ class Comparison:
     def _costs_requests(service: Service) -> bool:
         """Tell whether requests fail while a service is made anew: memcached is a cache, or filled from another."""
         return service.kind in (Kind.DATABASE, Kind.BROKER)
+
+    def _nginx_lines(self) -> list[str]:
+        old, new = self.old.nginx, self.new.nginx
+        files = in_order({*old.files, *new.files})
+        return difference(lambda path: old.files.get(path, ""), new.files, new.digest, files)
 
     # --- the release
 

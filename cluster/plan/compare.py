@@ -30,7 +30,7 @@ PARTS = {
     "requirements": "requirements",
     "python": "Python",
     "packages": "local packages above the project",
-    "platform": "what its image is made of",
+    "platform": "what it runs on",
     "settings": "settings of the app",
     "secrets": "secrets",
 }

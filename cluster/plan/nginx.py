@@ -10,7 +10,7 @@ from cluster.render.nginx import SITE
 from cluster.render.snippets import HTTP, SERVER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 #: Where an instance is reached: the directory is the machine's, and says nothing that its name does not.
 SOCKET = re.compile(r"unix:[^\s;]*/(?P<place>[^/\s;]+/http\.sock)")
@@ -22,20 +22,28 @@ OTHER_USERS = "~ users: others, or with other passwords"
 FILES = ("nginx.conf", SITE, HTTP, SERVER)
 
 
-def difference(before: Callable[[str], str], after: Mapping[str, str], digest: str) -> list[str]:
+def difference(
+    before: Callable[[str], str], after: Mapping[str, str], digest: str, files: Iterable[str] = FILES
+) -> list[str]:
     """Return the lines that go and come, without context; the digest that nginx tells is none of them.
 
     before: gives the text of a file of the configuration in place, empty where there is none. after: the files of the
-    new one by their paths, which tells `digest`.
+    new one by their paths, which tells `digest`. files: what is compared, in this order.
     """
     lines = []
-    for path in FILES:
+    for path in files:
         old, new = before(path).splitlines(), after.get(path, "").splitlines()
-        if not old and path not in (HTTP, SERVER):
+        if not old and not path.endswith((HTTP, SERVER)):
             lines.append(f"~ {path} was lost: it is written again")
             continue
         lines += line_difference(old, new, digest)
     return lines
+
+
+def in_order(files: Collection[str]) -> list[str]:
+    """Return the paths of a configuration's files as they are shown; those that it names elsewhere are the last."""
+    others = sorted((path for path in files if path not in FILES), key=lambda path: (path.startswith("/"), path))
+    return [*(path for path in FILES if path in files), *others]
 
 
 def line_difference(old: list[str], new: list[str], digest: str = "") -> Iterator[str]:

@@ -13,6 +13,7 @@ import os
 import pwd
 import re
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,11 +33,13 @@ from cluster.tls.certificates import Certificate
 from cluster.topology import build_topology
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from cluster.config import ClusterConfig
     from cluster.render.nginx import NginxConfig
+    from cluster.render.paths import NginxPaths
     from cluster.render.versions import Version
+    from cluster.topology import Topology
 
 Values = dict[str, Any]
 
@@ -71,12 +74,42 @@ class Refusal:
         return f"{self.key or 'nginx'}: nginx refuses it: {self.words}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """What a check needs in a directory of its own: `directory`, an absolute path.
+
+    files: texts by their paths from there, or absolute ones below it. links: where they lead. directories: absolute.
+    moved: what of the snippets is elsewhere for this, by its path in the directory.
+    """
+
+    directory: str
+    files: Mapping[str, str]
+    links: Mapping[str, str]
+    directories: Sequence[str]
+    moved: Mapping[str, str]
+
+    def write(self) -> None:
+        """Write it into its directory, which is there."""
+        top = Path(self.directory)
+        for path in self.directories:
+            Path(path).mkdir(parents=True, exist_ok=True)
+        for name, text in self.files.items():
+            (top / name).parent.mkdir(parents=True, exist_ok=True)
+            (top / name).write_text(text, encoding="utf-8")
+        for name, target in self.links.items():
+            (top / name).parent.mkdir(parents=True, exist_ok=True)
+            (top / name).symlink_to(target)
+
+
 class Checker:
-    """An nginx that is asked.
+    """An nginx of this machine that is asked; and what of asking is the same wherever an nginx is.
 
     program, version: which. user: by whom its workers run, where it is root who asks. prefix: the directory from which
     the running nginx takes relative paths; None where that is not here.
     """
+
+    #: Whether it knows the names of hosts that the stack's nginx knows.
+    resolves = True
 
     def __init__(self, program: str, version: Version, *, user: str | None = None, prefix: Path | None = None) -> None:
         self.program = program
@@ -92,17 +125,21 @@ class Checker:
             return []
         return Search(self, config).found() or [Refusal(key="", words=words)]
 
+    def judged(self, config: ClusterConfig) -> tuple[list[str], list[str]]:
+        """Return what nginx refuses of a stack, and what can't be said of that, a line each."""
+        try:
+            found = self.refusals(config)
+        except UncheckedError as error:
+            return [], [f"whether nginx takes its configuration: {error}"]
+        unsure = [one for one in found if not self.resolves and one.words.startswith(NO_HOST)]
+        return [str(one) for one in found if one not in unsure], [str(one) for one in unsure]
+
     def asked(self, config: ClusterConfig) -> str | None:
         """Return nginx's words where it refuses a stack's configuration; None where it takes it."""
-        # A short path: so are those of the sockets in it.
-        with tempfile.TemporaryDirectory(prefix="ngx-", dir=_short()) as made:
-            directory = Path(made)
-            moved: dict[str, str] = {}
-            conf = self._written(config, directory, moved)
-            # What else the environment holds is none of a snippet's business.
-            environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+        with self.place() as directory:
+            tree = self._tree(config, directory)
             try:
-                words = refusal(self.program, conf, directory, environment)
+                words = self.said(tree)
             except (TimeoutError, OSError) as error:
                 raise UncheckedError(str(error)) from error
         if words is None:
@@ -110,46 +147,63 @@ class Checker:
         if "[emerg]" not in words:
             raise UncheckedError(f"{self.program} -t fails: {words.splitlines()[0] if words else 'it says nothing'}")
         if "too long path in the unix domain socket" in words:
-            raise UncheckedError(f"{directory.parent}, where temporary files are, has too long a path for sockets")
+            where = os.path.dirname(directory)  # noqa: PTH120 - of whichever machine
+            raise UncheckedError(f"{where}, where temporary files are, has too long a path for sockets")
         words = words.replace(f"{directory}/", "")
-        for place, said in moved.items():
+        for place, said in tree.moved.items():
             words = words.replace(place, said)
         return _first(words)
 
-    def _written(self, config: ClusterConfig, directory: Path, moved: dict[str, str]) -> Path:
-        """Write a configuration whose every path is in the directory; return its main file.
+    @contextmanager
+    def place(self) -> Iterator[str]:
+        """Give a directory for a check."""
+        # A short path: so are those of the sockets in it.
+        with tempfile.TemporaryDirectory(prefix="ngx-", dir=_short()) as made:
+            yield made
 
-        moved: is told what of the snippets is elsewhere for this, by its path in the directory.
-        """
+    def said(self, tree: Tree) -> str | None:
+        """Return all that nginx says of a configuration that it refuses; None where it takes it."""
+        tree.write()
+        # What else the environment holds is none of a snippet's business.
+        environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+        directory = Path(tree.directory)
+        return refusal(self.program, directory / "nginx.conf", directory, environment)
+
+    def rendered(
+        self,
+        topology: Topology,
+        paths: NginxPaths,
+        certificate: Certificate | None,
+        directory: str,  # noqa: ARG002 - paths say it
+    ) -> NginxConfig:
+        """Return a configuration whose every path is in a check's directory."""
+        return render_nginx(topology, paths, self.version, certificate)
+
+    def _tree(self, config: ClusterConfig, directory: str) -> Tree:
         topology = build_topology(config)
         paths = nginx_paths(
             topology,
-            str(directory),
+            directory,
             self.user,
             # Sockets have no port that may be taken, or is root's alone.
             (f"unix:{directory}/site", f"unix:{directory}/site6", f"unix:{directory}/instance"),
         )
-        for name in ("logs", "temp", WRITTEN):
-            (directory / name).mkdir()
-        rendered = render_nginx(topology, paths, self.version, _certificate(config))
-        files = {**rendered.files, **rendered.private, **self._elsewhere(rendered, directory, moved)}
+        directories = [f"{directory}/{name}" for name in ("logs", "temp", WRITTEN)]
+        moved: dict[str, str] = {}
+        rendered = self.rendered(topology, paths, _certificate(config), directory)
+        snippets = {
+            name: self._moved(text, Path(directory), moved, directories)
+            for name, text in rendered.files.items()
+            if name.endswith((HTTP, SERVER))
+        }
+        files = {**rendered.files, **rendered.private, **snippets}
         if config.site.acme is not None:
             chain, key = _throwaway()
             files |= {f"acme/{LIVE}/{CHAIN}": chain, f"acme/{LIVE}/{KEY}": key}
-        for path, text in files.items():
-            (directory / path).parent.mkdir(parents=True, exist_ok=True)
-            (directory / path).write_text(text, encoding="utf-8")
-        for path, target in rendered.links.items():
-            (directory / path).parent.mkdir(parents=True, exist_ok=True)
-            (directory / path).symlink_to(target)
-        return directory / "nginx.conf"
+        return Tree(directory=directory, files=files, links=rendered.links, directories=directories, moved=moved)
 
-    def _elsewhere(self, rendered: NginxConfig, directory: Path, moved: dict[str, str]) -> dict[str, str]:
-        """Return the snippets with what they let nginx write in the check's directory; each line stays where it is."""
-        texts = {name: rendered.files[name] for name in (HTTP, SERVER) if name in rendered.files}
-        return {name: self._moved(text, directory, moved) for name, text in texts.items()}
-
-    def _moved(self, text: str, directory: Path, moved: dict[str, str]) -> str:
+    def _moved(self, text: str, directory: Path, moved: dict[str, str], directories: list[str]) -> str:
+        """Return a snippet with what it lets nginx write in the check's directory; each line stays where it is."""
         lines = text.split("\n")
         for directive in _all(parsed(text)[0]):
             if not WRITES.fullmatch(directive["directive"]) or not directive["args"]:
@@ -163,7 +217,7 @@ class Checker:
                 raise UncheckedError(f"{directive['directive']} {said} in a snippet: nobody can say what that writes")
             moved[place.relative_to(directory).as_posix()] = said
             if self.prefix is None or (self.prefix / said).parent.is_dir():
-                place.parent.mkdir(parents=True, exist_ok=True)
+                directories.append(str(place.parent))
             lines[at] = word.sub(lambda found, place=place: f"{found[1]}{place}", lines[at], count=1)  # type: ignore[misc]
         return "\n".join(lines)
 

@@ -66,6 +66,15 @@ def compare_releases(
     return told, compare.compare_settings(_keys(old.runtime), _keys(new.runtime)), tuple(unknown)
 
 
+def same_settings(old: Side, new: Side) -> bool:
+    """Tell whether two releases have the same configuration, but for their digests, which are in paths."""
+    return _plain(old.runtime) == _plain(new.runtime)
+
+
+def _plain(runtime: Mapping[str, Any]) -> str:
+    return json.dumps(runtime, sort_keys=True).replace(str(runtime.get("release")), "")
+
+
 def tree_in(tree: Path, project: Path, known: Collection[str] | None = None) -> dict[str, Path | str]:
     """Return what a release is made of, by paths from its project's directory.
 

@@ -12,11 +12,11 @@ from cluster.config.load import PREFIX, STACKS, StackFileError, load_stack, stac
 from cluster.config.models import OWN_KEYS, SECRET_KEYS
 from cluster.errors import ClusterError
 from cluster.plan.compare import packages_of, tree_of
-from cluster.release import RuntimePaths, find_project, specify
+from cluster.release import RuntimePaths, asked_for
 from cluster.render.nginx import render_nginx
 from cluster.render.paths import NginxPaths
+from cluster.render.shared import Place, render_shared
 from cluster.render.versions import NEW_NGINX, version_in_image
-from cluster.requirements import read_requirements
 from cluster.services import Kind
 from cluster.tls.certificates import Certificate, CertificateError, named
 from cluster.topology import build_topology
@@ -103,7 +103,7 @@ def read_side(tree: Tree, stack: str) -> Side | None:
         config=loaded,
         topology=topology,
         secrets={name: values[key] for name in (*SECRET_KEYS, *OWN_KEYS) if (key := f"{PREFIX}{name}") in values},
-        nginx=render_nginx(topology, nginx_paths(topology), nginx_version(loaded), _certificate(tree, loaded)),
+        nginx=_rendered(stack, topology, _certificate(tree, loaded)),
         code=code,
         uncoded=why,
     )
@@ -146,24 +146,15 @@ def _line(path: str, lines: Mapping[str, int]) -> int | None:
 
 def _code(tree: Tree, config: ClusterConfig) -> tuple[Code | None, str]:
     """Return what a release would be made of, or why none can be."""
-    from cluster.interpreters import needs_of, request  # noqa: PLC0415 - looks at uv
-
     try:
-        project = find_project(config, tree.root)
-        requirements = read_requirements(config.app, project)
-        asked = request(needs_of(config.app, requirements, project))
-        spec = specify(
-            *(config, tree.root, {}, asked, None),
-            python_request=asked,
-            requirements=requirements,
-        )
+        spec = asked_for(config, tree.root, {}, None)
         # What is shared is the same for all releases: links to it say nothing.
         entries = tree_of(spec.source.tree(NOWHERE))
-        packages = packages_of(requirements)
+        packages = packages_of(spec.requirements)
     except (ClusterError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         # Somebody else's files: whatever a reader of them does not expect is a reason why no release can be made.
         return None, tree.plain(str(error).splitlines()[0] if str(error) else type(error).__name__)
-    below = {os.path.relpath(tree.top / path, project): commit for path, commit in tree.submodules.items()}
+    below = {os.path.relpath(tree.top / path, spec.project): commit for path, commit in tree.submodules.items()}
     included = ("", *(f"{path}/" for path in config.app.include))
     modules = {
         path: f"submodule {commit}"
@@ -171,6 +162,15 @@ def _code(tree: Tree, config: ClusterConfig) -> tuple[Code | None, str]:
         if not path.startswith("..") or any(path.startswith(one) for one in included if one)
     }
     return Code(spec=spec, tree={**entries, **modules}, packages=packages), ""
+
+
+def _rendered(stack: str, topology: Topology, certificate: Certificate | None) -> NginxConfig:
+    """Return nginx's configuration; on hosts it is a site's file beside those of others."""
+    paths, version = nginx_paths(topology), nginx_version(topology.config)
+    if not topology.config.platform.traits.hosts:
+        return render_nginx(topology, paths, version, certificate)
+    place = Place(name=f"cluster-{stack}", directory=f"{NOWHERE}/nginx")
+    return render_shared(topology, paths, version, place, certificate)
 
 
 def _certificate(tree: Tree, config: ClusterConfig) -> Certificate | None:

@@ -36,6 +36,11 @@ class StackPaths(ABC):
         return self.state / "history.json"
 
     @property
+    def made(self) -> Path:
+        """The stack that the last `up` of a Pulumi program has made, without its secrets."""
+        return self.state / "made.json"
+
+    @property
     def authority(self) -> Path:
         """The certificate of the stack's own authority, for browsers to trust."""
         return self.state / "authority.pem"

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from cluster.plan.compare import PARTS, compare_code, compare_secrets
-from cluster.plan.releases import Side, packages_in, tree_in
+from cluster.plan.releases import Side, packages_in, same_settings, tree_in
 from cluster.source import TREE
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def changed_parts(former: Path, wanted: Path, old: Side, new: Side) -> tuple[str
     """Return which parts of two releases differ, by their names in PARTS."""
     found = {
         "code": bool(compare_code(old.tree, new.tree)),
-        "settings": _plain(old.runtime) != _plain(new.runtime),
+        "settings": not same_settings(old, new),
         "secrets": bool(compare_secrets(old.secrets, new.secrets)),
         **{
             part: any(compare_code(_files(former / place), _files(wanted / place)) for place in places)
@@ -54,11 +54,6 @@ def changed_parts(former: Path, wanted: Path, old: Side, new: Side) -> tuple[str
     # All else that a release's digest is of: its base, the scripts that build on it, how its containers are made.
     other = not parts or bool(compare_code(_own(former), _own(wanted)))
     return (*parts, "platform") if other else parts
-
-
-def _plain(runtime: Mapping[str, Any]) -> str:
-    """Return a configuration without the digest of its release, which is in paths."""
-    return json.dumps(runtime, sort_keys=True).replace(str(runtime.get("release")), "")
 
 
 def _files(directory: Path) -> dict[str, Path | str]:

@@ -67,6 +67,10 @@ class Engine:
         done = self._run(arguments, timeout)
         return done.stdout + done.stderr
 
+    def told(self, *arguments: str, told: str, timeout: float) -> subprocess.CompletedProcess[str]:
+        """Run a `docker` command that reads `told`; return it, whatever its status."""
+        return self._process(arguments, timeout, input=told)
+
     def _done(self, arguments: tuple[str, ...], timeout: float) -> subprocess.CompletedProcess[str]:
         done = self._run(arguments, timeout)
         if done.returncode != 0:
@@ -74,11 +78,14 @@ class Engine:
         return done
 
     def _run(self, arguments: tuple[str, ...], timeout: float) -> subprocess.CompletedProcess[str]:
+        return self._process(arguments, timeout, stdin=subprocess.DEVNULL)
+
+    def _process(self, arguments: tuple[str, ...], timeout: float, **given: Any) -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(
                 ["docker", *arguments],
                 env={**os.environ, **self.environment()},
-                stdin=subprocess.DEVNULL,
+                **given,
                 capture_output=True,
                 text=True,
                 errors="replace",

@@ -29,11 +29,6 @@ class DockerPaths(StackPaths):
         """The build contexts of releases, a directory each."""
         return self.state / "images"
 
-    @property
-    def made(self) -> Path:
-        """The stack that the last `up` has made, without its secrets."""
-        return self.state / "made.json"
-
     def served(self) -> tuple[list[str], str | None]:
         """Return the releases whose image was made, the latest last, which is taken for the one that serves."""
         made = [path for path in self.images.glob("*") if path.is_dir()]

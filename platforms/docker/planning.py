@@ -1,58 +1,39 @@
-"""What `up` and `rollback` would do to a stack on Docker, told as a plan: by the engine's preview, and what runs."""
+"""What `up` and `rollback` would do to a stack on Docker: what runs there, and releases by their build contexts."""
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from cluster.config.models import Server, dump
-from cluster.kept import HurtFile, read_kept, write_kept
-from cluster.plan import compare
-from cluster.plan.costs import Cost, dearest_first
-from cluster.plan.judged import disabled_rules, former_config, new_lints
-from cluster.plan.migrations import unsafe
 from cluster.plan.nginx import OTHER_USERS, difference
-from cluster.plan.planned import Planned, Release
-from cluster.plan.releases import compare_releases, retired
-from cluster.plan.risk import at_risk, discarded
-from cluster.sessions import Lasting, refused_loss
-from cluster.stack.history import History
-from cluster.topology import shares
+from cluster.plan.nginx_check import UncheckedError
 from platforms.docker.contexts import changed_parts, config_of, side_of
 from platforms.docker.delivery import read_delivered
 from platforms.docker.drift import drift
+from platforms.docker.engine import EngineError
+from platforms.docker.nginx_check import checker
 from platforms.docker.paths import ASIDE_VARIABLE, set_aside
 from platforms.docker.repair import lacking_migrations, unknown
 from platforms.docker.stack import paths
 from platforms.docker.told import Told
+from platforms.pulumi import planning
+from platforms.pulumi.planning import Sides, UnkeptError, lasting_of
 from platforms.pulumi.preview import Preview
-from platforms.pulumi.progress import COMMAND, NGINX_CONFIG, part_of
+from platforms.pulumi.progress import COMMAND, CONTAINER, NGINX_CONFIG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from fractions import Fraction
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from cluster.config import ClusterConfig
     from cluster.lint import Facts
-    from cluster.plan.planned import Lint, SettingChange, Share
+    from cluster.plan.nginx_check import Checker
+    from cluster.plan.planned import Release
+    from cluster.sessions import Lasting
     from platforms.docker.observe import Observed
     from platforms.docker.stack import DockerStack
     from platforms.pulumi.engine import Changes, Event, Pulumi
-    from platforms.pulumi.live import Live
-
-#: The stack that an `up` has made, by the digest of nginx's configuration that it has put in place.
-KEPT_STACK: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
-
-SERVERS = TypeAdapter(list[Server])
-
-
-#: Where a migrated release is prepared, whose standard input is the stack's secrets.
-PREPARE = "prepare"
 
 #: In the environment of nginx's command: for whom nginx asks.
 USERS = "USERS"
@@ -122,141 +103,75 @@ class Look:
         with executor:
             return future.result()
 
+    def drift(self, believed: Preview) -> tuple[str, ...]:
+        """Return what was changed by hand, or is broken, in words; EngineError where the engine is away."""
+        found = self.found()
+        told = drift(found.observed, believed.before, lost=self.lost, unknown=found.strays, lacking=found.lacking)
+        return (*told, *([found.trouble] if found.trouble else []))
+
     def context(self, release: str) -> Path:
         """Return where the build context of a release is."""
         place = paths(self.docker.stack).images / release
         return place if self.aside is None or place.exists() else set_aside(self.aside, place)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Compared:
-    """The release that serves beside the one that is wanted.
-
-    lasting: what sessions and data hang on in the wanted one; None where it is the one that serves.
-    """
-
-    release: Release
-    parts: tuple[str, ...] = ()
-    settings: tuple[SettingChange, ...] = ()
-    unknown: tuple[str, ...] = ()
-    lasting: Lasting | None = None
-
-
-class Planning:
+class Planning(planning.Planning):
     """Tells what a preview is, with all that is known of it."""
 
     def __init__(self, look: Look, pulumi: Pulumi, facts: Facts) -> None:
+        stack = look.docker.stack
+        super().__init__(stack, paths(stack), look.preview, pulumi, facts)
         self.look = look
-        self.pulumi = pulumi
-        self.facts = facts
-        self.docker, self.preview = look.docker, look.preview
-        self.config, self.topology = look.docker.stack.config, look.docker.topology
+        self.docker = look.docker
+        self.found = look.found()
+        self.unjudged = look.unjudged
 
-    def told(self) -> Planned:
-        """Return the plan."""
-        look, found = self.look, self.look.found()
-        observed = found.observed
-        strange = drift(observed, self.preview.before, lost=look.lost, unknown=found.strays, lacking=found.lacking)
-        by_hand = (*strange, *([found.trouble] if found.trouble else []))
-        name = self.docker.stack.name
-        if not (self.preview.steps or found.strays or found.lacking or found.trouble):
-            return Planned(stack=name, changes=False, drift=by_hand, disabled=disabled_rules(self.config))
-        live = observed.live
-        serves = live.nginx is not None and any(live.holders.values())
-        compared = self._compared(observed.release if serves else None)
-        release = compared.release
-        told = Told(self.preview, self.topology, serves=serves)
-        costs = self._costs(told, compared, live)
-        lints, unsaid = self._lints(serves=serves)
-        migrate = bool(self.config.app.migrate) and PREPARE in self.preview.of(COMMAND, "create", "update", "replace")
-        return Planned(
-            stack=name,
-            changes=True,
-            costs=costs,
-            steps=told.steps(release, compared.parts, migrate=migrate),
-            traffic=self._traffic(serves=serves),
-            nginx=tuple(self._nginx_lines()),
-            release=release,
-            settings=compared.settings,
-            sessions=at_risk(self.docker.engine.sessions(self.docker.label), self.config)
-            if Cost.LOGGED_OUT in costs
-            else "",
-            deleted=(*told.deleted(), *self._retired(release)),
-            lints=lints,
-            drift=by_hand,
-            unknown=(*compared.unknown, *unsaid, *look.unjudged),
-            disabled=disabled_rules(self.config),
-            resources=self.preview.resources(),
-        )
+    @property
+    def serves(self) -> bool:
+        """Whether nginx answers, and some instance's name leads to a process."""
+        live = self.found.observed.live
+        return live.nginx is not None and any(live.holders.values())
 
-    # --- the release
+    @property
+    def serving(self) -> str | None:
+        """The release that every instance's name leads to; None where that is not one."""
+        return self.found.observed.release
 
-    def _compared(self, serving: str | None) -> Compared:
-        """Compare the wanted release with the one that serves, or that the state has, or that served last."""
-        believed, wanted = self.preview.release()
-        former = serving or believed or History.load(paths(self.docker.stack)).current
-        release = Release(before=former, after=wanted)
-        if wanted is None or former == wanted:
-            return Compared(release=release)
-        new_secrets = self.pulumi.secrets()
-        app, context = self.config.app, self.look.context(wanted)
-        lasting = _lasting(config_of(context), new_secrets)
-        if former is None:
-            return Compared(release=release, lasting=lasting)
-        kept = self.look.context(former)
+    def drift(self) -> tuple[str, ...]:
+        """Return what was changed by hand, or is broken, in words."""
+        return self.look.drift(self.preview)
+
+    def broken(self) -> bool:
+        """Tell whether something of that is mended although the preview finds nothing to do."""
+        return bool(self.found.strays or self.found.lacking or self.found.trouble)
+
+    def told_of(self, release: Release) -> Told:  # noqa: ARG002 - the engine's steps say all of it
+        """Return what is done with containers."""
+        return Told(self.preview, self.topology, serves=self.serves)
+
+    def said(self) -> Sequence[Mapping[str, str] | None]:
+        """Return what each instance that serves says of its sessions."""
+        return self.found.observed.live.served(self.topology.names)
+
+    def sessions(self) -> Mapping[str, Any] | None:
+        """Return what an instance says of the session store; None where none says it."""
+        return self.docker.engine.sessions(self.docker.label)
+
+    def lasting(self, wanted: str, secrets: Mapping[str, str]) -> Lasting:
+        """Return what sessions and data hang on in the wanted release."""
+        return lasting_of(config_of(self.look.context(wanted)), secrets)
+
+    def sides(self, former: str, wanted: str, old: Mapping[str, str] | None, new: Mapping[str, str]) -> Sides:
+        """Return both releases; UnkeptError where the build context of one is gone."""
+        kept, context, app = self.look.context(former), self.look.context(wanted), self.config.app
         try:
-            old = side_of(kept, app, self._former_secrets() or new_secrets)
-            new = side_of(context, app, new_secrets)
-        except (OSError, ValueError, KeyError):
-            unkept = "what of the release changes: the former one is not kept in this checkout"
-            return Compared(release=release, lasting=lasting, unknown=(unkept,))
-        parts = changed_parts(kept, context, old, new)
-        told, settings, lines = compare_releases(
-            replace(release, parts=tuple(compare.PARTS[part] for part in parts)),
-            *(old, new, parts),
-            migrate=bool(self.config.app.migrate),
-        )
-        return Compared(release=told, parts=parts, settings=settings, unknown=lines, lasting=lasting)
+            before, after = side_of(kept, app, old or new), side_of(context, app, new)
+        except (OSError, ValueError, KeyError) as error:
+            raise UnkeptError("the former one is not kept in this checkout") from error
+        return Sides(old=before, new=after, parts=changed_parts(kept, context, before, after))
 
-    def _former_secrets(self) -> dict[str, str] | None:
-        """Return the secrets that the stack was made with last; None where they can't be read."""
-        for resource in self.pulumi.export(plain=True):
-            kind, name = part_of({"urn": resource["urn"], "op": "same", "new": resource})
-            if (kind, name) == (COMMAND, PREPARE):
-                given = (resource.get("inputs") or {}).get("stdin")
-                text = given.get("plaintext") if isinstance(given, dict) else None
-                return None if text is None else dict(json.loads(json.loads(text)))
-        return None
-
-    # --- what it costs
-
-    def _costs(self, told: Told, compared: Compared, live: Live) -> tuple[Cost, ...]:
-        costs = told.costs()
-        if told.serves and unsafe(compared.release.migrations):
-            costs.append(Cost.MIGRATION)
-        lasting = compared.lasting
-        if lasting is not None:
-            said = live.served(self.topology.names)
-            costs += discarded(
-                self.config,
-                said,
-                lambda may: refused_loss(said, lasting, discard_sessions=may.sessions, discard_data=may.data),
-            )
-        return dearest_first(costs)
-
-    # --- the rest
-
-    def _traffic(self, *, serves: bool) -> tuple[Share, ...]:
-        after = {instance.name: instance.share for instance in self.topology.instances}
-        before: dict[str, Fraction] = {}
-        if serves:
-            try:
-                before = shares(SERVERS.validate_python(list(map(_server, self.preview.before["upstream"]))))
-            except (KeyError, TypeError, ValidationError):
-                return ()  # a program of another kind
-        return compare.compare_shares(before, after)
-
-    def _nginx_lines(self) -> list[str]:
+    def nginx_lines(self) -> list[str]:
+        """Return nginx's lines that go and come, beside those that Pulumi's state has."""
         found = self.preview.of(COMMAND, "update", "replace").get(NGINX_CONFIG)
         old, new = (found.old.get("stdin"), found.new.get("stdin")) if found else (None, None)
         if found is None or not isinstance(old, str) or not isinstance(new, str):
@@ -267,49 +182,24 @@ class Planning:
         users = [OTHER_USERS] if any(path.endswith(f".{USERS}") for path in found.changed) else []
         return [*users, *difference(lambda path: before.get(path, ""), after, digest)]
 
-    def _retired(self, release: Release) -> list[str]:
-        if release.after is None:
-            return []
-        return retired(History.load(paths(self.docker.stack)), release.after)
-
-    def _lints(self, *, serves: bool) -> tuple[tuple[Lint, ...], tuple[str, ...]]:
-        """Return those that are new, and what is not known of that."""
-        former = self._former_config()
-        found = new_lints(former, self.config, self.facts)
-        if former is None and serves and found:
-            return (), (f"which of {len(found)} lints are new: the stack file of before is not kept in this checkout",)
-        return found, ()
-
-    def _former_config(self) -> ClusterConfig | None:
-        """Return the stack that nginx's configuration in place was made of, where an `up` of this checkout made it."""
-        kept = _kept(self.docker)
-        current = kept.get("nginx") == self.preview.before.get("nginx")
-        return former_config(kept.get("stack")) if current else None
-
-
-def keep_stack(docker: DockerStack, outputs: Mapping[str, Any]) -> None:
-    """Keep the stack that an `up` has made. outputs: those of the program."""
-    made = {"nginx": outputs.get("nginx"), "stack": dump(docker.stack.config)}
-    if made["nginx"] and _kept(docker) != made:
-        write_kept(paths(docker.stack).made, made)
+    @contextmanager
+    def checkers(self) -> Iterator[Sequence[Checker]]:
+        """Give the stack's nginx in a container of its own; none where its configuration is the same."""
+        step = self.preview.of(COMMAND, "create", "update", "replace").get(NGINX_CONFIG)
+        if step is None or (step.operation == "update" and "stdin" not in step.changed):
+            yield []
+            return
+        there = [one for one in self.found.observed.of("nginx") if one["State"]["Running"]]
+        others = (one for one in self.preview.of(CONTAINER, "create", "replace").values() if one.part == "nginx")
+        if any("image" in one.changed for one in others):
+            raise UncheckedError("its image is made by `up`")
+        if not there:
+            raise UncheckedError("its container does not run")
+        try:
+            with checker(self.docker, there[0]["Id"]) as asked:
+                yield [asked]
+        except EngineError as error:
+            raise UncheckedError(str(error)) from error
 
 
-def _kept(docker: DockerStack) -> dict[str, Any]:
-    try:
-        return read_kept(paths(docker.stack).made, KEPT_STACK) or {}
-    except HurtFile:
-        return {}
-
-
-def _server(output: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a server of the stack's output `upstream` as the stack file has one."""
-    return {key: output[key] for key in ("name", "weight", "backup", "down") if key in output}
-
-
-def _lasting(runtime: Mapping[str, Any], secrets: Mapping[str, str]) -> Lasting:
-    """Return what sessions and data hang on in a release."""
-    found = Lasting.of(runtime["sessions"]["path"], runtime["database"], secrets)
-    return replace(found, shared=frozenset(runtime["shared"]))
-
-
-__all__ = ["Look", "Planning", "keep_stack"]
+__all__ = ["Look", "Planning"]

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.acme.kept import Said
 from cluster.acme.status import await_first
-from cluster.config.models import ACCOUNT, AUTHORITY
 from cluster.config.units import moment_text
 from cluster.errors import CommandError
 from cluster.plan import Planned
 from cluster.plan.costs import Cost
-from cluster.plan.judged import disabled_rules, first, forbidding
+from cluster.plan.judged import disabled_rules
 from cluster.plan.shown import text
 from cluster.services import Kind, asked_by
 from cluster.stack.history import History
@@ -41,14 +40,17 @@ from platforms.docker.engine import (
 from platforms.docker.facts import facts_of
 from platforms.docker.failures import explain, refused_by
 from platforms.docker.maintaining import HURT, Found, Maintaining
-from platforms.docker.planning import Look, Planning, keep_stack
+from platforms.docker.planning import Look, Planning
 from platforms.docker.proof import Proof, checked
 from platforms.docker.remembering import remember
 from platforms.docker.repair import lost, remove_orphans, stop_what_never_served
-from platforms.docker.stack import DockerStack, engine_host, paths, stack_keys
-from platforms.pulumi.engine import SECRET_KEY, STACK, PolicyError, Pulumi, PulumiError, installed_pulumi
+from platforms.docker.stack import DockerStack, engine_host, paths
+from platforms.pulumi.engine import STACK, PolicyError, Pulumi, PulumiError, installed_pulumi
+from platforms.pulumi.kept_stack import keep_stack
 from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
+from platforms.pulumi.planning import begun, state_of
 from platforms.pulumi.policing import tell_disabled
+from platforms.pulumi.preview import Preview
 from platforms.pulumi.progress import Progress
 
 if TYPE_CHECKING:
@@ -100,42 +102,24 @@ class DockerPlatform:
         make_secrets(self.pulumi, self.stack.config, self.paths.authority, self.voice.say)
         return resources
 
-    def _key_of_certificate(self) -> str | None:
-        """Return the key of the stack file by which the site's certificate is had; None where it needs none."""
-        site = self.stack.config.site
-        if site.tls is not None and site.tls.self_signed:
-            return AUTHORITY
-        return ACCOUNT if site.acme is not None else None
-
     def plan(self, wanted: Forward | Back) -> Planned:
         """Look at what is to be done, and change nothing."""
         docker, name = self.docker, self.stack.name
         docker.engine.run("version")
         facts = self.facts()
-        refused, disabled = forbidding(docker.stack.config, facts), disabled_rules(docker.stack.config)
         environment = {RELEASE_VARIABLE: self._former(wanted)} if isinstance(wanted, Back) else {}
-        if SECRET_KEY not in stack_keys(self.stack):
-            return first(name, docker.topology, facts, refused)
-        if installed_pulumi() is None:
-            raise CommandError(f"Pulumi is missing: `cluster up {name}` installs it, and says what it does")
-        resources = self.pulumi.find()
-        if resources is None:
-            return first(name, docker.topology, facts, refused)
-        if refused:
-            return Planned(stack=name, changes=True, refused=tuple(refused), disabled=disabled)
-        key = self._key_of_certificate()
-        if key is not None and f"cluster:{key}" not in stack_keys(
-            self.stack
-        ):  # its port is published by another container
-            unknown = f"what else changes: `up` makes cluster:{key} first"
-            return Planned(stack=name, changes=True, costs=(Cost.NGINX_REPLACED,), unknown=(unknown,))
+        # What makes a certificate is asked by nginx's container, or its port is published by another one.
+        resources = begun(self.stack, facts, lambda: self.pulumi, (Cost.NGINX_REPLACED,))
+        if isinstance(resources, Planned):
+            return resources
         with tempfile.TemporaryDirectory() as aside:
             look = self._look(docker, resources, Path(aside))
             try:
                 look.run(self.pulumi, environment)
             except PulumiError as error:
-                return Planned(stack=name, changes=True, refused=tuple(refused_by(docker, error)), disabled=disabled)
-            return Planning(look, self.pulumi, facts).told()
+                refused, disabled = tuple(refused_by(docker, error)), disabled_rules(docker.stack.config)
+                return Planned(stack=name, changes=True, refused=refused, disabled=disabled)
+            return Planning(look, self.pulumi, facts).judged()
 
     def _look(self, docker: DockerStack, resources: list[dict[str, Any]], aside: Path | None = None) -> Look:
         return Look(
@@ -212,7 +196,7 @@ class DockerPlatform:
         changed = bool(orphans) or not changes.none
         if changed or History.load(self.paths).current != release:
             remember(docker, release, rolled_back=rolled_back)
-        keep_stack(docker, changes.outputs)
+        keep_stack(self.paths, docker.stack.config, changes.outputs)
         self._await_certificate(docker)
         maintenance = self._left_in_maintenance()
         return Applied(release=release, changed=changed, checks=lambda: proof.of(release), maintenance=maintenance)
@@ -358,6 +342,12 @@ class DockerPlatform:
             troubles=[f"{trouble}; `cluster up {self.stack.name}` mends it"] if trouble else [],
             notes=notes,
         )
+
+    def drift(self) -> Sequence[str]:
+        """Return what was changed by hand, or is broken, beside what Pulumi's state has."""
+        self.docker.engine.run("version")  # said before Pulumi is looked for
+        resources = state_of(self.stack.name, lambda: self.pulumi)
+        return () if resources is None else self._look(self.docker, resources).drift(Preview.of_state(resources))
 
     def verify(self) -> list[Check]:
         """Check what serves with real requests; CommandError where nothing does."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
-from cluster.config import stack_path
 from cluster.errors import CommandError
 from cluster.tls.certificates import named
 from cluster.topology import Topology, build_topology
 from platforms.docker.engine import Engine
 from platforms.docker.observe import Observed, observe
 from platforms.docker.paths import DockerPaths
+from platforms.pulumi.keys import stack_keys
 
 if TYPE_CHECKING:
     from cluster.stack.opened import Stack
@@ -53,13 +53,7 @@ def paths(stack: Stack) -> DockerPaths:
 
 def engine_host(stack: Stack) -> str:
     """Return the stack's docker:host; empty for the engine of the environment."""
-    return str(stack_keys(stack).get("docker:host") or "")
-
-
-def stack_keys(stack: Stack) -> dict[str, Any]:
-    """Return the keys of the stack file with their values, secrets as they stand there."""
-    document = yaml.safe_load(stack_path(stack.root, stack.name).read_text(encoding="utf-8"))
-    return dict(document.get("config") or {})
+    return str(stack_keys(stack.root, stack.name).get("docker:host") or "")
 
 
 def project_name(stack: Stack) -> str:

@@ -291,6 +291,11 @@ class LocalPlatform:
 
     # --- looking
 
+    def drift(self) -> Sequence[str]:
+        """Return what was changed by hand, or is broken, beside what the last `up` made."""
+        cluster, history = self.cluster, History.load(self.paths)
+        return [] if history.current is None else cluster.troubles(cluster.observe(), history)
+
     def status(self) -> Status:
         """Look at what runs."""
         cluster = self.cluster

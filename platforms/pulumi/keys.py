@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -82,8 +82,13 @@ def make_secrets(pulumi: Pulumi, config: ClusterConfig, shown: Path, say: Callab
         pulumi.set_secret(ACCOUNT, new_key())
 
 
+def stack_keys(root: Path, stack: str) -> dict[str, Any]:
+    """Return the keys of the stack file with their values, secrets as they stand there."""
+    document = yaml.safe_load(stack_path(root, stack).read_text(encoding="utf-8"))
+    return dict(document.get("config") or {})
+
+
 def secrets_there(root: Path, stack: str) -> frozenset[str]:
     """Return the names of the secrets that a stack file has; `up` makes the secret_key that it lacks."""
-    document = yaml.safe_load(stack_path(root, stack).read_text(encoding="utf-8"))
-    names = GIVEN_KEYS
-    return frozenset(name for name in names if f"cluster:{name}" in document["config"]) | {"secret_key"}
+    keys = stack_keys(root, stack)
+    return frozenset(name for name in GIVEN_KEYS if f"cluster:{name}" in keys) | {"secret_key"}

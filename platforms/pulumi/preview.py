@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.plan.planned import Resource
 from platforms.pulumi.engine import STACK, name_of
-from platforms.pulumi.progress import IMAGE, part_of
+from platforms.pulumi.progress import COMMAND, IMAGE, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -36,7 +36,12 @@ FRAME = re.compile(r"pulumi:|cluster:index:")
 NOISE = frozenset({"environment.TURN", "environment.DIGEST"})
 
 #: Inputs that are another image, or another container: of the release, where that is another one.
-FOLLOWING = frozenset({"image", "imageName", "build", "environment.IMAGE", "environment.CONTAINER"})
+FOLLOWING = frozenset(
+    {"image", "imageName", "build", "environment.IMAGE", "environment.CONTAINER", "environment.ENVIRONMENT"}
+)
+
+#: The input that names a release, whosever it is.
+NAMED = "environment.RELEASE"
 
 #: Labels of a container that are digests of all that it is made with.
 DIGEST_LABELS = frozenset({"django-cluster.spec"})
@@ -44,8 +49,8 @@ DIGEST_LABELS = frozenset({"django-cluster.spec"})
 #: The reasons that are said for those above.
 OF_RELEASE, OF_WHAT_RUNS = "release", "what runs"
 
-#: How the image of a release is called within its component.
-APP_IMAGE = "app-image"
+#: How the image of a release is called within its component; and the command that sends one to a host.
+APP_IMAGE, SENT = "app-image", "sent"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +76,17 @@ class Preview:
     before: Mapping[str, Any] = field(default_factory=dict)
     after: Mapping[str, Any] = field(default_factory=dict)
     _seen: dict[str, Step] = field(default_factory=dict)
+
+    @classmethod
+    def of_state(cls, resources: Iterable[Mapping[str, Any]]) -> Preview:
+        """Return one in which nothing changes, by the resources in a stack's state: what that has of each."""
+        found = cls()
+        for resource in resources:
+            metadata = {"op": "same", "urn": resource["urn"], "type": resource["type"]}
+            states = {"old": resource, "new": resource}
+            found.take({"resourcePreEvent": {"metadata": {**metadata, **states}}})
+            found.take({"resOutputsEvent": {"metadata": {**metadata, **states}}})
+        return found
 
     def take(self, event: Event) -> None:
         """Take one event of the engine's."""
@@ -107,15 +123,13 @@ class Preview:
 
     def release(self) -> tuple[str | None, str | None]:
         """Return the digest of the release in the state, and of the one that is wanted."""
-        for step in self.all:
-            if (step.kind, step.part) == (IMAGE, APP_IMAGE):
-                return _tag(step.old), _tag(step.new)
-        return None, None
+        found = next(filter(_makes_release, self.all), None)
+        return (None, None) if found is None else (_release(found.old), _release(found.new))
 
     def resources(self) -> tuple[Resource, ...]:
         """Return what changes, as it is shown."""
         former, release = self.release()
-        app = {one.component for one in self.all if (one.kind, one.part) == (IMAGE, APP_IMAGE)}
+        app = {one.component for one in self.all if _makes_release(one)}
         return tuple(
             Resource(
                 operation=one.operation,
@@ -165,7 +179,7 @@ def _reasons(step: Step, former: str | None, release: str | None, *, of_release:
         top = key.partition(".")[0]
         if key in NOISE:
             continue
-        follows = of_release and (key in FOLLOWING or _same_but(step, top, key, former, release))
+        follows = key == NAMED or (of_release and key in FOLLOWING) or _same_but(step, top, key, former, release)
         found.add(OF_RELEASE if follows else key)
     if not found and step.changed:
         found.add(OF_RELEASE if of_release else OF_WHAT_RUNS)
@@ -174,6 +188,8 @@ def _reasons(step: Step, former: str | None, release: str | None, *, of_release:
 
 def _same_but(step: Step, top: str, key: str, former: str | None, release: str | None) -> bool:
     """Tell whether an input differs in the release that it names, and in nothing else."""
+    if former == release:
+        return False
     old, new = step.old.get(top), step.new.get(top)
     if key != top and isinstance(old, dict) and isinstance(new, dict):
         name = key.partition(".")[2]
@@ -191,8 +207,16 @@ def _label(one: Any) -> str:
     return str(one.get("label", "")) if isinstance(one, dict) else ""
 
 
-def _tag(inputs: Mapping[str, Any]) -> str | None:
-    return str(inputs["imageName"]).rpartition(":")[2] if inputs.get("imageName") else None
+def _makes_release(step: Step) -> bool:
+    return (step.kind, step.part) == (IMAGE, APP_IMAGE) or (step.kind == COMMAND and step.part.endswith(SENT))
+
+
+def _release(inputs: Mapping[str, Any]) -> str | None:
+    """Return the release that the inputs of a step name which makes one."""
+    if inputs.get("imageName"):
+        return str(inputs["imageName"]).rpartition(":")[2]
+    found = (inputs.get("environment") or {}).get("RELEASE")
+    return str(found) if found else None
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

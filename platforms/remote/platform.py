@@ -18,6 +18,9 @@ from cluster.endpoints import Endpoint
 from cluster.errors import CommandError
 from cluster.lint.hosts import hosts_fit
 from cluster.placement import place
+from cluster.plan import Planned
+from cluster.plan.judged import forbidding
+from cluster.plan.shown import text
 from cluster.render.maintenance import digest_of, render_maintenance
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.services import Kind, asked_by
@@ -27,8 +30,11 @@ from cluster.tls.hosts import new_hosts_key
 from cluster.topology import build_topology
 from platforms.base import RELEASE_VARIABLE, Applied, Back, Change, Forward, Invocation, LogSource, Status
 from platforms.pulumi.engine import Event, PolicyError, Pulumi, PulumiError, name_of
+from platforms.pulumi.kept_stack import keep_stack
 from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
+from platforms.pulumi.planning import state_of
 from platforms.pulumi.policing import tell_disabled
+from platforms.pulumi.preview import Preview
 from platforms.pulumi.relay import Relay
 from platforms.remote.database import is_made, needs_hosts_key, reached_at
 from platforms.remote.host.places import Places
@@ -37,6 +43,7 @@ from platforms.remote.host.releases import in_release
 from platforms.remote.looked import Seen, check_name, facts_of, look, look_around, said_of_sessions
 from platforms.remote.observe import Observed, told
 from platforms.remote.paths import RemotePaths, access_log, nginx_config
+from platforms.remote.planning import Site, drifted, plan, previewed
 from platforms.remote.ssh import LOOK_SECONDS, HostError, Ssh
 from platforms.remote.units import instance_unit
 
@@ -46,10 +53,10 @@ if TYPE_CHECKING:
     from cluster.lint import Facts
     from cluster.maintenance import Maintained, Maintenance
     from cluster.placement import Placement
-    from cluster.plan import Planned
     from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
     from platforms.base import Gate, Voice
+    from platforms.pulumi.engine import Changes
 
 #: What is said when a step begins, by the end of its name.
 STEPS = {
@@ -124,12 +131,9 @@ class RemotePlatform:
     def facts(self) -> Facts:
         """Return what the lints may look at; who only looks needs no host that answers."""
         stack = self.stack
-        plain = facts_of(stack.root, stack.name, self._secrets(), None)
-        if not hosts_fit(stack.config, plain):
-            return plain
         with contextlib.suppress(HostError, CommandError):  # a host that is away is told by what needs it
-            return facts_of(stack.root, stack.name, self._secrets(), self.look())
-        return plain
+            return self._seen()[1]
+        return facts_of(stack.root, stack.name, self._secrets(), None)
 
     # --- changing
 
@@ -144,28 +148,50 @@ class RemotePlatform:
         if needs_hosts_key(self.topology) and self.pulumi.secret(HOSTS_KEY) is None:
             self.pulumi.set_secret(HOSTS_KEY, new_hosts_key())
 
-    def plan(self, wanted: Forward | Back) -> Planned:  # noqa: ARG002 - the engine's preview is asked elsewhere yet
+    def plan(self, wanted: Forward | Back) -> Planned:
         """Look at what is to be done, and change nothing."""
-        name = self.stack.name
-        raise CommandError(
-            f"stack {name} is a Pulumi program: `pulumi preview --diff -s {name}` shows what would change"
-        )
+        seen, facts = self._seen()
+        if seen is None:
+            return Planned(stack=self.stack.name, changes=True, refused=tuple(forbidding(self.stack.config, facts)))
+        return plan(self._site(wanted, seen, facts), lambda: self.pulumi)
+
+    def _seen(self) -> tuple[Seen | None, Facts]:
+        """Look at the hosts, where the stack file has hosts that can be, and return what the lints may look at."""
+        stack = self.stack
+        plain = facts_of(stack.root, stack.name, self._secrets(), None)
+        if not hosts_fit(stack.config, plain):
+            return None, plain
+        seen = self.look()
+        return seen, facts_of(stack.root, stack.name, self._secrets(), seen)
+
+    def _site(self, wanted: Forward | Back, seen: Seen, facts: Facts) -> Site:
+        certificate = named(self.stack.config, self.stack.root, dt.datetime.now(dt.UTC))
+        former = {RELEASE_VARIABLE: self._former(wanted, seen)} if isinstance(wanted, Back) else {}
+        return Site(self.stack, self.paths, self.ssh, seen, facts, certificate, former)
 
     @contextmanager
     def change(self, wanted: Forward | Back, gate: Gate) -> Iterator[Change]:
-        """Say what is to be done: what that is, Pulumi tells while it does it, and its own lock keeps others away."""
+        """Say what is to be done, by the engine's preview; while it does it, its own lock keeps others away."""
         if isinstance(wanted, Forward) and wanted.pull:
             raise CommandError("--pull is for platforms whose services are containers; a host's packages are its own")
-        stack = self.stack
-        plain = facts_of(stack.root, stack.name, self._secrets(), None)
         # What keeps the hosts from being what they should, first the stack file's part of it.
-        seen = self.look() if hosts_fit(stack.config, plain) else None
-        gate(stack.config, plain if seen is None else facts_of(stack.root, stack.name, self._secrets(), seen))
+        seen, facts = self._seen()
+        gate(self.stack.config, facts)
         assert seen is not None  # noqa: S101 - the gate refuses what does not fit
         if isinstance(wanted, Forward):
             seen.check_room()
-        environment = {RELEASE_VARIABLE: self._former(wanted, seen)} if isinstance(wanted, Back) else {}
-        yield Change(lines=[], apply=lambda: self._apply(environment))
+        site = self._site(wanted, seen, facts)
+        self._set_up()
+        try:
+            planned, changes = previewed(site, self.pulumi)
+        except PolicyError as error:
+            raise CommandError(str(error)) from error
+        except PulumiError as error:
+            raise _failed(error) from error
+        lines = text(planned) if planned.changes else []
+        if not lines:
+            tell_disabled(self.stack.config, self.voice)
+        yield Change(lines=lines, apply=lambda: self._apply(site, planned, changes))
 
     def _secrets(self) -> frozenset[str]:
         return secrets_there(self.stack.root, self.stack.name)
@@ -184,29 +210,24 @@ class RemotePlatform:
             raise history.not_here(digest)
         return digest
 
-    def _apply(self, environment: dict[str, str]) -> Applied:
-        """Set up what is missing, and let Pulumi do it."""
-        self._set_up()
-        tell_disabled(self.stack.config, self.voice)
-        try:
-            # The engine asks the policy of a resource as it comes to it: a preview asks before the first is changed.
-            unjudged = self.pulumi.preview(lambda _event: None, refresh=False, **environment).unjudged
-            changes = self.pulumi.up(self._tell, refresh=False, policed=bool(unjudged), **environment)
-        except PolicyError as error:
-            raise CommandError(str(error)) from error
-        except PulumiError as error:
-            raise CommandError(
-                f"{error}\n{self._tidied()}What served still serves; the next `cluster up` goes on from here."
-            ) from error
+    def _apply(self, site: Site, planned: Planned, changes: Changes) -> Applied:
+        """Let Pulumi do what it has previewed."""
+        if planned.changes or not changes.none or self.pulumi.unsettled:
+            try:
+                policed = bool(changes.unjudged)  # else the preview has asked of everything
+                changes = self.pulumi.up(self._tell, refresh=False, policed=policed, **site.environment)
+            except PulumiError as error:
+                raise _failed(error, self._tidied()) from error
         release = str(changes.outputs["release"])
         history = History.load(self.paths)
         if not changes.none or history.current != release:
-            history.served(release, rolled_back=bool(environment))
+            history.served(release, rolled_back=bool(site.environment))
             keep = {*history.releases[-KEPT_RELEASES:], release, history.former()}
             history.releases = [digest for digest in history.releases if digest in keep]
             self.paths.state.mkdir(parents=True, exist_ok=True)
             history.save(self.paths)
             self._forget_archives(keep)
+        keep_stack(self.paths, self.stack.config, changes.outputs)
         observed = self.observe()
         return Applied(
             release=release,
@@ -270,8 +291,8 @@ class RemotePlatform:
             if not (looked.stack or {}).get("nginx_runs"):
                 raise CommandError(f"stack {self.stack.name} is not up; `cluster up {self.stack.name}` starts it")
         changed = found.maintenance != wanted or found.is_divided
-        text = None if wanted is None else render_maintenance(wanted).text
-        asked = {"text": text, "digest": digest_of(wanted), "kept": told(wanted)}
+        page = None if wanted is None else render_maintenance(wanted).text
+        asked = {"text": page, "digest": digest_of(wanted), "kept": told(wanted)}
         for looked in found.seen.edges:
             polite = looked.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE
             self.ssh.run(looked.host, "maintain", "maintain=1", told=json.dumps({**asked, "polite": polite}))
@@ -321,6 +342,14 @@ class RemotePlatform:
     def status(self) -> Status:
         """Look at what runs."""
         return self.observe().status(self.sessions())
+
+    def drift(self) -> Sequence[str]:
+        """Return what was changed by hand, or is broken, beside what Pulumi's state has."""
+        seen, facts = self._seen()
+        if seen is None:
+            raise CommandError("\n".join(forbidding(self.stack.config, facts)))
+        resources = state_of(self.stack.name, lambda: self.pulumi)
+        return () if resources is None else drifted(self._site(Forward(), seen, facts), Preview.of_state(resources))
 
     def verify(self) -> list[Check]:
         """Check what serves with real requests; CommandError where nothing does."""
@@ -459,6 +488,10 @@ class RemotePlatform:
         python = in_release(self.places, release, unit, terminal=terminal)
         command = [*python, "-P", "-m", "cluster_runtime.program", *words]
         return Invocation(command=self.ssh.plain(there[0], command, terminal=terminal))
+
+
+def _failed(error: PulumiError, tidied: str = "") -> CommandError:
+    return CommandError(f"{error}\n{tidied}What served still serves; the next `cluster up` goes on from here.")
 
 
 def platform(stack: Stack, voice: Voice) -> RemotePlatform:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,23 @@ from tests.conformance import AROUND, assert_nothing_lost, servers
 from tests.e2e.stand import DockerStand, docker_stack, made_image
 from tests.e2e.tools import BASE, docker
 from tests.load import Load
-from tests.planned import NOTHING, TOKEN, WEIGHTED, assert_release_is_told, change_the_release
+from tests.planned import (
+    NOTHING,
+    TOKEN,
+    WEIGHTED,
+    assert_changes_nothing,
+    assert_nginx_is_asked,
+    assert_release_is_told,
+    change_the_release,
+    plan,
+    planned,
+    repository_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.local.stand import Result
+    from tests.local.stand import Stand
 
 DOCUMENTED = Path(__file__).resolve().parents[2] / "docs" / "plan.md"
 
@@ -40,22 +52,10 @@ def stand() -> Iterator[DockerStand]:
         yield found
 
 
-def plan(stand: DockerStand, *options: str) -> Result:
-    return stand.run("plan", stand.name, *options)
-
-
-def planned(stand: DockerStand) -> dict[str, Any]:
-    (found,) = json.loads(plan(stand, "--json").output)["plans"]
-    return dict(found)
-
-
-def state_of(stand: DockerStand) -> dict[str, object]:
+def state_of(stand: Stand) -> dict[str, object]:
     """Return what there is of a stack: its repository with Pulumi's state, and all that is on the engine."""
-    found: dict[str, object] = {}
-    for path in (stand.root, *sorted(stand.root.rglob("*"))):
-        if "__pycache__" not in path.parts:
-            there = path.lstat()
-            found[str(path)] = (there.st_mode, there.st_ino, there.st_size, there.st_mtime_ns)
+    assert isinstance(stand, DockerStand)
+    found = repository_of(stand)
     found["containers"] = stand.containers(stopped=True)
     format_ = "{{.Repository}}:{{.Tag}} {{.ID}} {{.CreatedAt}}"
     ours = f"django-cluster/django-cluster-{stand.name}/*"
@@ -63,12 +63,7 @@ def state_of(stand: DockerStand) -> dict[str, object]:
     return found
 
 
-def assert_only_looks(stand: DockerStand, *options: str) -> Result:
-    before = state_of(stand)
-    result = plan(stand, *options)
-    after = state_of(stand)
-    assert {key for key in {*before, *after} if before.get(key) != after.get(key)} == set(), result.output
-    return result
+assert_only_looks = partial(assert_changes_nothing, state_of)
 
 
 def test_what_does_not_change_is_one_line(stand: DockerStand) -> None:
@@ -139,6 +134,10 @@ def test_the_document_has_the_keys_that_are_written_down_and_no_other(stand: Doc
     assert stand.up().status == 0
 
 
+def test_what_the_stack_s_nginx_refuses_is_told_by_its_key_and_nothing_is_touched(stand: DockerStand) -> None:
+    assert_nginx_is_asked(stand, assert_only_looks)
+
+
 def test_a_preview_of_pulumi_s_own_leaves_a_build_context(stand: DockerStand) -> None:
     """The saboteur: what a plan would leave is seen."""
     stand.edit_code("visits/views.py", "\n# never released\n")
@@ -151,6 +150,9 @@ def test_a_preview_of_pulumi_s_own_leaves_a_build_context(stand: DockerStand) ->
 
 def test_what_was_done_by_hand_is_told_by_name_and_up_mends_it(stand: DockerStand) -> None:
     docker("rm", "--force", stand.container("app2"))
+    shown = stand.run("status", stand.name, "--drift")
+    assert "changed by hand, or broken:\n  container app-app2 is stopped or removed\n" in shown.output
+    assert shown.status == 1
     found = planned(stand)
     assert found["changes"]
     assert "container app-app2 is stopped or removed" in found["drift"], found

@@ -432,6 +432,17 @@ def test_a_host_is_known_by_its_key(
     assert found.settings
 
 
+def test_on_hosts_nginx_s_lines_are_those_of_a_site_s_own_file(project: Project) -> None:
+    servers = [{"name": "app1", "weight": 9}, {"name": "app2"}]
+    snippets = {"http": "geo $a {\n    default 1;\n}\n"}
+    after = {**REMOTE, "upstream": {"servers": servers}, **site(snippets=snippets)}
+    lines = costs(project, REMOTE, after).nginx
+    assert "+ server unix:…/app1/http.sock weight=9 max_fails=0;" in lines
+    assert "+ include /srv/cluster/nginx/snippets/http.conf;" in lines
+    assert lines[-3:] == ("+ geo $a {", "+ default 1;", "+ }")
+    assert not [line for line in lines if "nginx.conf" in line]
+
+
 def test_secrets_are_told_by_name_and_what_is_encrypted_is_not_known(project: Project) -> None:
     before = {"secret_key": {"secure": "v1:aaaa"}, "database_url": {"secure": "v1:cccc"}}
     after = {"secret_key": {"secure": "v1:bbbb"}, "secret_environment": {"secure": "v1:dddd"}}

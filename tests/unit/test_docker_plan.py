@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from cluster.config import parse_config
 from cluster.errors import CommandError
 from cluster.lint import Facts
 from cluster.plan import Cost, Planned
+from cluster.plan.nginx_check import Checker
 from cluster.plan.planned import FileChange, Kind, Resource, SecretChange, Share
 from cluster.plan.shown import document, markdown, text
 from cluster.stack.history import History
@@ -22,20 +24,24 @@ from platforms.base import Forward
 from platforms.docker import platform as cli
 from platforms.docker.contexts import changed_parts, side_of
 from platforms.docker.drift import drift
+from platforms.docker.engine import ROLE_LABEL
 from platforms.docker.failures import refused_by
 from platforms.docker.maintaining import Found
 from platforms.docker.observe import Observed
 from platforms.docker.paths import ASIDE_VARIABLE
-from platforms.docker.planning import keep_stack
 from platforms.docker.stack import DockerStack, paths
 from platforms.docker.told import MADE_AGAIN, Told
+from platforms.pulumi import planning
 from platforms.pulumi.engine import Changes, PulumiError
+from platforms.pulumi.kept_stack import keep_stack
 from platforms.pulumi.live import Live
 from platforms.pulumi.preview import Preview
 from tests.unit.pulumi_mocks import PROJECT, SECRETS, write_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from cluster.plan.nginx_check import Tree
 
 PREVIEWS = Path(__file__).parent / "previews"
 
@@ -232,9 +238,12 @@ class FakePulumi:
             raise PulumiError(self.refused)
         if ASIDE_VARIABLE in environment:
             write_context(Path(environment[ASIDE_VARIABLE]) / "dev" / "images" / WANTED, {"a.py": "1\n2\n"}, threads=7)
-        for event in recorded(self.name):
+        for event in self.events():
             take(event)
         return Changes()
+
+    def events(self) -> list[dict[str, Any]]:
+        return recorded(self.name)
 
     def secrets(self) -> dict[str, str]:
         return SECRETS
@@ -279,9 +288,23 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
     monkeypatch.setattr("platforms.docker.planning.unknown", lambda _docker, _resources: [])
     monkeypatch.setattr("platforms.docker.stack.Engine", lambda _host: SilentEngine())
     monkeypatch.setattr(cli.DockerPlatform, "facts", lambda _platform: Facts(root=tmp_path))
-    monkeypatch.setattr(cli, "installed_pulumi", lambda: "pulumi")
+    monkeypatch.setattr(planning, "installed_pulumi", lambda: "pulumi")
+    monkeypatch.setattr("platforms.docker.planning.checker", lambda _docker, _nginx: nullcontext(Asked()))
     monkeypatch.setattr(cli.DockerPlatform, "_maintenance_found", lambda _platform: (Found(told="", kept=None), []))
     return stack
+
+
+class Asked(Checker):
+    """An nginx that is asked, and takes whatever has no `add_haeder` in it."""
+
+    resolves = False
+
+    def __init__(self) -> None:
+        super().__init__("nginx", (1, 30, 0))
+
+    def said(self, tree: Tree) -> str | None:
+        broken = f"[emerg] 1#1: unknown directive in {tree.directory}/snippets/server.conf:1"
+        return broken if any("add_haeder" in one for one in tree.files.values()) else None
 
 
 class SilentEngine:
@@ -307,7 +330,8 @@ def observed(stack: Stack, **live: Any) -> Observed:
     holders = {"app1": f"{FORMER}.aaaaaaaaaaaa", "app2": f"{FORMER}.bbbbbbbbbbbb"}
     nginx = preview("same").before["nginx"]
     found = Live(**{"nginx": nginx, "holders": holders, "static": FORMER, **live})
-    return Observed(live=found, containers=(), topology=build_topology(stack.config))
+    nginx = {"Id": "nginx1", "Config": {"Labels": {ROLE_LABEL: "nginx"}}, "State": {"Running": True}}
+    return Observed(live=found, containers=(nginx,), topology=build_topology(stack.config))
 
 
 def planned(stack: Stack, pulumi: FakePulumi, monkeypatch: pytest.MonkeyPatch, **values: Any) -> Planned:
@@ -341,6 +365,22 @@ def test_a_weight_change_fits_on_one_screen(opened: Stack, monkeypatch: pytest.M
         "    + server unix:…/app1/http.sock weight=5 max_fails=0;",
         "resources: 1 to update",
     ]
+
+
+def test_what_the_stack_s_nginx_refuses_is_told_by_its_key(opened: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = {**VALUES["site"], "snippets": {"server": "add_haeder X-A b;"}}
+    found = planned(opened, FakePulumi("weight"), monkeypatch, site=site)
+    assert found.refused == ("site.snippets.server: nginx refuses it: unknown directive in snippets/server.conf:1",)
+
+
+def test_an_nginx_that_is_not_asked_is_said_to_be_none(opened: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = "whether nginx takes its configuration: "
+    gone = replace(observed(opened), containers=())
+    monkeypatch.setattr(DockerStack, "observe", lambda _docker: gone)
+    found = planned(opened, FakePulumi("weight"), monkeypatch)
+    assert (found.refused, found.unknown[-1]) == ((), f"{unknown}its container does not run")
+    # Where its configuration is the same, nobody is asked.
+    assert not [one for one in planned(opened, FakePulumi("release"), monkeypatch).unknown if unknown in one]
 
 
 def test_what_does_not_change_is_one_line(opened: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,13 +456,13 @@ def test_a_stack_that_was_never_set_up_needs_no_engine_s_preview(
     opened: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_stack(opened.root, VALUES)
-    monkeypatch.setattr(cli, "installed_pulumi", lambda: None)
+    monkeypatch.setattr(planning, "installed_pulumi", lambda: None)
     found = cli.platform(opened, Silent()).plan(Forward())
     assert (found.costs, found.steps[0]) == ((Cost.START,), "the first release; its secret_key is made first")
 
 
 def test_a_plan_installs_nothing(opened: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "installed_pulumi", lambda: None)
+    monkeypatch.setattr(planning, "installed_pulumi", lambda: None)
     with pytest.raises(CommandError, match="Pulumi is missing: `cluster up dev` installs it"):
         cli.platform(opened, Silent()).plan(Forward())
 
@@ -433,11 +473,11 @@ def test_lints_that_were_there_before_are_not_new(opened: Stack, monkeypatch: py
     assert unkept.lints == ()
     assert unkept.unknown[0].endswith("lints are new: the stack file of before is not kept in this checkout")
     outputs = {"nginx": preview("same").before["nginx"]}
-    keep_stack(DockerStack(opened), outputs)
+    keep_stack(paths(opened), opened.config, outputs)
     assert {one.path for one in planned(opened, FakePulumi("weight"), monkeypatch, **warned).lints} >= {
         "sessions.memcached.nodes"
     }
-    keep_stack(DockerStack(Stack(opened.root, "dev", parse_config({**VALUES, **warned}))), outputs)
+    keep_stack(paths(opened), parse_config({**VALUES, **warned}), outputs)
     found = planned(opened, FakePulumi("weight"), monkeypatch, **warned)
     assert (found.lints, found.unknown) == ((), ())
 
@@ -469,6 +509,29 @@ def test_what_was_changed_by_hand_is_told_by_name(opened: Stack) -> None:
 def test_where_all_is_as_it_was_left_there_is_no_drift(opened: Stack) -> None:
     believed = preview("same").before
     assert drift(observed(opened), believed, lost=[], unknown=[], lacking={}) == ()
+
+
+def test_drift_is_told_by_the_state_alone(opened: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    believed = preview("same")
+    stack = {"type": "pulumi:pulumi:Stack", "urn": "urn:pulumi:dev::p::pulumi:pulumi:Stack::p-dev"}
+    container = {
+        "type": "docker:index/container:Container",
+        "id": "gone",
+        "inputs": {},
+        "parent": "urn:x::AppHosts::app",
+    }
+    resources = [
+        {**stack, "outputs": believed.before},
+        {**container, "urn": "urn:pulumi:dev::p::cluster:index:AppHosts$docker:index/container:Container::app-app2"},
+    ]
+    pulumi = FakePulumi("same")
+    monkeypatch.setattr(pulumi, "find", lambda: resources)
+    monkeypatch.setattr(cli, "Pulumi", lambda *_arguments: pulumi)
+    monkeypatch.setattr(cli, "lost", lambda _docker, there: [one["urn"].rpartition("::")[2] for one in there[1:]])
+    found = cli.platform(opened, Silent())
+    assert found.drift() == ("container app-app2 is stopped or removed",)
+    monkeypatch.setattr(pulumi, "find", lambda: None)
+    assert found.drift() == ()
 
 
 # --- parts of a release

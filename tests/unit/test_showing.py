@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cli.showing import SCHEMA, document, print_checks, print_status
+from cli.showing import SCHEMA, document, print_checks, print_status, with_drift
 from cluster.checks import Check
 from cluster.config import parse_config
 from cluster.maintenance import Maintenance
@@ -120,3 +120,15 @@ def test_checks_are_json_for_a_program(capsys: pytest.CaptureFixture[str]) -> No
     assert (found["ok"], [one["ok"] for one in found["checks"]]) == (False, [True, False, None])
     assert print_checks(checks[::2], as_json=False) is True
     assert re.search(r"^ok +one", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_what_was_changed_by_hand_is_shown_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    print_status(STACK, status(), as_json=False)
+    assert "by hand" not in capsys.readouterr().out
+    print_status(STACK, with_drift(status(), ()), as_json=False)
+    assert "nothing was changed by hand\n" in capsys.readouterr().out
+    found = with_drift(status(ok=True), ("app1 is stopped",))
+    print_status(STACK, found, as_json=False)
+    assert "changed by hand, or broken:\n  app1 is stopped\n" in capsys.readouterr().out
+    assert not found.ok
+    assert document(STACK, found)["drift"] == ("app1 is stopped",)

@@ -10,7 +10,18 @@ import sys
 import threading
 from typing import TYPE_CHECKING, cast
 
-from platforms.remote.host import daemons, maintaining, postgres, relaying, releases, removing, setting_up, site
+from platforms.remote.host import (
+    checking,
+    daemons,
+    maintaining,
+    postgres,
+    relaying,
+    releases,
+    removing,
+    setting_up,
+    showing,
+    site,
+)
 from platforms.remote.host.asking import ask
 from platforms.remote.host.look import listening, look
 from platforms.remote.host.places import Places
@@ -133,6 +144,20 @@ def _config(places: Places, words: list[str]) -> None:
     print(releases.config_of(places, words[0]))
 
 
+def _release(places: Places, words: list[str]) -> None:
+    """Print what a release was made of; told: the digests of files that need not be said, by their paths."""
+    print(json.dumps(showing.release(places, words[0], json.load(sys.stdin))))
+
+
+def _site_files(places: Places, _words: list[str]) -> None:
+    print(json.dumps(showing.site(places)))
+
+
+def _check_nginx(places: Places, _words: list[str]) -> None:
+    """Print as JSON what nginx says of a site's file that it refuses, or null."""
+    print(json.dumps(checking.check(places, json.load(sys.stdin))))
+
+
 def _ask(places: Places, words: list[str]) -> None:
     found = ask(places.internal, words[0])
     if found is None:
@@ -172,6 +197,7 @@ def _remove(places: Places, words: list[str]) -> None:
 COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "adopt": _adopt,
     "ask": _ask,
+    "check-nginx": _check_nginx,
     "config": _config,
     "daemons": _daemons,
     "lacks": _lacks,
@@ -185,12 +211,14 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "receive-static": _receive_static,
     "relay": _relay,
     "relays": _relays,
+    "release": _release,
     "remove": _remove,
     "retire": _retire,
     "serve": _serve,
     "set-up": _set_up,
     "show": _show,
     "site": _site,
+    "site-files": _site_files,
     "start": _start,
     "start-services": _start_services,
     "static-of": _static_of,

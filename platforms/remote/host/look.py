@@ -223,10 +223,15 @@ def _site(places: Places) -> dict[str, str]:
     enabled, available = places.nginx / "sites-enabled", places.nginx / "sites-available"
     found = [*enabled.glob(f"zz-{places.name}"), *available.glob(f"zz-{places.name}"), *places.own_nginx.rglob("*")]
     return {
-        str(path.relative_to(places.nginx)): str(path.readlink()) if path.is_symlink() else _digest(path)
+        _called(places, path): str(path.readlink()) if path.is_symlink() else _digest(path)
         for path in found
         if path.is_symlink() or path.is_file()
     }
+
+
+def _called(places: Places, path: Path) -> str:
+    """Return the path of one of nginx's files as a configuration has it: what its site names is absolute."""
+    return str(path if path.is_relative_to(places.own_nginx) else path.relative_to(places.nginx))
 
 
 def _digest(path: Path) -> str:

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 #: Seconds that a relay waits at least: how long a visitor is kept waiting is for the nginx before it to say.
 PATIENCE = 3600
 
-#: How much more often a host's own instances are asked than another host.
-OWN_WEIGHT = 100
+#: How much more often a host's own instances are asked than another host: which is not to be asked at all while one of
+#: them is there. A backup that is tried only after all others is nothing that nginx has.
+OWN_WEIGHT = 1_000_000
 
 #: What nginx makes of a response itself, and a relay leaves to the nginx before it.
 _FOR_NGINX = (
@@ -166,6 +167,8 @@ def _server(  # noqa: PLR0913, PLR0917 - what a server is made of
             *_passing(site),
             d("proxy_connect_timeout", "1s"),
             d("proxy_next_upstream", "error"),
+            # For what fails where a connection is closed politely.
+            d("recursive_error_pages", "on"),
             block("location", "/", of=[*closing, *passes]),
             *last,
             # A worker that has ended in the middle of a POST is the POST's end. Where nobody could even be connected,
@@ -195,7 +198,9 @@ def _passing(site: Site) -> list[Directive]:
         d("keepalive_timeout", "90s"),
         d("keepalive_requests", 100_000),
         d("gzip", "off"),
+        d("server_tokens", "off"),
         d("proxy_http_version", "1.1"),
+        d("proxy_redirect", "off"),
         d("proxy_set_header", "Host", "$http_host"),
         d("proxy_set_header", "Connection", "$cluster_relay_connection"),
         d("proxy_set_header", "Upgrade", "$http_upgrade"),

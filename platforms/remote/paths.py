@@ -152,9 +152,10 @@ def _place(places: Places) -> Place:
 
 
 def relay_files(topology: Topology, places: Places, host: str, version: Version) -> dict[str, str]:
-    """Return the files of a host's relay; empty where no other host's nginx asks for its instances."""
+    """Return the files of a host's relay; empty where nginx asks for its instances without one."""
     placement = place(topology)
-    if host not in placement.app or not any(name != host for name in placement.nginx):
+    # Also of the one host that has visitors, and instances beside others': it asks for its own as for those.
+    if host not in placement.app or not placement.is_spread:
         return {}
     hosts = {one.name: one for one in topology.config.hosts}
     ports, first = relay_ports(topology), topology.config.upstream.relay_port

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 #: Seconds that a relay waits at least: how long a visitor is kept waiting is for the nginx before it to say.
 PATIENCE = 3600
 
+#: The upstreams of all of a host's instances, and of other hosts'. One of a single instance ends with its name, in which
+#: there is no `-` on hosts.
+_LOCAL, _PEERS = "cluster_relay-all-local", "cluster_relay-all-peers"
+
 #: How much more often a host's own instances are asked than another host: which is not to be asked at all while one of
 #: them is there. A backup that is tried only after all others is nothing that nginx has.
 OWN_WEIGHT = 1_000_000
@@ -104,10 +108,9 @@ def render_relay(site: Site, relay: Relay, paths: NginxPaths, version: Version, 
 def _all(site: Site, relay: Relay, paths: NginxPaths, version: Version) -> list[Directive]:
     """Return what asks for any of a host's instances, and what asks the other hosts for any of theirs."""
     own = [d("server", one.nginx, "max_fails=0") for name, one in relay.instances.items() if name not in relay.drained]
-    name = "cluster_relay_local"
     found = [
-        *([block("upstream", name, of=[*own, *instance_keepalive(16)])] if own else []),
-        _server(relay.listens[""], f"http://{name}" if own else "", site, relay, paths, version),
+        *([block("upstream", _LOCAL, of=[*own, *instance_keepalive(16)])] if own else []),
+        _server(relay.listens[""], f"http://{_LOCAL}" if own else "", site, relay, paths, version),
     ]
     if relay.peers:
         peers = [d("server", endpoint.nginx, "max_fails=2", "fail_timeout=2s") for endpoint in relay.peers]
@@ -120,15 +123,15 @@ def _all(site: Site, relay: Relay, paths: NginxPaths, version: Version) -> list[
             d("proxy_next_upstream", "error", "timeout"),
             d("proxy_next_upstream_timeout", "10s"),
             *asking(relay.between),
-            block("location", "/", of=[d("proxy_pass", "https://cluster_relay_peers")]),
+            block("location", "/", of=[d("proxy_pass", f"https://{_PEERS}")]),
         ]
-        found += [block("upstream", "cluster_relay_peers", of=[*peers, *kept]), block("server", of=of)]
+        found += [block("upstream", _PEERS, of=[*peers, *kept]), block("server", of=of)]
     return found
 
 
 def _instance(name: str, site: Site, relay: Relay, paths: NginxPaths, version: Version) -> list[Directive]:
     """Return a port of an instance, and where what it is sent goes."""
-    upstream = f"cluster_relay_{name}"
+    upstream = f"cluster_relay-{name}"
     others = [
         d("server", endpoint.nginx, f"weight={OWN_WEIGHT}", "max_fails=0", "backup")
         for other, endpoint in relay.instances.items()

@@ -46,7 +46,7 @@ ANSWERS: dict[str, bytes] = {
     "/same": b'HTTP/1.1 304 Not Modified\r\nETag: "1"\r\n\r\n',
     "/led": whole("302 Found", "Location: http://shop.test/x"),
     "/led-secure": whole("302 Found", "Location: https://cluster-shop/x"),
-    "/led-relay": whole("302 Found", "Location: http://cluster-shop_relay_app1/x", "Refresh: 0; url=http://localhost/"),
+    "/led-relay": whole("302 Found", "Location: http://cluster-shop_relay-app1/x", "Refresh: 0; url=http://localhost/"),
     "/compressible": whole("200 OK", "Content-Type: text/html", body=b"<p>" + b"cluster " * 1000),
     "/compressed": whole("200 OK", "Content-Type: text/html", "Content-Encoding: gzip", body=b"\x1f\x8b" + b"x" * 3000),
     "/reason": whole("299 A Reason", "X-A: 1", body=b"x"),

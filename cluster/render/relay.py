@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 #: Seconds that a relay waits at least: how long a visitor is kept waiting is for the nginx before it to say.
 PATIENCE = 3600
 
-#: The upstreams of all of a host's instances, and of other hosts'. One of a single instance ends with its name, in which
-#: there is no `-` on hosts.
+#: The upstreams of all of a host's instances, and of other hosts'. That of one ends with its name, in which there
+#: is no `-` on hosts.
 _LOCAL, _PEERS = "cluster_relay-all-local", "cluster_relay-all-peers"
 
 #: How much more often a host's own instances are asked than another host: which is not to be asked at all while one of

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 #: Seconds that a relay waits at least: how long a visitor is kept waiting is for the nginx before it to say.
 PATIENCE = 3600
 
-#: The upstreams of all of a host's instances, and of other hosts'. That of one ends with its name, in which there
-#: is no `-` on hosts.
+#: The upstreams of all of a host's instances, and of other hosts'. That of one ends with its port.
 _LOCAL, _PEERS = "cluster_relay-all-local", "cluster_relay-all-peers"
 
 #: How much more often a host's own instances are asked than another host: which is not to be asked at all while one of
@@ -54,13 +53,16 @@ _ALSO_HIDDEN = ("X-Accel-Buffering", "X-Accel-Charset")
 class Relay:
     """The relay of a host.
 
-    instances: its own, and where each is reached. drained: those of them that are asked only by their own ports.
+    instances: its own, and where each is reached. ports: where other hosts ask for each; files and upstreams are called
+        after them, so that a port stays while somebody may ask there, whosever it is next.
+    drained: those of them that are asked only by their own ports.
     listens: nginx's words for where the relay has each of them, and under "" all of them alone, without another host.
     peers: where other hosts have all of theirs. peers_socket: where nginx asks those. internal: the socket on which it
     tells its digest. files: the directory of its files, one an instance, absolute.
     """
 
     instances: Mapping[str, Endpoint]
+    ports: Mapping[str, int]
     drained: Collection[str]
     listens: Mapping[str, Sequence[str]]
     peers: Sequence[Endpoint]
@@ -82,7 +84,7 @@ def render_relay(site: Site, relay: Relay, paths: NginxPaths, version: Version, 
     there until nobody asks for it any more.
     """
     one = {
-        f"{relay.files}/{name}.conf": build(renamed(_instance(name, site, relay, paths, version), place))
+        f"{relay.files}/{relay.ports[name]}.conf": build(renamed(_instance(name, site, relay, paths, version), place))
         for name in relay.instances
     }
     tree = [
@@ -131,7 +133,7 @@ def _all(site: Site, relay: Relay, paths: NginxPaths, version: Version) -> list[
 
 def _instance(name: str, site: Site, relay: Relay, paths: NginxPaths, version: Version) -> list[Directive]:
     """Return a port of an instance, and where what it is sent goes."""
-    upstream = f"cluster_relay-{name}"
+    upstream = f"cluster_relay-{relay.ports[name]}"
     others = [
         d("server", endpoint.nginx, f"weight={OWN_WEIGHT}", "max_fails=0", "backup")
         for other, endpoint in relay.instances.items()

@@ -166,6 +166,7 @@ def relay_files(topology: Topology, places: Places, host: str, version: Version)
     listens = partial(_listens, hosts[host].internal, on_all="[::]" if ":" in hosts[host].between else "")
     relay = Relay(
         instances={name: sockets[name] for name in own},
+        ports={name: ports[name] for name in own},
         drained=[name for name in own if topology.instance(name).server.down],
         listens={
             "": [listens(first)],

@@ -101,6 +101,24 @@ def test_a_relay_that_is_just_reloaded_loses_some(nginx: Nginx) -> None:
         assert load.failed
 
 
+def test_a_port_that_is_another_instance_s_now_serves_who_was_not_told_yet(nginx: Nginx) -> None:
+    """A stack file may name a new instance first: then each of the others has another port, some on another host."""
+    servers = [{"name": name, "host": host} for name, host in (("app1", "web1"), ("app2", "web2"))]
+    with Hosts(nginx, values_of(["web1", "web2", "edge"], servers)) as hosts:
+        before = hosts.each["edge"].places.nginx / "sites-available" / f"zz-{hosts.each['edge'].places.name}"
+        text = before.read_text()
+        upstream = {**hosts.values["upstream"], "servers": [{"name": "app0", "host": "web2"}, *servers]}
+        hosts.deliver({**hosts.values, "upstream": upstream})
+        hosts.begin("app0")
+        before.write_text(text)
+        for name in ("web1", "web2"):
+            assert hosts.each[name].check().returncode == 0, hosts.each[name].check().stderr
+            hosts.reload(name, politely=False)
+        found = Counter(hosts.status("/x", method) for method in ("GET", "POST", "POST", "GET", "POST") * 20)
+        print(f"{nginx}: {dict(found)} while ports are others'")
+        assert found == {200: 100}
+
+
 @pytest.mark.parametrize("host", ["web1", "edge"])
 def test_while_connections_are_closed_all_is_the_same(nginx: Nginx, host: str) -> None:
     with two_hosts(nginx) as hosts:

@@ -32,6 +32,8 @@ def retried(site: Site, paths: NginxPaths) -> list[Directive]:
     return [
         d("proxy_next_upstream", "error", "timeout"),
         d("proxy_next_upstream_timeout", str(site.proxy_read_timeout)),
+        # Else nginx takes an address that begins with an upstream's name for one of its own.
+        d("proxy_redirect", "off"),
         *asking(paths.between),
     ]
 

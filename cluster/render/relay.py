@@ -31,8 +31,12 @@ if TYPE_CHECKING:
 #: Seconds that a relay waits at least: how long a visitor is kept waiting is for the nginx before it to say.
 PATIENCE = 3600
 
-#: How much more often a host's own instances are asked than another host.
-OWN_WEIGHT = 100
+#: The upstreams of all of a host's instances, and of other hosts'. That of one ends with its port.
+_LOCAL, _PEERS = "cluster_relay-all-local", "cluster_relay-all-peers"
+
+#: How much more often a host's own instances are asked than another host: which is not to be asked at all while one of
+#: them is there. A backup that is tried only after all others is nothing that nginx has.
+OWN_WEIGHT = 1_000_000
 
 #: What nginx makes of a response itself, and a relay leaves to the nginx before it.
 _FOR_NGINX = (
@@ -49,13 +53,16 @@ _ALSO_HIDDEN = ("X-Accel-Buffering", "X-Accel-Charset")
 class Relay:
     """The relay of a host.
 
-    instances: its own, and where each is reached. drained: those of them that are asked only by their own ports.
+    instances: its own, and where each is reached. ports: where other hosts ask for each; files and upstreams are called
+        after them, so that a port stays while somebody may ask there, whosever it is next.
+    drained: those of them that are asked only by their own ports.
     listens: nginx's words for where the relay has each of them, and under "" all of them alone, without another host.
     peers: where other hosts have all of theirs. peers_socket: where nginx asks those. internal: the socket on which it
     tells its digest. files: the directory of its files, one an instance, absolute.
     """
 
     instances: Mapping[str, Endpoint]
+    ports: Mapping[str, int]
     drained: Collection[str]
     listens: Mapping[str, Sequence[str]]
     peers: Sequence[Endpoint]
@@ -77,7 +84,7 @@ def render_relay(site: Site, relay: Relay, paths: NginxPaths, version: Version, 
     there until nobody asks for it any more.
     """
     one = {
-        f"{relay.files}/{name}.conf": build(renamed(_instance(name, site, relay, paths, version), place))
+        f"{relay.files}/{relay.ports[name]}.conf": build(renamed(_instance(name, site, relay, paths, version), place))
         for name in relay.instances
     }
     tree = [
@@ -103,10 +110,9 @@ def render_relay(site: Site, relay: Relay, paths: NginxPaths, version: Version, 
 def _all(site: Site, relay: Relay, paths: NginxPaths, version: Version) -> list[Directive]:
     """Return what asks for any of a host's instances, and what asks the other hosts for any of theirs."""
     own = [d("server", one.nginx, "max_fails=0") for name, one in relay.instances.items() if name not in relay.drained]
-    name = "cluster_relay_local"
     found = [
-        *([block("upstream", name, of=[*own, *instance_keepalive(16)])] if own else []),
-        _server(relay.listens[""], f"http://{name}" if own else "", site, relay, paths, version),
+        *([block("upstream", _LOCAL, of=[*own, *instance_keepalive(16)])] if own else []),
+        _server(relay.listens[""], f"http://{_LOCAL}" if own else "", site, relay, paths, version),
     ]
     if relay.peers:
         peers = [d("server", endpoint.nginx, "max_fails=2", "fail_timeout=2s") for endpoint in relay.peers]
@@ -119,15 +125,15 @@ def _all(site: Site, relay: Relay, paths: NginxPaths, version: Version) -> list[
             d("proxy_next_upstream", "error", "timeout"),
             d("proxy_next_upstream_timeout", "10s"),
             *asking(relay.between),
-            block("location", "/", of=[d("proxy_pass", "https://cluster_relay_peers")]),
+            block("location", "/", of=[d("proxy_pass", f"https://{_PEERS}")]),
         ]
-        found += [block("upstream", "cluster_relay_peers", of=[*peers, *kept]), block("server", of=of)]
+        found += [block("upstream", _PEERS, of=[*peers, *kept]), block("server", of=of)]
     return found
 
 
 def _instance(name: str, site: Site, relay: Relay, paths: NginxPaths, version: Version) -> list[Directive]:
     """Return a port of an instance, and where what it is sent goes."""
-    upstream = f"cluster_relay_{name}"
+    upstream = f"cluster_relay-{relay.ports[name]}"
     others = [
         d("server", endpoint.nginx, f"weight={OWN_WEIGHT}", "max_fails=0", "backup")
         for other, endpoint in relay.instances.items()
@@ -166,6 +172,8 @@ def _server(  # noqa: PLR0913, PLR0917 - what a server is made of
             *_passing(site),
             d("proxy_connect_timeout", "1s"),
             d("proxy_next_upstream", "error"),
+            # For what fails where a connection is closed politely.
+            d("recursive_error_pages", "on"),
             block("location", "/", of=[*closing, *passes]),
             *last,
             # A worker that has ended in the middle of a POST is the POST's end. Where nobody could even be connected,
@@ -195,7 +203,9 @@ def _passing(site: Site) -> list[Directive]:
         d("keepalive_timeout", "90s"),
         d("keepalive_requests", 100_000),
         d("gzip", "off"),
+        d("server_tokens", "off"),
         d("proxy_http_version", "1.1"),
+        d("proxy_redirect", "off"),
         d("proxy_set_header", "Host", "$http_host"),
         d("proxy_set_header", "Connection", "$cluster_relay_connection"),
         d("proxy_set_header", "Upgrade", "$http_upgrade"),

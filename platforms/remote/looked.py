@@ -42,7 +42,8 @@ UNKNOWN: Mapping[str, Any] = {"nginx": None, "codename": ""}
 MOST_AT_ONCE, CLOCKS_APART = 32, 30.0
 
 #: What a stack may be called on a host: it is a part of its user's name, which has 32 characters at most.
-NAME = re.compile(r"[a-z][a-z0-9-]{0,23}")
+#: One that ends in -nginx would have its sockets where another one's nginx has its own (Places.nginx_run).
+NAME = re.compile(r"(?!.*-nginx$)[a-z][a-z0-9-]{0,23}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,7 +342,7 @@ def check_name(name: str) -> None:
     if NAME.fullmatch(name) is None:
         raise HostError(
             f"stack {name}: on a host its user is called after it: lower-case letters, digits and -, beginning with a "
-            "letter, 24 at most"
+            "letter, 24 at most, and not ending in -nginx"
         )
 
 

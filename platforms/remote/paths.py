@@ -152,9 +152,10 @@ def _place(places: Places) -> Place:
 
 
 def relay_files(topology: Topology, places: Places, host: str, version: Version) -> dict[str, str]:
-    """Return the files of a host's relay; empty where no other host's nginx asks for its instances."""
+    """Return the files of a host's relay; empty where nginx asks for its instances without one."""
     placement = place(topology)
-    if host not in placement.app or not any(name != host for name in placement.nginx):
+    # Also of the one host that has visitors, and instances beside others': it asks for its own as for those.
+    if host not in placement.app or not placement.is_spread:
         return {}
     hosts = {one.name: one for one in topology.config.hosts}
     ports, first = relay_ports(topology), topology.config.upstream.relay_port
@@ -165,6 +166,7 @@ def relay_files(topology: Topology, places: Places, host: str, version: Version)
     listens = partial(_listens, hosts[host].internal, on_all="[::]" if ":" in hosts[host].between else "")
     relay = Relay(
         instances={name: sockets[name] for name in own},
+        ports={name: ports[name] for name in own},
         drained=[name for name in own if topology.instance(name).server.down],
         listens={
             "": [listens(first)],

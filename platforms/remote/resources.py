@@ -24,7 +24,7 @@ from platforms.remote import database
 from platforms.remote.archives import check, make_environment, make_release, target_of
 from platforms.remote.host.postgres import digest
 from platforms.remote.host.setting_up import SERVICE
-from platforms.remote.paths import asked_relays, nginx_config, relay_files, shown_files
+from platforms.remote.paths import asked_relays, nginx_config, relay_files, relay_ports, shown_files
 from platforms.remote.units import daemon_unit, instance_unit, nginx_unit, service_unit, socket_of, tmpfiles
 
 if TYPE_CHECKING:
@@ -503,7 +503,7 @@ class Remote:
             "instances": names,
             "services": [f"{one}={of}" for one, of in beside.items()],
             "daemons": daemons,
-            "relayed": names if files else [],
+            "relayed": [str(relay_ports(topology)[one]) for one in names] if files else [],
             "visited": visited,
             "polite": looked.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE,
         }

@@ -182,7 +182,7 @@ def test_what_the_stack_file_says_of_failures_stays() -> None:
 def test_a_relay_has_its_own_instances_alone_at_the_internal_address() -> None:
     topology = build_topology(parse_config(SEVERAL))
     files = relay_files(topology, Places("t"), "web2", (1, 26, 3))
-    assert sorted(path.rpartition("/")[2] for path in files) == ["app2.conf", "app4.conf", "zz-cluster-t.relay"]
+    assert sorted(path.rpartition("/")[2] for path in files) == ["8442.conf", "8444.conf", "zz-cluster-t.relay"]
     listens = [line.strip() for text in files.values() for line in text.splitlines() if " listen " in line]
     assert "listen 10.1.0.12:8442 ssl;" in listens
     assert not [line for line in listens if line.startswith("listen 8") or "*" in line]

@@ -92,8 +92,8 @@ def _tidy(places: Places, _words: list[str]) -> None:
 def _retire(places: Places, _words: list[str]) -> None:
     """Let go of what is not wanted: all that is told as JSON is what stays.
 
-    `release`, `instances`, `services` (each as `name=generation`), `daemons`, `relayed` (the instances that other hosts
-    ask for), `visited` (whether nginx has the site), and `polite`, as `site.swap`.
+    `release`, `instances`, `services` (each as `name=generation`), `daemons`, `relayed` (the ports where other hosts
+    ask for its instances), `visited` (whether nginx has the site), and `polite`, as `site.swap`.
     """
     wanted = json.load(sys.stdin)
     relaying.trim(places, wanted["relayed"], polite=wanted["polite"])

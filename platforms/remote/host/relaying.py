@@ -22,22 +22,22 @@ _TOLD = re.compile(r"[0-9a-f]{64}")
 
 
 def deliver(places: Places, wanted: dict[str, Any]) -> None:
-    """Put it in place. Instances that are not named keep their ports: who asks for them is told later.
+    """Put it in place. Ports that are not named stay as they are: who asks there is told later.
 
     wanted: `files`, `private` and `polite`, as `site.swap` has them; the digest is made here.
     """
-    kept = {str(path): path.read_text(encoding="utf-8") for path in _instances(places)}
+    kept = {str(path): path.read_text(encoding="utf-8") for path in _files(places)}
     _swap(places, {**kept, **wanted["files"]}, wanted["private"], polite=wanted["polite"], gone=())
 
 
-def trim(places: Places, instances: Collection[str], *, polite: bool) -> None:
-    """Let go of the ports of other instances; of all that is done for other hosts where none is named."""
-    if not instances:
+def trim(places: Places, ports: Collection[str], *, polite: bool) -> None:
+    """Let go of other ports than these; of all that is done for other hosts where none is named."""
+    if not ports:
         site.take_away(places, places.relay_site.name)
-        for path in _instances(places):
+        for path in _files(places):
             path.unlink()
         return
-    gone = [path for path in _instances(places) if path.stem not in instances]
+    gone = [path for path in _files(places) if path.stem not in ports]
     if gone:
         files = {name: text for name, text in _texts(places).items() if name not in map(str, gone)}
         _swap(places, files, {}, polite=polite, gone=map(str, gone))
@@ -58,7 +58,7 @@ def _swap(places: Places, files: Mapping[str, str], private: Mapping[str, str], 
     site.swap(places, wanted, places.relay_internal)
 
 
-def _instances(places: Places) -> list[Path]:
+def _files(places: Places) -> list[Path]:
     return sorted(places.relay_files.glob("*.conf"))
 
 
@@ -69,7 +69,7 @@ def _shown(places: Places) -> dict[str, str]:
 def _texts(places: Places) -> dict[str, str]:
     """Return its files as they were before the digest was put in, by their paths as a configuration has them."""
     main = places.relay_site
-    found = {str(path): path.read_text(encoding="utf-8") for path in _instances(places)}
+    found = {str(path): path.read_text(encoding="utf-8") for path in _files(places)}
     if main.is_file():
         text = _TOLD.sub(DIGEST_PLACE, main.read_text(encoding="utf-8"))
         found[str(main.relative_to(places.nginx))] = text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import gzip
 import io
 import json
 import os
@@ -30,6 +31,9 @@ KEPT = 3
 
 #: Lines of a log that tell why an instance did not get healthy.
 LOG_LINES = 20
+
+#: Bytes that are read at a time.
+CHUNK = 1 << 20
 
 #: In a release: its environment of packages, its configuration, and what the project holds of what it writes.
 ENVIRONMENT, CONFIG, RUNTIME, SEED = "environment", "config.json", "runtime", "seed"
@@ -375,10 +379,12 @@ def _receive_static(static: Path, release: str, sent: bytes) -> str:
             shutil.rmtree(path)
     new.mkdir()
     try:
-        with tarfile.open(fileobj=io.BytesIO(sent), mode="r:gz") as archive:
+        with gzip.open(io.BytesIO(sent)) as whole, tarfile.open(fileobj=whole, mode="r|") as archive:
             for member in archive:
                 _unpack(archive, member, new)
-    except (tarfile.TarError, EOFError, zlib.error, HostError) as error:
+            while whole.read(CHUNK):  # its checksum is at the end
+                pass
+    except (tarfile.TarError, EOFError, zlib.error, OSError, HostError) as error:
         shutil.rmtree(new)
         return str(error) or type(error).__name__
     new.rename(directory)

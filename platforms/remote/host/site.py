@@ -102,6 +102,7 @@ class _Former:
             if former is not None and is_link:
                 path.symlink_to(former)
             elif former is not None:
+                path.touch(mode=SECRET)  # so that a key is nobody else's while it is being copied
                 shutil.copy2(former, path)
                 os.chown(path, 0, Path(former).stat().st_gid)
         self.forget()

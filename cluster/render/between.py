@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cluster.config.units import Duration
 from cluster.render.directives import Directive, d
 from cluster.tls.hosts import RELAY
 
 if TYPE_CHECKING:
     from cluster.config.site import Site
     from cluster.render.paths import Between, NginxPaths
+
+#: Milliseconds that another host's nginx has to say that an instance took too long.
+MARGIN = 1000
 
 #: How long another host may take to accept a connection. One that is down takes all of it.
 CONNECT_TIMEOUT = "250ms"
@@ -36,6 +40,15 @@ def retried(site: Site, paths: NginxPaths) -> list[Directive]:
         d("proxy_redirect", "off"),
         *asking(paths.between),
     ]
+
+
+def waited(timeout: Duration) -> Duration:
+    """Return how long another host's nginx is waited for, whose instances have so long.
+
+    It says itself that they took too long. If this one did, it would take that for a failure of the host: a few slow
+    requests at a time would keep all hosts from being asked.
+    """
+    return Duration(timeout + MARGIN)
 
 
 def asking(between: Between) -> list[Directive]:

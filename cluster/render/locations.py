@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 from cluster.render.auth import exempt
+from cluster.render.between import waited
 from cluster.render.directives import Directive, block, d
 from cluster.render.headers import file_headers, robots_location
 from cluster.render.limits import rate_limit
@@ -105,20 +106,25 @@ class _Proxied:
         of = [d("keepalive_timeout", 0), *guard(self.site), *self._directives(location)]
         return [block("location", self._name(location), of=of)]
 
-    def _tried_for(self, location: Location | None) -> list[Directive]:
-        """Return how long other instances are tried; between hosts no longer than this one is waited for."""
+    def _waited_for(self, location: Location | None) -> list[Directive]:
+        """Return how long another host's nginx is waited for, where a location says how long an instance is."""
         timeout = None if location is None else location.proxy_read_timeout
         if timeout is None or self.paths.between is None:
             return []
-        return [d("proxy_next_upstream_timeout", str(timeout))]
+        return [
+            d("proxy_read_timeout", str(waited(timeout))),
+            d("proxy_next_upstream_timeout", str(timeout)),
+        ]
 
     def _name(self, location: Location | None) -> str:
         return "@closing" if location is None else f"@closing_location{self.site.locations.index(location)}"
 
     def _directives(self, location: Location | None) -> list[Directive]:
+        waits = self._waited_for(location)
+        own = _own(location) if location is not None else []
         return [
-            *(_own(location) if location is not None else []),
-            *self._tried_for(location),
+            *(one for one in own if not waits or one["directive"] != "proxy_read_timeout"),
+            *waits,
             *(exempt(self.site) if location is not None and not location.auth_basic else []),
             *(rate_limit(self.site, location) if self.limited else []),
             d("proxy_pass", f"{self.paths.passes_by}://{self.upstream}"),

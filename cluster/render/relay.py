@@ -20,9 +20,10 @@ from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.tls.hosts import RELAY
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from cluster.config.site import Site
+    from cluster.config.units import Duration
     from cluster.endpoints import Endpoint
     from cluster.render.paths import Between, NginxPaths
     from cluster.render.shared import Place
@@ -153,11 +154,15 @@ def _server(  # noqa: PLR0913, PLR0917 - what a server is made of
     """Return a server that another host's nginx asks. passed_to: empty where nothing is behind it."""
     closes = version < KEEPALIVE_MIN_TIMEOUT_SINCE
     passes = [
-        d("error_page", 502, 504, "@relay_failed"),
+        d("error_page", 502, "@relay_failed"),
         *([d("proxy_pass", passed_to)] if passed_to else [d("return", 444)]),
     ]
-    closing = polite(paths, "@relay_closing", closes=closes)
-    last = [block("location", "@relay_closing", of=[d("keepalive_timeout", 0), *passes])] if closes else []
+    locations: list[Directive] = []
+    for number, (match, timeout) in enumerate(_timeouts(site)):
+        name, waits = f"@relay_closing{number}", d("proxy_read_timeout", str(timeout))
+        locations.append(block("location", *match, of=[*polite(paths, name, closes=closes), waits, *passes]))
+        if closes:
+            locations.append(block("location", name, of=[d("keepalive_timeout", 0), waits, *passes]))
     return block(
         "server",
         of=[
@@ -174,8 +179,7 @@ def _server(  # noqa: PLR0913, PLR0917 - what a server is made of
             d("proxy_next_upstream", "error"),
             # For what fails where a connection is closed politely.
             d("recursive_error_pages", "on"),
-            block("location", "/", of=[*closing, *passes]),
-            *last,
+            *locations,
             # A worker that has ended in the middle of a POST is the POST's end. Where nobody could even be connected,
             # the nginx before this one is to take it for the same, and not for an answer: nothing has been begun.
             block(
@@ -185,6 +189,25 @@ def _server(  # noqa: PLR0913, PLR0917 - what a server is made of
             ),
         ],
     )
+
+
+def _timeouts(site: Site) -> Iterator[tuple[tuple[str, ...], Duration]]:
+    """Yield how long an instance may take at a path: nginx's words for it, as the nginx before this one has them."""
+
+    def of(path: str) -> Duration:
+        around = [one for one in site.locations if one.path.endswith("/") and path.startswith(one.path)]
+        found = max(around, key=lambda one: len(one.path), default=None)
+        return (found and found.proxy_read_timeout) or site.proxy_read_timeout
+
+    named = {location.path: location.proxy_read_timeout or site.proxy_read_timeout for location in site.locations}
+    yield ("/",), site.proxy_read_timeout
+    for path, timeout in named.items():
+        if not path.endswith("/"):
+            yield ("=", path), timeout
+        elif path != "/":
+            yield ("^~", path), timeout
+            if path[:-1] not in named:  # else nginx would lead from it to the path with the slash
+                yield ("=", path[:-1]), of(path[:-1])
 
 
 def _passing(site: Site) -> list[Directive]:

@@ -212,11 +212,12 @@ def _addresses(site: Site, paths: NginxPaths, port: int) -> list[str]:
 
 def _proxy_defaults(topology: Topology, paths: NginxPaths) -> list[Directive]:
     """How requests are passed on. The headers tell an instance of the client, over whatever the client sent."""
+    timeout = topology.config.site.proxy_read_timeout
     return [
         d("proxy_http_version", "1.1"),
         d("proxy_connect_timeout", between.CONNECT_TIMEOUT if paths.between is not None else "1s"),
         d("proxy_send_timeout", "60s"),
-        d("proxy_read_timeout", str(topology.config.site.proxy_read_timeout)),
+        d("proxy_read_timeout", str(timeout if paths.between is None else between.waited(timeout))),
         # The headers of a response have to fit into the first, with room to spare: of one whose headers fill it to the
         # last byte nginx loses the body. So 32 KiB of policies and cookies pass.
         d("proxy_buffer_size", "36k"),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import socket
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.nginx.relayed import ADDRESSES, Hosts, Seen, on, until, values_of, whole
-from tests.nginx.running import versions
+from tests.nginx.running import PATIENCE, versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,8 +54,8 @@ def all_well(count: int = MANY) -> dict[str, int]:
     return {"GET 200": count, "POST 200": count}
 
 
-def two_hosts(nginx: Nginx, **more: Any) -> Hosts:
-    return Hosts(nginx, values_of(["web1", "web2", "edge"], on("web1", "web1", "web2", "web2")), **more)
+def two_hosts(nginx: Nginx, *, edit: Callable[[str, str], str] = lambda _path, text: text, **site: Any) -> Hosts:
+    return Hosts(nginx, values_of(["web1", "web2", "edge"], on("web1", "web1", "web2", "web2"), **site), edit)
 
 
 def test_an_instance_that_is_gone_costs_nothing(nginx: Nginx) -> None:
@@ -201,6 +203,45 @@ def test_a_worker_that_ends_in_the_middle_is_one_post_s_end_and_no_get_s(nginx: 
         assert statuses["GET", 200] == 80
         assert statuses["POST", 502] == posts["app1"] > 10
         assert posts.total() == 80, "sent twice"
+
+
+def takes_its_time(connection: socket.socket, _seen: Seen) -> bool:
+    """Answer nothing until whoever asks has given up."""
+    connection.settimeout(PATIENCE)
+    with contextlib.suppress(OSError):
+        connection.recv(1)
+    return False
+
+
+def slow_ones(hosts: Hosts, path: str = "/slow", count: int = 16) -> Counter[int]:
+    """Ask at once for what takes too long, and meanwhile and right afterwards for what does not."""
+    with ThreadPoolExecutor(max_workers=count) as pool:
+        waiting = [pool.submit(hosts.status, f"{path}?{number}", "POST", b"x") for number in range(count)]
+        assert asked(hosts, 40) == all_well(40)
+        slow = Counter(one.result() for one in waiting)
+    assert asked(hosts, 40) == all_well(40)
+    return slow
+
+
+def test_requests_that_take_too_long_keep_no_other_from_being_answered(nginx: Nginx) -> None:
+    """Whoever could make some at a time would take the site away: two for each instance, and all are passed over."""
+    with two_hosts(nginx, proxy_read_timeout="1s", locations=[{"path": "/long/", "proxy_read_timeout": "2s"}]) as hosts:
+        hosts.answers |= {"/slow": takes_its_time, "/long/": takes_its_time, "/long": takes_its_time}
+        assert slow_ones(hosts) == {504: 16}
+        for path, least in (("/long/", 2.0), ("/long", 1.0), ("/slow", 1.0)):
+            began = time.monotonic()
+            assert hosts.status(path) == 504
+            assert time.monotonic() - began >= least
+
+
+def test_with_a_relay_that_waits_longer_they_do(nginx: Nginx) -> None:
+    def patient(path: str, text: str) -> str:
+        return text if "relay" not in path else re.sub(r"proxy_read_timeout \w+;", "proxy_read_timeout 1h;", text)
+
+    with two_hosts(nginx, proxy_read_timeout="1s", edit=patient) as hosts:
+        hosts.answers["/slow"] = takes_its_time
+        with pytest.raises(AssertionError):
+            slow_ones(hosts)
 
 
 def test_a_host_that_comes_back_is_asked_again(nginx: Nginx) -> None:

@@ -283,7 +283,8 @@ HashKey = Annotated[str, StringConstraints(min_length=1, pattern=r"^[\w$ :./{}-]
 class Model(BaseModel):
     """What every part of a stack file is: no unknown key, no value of another type, and no change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # defer_build: what is built for the whole stack file has in it what each part would be built for by itself.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 def text_enum(kind: type[StrEnum]) -> BeforeValidator:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cluster.config.units import Duration
 from cluster.render.directives import Directive, d
-from cluster.tls.hosts import RELAY
+from cluster.tls.certificates import RELAY
 
 if TYPE_CHECKING:
     from cluster.config.site import Site

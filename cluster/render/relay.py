@@ -17,7 +17,7 @@ from cluster.render.locations import polite
 from cluster.render.shared import renamed
 from cluster.render.upstreams import instance_keepalive
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
-from cluster.tls.hosts import RELAY
+from cluster.tls.certificates import RELAY
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

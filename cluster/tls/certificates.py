@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from cluster.config.site import CertificateFiles
 
 
+#: By this name every host's nginx is known to the others. Here, since whoever renders it needs no cryptography.
+RELAY = "relay"
+
 #: Days before its end from which on a certificate should have been renewed.
 FEW_DAYS = 14
 

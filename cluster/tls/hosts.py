@@ -21,9 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cluster.tls.authority import ORDER
-
-#: By this name every host's nginx is known to the others.
-RELAY = "relay"
+from cluster.tls.certificates import RELAY
 
 #: Bytes of the secret and of each key.
 SECRET_BYTES = 32

@@ -20,7 +20,6 @@ from cluster.sessions import Discard, Lasting, of_release, refused_loss
 from cluster.source import is_file_name
 from cluster.stack.history import History
 from cluster.stack.secrets import ensure_secrets, lost_secrets, read_secrets, restore_secrets, write_secret
-from cluster.tls.authority import make_authority, show_authority
 from cluster.tls.certificates import CertificateError
 from cluster.topology import build_topology
 from cluster_runtime.gate import probe
@@ -107,6 +106,8 @@ class LocalCluster(Site):
         """Make the authority of a site that signs its own certificate, and show what browsers are to trust."""
         if self.config.site.tls is None or not self.config.site.tls.self_signed:
             return
+        from cluster.tls.authority import make_authority, show_authority  # noqa: PLC0415 - cryptography takes its time
+
         path = self.paths.secrets / AUTHORITY
         if not path.exists():
             write_secret(path, make_authority(self.paths.stack, dt.datetime.now(dt.UTC)))

@@ -20,7 +20,7 @@ from cluster.config.load import STACKS
 from cluster.services import PACKAGED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from cluster.services import Kind as ServiceKind
     from platforms.local.paths import LocalPaths
@@ -89,20 +89,20 @@ def stack_processes(paths: LocalPaths) -> list[Found]:
     """Return the stack's processes: Supervisor, and all that it starts but what those start themselves."""
     found: list[Found] = []
     workers: list[Found] = []
-    state = paths.state.resolve()
+    stack, own = _Stack.of(paths), str(os.getpid())
     for name in os.listdir("/proc"):  # noqa: PTH208 - names; a machine has hundreds, and each command looks several times
-        if not name.isdigit() or int(name) == os.getpid():
+        if not name.isdigit() or name == own:
             continue
-        directory = Path("/proc", name)
         try:
             arguments = _arguments(name)
             kind = _kind(arguments) if arguments else None
             if kind is None:
                 continue
-            stands = _where(directory)
+            stands = _where(name)
             untold = kind is Kind.WORKER and stands is None
-            if not untold and not _is_ours(stands, arguments, kind, paths, state):
+            if not untold and not stack.has(stands, arguments, kind):
                 continue
+            directory = Path("/proc", name)
             # The project's code can call itself what it likes; these two are of who says `up`, or of root.
             if kind in (Kind.SUPERVISOR, Kind.NGINX) and directory.stat().st_uid not in (0, os.geteuid()):
                 continue
@@ -152,10 +152,10 @@ def _of_nginx(workers: Iterable[Found], found: Iterable[Found], paths: LocalPath
     return [process for process in workers if process.group in masters]
 
 
-def _where(process: Path) -> Path | None:
+def _where(pid: str) -> str | None:
     """Return the directory that a process stands in; None where it is another user's, and that is not told."""
     try:
-        return Path(str((process / "cwd").readlink()).removesuffix(DELETED))
+        return str(Path("/proc", pid, "cwd").readlink()).removesuffix(DELETED)
     except PermissionError:
         return None
 
@@ -200,25 +200,48 @@ def _kind(arguments: tuple[str, ...]) -> Kind | None:
     return Kind.NGINX if name == "nginx" else Kind.DAEMON if daemon_of(arguments) else None
 
 
-def _is_ours(stands: Path | None, arguments: tuple[str, ...], kind: Kind, paths: LocalPaths, state: Path) -> bool:
-    """Tell whether it was started with this stack's paths, or stands in its directory, `state`."""
-    inside = stands is not None and (
-        stands == state or (kind in (Kind.INSTANCE, Kind.SERVICE) and state in stands.parents)
-    )
-    if inside:
-        return True
-    daemon = daemon_of(arguments)
-    marks = {
-        Kind.SUPERVISOR: (f"-c {paths.supervisor}/supervisord.conf ",),
-        Kind.INSTANCE: (f"--sockets {paths.run} ",),
-        Kind.SERVICE: (f"--sockets {paths.run} ",),
+@dataclass(frozen=True, kw_only=True)
+class _Stack:
+    """What a look compares each process with: its own directory, `state`, and what is in command lines of its own.
+
+    Text, made once: a machine where other stacks run has dozens of such processes.
+    """
+
+    paths: LocalPaths
+    state: str
+    run: str
+    marks: Mapping[Kind, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, paths: LocalPaths) -> _Stack:
+        """Return a stack's."""
+        run = str(paths.run)
+        marks = {
+            Kind.SUPERVISOR: (f"-c {paths.supervisor}/supervisord.conf ",),
+            Kind.INSTANCE: (f"--sockets {run} ",),
+            Kind.SERVICE: (f"--sockets {run} ",),
+            Kind.NGINX: (f"-p {paths.state} ", f"-p {paths.state}/ "),
+        }
+        return cls(paths=paths, state=str(paths.state.resolve()), run=run, marks=marks)
+
+    def has(self, stands: str | None, arguments: tuple[str, ...], kind: Kind) -> bool:
+        """Tell whether a process was started with this stack's paths, or stands in its directory."""
+        if stands is not None and (
+            stands == self.state
+            or (kind in (Kind.INSTANCE, Kind.SERVICE) and stands.startswith(f"{self.state.rstrip('/')}/"))
+        ):
+            return True
+        command = " ".join(arguments) + " "
+        if not any(mark in command for mark in self._marks(kind, arguments)):
+            return False
+        return stands is None or not _is_of_another(Path(stands), self.paths)
+
+    def _marks(self, kind: Kind, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        if kind is not Kind.DAEMON:
+            return self.marks.get(kind, ())
+        daemon = daemon_of(arguments)
         # Its socket is in a directory of its kind's, or, as a former version made it, in the run directory itself.
-        Kind.DAEMON: (f" {paths.run}/.{daemon}/{daemon}", f" {paths.run}/{daemon}"),
-        Kind.NGINX: (f"-p {paths.state} ", f"-p {paths.state}/ "),
-    }
-    command = " ".join(arguments) + " "
-    named = any(mark in command for mark in marks.get(kind, ()))
-    return named and not (stands is not None and _is_of_another(stands, paths))
+        return (f" {self.run}/.{daemon}/{daemon}", f" {self.run}/{daemon}")
 
 
 def _is_of_another(stands: Path, paths: LocalPaths) -> bool:

@@ -20,15 +20,17 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import cluster
 import platforms
 from cli import main
+from cluster.kept import COMPLETE, hurt
 from cluster.machine.environments import Environments
 from tests.conftest import SHARED
 
@@ -44,6 +46,9 @@ LATE = ("rich.console", "typer._adapters", "httpcore")
 
 #: Bytes of a request: a command line and an environment.
 MOST = 128 * 1024
+
+#: How names in the shared directory end: of the mark that an environment was wanted again, and of one that was left.
+AGAIN, LEFT = ".again", ".left-"
 
 
 @dataclass(frozen=True)
@@ -167,12 +172,32 @@ def _become(request: Request, output: int) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def leave() -> NoReturn:
+    """Run `cluster`, and end as the interpreter does, but without taking apart what it has imported.
+
+    That would write to each page which the fork has in common with all others: a tenth of a second of processor time.
+    """
+    try:
+        main()
+    except SystemExit as ended:
+        status = 0 if ended.code is None else ended.code
+        if not isinstance(status, int):
+            raise  # the interpreter prints it
+    else:
+        status = 0
+    getattr(threading, "_shutdown")()  # noqa: B009 - as the interpreter waits for threads: there is no public way
+    getattr(atexit, "_run_exitfuncs")()  # noqa: B009
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
+
+
 def share_environments() -> None:
     """Let the first environment of a stand be one that another has made, if that has the same digest.
 
     Made anew each takes a second or two of processor time. One that is made beside or after another is what a test may
     be about, and is really made. As with those that uv makes, the files are links to what all others have: nobody
-    writes into them.
+    writes into them. One that a stand has left (`leave_environments`) is taken before another is made of links.
     """
     install = Environments._install
 
@@ -187,7 +212,9 @@ def share_environments() -> None:
         if made.exists():
             self.say(f"making the environment of Python packages, with Python {interpreter.version}")
             self.directory.mkdir(parents=True, exist_ok=True)
-            link_tree(made, directory)
+            made.with_suffix(AGAIN).touch()
+            if not _take_left(made, directory):
+                link_tree(made, directory)
             return
         install(self, directory, made_from, interpreter)
         if not _on_one_disk(shared, directory):
@@ -198,6 +225,31 @@ def share_environments() -> None:
                 (Path(own) / "copy").rename(made)
 
     Environments._install = share  # type: ignore[method-assign]
+
+
+def _take_left(made: Path, directory: Path) -> bool:
+    """Move one to `directory` that a stand has left of what is in `made`; tell whether there was one."""
+    for left in made.parent.glob(f"{made.name}{LEFT}*"):
+        with suppress(OSError):  # another was first, or it is on another disk
+            left.rename(directory)
+            return True
+    return False
+
+
+def leave_environments(environments: Path) -> None:
+    """Leave those of a stand that ends, if more than one stand has wanted the same, and nothing of it is hurt.
+
+    Links to its eight thousand files would be made and removed again for each.
+    """
+    shared = os.environ.get(SHARED)
+    if not shared or environments.is_symlink() or not environments.is_dir():
+        return
+    for directory in environments.iterdir():
+        made = Path(shared) / directory.name
+        is_own = not directory.is_symlink() and directory.stat().st_uid == os.geteuid()
+        if is_own and made.with_suffix(AGAIN).exists() and hurt(directory, COMPLETE) == []:
+            with suppress(OSError):  # it is on another disk
+                directory.rename(made.with_suffix(f"{LEFT}{time.time_ns():x}"))
 
 
 def link_tree(source: Path, target: Path) -> None:
@@ -220,4 +272,4 @@ if __name__ == "__main__":
     share_environments()
     gc.freeze()  # no fork searches for garbage what all have in common
     serve(socket.socket(fileno=int(sys.argv[1])))
-    main()
+    leave()

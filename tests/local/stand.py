@@ -26,7 +26,7 @@ from cluster_runtime.unix_http import UnixConnection
 from platforms.local.listeners import with_children
 from platforms.local.paths import LocalPaths
 from platforms.local.supervisor import Process, Supervisor
-from tests.local.forked import Commands, Request
+from tests.local.forked import Commands, Request, leave_environments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -352,6 +352,7 @@ class Stand:
             result = self.run("down", self.name)
             if result.status != 0 and self.supervisor().is_running():
                 self.supervisor().shutdown()
+        leave_environments(self.paths.environments)
         shutil.rmtree(self.paths.run, ignore_errors=True)
         shutil.rmtree(self.root)
 

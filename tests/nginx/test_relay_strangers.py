@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.tls.authority import make_authority
-from cluster.tls.hosts import RELAY, certificate_of_host
+from cluster.tls.certificates import RELAY
+from cluster.tls.hosts import certificate_of_host
 from platforms.remote.host.places import Places
 from tests.nginx.relayed import ADDRESSES, OTHER_SECRET, SECRET, Host, Hosts, on, values_of
 from tests.nginx.running import PATIENCE, versions

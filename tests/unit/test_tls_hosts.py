@@ -14,7 +14,8 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from cluster.tls.hosts import RELAY, HostCertificate, certificate_of_host, new_hosts_key
+from cluster.tls.certificates import RELAY
+from cluster.tls.hosts import HostCertificate, certificate_of_host, new_hosts_key
 
 if TYPE_CHECKING:
     from pathlib import Path

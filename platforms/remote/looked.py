@@ -314,6 +314,13 @@ def look(ssh: Ssh, topology: Topology) -> Seen:
     return seen
 
 
+def look_at_former(ssh: Ssh) -> list[Looked]:
+    """Look at the hosts that the stack file does not name any more, as far as they are known here and answer."""
+    with ThreadPoolExecutor(max_workers=MOST_AT_ONCE) as pool:
+        found = list(pool.map(partial(_looked, ssh), ssh.former()))
+    return [one for one in found if isinstance(one, Looked)]
+
+
 def _looked(ssh: Ssh, host: Host) -> Looked | HostError:
     try:
         found = json.loads(ssh.run(host.name, "look", seconds=LOOK_SECONDS))

@@ -102,6 +102,11 @@ class Looked:
         found: Mapping[str, Mapping[str, Any]] = (self.stack or {}).get("units", {})
         return found
 
+    @property
+    def made_by(self) -> str:
+        """By which resource of a program the stack was set up there the last time."""
+        return str((self.stack or {}).get("made_by", ""))
+
     def has_files(self, texts: Mapping[str, str]) -> bool:
         """Tell whether systemd is told what it should be; texts: of the units and of the directories."""
         found = (self.stack or {}).get("files", {})

@@ -91,6 +91,7 @@ def _stack(places: Places) -> dict[str, Any] | None:
     nginx = ask(places.internal, "/-/config")
     return {
         "owner": places.owner.read_text(encoding="utf-8").strip(),
+        "made_by": places.made_by.read_text(encoding="utf-8").strip() if places.made_by.is_file() else "",
         "nginx": nginx if nginx is not None and DIGEST.fullmatch(nginx) else None,
         "nginx_runs": _said("systemctl", "is-active", "nginx.service").strip() == "active",
         "nginx_turn": _number(places.turns / "site"),

@@ -40,7 +40,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     (tmp_path / "usr/lib/postgresql/17/bin").mkdir(parents=True)
     (tmp_path / "usr/lib/postgresql/17/bin/postgres").touch()
     (programs / "pg_createcluster").write_text(f'#!/bin/sh\nmkdir -p "{etc}/$1/$2/conf.d"\n')
-    (programs / "pg_dropcluster").write_text(f'#!/bin/sh\nrm -r "{etc}/$1/$2"\n')
+    (programs / "pg_dropcluster").write_text(f'#!/bin/sh\nrm -f "{etc}/$1/$2/pg_hba.conf"\n')
     (programs / "runuser").write_text("#!/bin/sh\necho 1\n")
     (programs / "nft").write_text("#!/bin/sh\necho reject\n")
     (programs / "systemctl").write_text(f'#!/bin/sh\necho systemctl "$@" >>{made.said}\necho active\n')
@@ -146,6 +146,8 @@ def test_of_two_versions_the_newer_is_the_stack_s_and_is_set_up_anew(machine: Ma
     assert (found["version"], found["digest"]) == ("18", "")
     postgres.drop(machine.places)
     assert postgres.found(machine.places) is None
+    # Of its own files the distribution's tool removes its own alone.
+    assert not list((machine.places.root / "etc/postgresql").glob("*/cluster_shop"))
 
 
 def test_a_server_that_a_boot_started_too_early_is_not_well_and_is_started_anew(

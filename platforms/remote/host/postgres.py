@@ -12,6 +12,7 @@ import json
 import shutil
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from platforms.remote.host.installing import install
@@ -384,11 +385,19 @@ def stop(places: Places) -> None:
 
 
 def drop(places: Places) -> None:
-    """Remove the database, and what it holds."""
+    """Remove the database, and what it holds; each version of it that is there."""
     cluster = _Cluster(places)
     while cluster.there:
+        directory = cluster.directory
         shutil.rmtree(cluster.dropin.parent, ignore_errors=True)
         run("pg_dropcluster", cluster.version, cluster.name, "--stop", problem="the database can't be removed")
+        # It leaves files that it did not make, a key among them; and would then not be made again.
+        done_by(USER, partial(_remove, directory), f"{directory} can't be removed")
+
+
+def _remove(directory: Path) -> None:
+    if directory.exists():
+        shutil.rmtree(directory)
 
 
 def reaches(address: str, port: int) -> bool:

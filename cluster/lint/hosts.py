@@ -40,16 +40,7 @@ def _hosts_named(config: ClusterConfig, _facts: Facts) -> Remarks:
 def _hosts_fit(config: ClusterConfig, _facts: Facts) -> Remarks:
     if not config.hosts or not config.platform.traits.hosts:
         return
-    names: set[str] = set()
-    doors: set[tuple[str, int, str | None]] = set()
-    for number, host in enumerate(config.hosts):
-        door = (host.address, host.port, None if host.jump is None else host.jump.address)
-        for key, told, seen in (("name", host.name, names), ("address", door, doors)):
-            if told in seen:
-                why = f"{getattr(host, key)} is said of two hosts."
-                yield Remark(f"hosts[{number}].{key}", why, "Name each host once.")
-        names.add(host.name)
-        doors.add(door)
+    yield from _hosts_told_apart(config)
     for role in (Role.APP, Role.NGINX):
         if all(role not in host.roles for host in config.hosts):
             yield Remark("hosts", f"No host has the role {role}.", "Give it to one.")
@@ -58,6 +49,31 @@ def _hosts_fit(config: ClusterConfig, _facts: Facts) -> Remarks:
         if server.host is not None and server.host not in app:
             why = f"{server.host} is no host with the role app."
             yield Remark(f"{path}.host", why, f"Name one of those: {', '.join(app) or 'there is none'}.")
+
+
+def _hosts_told_apart(config: ClusterConfig) -> Remarks:
+    """See that no host is taken for another one, by whoever asks for it."""
+    names: set[str] = set()
+    others: set[str] = set()
+    doors: set[tuple[str, int, str | None]] = set()
+    for number, host in enumerate(config.hosts):
+        door = (host.address, host.port, None if host.jump is None else host.jump.address)
+        for key, told, seen in (("name", host.name, names), ("address", door, doors)):
+            if told in seen:
+                why = f"{getattr(host, key)} is said of two hosts."
+                yield Remark(f"hosts[{number}].{key}", why, "Name each host once.")
+        if host.between in others and door not in doors:
+            why = f"{host.between} is the address by which the others reach two hosts."
+            key = "address" if host.internal is None else "internal"
+            yield Remark(f"hosts[{number}].{key}", why, "Say the `internal` address of each.")
+        names.add(host.name)
+        doors.add(door)
+        others.add(host.between)
+    jumps = {f"{host.name}-jump" for host in config.hosts if host.jump is not None}
+    for number, host in enumerate(config.hosts):
+        if host.name in jumps:
+            why = f"ssh calls the jump host of {host.name.removesuffix('-jump')} so."
+            yield Remark(f"hosts[{number}].name", why, "Call it otherwise.")
 
 
 def _hosts_used(config: ClusterConfig, facts: Facts) -> Remarks:
@@ -110,7 +126,8 @@ def _of_one_host(config: ClusterConfig, _facts: Facts) -> Remarks:
 
 
 def _uploads_of_all_hosts(config: ClusterConfig, _facts: Facts) -> Remarks:
-    if not config.platform.traits.hosts or len(config.hosts) < 2 or not shared_paths(config):  # noqa: PLR2004
+    serving = [host for host in config.hosts if {Role.APP, Role.NGINX} & set(host.roles)]
+    if not config.platform.traits.hosts or len(serving) < 2 or not shared_paths(config):  # noqa: PLR2004
         return
     why = f"What the project writes ({', '.join(shared_paths(config))}) would be on the host that wrote it alone."
     yield Remark(

@@ -102,6 +102,11 @@ class Looked:
         found: Mapping[str, Mapping[str, Any]] = (self.stack or {}).get("units", {})
         return found
 
+    @property
+    def made_by(self) -> str:
+        """By which resource of a program the stack was set up there the last time."""
+        return str((self.stack or {}).get("made_by", ""))
+
     def has_files(self, texts: Mapping[str, str]) -> bool:
         """Tell whether systemd is told what it should be; texts: of the units and of the directories."""
         found = (self.stack or {}).get("files", {})
@@ -312,6 +317,13 @@ def look(ssh: Ssh, topology: Topology) -> Seen:
         raise HostError("\n".join(seen.away.values()))
     check_clocks(seen.each.values())
     return seen
+
+
+def look_at_former(ssh: Ssh) -> list[Looked]:
+    """Look at the hosts that the stack file does not name any more, as far as they are known here and answer."""
+    with ThreadPoolExecutor(max_workers=MOST_AT_ONCE) as pool:
+        found = list(pool.map(partial(_looked, ssh), ssh.former()))
+    return [one for one in found if isinstance(one, Looked)]
 
 
 def _looked(ssh: Ssh, host: Host) -> Looked | HostError:

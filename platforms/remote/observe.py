@@ -82,8 +82,10 @@ class Observed:
         found = []
         for service in self.topology.of_kind(Kind.DATABASE):
             said = (self.seen.of(service.name).stack or {}).get("database") or {"active": False, "safe": True}
-            ok = bool(said["active"] and said["safe"])
-            message = "" if said["safe"] else "everybody on its network gets to its port"
+            left = ", ".join(said.get("left", ()))
+            ok = bool(said["active"] and said["safe"] and not left)
+            message = f"{left} still gets to its port: `cluster up` ends that" if left else ""
+            message = message if said["safe"] else "everybody on its network gets to its port"
             state = "active" if said["active"] else "not running"
             found.append(ServiceStatus(service=service.name, kind=service.kind, state=state, ok=ok, message=message))
         return found

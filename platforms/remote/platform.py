@@ -229,6 +229,7 @@ class RemotePlatform:
             self._forget_archives(keep)
         keep_stack(self.paths, self.stack.config, changes.outputs)
         observed = self.observe()
+        self._shut_out(observed.seen)
         return Applied(
             release=release,
             changed=not changes.none,
@@ -248,6 +249,14 @@ class RemotePlatform:
             except HostError as error:
                 said.append(f"what was started there may still run: {error}\n")
         return "".join(said)
+
+    def _shut_out(self, seen: Seen) -> None:
+        """Let hosts no more get to the database that have no instances any more: what they did is done now."""
+        host = self.placement.database
+        if host is None or host in seen.away:
+            return
+        if ((seen.each[host].stack or {}).get("database") or {}).get("left"):
+            self.ssh.run(host, "shut-out")
 
     def _forget_archives(self, keep: set[str | None]) -> None:
         """Remove what was sent: a host has it."""

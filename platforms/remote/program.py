@@ -18,7 +18,8 @@ from cluster.topology import build_topology
 from platforms.remote.archives import target_of
 from platforms.remote.database import is_made, needs_hosts_key, url
 from platforms.remote.host.places import Places
-from platforms.remote.looked import Seen, check_name, facts_of, look, said_of_sessions
+from platforms.remote.looked import Seen, check_name, facts_of, look, look_at_former, said_of_sessions
+from platforms.remote.misplaced import misplaced
 from platforms.remote.paths import RemotePaths, runtime_paths
 from platforms.remote.resources import Remote
 from platforms.remote.ssh import HostError, Ssh
@@ -126,8 +127,11 @@ class RemoteGround:
     def resources(
         self, secrets: pulumi.Output[str], certificate: Certificate | None, users: str, account: Account | None = None
     ) -> Remote:
-        """Return what makes the steps on the hosts."""
+        """Return what makes the steps on the hosts; RunError where another host has what the stack keeps."""
         assert account is None  # noqa: S101 - a lint refuses a renewer
+        refused = misplaced(self._found.topology, self._found, lambda: look_at_former(self.ssh))
+        if refused:
+            raise pulumi.RunError(refused)
         return Remote(
             owner=self.owner,
             ssh=self.ssh,

@@ -129,7 +129,8 @@ class Remote:
         return self._command(
             *(step, "set-up", ()),
             opts,
-            done=self.seen.each[host].has_files(texts),
+            # By another name this host is another resource's to remove.
+            done=self.seen.each[host].has_files(texts) and self.seen.each[host].made_by == step.resource,
             stdin=json.dumps(told),
             delete=f"exec {self._words(host, 'remove', f'by={step.resource}')}",
         )

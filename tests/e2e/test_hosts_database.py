@@ -144,4 +144,6 @@ def test_what_it_holds_is_kept_until_it_is_to_be_deleted(stand: HostsStand) -> N
     assert stand.run("manage", stand.name, "--", "shell", "-c", count).output == before
     assert stand.run("down", stand.name, "--delete-data", "--yes").status == 0
     assert f"cluster_{stand.name}" not in there.run("pg_lsclusters")
+    # Nor what the distribution's tool did not make, the key of its certificate among it.
+    assert not there.run("sh", "-c", f"find / -xdev -name 'cluster_{stand.name}*' -not -path '/proc/*'", check=False)
     assert "theirs" in there.run("nft", "list", "tables")

@@ -45,6 +45,7 @@ INSIDE = {**HOST, "internal": "10.1.0.11"}
 DATABASE = {**HOST, "name": "db1", "address": "10.0.0.31", "internal": "10.1.0.31", "roles": ["database"]}
 APART: dict[str, Any] = {"hosts": [INSIDE, DATABASE], "database": {"engine": "postgres"}}
 BOTH = {**INSIDE, "roles": ["app", "nginx", "database"]}
+JUMP = {"address": "203.0.113.1", "host_key": "ssh-ed25519 AAAA"}
 ON_APP1 = "upstream.servers[0].host"
 
 SQLITE = {"database_engine": "django.db.backends.sqlite3", "database_name": "/srv/data/db.sqlite3"}
@@ -1003,12 +1004,19 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         [
             case({**REMOTE, "hosts": [HOST, {**HOST, "name": "web2"}]}, "hosts[1].address"),
             case({**REMOTE, "hosts": [HOST, {**HOST, "address": "10.0.0.12"}]}, "hosts[1].name"),
+            case({**REMOTE, "hosts": [INSIDE, {**WEB2, "internal": INSIDE["internal"]}]}, "hosts[1].internal"),
+            case({**REMOTE, "hosts": [{**HOST, "jump": JUMP}, {**WEB2, "name": "web1-jump"}]}, "hosts[1].name"),
             case({**REMOTE, "hosts": [{**HOST, "roles": ["app"]}]}, "hosts"),
             case({**REMOTE, "hosts": [{**HOST, "roles": ["nginx"]}]}, "hosts"),
             case({**REMOTE, "upstream.servers": [{"name": "app1", "host": "web9"}]}, "upstream.servers[0].host"),
             case({**REMOTE, "hosts": [HOST, EDGE], "upstream.servers": [{"name": "app1", "host": "edge1"}]}, ON_APP1),
         ],
-        [case(REMOTE), case(), case({**REMOTE, "hosts": [HOST, WEB2, EDGE]})],
+        [
+            case(REMOTE),
+            case(),
+            case({**REMOTE, "hosts": [HOST, WEB2, EDGE]}),
+            case({**REMOTE, "hosts": [{**HOST, "jump": JUMP}, {**WEB2, "name": "web2-jump"}]}),
+        ],
     ),
     "hosts-idle": (
         [case({**REMOTE, "hosts": [HOST, WEB2], "upstream.servers": [a_server("app1")]}, "hosts[1].roles")],
@@ -1056,7 +1064,12 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case({**REMOTE, **SEVERAL, "app.shared": ["media"]}, "app.shared"),
             case({**REMOTE, "hosts": [HOST, EDGE], "app.media": {"root": "media"}}, "app.shared"),
         ],
-        [case({**REMOTE, "app.shared": ["media"]}), case({**REMOTE, **SEVERAL})],
+        [
+            case({**REMOTE, "app.shared": ["media"]}),
+            case({**REMOTE, **SEVERAL}),
+            # A database alone has none of them.
+            case({**REMOTE, **APART, "app.shared": ["media"]}),
+        ],
     ),
     "hosts-hang": (
         [case({**REMOTE, **SEVERAL}, "site.proxy_read_timeout")],

@@ -191,7 +191,7 @@ def test_what_nginx_has_of_a_stack_is_no_other_stack_s() -> None:
 
 
 def sent(*members: tuple[str, str | None, str]) -> bytes:
-    return gzip.compress(archive(*members), 1)
+    return gzip.compress(archive(*members, (releases.WHOLE, "", "file")), 1)
 
 
 def test_static_files_come_as_they_are(machine: Machine) -> None:
@@ -250,6 +250,7 @@ def test_no_other_kind_of_file_is_taken(machine: Machine, kind: bytes) -> None:
         member = tarfile.TarInfo("static/x")
         member.type, member.linkname = kind, "/etc/passwd"
         made.addfile(member)
+        made.addfile(tarfile.TarInfo(releases.WHOLE))
     if kind == tarfile.CONTTYPE:  # an old word for a file
         releases.receive_static(machine.places, "r1", text.getvalue())
         return

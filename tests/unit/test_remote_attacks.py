@@ -121,7 +121,7 @@ def test_what_can_t_be_read_keeps_nobody_from_looking(
             os.lchown(path, NOBODY, NOBODY)
     found = running.told_by(places, lambda: host_look._said_by_processes(places))
     closed.chmod(0o700)
-    assert set(found) == {"static", "static_turn", "statics", "services", "instances"}
+    assert set(found) == {"static", "static_turn", "statics", "kept", "services", "instances"}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may enter everywhere")

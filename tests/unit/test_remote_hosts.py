@@ -9,12 +9,13 @@ import json
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
+from unittest.mock import MagicMock, patch
 
 import pulumi
 import pytest
 
 from cluster.config import parse_config
+from cluster.stack.opened import Stack
 from cluster.topology import build_topology
 from platforms.pulumi.engine import Pulumi
 from platforms.remote import looked as looking
@@ -370,6 +371,27 @@ def test_the_database_is_known_by_its_host_wherever_that_is() -> None:
     assert "@db1:5432/cluster_t?hostaddr=10.9.0.31&" in address(hosts=moved)
     alone = [{**HOSTS[0], "roles": ["app", "nginx", "database"]}]
     assert "@web1:5432/cluster_t?hostaddr=127.0.0.1&" in address(hosts=alone)
+
+
+def test_a_database_to_which_a_host_gets_that_left_is_not_well_and_is_shut_once_up_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: dict[str, Any] = {"database": {"digest": "d", "active": True, "safe": True, "left": ["10.1.0.99"]}}
+    found = observed(db1=left)
+    status = found.status(None)
+    (database,) = [one for one in status.services if one.service == "postgres"]
+    assert (status.ok, database.ok) == (False, False)
+    assert database.message == "10.1.0.99 still gets to its port: `cluster up` ends that"
+    run = MagicMock()
+    monkeypatch.setattr(Ssh, "run", run)
+    ssh = Ssh(tmp_path, tmp_path / "ssh", "t", tuple(found.topology.config.hosts))
+    monkeypatch.setattr(remote_platform.RemotePlatform, "ssh", ssh)
+    platform = remote_platform.RemotePlatform(Stack(tmp_path, "t", found.topology.config), MagicMock())
+    platform._shut_out(observed().seen)
+    platform._shut_out(observed({"db1": "it does not answer"}, db1=left).seen)
+    run.assert_not_called()
+    platform._shut_out(found.seen)
+    run.assert_called_once_with("db1", "shut-out")
 
 
 @pytest.mark.parametrize(

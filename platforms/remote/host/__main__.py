@@ -123,6 +123,11 @@ def _postgres(places: Places, _words: list[str]) -> None:
     postgres.make(places, json.load(sys.stdin))
 
 
+def _shut_out(places: Places, _words: list[str]) -> None:
+    with alone(places.lock):
+        postgres.shut_out(places)
+
+
 def _reaches(_places: Places, words: list[str]) -> None:
     """Words: an address and a port. Print whether something takes a connection there."""
     print("yes" if postgres.reaches(words[0], int(words[1])) else "no")
@@ -217,6 +222,7 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "serve": _serve,
     "set-up": _set_up,
     "show": _show,
+    "shut-out": _shut_out,
     "site": _site,
     "site-files": _site_files,
     "start": _start,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import pwd
 import re
@@ -23,7 +24,7 @@ from platforms.remote.host.asking import ask
 from platforms.remote.host.running import has_user, output, told_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from platforms.remote.host.places import Places
 
@@ -35,6 +36,9 @@ PROCESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 #: Instances, and processes of one, that are looked at: what a directory holds beyond that, no `up` has made.
 MOST = 100
+
+#: Directories in which a file is looked for.
+MOST_WALKED = 1000
 
 #: Of a turn, which may be seconds since the epoch.
 DIGITS = 12
@@ -87,6 +91,7 @@ def _stack(places: Places) -> dict[str, Any] | None:
     nginx = ask(places.internal, "/-/config")
     return {
         "owner": places.owner.read_text(encoding="utf-8").strip(),
+        "made_by": places.made_by.read_text(encoding="utf-8").strip() if places.made_by.is_file() else "",
         "nginx": nginx if nginx is not None and DIGEST.fullmatch(nginx) else None,
         "nginx_runs": _said("systemctl", "is-active", "nginx.service").strip() == "active",
         "nginx_turn": _number(places.turns / "site"),
@@ -110,6 +115,7 @@ def _said_by_processes(places: Places) -> dict[str, Any]:
         "static": _unless_kept(lambda: printable(str((places.static / "current").readlink()))),
         "static_turn": _number(places.static / GENERATION),
         "statics": [one.name for one in _directories(places.static)],
+        "kept": [path.name for path in (places.data, places.shared, places.sessions) if _holds_files(path)],
         "services": _services(places),
         "instances": {one.name: _instance(places, one) for one in _directories(places.sockets)},
     }
@@ -125,6 +131,24 @@ def _directories(top: Path) -> list[Path]:
         return sorted(one for one in named if one.is_dir() and not one.is_symlink())
 
     return _unless_kept(found) or []
+
+
+def _holds_files(top: Path) -> bool:
+    """Tell whether there is a file below a directory, but in those of a release's own, which begin with a dot."""
+
+    def found() -> bool:
+        below = (Path(where) / name for where, names in _walked(top) for name in names)
+        return any(True for _one in islice(below, 1))
+
+    return bool(_unless_kept(found))
+
+
+def _walked(top: Path) -> Iterator[tuple[str, list[str]]]:
+    """Return directories below one with their files; links lead nowhere, and there are so many at most."""
+    for where, directories, names in islice(os.walk(top), MOST_WALKED):
+        if Path(where) == top:
+            directories[:] = [name for name in directories if not name.startswith(".")]
+        yield where, names
 
 
 def _instance(places: Places, directory: Path) -> dict[str, Any]:

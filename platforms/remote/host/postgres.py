@@ -7,18 +7,16 @@ that run instances. Other clusters on the host stay what they are.
 from __future__ import annotations
 
 import contextlib
-import grp
 import hashlib
 import json
-import os
-import pwd
 import shutil
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from platforms.remote.host.installing import install
-from platforms.remote.host.running import HostError, output, put, run
+from platforms.remote.host.running import HostError, done_by, output, put, run
 from platforms.remote.host.setting_up import claim
 
 if TYPE_CHECKING:
@@ -32,6 +30,9 @@ USER = "postgres"
 #: Of the distribution's: keeps a package from making a cluster that nobody asked for.
 NO_MAIN = "etc/postgresql-common/createcluster.d/django-cluster.conf"
 
+#: Says on the host what was made.
+TOLD = "database.json"
+
 #: Seconds that a server has to take connections: it may have to recover.
 READY_WITHIN = 120.0
 
@@ -39,6 +40,13 @@ READY_WITHIN = 120.0
 REACHED_WITHIN = 3.0
 
 SHOWN, OWN = 0o644, 0o640
+
+#: An address that the host does not have yet when the server starts is one at which nobody gets to it until the next.
+AFTER_NETWORK = """# Made by django-cluster.
+[Unit]
+Wants=network-online.target
+After=network-online.target
+"""
 
 
 def make(places: Places, wanted: dict[str, Any]) -> None:
@@ -54,17 +62,38 @@ def make(places: Places, wanted: dict[str, Any]) -> None:
         install("postgresql")
     cluster = _Cluster(places)
     _check_port(cluster, wanted["port"])
+    before = _told(places)
+    # What still serves on a host that is to have no instances any more asks until `shut_out`.
+    left = [one for one in [*before["allowed"], *before["left"]] if one not in wanted["allowed"]]
+    told = {key: wanted[key] for key in ("port", "listen", "allowed", "user", "database")}
+    told |= {"digest": digest(wanted), "left": sorted({*left})}
     restart = cluster.create(wanted["port"])
-    restart |= cluster.configure(wanted)
-    _guard(places, wanted)
-    cluster.start(restart=restart)
+    restart |= cluster.configure(wanted, told)
+    _guard(places, told)
+    cluster.start(wanted, restart=restart)
     cluster.make_database(wanted)
-    put(places.state / "database.json", json.dumps(_told(wanted)))
+    put(places.state / TOLD, json.dumps({**told, "version": cluster.version}))
 
 
-def _told(wanted: dict[str, Any]) -> dict[str, Any]:
-    """Return what is looked at again: nothing of it is a secret."""
-    return {"digest": digest(wanted), "port": wanted["port"], "guarded": bool(wanted["allowed"])}
+def shut_out(places: Places) -> None:
+    """Let hosts get there no more that had instances before the last `make`, and have none now."""
+    told = _told(places)
+    cluster = _Cluster(places)
+    if not cluster.there or not told["left"]:
+        return
+    told |= {"left": []}
+    if cluster.admit(told) and cluster.active:
+        run("systemctl", "reload", cluster.unit)
+    _guard(places, told)
+    put(places.state / TOLD, json.dumps(told))
+
+
+def _told(places: Places) -> dict[str, Any]:
+    """Return what was made the last time: nothing of it is a secret."""
+    found: dict[str, Any] = {"digest": "", "version": "", "port": 0, "listen": [], "allowed": [], "left": []}
+    with contextlib.suppress(OSError, ValueError):
+        found |= json.loads((places.state / TOLD).read_text(encoding="utf-8"))
+    return found
 
 
 def digest(wanted: dict[str, Any]) -> str:
@@ -75,7 +104,7 @@ def digest(wanted: dict[str, Any]) -> str:
 
 def _check_port(cluster: _Cluster, port: int) -> None:
     """Refuse a port that somebody else has."""
-    if cluster.active:
+    if cluster.active and cluster.port == str(port):
         return
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -97,9 +126,9 @@ class _Cluster:
     @property
     def version(self) -> str:
         """Of the cluster that is there; of the newest server that is installed where none is."""
-        there = sorted(path.parent.name for path in self.etc.glob(f"*/{self.name}"))
-        if there:
-            return there[0]
+        there = [path.parent.name for path in self.etc.glob(f"*/{self.name}")]
+        if there:  # of two, pg_upgradecluster has made the newer of the older
+            return max(there, key=int)
         servers = sorted((self.places.root / "usr/lib/postgresql").glob("*/bin/postgres"))
         if not servers:
             raise HostError("no PostgreSQL server is installed, though its tools are: apt-get install postgresql")
@@ -119,13 +148,29 @@ class _Cluster:
         return f"postgresql@{self.version}-{self.name}.service"
 
     @property
+    def port(self) -> str:
+        """By which its socket is called; empty where that was never said."""
+
+        def found() -> str:
+            text = (self.directory / "conf.d" / "django-cluster.conf").read_text(encoding="utf-8")
+            return next((line.partition("=")[2].strip() for line in text.splitlines() if line.startswith("port =")), "")
+
+        there = self.directory / "conf.d" / "django-cluster.conf"
+        return str(done_by(USER, found, f"{there} can't be read")) if there.is_file() else ""
+
+    @property
+    def dropin(self) -> Path:
+        """What its unit is told besides."""
+        return self.places.guard_unit.parent / f"{self.unit}.d" / "django-cluster.conf"
+
+    @property
     def active(self) -> bool:
         return self.there and output("systemctl", "is-active", self.unit).stdout.strip() == "active"
 
     def create(self, port: int) -> bool:
         """Make it where it is not there; tell whether it was made."""
         if self.there:
-            (self.directory / "start.conf").write_text("auto\n", encoding="ascii")
+            _own(self.directory / "start.conf", "auto\n", SHOWN)
             return False
         run(
             *("pg_createcluster", self.version, self.name, "--port", str(port), "--start-conf", "auto", "--"),
@@ -134,8 +179,10 @@ class _Cluster:
         )
         return True
 
-    def configure(self, wanted: dict[str, Any]) -> bool:
+    def configure(self, wanted: dict[str, Any], told: dict[str, Any]) -> bool:
         """Write its configuration; tell whether it must be started anew for that."""
+        if put(self.dropin, AFTER_NETWORK):
+            run("systemctl", "daemon-reload")
         where = self.directory
         listen = ", ".join(["localhost", *wanted["listen"]])
         settings = [
@@ -148,30 +195,34 @@ class _Cluster:
             f"ssl_key_file = '{where}/server.key'",
             "ssl_min_protocol_version = 'TLSv1.2'",
         ]
-        hosts = [f"{address}/{128 if ':' in address else 32}" for address in wanted["allowed"]]
-        who = f"{wanted['database']} {wanted['user']}"
+        restart = _own(where / "conf.d" / "django-cluster.conf", "\n".join(settings) + "\n", SHOWN)
+        reload = _own(where / "server.pem", wanted["certificate"], SHOWN)
+        reload |= _own(where / "server.key", wanted["key"], 0o600)
+        reload |= self.admit(told)
+        if reload and not restart and self.active:
+            run("systemctl", "reload", self.unit)
+        return restart
+
+    def admit(self, told: dict[str, Any]) -> bool:
+        """Say who gets in; tell whether that is somebody else than before."""
+        hosts = [f"{address}/{128 if ':' in address else 32}" for address in _admitted(told)]
+        who = f"{told['database']} {told['user']}"
         access = [
             "# Made by django-cluster: nobody else gets in.",
             f"local all {USER} peer",
             *(f"hostssl {who} {host} scram-sha-256" for host in (*hosts, "127.0.0.1/32", "::1/128")),
         ]
-        restart = _own(where / "conf.d" / "django-cluster.conf", "\n".join(settings) + "\n", SHOWN)
-        reload = _own(where / "server.pem", wanted["certificate"], SHOWN)
-        reload |= _own(where / "server.key", wanted["key"], 0o600)
-        reload |= _own(where / "pg_hba.conf", "\n".join(access) + "\n", OWN)
-        if reload and not restart and self.active:
-            run("systemctl", "reload", self.unit)
-        return restart
+        return _own(self.directory / "pg_hba.conf", "\n".join(access) + "\n", OWN)
 
-    def start(self, *, restart: bool) -> None:
+    def start(self, wanted: dict[str, Any], *, restart: bool) -> None:
         """Let it run; a running one is started anew only where it must."""
-        if restart or not self.active:
+        if restart or not self.active or not _listens(wanted):
             run("systemctl", "restart", self.unit, problem="the database can't be started")
         deadline = time.monotonic() + READY_WITHIN
         while self.ask("select 1").returncode != 0:
             if time.monotonic() > deadline:
                 log = self.places.root / "var/log/postgresql" / f"postgresql-{self.version}-{self.name}.log"
-                last = output("tail", "--lines", "5", str(log)).stdout.strip()
+                last = output("runuser", "-u", USER, "--", "tail", "--lines", "5", str(log)).stdout.strip()
                 raise HostError(f"the database takes no connections within {READY_WITHIN:g} s:\n{last}")
             time.sleep(0.1)
 
@@ -186,8 +237,8 @@ class _Cluster:
             self.said('create database :"database" owner :"user"', given)
 
     def ask(self, words: str) -> Any:
-        port = _port_of(self.directory)
-        command = ("runuser", "-u", USER, "--", "psql", "-X", "-q", "-t", "-A", "-p", port, "-v", "ON_ERROR_STOP=1")
+        psql = ("psql", "-X", "-q", "-t", "-A", "-p", self.port, "-v", "ON_ERROR_STOP=1")
+        command = ("runuser", "-u", USER, "--", *psql)
         return output(*command, input=words, cwd="/")
 
     def said(self, words: str, given: dict[str, str]) -> str:
@@ -198,31 +249,36 @@ class _Cluster:
         return str(done.stdout).strip()
 
 
-def _port_of(directory: Path) -> str:
-    """Return the port by which a cluster's socket is called."""
-    text = (directory / "conf.d" / "django-cluster.conf").read_text(encoding="utf-8")
-    return next(line.partition("=")[2].strip() for line in text.splitlines() if line.startswith("port ="))
+def _listens(told: dict[str, Any]) -> bool:
+    """Tell whether it takes connections where it should: an address that a boot made too late is left out by it."""
+    return all(reaches(address, told["port"]) for address in told["listen"])
 
 
 def _own(path: Path, text: str, mode: int) -> bool:
-    """Put a file of the server's in place, which it reads; tell whether it says something else than before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    changed = put(path, text, mode)
-    os.chown(path, pwd.getpwnam(USER).pw_uid, grp.getgrnam(USER).gr_gid)
-    return changed
+    """Put a file of the server's in place, as its user, whose directory that is; tell whether it says something new."""
+    return bool(done_by(USER, lambda: put(path, text, mode), f"{path} can't be written by {USER}"))
 
 
 # --- who gets there
 
 
-def _guard(places: Places, wanted: dict[str, Any]) -> None:
+def _admitted(told: dict[str, Any]) -> list[str]:
+    return [*told["allowed"], *told["left"]]
+
+
+def _is_guarded(told: dict[str, Any]) -> bool:
+    """Tell whether the network gets to the port at all."""
+    return bool(_admitted(told) or told["listen"])
+
+
+def _guard(places: Places, told: dict[str, Any]) -> None:
     """Let nobody of the network get to the port but hosts that run instances; other rules stay as they are."""
-    if not wanted["allowed"]:
+    if not _is_guarded(told):
         _unguard(places)
         return
     if shutil.which("nft") is None:
         install("nftables")
-    changed = put(places.guard, _rules(places, wanted["port"], wanted["allowed"]))
+    changed = put(places.guard, _rules(places, told["port"], _admitted(told)))
     changed |= put(places.guard_unit, _guard_unit(places))
     if changed:
         run("systemctl", "daemon-reload")
@@ -266,8 +322,9 @@ def _guard_unit(places: Places) -> str:
             "Wants=network-pre.target",
             "Conflicts=shutdown.target",
             "After=local-fs.target nftables.service",
-            # A restart of the distribution's rules takes all others away.
+            # A start, a restart and a reload of the distribution's rules take all others away.
             "PartOf=nftables.service",
+            "ReloadPropagatedFrom=nftables.service",
             "",
             "[Service]",
             "Type=oneshot",
@@ -276,7 +333,7 @@ def _guard_unit(places: Places) -> str:
             f"ExecReload=/usr/sbin/nft -f {places.guard}",
             "",
             "[Install]",
-            "WantedBy=sysinit.target",
+            "WantedBy=sysinit.target nftables.service",
             "",
         ]
     )
@@ -284,7 +341,10 @@ def _guard_unit(places: Places) -> str:
 
 def guarded(places: Places) -> bool:
     """Tell whether the kernel has the rules."""
-    return shutil.which("nft") is not None and output("nft", "list", "table", "inet", places.table).returncode == 0
+    if shutil.which("nft") is None:
+        return False
+    done = output("nft", "list", "table", "inet", places.table)
+    return done.returncode == 0 and "reject" in done.stdout  # a flush leaves the table, and nothing in it
 
 
 def _unguard(places: Places) -> None:
@@ -303,13 +363,12 @@ def found(places: Places) -> dict[str, Any] | None:
     cluster = _Cluster(places)
     if not cluster.there:
         return None
-    told: dict[str, Any] = {"digest": "", "port": 0, "guarded": False}
-    with contextlib.suppress(OSError, ValueError):
-        told = json.loads((places.state / "database.json").read_text(encoding="utf-8"))
+    told = _told(places)
     return {
-        "digest": told["digest"],
-        "active": cluster.active,
-        "safe": not told["guarded"] or guarded(places),
+        "digest": told["digest"] if told["version"] == cluster.version else "",
+        "active": cluster.active and _listens(told),
+        "safe": not _is_guarded(told) or guarded(places),
+        "left": told["left"],
         "version": cluster.version,
     }
 
@@ -320,16 +379,25 @@ def stop(places: Places) -> None:
     if not cluster.there:
         return
     output("systemctl", "stop", cluster.unit)
-    (cluster.directory / "start.conf").write_text("manual\n", encoding="ascii")
-    (places.state / "database.json").unlink(missing_ok=True)
+    _own(cluster.directory / "start.conf", "manual\n", SHOWN)
+    (places.state / TOLD).unlink(missing_ok=True)
     _unguard(places)
 
 
 def drop(places: Places) -> None:
-    """Remove the database, and what it holds."""
+    """Remove the database, and what it holds; each version of it that is there."""
     cluster = _Cluster(places)
-    if cluster.there:
+    while cluster.there:
+        directory = cluster.directory
+        shutil.rmtree(cluster.dropin.parent, ignore_errors=True)
         run("pg_dropcluster", cluster.version, cluster.name, "--stop", problem="the database can't be removed")
+        # It leaves files that it did not make, a key among them; and would then not be made again.
+        done_by(USER, partial(_remove, directory), f"{directory} can't be removed")
+
+
+def _remove(directory: Path) -> None:
+    if directory.exists():
+        shutil.rmtree(directory)
 
 
 def reaches(address: str, port: int) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from platforms.remote.host import site
 from platforms.remote.host.asking import ask
+from platforms.remote.host.ports import check_relay_ports
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -26,6 +27,7 @@ def deliver(places: Places, wanted: dict[str, Any]) -> None:
 
     wanted: `files`, `private` and `polite`, as `site.swap` has them; the digest is made here.
     """
+    check_relay_ports(places, wanted["files"].values())
     kept = {str(path): path.read_text(encoding="utf-8") for path in _files(places)}
     _swap(places, {**kept, **wanted["files"]}, wanted["private"], polite=wanted["polite"], gone=())
 

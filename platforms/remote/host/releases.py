@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import gzip
 import io
@@ -37,6 +38,9 @@ CHUNK = 1 << 20
 
 #: In a release: its environment of packages, its configuration, and what the project holds of what it writes.
 ENVIRONMENT, CONFIG, RUNTIME, SEED = "environment", "config.json", "runtime", "seed"
+
+#: The last file of static files that are sent on.
+WHOLE = ".whole"
 
 
 # --- what is sent
@@ -298,9 +302,19 @@ def retire(places: Places, release: str, instances: Sequence[str], services: Seq
         _forget(places, release)
     else:  # it has no instances any more, and needs none of their secrets
         places.unit.unlink(missing_ok=True)
-        for directory in (places.releases, places.environments, places.secrets):
+        for directory in (places.releases, places.environments):
             for path in directory.iterdir():
                 shutil.rmtree(path)
+        # Its own user may have made anything of them, which must not keep the others from being removed.
+        for path in places.secrets.iterdir():
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove what another user has made, which that user may change meanwhile: no link is followed."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _sweep(directory: Path, kept: set[str]) -> None:
@@ -358,11 +372,17 @@ def adopt(places: Places, release: str, secrets: str) -> None:
 def send_static(places: Places, release: str, there: IO[bytes]) -> None:
     """Write a release's static files as an archive, as the user who collected them."""
     become(places)
-    with tarfile.open(fileobj=there, mode="w|gz", compresslevel=1) as archive:
+    # Of a stream tarfile takes no level before Python 3.12.
+    with (
+        gzip.GzipFile(fileobj=there, mode="wb", compresslevel=1) as sent,
+        tarfile.open(fileobj=sent, mode="w|") as archive,
+    ):
         top = places.static / release
         for path in sorted(top.rglob("*")) if top.is_dir() and not top.is_symlink() else ():
             if path.is_dir() or path.is_file() or path.is_symlink():
                 archive.add(path, arcname=str(path.relative_to(top)), recursive=False)
+        # Of one that an error has ended, tarfile makes a whole archive too.
+        archive.addfile(tarfile.TarInfo(WHOLE))
 
 
 def receive_static(places: Places, release: str, sent: bytes) -> None:
@@ -384,6 +404,7 @@ def _receive_static(static: Path, release: str, sent: bytes) -> str:
                 _unpack(archive, member, new)
             while whole.read(CHUNK):  # its checksum is at the end
                 pass
+        (new / WHOLE).unlink()
     except (tarfile.TarError, EOFError, zlib.error, OSError, HostError) as error:
         shutil.rmtree(new)
         return str(error) or type(error).__name__

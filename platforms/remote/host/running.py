@@ -61,7 +61,11 @@ def has_user(places: Places) -> bool:
 
 def become(places: Places) -> None:
     """Be the instances' user from now on: for what only looks at, or asks, what that user can change."""
-    user = pwd.getpwnam(places.name)
+    _be(places.name)
+
+
+def _be(name: str) -> None:
+    user = pwd.getpwnam(name)
     os.setgroups([])
     os.setgid(user.pw_gid)
     os.setuid(user.pw_uid)
@@ -69,13 +73,25 @@ def become(places: Places) -> None:
 
 def told_by(places: Places, look: Callable[[], Any]) -> Any:
     """Return what `look` returns, as JSON has it, in a process of the instances' user: links lead it no further."""
+    return _told(lambda: become(places), look, f"what the instances of {places.name} say can't be read")
+
+
+def done_by(user: str, what: Callable[[], Any], problem: str) -> Any:
+    """Return what `what` returns, as JSON has it, in a process of the user in whose directory it is done.
+
+    HostError with the problem where it fails.
+    """
+    return _told(lambda: _be(user), what, problem)
+
+
+def _told(be: Callable[[], None], look: Callable[[], Any], problem: str) -> Any:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         status = 1
         try:
             os.close(reading)
-            become(places)
+            be()
             with os.fdopen(writing, "w", encoding="utf-8") as pipe:
                 json.dump(look(), pipe)
             status = 0
@@ -86,7 +102,7 @@ def told_by(places: Places, look: Callable[[], Any]) -> Any:
         text = pipe.read()
     _pid, ended = os.waitpid(child, 0)
     if ended != 0:
-        raise HostError(f"what the instances of {places.name} say can't be read")
+        raise HostError(problem)
     return json.loads(text)
 
 

@@ -1,0 +1,79 @@
+"""Tells what a stack keeps on one host, and would not find on the one where it is to be now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cluster.config.models import DatabaseEngine, SessionEngine
+from cluster.source import shared_paths
+from platforms.remote.database import is_made
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from cluster.topology import Topology
+    from platforms.remote.looked import Looked, Seen
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What is kept on a host. key: in the stack file. kind: as a host says it. discard: what lets it be left behind."""
+
+    key: str
+    what: str
+    kind: str
+    host: str
+    discard: str
+
+
+def misplaced(topology: Topology, seen: Seen, elsewhere: Callable[[], Iterable[Looked]]) -> str | None:
+    """Return why a release must not serve: another host has what it needs; None where all is where it should be.
+
+    elsewhere: looks at the hosts that the stack file does not name any more, as far as they are known and answer.
+    """
+    for part in _parts(topology, seen):
+        if _has(seen.each[part.host], part.kind):
+            continue
+        others = [looked for name, looked in seen.each.items() if name != part.host]
+        holder = next((one.host for one in others if _has(one, part.kind)), None) or next(
+            (one.host for one in elsewhere() if _has(one, part.kind)), None
+        )
+        if holder is None and part.kind == "database" and _is_asked(topology, seen):
+            holder = "another machine of that name"
+        if holder is not None:
+            return (
+                f"{part.key}: {holder} has {part.what}, and {part.host}, where it is to be now, has none: put the role "
+                f"or the address back, or set `{part.discard}: true` for one `up`, and copy the data over"
+            )
+    return None
+
+
+def _parts(topology: Topology, seen: Seen) -> Iterator[_Part]:
+    config, placement = topology.config, seen.placement
+    sessions_key = "sessions.discard"
+    data_key = sessions_key if config.database is None else "database.discard"
+    data_may, sessions_may = (config.database or config.sessions).discard, config.sessions.discard
+    leader = placement.leader
+    if config.database is not None and config.database.engine is DatabaseEngine.SQLITE and not data_may:
+        yield _Part(key="database", what="the data (sqlite)", kind="data", host=leader, discard=data_key)
+    if is_made(topology) and placement.database is not None and not data_may:
+        yield _Part(
+            key="database", what="the data (PostgreSQL)", kind="database", host=placement.database, discard=data_key
+        )
+    if shared_paths(config) and not data_may:
+        what = "what the project has written"
+        yield _Part(key="app.shared", what=what, kind="shared", host=leader, discard=data_key)
+    if SessionEngine.FILE in (config.sessions.engine, config.sessions.previous) and not sessions_may:
+        yield _Part(key="sessions", what="the sessions", kind="sessions", host=leader, discard=sessions_key)
+
+
+def _has(looked: Looked, kind: str) -> bool:
+    stack: dict[str, Any] = dict(looked.stack or {})
+    return stack.get("database") is not None if kind == "database" else kind in stack.get("kept", ())
+
+
+def _is_asked(topology: Topology, seen: Seen) -> bool:
+    """Tell whether what serves has its data in a database that was made."""
+    told = seen.live.served(topology.names)
+    return any(str((one or {}).get("database", "")).startswith("postgres ") for one in told)

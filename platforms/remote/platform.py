@@ -48,7 +48,7 @@ from platforms.remote.ssh import LOOK_SECONDS, HostError, Ssh
 from platforms.remote.units import instance_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from cluster.lint import Facts
     from cluster.maintenance import Maintained, Maintenance
@@ -376,10 +376,10 @@ class RemotePlatform:
             replace(check, name=f"{host}: {check.name}") if several else check
             for host in self.placement.nginx
             if host not in away
-            for check in self._checked_by(host, release)
+            for check in self._checked_by(host, release, away)
         ]
 
-    def _checked_by(self, visited: str, release: str) -> list[Check]:
+    def _checked_by(self, visited: str, release: str, away: Collection[str]) -> list[Check]:
         from cluster.verify import Endpoints, verify  # noqa: PLC0415 - most commands send no requests
 
         with contextlib.ExitStack() as relays:
@@ -394,7 +394,7 @@ class RemotePlatform:
                 instances={name: to[self.placement.host_of[name]](one.path) for name, one in sockets.items()},
                 site=Endpoint(host=address, port=self.stack.config.site.listen),
                 release=release,
-                intruders=self._intruders,
+                intruders=partial(self._intruders, away),
                 counted_twice=self.placement.on(visited, self.topology.names)
                 if self.placement.reaches_out(visited)
                 else (),
@@ -414,23 +414,25 @@ class RemotePlatform:
         process.stdin.flush()
         return process
 
-    def _intruders(self) -> list[str]:
+    def _intruders(self, away: Collection[str]) -> list[str]:
+        """Return what listens though it must not, on hosts that are not away; and who gets where nobody must."""
         return [
             *(
                 f"an instance on {host.name} listens on port {port}"
                 for host in self.ssh.hosts
+                if host.name not in away
                 for port in self.ssh.run(host.name, "listening").split()
             ),
-            *self._reaching_database(),
+            *self._reaching_database(away),
         ]
 
-    def _reaching_database(self) -> list[str]:
+    def _reaching_database(self, away: Collection[str]) -> list[str]:
         """Return who gets to the database though no instance runs there, this machine among them."""
         if not is_made(self.topology) or not self.placement.asks_database:
             return []
         address, port = reached_at(self.topology)
-        away = {self.placement.database, *self.placement.app}
-        hosts = [host.name for host in self.ssh.hosts if host.name not in away]
+        not_asked = {self.placement.database, *self.placement.app, *away}
+        hosts = [host.name for host in self.ssh.hosts if host.name not in not_asked]
         found = [name for name in hosts if self.ssh.run(name, "reaches", address, str(port)).strip() == "yes"]
         return [
             f"{who} gets to the database at {address}:{port}"

@@ -135,6 +135,17 @@ def _uploads_of_all_hosts(config: ClusterConfig, _facts: Facts) -> Remarks:
     )
 
 
+def _relay_ports(config: ClusterConfig, facts: Facts) -> Remarks:
+    if not config.platform.traits.hosts or len(config.hosts) < 2 or any(_hosts_fit(config, facts)):  # noqa: PLR2004
+        return
+    placement, first = place(build_topology(config)), config.upstream.relay_port
+    last = first + len(config.upstream.servers)
+    taken = [port for port in config.site.listeners if first <= port <= last]
+    if taken and any(name != nginx for name in placement.app for nginx in placement.nginx):
+        why = f"Hosts ask each other for instances by the ports {first} to {last}, and the site has {taken[0]}."
+        yield Remark("upstream.relay_port", why, "Choose another one.")
+
+
 def _hung_host(config: ClusterConfig, facts: Facts) -> Remarks:
     if not config.platform.traits.hosts or len(config.hosts) < 2 or any(_hosts_fit(config, facts)):  # noqa: PLR2004
         return
@@ -168,6 +179,7 @@ HOST_RULES = (
     Rule("hosts-database", ERROR, "One host has the database that is made, at an address of its own.", _database_host),
     Rule("hosts-apart", ERROR, "What each host would have for itself, and all instances must share.", _of_one_host),
     Rule("hosts-uploads", ERROR, "What the project writes is on one host alone.", _uploads_of_all_hosts),
+    Rule("hosts-ports", ERROR, "A port of the site's is one by which hosts ask each other.", _relay_ports),
     Rule("hosts-hang", WARNING, "A host that hangs keeps its requests long.", _hung_host),
     Rule("hosts-services", ERROR, "What platform remote can't run yet.", _not_on_hosts),
 )

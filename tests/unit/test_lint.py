@@ -1071,6 +1071,17 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case({**REMOTE, **APART, "app.shared": ["media"]}),
         ],
     ),
+    "hosts-ports": (
+        [
+            case({**REMOTE, **SEVERAL, "site.listen": 8444}, "upstream.relay_port"),
+            case({**REMOTE, "hosts": [HOST, EDGE], "upstream.relay_port": 8078}, "upstream.relay_port"),
+        ],
+        [
+            case({**REMOTE, **SEVERAL, "site.listen": 8445}),
+            case({**REMOTE, **SEVERAL, "site.listen": 8439}),
+            case({**REMOTE, "site.listen": 8444}),
+        ],
+    ),
     "hosts-hang": (
         [case({**REMOTE, **SEVERAL}, "site.proxy_read_timeout")],
         [case({**REMOTE, **SEVERAL, "site.proxy_read_timeout": "8s"}), case({**REMOTE, "hosts": [HOST, EDGE]})],

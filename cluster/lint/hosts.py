@@ -8,7 +8,6 @@ from cluster.config.hosts import Role
 from cluster.config.models import DatabaseEngine, SessionEngine
 from cluster.lint.rule import ERROR, WARNING, Remark, Rule, numbered_servers
 from cluster.placement import place
-from cluster.services import Kind
 from cluster.source import shared_paths
 from cluster.tls.certificates import is_address
 from cluster.topology import build_topology
@@ -17,11 +16,6 @@ if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
     from cluster.lint.finding import Facts
     from cluster.lint.rule import Remarks
-
-#: The key of the stack file that asks for a kind of service.
-KEYS = {
-    Kind.ACME: "site.tls.acme",
-}
 
 #: Sessions that instances on several hosts find, wherever they were begun.
 OF_ALL_HOSTS = (SessionEngine.DB, SessionEngine.SIGNED_COOKIES, SessionEngine.PROJECT)
@@ -158,11 +152,6 @@ def _hung_host(config: ClusterConfig, facts: Facts) -> Remarks:
 def _not_on_hosts(config: ClusterConfig, _facts: Facts) -> Remarks:
     if config.platform.traits.services:
         return
-    asked = {service.kind for service in build_topology(config).services}
-    for kind, path in KEYS.items():
-        if kind in asked:
-            why = f"Platform {config.platform} runs no {kind} so far."
-            yield Remark(path, why, "Leave it out, or use docker.")
     if not config.app.read_only:
         why = f"On platform {config.platform} a release is root's own, and no instance writes into it."
         yield Remark("app.read_only", why, "Name what the project writes in app.shared.")

@@ -10,6 +10,7 @@ from tests.pebble import shown
 from tests.secure_load import SecureLoad
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tests.pebble import Pebble
@@ -38,31 +39,41 @@ def port(cluster: ByAcme) -> int:
     return found
 
 
-def load_of(cluster: ByAcme, pebble: Pebble) -> SecureLoad:
+def load_of(cluster: ByAcme, pebble: Pebble, at: Sequence[str] = ()) -> SecureLoad:
     root = cluster.root / "pebble.pem"
     root.write_text(pebble.root())
-    return SecureLoad(port(cluster), root, pause=SPARSE, flags=NO_CHECK_TIME)
+    return SecureLoad(port(cluster), root, pause=SPARSE, flags=NO_CHECK_TIME, at=at or [cluster.address[0]])
+
+
+def certificate_rows(cluster: ByAcme) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = cluster.status()["services"]
+    return [row for row in found if row["kind"] == "acme"]
 
 
 def certificate_row(cluster: ByAcme) -> dict[str, Any]:
-    found: list[dict[str, Any]] = cluster.status()["services"]
-    return next(row for row in found if row["service"] == "acme")
+    (found,) = certificate_rows(cluster)
+    return found
 
 
-def assert_renewals_lose_nothing(cluster: ByAcme, pebble: Pebble) -> None:
-    """Two renewals under load, and a release and another weight beside them."""
-    before, given = shown(port(cluster), "cluster"), pebble.issued()
-    load = load_of(cluster, pebble)
+def assert_renewals_lose_nothing(cluster: ByAcme, pebble: Pebble, at: Sequence[str] = ()) -> None:
+    """Two renewals under load, and a release and another weight beside them.
+
+    at: the addresses of the cluster's nginx, where it has several; each of them has a certificate of its own.
+    """
+    at = at or [cluster.address[0]]
+    before, given = [shown(port(cluster), "cluster", one) for one in at], pebble.issued()
+    load = load_of(cluster, pebble, at)
     with load:
         load.wait_for(AROUND)
         cluster.edit_stack(lambda stack: servers(stack)["app1"].update(weight=5))
         assert_up(cluster)
         cluster.edit_code("visits/views.py", "\n# another release\n")
         assert_up(cluster)
-        wait_until(lambda: pebble.issued() >= given + 2, "it was renewed twice", seconds=4 * LASTS)
-        wait_until(lambda: bool(certificate_row(cluster)["ok"]), "nginx has read it")
+        wait_until(lambda: pebble.issued() >= given + 2 * len(at), "it was renewed twice", seconds=4 * LASTS)
+        wait_until(lambda: all(row["ok"] for row in certificate_rows(cluster)), "nginx has read it")
         load.wait_for(AROUND)
     renewals = pebble.issued() - given
     print(f"over TLS, {renewals} renewals, a release, another weight: {load.counts}, {load.again} asked again")
     assert_nothing_lost(load.counts)
-    assert shown(port(cluster), "cluster") != before
+    after = [shown(port(cluster), "cluster", one) for one in at]
+    assert not {*before} & {*after}

@@ -31,11 +31,17 @@ needs_pebble = pytest.mark.skipif(shutil.which("pebble") is None, reason="pebble
 class Pebble:
     """An authority that asks by the plain port `asked`, and is reached as `host`.
 
-    bound: keys by their ids, base64url; it then takes no account that none of them binds.
+    bound: keys by their ids, base64url; it then takes no account that none of them binds. at: the address of all names.
     """
 
     def __init__(
-        self, asked: int, *, host: str = "localhost", seconds: int = 90 * 86400, bound: dict[str, str] | None = None
+        self,
+        asked: int,
+        *,
+        host: str = "localhost",
+        seconds: int = 90 * 86400,
+        bound: dict[str, str] | None = None,
+        at: str = "127.0.0.1",
     ) -> None:
         self.host = host
         self.directory = Path(tempfile.mkdtemp(prefix="pebble"))
@@ -59,7 +65,7 @@ class Pebble:
         }
         (self.directory / "pebble.json").write_text(json.dumps({"pebble": config}))
         self.log = (self.directory / "log").open("wb")
-        names = ["-dns01", f"127.0.0.1:{dns}", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-management", ""]
+        names = ["-dns01", f"127.0.0.1:{dns}", "-defaultIPv4", at, "-defaultIPv6", "", "-management", ""]
         off = ["-http01", "", "-https01", "", "-tlsalpn01", ""]
         environment = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": str(REFUSED_NONCES)}
         self.processes = [

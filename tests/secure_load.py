@@ -10,6 +10,7 @@ from tests.h2_client import Client, Connection
 from tests.load import TIMEOUT, Load
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -27,13 +28,17 @@ class Secure(http.client.HTTPConnection):
 
 
 class SecureLoad(Load):
-    """Clients of https at a port of this machine; `authority` is the file of what signs the site's certificate.
+    """Clients of https at a port; `authority` is the file of what signs the site's certificate.
 
-    flags: OpenSSL's of how a certificate is looked at, beside the usual ones.
+    flags: OpenSSL's of how a certificate is looked at, beside the usual ones. at: the site's addresses, of which each
+    is asked by both protocols.
     """
 
-    def __init__(self, port: int, authority: Path, *, flags: int = 0, **options: float) -> None:
-        super().__init__(("127.0.0.1", port), host=f"cluster:{port}", **options)  # type: ignore[arg-type]
+    def __init__(
+        self, port: int, authority: Path, *, flags: int = 0, at: Sequence[str] = ("127.0.0.1",), **options: float
+    ) -> None:
+        super().__init__((at[0], port), host=f"cluster:{port}", **options)  # type: ignore[arg-type]
+        self.at = at
         self.headers = {"Referer": f"https://cluster:{port}/form"}
         self.authority, self.flags = authority.read_text(), ssl.VerifyFlags(flags)
         self.over_http2: list[Client] = []
@@ -45,11 +50,12 @@ class SecureLoad(Load):
 
     def connect(self, number: int) -> http.client.HTTPConnection:
         """Return the connection of a client: every other one speaks HTTP/2."""
+        address = (self.at[number // 2 % len(self.at)], self.address[1])
         if number % 2:
-            connection = Secure(self.address, "cluster", self.authority, TIMEOUT)
+            connection = Secure(address, "cluster", self.authority, TIMEOUT)
             connection.context.verify_flags |= self.flags
             return connection
-        client = Client(self.address, "cluster", self.authority, TIMEOUT)
+        client = Client(address, "cluster", self.authority, TIMEOUT)
         client.context.verify_flags |= self.flags
         self.over_http2.append(client)
         return cast("http.client.HTTPConnection", Connection(client))

@@ -9,6 +9,7 @@ import secrets
 import socket
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cluster.acme import CHALLENGES
@@ -36,6 +37,10 @@ LOOK, PATIENCE = 1.0, 2.0
 #: Looks that nginx may not answer until that is told: it has just been started.
 UNANSWERED = 30
 
+#: Looks that the stack's other nginx may not answer until the authority is asked all the same: one may be gone.
+#: They get their configuration at the same time. Once a certificate is only to be renewed, none of them is waited for.
+OTHERS_UNANSWERED = 15
+
 #: Seconds after which the authority is asked about a renewal again where it could not be.
 ASK_AGAIN = 6 * 3600.0
 
@@ -54,7 +59,7 @@ class Renewer:
         self.tell = say
         self.now = now or (lambda: dt.datetime.now(dt.UTC))
         self.said: Said = store.said()
-        self.unanswered = 0
+        self.unanswered = self.others_unanswered = 0
         self.told: set[str] = set()
 
     def step(self) -> None:
@@ -90,9 +95,18 @@ class Renewer:
             if self.unanswered >= UNANSWERED:
                 host, port = wanted.asked
                 self._fail(f"nginx ({host}:{port}) does not answer in the authority's place yet", counted=False)
+        elif self._waits_for_others(wanted, thumbprint, issued):
+            self.others_unanswered += 1
         else:
-            self.unanswered = 0
+            self.unanswered = self.others_unanswered = 0
             self._order(wanted, account, thumbprint, why)
+
+    def _waits_for_others(self, wanted: Wanted, thumbprint: str, issued: Issued | None) -> bool:
+        """Tell whether other nginx of the stack are to be waited for, which do not answer by these names yet."""
+        is_renewal = issued is not None and issued.directory and set(issued.names) == set(wanted.names)
+        if is_renewal or self.others_unanswered >= OTHERS_UNANSWERED:
+            return False
+        return not all(self._answered(replace(wanted, asked=other), thumbprint) for other in wanted.others)
 
     def _due(self, issued: Issued | None, wanted: Wanted) -> str | None:
         """Return why a certificate is to be had now; None where one is there."""

@@ -15,7 +15,8 @@ class Wanted:
     account: the file of the account's key, PEM. trusted: the file of those who may sign for the directory, PEM; empty
     for the authorities that all know. asked: host and port where nginx answers plain http. proxied: it is asked by the
     PROXY protocol. eab: the id by which the authority knows whose the account is, eab_key: the file of that key; empty
-    where it asks for none.
+    where it asks for none. others: host and port where other nginx of the stack answer plain http: the authority may
+    ask any of them.
     """
 
     directory: str
@@ -27,11 +28,15 @@ class Wanted:
     proxied: bool = False
     eab: str = ""
     eab_key: str = ""
+    others: tuple[tuple[str, int], ...] = ()
 
     @property
     def text(self) -> str:
         """It as it is written."""
-        return json.dumps(asdict(self), sort_keys=True)
+        told = asdict(self)
+        if not self.others:  # an nginx that is alone is told nothing of them
+            del told["others"]
+        return json.dumps(told, sort_keys=True)
 
     def digest(self, *keys: str) -> str:
         """Return what tells it from another, and from itself with other keys."""
@@ -49,4 +54,5 @@ def read_wanted(text: str) -> Wanted:
     """Return what a text says, as `Wanted.text` wrote it."""
     found = json.loads(text)
     host, port = found.pop("asked")
-    return Wanted(**{**found, "names": tuple(found["names"]), "asked": (host, port)})
+    others = tuple((host, port) for host, port in found.pop("others", ()))
+    return Wanted(**{**found, "names": tuple(found["names"]), "asked": (host, port), "others": others})

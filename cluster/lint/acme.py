@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cluster.acme.kept import WEEK, moment
+from cluster.config.hosts import Role
 from cluster.config.models import EAB_KEY
 from cluster.endpoints import HTTP
 from cluster.lint.rule import ERROR, WARNING, Remark, Rule, has_secret
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from cluster.lint.finding import Facts
     from cluster.lint.rule import Remarks
 
-#: Certificates for the same names within a week that are all but one of those that Let's Encrypt gives.
-MANY_CERTIFICATES = 4
+#: Certificates for the same names within a week that Let's Encrypt gives, and all of them but one.
+ALL_CERTIFICATES = 5
+MANY_CERTIFICATES = ALL_CERTIFICATES - 1
 
 
 def _acme_port(config: ClusterConfig, _facts: Facts) -> Remarks:
@@ -33,10 +35,17 @@ def _many_certificates(config: ClusterConfig, facts: Facts) -> Remarks:
         return
     names, since = " ".join(sorted(names_of(config))), facts.now - WEEK
     found = [when for when, of in facts.issued if of == names and moment(when) > since]
-    if len(found) >= MANY_CERTIFICATES:
+    hosts = [host for host in config.hosts if Role.NGINX in host.roles]
+    if len(hosts) > ALL_CERTIFICATES:
+        why = (
+            f"{len(hosts)} hosts ask for a certificate each, and Let's Encrypt gives {ALL_CERTIFICATES} a week for the "
+            "same names: the others get theirs a week later."
+        )
+        yield Remark("site.tls.acme", why, f"Give {ALL_CERTIFICATES} hosts the role nginx first, and the others later.")
+    elif len(found) >= MANY_CERTIFICATES and len(found) > len(hosts):  # one for each is as it should be
         why = (
             f"The site got {len(found)} certificates for the same names within a week, and Let's Encrypt gives "
-            f"{MANY_CERTIFICATES + 1}: with the next one there are none for days."
+            f"{ALL_CERTIFICATES}: with the next one there are none for days."
         )
         yield Remark("site.tls.acme", why, "Find out what takes them away: `cluster logs` of acme says when it asked.")
 

@@ -8,7 +8,6 @@ from cluster.config.hosts import Role
 from cluster.config.models import DatabaseEngine, SessionEngine
 from cluster.lint.rule import ERROR, WARNING, Remark, Rule, numbered_servers
 from cluster.placement import place
-from cluster.services import Kind
 from cluster.source import shared_paths
 from cluster.tls.certificates import is_address
 from cluster.topology import build_topology
@@ -17,11 +16,6 @@ if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
     from cluster.lint.finding import Facts
     from cluster.lint.rule import Remarks
-
-#: The key of the stack file that asks for a kind of service.
-KEYS = {
-    Kind.ACME: "site.tls.acme",
-}
 
 #: Sessions that instances on several hosts find, wherever they were begun.
 OF_ALL_HOSTS = (SessionEngine.DB, SessionEngine.SIGNED_COOKIES, SessionEngine.PROJECT)
@@ -135,6 +129,17 @@ def _uploads_of_all_hosts(config: ClusterConfig, _facts: Facts) -> Remarks:
     )
 
 
+def _relay_ports(config: ClusterConfig, facts: Facts) -> Remarks:
+    if not config.platform.traits.hosts or len(config.hosts) < 2 or any(_hosts_fit(config, facts)):  # noqa: PLR2004
+        return
+    placement, first = place(build_topology(config)), config.upstream.relay_port
+    last = first + len(config.upstream.servers)
+    taken = [port for port in config.site.listeners if first <= port <= last]
+    if taken and any(name != nginx for name in placement.app for nginx in placement.nginx):
+        why = f"Hosts ask each other for instances by the ports {first} to {last}, and the site has {taken[0]}."
+        yield Remark("upstream.relay_port", why, "Choose another one.")
+
+
 def _hung_host(config: ClusterConfig, facts: Facts) -> Remarks:
     if not config.platform.traits.hosts or len(config.hosts) < 2 or any(_hosts_fit(config, facts)):  # noqa: PLR2004
         return
@@ -147,11 +152,6 @@ def _hung_host(config: ClusterConfig, facts: Facts) -> Remarks:
 def _not_on_hosts(config: ClusterConfig, _facts: Facts) -> Remarks:
     if config.platform.traits.services:
         return
-    asked = {service.kind for service in build_topology(config).services}
-    for kind, path in KEYS.items():
-        if kind in asked:
-            why = f"Platform {config.platform} runs no {kind} so far."
-            yield Remark(path, why, "Leave it out, or use docker.")
     if not config.app.read_only:
         why = f"On platform {config.platform} a release is root's own, and no instance writes into it."
         yield Remark("app.read_only", why, "Name what the project writes in app.shared.")
@@ -168,6 +168,7 @@ HOST_RULES = (
     Rule("hosts-database", ERROR, "One host has the database that is made, at an address of its own.", _database_host),
     Rule("hosts-apart", ERROR, "What each host would have for itself, and all instances must share.", _of_one_host),
     Rule("hosts-uploads", ERROR, "What the project writes is on one host alone.", _uploads_of_all_hosts),
+    Rule("hosts-ports", ERROR, "A port of the site's is one by which hosts ask each other.", _relay_ports),
     Rule("hosts-hang", WARNING, "A host that hangs keeps its requests long.", _hung_host),
     Rule("hosts-services", ERROR, "What platform remote can't run yet.", _not_on_hosts),
 )

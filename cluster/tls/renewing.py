@@ -9,6 +9,7 @@ from cluster.acme.wanted import Wanted
 from cluster.tls.certificates import CertificateError, names_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from cluster.config.models import ClusterConfig
@@ -46,13 +47,20 @@ def account_of(config: ClusterConfig, root: Path, key: str, eab_key: str) -> Acc
     raise CertificateError(f"site.tls.acme.directory_ca: {words}") from None
 
 
-def wanted(
-    config: ClusterConfig, *, account: str, trusted: str, asked: tuple[str, int], eab_key: str = ""
+def wanted(  # noqa: PLR0913 - what a renewer is told
+    config: ClusterConfig,
+    *,
+    account: str,
+    trusted: str,
+    asked: tuple[str, int],
+    eab_key: str = "",
+    others: Sequence[tuple[str, int]] = (),
 ) -> Wanted | None:
     """Return it; None where the site's certificate comes otherwise.
 
     account: the file of the account's key. trusted: that of site.tls.acme.directory_ca, where the stack has one. asked:
-    where nginx answers plain http. eab_key: the file of the key that binds the account, where one does.
+    where nginx answers plain http; others: where other nginx of the stack do. eab_key: the file of the key that binds
+    the account, where one does.
     """
     acme = config.site.acme
     if acme is None:
@@ -67,4 +75,5 @@ def wanted(
         proxied=config.site.proxy_protocol,
         eab=acme.eab or "",
         eab_key=eab_key if acme.eab else "",
+        others=tuple(others),
     )

@@ -90,7 +90,7 @@ def renewer_files() -> dict[str, Path]:
     runtime = RUNTIME / "unfollowed.py"
     return {
         "Dockerfile": FILES / "acme" / "Dockerfile",
-        "requirements.lock": FILES / "acme" / "requirements.lock",
+        "requirements.lock": packages / "requirements.lock",
         "install-python": FILES / "app" / "install-python",
         "trusting": FILES / "app" / "trusting",
         "renewer/cluster/__init__.py": packages.parent / "__init__.py",

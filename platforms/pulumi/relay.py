@@ -78,4 +78,6 @@ def _pump_in(connection: socket.socket, process: subprocess.Popen[bytes]) -> Non
     with contextlib.suppress(OSError):
         while data := os.read(process.stdout.fileno(), CHUNK):
             connection.sendall(data)
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)  # while somebody waits for what it sends, closing it alone tells nobody
     connection.close()

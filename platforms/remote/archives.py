@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING
 import uv
 
 from cluster.machine.environments import not_installed
-from cluster.packages import INSTALL_PACKAGES, base_python, run_program, write_installation
+from cluster.packages import INSTALL_PACKAGES, base_python, last_lines, run_program, write_installation
 from cluster.release import ReleaseError, check_copied, local_lines, runtime_config, runtime_requirements
 from cluster.source import shared_paths, shared_place
 from platforms.pulumi.code import write, write_code
 from platforms.remote.paths import runtime_paths
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cluster.release import ReleaseSpec
     from cluster.topology import Topology
     from platforms.remote.host.places import Places
@@ -88,6 +90,43 @@ def make_environment(path: Path, topology: Topology, spec: ReleaseSpec, python: 
         scripts = packages / "bin"
         if scripts.is_dir():
             scripts.rename(made / "bin")
+        _archive(path, made)
+
+
+def make_renewer(path: Path, lock: Path, code: Mapping[str, bytes], python: str, platform: str) -> None:
+    """Write the archive of what keeps certificates by ACME where it is not there yet; ReleaseError where that fails.
+
+    lock: its packages, with hashes. code: its own, by its paths beside them.
+    """
+    if path.exists():
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary)
+        packages = made / "lib" / f"python{python}" / "site-packages"
+        packages.mkdir(parents=True)
+        words = ("--quiet", "--system-certs", "--no-deps", "--only-binary", ":all:", "--require-hashes")
+        target = ("--python-version", python, "--python-platform", platform, "--target", str(packages))
+        done = run_program(
+            [
+                uv.find_uv_bin(),
+                "--no-config",
+                "pip",
+                "install",
+                "--python",
+                base_python(),
+                *words,
+                *target,
+                "-r",
+                str(lock),
+            ],
+            outlives=True,
+        )
+        if done.returncode != 0:
+            raise ReleaseError(f"site.tls.acme: what keeps the certificate can't be made:\n{last_lines(done.stderr)}")
+        shutil.rmtree(packages / "bin", ignore_errors=True)
+        for place, text in code.items():
+            (packages / place).parent.mkdir(parents=True, exist_ok=True)
+            (packages / place).write_bytes(text)
         _archive(path, made)
 
 

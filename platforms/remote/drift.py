@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from platforms.pulumi.progress import COMMAND, NGINX_CONFIG
 from platforms.remote.host.setting_up import SERVICE
+from platforms.remote.renewing import LASTING, variable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 #: What the command is called that lets a host's nginx do something for other hosts.
 RELAYS = "relays"
 
-#: And the one that makes a database there.
-POSTGRES = "postgres"
+#: And those that make a database there, and that start what keeps the certificate by ACME.
+POSTGRES, RENEWER = "postgres", "renewer"
 
 
 def drift(hosted: Hosted, preview: Preview) -> tuple[str, ...]:
@@ -41,6 +42,7 @@ def drift(hosted: Hosted, preview: Preview) -> tuple[str, ...]:
         *_of_strays(hosted, str(release)),
         *_of_daemons(looked),
         *(_of_database(looked) if told.has(POSTGRES) else ()),
+        *(_of_renewer(looked, told.environment(RENEWER)) if told.has(RENEWER) else ()),
         *_of_systemd(looked, told.stdin("host")),
     )
 
@@ -142,6 +144,18 @@ def _of_database(looked: Looked) -> Iterator[str]:
         yield f"PostgreSQL on {looked.host} {'is gone' if found is None else 'is stopped'}"
     elif not found["safe"]:
         yield f"everybody on its network gets to the port of PostgreSQL on {looked.host}"
+
+
+def _of_renewer(looked: Looked, believed: Mapping[str, Any]) -> Iterator[str]:
+    found = looked.renewal
+    for name, path in looked.places.renewer_units.items():
+        digest = found.get("units", {}).get(name)
+        if digest is None or digest != believed.get(variable(name), digest):
+            yield f"{path} {'was edited' if digest else 'is gone'}"
+        elif name in LASTING and name not in found.get("active", ()):
+            yield f"{path.name} is stopped"
+        elif name in LASTING and name not in found.get("enabled", ()):
+            yield f"{path.name} is not started at boot"
 
 
 def _of_systemd(looked: Looked, delivered: Mapping[str, Any]) -> Iterator[str]:

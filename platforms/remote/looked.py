@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from cluster.acme.kept import Said
 from cluster.lint import Facts
 from cluster.placement import place
 from cluster.render.versions import DISTRIBUTIONS, OLDEST
@@ -107,6 +108,12 @@ class Looked:
         """By which resource of a program the stack was set up there the last time."""
         return str((self.stack or {}).get("made_by", ""))
 
+    @property
+    def renewal(self) -> Mapping[str, Any]:
+        """What keeps its certificate by ACME, what that says, and which one nginx has read."""
+        found: Mapping[str, Any] = (self.stack or {}).get("renewal", {})
+        return found
+
     def has_files(self, texts: Mapping[str, str]) -> bool:
         """Tell whether systemd is told what it should be; texts: of the units and of the directories."""
         found = (self.stack or {}).get("files", {})
@@ -138,6 +145,11 @@ class Looked:
     def has_visitors(self) -> bool:
         """Whether nginx has the site."""
         return any(path.startswith("sites-enabled/") for path in (self.stack or {}).get("site", {}))
+
+    @property
+    def has_renewer(self) -> bool:
+        """Whether something keeps its certificate by ACME."""
+        return bool(self.renewal.get("units") or self.renewal.get("sent"))
 
     @property
     def statics(self) -> Sequence[str]:
@@ -277,6 +289,11 @@ class Seen:
         )
 
     @property
+    def issued(self) -> list[tuple[str, str]]:
+        """When its hosts got certificates by ACME of late, and for which names."""
+        return [one for looked in self.each.values() for one in Said.of(looked.renewal.get("said")).issued]
+
+    @property
     def is_new(self) -> bool:
         """Whether the stack was never on any of them."""
         return all(looked.stack is None for looked in self.each.values())
@@ -367,6 +384,7 @@ def facts_of(root: Path, stack: str, secrets: frozenset[str], seen: Seen | None)
         privileged=True,
         stack=stack,
         now=dt.datetime.now(dt.UTC),
+        issued=[] if seen is None else seen.issued,
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from cluster.acme.status import standing
 from cluster.maintenance import KEPT_MAINTENANCE, told_trouble
 from cluster.render.maintenance import digest_of
 from cluster.services import Kind
@@ -13,6 +15,8 @@ from cluster_runtime.status import SERVING
 from platforms.base import InstanceStatus, NginxStatus, Process, ServiceStatus, Status
 from platforms.remote.host.places import THERE
 from platforms.remote.paths import nginx_config, relay_files
+from platforms.remote.renewing import said_of
+from platforms.remote.told import renewer_name
 
 if TYPE_CHECKING:
     from cluster.maintenance import Maintenance
@@ -60,6 +64,7 @@ class Observed:
             *(self._service(service) for service in self.topology.beside),
             *(self._daemon(service) for service in self.topology.services if service.daemon is not None),
             *self._database(),
+            *self._certificates(),
             *of_nginx,
         ]
         instances = [self._instance(name) for name in self.topology.names]
@@ -88,6 +93,19 @@ class Observed:
             message = message if said["safe"] else "everybody on its network gets to its port"
             state = "active" if said["active"] else "not running"
             found.append(ServiceStatus(service=service.name, kind=service.kind, state=state, ok=ok, message=message))
+        return found
+
+    def _certificates(self) -> list[ServiceStatus]:
+        """Return what is to be said of the certificate by ACME of each nginx."""
+        several, found = len(self.seen.placement.hosts) > 1, []
+        for looked in self.seen.edges if self.topology.of_kind(Kind.ACME) else ():
+            called = renewer_name(looked.host, several=several)
+            if "renewer" in looked.renewal.get("active", ()):
+                now = standing(*said_of(looked.renewal), dt.datetime.now(dt.UTC))
+                row = ServiceStatus(service=called, kind=Kind.ACME, state=now.state, ok=now.ok, message=now.message)
+            else:
+                row = ServiceStatus(service=called, kind=Kind.ACME, state="not running", ok=False)
+            found.append(row)
         return found
 
     def _nginx(self) -> tuple[NginxStatus, list[ServiceStatus]]:

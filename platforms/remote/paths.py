@@ -115,7 +115,7 @@ def nginx_paths(topology: Topology, places: Places, host: str) -> NginxPaths:
         internal=str(places.internal),
         closing=str(places.closing),
         maintenance=str(places.maintenance),
-        acme=str(places.state / "acme"),
+        acme=str(places.acme),
         users=str(places.users),
         between=between(places) if reaches_out else None,
     )

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from cluster.acme.status import await_first
 from cluster.checks import Check
 from cluster.config.models import HOSTS_KEY
 from cluster.endpoints import Endpoint
@@ -44,12 +45,14 @@ from platforms.remote.looked import Seen, check_name, facts_of, look, look_aroun
 from platforms.remote.observe import Observed, told
 from platforms.remote.paths import RemotePaths, access_log, nginx_config
 from platforms.remote.planning import Site, drifted, plan, previewed
+from platforms.remote.renewing import said_of
 from platforms.remote.ssh import LOOK_SECONDS, HostError, Ssh
 from platforms.remote.units import instance_unit
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
+    from cluster.acme.kept import Said
     from cluster.lint import Facts
     from cluster.maintenance import Maintained, Maintenance
     from cluster.placement import Placement
@@ -69,6 +72,8 @@ STEPS = {
     "start": "starting instances of release {release} beside those that serve",
     "static": "letting nginx serve the release's static files",
     "serve": "letting release {release} serve",
+    "renewer-sent": "sending what keeps the certificate",
+    "renewer": "starting what keeps the certificate",
     "relays": "nginx: passing on what other hosts ask for",
     "nginx-config": "nginx: checking its configuration, one reload",
     "retire": "draining and stopping what serves no more",
@@ -228,6 +233,7 @@ class RemotePlatform:
             history.save(self.paths)
             self._forget_archives(keep)
         keep_stack(self.paths, self.stack.config, changes.outputs)
+        self._await_certificates()
         observed = self.observe()
         self._shut_out(observed.seen)
         return Applied(
@@ -258,6 +264,17 @@ class RemotePlatform:
         if ((seen.each[host].stack or {}).get("database") or {}).get("left"):
             self.ssh.run(host, "shut-out")
 
+    def _await_certificates(self) -> None:
+        """Wait until the authority has given each host the first certificate, or has said why not; that is said."""
+        for host in self.placement.nginx if self.topology.of_kind(Kind.ACME) else ():
+            await_first(partial(self._renewal, host), partial(self._say_of, host))
+
+    def _renewal(self, host: str) -> tuple[Said, str | None]:
+        return said_of(json.loads(self.ssh.run(host, "renewal", seconds=LOOK_SECONDS)))
+
+    def _say_of(self, host: str, words: str) -> None:
+        self.voice.say(f"{host}: {words}" if len(self.ssh.hosts) > 1 else words)
+
     def _forget_archives(self, keep: set[str | None]) -> None:
         """Remove what was sent: a host has it."""
         for path in self.paths.releases.iterdir() if self.paths.releases.is_dir() else ():
@@ -274,8 +291,10 @@ class RemotePlatform:
         what = name.rpartition(f"-{host}-")[2].rstrip("0123456789") if host else ""
         words = STEPS.get(what, "").format(host=host, release=inputs.get("environment", {}).get("RELEASE", ""))
         if words:
-            several = len(self.ssh.hosts) > 1 and what != "host"
-            self.voice.say(f"{host}: {words}" if several else words)
+            if what == "host":  # it names it already
+                self.voice.say(words)
+            else:
+                self._say_of(host, words)
 
     def keys(self) -> PulumiKeys:
         """Return where the stack's keys are."""
@@ -465,6 +484,9 @@ class RemotePlatform:
                 for one in self.topology.services
                 if one.daemon is not None and self.placement.host_of[one.name] == host
             }
+            if host in self.placement.nginx:
+                renewers = {path.name for path in self.places.renewer_units.values() if path.suffix == ".service"}
+                units |= {unit: (one.name, one.name) for one in self.topology.of_kind(Kind.ACME) for unit in renewers}
             for unit, called in units.items():
                 found.append(self._log(host, *called, ["journalctl", f"--unit={unit}", *options]))
             if host in self.placement.nginx:

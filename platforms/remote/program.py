@@ -128,7 +128,6 @@ class RemoteGround:
         self, secrets: pulumi.Output[str], certificate: Certificate | None, users: str, account: Account | None = None
     ) -> Remote:
         """Return what makes the steps on the hosts; RunError where another host has what the stack keeps."""
-        assert account is None  # noqa: S101 - a lint refuses a renewer
         refused = misplaced(self._found.topology, self._found, lambda: look_at_former(self.ssh))
         if refused:
             raise pulumi.RunError(refused)
@@ -142,6 +141,7 @@ class RemoteGround:
             certificate=certificate,
             users=users,
             hosts_key=self._hosts_key(),
+            account=account,
         )
 
     def made_secrets(self, config: ClusterConfig) -> dict[str, str]:

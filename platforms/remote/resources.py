@@ -21,10 +21,11 @@ from platforms import base
 from platforms.pulumi.made import ours
 from platforms.pulumi.preparing import release_words
 from platforms.remote import database
-from platforms.remote.archives import check, make_environment, make_release, target_of
+from platforms.remote.archives import check, make_environment, make_release, make_renewer, target_of
 from platforms.remote.host.postgres import digest
 from platforms.remote.host.setting_up import SERVICE
 from platforms.remote.paths import asked_relays, nginx_config, relay_files, relay_ports, shown_files
+from platforms.remote.renewing import LOCK, code, renewer_of, variable
 from platforms.remote.units import daemon_unit, instance_unit, nginx_unit, service_unit, socket_of, tmpfiles
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from cluster.placement import Placement
     from cluster.release import ReleaseSpec
     from cluster.tls.certificates import Certificate
+    from cluster.tls.renewing import Account
     from cluster.topology import Topology
     from platforms.remote.host.places import Places
     from platforms.remote.looked import Seen
@@ -90,7 +92,7 @@ class Remote:
     owner: says on a host whose it is. seen: what was found there when the program began. sent: where archives are
     until they are sent. secrets: the stack's secrets, a JSON object; a secret output. certificate: the site's, with its
     key. users: what nginx reads of the site's users, hashes among it. hosts_key: of which is made what hosts show each
-    other; empty where none needs to.
+    other; empty where none needs to. account: the site's by ACME, where its certificate comes so.
     """
 
     owner: str
@@ -102,6 +104,7 @@ class Remote:
     certificate: Certificate | None = None
     users: str = field(default="", repr=False)
     hosts_key: str = field(default="", repr=False)
+    account: Account | None = None
 
     @property
     def placement(self) -> Placement:
@@ -413,7 +416,10 @@ class Remote:
             one for host in self.placement.app for one in self._relayed(name, host, topology, opts, instances.ready)
         ]
         after = [*instances.ready, *relays]
-        delivered = {host: self._delivered(name, host, topology, opts, after) for host in self.placement.nginx}
+        kept = {host: self._renewed(name, host, topology, opts, instances.ready) for host in self.placement.nginx}
+        delivered = {
+            host: self._delivered(name, host, topology, opts, [*after, *kept[host]]) for host in self.placement.nginx
+        }
         for host in self.seen.each:
             self._retired(name, host, topology, instances.digest, opts, [one for one, _digest in delivered.values()])
         done = pulumi.Output.all(*(command.stdout for command, _digest in delivered.values()))
@@ -444,6 +450,53 @@ class Remote:
             stdin=pulumi.Output.secret(json.dumps(told, indent=1)),
         )
         return [step]
+
+    def _renewed(
+        self,
+        name: str,
+        host: str,
+        topology: Topology,
+        opts: pulumi.ResourceOptions,
+        after: Sequence[pulumi.Resource],
+    ) -> list[local.Command]:
+        """Start what keeps the certificate of a host's nginx by ACME; nothing where it comes otherwise."""
+        looked = self.seen.each[host]
+        renewer = renewer_of(topology, self.places, looked, self.account)
+        if renewer is None:
+            return []
+        (service,) = topology.of_kind(Kind.ACME)
+        packed, is_there = (
+            self.sent / f"renewer-{renewer.digest}.tar.gz",
+            renewer.digest in looked.renewal.get("sent", ()),
+        )
+        if not is_there and not pulumi.runtime.is_dry_run():
+            try:
+                make_renewer(packed, LOCK, code(), *target_of(dict(looked.machine)))
+            except ClusterError as error:
+                raise pulumi.RunError(str(error)) from error
+        lacks, there = self._words(host, "lacks-renewer", "$RENEWER"), shlex.quote(self.ssh.relative(packed.parent))
+        receive = self._words(host, "receive", "receive-renewer=$TURN", "renewer", "$RENEWER")
+        send = f'{receive} <{there}/"renewer-$RENEWER.tar.gz"'
+        script = f'set -eu\nif [ -n "$({lacks} </dev/null)" ]; then\n    {send}\nfi\n'
+        step = _Step(component=name, host=host, name="renewer-sent")
+        turn = looked.turn("receive-renewer", done=is_there)
+        sent = self._script(step.resource, script, opts, after, {"RENEWER": renewer.digest, "TURN": turn})
+        told = {
+            "renewer": renewer.digest,
+            "units": renewer.units,
+            "given": renewer.given,
+            "seconds": service.start_seconds,
+        }
+        started = self._command(
+            *(_Step(component=name, host=host, name="renewer"), "renew", ()),
+            opts,
+            after=[sent],
+            done=renewer.runs_on(looked),
+            environment={variable(name): digest for name, digest in renewer.digests.items()},
+            stdin=pulumi.Output.secret(json.dumps(told, indent=1)),
+            logging=local.Logging.NONE,
+        )
+        return [started]
 
     def _delivered(
         self,
@@ -496,6 +549,7 @@ class Remote:
         ]
         files = relay_files(topology, self.places, host, looked.nginx)
         visited = host in placement.nginx
+        renewed = renewer_of(topology, self.places, looked, self.account) is not None
         wanted = {self.places.unit_of(one, release) for one in names}
         wanted |= {self.places.unit_of_service(*one) for one in beside.items()}
         done = looked.runs_only(wanted, {self.places.daemon(one).name for one in daemons})
@@ -506,6 +560,7 @@ class Remote:
             "daemons": daemons,
             "relayed": [str(relay_ports(topology)[one]) for one in names] if files else [],
             "visited": visited,
+            "renewed": renewed,
             "polite": looked.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE,
         }
         self._command(
@@ -513,7 +568,10 @@ class Remote:
             opts,
             after=after,
             environment={"RELEASE": release},
-            done=done and looked.has_relay(files, alone=True) and looked.has_visitors == visited,
+            done=done
+            and looked.has_relay(files, alone=True)
+            and looked.has_visitors == visited
+            and looked.has_renewer == renewed,
             stdin=json.dumps(told, indent=1),
         )
 

@@ -259,12 +259,13 @@ def package() -> str:
     """Return what is sent to a host with each command, as one line; the same bytes for the same files."""
     sent = io.BytesIO()
     with zipfile.ZipFile(sent, "w", zipfile.ZIP_DEFLATED) as archive:
-        for place, text in sorted(_files().items()):
+        for place, text in sorted(host_files().items()):
             archive.writestr(zipfile.ZipInfo(place), text, zipfile.ZIP_DEFLATED)
     return base64.b64encode(sent.getvalue()).decode("ascii")
 
 
-def _files() -> dict[str, bytes]:
+def host_files() -> dict[str, bytes]:
+    """Return the code of a host's commands, by its paths."""
     own = {f"platforms/remote/host/{path.name}": path.read_bytes() for path in HOST.glob("*.py")}
     runtime = {f"cluster_runtime/{name}.py": (RUNTIME / f"{name}.py").read_bytes() for name in MODULES}
     return {"platforms/__init__.py": b"", "platforms/remote/__init__.py": b"", **own, **runtime}

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 #: End the names of the commands that set a host up, and that let its nginx do something for other hosts.
 HOST, RELAYS = "-host", "-relays"
 
-#: And of the one that makes a database.
-POSTGRES = "-postgres"
+#: And of those that make a database, and that start what keeps the certificate by ACME of a host's nginx.
+POSTGRES, RENEWER = "-postgres", "-renewer"
 
 #: What a daemon is that the stack file does not name any more.
 FORMER_KINDS = {"broker": Kind.BROKER}
@@ -141,7 +141,16 @@ class Told(told.Told):
             }
         if Kind.DATABASE in among:
             found |= {service.name for service in self.topology.of_kind(Kind.DATABASE) if self._made() in operations}
+        if Kind.ACME in among:
+            found |= {self._called(step) for step in self._of_renewers() if _operation(step) in operations}
         return names(found)
+
+    def _of_renewers(self) -> list[Step]:
+        return [step for step in self.preview.steps if step.part.endswith(RENEWER)]
+
+    def _called(self, step: Step) -> str:
+        """Return what `status` calls the renewer of a step's host."""
+        return renewer_name(step.part.removesuffix(RENEWER), several=len(self.hosts) > 1)
 
     def _made(self) -> str | None:
         """Return what is done with the database, but for telling it something else."""
@@ -209,6 +218,16 @@ class Told(told.Told):
             *super().deleted(),
             *(f"host {name}: what runs there stops, and what it keeps stays" for name in self.left),
         ]
+
+
+def _operation(step: Step) -> str:
+    """Return what is done with a renewer: one that is told something else is started again."""
+    return "replace" if step.operation == "update" else step.operation
+
+
+def renewer_name(host: str, *, several: bool) -> str:
+    """Return what a host's renewer is called."""
+    return f"{Kind.ACME}@{host}" if several else str(Kind.ACME)
 
 
 def steps_of_database(preview: Preview, *operations: str) -> list[Step]:

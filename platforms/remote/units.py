@@ -140,8 +140,6 @@ def _unit(  # noqa: PLR0913 - what a unit says
     writable = " ".join(
         map(str, (places.sockets, *own, places.shared, places.data, places.sessions, places.home)),
     )
-    # `%` and `$` are systemd's, which gives a program one of each for two; so are quotes and backslashes.
-    script = run.replace("\\", "\\\\").replace("'", "\\'").replace("%", "%%").replace("$", "$$")
     return "\n".join(
         [
             "# Made by django-cluster: what is changed here is put back by the next `cluster up`.",
@@ -153,7 +151,7 @@ def _unit(  # noqa: PLR0913 - what a unit says
             "",
             "[Service]",
             *(("Type=notify", "NotifyAccess=main") if notifies else ()),
-            f"ExecStart=/bin/sh -c '{script}' sh %i",
+            f"ExecStart=/bin/sh -c {quoted(run)} sh %i",
             "Restart=always",
             "RestartSec=1",
             f"TimeoutStartSec={int(start)}",
@@ -176,6 +174,15 @@ def _unit(  # noqa: PLR0913 - what a unit says
             "",
         ]
     )
+
+
+def quoted(word: str) -> str:
+    """Return a word as systemd reads it in a command.
+
+    `%` and `$` are its own, which gives a program one of each for two; so are quotes and backslashes.
+    """
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'").replace("%", "%%").replace("$", "$$")
+    return f"'{escaped}'"
 
 
 def nginx_unit(places: Places) -> str:

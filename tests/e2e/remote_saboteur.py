@@ -36,7 +36,7 @@ def _await_filled(places: Places, name: str) -> None:
 
 def _edited(*edits: tuple[str, str], of: str = RELEASES) -> None:
     """Let other text of a host's commands be sent."""
-    original = ssh._files
+    original = ssh.host_files
 
     def files() -> dict[str, bytes]:
         found = original()
@@ -46,7 +46,7 @@ def _edited(*edits: tuple[str, str], of: str = RELEASES) -> None:
             text = text.replace(old, new)
         return {**found, of: text.encode()}
 
-    ssh._files = files
+    ssh.host_files = files
 
 
 def no_health_gate() -> None:

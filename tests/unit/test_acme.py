@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cluster.acme import orders, renewer
 from cluster.acme.account import thumbprint_of
 from cluster.acme.kept import Said, Store, moment, new_key, stamp
-from cluster.acme.renewer import FIRST_PAUSE, LONGEST_PAUSE, UNANSWERED, Renewer
+from cluster.acme.renewer import FIRST_PAUSE, LONGEST_PAUSE, OTHERS_UNANSWERED, UNANSWERED, Renewer
 from cluster.acme.status import await_first, standing
 from cluster.acme.wanted import Wanted, read_wanted
 from cluster.config import StackFileError, parse_config
@@ -64,6 +64,7 @@ class Bench:
     wanted: Wanted
     now: dt.datetime = NOW
     answers: bool = True
+    silent: set[tuple[str, int]] = field(default_factory=set)
     refuses: str = ""
     wait: float = 0
     suggested: dt.datetime | None = None
@@ -109,9 +110,9 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
             found.questions += 1
             return found.suggested, found.now + dt.timedelta(hours=6)
 
-    def asked(_wanted: Wanted, name: str, token: str) -> str:
+    def asked(wanted: Wanted, name: str, token: str) -> str:
         assert name in found.wanted.names
-        return f"{token}.{THUMBPRINT}" if found.answers else ""
+        return f"{token}.{THUMBPRINT}" if found.answers and wanted.asked not in found.silent else ""
 
     monkeypatch.setattr(orders, "Authority", Authority)
     monkeypatch.setattr(renewer, "_asked", asked)
@@ -398,6 +399,31 @@ def test_nothing_is_asked_while_nginx_does_not_answer_and_that_is_told(bench: Be
     assert standing(bench.store.said(), None, NOW).ok
 
 
+def test_the_stack_s_other_nginx_are_waited_for_and_not_without_end(bench: Bench) -> None:
+    """The authority may ask any of them, and they get their configuration at the same time."""
+    other = ("10.0.0.12", 80)
+    bench.wanted = replace(bench.wanted, others=(other,))
+    bench.silent = {other}
+    keeper = bench.renewer()
+    for _ in range(OTHERS_UNANSWERED):
+        keeper.step()
+    assert not bench.orders
+    keeper.step()
+    assert len(bench.orders) == 1, "one that is gone for good keeps no certificate away"
+
+
+def test_another_nginx_that_answers_is_not_waited_for_and_at_a_renewal_none_is(bench: Bench) -> None:
+    other = ("10.0.0.12", 80)
+    bench.wanted = replace(bench.wanted, others=(other,))
+    keeper = bench.renewer()
+    keeper.step()
+    assert len(bench.orders) == 1
+    bench.silent = {other}
+    bench.now += dt.timedelta(days=61)
+    keeper.step()
+    assert len(bench.orders) == 2
+
+
 def test_a_renewal_that_fails_is_told_long_before_the_end_and_what_is_there_serves_on(bench: Bench) -> None:
     keeper = bench.renewer()
     keeper.step()
@@ -560,6 +586,9 @@ def test_what_is_wanted_comes_from_the_stack_file() -> None:
     )
     assert found is not None
     assert read_wanted(found.text) == found
+    assert "others" not in found.text, "an nginx that is alone is told what it was always told"
+    several = replace(found, others=(("10.0.0.12", 80),))
+    assert read_wanted(several.text) == several
     assert wanted_of(parse_config(stack_values()), account="/a", trusted="", asked=("nginx", 8080)) is None
 
 

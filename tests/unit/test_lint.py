@@ -52,6 +52,11 @@ SQLITE = {"database_engine": "django.db.backends.sqlite3", "database_name": "/sr
 NO_DATABASE = {"database_engine": "django.db.backends.dummy", "database_name": ""}
 
 
+def visited(count: int) -> list[dict[str, Any]]:
+    """Return hosts, of which each has visitors."""
+    return [{**HOST, "name": f"edge{number}", "address": f"10.0.1.{number}"} for number in range(count)]
+
+
 def a_server(name: str = "app1", **keys: Any) -> dict[str, Any]:
     return {"name": name, **keys}
 
@@ -808,8 +813,16 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         [case({**BY_ACME, "site.listen": 80}), case({**BY_ACME, "site.forwarded_ports": [80]}), case(SELF_SIGNED)],
     ),
     "acme-certificates": (
-        [case(BY_ACME, "site.tls.acme", issued=got(4), now=NOW)],
         [
+            case(BY_ACME, "site.tls.acme", issued=got(4), now=NOW),
+            case({**REMOTE, **BY_ACME}, "site.tls.acme", issued=got(4), now=NOW),
+            case({**REMOTE, **BY_ACME, "hosts": visited(4)}, "site.tls.acme", issued=got(5), now=NOW),
+            case({**REMOTE, **BY_ACME, "hosts": visited(6)}, "site.tls.acme", now=NOW),
+        ],
+        [
+            case({**REMOTE, **BY_ACME, "hosts": visited(4)}, issued=got(4), now=NOW),  # one for each
+            case({**REMOTE, **BY_ACME, "hosts": visited(5)}, now=NOW),
+            case({**REMOTE, **BY_ACME, "hosts": [HOST, *({**one, "roles": ["app"]} for one in visited(6))]}, now=NOW),
             case(BY_ACME, issued=got(3), now=NOW),
             case(BY_ACME, issued=[*got(3), *got(9, days=8)], now=NOW),
             case(BY_ACME, issued=[*got(3), *got(9, names="others")], now=NOW),
@@ -1071,18 +1084,29 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case({**REMOTE, **APART, "app.shared": ["media"]}),
         ],
     ),
+    "hosts-ports": (
+        [
+            case({**REMOTE, **SEVERAL, "site.listen": 8444}, "upstream.relay_port"),
+            case({**REMOTE, "hosts": [HOST, EDGE], "upstream.relay_port": 8078}, "upstream.relay_port"),
+        ],
+        [
+            case({**REMOTE, **SEVERAL, "site.listen": 8445}),
+            case({**REMOTE, **SEVERAL, "site.listen": 8439}),
+            case({**REMOTE, "site.listen": 8444}),
+        ],
+    ),
     "hosts-hang": (
         [case({**REMOTE, **SEVERAL}, "site.proxy_read_timeout")],
         [case({**REMOTE, **SEVERAL, "site.proxy_read_timeout": "8s"}), case({**REMOTE, "hosts": [HOST, EDGE]})],
     ),
     "hosts-services": (
         [
-            case({**REMOTE, "site.tls": {"acme": {"email": "a@example.org"}}}, "site.tls.acme"),
             case({**REMOTE, "app.read_only": False}, "app.read_only"),
             case({**REMOTE, "upstream.servers": [a_server("app-1")]}, "upstream.servers[0].name"),
         ],
         [
             case(REMOTE),
+            case({**REMOTE, **BY_ACME}),
             case({**REMOTE, "sessions.engine": "cached_db", "broker": {"engine": "valkey"}}),
             case({**REMOTE, "workers": [{"name": "mail", "command": "manage.py db_worker"}]}),
             case({**REMOTE, "schedule": [{"name": "d", "command": "manage.py d", "at": "0 6 * * *"}]}),

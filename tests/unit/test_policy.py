@@ -25,6 +25,7 @@ from tests.unit import pulumi_mocks
 from tests.unit.pulumi_mocks import SECRETS, run_main, stack_values
 from tests.unit.test_remote import HOSTS_KEY
 from tests.unit.test_remote import run as run_remote
+from tests.unit.test_remote_acme import run as run_by_acme
 from tests.unit.test_remote_hosts import run as run_on_hosts
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ ON_HOST: dict[str, Any] = {
     "broker": {"engine": "valkey"},
 }
 
-OURS = [f"{name}-{run}" for name in (*STACKS, "remote", "hosts") for run in ("up", "preview")]
+OURS = [f"{name}-{run}" for name in (*STACKS, "remote", "hosts", "acme") for run in ("up", "preview")]
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Resou
                 if name == "remote"
                 else run_on_hosts(root, preview=preview)
                 if name == "hosts"
+                else run_by_acme(root, preview=preview)
+                if name == "acme"
                 else run_main(root, stack_values(**STACKS[name]), preview=preview, secrets=secrets)
             )
         return known[which]

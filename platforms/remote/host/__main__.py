@@ -18,6 +18,7 @@ from platforms.remote.host import (
     relaying,
     releases,
     removing,
+    renewing,
     setting_up,
     showing,
     site,
@@ -93,12 +94,15 @@ def _retire(places: Places, _words: list[str]) -> None:
     """Let go of what is not wanted: all that is told as JSON is what stays.
 
     `release`, `instances`, `services` (each as `name=generation`), `daemons`, `relayed` (the ports where other hosts
-    ask for its instances), `visited` (whether nginx has the site), and `polite`, as `site.swap`.
+    ask for its instances), `visited` (whether nginx has the site), `renewed` (whether its certificate comes by ACME),
+    and `polite`, as `site.swap`.
     """
     wanted = json.load(sys.stdin)
     relaying.trim(places, wanted["relayed"], polite=wanted["polite"])
     if not wanted["visited"]:
         site.withdraw(places)
+    if not wanted["renewed"]:
+        renewing.forget(places)
     releases.retire(places, wanted["release"], wanted["instances"], wanted["services"])
     daemons.forget(places, {*wanted["daemons"]})
 
@@ -139,6 +143,25 @@ def _site(places: Places, _words: list[str]) -> None:
 
 def _maintain(places: Places, _words: list[str]) -> None:
     maintaining.maintain(places, json.load(sys.stdin))
+
+
+def _renew(places: Places, _words: list[str]) -> None:
+    renewing.renew(places, json.load(sys.stdin))
+
+
+def _renewal(places: Places, _words: list[str]) -> None:
+    print(json.dumps(renewing.said(places)))
+
+
+def _load(places: Places, words: list[str]) -> None:
+    """Words: `polite` where clients' connections are closed before a reload."""
+    renewing.load(places, polite="polite" in words)
+
+
+def _lacks_renewer(places: Places, words: list[str]) -> None:
+    """Print what keeps a certificate where it is not here."""
+    if not (places.renewers / words[0]).is_dir():
+        print(words[0])
 
 
 def _listening(places: Places, _words: list[str]) -> None:
@@ -183,6 +206,7 @@ def _relay(places: Places, words: list[str]) -> None:
         while data := there.recv(CHUNK):
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
+    os._exit(0)  # at once: who waits for an answer is to know that there is none, and a thread holds standard input
 
 
 def _pass_on(there: socket.socket) -> None:
@@ -206,7 +230,9 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "config": _config,
     "daemons": _daemons,
     "lacks": _lacks,
+    "lacks-renewer": _lacks_renewer,
     "listening": _listening,
+    "load": _load,
     "look": _look,
     "maintain": _maintain,
     "postgres": _postgres,
@@ -218,6 +244,8 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "relays": _relays,
     "release": _release,
     "remove": _remove,
+    "renew": _renew,
+    "renewal": _renewal,
     "retire": _retire,
     "serve": _serve,
     "set-up": _set_up,
@@ -244,6 +272,7 @@ CHANGING = frozenset(
         "receive",
         "receive-static",
         "relays",
+        "renew",
         "retire",
         "serve",
         "set-up",
@@ -277,3 +306,7 @@ def main(arguments: list[str]) -> int:
         print(f"{error.strerror}: {error.filename or places.state}", file=sys.stderr)
         return 1
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_runtime import unfollowed
 from cluster_runtime.instance_link import GENERATION, NAME, SERVICES, InstanceLink
 from cluster_runtime.unfollowed import printable
-from platforms.remote.host import maintaining, postgres, relaying
+from platforms.remote.host import maintaining, postgres, relaying, renewing
 from platforms.remote.host.asking import ask
 from platforms.remote.host.running import has_user, output, told_by
 
@@ -104,6 +104,7 @@ def _stack(places: Places) -> dict[str, Any] | None:
         "site": _site(places),
         "relay": relaying.found(places),
         "database": postgres.found(places),
+        "renewal": renewing.found(places),
         "daemons": {path.name: _daemon(places, path) for path in places.daemons()},
         **told_by(places, lambda: _said_by_processes(places)),
     }

@@ -49,6 +49,32 @@ class Places:
         return self.code / "environments"
 
     @property
+    def renewers(self) -> Path:
+        """A directory for what keeps the certificate by ACME: its packages, root's own."""
+        return self.code / "renewers"
+
+    @property
+    def acme(self) -> Path:
+        """The renewer's own: the certificate and its key. systemd makes it, a link to where nobody else comes."""
+        return self.state / "acme"
+
+    @property
+    def acme_kept(self) -> Path:
+        """What holds where that leads."""
+        return self.state.parent / "private" / self.name
+
+    @property
+    def account(self) -> Path:
+        """What systemd gives the renewer: the key of its account among it."""
+        return self.state / "account"
+
+    @property
+    def renewer_units(self) -> dict[str, Path]:
+        """The renewer's unit, that of what lets nginx load a certificate, and what starts this."""
+        names = {"renewer": "acme.service", "load": "acme-load.service", "path": "acme-load.path"}
+        return {one: self.unit.with_name(f"{self.name}.{name}") for one, name in names.items()}
+
+    @property
     def state(self) -> Path:
         """What outlives releases: data, uploads, static files, secrets."""
         return self.root / "var" / "lib" / self.name
@@ -260,7 +286,8 @@ class Places:
     def daemons(self) -> list[Path]:
         """Return the units of such programs that are there."""
         found = self.unit.parent.glob(f"{self.name}.*.service")
-        return sorted(path for path in found if "@" not in path.name)
+        renewing = self.renewer_units.values()
+        return sorted(path for path in found if "@" not in path.name and path not in renewing)
 
     def started(self, name: str) -> Path:
         """Return what holds the unit's text by which such a program was started."""

@@ -47,10 +47,12 @@ WHOLE = ".whole"
 
 
 def receive(places: Places, kind: str, digest: str, sent: bytes) -> None:
-    """Unpack a release or an environment, whole or not at all; a tar archive of root's own files."""
-    directory = {"release": places.releases, "environment": places.environments}[kind] / digest
+    """Unpack a release, an environment or a renewer, whole or not at all; a tar archive of root's own files."""
+    above = {"release": places.releases, "environment": places.environments, "renewer": places.renewers}
+    directory = above[kind] / digest
     if directory.is_dir():
         return
+    directory.parent.mkdir(mode=0o755, exist_ok=True)  # that of renewers
     new = directory.with_name(f".{digest}.new")
     if new.exists():
         shutil.rmtree(new)
@@ -63,15 +65,16 @@ def receive(places: Places, kind: str, digest: str, sent: bytes) -> None:
 
 def _make(places: Places, kind: str, new: Path, directory: Path, sent: bytes) -> None:
     """Make in `new` what `directory` is to be, and let it be that."""
-    group = grp.getgrnam(places.name).gr_gid
+    is_renewer = kind == "renewer"  # which has a user of its own, and holds no code of the project's
+    group = 0 if is_renewer else grp.getgrnam(places.name).gr_gid
     new.mkdir(mode=0o700)
     with tarfile.open(fileobj=io.BytesIO(sent), mode="r:*") as archive:
         for member in archive:
             _unpack(archive, member, new)
     for path in (new, *new.rglob("*")):
         os.chown(path, 0, group, follow_symlinks=False)
-    new.chmod(0o750)
-    if kind == "environment":
+    new.chmod(0o755 if is_renewer else 0o750)
+    if kind != "release":
         _finish_environment(new, directory)
     else:
         _compile(new / "tree", new / RUNTIME)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from platforms.remote.host import daemons, postgres, site
+from platforms.remote.host import daemons, postgres, renewing, site
 from platforms.remote.host.releases import retire_all
 from platforms.remote.host.running import output
 
@@ -27,6 +27,7 @@ def remove(places: Places, *, data: bool, made_by: str = "") -> None:
     daemons.forget(places, set())
     postgres.stop(places)
     site.remove(places)
+    renewing.forget(places)
     for path in (places.unit, *places.templates(), places.nginx_unit, places.tmpfiles, places.made_by):
         path.unlink(missing_ok=True)
     if places.nginx_unit.parent.is_dir() and not any(places.nginx_unit.parent.iterdir()):
@@ -41,6 +42,7 @@ def remove(places: Places, *, data: bool, made_by: str = "") -> None:
         for path in places.logs.glob(f"{places.access_log}*"):  # those that logrotate has put aside, too
             path.unlink()
         postgres.drop(places)
+        renewing.forget_certificates(places)
         shutil.rmtree(places.state)
         # What is left has that number, and nobody else may get it.
         output("userdel", places.name)

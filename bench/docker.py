@@ -29,7 +29,7 @@ from tests.e2e.tools import docker, missing
 from tests.load import Counts, Load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = Path(__file__).parent / "compose"
@@ -298,6 +298,24 @@ for resource in json.load(open("resources.json")):
 """
 
 
+def rows(taken: dict[str, Any], lost: dict[str, Any], sides: Sequence[str]) -> list[str]:
+    """Return a table's row for each operation: median seconds, least and most, and requests lost of those counted."""
+    lines = []
+    for operation in OPERATIONS:
+        cells = []
+        for side in sides:
+            seconds = taken[operation][side]
+            cell = f"{statistics.median(seconds):.1f}"
+            if len(seconds) > 1:
+                cell += f" ({min(seconds):.1f} to {max(seconds):.1f})"
+            counted = lost.get(operation, {}).get(side)
+            if counted:
+                cell += f"; lost {sum(failed for failed, _ in counted):,} of {sum(total for _, total in counted):,}"
+            cells.append(cell)
+        lines.append(f"| {operation} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def report(found: dict[str, Any]) -> str:
     taken, lost, previews = found["taken"], found["lost"], found["previews"]
     sides = ("docker-compose", "cluster up", "pulumi up")
@@ -320,18 +338,7 @@ def report(found: dict[str, Any]) -> str:
         "| what | " + " | ".join(sides) + " |",
         "|---|" + "---:|" * len(sides),
     ]
-    for operation in OPERATIONS:
-        cells = []
-        for side in sides:
-            seconds = taken[operation][side]
-            cell = f"{statistics.median(seconds):.1f}"
-            if len(seconds) > 1:
-                cell += f" ({min(seconds):.1f} to {max(seconds):.1f})"
-            counted = lost.get(operation, {}).get(side)
-            if counted:
-                cell += f"; lost {sum(failed for failed, _ in counted):,} of {sum(total for _, total in counted):,}"
-            cells.append(cell)
-        lines.append(f"| {operation} | " + " | ".join(cells) + " |")
+    lines += rows(taken, lost, sides)
     slower = statistics.median(taken["release"]["pulumi up"]) - statistics.median(taken["release"]["docker-compose"])
     whole = statistics.median(taken["release"]["cluster up"]) - statistics.median(taken["release"]["docker-compose"])
     times = statistics.median(previews["ours"]) / statistics.median(previews["plain"])

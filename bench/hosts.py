@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.docker import checked, timed, under_load
+from bench.docker import OPERATIONS, checked, rows, timed, under_load
 from tests.e2e.hosts import HostsStand, Network, Store
 from tests.e2e.remote import Host
 from tests.e2e.results import versions
@@ -37,8 +37,6 @@ RESULTS = ROOT / "docs" / "benchmarks"
 COMPARED, GROWN = 5, (1, 2, 5, 10)
 INSTANCES = 4
 ROUNDS = 3
-
-OPERATIONS = ("first up", "up without changes", "weight change", "release")
 
 #: At most as slow at first, and so many times as fast on a weight change.
 TIMES = 3.0
@@ -222,18 +220,7 @@ def report(found: dict[str, Any]) -> str:
         "| what | " + " | ".join(sides) + " |",
         "|---|" + "---:|" * len(sides),
     ]
-    for operation in OPERATIONS:
-        cells = []
-        for side in sides:
-            seconds = taken[operation][side]
-            cell = f"{statistics.median(seconds):.1f}"
-            if len(seconds) > 1:
-                cell += f" ({min(seconds):.1f} to {max(seconds):.1f})"
-            counted = lost.get(operation, {}).get(side)
-            if counted:
-                cell += f"; lost {sum(failed for failed, _ in counted):,} of {sum(total for _, total in counted):,}"
-            cells.append(cell)
-        lines.append(f"| {operation} | " + " | ".join(cells) + " |")
+    lines += rows(taken, lost, sides)
     first = taken["first up"]["cluster up"][0] <= taken["first up"]["Ansible"][0]
     medians = {side: statistics.median(taken["weight change"][side]) for side in sides}
     times = medians["Ansible"] / medians["cluster up"]

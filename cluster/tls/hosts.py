@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cluster.tls.authority import ORDER
+from cluster.tls.authority import ORDER, SIGNS
 from cluster.tls.certificates import RELAY
 
 #: Bytes of the secret and of each key.
@@ -28,18 +28,6 @@ SECRET_BYTES = 32
 
 #: Certificates without an end have this one.
 BEGIN, END = dt.datetime(2020, 1, 1, tzinfo=dt.UTC), dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
-
-_SIGNS = x509.KeyUsage(
-    digital_signature=False,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=True,
-    crl_sign=True,
-    encipher_only=False,
-    decipher_only=False,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +77,7 @@ def _certificate(secret: str, stack: str, host: str, what: str, *usage: x509.Obj
     authority = (
         _begun(subject, subject, above)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_SIGNS, critical=True)
+        .add_extension(SIGNS, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(above.public_key()), critical=False)
         .sign(above, hashes.SHA256(), ecdsa_deterministic=True)
     )

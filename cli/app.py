@@ -157,11 +157,12 @@ def down(
 def forget_host(
     stack: Annotated[str, typer.Argument(help="The stack: stacks/Pulumi.STACK.yaml.")],
     host: Annotated[str, typer.Argument(help="Its name, which the stack file does not have any more.")],
+    gone: Annotated[bool, typer.Option("--gone", help="Do not ask it: another machine has its address now.")] = False,
 ) -> None:
     """Go on without a host that is gone for good; one that answers is taken down by `up`."""
     from cli import commands  # noqa: PLC0415
 
-    commands.forget_host(*_opened(stack), host)
+    commands.forget_host(*_opened(stack), host, gone=gone)
 
 
 @app.command()

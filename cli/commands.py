@@ -53,11 +53,11 @@ def _planned_as(platform: Platform, wanted: Forward, plan_digest: str) -> Planne
     return planned
 
 
-def forget_host(stack: Stack, platform: Platform, name: str) -> None:
+def forget_host(stack: Stack, platform: Platform, name: str, *, gone: bool) -> None:
     """Forget a host that is gone for good."""
     if not isinstance(platform, OnHosts):
         raise CommandError(f"stack {stack.name} runs on no hosts of its own: its platform is {stack.config.platform}")
-    platform.forget_host(name)
+    platform.forget_host(name, gone=gone)
     tell(f"{name} is forgotten: `cluster up {stack.name}` goes on without it")
 
 

@@ -311,10 +311,11 @@ class Platform(Protocol):
 class OnHosts(Protocol):
     """What a platform has beside that whose stacks run on hosts."""
 
-    def forget_host(self, name: str) -> None:
-        """Forget a host that is gone for good, and that the stack file does not name any more; nobody asks it.
+    def forget_host(self, name: str, *, gone: bool) -> None:
+        """Forget a host that is gone for good, and that the stack file does not name any more.
 
-        CommandError where it is named, was never there, or answers.
+        gone: it is not asked, whoever may answer where it was. CommandError where it is named, was never there, or
+        (unless it is gone) answers, or can't be asked.
         """
         ...
 

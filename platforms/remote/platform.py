@@ -46,7 +46,7 @@ from platforms.remote.observe import Observed, told
 from platforms.remote.paths import RemotePaths, access_log, nginx_config
 from platforms.remote.planning import Site, drifted, plan, previewed
 from platforms.remote.renewing import said_of
-from platforms.remote.ssh import LOOK_SECONDS, HostError, Ssh
+from platforms.remote.ssh import LOOK_SECONDS, AwayError, HostError, Ssh
 from platforms.remote.units import instance_unit
 
 if TYPE_CHECKING:
@@ -333,17 +333,28 @@ class RemotePlatform:
         """Return what visitors are told in place of the site; None where they get the site."""
         return self.observe().maintenance
 
-    def forget_host(self, name: str) -> None:
+    def forget_host(self, name: str, *, gone: bool) -> None:
         """Forget a host that is gone for good: Pulumi's state, and what this machine keeps of the way to it."""
         if name in {host.name for host in self.stack.config.hosts}:
             raise CommandError(f"hosts: {name} is named in the stack file: take it out there first")
-        if any(host.name == name for host in self.ssh.former()):
-            with contextlib.suppress(HostError):
-                self.ssh.run(name, "look", seconds=LOOK_SECONDS)
-                raise CommandError(f"{name} answers: `cluster up {self.stack.name}` takes down what runs there")
+        if not gone:
+            self._check_gone(name)
         if not self.pulumi.forget(lambda resource: _host_of(resource.get("inputs") or {}) == name):
             raise CommandError(f"hosts: {name} was never one of stack {self.stack.name}'s")
         self.ssh.forget(name)
+
+    def _check_gone(self, name: str) -> None:
+        """See that a host that is not named any more does not answer; CommandError says why that is not so."""
+        sure = f"`cluster forget-host {self.stack.name} {name} --gone` where it is gone for good all the same"
+        if all(host.name != name for host in self.ssh.former()):
+            raise CommandError(f"hosts: where {name} was is not known here, so that it can't be asked: {sure}")
+        try:
+            self.ssh.run(name, "look", seconds=LOOK_SECONDS)
+        except AwayError:
+            return
+        except HostError as error:
+            raise CommandError(f"{error}\nIt answers, and can't be looked at: {sure}") from error
+        raise CommandError(f"{name} answers: `cluster up {self.stack.name}` takes down what runs there")
 
     def down(self, *, delete_data: bool) -> bool:
         """Remove everything but the data; with `delete_data` the data too."""

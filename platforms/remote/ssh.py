@@ -88,6 +88,14 @@ class HostError(ClusterError):
     """A host can't be reached, or can't do what it is asked for; the text names it."""
 
 
+class AwayError(HostError):
+    """Nothing answers where a host should be, or not in time."""
+
+
+#: ssh's own status of a failure, and what it says then where a host did answer.
+OF_SSH, ANSWERED = 255, ("Permission denied (", "Host key verification failed")
+
+
 @dataclass(frozen=True)
 class Ssh:
     """The way to a stack's hosts.
@@ -199,7 +207,7 @@ class Ssh:
         return shlex.join(["sh", f"{self._relative}/{ON}", host, what, self.stack, *words])
 
     def run(self, host: str, what: str, *words: str, told: str = "", seconds: float | None = None) -> str:
-        """Run a command and return what it printed; HostError where it can't be done."""
+        """Run a command and return what it printed; HostError: it can't be done, AwayError: nothing answers."""
         try:
             done = subprocess.run(
                 self.command(host, what, *words),
@@ -213,9 +221,11 @@ class Ssh:
         except FileNotFoundError:
             raise HostError("the ssh command is missing: apt-get install openssh-client") from None
         except subprocess.TimeoutExpired:
-            raise HostError(f"{host}: does not answer within {seconds:g} s") from None
+            raise AwayError(f"{host}: does not answer within {seconds:g} s") from None
         if done.returncode != 0:
-            raise HostError(f"{host}: {explain(done.stderr.strip() or f'`{what}` failed ({done.returncode})')}")
+            away = done.returncode == OF_SSH and not any(seen in done.stderr for seen in ANSWERED)
+            why = explain(done.stderr.strip() or f"`{what}` failed ({done.returncode})")
+            raise (AwayError if away else HostError)(f"{host}: {why}")
         return done.stdout
 
     def agent(self) -> bytes:

@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
+import re
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,8 @@ import pulumi
 import pytest
 
 from cluster.config import parse_config
+from cluster.console import Terminal
+from cluster.errors import CommandError
 from cluster.stack.opened import Stack
 from cluster.topology import build_topology
 from platforms.pulumi.engine import Pulumi
@@ -26,7 +30,7 @@ from platforms.remote.host.places import Places
 from platforms.remote.looked import Looked, Seen
 from platforms.remote.observe import Observed
 from platforms.remote.paths import nginx_config, relay_files
-from platforms.remote.ssh import HostError, Ssh
+from platforms.remote.ssh import AwayError, HostError, Ssh
 from tests.unit.pulumi_mocks import COMMAND, SECRETS, is_secret, leaks, program, record, write_stack
 from tests.unit.test_remote import HOST, HOSTS_KEY, KEY, MACHINE, VALUES
 
@@ -440,3 +444,57 @@ def test_a_host_that_is_forgotten_leaves_nothing_that_waits_for_it() -> None:
     before = json.dumps(engine.kept)
     assert engine.forget(lambda one: remote_platform._host_of(one["inputs"]) == "web9") == 0
     assert json.dumps(engine.kept) == before
+
+
+@pytest.mark.parametrize(
+    ("said", "away"),
+    [
+        ("exit 255 ssh: connect to host 10.0.0.9 port 22: No route to host", True),
+        ("exit 255 Connection timed out during banner exchange", True),
+        ("exit 255 root@10.0.0.9: Permission denied (publickey).", False),
+        ("exit 255 Host key verification failed.", False),
+        ("exit 1 sudo: a password is required", False),
+    ],
+)
+def test_who_answers_is_not_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, away: bool) -> None:
+    _exit, status, words = said.split(" ", 2)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "ssh").write_text(f"#!/bin/sh\necho '{words}' >&2\nexit {status}\n")
+    (programs / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    ssh = Ssh(tmp_path, tmp_path / "ssh", "t", tuple(parse_config(SEVERAL).hosts))
+    ssh.write()
+    with pytest.raises(HostError) as told:
+        ssh.run("web1", "look")
+    assert isinstance(told.value, AwayError) == away
+
+
+@pytest.mark.parametrize(
+    ("known", "error", "words"),
+    [
+        (True, None, "web9 answers: `cluster up"),
+        (True, HostError("web9: sudo asks for a password"), "It answers, and can't be looked at: `cluster forget-host"),
+        (False, None, "hosts: where web9 was is not known here"),
+        (True, AwayError("web9: does not answer within 18 s"), ""),
+    ],
+)
+def test_only_a_host_that_does_not_answer_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool, error: HostError | None, words: str
+) -> None:
+    def look(*_words: Any, **_more: Any) -> str:
+        if error is not None:
+            raise error
+        return "{}"
+
+    monkeypatch.setattr(Ssh, "run", look)
+    web9 = parse_config({**SEVERAL, "hosts": [a_host(99, "web9", "app")]}).hosts[0]
+    monkeypatch.setattr(Ssh, "former", lambda _self: (web9,) if known else ())
+    write_stack(tmp_path, SEVERAL)
+    stack = Stack(tmp_path, "t", parse_config(SEVERAL))
+    platform = remote_platform.RemotePlatform(stack, Terminal())
+    if words:
+        with pytest.raises(CommandError, match=re.escape(words)):
+            platform._check_gone("web9")
+    else:
+        platform._check_gone("web9")

@@ -13,12 +13,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import psutil
 import pytest
 
 from cluster.config import StackFileError, parse_config
 from cluster.render.nginx import NginxConfig
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
-from tests.nginx.running import Running, Values, free_ports, paths_in, read_reply, render, stack, versions, write
+from tests.nginx.running import (
+    PATIENCE,
+    Running,
+    Values,
+    free_ports,
+    paths_in,
+    read_reply,
+    render,
+    stack,
+    versions,
+    write,
+)
 from tests.nginx.test_rendered import WORN_OUT, gixy_findings, head, is_internal, the_truth, told
 
 if TYPE_CHECKING:
@@ -507,7 +519,9 @@ def test_a_limit_that_changes_is_taken_by_a_reload(nginx: Nginx) -> None:
         client = next(addresses)
         assert answers(running, ["/"] * 4, address=client) == {200: 2, 429: 2}
         site = {**running.values["site"], "burst": 9, "locations": [{"path": "/x", "limit": SLOWLY}]}
+        former = psutil.Process(running.process.pid).children()
         running.reload({**values, "site": site}, politely=False)
+        psutil.wait_procs(former, timeout=PATIENCE)  # until it ends, one may still take a connection
         found = answers(running, ["/"] * 6)
         assert found == {200: 6}
 

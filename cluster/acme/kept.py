@@ -85,8 +85,8 @@ class Said:
     it was given, those among them that were cut off. message: by what the last one failed, or
     what it waits for; empty where all is well. again: when it tries again. renewal: when it renews. asked: when it asks
     the authority about that again. issued: when it got certificates within a week, and for which names.
-    issuer, begins, ends: of the certificate that is there; no issuer where it is a placeholder. loaded: what nginx
-    tells once it has read it.
+    issuer, names, begins, ends: of the certificate that is there; no issuer where it is a placeholder. loaded: what
+    nginx tells once it has read it.
     """
 
     at: str = ""
@@ -99,6 +99,7 @@ class Said:
     asked: str = ""
     issued: list[tuple[str, str]] = field(default_factory=list)
     issuer: str = ""
+    names: str = ""
     begins: str = ""
     ends: str = ""
     loaded: str = ""
@@ -119,8 +120,9 @@ class Said:
 
     @property
     def certificate(self) -> Issued:
-        """The certificate that is there, of which it does not tell the names."""
-        return Issued(names=(), directory=self.issuer, begins=moment(self.begins), ends=moment(self.ends))
+        """The certificate that is there."""
+        names, begins, ends = tuple(self.names.split()), moment(self.begins), moment(self.ends)
+        return Issued(names=names, directory=self.issuer, begins=begins, ends=ends)
 
     @staticmethod
     def known() -> tuple[str, ...]:

@@ -213,11 +213,13 @@ class Renewer:
 
     def _tell_of(self, issued: Issued | None) -> None:
         """Say which certificate is there."""
-        now = ("", "", "", self.store.told())
+        said, told = self.said, self.store.told()
+        now = ("", "", "", "", told)
         if issued is not None:
-            now = (issued.directory, stamp(issued.begins), stamp(issued.ends), self.store.told())
-        if now != (self.said.issuer, self.said.begins, self.said.ends, self.said.loaded) or not self.said.at:
-            self.said.issuer, self.said.begins, self.said.ends, self.said.loaded = now
+            names = " ".join(sorted(issued.names))
+            now = (issued.directory, names, stamp(issued.begins), stamp(issued.ends), told)
+        if now != (said.issuer, said.names, said.begins, said.ends, said.loaded) or not said.at:
+            said.issuer, said.names, said.begins, said.ends, said.loaded = now
             self._keep()
 
     def _be_well(self) -> None:

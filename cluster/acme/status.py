@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from cluster.acme.kept import Said
 
@@ -45,17 +45,21 @@ def standing(said: Said, told: str | None, now: dt.datetime) -> Standing:
     return Standing(state="valid", ok=True, message=f"{until}, renewed from {renewal:%Y-%m-%d} on{tried}")
 
 
-def await_first(look: Callable[[], tuple[Said, str | None]], say: Callable[[str], None]) -> None:
+def await_first(
+    look: Callable[[], tuple[Said, str | None]], say: Callable[[str], None], names: Collection[str] = ()
+) -> None:
     """Wait until there is a certificate that has not ended, or it was said why there is none; that is said.
 
-    look: returns what the renewer says, and what nginx has read.
+    look: returns what the renewer says, and what nginx has read. names: which it is to be of; of other ones is the
+    former one, which serves until then.
     """
     deadline, told = time.monotonic() + FIRST_SECONDS, False
     while True:
         said, loaded = look()
         now = standing(said, loaded, dt.datetime.now(dt.UTC))
         # One that has ended was not renewed while the stack was down.
-        waiting = now.state in ("starting", "placeholder", "ended", "not loaded") and not said.failures
+        former = bool(names and said.names) and set(said.names.split()) != set(names)
+        waiting = (former or now.state in ("starting", "placeholder", "ended", "not loaded")) and not said.failures
         if not waiting or time.monotonic() > deadline:
             break
         if not told:

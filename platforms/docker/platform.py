@@ -22,6 +22,7 @@ from cluster.plan.judged import disabled_rules
 from cluster.plan.shown import text
 from cluster.services import Kind, asked_by
 from cluster.stack.history import History
+from cluster.tls.certificates import names_of
 from cluster.topology import build_topology
 from cluster_runtime.sessions.ended import ENDED, MARKS_VARIABLE
 from platforms.base import RELEASE_VARIABLE, Applied, Back, Change, Forward, Invocation, LogSource, Status, run_told
@@ -216,7 +217,7 @@ class DockerPlatform:
                 live = docker.engine.live(docker.label)
                 return live.renewal or Said(), live.certificate
 
-            await_first(look, self.voice.say)
+            await_first(look, self.voice.say, names_of(docker.stack.config))
 
     def _migrate_again(self, lacking: Mapping[str, Sequence[str]]) -> None:
         """Run the migrations that the databases of the serving release lack: an older one was put back."""

@@ -111,7 +111,8 @@ class Renewing:
         """Wait until the authority has given a certificate, or has said why not; what that is, is said."""
         if not self.is_wanted:
             return
-        await_first(lambda: (self.store.said(), self.site.nginx.live_certificate()), self.site.say)
+        names = names_of(self.site.config)
+        await_first(lambda: (self.store.said(), self.site.nginx.live_certificate()), self.site.say, names)
 
 
 def _roots() -> list[Path]:

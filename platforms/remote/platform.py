@@ -26,7 +26,7 @@ from cluster.render.maintenance import digest_of, render_maintenance
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.services import Kind, asked_by
 from cluster.stack.history import KEPT_RELEASES, History
-from cluster.tls.certificates import named
+from cluster.tls.certificates import named, names_of
 from cluster.tls.hosts import new_hosts_key
 from cluster.topology import build_topology
 from platforms.base import RELEASE_VARIABLE, Applied, Back, Change, Forward, Invocation, LogSource, Status
@@ -267,7 +267,7 @@ class RemotePlatform:
     def _await_certificates(self) -> None:
         """Wait until the authority has given each host the first certificate, or has said why not; that is said."""
         for host in self.placement.nginx if self.topology.of_kind(Kind.ACME) else ():
-            await_first(partial(self._renewal, host), partial(self._say_of, host))
+            await_first(partial(self._renewal, host), partial(self._say_of, host), names_of(self.stack.config))
 
     def _renewal(self, host: str) -> tuple[Said, str | None]:
         return said_of(json.loads(self.ssh.run(host, "renewal", seconds=LOOK_SECONDS)))

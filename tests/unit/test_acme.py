@@ -463,6 +463,29 @@ def test_up_waits_for_a_certificate_that_ended_while_the_stack_was_down(bench: B
     assert ("away (1 times" in said[1]) == fails
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_up_waits_for_a_certificate_of_the_names_that_are_wanted_now(bench: Bench, fails: bool) -> None:
+    """The former one is valid, and does not cover them: by it a name more would have been there already."""
+    bench.now = dt.datetime.now(dt.UTC)
+    bench.renewer().step()
+    bench.wanted = replace(bench.wanted, names=("a.test", "b.test"))
+    bench.refuses = "away" if fails else ""
+    keeper, looks, said = bench.renewer(), [0], list[str]()
+
+    def look() -> tuple[Said, str | None]:
+        looks[0] += 1
+        if looks[0] == 2:
+            keeper.step()
+        return bench.store.said(), bench.store.told()
+
+    await_first(look, said.append, ("b.test", "a.test"))
+    assert looks[0] == 2
+    assert said[0] == "waiting for the certificate"
+    assert ("away (1 times" in said[1]) == fails
+    if not fails:
+        assert set(bench.store.said().names.split()) == {"a.test", "b.test"}
+
+
 def test_an_account_that_can_t_be_read_is_told_once(bench: Bench) -> None:
     (bench.directory / "account").write_text("none")
     keeper = bench.renewer()

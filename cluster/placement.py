@@ -9,7 +9,7 @@ from cluster.config.hosts import Role
 from cluster.services import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from cluster.services import Service
     from cluster.topology import Topology
@@ -53,8 +53,12 @@ class Placement:
         return any(name != nginx for name in self.app)
 
     def on(self, host: str, names: Sequence[str]) -> tuple[str, ...]:
-        """Return those of these services that run on a host."""
+        """Return the names among these of services that run on a host."""
         return tuple(name for name in names if self.host_of.get(name) == host)
+
+    def services(self, host: str, services: Iterable[Service]) -> list[Service]:
+        """Return those of these services that run on a host."""
+        return [service for service in services if self.host_of.get(service.name) == host]
 
     def peers(self, host: str) -> tuple[str, ...]:
         """Return the other hosts that have instances."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cluster_runtime
-from cluster.config.models import SECRET_KEYS, DatabaseEngine
+from cluster.config.models import SECRET_KEYS
 from cluster.requirements import outermost, read_requirements
 from cluster.services import DRAIN_SECONDS, Kind
 from cluster.source import ReleaseError as ReleaseError  # noqa: PLC0414 - whoever makes releases meets it here
@@ -205,7 +205,7 @@ def runtime_requirements(config: ClusterConfig) -> list[str]:
     wanted = list(RUNTIME_REQUIREMENTS)
     if uses_memcached(config):
         wanted += MEMCACHED_REQUIREMENTS
-    if config.database is not None and config.database.engine is DatabaseEngine.POSTGRES:
+    if config.makes_postgres:
         wanted += POSTGRES_REQUIREMENTS
     if config.schedule:
         wanted += SCHEDULE_REQUIREMENTS

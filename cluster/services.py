@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from cluster.config.models import DatabaseEngine, Replacement
+from cluster.config.models import Replacement
 from cluster.endpoints import Endpoint
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def services(config: ClusterConfig, memcached_nodes: int) -> Iterator[Service]:
         yield _schedule(schedule)
     for number in range(1, memcached_nodes + 1):
         yield memcached_node(config, number)
-    if config.database is not None and config.database.engine is DatabaseEngine.POSTGRES:
+    if config.makes_postgres:
         yield Service(
             kind=Kind.DATABASE,
             name="postgres",

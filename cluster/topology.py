@@ -68,6 +68,11 @@ class Topology:
         }
 
     @property
+    def daemons(self) -> tuple[Service, ...]:
+        """Programs of the distribution's that the stack has for itself."""
+        return tuple(service for service in self.services if service.daemon is not None)
+
+    @property
     def beside(self) -> tuple[Service, ...]:
         """What runs the project's code beside the instances: workers and schedules."""
         return tuple(service for service in self.services if service.is_of_release)

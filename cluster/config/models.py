@@ -576,6 +576,18 @@ class ClusterConfig(Model):
         None, description="What `rotate-key` has dropped, kept until you delete it; nothing reads it."
     )
 
+    @property
+    def makes_postgres(self) -> bool:
+        """Whether the database is a PostgreSQL that the platform makes."""
+        return self.database is not None and self.database.engine is DatabaseEngine.POSTGRES
+
+    def host(self, name: str) -> Host:
+        """Return the host called `name`; KeyError where there is none."""
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        raise KeyError(name)
+
     @model_validator(mode="after")
     def _refuse_what_media_take(self) -> Self:
         refuse_what_media_take(self)

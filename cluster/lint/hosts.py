@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
     from cluster.lint.finding import Facts
     from cluster.lint.rule import Remarks
+    from cluster.placement import Placement
 
 #: Sessions that instances on several hosts find, wherever they were begun.
 OF_ALL_HOSTS = (SessionEngine.DB, SessionEngine.SIGNED_COOKIES, SessionEngine.PROJECT)
@@ -70,10 +71,18 @@ def _hosts_told_apart(config: ClusterConfig) -> Remarks:
             yield Remark(f"hosts[{number}].name", why, "Call it otherwise.")
 
 
-def _hosts_used(config: ClusterConfig, facts: Facts) -> Remarks:
+def _placed(config: ClusterConfig, facts: Facts) -> Placement | None:
+    """Return where services run; None on one host, or where the hosts can't be what they should."""
     if not config.platform.traits.hosts or len(config.hosts) < 2 or any(_hosts_fit(config, facts)):  # noqa: PLR2004
+        return None
+    return place(build_topology(config))
+
+
+def _hosts_used(config: ClusterConfig, facts: Facts) -> Remarks:
+    placement = _placed(config, facts)
+    if placement is None:
         return
-    used = set(place(build_topology(config)).host_of.values())
+    used = set(placement.host_of.values())
     for number, host in enumerate(config.hosts):
         if Role.APP in host.roles and host.name not in used:
             why = f"No instance runs on {host.name}."
@@ -83,7 +92,7 @@ def _hosts_used(config: ClusterConfig, facts: Facts) -> Remarks:
 def _database_host(config: ClusterConfig, _facts: Facts) -> Remarks:
     if not config.platform.traits.hosts:
         return
-    made = config.database is not None and config.database.engine is DatabaseEngine.POSTGRES
+    made = config.makes_postgres
     numbers = [number for number, host in enumerate(config.hosts) if Role.DATABASE in host.roles]
     if made and len(numbers) != 1:
         why = f"database.engine is postgres, and {len(numbers) or 'no'} hosts have the role database."
@@ -130,21 +139,19 @@ def _uploads_of_all_hosts(config: ClusterConfig, _facts: Facts) -> Remarks:
 
 
 def _relay_ports(config: ClusterConfig, facts: Facts) -> Remarks:
-    if not config.platform.traits.hosts or len(config.hosts) < 2 or any(_hosts_fit(config, facts)):  # noqa: PLR2004
-        return
-    placement, first = place(build_topology(config)), config.upstream.relay_port
+    placement, first = _placed(config, facts), config.upstream.relay_port
     last = first + len(config.upstream.servers)
     taken = [port for port in config.site.listeners if first <= port <= last]
-    if taken and any(name != nginx for name in placement.app for nginx in placement.nginx):
+    if taken and placement is not None and placement.is_spread:
         why = f"Hosts ask each other for instances by the ports {first} to {last}, and the site has {taken[0]}."
         yield Remark("upstream.relay_port", why, "Choose another one.")
 
 
 def _hung_host(config: ClusterConfig, facts: Facts) -> Remarks:
-    if not config.platform.traits.hosts or len(config.hosts) < 2 or any(_hosts_fit(config, facts)):  # noqa: PLR2004
+    placement, timeout = _placed(config, facts), config.site.proxy_read_timeout
+    if placement is None or len(placement.app) < 2:  # noqa: PLR2004 - without it there is no other one
         return
-    placement, timeout = place(build_topology(config)), config.site.proxy_read_timeout
-    if len(placement.app) > 1 and placement.is_spread and timeout.seconds > 10:  # noqa: PLR2004 - what visitors bear
+    if placement.is_spread and timeout.seconds > 10:  # noqa: PLR2004 - what visitors bear
         why = f"A host that hangs, and is not down, keeps the requests that it has for {timeout}."
         yield Remark("site.proxy_read_timeout", why, "Say the time of the slowest page; site.locations takes its own.")
 

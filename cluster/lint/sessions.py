@@ -61,13 +61,9 @@ def _is_in_a_release(file: Path, root: Path, project: str) -> bool:
 
 def _postgres_on_local(config: ClusterConfig, _facts: Facts) -> Remarks:
     # Platform local needs nothing but Python, nginx and memcached.
-    if _makes_postgres(config) and not config.platform.traits.postgres:
+    if config.makes_postgres and not config.platform.traits.postgres:
         why = f"Platform {config.platform} makes no PostgreSQL."
         yield Remark("database.engine", why, "Set it to sqlite, or to external with the secret database_url.")
-
-
-def _makes_postgres(config: ClusterConfig) -> bool:
-    return config.database is not None and config.database.engine is DatabaseEngine.POSTGRES
 
 
 def _is_external(config: ClusterConfig) -> bool:
@@ -93,7 +89,7 @@ def _url_ignored(config: ClusterConfig, facts: Facts) -> Remarks:
 def _too_many_connections(config: ClusterConfig, _facts: Facts) -> Remarks:
     # Each thread keeps a connection, and during a release the old and the new process live side by side.
     connections = _threads_in_a_release(config)
-    if _makes_postgres(config) and connections > POSTGRES_CONNECTIONS:
+    if config.makes_postgres and connections > POSTGRES_CONNECTIONS:
         why = f"During a release up to {connections} threads keep a connection each; PostgreSQL allows 100 by default."
         remedy = "Lower app.workers, app.threads or app.rollout.batch, or raise max_connections."
         yield Remark("database.engine", why, remedy)

@@ -19,6 +19,8 @@ from cluster.render.tls import private_files
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE, Version
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cluster.render.paths import NginxPaths
     from cluster.tls.certificates import Certificate
     from cluster.topology import Topology
@@ -49,6 +51,12 @@ class NginxConfig:
     users: str = field(default="", repr=False)
 
 
+def digest_of_files(files: Mapping[str, str]) -> str:
+    """Return the digest of a configuration, by the texts of its files."""
+    told = "\0".join(f"{path}\0{text}" for path, text in sorted(files.items()))
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
 def render_nginx(
     topology: Topology, paths: NginxPaths, version: Version, certificate: Certificate | None = None, users: str = ""
 ) -> NginxConfig:
@@ -63,7 +71,7 @@ def render_nginx(
         SITE: build(site(topology, paths, version, certificate)),
         **snippet_files(topology.config.site),
     }
-    digest = hashlib.sha256("\0".join(f"{path}\0{text}" for path, text in sorted(files.items())).encode()).hexdigest()
+    digest = digest_of_files(files)
     files = {path: text.replace(DIGEST_PLACE, digest) for path, text in files.items()}
     return NginxConfig(
         files=files,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from cluster.render.directives import Directive, block, build, d
 from cluster.render.internal import DIGEST_PLACE
 from cluster.render.mime import MEDIA_TYPES
-from cluster.render.nginx import NginxConfig, for_every_server
+from cluster.render.nginx import NginxConfig, digest_of_files, for_every_server
 from cluster.render.site import site
 from cluster.render.snippets import http_snippet, snippet_files
 from cluster.render.tls import CHAIN, KEY, private_files
@@ -95,7 +95,7 @@ def render_shared(  # noqa: PLR0913, PLR0917 - what a site is made of
     text = build([told, *renamed(moved, place)])
     beside = {f"{place.directory}/{path}": found for path, found in snippet_files(topology.config.site).items()}
     files = {f"sites-available/{place.site}": text, **beside}
-    digest = hashlib.sha256("\0".join(f"{path}\0{text}" for path, text in sorted(files.items())).encode()).hexdigest()
+    digest = digest_of_files(files)
     return NginxConfig(
         files={path: text.replace(DIGEST_PLACE, digest) for path, text in files.items()},
         links={f"sites-enabled/{place.site}": f"../sites-available/{place.site}"},

@@ -7,7 +7,6 @@ import hashlib
 import hmac
 from typing import TYPE_CHECKING, Any
 
-from cluster.config.models import DatabaseEngine
 from cluster.placement import place
 from cluster.tls.hosts import certificate_of_database, password_of
 
@@ -25,20 +24,13 @@ SALT_BYTES = 16
 LOOPBACK = "127.0.0.1"
 
 
-def is_made(topology: Topology) -> bool:
-    """Tell whether a stack's database is one that is made."""
-    database = topology.config.database
-    return database is not None and database.engine is DatabaseEngine.POSTGRES
-
-
 def needs_hosts_key(topology: Topology) -> bool:
     """Tell whether hosts ask each other for something, by certificates and passwords that are made of one secret."""
-    return is_made(topology) or place(topology).is_spread
+    return topology.config.makes_postgres or place(topology).is_spread
 
 
 def _host(topology: Topology) -> Host:
-    name = place(topology).database
-    return next(host for host in topology.config.hosts if host.name == name)
+    return topology.config.host(str(place(topology).database))
 
 
 def _port(topology: Topology) -> int:
@@ -64,14 +56,13 @@ def url(topology: Topology, places: Places, secret: str) -> str:
 def wanted(topology: Topology, places: Places, secret: str, owner: str) -> dict[str, Any]:
     """Return what the host is told (platforms.remote.host.postgres.make)."""
     placement, host = place(topology), _host(topology)
-    hosts = {one.name: one for one in topology.config.hosts}
     shown = certificate_of_database(secret, places.stack, host.name)
     return {
         "owner": owner,
         "port": _port(topology),
         # From the beginning: a server that is to listen elsewhere has to be started anew.
         "listen": [host.internal] if host.internal is not None else [],
-        "allowed": [hosts[name].between for name in placement.app] if placement.asks_database else [],
+        "allowed": [topology.config.host(name).between for name in placement.app] if placement.asks_database else [],
         "certificate": shown.certificate,
         "key": shown.key,
         "user": places.table,

@@ -47,6 +47,11 @@ MOST_AT_ONCE, CLOCKS_APART = 32, 30.0
 NAME = re.compile(r"(?!.*-nginx$)[a-z][a-z0-9-]{0,23}")
 
 
+def digests(texts: Mapping[str, str]) -> dict[str, str]:
+    """Return what a host says of files with these texts, by their names."""
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Looked:
     """A host as it was found. machine, stack: as `host.look` says them; stack None: it was never here."""
@@ -117,12 +122,12 @@ class Looked:
     def has_files(self, texts: Mapping[str, str]) -> bool:
         """Tell whether systemd is told what it should be; texts: of the units and of the directories."""
         found = (self.stack or {}).get("files", {})
-        return all(found.get(name) == hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items())
+        return all(found.get(name) == digest for name, digest in digests(texts).items())
 
     def has_site(self, rendered: NginxConfig) -> bool:
         """Tell whether nginx runs a configuration, and would run it again."""
         stack = self.stack or {}
-        files = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in rendered.files.items()}
+        files = digests(rendered.files)
         links = {path: os.path.normpath(target) for path, target in rendered.links.items()}
         there = stack.get("site", {})
         return stack.get("nginx") == rendered.digest and all(
@@ -132,7 +137,7 @@ class Looked:
     def has_relay(self, files: Mapping[str, str], *, alone: bool) -> bool:
         """Tell whether nginx does this for other hosts; alone: and nothing else of the stack's."""
         found = (self.stack or {}).get("relay", {"files": {}, "runs": False})
-        wanted = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in files.items()}
+        wanted = digests(files)
         there = found["files"] if alone else {path: told for path, told in found["files"].items() if path in wanted}
         return bool(there == wanted and (found["runs"] or not wanted))
 
@@ -170,8 +175,7 @@ class Looked:
         found = (self.stack or {}).get("daemons", {})
         return all(
             found.get(name) == {"state": "active", "unit": digest, "started": digest}
-            for name, text in units.items()
-            for digest in [hashlib.sha256(text.encode()).hexdigest()]
+            for name, digest in digests(units).items()
         )
 
     def hold_names(self, instances: Sequence[str], release: str) -> bool:
@@ -287,6 +291,13 @@ class Seen:
                 if where.get(key[0]) == host
             },
         )
+
+    @property
+    def release(self) -> str | None:
+        """The release that serves: the one that every instance's name leads to, where its host answers; else None."""
+        live, host_of = self.live, self.placement.host_of
+        held = {live.holders.get(name) for name in self.topology.names if host_of[name] not in self.away}
+        return held.pop() if len(held) == 1 else None
 
     @property
     def issued(self) -> list[tuple[str, str]]:

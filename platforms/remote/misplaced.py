@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.config.models import DatabaseEngine, SessionEngine
 from cluster.source import shared_paths
-from platforms.remote.database import is_made
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -57,7 +56,7 @@ def _parts(topology: Topology, seen: Seen) -> Iterator[_Part]:
     leader = placement.leader
     if config.database is not None and config.database.engine is DatabaseEngine.SQLITE and not data_may:
         yield _Part(key="database", what="the data (sqlite)", kind="data", host=leader, discard=data_key)
-    if is_made(topology) and placement.database is not None and not data_may:
+    if topology.config.makes_postgres and placement.database is not None and not data_may:
         yield _Part(
             key="database", what="the data (PostgreSQL)", kind="database", host=placement.database, discard=data_key
         )

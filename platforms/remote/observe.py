@@ -39,9 +39,7 @@ class Observed:
     @property
     def release(self) -> str | None:
         """The release that serves: the one that every instance's name leads to, else None."""
-        live, host_of = self.seen.live, self.seen.placement.host_of
-        held = {live.holders.get(name) for name in self.topology.names if host_of[name] not in self.seen.away}
-        return held.pop() if len(held) == 1 else None
+        return self.seen.release
 
     @property
     def maintenance(self) -> Maintenance | None:
@@ -62,7 +60,7 @@ class Observed:
         nginx, of_nginx = self._nginx()
         services = [
             *(self._service(service) for service in self.topology.beside),
-            *(self._daemon(service) for service in self.topology.services if service.daemon is not None),
+            *(self._daemon(service) for service in self.topology.daemons),
             *self._database(),
             *self._certificates(),
             *of_nginx,

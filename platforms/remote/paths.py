@@ -96,11 +96,10 @@ def nginx_paths(topology: Topology, places: Places, host: str) -> NginxPaths:
     reaches_out = placement.reaches_out(host)
     instances = topology.endpoints(lambda _kind: str(places.sockets), Kind.INSTANCE)
     if reaches_out:
-        hosts = {one.name: one for one in topology.config.hosts}
         instances = {
             name: Endpoint(path=str(places.relay_socket(name)))
             if placement.host_of[name] == host
-            else Endpoint(host=hosts[placement.host_of[name]].between, port=port)
+            else Endpoint(host=topology.config.host(placement.host_of[name]).between, port=port)
             for name, port in relay_ports(topology).items()
         }
     return NginxPaths(
@@ -157,13 +156,13 @@ def relay_files(topology: Topology, places: Places, host: str, version: Version)
     # Also of the one host that has visitors, and instances beside others': it asks for its own as for those.
     if host not in placement.app or not placement.is_spread:
         return {}
-    hosts = {one.name: one for one in topology.config.hosts}
+    this = topology.config.host(host)
     ports, first = relay_ports(topology), topology.config.upstream.relay_port
     own = placement.on(host, topology.names)
     reaches_itself = host in placement.nginx and placement.reaches_out(host)
     sockets = topology.endpoints(lambda _kind: str(places.sockets), Kind.INSTANCE)
     # On one address where it is said which; the certificates keep others away in any case.
-    listens = partial(_listens, hosts[host].internal, on_all="[::]" if ":" in hosts[host].between else "")
+    listens = partial(_listens, this.internal, on_all="[::]" if ":" in this.between else "")
     relay = Relay(
         instances={name: sockets[name] for name in own},
         ports={name: ports[name] for name in own},
@@ -178,7 +177,7 @@ def relay_files(topology: Topology, places: Places, host: str, version: Version)
                 for name in own
             },
         },
-        peers=[Endpoint(host=hosts[name].between, port=first) for name in placement.peers(host)],
+        peers=[Endpoint(host=topology.config.host(name).between, port=first) for name in placement.peers(host)],
         peers_socket=Endpoint(path=str(places.relay_peers)),
         internal=Endpoint(path=str(places.relay_internal)),
         files=str(places.relay_files),
@@ -195,6 +194,5 @@ def _listens(address: str | None, port: int, *, on_all: str) -> str:
 
 def asked_relays(topology: Topology, host: str) -> list[tuple[str, str, int]]:
     """Return the name, the address and the port of each other host whose nginx a host's asks."""
-    hosts = {one.name: one for one in topology.config.hosts}
     first = topology.config.upstream.relay_port
-    return [(name, hosts[name].between, first) for name in place(topology).peers(host)]
+    return [(name, topology.config.host(name).between, first) for name in place(topology).peers(host)]

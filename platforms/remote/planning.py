@@ -22,7 +22,7 @@ from platforms.pulumi.engine import PulumiError
 from platforms.pulumi.planning import Sides, UnkeptError, begun, lasting_of
 from platforms.pulumi.preview import Preview
 from platforms.remote.archives import target_of
-from platforms.remote.database import is_made, needs_hosts_key, url
+from platforms.remote.database import needs_hosts_key, url
 from platforms.remote.drift import drift
 from platforms.remote.kept import NoReleaseError, changed_parts, fetched, wanted
 from platforms.remote.looked import said_of_sessions
@@ -82,10 +82,8 @@ class Site:
         return Hosted(
             looked=looked,
             instances=placement.on(host, topology.names),
-            beside=[one for one in topology.beside if placement.host_of[one.name] == host],
-            daemons=[
-                one for one in topology.services if one.daemon is not None and placement.host_of[one.name] == host
-            ],
+            beside=placement.services(host, topology.beside),
+            daemons=placement.services(host, topology.daemons),
             rendered=nginx_config(topology, looked.places, host, looked.nginx, self.certificate) if visited else None,
             relay=relay_files(topology, looked.places, host, looked.nginx),
         )
@@ -149,8 +147,7 @@ class Planning(planning.Planning):
     @property
     def serving(self) -> str | None:
         """The release that every instance's name leads to; None where that is not one."""
-        held = {self.site.seen.live.holders.get(name) for name in self.topology.names}
-        return held.pop() if len(held) == 1 else None
+        return self.site.seen.release
 
     def drift(self) -> tuple[str, ...]:
         """Return what was changed by hand, or is broken, in words."""
@@ -184,7 +181,7 @@ class Planning(planning.Planning):
     def secrets(self) -> dict[str, str]:
         """Return the secrets of the wanted release: the URL of a database that is made on a host among them."""
         found = self.pulumi.secrets()
-        made = self.pulumi.secret(HOSTS_KEY) if is_made(self.topology) else None
+        made = self.pulumi.secret(HOSTS_KEY) if self.topology.config.makes_postgres else None
         return found if made is None else {**found, "database_url": url(self.topology, self.places, made)}
 
     def lasting(self, wanted: str, secrets: Mapping[str, str]) -> Lasting:

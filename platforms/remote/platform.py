@@ -37,7 +37,7 @@ from platforms.pulumi.planning import state_of
 from platforms.pulumi.policing import tell_disabled
 from platforms.pulumi.preview import Preview
 from platforms.pulumi.relay import Relay
-from platforms.remote.database import is_made, needs_hosts_key, reached_at
+from platforms.remote.database import needs_hosts_key, reached_at
 from platforms.remote.host.places import Places
 from platforms.remote.host.postgres import reaches
 from platforms.remote.host.releases import in_release
@@ -418,11 +418,10 @@ class RemotePlatform:
                 for host in self.ssh.hosts
             }
             sockets = self.topology.endpoints(lambda _kind: str(self.places.sockets), Kind.INSTANCE)
-            address = next(host.address for host in self.ssh.hosts if host.name == visited)
             there = Endpoints(
                 internal=to[visited](str(self.places.internal)),
                 instances={name: to[self.placement.host_of[name]](one.path) for name, one in sockets.items()},
-                site=Endpoint(host=address, port=self.stack.config.site.listen),
+                site=Endpoint(host=self.stack.config.host(visited).address, port=self.stack.config.site.listen),
                 release=release,
                 intruders=partial(self._intruders, away),
                 counted_twice=self.placement.on(visited, self.topology.names)
@@ -458,7 +457,7 @@ class RemotePlatform:
 
     def _reaching_database(self, away: Collection[str]) -> list[str]:
         """Return who gets to the database though no instance runs there, this machine among them."""
-        if not is_made(self.topology) or not self.placement.asks_database:
+        if not self.topology.config.makes_postgres or not self.placement.asks_database:
             return []
         address, port = reached_at(self.topology)
         not_asked = {self.placement.database, *self.placement.app, *away}
@@ -492,8 +491,7 @@ class RemotePlatform:
             }
             units |= {
                 self.places.daemon(one.name).name: (one.name, one.name)
-                for one in self.topology.services
-                if one.daemon is not None and self.placement.host_of[one.name] == host
+                for one in self.placement.services(host, self.topology.daemons)
             }
             if host in self.placement.nginx:
                 renewers = {path.name for path in self.places.renewer_units.values() if path.suffix == ".service"}

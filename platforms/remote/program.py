@@ -16,7 +16,7 @@ from cluster.lint.hosts import hosts_fit
 from cluster.tls.hosts import certificate_of_host
 from cluster.topology import build_topology
 from platforms.remote.archives import target_of
-from platforms.remote.database import is_made, needs_hosts_key, url
+from platforms.remote.database import needs_hosts_key, url
 from platforms.remote.host.places import Places
 from platforms.remote.looked import Seen, check_name, facts_of, look, look_at_former, said_of_sessions
 from platforms.remote.misplaced import misplaced
@@ -147,7 +147,7 @@ class RemoteGround:
     def made_secrets(self, config: ClusterConfig) -> dict[str, str]:
         """Return the URL of the database, where one is made."""
         topology = build_topology(config)
-        return {"database_url": url(topology, self.places, self._hosts_key())} if is_made(topology) else {}
+        return {"database_url": url(topology, self.places, self._hosts_key())} if topology.config.makes_postgres else {}
 
     def _hosts_key(self) -> str:
         """Return of what hosts' certificates are made; empty where they need none. RunError where it is missing."""

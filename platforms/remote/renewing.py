@@ -18,6 +18,7 @@ from cluster.services import Kind
 from cluster.tls.renewing import wanted
 from platforms.remote.archives import target_of
 from platforms.remote.host.renewing import MAP, digest_of_start
+from platforms.remote.looked import digests
 from platforms.remote.ssh import host_files
 from platforms.remote.units import SANDBOX, quoted
 
@@ -98,7 +99,7 @@ class Renewer:
     @property
     def digests(self) -> dict[str, str]:
         """A digest of each of its units."""
-        return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in self.units.items()}
+        return digests(self.units)
 
     @property
     def started(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pulumi_command import local
 
 from cluster.config.models import Replacement, SessionEngine
 from cluster.errors import ClusterError
+from cluster.render.nginx import digest_of_files
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.services import PACKAGED, Kind
 from cluster.tls.hosts import certificate_of_host
@@ -118,14 +118,14 @@ class Remote:
         return Store(nodes=pulumi.Output.from_input(nodes), ready=(*hosts, *self._daemons(name, topology, opts, hosts)))
 
     def _set_up(self, name: str, host: str, topology: Topology, opts: pulumi.ResourceOptions) -> local.Command:
-        beside = [one for one in topology.beside if self.placement.host_of[one.name] == host]
+        beside = self.placement.services(host, topology.beside)
         texts = {
             **({"unit": instance_unit(topology, self.places)} if host in self.placement.app else {}),
             **({"nginx_unit": nginx_unit(self.places)} if host in self.placement.hosts else {}),
             "tmpfiles": tmpfiles(topology, self.places),
             **{f"{SERVICE}{service.name}": service_unit(service, self.places) for service in beside},
         }
-        if database.is_made(topology) and host in self.placement.app:
+        if topology.config.makes_postgres and host in self.placement.app:
             texts["authority"] = certificate_of_host(self.hosts_key, self.places.stack, host).authority
         step = _Step(component=name, host=host, name="host")
         told = {"owner": self.owner, "made_by": step.resource, **texts}
@@ -142,7 +142,7 @@ class Remote:
         self, name: str, topology: Topology, opts: pulumi.ResourceOptions, hosts: Sequence[local.Command]
     ) -> list[local.Command]:
         """Start programs of the distribution's, one after another: of two memcached nodes one is always full."""
-        services = [service for service in topology.services if service.daemon is not None]
+        services = topology.daemons
         if not services:
             return []
         sessions = topology.config.sessions
@@ -173,7 +173,7 @@ class Remote:
     def database(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> MadeDatabase:
         """Make the PostgreSQL that the stack file asks for; an sqlite file is made by who opens it."""
         host = self.placement.database
-        if host is None or not database.is_made(topology):
+        if host is None or not topology.config.makes_postgres:
             return MadeDatabase(ready=())
         told = database.wanted(topology, self.places, self.hosts_key, self.owner)
         made = self._command(
@@ -389,8 +389,8 @@ class Remote:
         for host in self.placement.app:
             found = {
                 one.name: one.generation(release)
-                for one in topology.beside
-                if one.replacement is replacement and self.placement.host_of[one.name] == host
+                for one in self.placement.services(host, topology.beside)
+                if one.replacement is replacement
             }
             if not found:
                 continue
@@ -446,7 +446,7 @@ class Remote:
             opts,
             after=after,
             done=looked.has_relay(files, alone=False),
-            environment={"DIGEST": _digest_of(files)},
+            environment={"DIGEST": digest_of_files(files)},
             stdin=pulumi.Output.secret(json.dumps(told, indent=1)),
         )
         return [step]
@@ -543,10 +543,8 @@ class Remote:
         """Let go of what serves no more on a host."""
         looked, placement = self.seen.each[host], self.placement
         names = placement.on(host, topology.names)
-        beside = {one.name: one.generation(release) for one in topology.beside if placement.host_of[one.name] == host}
-        daemons = [
-            one.name for one in topology.services if one.daemon is not None and placement.host_of[one.name] == host
-        ]
+        beside = {one.name: one.generation(release) for one in placement.services(host, topology.beside)}
+        daemons = [one.name for one in placement.services(host, topology.daemons)]
         files = relay_files(topology, self.places, host, looked.nginx)
         visited = host in placement.nginx
         renewed = renewer_of(topology, self.places, looked, self.account) is not None
@@ -625,8 +623,3 @@ class Remote:
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=list(after))),
         )
-
-
-def _digest_of(files: Mapping[str, str]) -> str:
-    told = "\0".join(f"{path}\0{text}" for path, text in sorted(files.items()))
-    return hashlib.sha256(told.encode()).hexdigest()

@@ -235,7 +235,10 @@ class Places:
 
     @property
     def table(self) -> str:
-        """The table of the kernel's rules that are the stack's."""
+        """The stack's name where no - may be: of the kernel's rules, of the database, its user and its cluster.
+
+        systemd would take one in a cluster's name for a directory.
+        """
         return self.name.replace("-", "_")
 
     @property

@@ -119,8 +119,7 @@ class _Cluster:
 
     def __init__(self, places: Places) -> None:
         self.places = places
-        # systemd would take a - in its name for a directory.
-        self.name = places.name.replace("-", "_")
+        self.name = places.table
         self.etc = places.root / "etc" / "postgresql"
 
     @property
@@ -150,13 +149,18 @@ class _Cluster:
     @property
     def port(self) -> str:
         """By which its socket is called; empty where that was never said."""
+        there = self.settings
 
         def found() -> str:
-            text = (self.directory / "conf.d" / "django-cluster.conf").read_text(encoding="utf-8")
+            text = there.read_text(encoding="utf-8")
             return next((line.partition("=")[2].strip() for line in text.splitlines() if line.startswith("port =")), "")
 
-        there = self.directory / "conf.d" / "django-cluster.conf"
         return str(done_by(USER, found, f"{there} can't be read")) if there.is_file() else ""
+
+    @property
+    def settings(self) -> Path:
+        """What the server is told besides what the distribution does."""
+        return self.directory / "conf.d" / "django-cluster.conf"
 
     @property
     def dropin(self) -> Path:
@@ -195,7 +199,7 @@ class _Cluster:
             f"ssl_key_file = '{where}/server.key'",
             "ssl_min_protocol_version = 'TLSv1.2'",
         ]
-        restart = _own(where / "conf.d" / "django-cluster.conf", "\n".join(settings) + "\n", SHOWN)
+        restart = _own(self.settings, "\n".join(settings) + "\n", SHOWN)
         reload = _own(where / "server.pem", wanted["certificate"], SHOWN)
         reload |= _own(where / "server.key", wanted["key"], 0o600)
         reload |= self.admit(told)

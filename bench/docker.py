@@ -137,7 +137,24 @@ class Compose:
 MIGRATE = "for try in 1 2 3 4 5 6 7 8 9 10; do python manage.py migrate -v 0 --noinput && exit 0; sleep 1; done; exit 1"
 
 
-class Ours:
+class Changing:
+    """A stand that is changed by its stack file and its code."""
+
+    stand: DockerStand
+
+    def up(self) -> None:
+        checked(self.stand.up())
+
+    def weight(self, value: int) -> None:
+        self.stand.edit_stack(lambda stack: stack["upstream"]["servers"][0].update(weight=value))
+        self.up()
+
+    def release(self, number: int) -> None:
+        self.stand.edit_code("visits/apps.py", f"# {number}\n")
+        self.up()
+
+
+class Ours(Changing):
     """`cluster up`, or plain `pulumi up`."""
 
     def __init__(self, nginx: str, *, plain: bool) -> None:
@@ -153,20 +170,12 @@ class Ours:
         self.up()
 
     def up(self) -> None:
-        if self.plain:
-            done = self.stand.pulumi("up", "--yes", "--skip-preview")
-            if done.returncode != 0:
-                raise SystemExit(done.stdout)
-        else:
-            checked(self.stand.up())
-
-    def weight(self, value: int) -> None:
-        self.stand.edit_stack(lambda stack: stack["upstream"]["servers"][0].update(weight=value))
-        self.up()
-
-    def release(self, number: int) -> None:
-        self.stand.edit_code("visits/apps.py", f"# {number}\n")
-        self.up()
+        if not self.plain:
+            super().up()
+            return
+        done = self.stand.pulumi("up", "--yes", "--skip-preview")
+        if done.returncode != 0:
+            raise SystemExit(done.stdout)
 
     def close(self) -> None:
         self.stand.close()

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.docker import OPERATIONS, checked, rows, timed, under_load
+from bench.docker import OPERATIONS, Changing, rows, timed, under_load
 from tests.e2e.hosts import HostsStand, Network, Store
 from tests.e2e.remote import Host
 from tests.e2e.results import versions
@@ -67,8 +67,10 @@ class Hosts:
         shutil.rmtree(self.directory)
 
 
-class Ours:
+class Ours(Changing):
     """`cluster up`."""
+
+    stand: HostsStand
 
     def __init__(self, count: int) -> None:
         self.hosts = Hosts(count)
@@ -79,17 +81,6 @@ class Ours:
 
     def first_up(self) -> None:
         self.stand.use(self.hosts.store)
-        self.up()
-
-    def up(self) -> None:
-        checked(self.stand.up())
-
-    def weight(self, value: int) -> None:
-        self.stand.edit_stack(lambda stack: stack["upstream"]["servers"][0].update(weight=value))
-        self.up()
-
-    def release(self, number: int) -> None:
-        self.stand.edit_code("visits/apps.py", f"# {number}\n")
         self.up()
 
     def close(self) -> None:

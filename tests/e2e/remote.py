@@ -150,6 +150,12 @@ class RemoteStand(DockerStand):
         run = f"import runpy\nrunpy.run_path({str(ROOT / '__main__.py')!r}, run_name='__main__')\n"
         (self.root / "__main__.py").write_text(before + run)
 
+    def make_superuser(self) -> None:
+        made = "from django.contrib.auth.models import User; User.objects.create_superuser"
+        create = f"{made}('admin', 'a@example.com', 'a long enough one')"
+        result = self.run("manage", self.name, "--", "shell", "-c", create)
+        assert result.status == 0, result.output
+
     # --- what runs there
 
     def host_of(self, instance: str) -> Host:

@@ -26,7 +26,7 @@ from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.topology import build_topology
 from platforms.remote.host.places import Places
 from platforms.remote.paths import nginx_config, relay_files, relay_ports, shown_files
-from tests.nginx.running import CLOSING_SECONDS, PATIENCE, SETTLING_SECONDS, UnixConnection, ask, free_ports
+from tests.nginx.running import CLOSING_SECONDS, PATIENCE, SETTLING_SECONDS, Mortal, UnixConnection, ask, free_ports
 from tests.nginx.test_shared import DISTRIBUTION
 
 if TYPE_CHECKING:
@@ -82,12 +82,8 @@ def whole(status: str = "200 OK", *headers: str, body: bytes = b"") -> bytes:
     )
 
 
-class Instance(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+class Instance(Mortal):
     """Stands in for an instance: answers by path, and keeps each request byte for byte."""
-
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 256
 
     def __init__(self, link: Path, name: str, answers: Mapping[str, Any]) -> None:
         self.name, self.answers, self.link = name, answers, link
@@ -99,17 +95,6 @@ class Instance(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         super().__init__(str(link), _Handler)
         self.thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
         self.thread.start()
-
-    def die(self) -> None:
-        """End as a killed process does."""
-        if self.thread.is_alive():
-            self.shutdown()
-            self.thread.join(PATIENCE)
-        self.server_close()
-        with self.lock:
-            for connection in self.open:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(socketserver.StreamRequestHandler):

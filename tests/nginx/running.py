@@ -311,12 +311,30 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
 
 
-class Backend(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """A stand-in for an instance: a socket, the name that leads to it, and what it was asked."""
+class Mortal(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """A stand-in for an instance, on a socket, that can end. open: its connections, which its handler keeps."""
 
     daemon_threads = True
     block_on_close = False
     request_queue_size = 256
+    thread: threading.Thread
+    lock: threading.Lock
+    open: set[socket.socket]
+
+    def die(self) -> None:
+        """End as a killed process does, and leave the name leading to a socket on which nobody answers."""
+        if self.thread.is_alive():
+            self.shutdown()
+            self.thread.join(PATIENCE)
+        self.server_close()
+        with self.lock:
+            for connection in self.open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+class Backend(Mortal):
+    """The name that leads to a socket, and what was asked there."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self.name = name
@@ -336,17 +354,6 @@ class Backend(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def give_name_up(self) -> None:
         self.link.unlink()
-
-    def die(self) -> None:
-        """End as a killed process does, and leave the name leading to a socket on which nobody answers."""
-        if self.thread.is_alive():
-            self.shutdown()
-            self.thread.join(PATIENCE)
-        self.server_close()
-        with self.lock:
-            for connection in self.open:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
 
 
 @dataclass

@@ -200,15 +200,20 @@ class Pulumi:
 
     def secret(self, name: str) -> str | None:
         """Return a secret of the stack file; None where it has none of that name."""
-        document = yaml.safe_load(stack_path(self.root, self.stack).read_text(encoding="utf-8"))
-        if f"cluster:{name}" not in document["config"]:
+        if not self.has_secret(name):
             return None
         return self._explained("config", "get", f"cluster:{name}", "--stack", self.stack).rstrip("\n")
 
+    def has_secret(self, name: str) -> bool:
+        """Tell whether the stack file has a secret of a name: nothing is decrypted for it."""
+        document = yaml.safe_load(stack_path(self.root, self.stack).read_text(encoding="utf-8"))
+        return f"cluster:{name}" in document["config"]
+
     def secrets(self) -> dict[str, str]:
         """Return the secrets that the stack file has, in plain: for what must not show them."""
-        found = {name: self.secret(name) for name in SECRET_KEYS}
-        return {name: value for name, value in found.items() if value}
+        printed = self._explained("config", "--show-secrets", "--json", "--stack", self.stack)
+        found = {key: told.get("value") for key, told in json.loads(printed).items()}
+        return {name: value for name in SECRET_KEYS if (value := found.get(f"cluster:{name}"))}
 
     def find(self) -> list[dict[str, Any]] | None:
         """Return the resources in the stack's state; None where no backend is known, or it has no such stack."""

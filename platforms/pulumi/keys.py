@@ -78,7 +78,7 @@ def make_secrets(pulumi: Pulumi, config: ClusterConfig, shown: Path, say: Callab
             pulumi.set_secret(AUTHORITY, authority)
             say(f"making the stack's own authority: browsers are to trust {shown}")
         show_authority(shown, authority)
-    if config.site.acme is not None and pulumi.secret(ACCOUNT) is None:
+    if config.site.acme is not None and not pulumi.has_secret(ACCOUNT):
         pulumi.set_secret(ACCOUNT, new_key())
 
 

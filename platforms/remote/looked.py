@@ -46,6 +46,9 @@ MOST_AT_ONCE, CLOCKS_APART = 32, 30.0
 #: One that ends in -nginx would have its sockets where another one's nginx has its own (Places.nginx_run).
 NAME = re.compile(r"(?!.*-nginx$)[a-z][a-z0-9-]{0,23}")
 
+#: Where a preview finds what was looked at just before it: its path.
+LOOKED_VARIABLE = "CLUSTER_LOOKED"
+
 
 def digests(texts: Mapping[str, str]) -> dict[str, str]:
     """Return what a host says of files with these texts, by their names."""
@@ -345,6 +348,22 @@ def look(ssh: Ssh, topology: Topology) -> Seen:
         raise HostError("\n".join(seen.away.values()))
     check_clocks(seen.each.values())
     return seen
+
+
+def handed(seen: Seen) -> str:
+    """Return what was found, as JSON, for a program that begins at once: it need not look again."""
+    return json.dumps({name: {"machine": one.machine, "stack": one.stack} for name, one in seen.each.items()})
+
+
+def taken(text: str, ssh: Ssh, topology: Topology) -> Seen | None:
+    """Return what was handed; None where it is of other hosts."""
+    found = json.loads(text)
+    if [*found] != [host.name for host in ssh.hosts]:
+        return None
+    places = Places(ssh.stack)
+    return Seen(
+        each={name: Looked(host=name, places=places, **told) for name, told in found.items()}, topology=topology
+    )
 
 
 def look_at_former(ssh: Ssh) -> list[Looked]:

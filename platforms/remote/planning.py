@@ -25,7 +25,7 @@ from platforms.remote.archives import target_of
 from platforms.remote.database import needs_hosts_key, url
 from platforms.remote.drift import drift
 from platforms.remote.kept import NoReleaseError, changed_parts, fetched, wanted
-from platforms.remote.looked import said_of_sessions
+from platforms.remote.looked import LOOKED_VARIABLE, handed, said_of_sessions
 from platforms.remote.nginx_check import HostChecker
 from platforms.remote.paths import nginx_config, relay_files, runtime_paths
 from platforms.remote.ssh import HostError
@@ -119,7 +119,11 @@ def previewed(site: Site, pulumi: Pulumi) -> tuple[Planned, Changes]:
 
 def _previewed(site: Site, pulumi: Pulumi) -> tuple[Preview, Changes]:
     preview = Preview()
-    return preview, pulumi.preview(preview.take, refresh=False, **site.environment)
+    with tempfile.TemporaryDirectory() as aside:
+        path = Path(aside) / "looked"
+        path.write_text(handed(site.seen), encoding="utf-8")
+        environment = {**site.environment, LOOKED_VARIABLE: str(path)}
+        return preview, pulumi.preview(preview.take, refresh=False, **environment)
 
 
 class Planning(planning.Planning):

@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -41,10 +42,11 @@ from platforms.remote.database import needs_hosts_key, reached_at
 from platforms.remote.host.places import Places
 from platforms.remote.host.postgres import reaches
 from platforms.remote.host.releases import in_release
-from platforms.remote.looked import Seen, check_name, facts_of, look, look_around, said_of_sessions
+from platforms.remote.looked import MOST_AT_ONCE, Seen, check_name, facts_of, look, look_around, said_of_sessions
 from platforms.remote.observe import Observed, told
 from platforms.remote.paths import RemotePaths, access_log, nginx_config
 from platforms.remote.planning import Site, drifted, plan, previewed
+from platforms.remote.relays import Relays
 from platforms.remote.renewing import said_of
 from platforms.remote.ssh import LOOK_SECONDS, AwayError, HostError, Ssh
 from platforms.remote.units import instance_unit
@@ -150,7 +152,7 @@ class RemotePlatform:
     def _set_up(self) -> None:
         self.pulumi.set_up()
         make_secrets(self.pulumi, self.stack.config, self.paths.authority, self.voice.say)
-        if needs_hosts_key(self.topology) and self.pulumi.secret(HOSTS_KEY) is None:
+        if needs_hosts_key(self.topology) and not self.pulumi.has_secret(HOSTS_KEY):
             self.pulumi.set_secret(HOSTS_KEY, new_hosts_key())
 
     def plan(self, wanted: Forward | Back) -> Planned:
@@ -414,12 +416,13 @@ class RemotePlatform:
 
         with contextlib.ExitStack() as relays:
             to = {
-                host.name: relays.enter_context(contextlib.closing(Relay(partial(self._start_relay, host.name)))).to
-                for host in self.ssh.hosts
+                host: relays.enter_context(contextlib.closing(Relays(partial(self._start, host, "relay-all")))).to
+                for host in self.placement.app
             }
+            nginx = relays.enter_context(contextlib.closing(Relay(partial(self._start, visited, "relay"))))
             sockets = self.topology.endpoints(lambda _kind: str(self.places.sockets), Kind.INSTANCE)
             there = Endpoints(
-                internal=to[visited](str(self.places.internal)),
+                internal=nginx.to(str(self.places.internal)),
                 instances={name: to[self.placement.host_of[name]](one.path) for name, one in sockets.items()},
                 site=Endpoint(host=self.stack.config.host(visited).address, port=self.stack.config.site.listen),
                 release=release,
@@ -431,9 +434,10 @@ class RemotePlatform:
             )
             return verify(self.topology, there)
 
-    def _start_relay(self, host: str, path: str) -> subprocess.Popen[bytes]:
+    def _start(self, host: str, what: str, *words: str) -> subprocess.Popen[bytes]:
+        """Begin a command of a host's, which gets standard input."""
         process = subprocess.Popen(
-            self.ssh.command(host, "relay", path),
+            self.ssh.command(host, what, *words),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -445,15 +449,13 @@ class RemotePlatform:
 
     def _intruders(self, away: Collection[str]) -> list[str]:
         """Return what listens though it must not, on hosts that are not away; and who gets where nobody must."""
-        return [
-            *(
-                f"an instance on {host.name} listens on port {port}"
-                for host in self.ssh.hosts
-                if host.name not in away
-                for port in self.ssh.run(host.name, "listening").split()
-            ),
-            *self._reaching_database(away),
+        listening = self._said([host.name for host in self.ssh.hosts if host.name not in away], "listening")
+        found = [
+            f"an instance on {host} listens on port {port}"
+            for host, ports in listening.items()
+            for port in ports.split()
         ]
+        return [*found, *self._reaching_database(away)]
 
     def _reaching_database(self, away: Collection[str]) -> list[str]:
         """Return who gets to the database though no instance runs there, this machine among them."""
@@ -461,12 +463,18 @@ class RemotePlatform:
             return []
         address, port = reached_at(self.topology)
         not_asked = {self.placement.database, *self.placement.app, *away}
-        hosts = [host.name for host in self.ssh.hosts if host.name not in not_asked]
-        found = [name for name in hosts if self.ssh.run(name, "reaches", address, str(port)).strip() == "yes"]
+        asked = [host.name for host in self.ssh.hosts if host.name not in not_asked]
+        found = [name for name, said in self._said(asked, "reaches", address, str(port)).items() if said == "yes"]
         return [
             f"{who} gets to the database at {address}:{port}"
             for who in [*found, *(["this machine"] if reaches(address, port) else [])]
         ]
+
+    def _said(self, hosts: Sequence[str], what: str, *words: str) -> dict[str, str]:
+        """Return what hosts say, asked at once, by their names; HostError where one can't be."""
+        with ThreadPoolExecutor(max_workers=MOST_AT_ONCE) as pool:
+            said = pool.map(lambda host: self.ssh.run(host, what, *words).strip(), hosts)
+            return dict(zip(hosts, said, strict=True))
 
     def nginx_config(self) -> NginxConfig:
         """Return the site's file, for the nginx that the host has."""

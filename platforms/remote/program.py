@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pulumi
@@ -18,7 +20,16 @@ from cluster.topology import build_topology
 from platforms.remote.archives import target_of
 from platforms.remote.database import needs_hosts_key, url
 from platforms.remote.host.places import Places
-from platforms.remote.looked import Seen, check_name, facts_of, look, look_at_former, said_of_sessions
+from platforms.remote.looked import (
+    LOOKED_VARIABLE,
+    Seen,
+    check_name,
+    facts_of,
+    look,
+    look_at_former,
+    said_of_sessions,
+    taken,
+)
 from platforms.remote.misplaced import misplaced
 from platforms.remote.paths import RemotePaths, runtime_paths
 from platforms.remote.resources import Remote
@@ -27,7 +38,6 @@ from platforms.remote.units import instance_unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from cluster.config import ClusterConfig
     from cluster.config.hosts import Host
@@ -79,10 +89,19 @@ class RemoteGround:
         return ssh
 
     def seen(self, topology: Topology) -> Seen:
-        """Return what there is on the hosts, which is looked at once; HostError where one is away."""
+        """Return what there is on the hosts, which is looked at once; HostError where one is away.
+
+        A preview that a command has begun takes what that one has found; what changes hosts looks itself.
+        """
         if self._seen is None:
-            self._seen = look(self.ssh, topology)
+            self._seen = self._handed(topology) or look(self.ssh, topology)
         return self._seen
+
+    def _handed(self, topology: Topology) -> Seen | None:
+        path = os.environ.get(LOOKED_VARIABLE)
+        if path is None or not pulumi.runtime.is_dry_run():
+            return None
+        return taken(Path(path).read_text(encoding="utf-8"), self.ssh, topology)
 
     def facts(self, config: ClusterConfig, secrets: frozenset[str]) -> Facts:
         """Return what the lints may look at."""

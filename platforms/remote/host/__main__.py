@@ -5,15 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-import socket
 import sys
-import threading
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from platforms.remote.host import (
     checking,
     daemons,
     maintaining,
+    passing,
     postgres,
     relaying,
     releases,
@@ -29,10 +28,7 @@ from platforms.remote.host.places import Places
 from platforms.remote.host.running import HostError, alone, become, put
 
 if TYPE_CHECKING:
-    import io
     from collections.abc import Callable
-
-CHUNK = 65536
 
 
 def _look(places: Places, _words: list[str]) -> None:
@@ -194,26 +190,14 @@ def _ask(places: Places, words: list[str]) -> None:
 
 
 def _relay(places: Places, words: list[str]) -> None:
-    """Pass standard input to a socket, and what comes from it to standard output.
-
-    As the instances' user, who says where a name leads, but to nginx's own, which only root reaches.
-    """
+    """Pass a connection on to a socket: as the instances' user, but to nginx's own, which only root reaches."""
     if words[0] != str(places.internal):
         become(places)
-    with socket.socket(socket.AF_UNIX) as there:
-        there.connect(words[0])
-        threading.Thread(target=_pass_on, args=(there,), daemon=True).start()
-        while data := there.recv(CHUNK):
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-    os._exit(0)  # at once: who waits for an answer is to know that there is none, and a thread holds standard input
+    passing.relay(words[0])
 
 
-def _pass_on(there: socket.socket) -> None:
-    told = cast("io.BufferedReader", sys.stdin.buffer)
-    while data := told.read1(CHUNK):
-        there.sendall(data)
-    there.shutdown(socket.SHUT_WR)
+def _relay_all(places: Places, _words: list[str]) -> None:
+    passing.relay_all(places)
 
 
 def _remove(places: Places, words: list[str]) -> None:
@@ -241,6 +225,7 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "receive": _receive,
     "receive-static": _receive_static,
     "relay": _relay,
+    "relay-all": _relay_all,
     "relays": _relays,
     "release": _release,
     "remove": _remove,

@@ -1,0 +1,104 @@
+"""Passes connections on to a host's sockets: one to one of them, or several by frames."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING, cast
+
+from platforms.remote.host.frames import LONGEST, WITHIN, Frame, framed, read_frame
+from platforms.remote.host.running import become
+
+if TYPE_CHECKING:
+    import io
+    from typing import IO
+
+    from platforms.remote.host.places import Places
+
+
+def relay(path: str) -> None:
+    """Pass standard input to a socket, and what comes from it to standard output."""
+    with socket.socket(socket.AF_UNIX) as there:
+        there.connect(path)
+        threading.Thread(target=_pass_on, args=(there,), daemon=True).start()
+        while data := there.recv(LONGEST):
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+    os._exit(0)  # at once: who waits for an answer is to know that there is none, and a thread holds standard input
+
+
+def _pass_on(there: socket.socket) -> None:
+    told = cast("io.BufferedReader", sys.stdin.buffer)
+    while data := told.read1(LONGEST):
+        there.sendall(data)
+    there.shutdown(socket.SHUT_WR)
+
+
+def relay_all(places: Places) -> None:
+    """Pass connections on, which standard input and output have by frames, until there is no input any more.
+
+    As the instances' user, who says where a name leads.
+    """
+    become(places)
+    Passing(sys.stdin.buffer, sys.stdout.buffer).run()
+    os._exit(0)  # threads wait for sockets
+
+
+class Passing:
+    """Connections to sockets, asked for by frames."""
+
+    def __init__(self, told: IO[bytes], answers: IO[bytes]) -> None:
+        self._told = told
+        self._answers = answers
+        self._lock = threading.Lock()
+        self._open: dict[int, socket.socket] = {}
+
+    def run(self) -> None:
+        """Do what is told until nothing is."""
+        while (frame := read_frame(self._told)) is not None:
+            number, kind, data = frame
+            if kind is Frame.OPEN:
+                self._connect(number, data.decode())
+            elif (there := self._open.get(number)) is not None:
+                _send(there, data)
+
+    def _connect(self, number: int, path: str) -> None:
+        there = socket.socket(socket.AF_UNIX)
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, WITHIN)
+        try:
+            there.connect(path)
+        except OSError:  # who asks is told that there is none
+            there.close()
+            self._say(framed(number, Frame.CLOSED))
+            return
+        self._open[number] = there
+        threading.Thread(target=self._answer, args=(number, there), daemon=True).start()
+
+    def _answer(self, number: int, there: socket.socket) -> None:
+        """Pass on what a socket answers, until it ends."""
+        with contextlib.suppress(OSError):
+            while data := there.recv(LONGEST):
+                self._say(framed(number, Frame.DATA, data))
+        self._open.pop(number, None)
+        there.close()
+        self._say(framed(number, Frame.CLOSED))
+
+    def _say(self, frame: bytes) -> None:
+        with self._lock:
+            self._answers.write(frame)
+            self._answers.flush()
+
+
+def _send(there: socket.socket, data: bytes) -> None:
+    """Send what is told on; nothing where no more will be. A connection that takes it no more ends."""
+    with contextlib.suppress(OSError):
+        try:
+            there.sendall(data) if data else there.shutdown(socket.SHUT_WR)
+        except OSError:
+            there.shutdown(socket.SHUT_RDWR)  # which its thread tells
+
+
+__all__ = ["Passing", "relay", "relay_all"]

@@ -1,0 +1,120 @@
+"""Ways from here to the sockets of a host's instances: all by one program there, each connection in frames of it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.endpoints import Endpoint
+from platforms.remote.host.frames import LONGEST, WITHIN, Frame, framed, read_frame
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+
+class Relays:
+    """Sockets here that lead to sockets on a host.
+
+    start: begins the program there, whose standard input and output have the connections by frames. It is begun once,
+    with the first connection; where it has ended, each connection ends at once.
+    """
+
+    def __init__(self, start: Callable[[], subprocess.Popen[bytes]]) -> None:
+        self._start = start
+        self._directory = Path(tempfile.mkdtemp(prefix="cluster-"))
+        self._listeners: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._has_ended = False
+        self._open: dict[int, socket.socket] = {}
+        self._given = 0
+
+    def to(self, path: str) -> Endpoint:
+        """Return a socket here that leads to the one at `path` there."""
+        here = self._directory / f"{len(self._listeners)}.sock"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(here))
+        listener.listen()
+        self._listeners.append(listener)
+        threading.Thread(target=self._accept, args=(listener, path), daemon=True).start()
+        return Endpoint(path=str(here))
+
+    def _accept(self, listener: socket.socket, path: str) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                connection, _ = listener.accept()
+                self._connect(connection, path)
+
+    def _connect(self, connection: socket.socket, path: str) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, WITHIN)
+        with self._lock:
+            self._given += 1
+            number = self._given
+            self._open[number] = connection
+            if self._process is None:
+                self._process = self._start()
+                threading.Thread(target=self._take_answers, args=(self._process,), daemon=True).start()
+        self._say(number, Frame.OPEN, path.encode())
+        threading.Thread(target=self._ask, args=(number, connection), daemon=True).start()
+
+    def _ask(self, number: int, connection: socket.socket) -> None:
+        """Pass on what is asked, until no more is."""
+        with contextlib.suppress(OSError):
+            while data := connection.recv(LONGEST):
+                self._say(number, Frame.DATA, data)
+        self._say(number, Frame.DATA)
+
+    def _say(self, number: int, kind: Frame, data: bytes = b"") -> None:
+        assert self._process is not None  # noqa: S101 - begun with the first connection
+        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        try:
+            with self._lock:
+                if self._has_ended:
+                    raise BrokenPipeError
+                self._process.stdin.write(framed(number, kind, data))
+                self._process.stdin.flush()
+        except OSError:  # it has ended
+            self._end(number)
+
+    def _take_answers(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+        while (frame := read_frame(process.stdout)) is not None:
+            number, kind, data = frame
+            connection = self._open.get(number)
+            if connection is None:
+                continue
+            try:
+                if kind is not Frame.DATA:
+                    raise ConnectionAbortedError
+                connection.sendall(data)
+            except OSError:
+                self._end(number)
+        with self._lock:
+            self._has_ended = True
+        for number in [*self._open]:
+            self._end(number)
+
+    def _end(self, number: int) -> None:
+        """End a connection: whoever waits for an answer is to know that there is none."""
+        connection = self._open.pop(number, None)
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def close(self) -> None:
+        """Close all ways."""
+        for listener in self._listeners:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        for path in self._directory.iterdir():
+            path.unlink()
+        self._directory.rmdir()

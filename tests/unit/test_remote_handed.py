@@ -1,0 +1,57 @@
+"""A preview that a command has begun takes what that one has found on the hosts; an `up` looks itself."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import pytest
+
+from platforms.remote import program as remote_program
+from platforms.remote.looked import LOOKED_VARIABLE, handed
+from tests.unit import test_remote_hosts as hosts
+from tests.unit.pulumi_mocks import SECRETS, program, record, write_stack
+from tests.unit.test_remote import HOSTS_KEY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.unit.pulumi_mocks import Record
+
+
+def run(root: Path, found: str, monkeypatch: pytest.MonkeyPatch, *, preview: bool) -> tuple[Record, int]:
+    """Run the program, to which a command has handed what it found; return what it made and how often it looked."""
+    looks: list[Any] = []
+
+    def look(*_arguments: Any) -> Any:
+        looks.append(None)
+        return hosts.seen()
+
+    write_stack(root, hosts.SEVERAL)
+    (root / "looked").write_text(found)
+    monkeypatch.setenv(LOOKED_VARIABLE, str(root / "looked"))
+    with contextlib.ExitStack() as patched, contextlib.chdir(root):
+        patched.enter_context(patch.object(remote_program, "look", look))
+        for name in ("make_environment", "make_release"):
+            patched.enter_context(patch(f"platforms.remote.resources.{name}"))
+        made = record(program, preview=preview, secrets={**SECRETS, "hosts_key": HOSTS_KEY})
+    return made, len(looks)
+
+
+@pytest.mark.parametrize("preview", [True, False], ids=["preview", "up"])
+def test_what_changes_hosts_looks_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preview: bool) -> None:
+    """Between a preview and an `up` somebody thinks it over, and hosts change."""
+    made, looks = run(tmp_path, handed(hosts.seen()), monkeypatch, preview=preview)
+    assert looks == (0 if preview else 1)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    monkeypatch.delenv(LOOKED_VARIABLE)
+    looked = hosts.run(alone, preview=preview)
+    assert {one.name for one in made.registrations} == {one.name for one in looked.registrations}
+
+
+def test_what_was_found_on_other_hosts_is_nobody_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = hosts.seen({**hosts.SEVERAL, "hosts": [*hosts.HOSTS[1:], hosts.a_host(41, "web4", "app", "nginx")]})
+    _made, looks = run(tmp_path, handed(other), monkeypatch, preview=True)
+    assert looks == 1

@@ -224,6 +224,15 @@ def _previous_of_project(config: ClusterConfig, _facts: Facts) -> Remarks:
         yield Remark("sessions.previous", why, "Remove it; `discard: true` lets a change of the engine end them.")
 
 
+def _discard_kept(config: ClusterConfig, _facts: Facts) -> Remarks:
+    if config.sessions.discard:
+        why = "As long as it stands there, a change that ends all sessions is made without being refused."
+        yield Remark("sessions.discard", why, "Take it out once the change that needed it is done.")
+    if config.database is not None and config.database.discard:
+        why = "As long as it stands there, a change that leaves all data behind is made without being refused."
+        yield Remark("database.discard", why, "Take it out once the change that needed it is done.")
+
+
 SESSION_RULES = (
     Rule(
         "database-in-release",
@@ -270,6 +279,7 @@ SESSION_RULES = (
     Rule("postgres-connections", WARNING, "More threads than PostgreSQL has connections.", _too_many_connections),
     Rule("memcached-connections", WARNING, "More threads than memcached takes connections.", _too_many_for_memcached),
     Rule("migrate-off", WARNING, "Nothing makes the tables of a database that the platform makes.", _not_migrated),
+    Rule("discard-kept", WARNING, "discard is for one change, and lets any later one do the same.", _discard_kept),
     Rule("previous-is-engine", WARNING, "sessions.previous is the engine itself.", _previous_is_engine),
     Rule(
         "signed-cookies-rotation",

@@ -769,6 +769,13 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         [case({"sessions.previous": "cached_db"}, "sessions.previous")],
         [case(), case({"sessions.previous": "db"})],
     ),
+    "discard-kept": (
+        [
+            case({"sessions.discard": True}, "sessions.discard"),
+            case({"database": {"engine": "sqlite", "discard": True}}, "database.discard"),
+        ],
+        [case(), case({"sessions.discard": False, "database": {"engine": "sqlite"}})],
+    ),
     "instance-ports-beyond": (
         [case({"site.instance_ports": 65_533}, "site.instance_ports")],
         [case({"site.instance_ports": 65_532})],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass, replace
 
 #: The ports that http:// and https:// mean.
@@ -50,3 +51,16 @@ class Endpoint:
     def below(self, directory: str) -> Endpoint:
         """Return it with its path in a directory; a port is the same everywhere."""
         return replace(self, path=f"{directory}/{self.path}") if self.path else self
+
+    def connected(self, timeout: float) -> socket.socket:
+        """Return a connection to it; OSError where there is none within so many seconds."""
+        if not self.path:
+            return socket.create_connection((self.host, self.port), timeout=timeout)
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(timeout)
+        try:
+            connection.connect(self.path)
+        except OSError:
+            connection.close()
+            raise
+        return connection

@@ -13,7 +13,7 @@ import http.client
 import os
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -64,6 +64,7 @@ class Endpoints:
     intruders: tells what listens though it must not (a line each).
     counted_twice: the instances whose requests pass the same nginx once more.
     authority: signs the site's certificate, PEM; empty where that is a public one, or there is none.
+    ways: where the site's ports are reached from here, by these, where that is not at the site itself.
     """
 
     internal: Endpoint
@@ -73,6 +74,7 @@ class Endpoints:
     intruders: Callable[[], list[str]]
     counted_twice: Collection[str] = ()
     authority: str = ""
+    ways: Mapping[int, Endpoint] = field(default_factory=dict)
 
 
 class Ways:
@@ -152,7 +154,7 @@ def _site(topology: Topology, ways: Ways) -> Iterator[Check]:
         proxied = topology.config.site.proxy_protocol
         if https is not None:
             return Connection(https.there, https.name, proxied=proxied)
-        return Connection(there, None, proxied=proxied)
+        return Connection(ways.endpoints.ways.get(there.port) or there, None, proxied=proxied)
 
     asks = topology.config.site.auth_basic is not None and not maintained
     if asks:
@@ -222,7 +224,7 @@ def _https(topology: Topology, ways: Ways) -> Https | None:
     if tls is None:
         return None
     authority = there.authority if tls.self_signed else ""
-    return Https(topology=topology, tls=tls, host=there.site.host, authority=authority)
+    return Https(topology=topology, tls=tls, host=there.site.host, authority=authority, ways=there.ways)
 
 
 def _tls(topology: Topology, ways: Ways) -> Iterator[Check]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import http.client
-import socket
 import ssl
 import urllib.parse
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cluster.acme.kept import LATE_PART
@@ -19,7 +18,7 @@ from cluster.tls.certificates import FEW_DAYS, names_of
 from cluster.topology import site_host, site_origin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from cluster.config.site import Tls
     from cluster.topology import Topology
@@ -56,12 +55,12 @@ class Connection(http.client.HTTPConnection):
     """
 
     def __init__(self, there: Endpoint, name: str | None, *, proxied: bool) -> None:
-        super().__init__(there.host, there.port, timeout=TIMEOUT)
-        self.name, self.proxied = name, proxied
+        super().__init__(there.host or "localhost", there.port or None, timeout=TIMEOUT)
+        self.there, self.name, self.proxied = there, name, proxied
 
     def connect(self) -> None:
         """Connect, and shake hands where that is wanted."""
-        super().connect()
+        self.sock = self.there.connected(TIMEOUT)
         if self.proxied:
             self.sock.sendall(UNKNOWN_CLIENT)
         if self.name is not None:
@@ -70,17 +69,24 @@ class Connection(http.client.HTTPConnection):
 
 @dataclass(frozen=True, kw_only=True)
 class Https:
-    """https of one site. host: where it is asked. authority: what signs its certificate, PEM; empty: public ones."""
+    """https of one site. authority: what signs its certificate, PEM; empty: public ones.
+
+    host: where it is asked. ways: other ways to its ports, by these.
+    """
 
     topology: Topology
     tls: Tls
     host: str
     authority: str
+    ways: Mapping[int, Endpoint] = field(default_factory=dict)
 
     @property
     def there(self) -> Endpoint:
         """Where https answers."""
-        return Endpoint(host=self.host, port=self.tls.listen)
+        return self._at(self.tls.listen)
+
+    def _at(self, port: int) -> Endpoint:
+        return self.ways.get(port) or Endpoint(host=self.host, port=port)
 
     @property
     def name(self) -> str:
@@ -89,7 +95,7 @@ class Https:
 
     def shake(self, by: ssl.SSLContext, name: str) -> ssl.SSLSocket:
         """Shake hands by a name; OSError where that is refused."""
-        plain = socket.create_connection((self.there.host, self.there.port), timeout=TIMEOUT)
+        plain = self.there.connected(TIMEOUT)
         try:
             if self.topology.config.site.proxy_protocol:
                 plain.sendall(UNKNOWN_CLIENT)
@@ -194,7 +200,7 @@ class Https:
         port = self.topology.config.site.listen
         for path in ("/", "/-/health"):
             proxied = self.topology.config.site.proxy_protocol
-            connection = Connection(Endpoint(host=self.host, port=port), None, proxied=proxied)
+            connection = Connection(self._at(port), None, proxied=proxied)
             try:
                 connection.request("GET", path, headers={"Host": str(Endpoint(host=host, port=port))})
                 answer = connection.getresponse()

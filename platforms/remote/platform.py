@@ -414,23 +414,28 @@ class RemotePlatform:
     def _checked_by(self, visited: str, release: str, away: Collection[str]) -> list[Check]:
         from cluster.verify import Endpoints, verify  # noqa: PLC0415 - most commands send no requests
 
+        site = self.stack.config.site
         with contextlib.ExitStack() as relays:
             to = {
                 host: relays.enter_context(contextlib.closing(Relays(partial(self._start, host, "relay-all")))).to
-                for host in self.placement.app
+                for host in {*self.placement.app, visited}
             }
             nginx = relays.enter_context(contextlib.closing(Relay(partial(self._start, visited, "relay"))))
             sockets = self.topology.endpoints(lambda _kind: str(self.places.sockets), Kind.INSTANCE)
+            host = self.stack.config.host(visited)
+            # Where it is reached through another one, its address may be nobody's here.
+            ports = [] if host.jump is None else [site.listen, *([] if site.tls is None else [site.tls.listen])]
             there = Endpoints(
                 internal=nginx.to(str(self.places.internal)),
                 instances={name: to[self.placement.host_of[name]](one.path) for name, one in sockets.items()},
-                site=Endpoint(host=self.stack.config.host(visited).address, port=self.stack.config.site.listen),
+                site=Endpoint(host=host.address, port=site.listen),
                 release=release,
                 intruders=partial(self._intruders, away),
                 counted_twice=self.placement.on(visited, self.topology.names)
                 if self.placement.reaches_out(visited)
                 else (),
                 authority=self.paths.shown_authority(),
+                ways={port: to[visited](str(port)) for port in ports},
             )
             return verify(self.topology, there)
 

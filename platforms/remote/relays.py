@@ -34,23 +34,23 @@ class Relays:
         self._open: dict[int, socket.socket] = {}
         self._given = 0
 
-    def to(self, path: str) -> Endpoint:
-        """Return a socket here that leads to the one at `path` there."""
+    def to(self, there: str) -> Endpoint:
+        """Return a socket here that leads to the one at a path there, or to a port."""
         here = self._directory / f"{len(self._listeners)}.sock"
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(here))
         listener.listen()
         self._listeners.append(listener)
-        threading.Thread(target=self._accept, args=(listener, path), daemon=True).start()
+        threading.Thread(target=self._accept, args=(listener, there), daemon=True).start()
         return Endpoint(path=str(here))
 
-    def _accept(self, listener: socket.socket, path: str) -> None:
+    def _accept(self, listener: socket.socket, there: str) -> None:
         with contextlib.suppress(OSError):  # closed
             while True:
                 connection, _ = listener.accept()
-                self._connect(connection, path)
+                self._connect(connection, there)
 
-    def _connect(self, connection: socket.socket, path: str) -> None:
+    def _connect(self, connection: socket.socket, there: str) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, WITHIN)
         with self._lock:
             self._given += 1
@@ -59,7 +59,7 @@ class Relays:
             if self._process is None:
                 self._process = self._start()
                 threading.Thread(target=self._take_answers, args=(self._process,), daemon=True).start()
-        self._say(number, Frame.OPEN, path.encode())
+        self._say(number, Frame.OPEN, there.encode())
         threading.Thread(target=self._ask, args=(number, connection), daemon=True).start()
 
     def _ask(self, number: int, connection: socket.socket) -> None:

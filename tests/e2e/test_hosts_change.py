@@ -290,6 +290,10 @@ def test_a_host_that_breaks_takes_no_more_with_it_than_it_held(stand: HostsStand
 
 def _drop(host: Host, how: str) -> None:
     """Let a host get, or get again, what is sent to it."""
+    firewall(host, how, "INPUT", "--jump", "DROP")
+
+
+def firewall(host: Host, *words: str) -> None:
+    """Change the rules of a host's packets, whatever it has itself."""
     pid = docker("inspect", "--format", "{{.State.Pid}}", host.container)
-    words = ["nsenter", "--target", pid, "--net", "iptables", how, "INPUT", "--jump", "DROP"]
-    subprocess.run(words, check=True)
+    subprocess.run(["nsenter", "--target", pid, "--net", "iptables", *words], check=True)

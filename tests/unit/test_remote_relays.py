@@ -99,6 +99,18 @@ def test_what_nobody_listens_at_is_no_connection_and_the_others_go_on(tmp_path: 
         assert asked(there, b" x") == b"app1 x"
 
 
+def test_a_port_of_the_host_is_a_way_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, relays(Begun()) as ways:
+        path = ways.to(str(listener.getsockname()[1])).path
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(asked, path, b"x")
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.recv(1) == b"x"
+                connection.sendall(b"y")
+            assert found.result() == b"y"
+
+
 def asked_nothing(path: str) -> bytes:
     """Ask, and send nothing: what was sent to a connection that is none may be an error, or an end."""
     with socket.socket(socket.AF_UNIX) as client:

@@ -21,7 +21,10 @@ LONGEST = 65536
 
 
 class Frame(IntEnum):
-    """OPEN: leads to the socket at a path. DATA: bytes; none where no more will come. CLOSED: it is no connection."""
+    """OPEN: leads to the socket at a path, or to a port of the host.
+
+    DATA: bytes; none where no more will come. CLOSED: it is no connection.
+    """
 
     OPEN = 0
     DATA = 1

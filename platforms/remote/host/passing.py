@@ -65,11 +65,12 @@ class Passing:
             elif (there := self._open.get(number)) is not None:
                 _send(there, data)
 
-    def _connect(self, number: int, path: str) -> None:
-        there = socket.socket(socket.AF_UNIX)
+    def _connect(self, number: int, to: str) -> None:
+        """Connect to a path, or to a port of this host."""
+        there = socket.socket(socket.AF_UNIX if to.startswith("/") else socket.AF_INET)
         there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, WITHIN)
         try:
-            there.connect(path)
+            there.connect(to if to.startswith("/") else ("127.0.0.1", int(to)))
         except OSError:  # who asks is told that there is none
             there.close()
             self._say(framed(number, Frame.CLOSED))

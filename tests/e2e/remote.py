@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import time
@@ -18,23 +19,29 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Iterator, Sequence
 
+#: What its hosts are made of: HOST_BASE names another Debian than the tests of containers have.
+HOST_BASE = os.environ.get("HOST_BASE", BASE)
+
+#: What has the broker there, as Debian 12 calls it and those after it.
+VALKEY = "redis-server" if "bookworm" in HOST_BASE else "valkey-server"
+
 #: A bare server: systemd, its SSH server, sudo and Python, as an installer leaves them. nginx is `up`'s to install;
 #: here it is there already, since not every machine that tests has a mirror at hand. In a container / is not shared by
 #: itself, which units' credentials need, and no seat or network is the container's to look after.
 HOST = f"""
-FROM {BASE}
+FROM {HOST_BASE}
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends systemd systemd-sysv dbus \\
-    openssh-server sudo python3 nginx procps memcached valkey-server && rm -rf /var/lib/apt/lists/*
+    openssh-server sudo python3 nginx procps memcached {VALKEY} && rm -rf /var/lib/apt/lists/*
 RUN printf '[Unit]\\nDefaultDependencies=no\\nBefore=sysinit.target\\n[Service]\\nType=oneshot\\n\\
 ExecStart=/bin/mount --make-rshared /\\n[Install]\\nWantedBy=sysinit.target\\n' >/etc/systemd/system/shared.service \\
-    && systemctl enable shared.service ssh.service && systemctl disable memcached.service valkey-server.service \\
+    && systemctl enable shared.service ssh.service && systemctl disable memcached.service {VALKEY}.service \\
     && systemctl mask systemd-logind.service getty.target console-getty.service systemd-udevd.service \\
     && useradd --create-home --shell /bin/bash deploy && echo 'deploy ALL=(ALL) NOPASSWD:ALL' >/etc/sudoers.d/deploy
 STOPSIGNAL SIGRTMIN+3
 CMD ["/sbin/init"]
 """
 
-IMAGE = "django-cluster-test-host"
+IMAGE = "django-cluster-test-host" if HOST_BASE == BASE else f"django-cluster-test-host-{HOST_BASE.replace(':', '-')}"
 
 OPTIONS = (
     *("--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--cap-add", "DAC_READ_SEARCH"),

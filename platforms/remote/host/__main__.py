@@ -1,5 +1,7 @@
 """The commands of a host: `WHAT STACK [WORD…]`, and what is told on standard input."""
 
+# ruff: noqa: PLC0415 - what is sent to a host is compiled each time: a command takes what it needs
+
 from __future__ import annotations
 
 import errno
@@ -8,22 +10,6 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from platforms.remote.host import (
-    checking,
-    daemons,
-    maintaining,
-    passing,
-    postgres,
-    relaying,
-    releases,
-    removing,
-    renewing,
-    setting_up,
-    showing,
-    site,
-)
-from platforms.remote.host.asking import ask
-from platforms.remote.host.look import listening, look
 from platforms.remote.host.places import Places
 from platforms.remote.host.running import HostError, alone, become, put
 
@@ -32,10 +18,14 @@ if TYPE_CHECKING:
 
 
 def _look(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host.look import look
+
     print(json.dumps(look(places)))
 
 
 def _set_up(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import setting_up
+
     setting_up.set_up(places, json.load(sys.stdin))
 
 
@@ -49,27 +39,39 @@ def _lacks(places: Places, words: list[str]) -> None:
 
 
 def _daemons(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import daemons
+
     daemons.start(places, json.load(sys.stdin))
 
 
 def _receive(places: Places, words: list[str]) -> None:
+    from platforms.remote.host import releases
+
     releases.receive(places, words[0], words[1], sys.stdin.buffer.read())
 
 
 def _prepare(places: Places, words: list[str]) -> None:
+    from platforms.remote.host import releases
+
     releases.prepare(places, words[0], words[1:], sys.stdin.read())
 
 
 def _start(places: Places, words: list[str]) -> None:
+    from platforms.remote.host import releases
+
     releases.start(places, words[0], words[1:])
 
 
 def _show(places: Places, words: list[str]) -> None:
+    from platforms.remote.host import releases
+
     releases.show(places, *words)
 
 
 def _serve(places: Places, words: list[str]) -> None:
     """Words: the release, `alone` or `beside`, and for each instance `name=generation`."""
+    from platforms.remote.host import releases
+
     release, how, *given = words
     pairs = [word.split("=") for word in given]
     names, generations = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
@@ -78,10 +80,14 @@ def _serve(places: Places, words: list[str]) -> None:
 
 def _start_services(places: Places, words: list[str]) -> None:
     """Words: `alone` or `beside`, and for each service `name=generation`."""
+    from platforms.remote.host import releases
+
     releases.start_services(places, words[1:], alone=words[0] == "alone")
 
 
 def _tidy(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import releases
+
     with alone(places.lock):
         releases.tidy(places)
 
@@ -93,6 +99,8 @@ def _retire(places: Places, _words: list[str]) -> None:
     ask for its instances), `visited` (whether nginx has the site), `renewed` (whether its certificate comes by ACME),
     and `polite`, as `site.swap`.
     """
+    from platforms.remote.host import daemons, relaying, releases, renewing, site
+
     wanted = json.load(sys.stdin)
     relaying.trim(places, wanted["relayed"], polite=wanted["polite"])
     if not wanted["visited"]:
@@ -104,53 +112,77 @@ def _retire(places: Places, _words: list[str]) -> None:
 
 
 def _relays(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import relaying
+
     relaying.deliver(places, json.load(sys.stdin))
 
 
 def _adopt(places: Places, words: list[str]) -> None:
+    from platforms.remote.host import releases
+
     releases.adopt(places, words[0], sys.stdin.read())
 
 
 def _static_of(places: Places, words: list[str]) -> None:
+    from platforms.remote.host import releases
+
     releases.send_static(places, words[0], sys.stdout.buffer)
 
 
 def _receive_static(places: Places, words: list[str]) -> None:
+    from platforms.remote.host import releases
+
     releases.receive_static(places, words[0], sys.stdin.buffer.read())
 
 
 def _postgres(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import postgres
+
     postgres.make(places, json.load(sys.stdin))
 
 
 def _shut_out(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import postgres
+
     with alone(places.lock):
         postgres.shut_out(places)
 
 
 def _reaches(_places: Places, words: list[str]) -> None:
     """Words: an address and a port. Print whether something takes a connection there."""
+    from platforms.remote.host import postgres
+
     print("yes" if postgres.reaches(words[0], int(words[1])) else "no")
 
 
 def _site(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import site
+
     site.deliver(places, json.load(sys.stdin))
 
 
 def _maintain(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import maintaining
+
     maintaining.maintain(places, json.load(sys.stdin))
 
 
 def _renew(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import renewing
+
     renewing.renew(places, json.load(sys.stdin))
 
 
 def _renewal(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import renewing
+
     print(json.dumps(renewing.said(places)))
 
 
 def _load(places: Places, words: list[str]) -> None:
     """Words: `polite` where clients' connections are closed before a reload."""
+    from platforms.remote.host import renewing
+
     renewing.load(places, polite="polite" in words)
 
 
@@ -161,28 +193,40 @@ def _lacks_renewer(places: Places, words: list[str]) -> None:
 
 
 def _listening(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host.look import listening
+
     print("\n".join(map(str, listening(places))))
 
 
 def _config(places: Places, words: list[str]) -> None:
+    from platforms.remote.host import releases
+
     print(releases.config_of(places, words[0]))
 
 
 def _release(places: Places, words: list[str]) -> None:
     """Print what a release was made of; told: the digests of files that need not be said, by their paths."""
+    from platforms.remote.host import showing
+
     print(json.dumps(showing.release(places, words[0], json.load(sys.stdin))))
 
 
 def _site_files(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import showing
+
     print(json.dumps(showing.site(places)))
 
 
 def _check_nginx(places: Places, _words: list[str]) -> None:
     """Print as JSON what nginx says of a site's file that it refuses, or null."""
+    from platforms.remote.host import checking
+
     print(json.dumps(checking.check(places, json.load(sys.stdin))))
 
 
 def _ask(places: Places, words: list[str]) -> None:
+    from platforms.remote.host.asking import ask
+
     found = ask(places.internal, words[0])
     if found is None:
         raise HostError("nginx does not answer")
@@ -191,17 +235,23 @@ def _ask(places: Places, words: list[str]) -> None:
 
 def _relay(places: Places, words: list[str]) -> None:
     """Pass a connection on to a socket: as the instances' user, but to nginx's own, which only root reaches."""
+    from platforms.remote.host import passing
+
     if words[0] != str(places.internal):
         become(places)
     passing.relay(words[0])
 
 
 def _relay_all(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import passing
+
     passing.relay_all(places)
 
 
 def _remove(places: Places, words: list[str]) -> None:
     """Words: `data` for what the site has stored too, or `by=` and the resource that goes."""
+    from platforms.remote.host import removing
+
     made_by = next((word.removeprefix("by=") for word in words if word.startswith("by=")), "")
     with alone(places.lock):
         removing.remove(places, data="data" in words, made_by=made_by)

@@ -21,7 +21,6 @@ from platforms.pulumi import planning
 from platforms.pulumi.engine import PulumiError
 from platforms.pulumi.planning import Sides, UnkeptError, begun, lasting_of
 from platforms.pulumi.preview import Preview
-from platforms.remote.archives import target_of
 from platforms.remote.database import needs_hosts_key, url
 from platforms.remote.drift import drift
 from platforms.remote.kept import NoReleaseError, changed_parts, fetched, wanted
@@ -29,6 +28,7 @@ from platforms.remote.looked import LOOKED_VARIABLE, handed, said_of_sessions
 from platforms.remote.nginx_check import HostChecker
 from platforms.remote.paths import nginx_config, relay_files, runtime_paths
 from platforms.remote.ssh import HostError
+from platforms.remote.targets import target_of
 from platforms.remote.told import Hosted, Told, steps_of_database, steps_of_nginx
 
 if TYPE_CHECKING:

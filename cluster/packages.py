@@ -117,11 +117,19 @@ def last_lines(text: str) -> str:
 
 
 def write_installation(  # noqa: PLR0913 - what it is made of
-    directory: Path, found: Requirements, *, runtime: Iterable[str], python: str, place: str, outlives: bool = False
+    directory: Path,
+    found: Requirements,
+    *,
+    runtime: Iterable[str],
+    python: str,
+    place: str,
+    outlives: bool = False,
+    wheels: Path | None = None,
 ) -> None:
     """Write what `install-packages` installs from; the same files give the same bytes.
 
     `place` is where `directory` will be when it runs. Locks other than uv's are exported here, by their own tools.
+    wheels: a directory of packages that are made elsewhere.
     """
     tree = directory / "tree"
     tree.mkdir(parents=True)
@@ -135,10 +143,10 @@ def write_installation(  # noqa: PLR0913 - what it is made of
         (tree / inner / main).write_text(_without_directories(found.main), encoding="utf-8")
     (directory / "how").write_text(f"{how}\n", encoding="utf-8")
     (directory / "main").write_text(f"{(inner / main).as_posix()}\n", encoding="utf-8")
-    (directory / "options").write_text("".join(f"{word}\n" for word in _options(found)), encoding="utf-8")
+    (directory / "options").write_text("".join(f"{word}\n" for word in chosen_options(found)), encoding="utf-8")
     (directory / "python").write_text(f"{python}\n", encoding="utf-8")
     (directory / "runtime").write_text("".join(f"{line}\n" for line in runtime), encoding="utf-8")
-    (tree / inner / UV_CONFIG).write_text(uv_config(found), encoding="utf-8")
+    (tree / inner / UV_CONFIG).write_text(uv_config(found, wheels=wheels), encoding="utf-8")
 
 
 def _how(found: Requirements) -> tuple[str, str]:
@@ -152,7 +160,8 @@ def _how(found: Requirements) -> tuple[str, str]:
     return ("compile" if found.depends_on_local else "resolve"), found.main.name
 
 
-def _options(found: Requirements) -> list[str]:
+def chosen_options(found: Requirements) -> list[str]:
+    """Return uv's options for the extras and groups that were chosen."""
     if found.kind in EXPORTERS:
         return []
     return [
@@ -280,27 +289,42 @@ def _not_exported(found: Requirements, words: str, *, stale: bool) -> str:
 # --- indexes
 
 
-def uv_config(found: Requirements, *, absolute: bool = False) -> str:
+def uv_config(
+    found: Requirements,
+    *,
+    absolute: bool = False,
+    wheels: Path | None = None,
+    more: Mapping[str, Any] | None = None,
+    left_out: Iterable[str] = (),
+) -> str:
     """Return uv's configuration for these requirements: the indexes that the project names, and how it wants them.
 
     absolute: directories of packages' files by their whole paths, for where it is not used beside the requirements.
+    wheels: one more of these. more: settings in the place of the project's, which has none of those in left_out.
     """
     settings: dict[str, Any] = {}
     table = uv_table(found.directory)
     indexes = [*_indexes(found, table)]
-    settings |= {name: table[name] for name in UV_SETTINGS if name in table}
+    settings |= {name: table[name] for name in UV_SETTINGS if name in table and name not in left_out}
+    settings |= more or {}
     if found.kind in EXPORTERS and indexes:
         # Each package is pinned, and by its hash where the lock has one: whichever index has it.
         settings.setdefault("index-strategy", "unsafe-best-match")
     links = [str(path) if absolute else os.path.relpath(path, found.directory) for path in found.links]
     links += [link for link in table.get("find-links", ()) if "://" in link]
     links += [word for option, word in _index_options(found) if option in ("-f", "--find-links")]
+    links += [] if wheels is None else [str(wheels)]
     if links:
         settings["find-links"] = links
     lines = [f"{name} = {_toml(value)}" for name, value in settings.items()]
     for index in indexes:
         lines += ["[[index]]", *(f"{name} = {_toml(value)}" for name, value in index.items())]
     return "".join(f"{line}\n" for line in lines)
+
+
+def index_urls(found: Requirements) -> list[str]:
+    """Return the indexes that the project names, with the users and passwords that it has for them."""
+    return [str(index["url"]) for index in _indexes(found, uv_table(found.directory)) if "url" in index]
 
 
 def _indexes(found: Requirements, table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -32,13 +32,15 @@ class Kept:
     """A release for a comparison.
 
     environment: names its packages, and the Python that they are for. runtime: digests of the runtime's files, by their
-    paths. files: where each file of it is here, by its path in a release.
+    paths. files: where each file of it is here, by its path in a release. above: tells its local packages that do not
+    lie in the project from others.
     """
 
     side: Side
     environment: str
     runtime: Mapping[str, str]
     files: Mapping[str, Path]
+    above: str = ""
 
 
 def wanted(  # noqa: PLR0913 - what a release is told by
@@ -70,6 +72,7 @@ def wanted(  # noqa: PLR0913 - what a release is told by
         environment=f"{spec.environment_digest}-{target}",
         runtime={path: digest_of(source) for path, source in runtime.items()},
         files={**own, **runtime},
+        above=spec.parts.get("packages", ""),
     )
 
 
@@ -105,6 +108,7 @@ def fetched(  # noqa: PLR0913 - what a release is told by
         environment=said["environment"],
         runtime={path: one["digest"] for path, one in said["files"].items() if path.startswith("runtime/")},
         files=files,
+        above=said.get("above", ""),
     )
 
 
@@ -116,6 +120,7 @@ def changed_parts(old: Kept, new: Kept) -> tuple[str, ...]:
         "runtime": old.runtime != new.runtime,
         "requirements": before[0] != after[0],
         "python": before[2] != after[2],
+        "packages": old.above != new.above,
         "settings": not same_settings(old.side, new.side),
         "secrets": bool(compare_secrets(old.side.secrets, new.side.secrets)),
     }

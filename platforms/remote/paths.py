@@ -43,6 +43,11 @@ class RemotePaths(StackPaths):
         """Archives of releases, and of environments of packages, until they are sent."""
         return self.state / "sent"
 
+    @property
+    def wheels(self) -> Path:
+        """Wheels of packages that have none for a host, as one has built them."""
+        return self.state / "wheels"
+
     def served(self) -> tuple[list[str], str | None]:
         """Return nothing: only a host knows."""
         return [], None

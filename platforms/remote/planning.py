@@ -21,14 +21,15 @@ from platforms.pulumi import planning
 from platforms.pulumi.engine import PulumiError
 from platforms.pulumi.planning import Sides, UnkeptError, begun, lasting_of
 from platforms.pulumi.preview import Preview
-from platforms.remote.archives import target_of
 from platforms.remote.database import needs_hosts_key, url
 from platforms.remote.drift import drift
+from platforms.remote.foreseen import foreseen
 from platforms.remote.kept import NoReleaseError, changed_parts, fetched, wanted
 from platforms.remote.looked import LOOKED_VARIABLE, handed, said_of_sessions
 from platforms.remote.nginx_check import HostChecker
 from platforms.remote.paths import nginx_config, relay_files, runtime_paths
 from platforms.remote.ssh import HostError
+from platforms.remote.targets import target_of
 from platforms.remote.told import Hosted, Told, steps_of_database, steps_of_nginx
 
 if TYPE_CHECKING:
@@ -178,7 +179,15 @@ class Planning(planning.Planning):
         """Return the plan."""
         planned = super().told()
         again = [UNKNOWN_DATABASE] if steps_of_database(self.preview, "update") else []
-        return replace(planned, unknown=(*planned.unknown, *again))
+        builds, unsure = self._builds(planned.release)
+        first, rest = planned.steps[:1], planned.steps[1:]  # that there is another release
+        return replace(planned, steps=(*first, *builds, *rest), unknown=(*planned.unknown, *unsure, *again))
+
+    def _builds(self, release: Release) -> tuple[list[str], list[str]]:
+        """Return which packages a host is to build for the wanted release, and what is not known of that."""
+        if self.back is not None or release.after is None or release.after == release.before:
+            return [], []
+        return foreseen(self.topology, self.site.seen, self.stack.root, self.site.paths.wheels)
 
     # --- releases
 

@@ -50,6 +50,7 @@ from platforms.remote.relays import Relays
 from platforms.remote.renewing import said_of
 from platforms.remote.ssh import LOOK_SECONDS, AwayError, HostError, Ssh
 from platforms.remote.units import instance_unit
+from platforms.remote.wheels import said_of_building
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -284,6 +285,9 @@ class RemotePlatform:
                 path.unlink()
 
     def _tell(self, event: Event) -> None:
+        building = said_of_building(event)
+        if building:
+            self.voice.say(building)
         step = (event.get("resourcePreEvent") or {}).get("metadata")
         if not step or step["op"] in ("same", "read", "refresh", "delete", "delete-replaced"):
             return

@@ -17,7 +17,6 @@ from cluster.config.models import HOSTS_KEY, OWN
 from cluster.lint.hosts import hosts_fit
 from cluster.tls.hosts import certificate_of_host
 from cluster.topology import build_topology
-from platforms.remote.archives import target_of
 from platforms.remote.database import needs_hosts_key, url
 from platforms.remote.host.places import Places
 from platforms.remote.looked import (
@@ -34,6 +33,7 @@ from platforms.remote.misplaced import misplaced
 from platforms.remote.paths import RemotePaths, runtime_paths
 from platforms.remote.resources import Remote
 from platforms.remote.ssh import HostError, Ssh
+from platforms.remote.targets import target_of
 from platforms.remote.units import instance_unit
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ class RemoteGround:
             seen=self._found,
             places=self.places,
             sent=self.kept.releases,
+            wheels=self.kept.wheels,
             secrets=secrets,
             certificate=certificate,
             users=users,

@@ -16,10 +16,10 @@ from cluster.placement import place
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.services import Kind
 from cluster.tls.renewing import wanted
-from platforms.remote.archives import target_of
 from platforms.remote.host.renewing import MAP, digest_of_start
 from platforms.remote.looked import digests
 from platforms.remote.ssh import host_files
+from platforms.remote.targets import target_of
 from platforms.remote.units import SANDBOX, quoted
 
 if TYPE_CHECKING:

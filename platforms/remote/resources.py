@@ -21,12 +21,15 @@ from platforms import base
 from platforms.pulumi.made import ours
 from platforms.pulumi.preparing import release_words
 from platforms.remote import database
-from platforms.remote.archives import check, make_environment, make_release, make_renewer, target_of
+from platforms.remote.archives import make_release, make_renewer
+from platforms.remote.environments import make_environment
 from platforms.remote.host.postgres import digest
 from platforms.remote.host.setting_up import SERVICE
 from platforms.remote.paths import asked_relays, nginx_config, relay_files, relay_ports, shown_files
 from platforms.remote.renewing import LOCK, code, renewer_of, variable
+from platforms.remote.targets import target_of
 from platforms.remote.units import daemon_unit, instance_unit, nginx_unit, service_unit, socket_of, tmpfiles
+from platforms.remote.wheels import wheels_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,9 +93,10 @@ class Remote:
     """One site on its hosts.
 
     owner: says on a host whose it is. seen: what was found there when the program began. sent: where archives are
-    until they are sent. secrets: the stack's secrets, a JSON object; a secret output. certificate: the site's, with its
-    key. users: what nginx reads of the site's users, hashes among it. hosts_key: of which is made what hosts show each
-    other; empty where none needs to. account: the site's by ACME, where its certificate comes so.
+    until they are sent. wheels: where those are that a host has built. secrets: the stack's secrets, a JSON object; a
+    secret output. certificate: the site's, with its key. users: what nginx reads of the site's users, hashes among it.
+    hosts_key: of which is made what hosts show each other; empty where none needs to. account: the site's by ACME,
+    where its certificate comes so.
     """
 
     owner: str
@@ -100,6 +104,7 @@ class Remote:
     seen: Seen
     places: Places
     sent: Path
+    wheels: Path
     secrets: pulumi.Output[str]
     certificate: Certificate | None = None
     users: str = field(default="", repr=False)
@@ -226,10 +231,10 @@ class Remote:
         if not is_there and not pulumi.runtime.is_dry_run():
             try:
                 looked.check_room()
-                check(spec)
+                wheels = wheels_for(host, self.ssh, self.seen, self.wheels, pulumi.log.info)
                 if environment not in looked.environments:
-                    make_environment(packages, topology, spec, python, platform)
-                make_release(release, topology, spec, self.places, environment)
+                    make_environment(packages, topology, spec, wheels)
+                make_release(release, topology, spec, self.places, environment, wheels=wheels)
             except ClusterError as error:
                 raise pulumi.RunError(str(error)) from error
         there = shlex.quote(self.ssh.relative(self.sent))

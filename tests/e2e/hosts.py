@@ -108,17 +108,29 @@ ROLES: dict[str, tuple[str, ...]] = {"web1": ("app", "nginx"), "web2": ("app",),
 
 
 @contextmanager
-def hosts_stand(directory: Path, roles: Mapping[str, tuple[str, ...]] = ROLES, **more: Any) -> Iterator[HostsStand]:
-    """Make hosts and a stand on them; `more` are keys of the stack. Without a database of its own it gets one."""
+def hosts_stand(
+    directory: Path,
+    roles: Mapping[str, tuple[str, ...]] = ROLES,
+    kinds: Mapping[str, type[Host]] | None = None,
+    stands: type[HostsStand] = HostsStand,
+    **more: Any,
+) -> Iterator[HostsStand]:
+    """Make hosts and a stand on them; `more` are keys of the stack. Without a database of its own it gets one.
+
+    kinds: of hosts that are more than a bare server, by their names. stands: of the stand.
+    """
     with contextlib.ExitStack() as there:
         network = there.enter_context(contextlib.closing(Network()))
         kept = {"database": {"engine": "external"}, **more}
         external = kept["database"]["engine"] == "external"
         store = there.enter_context(contextlib.closing(Store(directory, network.place()))) if external else None
         hosts = [
-            there.enter_context(contextlib.closing(Host(directory, *one, network.place()))) for one in roles.items()
+            there.enter_context(
+                contextlib.closing((kinds or {}).get(name, Host)(directory, name, does, network.place()))
+            )
+            for name, does in roles.items()
         ]
-        stand = there.enter_context(contextlib.closing(HostsStand(network, *hosts, **kept)))
+        stand = there.enter_context(contextlib.closing(stands(network, *hosts, **kept)))
         if store is not None:
             stand.use(store)
         yield stand

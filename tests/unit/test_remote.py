@@ -24,10 +24,11 @@ import yaml
 
 from cluster.config import parse_config
 from cluster.errors import ClusterError
+from cluster.sdists import unbuilt
 from cluster.topology import build_topology
-from platforms.remote import archives
 from platforms.remote import looked as looking
 from platforms.remote import program as remote_program
+from platforms.remote.environments import built_for_this_machine
 from platforms.remote.host import releases, removing, site
 from platforms.remote.host.places import Places
 from platforms.remote.host.running import HostError
@@ -199,11 +200,11 @@ def test_a_host_is_asked_by_its_distribution_s_python_whatever_else_is_called_so
         ),
     ],
 )
-def test_a_package_that_can_t_be_built_for_a_host_is_said_by_its_name(said: str, name: str) -> None:
-    assert f"app.requirements: {name} has no wheel for Python 3.13 on x86_64" in archives.without_wheel(
-        said, "3.13", "x86_64-manylinux_2_40"
-    )
-    assert not archives.without_wheel("No solution found", "3.13", "x86_64-manylinux_2_40")
+def test_a_package_that_can_t_be_built_here_is_known_by_its_name(said: str, name: str) -> None:
+    lacking = unbuilt(said)
+    assert lacking is not None
+    assert lacking.name == name
+    assert unbuilt("No solution found") is None
 
 
 def test_what_was_built_here_of_more_than_python_is_seen(tmp_path: Path) -> None:
@@ -215,7 +216,8 @@ def test_what_was_built_here_of_more_than_python_is_seen(tmp_path: Path) -> None
     }.items():
         (tmp_path / f"{name}.dist-info").mkdir()
         (tmp_path / f"{name}.dist-info" / "WHEEL").write_text(f"Wheel-Version: 1.0\nTag: {tag}\n\n")
-    assert archives.built_for_this_machine(tmp_path) == ["built_here"]
+    assert [one.name for one in built_for_this_machine(tmp_path)] == ["built-here"]
+    assert not list(built_for_this_machine(tmp_path, {"built-here"}))
 
 
 # --- what a host is

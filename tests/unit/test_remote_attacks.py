@@ -222,7 +222,7 @@ def test_a_full_disk_is_told_in_a_line_and_leaves_nothing_half_made(
     def full(*_arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/srv/cluster")
 
-    monkeypatch.setattr(releases, "_unpack", full)
+    monkeypatch.setattr(releases, "unpack", full)
     monkeypatch.setattr(commands, "Places", lambda _stack: machine.places)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(a_release())))
     assert commands.main(["receive", "shop", "receive=1", "release", "r1"]) == 1

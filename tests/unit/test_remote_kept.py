@@ -119,6 +119,10 @@ def test_the_parts_that_differ_are_told_and_what_no_file_tells_of_is_what_it_run
     assert changed_parts(former, of("r6", {"secret_key": "x"})) == ("secrets",)
     other = of("r7")
     assert changed_parts(former, replace(other, runtime={})) == ("runtime",)
+    keep(machine, "r8", {"a.py": "1\n"}).joinpath("../../../above").resolve().write_text("another lib")
+    (tmp_path / "r8").mkdir()
+    other = fetched(asking(machine), "r8", parse_config(values()), SECRETS, tmp_path / "r8", beside={})
+    assert changed_parts(former, other) == ("packages",)
 
 
 def test_of_the_site_s_files_what_not_everybody_may_read_is_not_shown(machine: Machine) -> None:

@@ -13,18 +13,21 @@ from cluster.errors import CommandError
 from cluster.plan import Cost, Planned
 from cluster.plan.planned import FileChange, Kind, Resource, SecretChange
 from cluster.plan.shown import document, text
+from cluster.published import Lacking
+from cluster.release import ReleaseError
 from cluster.stack.opened import Stack
 from cluster.tls.hosts import new_hosts_key
 from cluster.topology import build_topology
 from platforms.base import Back, Forward
 from platforms.pulumi import planning
 from platforms.pulumi.preview import Preview
+from platforms.remote import foreseen
 from platforms.remote import platform as cli
 from platforms.remote.database import url
 from platforms.remote.drift import drift
 from platforms.remote.host import showing
 from platforms.remote.paths import nginx_config
-from platforms.remote.ssh import Ssh
+from platforms.remote.ssh import HostError, Ssh
 from platforms.remote.told import Told
 from tests.planned import NOTHING, WEIGHTED
 from tests.unit.pulumi_mocks import PROJECT, SECRETS, write_stack
@@ -269,6 +272,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
     file.with_name("Pulumi.shop.yaml").write_text(text_)
     (tmp_path / "Pulumi.yaml").write_text(f"name: {PROJECT}\nruntime: python\n")
     monkeypatch.setattr(planning, "installed_pulumi", lambda: "pulumi")
+    monkeypatch.setattr(foreseen, "lacking", lambda *_asked: [])  # no index is asked
     return Stack(tmp_path, "shop", parse_config(values()))
 
 
@@ -353,6 +357,50 @@ def test_of_a_former_release_that_no_host_has_nothing_is_said_but_that(
     look = {"machine": LOOKED, "stack": there(releases=[])}
     found, _host = planned(opened, Previewing(events(release=WANTED)), monkeypatch, {"look": look})
     assert found.unknown[0] == f"what of the release changes: release {FORMER} is on no host any more"
+
+
+def test_what_a_host_is_to_build_is_said_before_and_what_is_built_already_is_not(
+    opened: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = opened.root / ".cluster" / "shop" / "wheels" / "5-3.13-x86_64-manylinux_2_40-trixie"
+    kept.mkdir(parents=True)
+    (kept / "old_one-1.0-cp313-cp313-linux_x86_64.whl").touch()
+    said = [
+        Lacking(name="uwsgi", version="2.0.31", is_compiled=True),
+        Lacking(name="old-one", version="1.0", is_compiled=True),
+        Lacking(name="perhaps", version="3", is_compiled=False),
+    ]
+    asked: list[Any] = []
+
+    def lacking(_found: Any, target: tuple[str, str]) -> list[Lacking]:
+        asked.append(target)
+        return said
+
+    monkeypatch.setattr(foreseen, "lacking", lacking)
+    found, host = planned(opened, Previewing(events(release=WANTED)), monkeypatch, {"release": HostError("gone")})
+    built = "+ uwsgi 2.0.31: built on web1; it has no wheel for Python 3.13 on x86_64-manylinux_2_40"
+    assert found.steps[1] == built
+    assert found.steps[0].startswith(f"release {FORMER} -> {WANTED}")
+    assert "where perhaps 3 is built: here, or on web1 if it is more than Python" in found.unknown
+    assert not [line for line in (*found.steps, *found.unknown) if "old-one" in line]
+    assert asked == [("3.13", "x86_64-manylinux_2_40")]
+    assert "build" not in {words[0] for words in host.asked}
+    assert planned(opened, Previewing(events()), monkeypatch, {})[0] == Planned(stack="shop", changes=False)
+    assert len(asked) == 1, "a release that is there already is of no interest"
+
+
+def test_an_index_that_is_away_leaves_what_a_host_builds_unknown(
+    opened: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_asked: Any) -> list[Lacking]:
+        raise ReleaseError("error: Failed to fetch: `https://pypi.org/simple/uwsgi/`\n  cause: no route")
+
+    monkeypatch.setattr(foreseen, "lacking", away)
+    found, _host = planned(opened, Previewing(events(release=WANTED)), monkeypatch, {"release": HostError("gone")})
+    assert found.unknown[-1] == (
+        "whether packages are built on web1, since they have no wheel for Python 3.13 on x86_64-manylinux_2_40: "
+        "error: Failed to fetch: `https://pypi.org/simple/uwsgi/`"
+    )
 
 
 def test_what_the_engine_refuses_is_said(opened: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

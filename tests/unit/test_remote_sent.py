@@ -17,7 +17,7 @@ from platforms.remote.host.ports import listened
 from platforms.remote.host.running import HostError
 from tests.unit import test_remote_hosts as hosts
 from tests.unit.pulumi_mocks import COMMAND
-from tests.unit.remote_machine import Machine, set_up
+from tests.unit.remote_machine import Machine, a_release, set_up
 
 
 @pytest.fixture
@@ -87,6 +87,14 @@ def test_a_host_that_gives_its_instances_away_keeps_no_secret_whatever_its_user_
     releases.retire(machine.places, "r1", [], [])
     assert [path.name for path in secrets.iterdir()] == []
     assert (others / "mine").exists()
+
+
+@pytest.mark.parametrize("place", ["tree", "runtime", "packages", "sources/libs/common"])
+def test_whatever_of_a_release_is_python_is_compiled_there(machine: Machine, place: str) -> None:
+    """Nobody may write beside it later, and each process would compile it anew."""
+    releases.receive(machine.places, "release", "r1", a_release((f"{place}/shop.py", "WORD = 1\n", "file")))
+    compiled = list((machine.places.releases / "r1" / place / "__pycache__").glob("shop.*.pyc"))
+    assert len(compiled) == 1
 
 
 # --- ports of two stacks

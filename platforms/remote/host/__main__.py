@@ -50,6 +50,16 @@ def _receive(places: Places, words: list[str]) -> None:
     releases.receive(places, words[0], words[1], sys.stdin.buffer.read())
 
 
+def _build(places: Places, _words: list[str]) -> None:
+    """Print as JSON what became of a package that is to be built; told: an archive, base64."""
+    import base64
+    import io
+
+    from platforms.remote.host import building
+
+    print(json.dumps(building.build(places, io.BytesIO(base64.b64decode(sys.stdin.buffer.read())))))
+
+
 def _prepare(places: Places, words: list[str]) -> None:
     from platforms.remote.host import releases
 
@@ -260,6 +270,7 @@ def _remove(places: Places, words: list[str]) -> None:
 COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "adopt": _adopt,
     "ask": _ask,
+    "build": _build,
     "check-nginx": _check_nginx,
     "config": _config,
     "daemons": _daemons,

@@ -274,6 +274,16 @@ class Places:
         return self.root / "run" / "django-cluster" / f"{self.name}.lock"
 
     @property
+    def building(self) -> Path:
+        """Held by what builds a package here: nothing else waits for that."""
+        return self.lock.with_name(f"{self.name}.building")
+
+    @property
+    def build_unit(self) -> str:
+        """The unit in which that is done. With a dot its user can be called after no other stack's."""
+        return f"{self.name}.build.service"
+
+    @property
     def patterns(self) -> tuple[str, str]:
         """What matches the units of instances, and of what runs the project's code beside them."""
         return f"{self.name}@?*.service", f"{self.name}.*@?*.service"

@@ -39,6 +39,9 @@ CHUNK = 1 << 20
 #: In a release: its environment of packages, its configuration, and what the project holds of what it writes.
 ENVIRONMENT, CONFIG, RUNTIME, SEED = "environment", "config.json", "runtime", "seed"
 
+#: In a release: all that is Python. Its local packages, and the source of those to which these lead, are in it too.
+CODE = ("tree", RUNTIME, "packages", "sources")
+
 #: The last file of static files that are sent on.
 WHOLE = ".whole"
 
@@ -70,14 +73,14 @@ def _make(places: Places, kind: str, new: Path, directory: Path, sent: bytes) ->
     new.mkdir(mode=0o700)
     with tarfile.open(fileobj=io.BytesIO(sent), mode="r:*") as archive:
         for member in archive:
-            _unpack(archive, member, new)
+            unpack(archive, member, new)
     for path in (new, *new.rglob("*")):
         os.chown(path, 0, group, follow_symlinks=False)
     new.chmod(0o755 if is_renewer else 0o750)
     if kind != "release":
         _finish_environment(new, directory)
     else:
-        _compile(new / "tree", new / RUNTIME)
+        _compile(*(path for name in CODE if (path := new / name).is_dir()))
         environment = (new / ENVIRONMENT).read_text(encoding="ascii").strip()
         (new / ENVIRONMENT).unlink()
         (new / ENVIRONMENT).symlink_to(places.environments / environment)
@@ -85,7 +88,7 @@ def _make(places: Places, kind: str, new: Path, directory: Path, sent: bytes) ->
     new.rename(directory)
 
 
-def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, new: Path) -> None:
+def unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, new: Path) -> None:
     """Unpack a member below `new`, as root's own; HostError where it is nothing that a release holds.
 
     Python 3.11 of Debian 12 is older than tarfile's filters.
@@ -115,6 +118,11 @@ def _leads_out(directory: Path, new: Path) -> bool:
 
 def _finish_environment(new: Path, directory: Path) -> None:
     """Make an environment of the packages: this host's Python, and bytecode, which nobody else may write there."""
+    _compile(python_of(new, directory))
+
+
+def python_of(new: Path, directory: Path) -> Path:
+    """Give packages this host's Python: what is in `new`, and is to be `directory`. Return where the packages are."""
     version = ".".join(map(str, sys.version_info[:2]))
     packages = new / "lib" / f"python{version}" / "site-packages"
     if not packages.is_dir():
@@ -127,7 +135,7 @@ def _finish_environment(new: Path, directory: Path) -> None:
         if not script.is_symlink():
             _of_this_environment(script, directory)
     (new / "pyvenv.cfg").write_text(f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {version}\n")
-    _compile(packages)
+    return packages
 
 
 def _of_this_environment(script: Path, directory: Path) -> None:
@@ -404,7 +412,7 @@ def _receive_static(static: Path, release: str, sent: bytes) -> str:
     try:
         with gzip.open(io.BytesIO(sent)) as whole, tarfile.open(fileobj=whole, mode="r|") as archive:
             for member in archive:
-                _unpack(archive, member, new)
+                unpack(archive, member, new)
             while whole.read(CHUNK):  # its checksum is at the end
                 pass
         (new / WHOLE).unlink()

@@ -23,11 +23,15 @@ LARGEST = 400_000
 #: What of a release was made of the project and of the runtime.
 MADE_OF = ("tree", RUNTIME)
 
+#: In a release: the digest of its local packages that do not lie in the project.
+ABOVE = "above"
+
 
 def release(places: Places, digest: str, known: Mapping[str, str]) -> dict[str, Any]:
     """Return what a release was made of, as JSON has it; HostError where it is not here.
 
-    `config` is its configuration file, `environment` names its packages. `files` says of each path what it is: a
+    `config` is its configuration file, `environment` names its packages, `above` tells its local packages that do not
+    lie in the project from others. `files` says of each path what it is: a
     `link`, or a file, `program` or not, with its `digest`, its `size` and its bytes (`text`, base64), but where `known`
     has that digest for the path, or it is larger than LARGEST.
     """
@@ -35,8 +39,13 @@ def release(places: Places, digest: str, known: Mapping[str, str]) -> dict[str, 
     return {
         "config": json.loads(config_of(places, digest)),
         "environment": os.path.basename(os.readlink(directory / ENVIRONMENT)),  # noqa: PTH115, PTH119 - only its words
+        "above": _text(directory / ABOVE),
         "files": {path: _said(directory / path, known.get(path)) for path in sorted(_paths(directory))},
     }
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="ascii") if path.is_file() else ""
 
 
 def _paths(directory: Path) -> Iterator[str]:

@@ -439,7 +439,7 @@ def test_on_hosts_nginx_s_lines_are_those_of_a_site_s_own_file(project: Project)
     lines = costs(project, REMOTE, after).nginx
     assert "+ server unix:…/app1/http.sock weight=9 max_fails=0;" in lines
     assert "+ include /srv/cluster/nginx/snippets/http.conf;" in lines
-    assert lines[-3:] == ("+ geo $a {", "+ default 1;", "+ }")
+    assert lines[-3:] == ("+ geo $a {", "+     default 1;", "+ }")
     assert not [line for line in lines if "nginx.conf" in line]
 
 

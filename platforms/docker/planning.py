@@ -170,13 +170,19 @@ class Planning(planning.Planning):
             raise UnkeptError("the former one is not kept in this checkout") from error
         return Sides(old=before, new=after, parts=changed_parts(kept, context, before, after))
 
+    def nginx_files(self) -> list[tuple[Mapping[str, str], Mapping[str, str]]]:
+        """Return nginx's files as Pulumi's state has them, and as they are to be; none where they are the same."""
+        found = self.preview.of(COMMAND, "update", "replace").get(NGINX_CONFIG)
+        old, new = (found.old.get("stdin"), found.new.get("stdin")) if found else (None, None)
+        return [(read_delivered(old), read_delivered(new))] if isinstance(old, str) and isinstance(new, str) else []
+
     def nginx_lines(self) -> list[str]:
         """Return nginx's lines that go and come, beside those that Pulumi's state has."""
         found = self.preview.of(COMMAND, "update", "replace").get(NGINX_CONFIG)
-        old, new = (found.old.get("stdin"), found.new.get("stdin")) if found else (None, None)
-        if found is None or not isinstance(old, str) or not isinstance(new, str):
+        files = self.nginx_files()
+        if found is None or not files:
             return []
-        before, after = read_delivered(old), read_delivered(new)
+        ((before, after),) = files
         digest = str((found.new.get("environment") or {}).get("DIGEST") or "")
         # Pulumi tells which value of the environment is another, and not what it is.
         users = [OTHER_USERS] if any(path.endswith(f".{USERS}") for path in found.changed) else []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ClusterError
 from cluster.plan import compare
+from cluster.plan.addresses import left
 from cluster.plan.costs import Cost, dearest_first
 from cluster.plan.judged import first, forbidding, former_config, new_lints
 from cluster.plan.migrations import unsafe
@@ -109,14 +110,15 @@ class Planning:
         if plan.is_empty:
             return Planned(stack=self.stack, changes=False)
         release, settings, unknown = self._release(plan, wanted)
-        costs = self._costs(plan, wanted, release)
+        left_costs, moved = self._left(plan)
+        costs = dearest_first([*left_costs, *self._costs(plan, wanted, release)])
         # The stack that nginx's configuration in place was made of.
         former = former_config(self.cluster.nginx.current_stack())
         return Planned(
             stack=self.stack,
             changes=True,
             costs=costs,
-            steps=tuple(plan.steps()),
+            steps=(*plan.steps(), *moved),
             traffic=plan.traffic,
             nginx=plan.nginx_lines,
             release=release,
@@ -164,7 +166,14 @@ class Planning:
 
     # --- what it costs
 
-    def _costs(self, plan: Plan, wanted: ReleaseSpec | Made, release: Release) -> tuple[Cost, ...]:
+    def _left(self, plan: Plan) -> tuple[list[Cost], list[str]]:
+        """Return what of the site's addresses is left, and what that costs."""
+        if plan.nginx != "reload":
+            return [], []
+        nginx, files = self.cluster.nginx, self.cluster.nginx_config().files
+        return left(map(nginx.current_text, files), files.values())
+
+    def _costs(self, plan: Plan, wanted: ReleaseSpec | Made, release: Release) -> list[Cost]:
         costs = []
         if plan.nginx == "start":
             costs.append(Cost.SITE_STARTED if plan.orphans else Cost.START)
@@ -181,7 +190,7 @@ class Planning:
                 self.cluster.said_of_sessions(),
                 lambda discard: self.cluster.refused_loss(wanted, discard=discard),
             )
-        return dearest_first(costs)
+        return costs
 
     def _deleted(self, plan: Plan) -> tuple[str, ...]:
         """Return what goes for good: what the stack file does not name any more, and releases beyond the kept ones."""

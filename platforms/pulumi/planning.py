@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from cluster.config.models import ACCOUNT, AUTHORITY, Server
 from cluster.errors import CommandError
 from cluster.plan import compare
+from cluster.plan.addresses import left
 from cluster.plan.costs import Cost, dearest_first
 from cluster.plan.judged import disabled_rules, first, forbidding, new_lints
 from cluster.plan.migrations import unsafe
@@ -31,7 +32,7 @@ from platforms.pulumi.keys import stack_keys
 from platforms.pulumi.progress import COMMAND, part_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from fractions import Fraction
 
@@ -185,6 +186,10 @@ class Planning(ABC):
         """Return nginx's lines that go and come."""
 
     @abstractmethod
+    def nginx_files(self) -> Iterable[tuple[Mapping[str, str], Mapping[str, str]]]:
+        """Return the files of each nginx whose configuration is another one, before and after; by their paths."""
+
+    @abstractmethod
     def checkers(self) -> AbstractContextManager[Sequence[Checker]]:
         """Give the nginx that is to be asked whether it takes a configuration which is not in place yet; none: it is.
 
@@ -216,13 +221,15 @@ class Planning(ABC):
         compared = self._compared(self.serving if self.serves else None)
         release = compared.release
         told = self.told_of(release)
-        costs = self._costs(told, compared)
+        found = [left(old.values(), new.values()) for old, new in (self.nginx_files() if self.serves else ())]
+        costs = dearest_first([*self._costs(told, compared), *(cost for costs, _moved in found for cost in costs)])
+        moved = dict.fromkeys(line for _costs, lines in found for line in lines)
         lints, unsaid = self._lints()
         return Planned(
             stack=name,
             changes=True,
             costs=costs,
-            steps=told.steps(release, compared.parts, migrate=self._migrates()),
+            steps=(*told.steps(release, compared.parts, migrate=self._migrates()), *moved),
             traffic=self._traffic(),
             nginx=tuple(self.nginx_lines()),
             release=release,
@@ -276,7 +283,7 @@ class Planning(ABC):
 
     # --- what it costs
 
-    def _costs(self, told: Told, compared: Compared) -> tuple[Cost, ...]:
+    def _costs(self, told: Told, compared: Compared) -> list[Cost]:
         costs = told.costs()
         if told.serves and unsafe(compared.release.migrations):
             costs.append(Cost.MIGRATION)
@@ -288,7 +295,7 @@ class Planning(ABC):
                 said,
                 lambda may: refused_loss(said, lasting, discard_sessions=may.sessions, discard_data=may.data),
             )
-        return dearest_first(costs)
+        return costs
 
     # --- the rest
 

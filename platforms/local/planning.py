@@ -34,6 +34,13 @@ if TYPE_CHECKING:
     from platforms.local.plan import Plan
 
 
+def by_hand(cluster: LocalCluster, history: History) -> list[str]:
+    """Return what was changed by hand, or is broken, beside what the last `up` made, in words."""
+    observed = cluster.observe()
+    found = [f"{name} is stopped; `cluster up {cluster.paths.stack}` starts it" for name in observed.ended]
+    return [*found, *cluster.troubles(observed, history)]
+
+
 class Planning:
     """Tells what a plan of this machine's is. refused: what forbids it, in words."""
 
@@ -89,19 +96,27 @@ class Planning:
         words = self.cluster.refused_loss(spec)
         refused += [words] if words else []
         planned = self.told(self.cluster.plan(spec.digest, dict(spec.parts)), spec, report)
-        return replace(planned, refused=tuple(dict.fromkeys(refused)), drift=self._drift())
+        return replace(planned, refused=self._told_refused(refused), drift=self._drift())
+
+    def _told_refused(self, refused: list[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(map(self._here, refused)))
 
     def _refused(self, refused: list[str]) -> Planned:
-        return Planned(stack=self.stack, changes=True, refused=tuple(dict.fromkeys(refused)), drift=self._drift())
+        return Planned(stack=self.stack, changes=True, refused=self._told_refused(refused), drift=self._drift())
 
     def _drift(self) -> tuple[str, ...]:
         history = History.load(self.cluster.paths)
         if history.current is None:
             return ()
         try:
-            return tuple(self.cluster.troubles(self.cluster.observe(), history))
+            found = by_hand(self.cluster, history)
         except ClusterError as error:
-            return (str(error),)
+            found = [str(error)]
+        return tuple(map(self._here, found))
+
+    def _here(self, line: str) -> str:
+        """Return a line with this stack's paths as they are from its repository."""
+        return line.replace(f"{self.cluster.paths.root}/", "")
 
     # --- what a plan is, told
 

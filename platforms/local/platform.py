@@ -38,7 +38,7 @@ from platforms.local.listeners import listening_ports, with_children
 from platforms.local.maintaining import Keeping
 from platforms.local.orphans import stack_processes
 from platforms.local.paths import LocalPaths
-from platforms.local.planning import Planning
+from platforms.local.planning import Planning, by_hand
 from platforms.local.services import statuses
 from platforms.local.state import is_instance, is_service
 
@@ -293,8 +293,8 @@ class LocalPlatform:
 
     def drift(self) -> Sequence[str]:
         """Return what was changed by hand, or is broken, beside what the last `up` made."""
-        cluster, history = self.cluster, History.load(self.paths)
-        return [] if history.current is None else cluster.troubles(cluster.observe(), history)
+        history = History.load(self.paths)
+        return [] if history.current is None else by_hand(self.cluster, history)
 
     def status(self) -> Status:
         """Look at what runs."""

@@ -29,6 +29,10 @@ SHARED = "CLUSTER_TESTS_SHARED"
 _results: list[tuple[str, str]] = []
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--renew-plans", action="store_true", help="record what `cluster plan` says now (tests/plans)")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Make the directory in which the stands of a run leave for each other what takes long (tests/local/stand.py)."""
     if not hasattr(config, "workerinput"):

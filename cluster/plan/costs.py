@@ -44,6 +44,7 @@ SESSIONS = "tests/local/test_sessions.py"
 ANOTHER_NGINX = "test_another_nginx_is_named_by_preview_and_refuses_connections_for_seconds_and_loses_no_session"
 ANOTHER_DATABASE = "test_another_database_costs_the_requests_that_need_it_and_no_session"
 TLS_ON_AND_OFF = "test_an_address_that_redirects_refuses_open_forms_and_one_that_is_left_fails"
+RECORDED = "tests/local/test_recorded_plans.py::test_what_a_plan_says_of_the_cost_is_what_up_costs"
 CHANGES = "test_no_change_loses_a_request_or_a_session"
 
 COSTS: Mapping[Cost, CostClass] = {
@@ -54,6 +55,7 @@ COSTS: Mapping[Cost, CostClass] = {
             "tests/local/test_tls.py::test_no_change_loses_a_request_or_a_session_over_tls",
             f"{SESSIONS}::test_no_session_is_lost_by_faults_and_by_changes_from_each_engine_to_the_next",
             "tests/local/test_workers.py::test_a_release_and_the_way_back_lose_no_job_and_do_none_twice",
+            RECORDED,
         ),
         asks=False,
     ),
@@ -102,7 +104,10 @@ COSTS: Mapping[Cost, CostClass] = {
     ),
     Cost.DATA_LEFT: CostClass(
         words="what the database holds is not seen any more, the sessions in it neither",
-        proofs=("tests/local/test_plan.py::test_a_database_that_is_left_behind_is_the_first_thing_that_is_said",),
+        proofs=(
+            "tests/local/test_plan.py::test_a_database_that_is_left_behind_is_the_first_thing_that_is_said",
+            RECORDED,
+        ),
     ),
     Cost.VOLUME_DELETED: CostClass(
         words="a volume is deleted with all that it holds",

@@ -51,17 +51,20 @@ SERVERS = TypeAdapter(list[Server])
 #: The resources in a stack's state.
 Resources = list[dict[str, Any]]
 
+#: What it costs to leave addresses of the site, and which those are, in words.
+Left = tuple[list[Cost], list[str]]
+
 #: Ends the name of the command by which a migrated release is prepared; its standard input is the stack's secrets.
 PREPARE = "prepare"
 
 
 def begun(
-    stack: Stack, facts: Facts, pulumi: Callable[[], Pulumi], key_costs: Sequence[Cost], *more_keys: str
+    stack: Stack, facts: Facts, pulumi: Callable[[], Pulumi], first_tls: Callable[[Resources], Left], *more_keys: str
 ) -> Planned | Resources:
     """Return what is to be known before a preview: the resources in the stack's state; a plan where there can't be one.
 
-    key_costs: of a certificate whose key `up` makes first. more_keys: others that it makes first. CommandError where
-    Pulumi is not there.
+    first_tls: tells what a certificate costs whose key `up` makes first, and which addresses it leaves. more_keys:
+    others that it makes first. CommandError where Pulumi is not there.
     """
     name, topology, keys = stack.name, build_topology(stack.config), stack_keys(stack.root, stack.name)
     refused = forbidding(stack.config, facts)
@@ -75,9 +78,9 @@ def begun(
     for key in filter(None, (_key_of_certificate(stack), *more_keys)):
         if f"cluster:{key}" not in keys:
             unknown = f"what else changes: `up` makes cluster:{key} first"
-            return Planned(
-                stack=name, changes=True, costs=tuple(key_costs) if key not in more_keys else (), unknown=(unknown,)
-            )
+            costs, moved = ([], []) if key in more_keys else first_tls(resources)
+            known = dearest_first(costs) if costs else ()
+            return Planned(stack=name, changes=True, costs=known, steps=tuple(moved), unknown=(unknown,))
     return resources
 
 

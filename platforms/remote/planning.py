@@ -97,7 +97,7 @@ def drifted(site: Site, believed: Preview) -> tuple[str, ...]:
 def plan(site: Site, pulumi: Callable[[], Pulumi]) -> Planned:
     """Return what would be done; it changes nothing. CommandError where that can't be known."""
     made_first = (HOSTS_KEY,) if needs_hosts_key(site.seen.topology) else ()
-    resources = begun(site.stack, site.facts, pulumi, (), *made_first)
+    resources = begun(site.stack, site.facts, pulumi, lambda _resources: ([], []), *made_first)
     if isinstance(resources, Planned):
         return resources
     try:

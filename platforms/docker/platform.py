@@ -45,6 +45,7 @@ from platforms.docker.proof import Proof, checked
 from platforms.docker.remembering import remember
 from platforms.docker.repair import lost, remove_orphans, stop_what_never_served
 from platforms.docker.stack import DockerStack, engine_host, paths
+from platforms.pulumi.backend import share
 from platforms.pulumi.engine import STACK, PolicyError, Pulumi, PulumiError, installed_pulumi
 from platforms.pulumi.kept_stack import keep_stack
 from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from cluster.maintenance import Maintained, Maintenance
     from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
-    from platforms.base import Gate, Voice
+    from platforms.base import Gate, Shared, Voice
     from platforms.pulumi.engine import Changes
 
 
@@ -91,9 +92,10 @@ class DockerPlatform:
 
     # --- changing
 
-    def set_up(self) -> None:
+    def set_up(self, shared: Shared) -> None:
         """Set Pulumi and the stack up."""
         _ = self.docker
+        share(self.pulumi, shared)
         self._set_up()
 
     def _set_up(self) -> list[dict[str, Any]]:

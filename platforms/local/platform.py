@@ -31,7 +31,18 @@ from cluster.tls.certificates import named
 from cluster.topology import build_topology
 from cluster_runtime.sessions.ended import ENDED, MARKS_VARIABLE
 from cluster_runtime.status import SERVING
-from platforms.base import Applied, Change, Forward, InstanceStatus, Invocation, LogSource, NginxStatus, Process, Status
+from platforms.base import (
+    Applied,
+    Change,
+    Forward,
+    InstanceStatus,
+    Invocation,
+    LogSource,
+    NginxStatus,
+    Process,
+    Shared,
+    Status,
+)
 from platforms.local.adopting import left_behind
 from platforms.local.lasting import gone_of, secrets_of
 from platforms.local.listeners import listening_ports, with_children
@@ -118,9 +129,13 @@ class LocalPlatform:
             issued=Store(self.paths.acme).said().issued,
         )
 
-    def set_up(self) -> None:
+    def set_up(self, shared: Shared) -> None:
         """Say that nothing is to be made: the first `up` does it."""
         name = self.stack.name
+        if shared != Shared():
+            raise CommandError(
+                f"--backend: stack {name} is on this machine alone: it has no state that others could share"
+            )
         raise CommandError(f"stacks/Pulumi.{name}.yaml is there already; next: cluster up {name}")
 
     # --- changing

@@ -136,9 +136,14 @@ def test_an_image_that_only_lies_elsewhere_is_the_same() -> None:
     found = preview("same")
     for urn, step in found._seen.items():
         if step.part == "app-image":
-            moved = {**step.old, "build": {**step.old.get("build", {}), "context": "../elsewhere"}}
-            found._seen[urn] = replace(step, operation="update", new=moved, changed=("build",))
+            build = {**step.old.get("build", {}), "context": "../elsewhere", "contextDigest": "another"}
+            found._seen[urn] = replace(step, operation="update", new={**step.old, "build": build}, changed=("build",))
     assert found.steps == []
+    for urn, step in found._seen.items():
+        if step.part == "app-image":
+            build = {**step.new["build"], "args": {"BASE": "debian:another"}}
+            found._seen[urn] = replace(step, new={**step.new, "build": build})
+    assert [step.part for step in found.steps] == ["app-image"]
 
 
 def test_what_a_former_run_did_not_remove_is_deleted_and_not_replaced() -> None:

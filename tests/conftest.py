@@ -18,7 +18,7 @@ RESULT = re.compile(r"\d of [\d,]+ |\d stacks|\d s$|in [\d.]+ s\b")
 SLOWEST = (
     *("test_conformance", "test_killed_up", "test_sessions", "test_variants", "test_hurt_state", "test_bad_input"),
     *("test_workers_celery", "test_workers_tasks", "test_commands", "test_choices", "test_written", "test_gate"),
-    *("test_acme", "test_packages", "test_plan", "test_foreign", "test_browser"),
+    *("test_acme", "test_packages", "test_plan", "test_recorded_plans", "test_foreign", "test_browser"),
 )
 
 RUNTIME = Path(__file__).resolve().parents[1] / "runtime"

@@ -7,6 +7,7 @@ of stacks. `--renew-plans` writes what is said now, and docs/plan.md anew; nothi
 from __future__ import annotations
 
 import copy
+import difflib
 import json
 import re
 import shutil
@@ -283,7 +284,12 @@ class Recorder:
         recorded = {form: path.read_text() for form, path in kept.items()}
         if of and version and not version.startswith(f"{of}."):
             said, recorded = ({form: OF_NGINX.sub("", text) for form, text in one.items()} for one in (said, recorded))
-        assert said == recorded, "`pytest --renew-plans` records what is said now"
+        for form, text in said.items():
+            lines = difflib.unified_diff(
+                recorded[form].splitlines(), text.splitlines(), "recorded", "said", lineterm=""
+            )
+            told = "\n".join(lines)
+            assert text == recorded[form], f"`pytest --renew-plans` records {change}.{form} as it is now:\n{told}"
 
 
 # --- the document

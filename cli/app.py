@@ -327,6 +327,21 @@ def init(  # noqa: PLR0913, PLR0917 - a command's options
         bool, typer.Option("--adopt", help="Take over the project's sqlite database and its SECRET_KEY.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Keep Pulumi's state where a team finds it: s3://, gs://, azblob://, https:// (Pulumi's cloud), file:///.",
+        ),
+    ] = None,
+    secrets_provider: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="What encrypts the stack's secrets: passphrase (the default), awskms://, azurekeyvault://, gcpkms://, "
+            "hashivault://.",
+        ),
+    ] = None,
     continuous: Annotated[
         str | None,
         typer.Option(
@@ -347,7 +362,12 @@ def init(  # noqa: PLR0913, PLR0917 - a command's options
     stack, *more = stacks
     if more:
         raise CommandError(f"one stack at a time, but with --ci: got {', '.join(stacks)}")
+    from platforms.base import Shared  # noqa: PLC0415
+
+    shared = Shared(backend=backend, secrets_provider=secrets_provider)
     if project is not None:
+        if shared != Shared():
+            raise CommandError("--backend is for a stack whose file is there: say it without --project")
         from cli.initialise import Wanted, run_init  # noqa: PLC0415 - each command imports only what it needs
 
         importing = not no_import
@@ -357,7 +377,7 @@ def init(  # noqa: PLR0913, PLR0917 - a command's options
         run_init(stack, project, wanted)
         return
     _, on = _opened(stack)
-    on.set_up()
+    on.set_up(shared)
     tell(f"stack {stack} is set up; next: cluster up {stack}")
 
 

@@ -224,6 +224,14 @@ class Gate(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """Where a team keeps what a stack is: the state's URL, and what encrypts its secrets; None: as it is, or alone."""
+
+    backend: str | None = None
+    secrets_provider: str | None = None
+
+
 class Platform(Protocol):
     """One stack on its platform: what the commands ask of it. It prints nothing: it has a voice.
 
@@ -234,7 +242,7 @@ class Platform(Protocol):
         """Return what the lints may look at beside the stack file; nothing is changed by it."""
         ...
 
-    def set_up(self) -> None:
+    def set_up(self, shared: Shared) -> None:
         """Make what a stack file alone needs before its first `up`; CommandError where that is nothing."""
         ...
 

@@ -18,7 +18,7 @@ RESULT = re.compile(r"\d of [\d,]+ |\d stacks|\d s$|in [\d.]+ s\b")
 SLOWEST = (
     *("test_conformance", "test_killed_up", "test_sessions", "test_variants", "test_hurt_state", "test_bad_input"),
     *("test_workers_celery", "test_workers_tasks", "test_commands", "test_choices", "test_written", "test_gate"),
-    *("test_acme", "test_packages", "test_plan", "test_foreign", "test_browser"),
+    *("test_acme", "test_packages", "test_plan", "test_recorded_plans", "test_foreign", "test_browser"),
 )
 
 RUNTIME = Path(__file__).resolve().parents[1] / "runtime"
@@ -27,6 +27,10 @@ RUNTIME = Path(__file__).resolve().parents[1] / "runtime"
 SHARED = "CLUSTER_TESTS_SHARED"
 
 _results: list[tuple[str, str]] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--renew-plans", action="store_true", help="record what `cluster plan` says now (tests/plans)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -17,6 +17,7 @@ from cluster.errors import CommandError
 from cluster.lint import Facts
 from cluster.machine.nginx import NginxError, find_nginx
 from cluster.plan import compare
+from cluster.plan.addresses import left
 from cluster.plan.confined import confined
 from cluster.plan.costs import Cost, dearest_first
 from cluster.plan.judged import disabled_rules
@@ -211,6 +212,7 @@ class Comparison:
         found = _lints(new)
         refused, costs, sessions = losses(old, new)
         refused = [*_refused(new, found), *refused]
+        moved_costs, moved = left(old.nginx.files.values(), new.nginx.files.values())
         disabled = disabled_rules(new.config)
         if not self._changes():
             return Planned(stack=self.stack, changes=False, refused=tuple(refused), disabled=disabled)
@@ -223,6 +225,7 @@ class Comparison:
             costs.append(Cost.MIGRATION)
         if self.gone_hosts:
             costs.append(Cost.DATA_LEFT)
+        costs += moved_costs
         alone = new.topology.memcached_nodes == 1 and "cache" in (
             new.config.sessions.engine,
             new.config.sessions.previous,
@@ -236,7 +239,7 @@ class Comparison:
             costs=dearest_first(costs),
             refused=tuple(refused),
             disabled=disabled,
-            steps=tuple(self._steps()),
+            steps=(*self._steps(), *moved),
             traffic=compare.compare_shares(*({i.name: i.share for i in one.topology.instances} for one in (old, new))),
             nginx=tuple(self._nginx_lines()),
             release=release,

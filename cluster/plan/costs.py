@@ -15,11 +15,13 @@ class Cost(StrEnum):
 
     NONE = "none"
     START = "start"
+    REDIRECTED = "redirected"
     MIGRATION = "migration"
     NGINX_STARTED = "nginx-started"
     NGINX_REPLACED = "nginx-replaced"
     SERVICE_REPLACED = "service-replaced"
     SITE_STARTED = "site-started"
+    ADDRESS_LEFT = "address-left"
     LOGGED_OUT = "logged-out"
     DATA_LEFT = "data-left"
     VOLUME_DELETED = "volume-deleted"
@@ -41,6 +43,8 @@ class CostClass:
 SESSIONS = "tests/local/test_sessions.py"
 ANOTHER_NGINX = "test_another_nginx_is_named_by_preview_and_refuses_connections_for_seconds_and_loses_no_session"
 ANOTHER_DATABASE = "test_another_database_costs_the_requests_that_need_it_and_no_session"
+TLS_ON_AND_OFF = "test_an_address_that_redirects_refuses_open_forms_and_one_that_is_left_fails"
+RECORDED = "tests/local/test_recorded_plans.py::test_what_a_plan_says_of_the_cost_is_what_up_costs"
 CHANGES = "test_no_change_loses_a_request_or_a_session"
 
 COSTS: Mapping[Cost, CostClass] = {
@@ -51,6 +55,7 @@ COSTS: Mapping[Cost, CostClass] = {
             "tests/local/test_tls.py::test_no_change_loses_a_request_or_a_session_over_tls",
             f"{SESSIONS}::test_no_session_is_lost_by_faults_and_by_changes_from_each_engine_to_the_next",
             "tests/local/test_workers.py::test_a_release_and_the_way_back_lose_no_job_and_do_none_twice",
+            RECORDED,
         ),
         asks=False,
     ),
@@ -58,6 +63,10 @@ COSTS: Mapping[Cost, CostClass] = {
         words="nothing serves now: the site comes up",
         proofs=("tests/local/test_plan.py::test_the_first_plan_touches_nothing_and_says_that_the_site_comes_up",),
         asks=False,
+    ),
+    Cost.REDIRECTED: CostClass(
+        words="an address of the site only redirects from now on: forms that are open there are refused",
+        proofs=(f"tests/local/test_plan_addresses.py::{TLS_ON_AND_OFF}",),
     ),
     Cost.MIGRATION: CostClass(
         words="requests to the former release fail where they need what a migration takes away, until the new one "
@@ -82,6 +91,10 @@ COSTS: Mapping[Cost, CostClass] = {
         words="the site is away until all is started again",
         proofs=("tests/local/test_plan.py::test_what_a_killed_supervisor_left_is_started_again_at_a_cost",),
     ),
+    Cost.ADDRESS_LEFT: CostClass(
+        words="an address of the site answers no more: requests to it fail",
+        proofs=(f"tests/local/test_plan_addresses.py::{TLS_ON_AND_OFF}",),
+    ),
     Cost.LOGGED_OUT: CostClass(
         words="everybody is logged out",
         proofs=(
@@ -91,7 +104,10 @@ COSTS: Mapping[Cost, CostClass] = {
     ),
     Cost.DATA_LEFT: CostClass(
         words="what the database holds is not seen any more, the sessions in it neither",
-        proofs=("tests/local/test_plan.py::test_a_database_that_is_left_behind_is_the_first_thing_that_is_said",),
+        proofs=(
+            "tests/local/test_plan.py::test_a_database_that_is_left_behind_is_the_first_thing_that_is_said",
+            RECORDED,
+        ),
     ),
     Cost.VOLUME_DELETED: CostClass(
         words="a volume is deleted with all that it holds",

@@ -7,8 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cluster.plan.addresses import left
+from cluster.plan.costs import Cost
 from cluster.plan.nginx import OTHER_USERS, difference
 from cluster.plan.nginx_check import UncheckedError
+from cluster.tls.certificates import Certificate
+from cluster.topology import build_topology
+from platforms.docker.container_paths import nginx_config
 from platforms.docker.contexts import changed_parts, config_of, side_of
 from platforms.docker.delivery import read_delivered
 from platforms.docker.drift import drift
@@ -31,9 +36,11 @@ if TYPE_CHECKING:
     from cluster.plan.nginx_check import Checker
     from cluster.plan.planned import Release
     from cluster.sessions import Lasting
+    from cluster.stack.opened import Stack
     from platforms.docker.observe import Observed
     from platforms.docker.stack import DockerStack
     from platforms.pulumi.engine import Changes, Event, Pulumi
+    from platforms.pulumi.planning import Left
 
 #: In the environment of nginx's command: for whom nginx asks.
 USERS = "USERS"
@@ -115,6 +122,19 @@ class Look:
         return place if self.aside is None or place.exists() else set_aside(self.aside, place)
 
 
+def first_tls(stack: Stack, resources: list[dict[str, Any]]) -> Left:
+    """Return what the first certificate costs, whose key is not there yet, and in words which addresses it leaves.
+
+    resources: those in the stack's state. nginx is replaced: what makes a certificate is asked by its container, or the
+    port is published by another one.
+    """
+    found = [one for one in Preview.of_state(resources).all if (one.kind, one.part) == (COMMAND, NGINX_CONFIG)]
+    texts = [text for one in found if isinstance(text := one.old.get("stdin"), str)]
+    wanted = nginx_config(build_topology(stack.config), Certificate(label="its key is not there yet"))
+    costs, moved = left((file for text in texts for file in read_delivered(text).values()), wanted.files.values())
+    return [Cost.NGINX_REPLACED, *costs], moved
+
+
 class Planning(planning.Planning):
     """Tells what a preview is, with all that is known of it."""
 
@@ -170,13 +190,19 @@ class Planning(planning.Planning):
             raise UnkeptError("the former one is not kept in this checkout") from error
         return Sides(old=before, new=after, parts=changed_parts(kept, context, before, after))
 
+    def nginx_files(self) -> list[tuple[Mapping[str, str], Mapping[str, str]]]:
+        """Return nginx's files as Pulumi's state has them, and as they are to be; none where they are the same."""
+        found = self.preview.of(COMMAND, "update", "replace").get(NGINX_CONFIG)
+        old, new = (found.old.get("stdin"), found.new.get("stdin")) if found else (None, None)
+        return [(read_delivered(old), read_delivered(new))] if isinstance(old, str) and isinstance(new, str) else []
+
     def nginx_lines(self) -> list[str]:
         """Return nginx's lines that go and come, beside those that Pulumi's state has."""
         found = self.preview.of(COMMAND, "update", "replace").get(NGINX_CONFIG)
-        old, new = (found.old.get("stdin"), found.new.get("stdin")) if found else (None, None)
-        if found is None or not isinstance(old, str) or not isinstance(new, str):
+        files = self.nginx_files()
+        if found is None or not files:
             return []
-        before, after = read_delivered(old), read_delivered(new)
+        ((before, after),) = files
         digest = str((found.new.get("environment") or {}).get("DIGEST") or "")
         # Pulumi tells which value of the environment is another, and not what it is.
         users = [OTHER_USERS] if any(path.endswith(f".{USERS}") for path in found.changed) else []

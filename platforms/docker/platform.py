@@ -8,7 +8,7 @@ import os
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from cluster.acme.status import await_first
 from cluster.config.units import moment_text
 from cluster.errors import CommandError
 from cluster.plan import Planned
-from cluster.plan.costs import Cost
 from cluster.plan.judged import disabled_rules
 from cluster.plan.shown import text
 from cluster.services import Kind, asked_by
@@ -41,11 +40,12 @@ from platforms.docker.engine import (
 from platforms.docker.facts import facts_of
 from platforms.docker.failures import explain, refused_by
 from platforms.docker.maintaining import HURT, Found, Maintaining
-from platforms.docker.planning import Look, Planning
+from platforms.docker.planning import Look, Planning, first_tls
 from platforms.docker.proof import Proof, checked
 from platforms.docker.remembering import remember
 from platforms.docker.repair import lost, remove_orphans, stop_what_never_served
 from platforms.docker.stack import DockerStack, engine_host, paths
+from platforms.pulumi.backend import share
 from platforms.pulumi.engine import STACK, PolicyError, Pulumi, PulumiError, installed_pulumi
 from platforms.pulumi.kept_stack import keep_stack
 from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from cluster.maintenance import Maintained, Maintenance
     from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
-    from platforms.base import Gate, Voice
+    from platforms.base import Gate, Shared, Voice
     from platforms.pulumi.engine import Changes
 
 
@@ -92,9 +92,10 @@ class DockerPlatform:
 
     # --- changing
 
-    def set_up(self) -> None:
+    def set_up(self, shared: Shared) -> None:
         """Set Pulumi and the stack up."""
         _ = self.docker
+        share(self.pulumi, shared)
         self._set_up()
 
     def _set_up(self) -> list[dict[str, Any]]:
@@ -109,8 +110,7 @@ class DockerPlatform:
         docker.engine.run("version")
         facts = self.facts()
         environment = {RELEASE_VARIABLE: self._former(wanted)} if isinstance(wanted, Back) else {}
-        # What makes a certificate is asked by nginx's container, or its port is published by another one.
-        resources = begun(self.stack, facts, lambda: self.pulumi, (Cost.NGINX_REPLACED,))
+        resources = begun(self.stack, facts, lambda: self.pulumi, partial(first_tls, self.stack))
         if isinstance(resources, Planned):
             return resources
         with tempfile.TemporaryDirectory() as aside:

@@ -303,7 +303,10 @@ class LocalCluster(Site):
             found.append(str(error))
         config = self.nginx_config()
         if observed.nginx == config.digest and not self.nginx.is_in_place(config):
-            found.append(f"{self.paths.nginx}: nginx runs what it should, and would load something else another time")
+            edited = [path for path, text in config.files.items() if self.nginx.current_text(path) != text]
+            which = f"{', '.join(edited)} {'was' if len(edited) == 1 else 'were'} edited or removed: " if edited else ""
+            words = f"{which}nginx runs what it should, and would load something else another time"
+            found.append(f"{self.paths.nginx}: {words}")
         lost = self.programs.lost(observed.processes) if observed.kept else []
         if lost:
             found.append(f"{self.supervisor.programs}: Supervisor could not start {', '.join(lost)} another time")

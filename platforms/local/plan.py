@@ -17,7 +17,7 @@ from platforms.local.daemons import kind_of
 from platforms.local.state import WATCH, Observed, is_daemon, is_instance, is_service, program_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from cluster.plan.planned import Share
     from cluster.render.nginx import NginxConfig
@@ -126,9 +126,19 @@ class Plan:
         waiting = [name for name in self.serve if name not in self.start]
         if waiting:
             lines.append(f"~ {listed(waiting)}: release {self.release} takes the name")
-        if self.stop:
-            lines.append(f"- {listed(self.stop)}: stop, once no request or job needs it")
-        return lines
+        return [*lines, *self._stop_lines()]
+
+    def _stop_lines(self) -> list[str]:
+        """Return what is stopped: instances that another process takes the place of, and what goes for good."""
+        wanted = {service.name for service in self.topology.services}
+        instances = [name.rpartition("-")[0] for name in self.stop if is_instance(name)]
+        former = [name for name in dict.fromkeys(instances) if name in wanted]
+        others = [name.partition("@")[0] for name in self.stop if is_service(name)]
+        gone = [name for name in dict.fromkeys([*instances, *others]) if name not in wanted]
+        daemons = [name for name in self.stop if is_daemon(name)]
+        lines = [f"- {', '.join(daemons)}: stop"] if daemons else []
+        lines += [f"- the former {listed(former)}: stop, once no request needs them"] if former else []
+        return [*lines, *([f"- {listed(gone)}: stop, once no request or job needs it"] if gone else [])]
 
     def _daemon_lines(self) -> list[str]:
         lines = []
@@ -227,7 +237,9 @@ def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
         watch=not (watched and observed.kept and _runs(observed, WATCH)),
         static=not same,
         nginx=action,
-        nginx_lines=tuple(_nginx_difference(nginx, config)) if action == "reload" else (),
+        nginx_lines=tuple(_nginx_difference(nginx, config, [*map(str, (nginx.paths.state, nginx.paths.run))]))
+        if action == "reload"
+        else (),
         # What is lost of the configuration in place does not tell what was before.
         traffic=_traffic(nginx, topology) if action and (nginx.current_stack() or not running) else (),
     )
@@ -254,9 +266,9 @@ def _nginx_action(observed: Observed, nginx: Nginx, config: NginxConfig) -> str 
     return None if current and not nginx.reload_wanted else "reload"
 
 
-def _nginx_difference(nginx: Nginx, config: NginxConfig) -> list[str]:
+def _nginx_difference(nginx: Nginx, config: NginxConfig, places: Collection[str] = ()) -> list[str]:
     users = [] if nginx.has_users(config) else [OTHER_USERS]
-    return [*users, *difference(nginx.current_text, config.files, config.digest)]
+    return [*users, *difference(nginx.current_text, config.files, config.digest, places=places)]
 
 
 def _traffic(nginx: Nginx, topology: Topology) -> tuple[Share, ...]:

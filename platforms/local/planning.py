@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ClusterError
 from cluster.plan import compare
+from cluster.plan.addresses import left
 from cluster.plan.costs import Cost, dearest_first
 from cluster.plan.judged import first, forbidding, former_config, new_lints
 from cluster.plan.migrations import unsafe
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
     from cluster.release import ReleaseSpec
     from platforms.local.cluster import LocalCluster
     from platforms.local.plan import Plan
+
+
+def by_hand(cluster: LocalCluster, history: History) -> list[str]:
+    """Return what was changed by hand, or is broken, beside what the last `up` made, in words."""
+    observed = cluster.observe()
+    found = [f"{name} is stopped; `cluster up {cluster.paths.stack}` starts it" for name in observed.ended]
+    return [*found, *cluster.troubles(observed, history)]
 
 
 class Planning:
@@ -88,19 +96,27 @@ class Planning:
         words = self.cluster.refused_loss(spec)
         refused += [words] if words else []
         planned = self.told(self.cluster.plan(spec.digest, dict(spec.parts)), spec, report)
-        return replace(planned, refused=tuple(dict.fromkeys(refused)), drift=self._drift())
+        return replace(planned, refused=self._told_refused(refused), drift=self._drift())
+
+    def _told_refused(self, refused: list[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(map(self._here, refused)))
 
     def _refused(self, refused: list[str]) -> Planned:
-        return Planned(stack=self.stack, changes=True, refused=tuple(dict.fromkeys(refused)), drift=self._drift())
+        return Planned(stack=self.stack, changes=True, refused=self._told_refused(refused), drift=self._drift())
 
     def _drift(self) -> tuple[str, ...]:
         history = History.load(self.cluster.paths)
         if history.current is None:
             return ()
         try:
-            return tuple(self.cluster.troubles(self.cluster.observe(), history))
+            found = by_hand(self.cluster, history)
         except ClusterError as error:
-            return (str(error),)
+            found = [str(error)]
+        return tuple(map(self._here, found))
+
+    def _here(self, line: str) -> str:
+        """Return a line with this stack's paths as they are from its repository."""
+        return line.replace(f"{self.cluster.paths.root}/", "")
 
     # --- what a plan is, told
 
@@ -109,14 +125,15 @@ class Planning:
         if plan.is_empty:
             return Planned(stack=self.stack, changes=False)
         release, settings, unknown = self._release(plan, wanted)
-        costs = self._costs(plan, wanted, release)
+        left_costs, moved = self._left(plan)
+        costs = dearest_first([*left_costs, *self._costs(plan, wanted, release)])
         # The stack that nginx's configuration in place was made of.
         former = former_config(self.cluster.nginx.current_stack())
         return Planned(
             stack=self.stack,
             changes=True,
             costs=costs,
-            steps=tuple(plan.steps()),
+            steps=(*plan.steps(), *moved),
             traffic=plan.traffic,
             nginx=plan.nginx_lines,
             release=release,
@@ -164,7 +181,14 @@ class Planning:
 
     # --- what it costs
 
-    def _costs(self, plan: Plan, wanted: ReleaseSpec | Made, release: Release) -> tuple[Cost, ...]:
+    def _left(self, plan: Plan) -> tuple[list[Cost], list[str]]:
+        """Return what of the site's addresses is left, and what that costs."""
+        if plan.nginx != "reload":
+            return [], []
+        nginx, files = self.cluster.nginx, self.cluster.nginx_config().files
+        return left(map(nginx.current_text, files), files.values())
+
+    def _costs(self, plan: Plan, wanted: ReleaseSpec | Made, release: Release) -> list[Cost]:
         costs = []
         if plan.nginx == "start":
             costs.append(Cost.SITE_STARTED if plan.orphans else Cost.START)
@@ -181,7 +205,7 @@ class Planning:
                 self.cluster.said_of_sessions(),
                 lambda discard: self.cluster.refused_loss(wanted, discard=discard),
             )
-        return dearest_first(costs)
+        return costs
 
     def _deleted(self, plan: Plan) -> tuple[str, ...]:
         """Return what goes for good: what the stack file does not name any more, and releases beyond the kept ones."""

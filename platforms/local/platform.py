@@ -31,14 +31,25 @@ from cluster.tls.certificates import named
 from cluster.topology import build_topology
 from cluster_runtime.sessions.ended import ENDED, MARKS_VARIABLE
 from cluster_runtime.status import SERVING
-from platforms.base import Applied, Change, Forward, InstanceStatus, Invocation, LogSource, NginxStatus, Process, Status
+from platforms.base import (
+    Applied,
+    Change,
+    Forward,
+    InstanceStatus,
+    Invocation,
+    LogSource,
+    NginxStatus,
+    Process,
+    Shared,
+    Status,
+)
 from platforms.local.adopting import left_behind
 from platforms.local.lasting import gone_of, secrets_of
 from platforms.local.listeners import listening_ports, with_children
 from platforms.local.maintaining import Keeping
 from platforms.local.orphans import stack_processes
 from platforms.local.paths import LocalPaths
-from platforms.local.planning import Planning
+from platforms.local.planning import Planning, by_hand
 from platforms.local.services import statuses
 from platforms.local.state import is_instance, is_service
 
@@ -118,9 +129,13 @@ class LocalPlatform:
             issued=Store(self.paths.acme).said().issued,
         )
 
-    def set_up(self) -> None:
+    def set_up(self, shared: Shared) -> None:
         """Say that nothing is to be made: the first `up` does it."""
         name = self.stack.name
+        if shared != Shared():
+            raise CommandError(
+                f"--backend: stack {name} is on this machine alone: it has no state that others could share"
+            )
         raise CommandError(f"stacks/Pulumi.{name}.yaml is there already; next: cluster up {name}")
 
     # --- changing
@@ -293,8 +308,8 @@ class LocalPlatform:
 
     def drift(self) -> Sequence[str]:
         """Return what was changed by hand, or is broken, beside what the last `up` made."""
-        cluster, history = self.cluster, History.load(self.paths)
-        return [] if history.current is None else cluster.troubles(cluster.observe(), history)
+        history = History.load(self.paths)
+        return [] if history.current is None else by_hand(self.cluster, history)
 
     def status(self) -> Status:
         """Look at what runs."""

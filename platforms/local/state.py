@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: The program that lets stopped processes go on.
 WATCH = "watch"
 
+#: Supervisor's words for a process that has ended and is not started again.
+ENDED = frozenset({"STOPPED", "EXITED", "FATAL"})
+
 #: Said of an instance whose socket was removed: nobody reaches it.
 WITHOUT_SOCKET = "without its socket"
 
@@ -84,6 +87,14 @@ class Observed:
         """Whether nginx runs and does not answer: its own socket was removed, or something else stands there."""
         process = self.processes.get(NGINX)
         return self.nginx is None and process is not None and process.state == "RUNNING"
+
+    @property
+    def ended(self) -> list[str]:
+        """What Supervisor keeps and does not run: instances, workers and daemons by their names."""
+        if not self.kept:
+            return []
+        ended = [name for name, one in self.processes.items() if one.state in ENDED]
+        return [name.rpartition("-")[0] if is_instance(name) else name.partition("@")[0] for name in sorted(ended)]
 
     def of(self, instance: str) -> list[Running]:
         """Return the processes of an instance."""

@@ -32,6 +32,7 @@ from cluster.errors import CommandError
 from cluster.stack.history import Busy
 from cluster.stack.paths import STATE
 from cluster.stack.secrets import ALPHABET, KEY_LENGTH, write_secret
+from platforms.pulumi.backend import PASSPHRASE, VARIABLE, named_backend
 from platforms.pulumi.policing import Policed, asking, not_run
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ class Pulumi:
         self._log_in()
         resources = self._found()
         if resources is None:
-            self._make_stack()
+            self.make_stack()
         document = yaml.safe_load(stack_path(self.root, self.stack).read_text(encoding="utf-8"))
         if SECRET_KEY not in document["config"]:
             self.say("making secret_key")
@@ -227,9 +228,8 @@ class Pulumi:
                 raise
             return None
 
-    @staticmethod
-    def _logged_in() -> bool:
-        if os.environ.get("PULUMI_BACKEND_URL") or os.environ.get("PULUMI_ACCESS_TOKEN"):
+    def _logged_in(self) -> bool:
+        if os.environ.get(VARIABLE) or os.environ.get("PULUMI_ACCESS_TOKEN") or named_backend(self.root):
             return True
         credentials = HOME.expanduser() / "credentials.json"
         with contextlib.suppress(OSError, ValueError):
@@ -239,19 +239,24 @@ class Pulumi:
     def _log_in(self) -> None:
         if self._logged_in():
             return
-        self.say("keeping Pulumi's state on this machine (pulumi login --local); for a team: pulumi login URL")
+        how = f"for a team: cluster init {self.stack} --backend URL"
+        self.say(f"keeping Pulumi's state on this machine (pulumi login --local); {how}")
         self._explained("login", "--local")
 
-    def _make_stack(self) -> None:
+    def make_stack(self, provider: str = PASSPHRASE) -> None:
+        """Make a stack that is not there; provider: what encrypts its secrets. CommandError where that can't be."""
+        self._log_in()
         self.say(f"making stack {self.stack}")
         passphrases = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
-        if not any(name in os.environ for name in passphrases) and not self.passphrase.exists():
+        known = any(name in os.environ for name in passphrases) or self.passphrase.exists()
+        if provider == PASSPHRASE and not known:
             self.passphrase.parent.mkdir(parents=True, exist_ok=True)
             write_secret(self.passphrase, secrets.token_urlsafe(32))
             where = self.passphrase.relative_to(self.root)
             self.say(f"the passphrase of its secrets is in {where}: keep a copy of it elsewhere")
             self.say(f"for `pulumi` itself: export PULUMI_CONFIG_PASSPHRASE_FILE={where}")
-        self._explained("stack", "init", self.stack, "--no-select")
+        options = [] if provider == PASSPHRASE else ["--secrets-provider", provider]
+        self._explained("stack", "init", self.stack, "--no-select", *options)
 
     def _explained(self, *arguments: str, stdin: str | None = None) -> str:
         try:

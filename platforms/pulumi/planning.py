@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from cluster.config.models import ACCOUNT, AUTHORITY, Server
 from cluster.errors import CommandError
 from cluster.plan import compare
+from cluster.plan.addresses import left
 from cluster.plan.costs import Cost, dearest_first
 from cluster.plan.judged import disabled_rules, first, forbidding, new_lints
 from cluster.plan.migrations import unsafe
@@ -31,7 +32,7 @@ from platforms.pulumi.keys import stack_keys
 from platforms.pulumi.progress import COMMAND, part_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from fractions import Fraction
 
@@ -50,17 +51,20 @@ SERVERS = TypeAdapter(list[Server])
 #: The resources in a stack's state.
 Resources = list[dict[str, Any]]
 
+#: What it costs to leave addresses of the site, and which those are, in words.
+Left = tuple[list[Cost], list[str]]
+
 #: Ends the name of the command by which a migrated release is prepared; its standard input is the stack's secrets.
 PREPARE = "prepare"
 
 
 def begun(
-    stack: Stack, facts: Facts, pulumi: Callable[[], Pulumi], key_costs: Sequence[Cost], *more_keys: str
+    stack: Stack, facts: Facts, pulumi: Callable[[], Pulumi], first_tls: Callable[[Resources], Left], *more_keys: str
 ) -> Planned | Resources:
     """Return what is to be known before a preview: the resources in the stack's state; a plan where there can't be one.
 
-    key_costs: of a certificate whose key `up` makes first. more_keys: others that it makes first. CommandError where
-    Pulumi is not there.
+    first_tls: tells what a certificate costs whose key `up` makes first, and which addresses it leaves. more_keys:
+    others that it makes first. CommandError where Pulumi is not there.
     """
     name, topology, keys = stack.name, build_topology(stack.config), stack_keys(stack.root, stack.name)
     refused = forbidding(stack.config, facts)
@@ -74,9 +78,9 @@ def begun(
     for key in filter(None, (_key_of_certificate(stack), *more_keys)):
         if f"cluster:{key}" not in keys:
             unknown = f"what else changes: `up` makes cluster:{key} first"
-            return Planned(
-                stack=name, changes=True, costs=tuple(key_costs) if key not in more_keys else (), unknown=(unknown,)
-            )
+            costs, moved = ([], []) if key in more_keys else first_tls(resources)
+            known = dearest_first(costs) if costs else ()
+            return Planned(stack=name, changes=True, costs=known, steps=tuple(moved), unknown=(unknown,))
     return resources
 
 
@@ -185,6 +189,10 @@ class Planning(ABC):
         """Return nginx's lines that go and come."""
 
     @abstractmethod
+    def nginx_files(self) -> Iterable[tuple[Mapping[str, str], Mapping[str, str]]]:
+        """Return the files of each nginx whose configuration is another one, before and after; by their paths."""
+
+    @abstractmethod
     def checkers(self) -> AbstractContextManager[Sequence[Checker]]:
         """Give the nginx that is to be asked whether it takes a configuration which is not in place yet; none: it is.
 
@@ -216,13 +224,15 @@ class Planning(ABC):
         compared = self._compared(self.serving if self.serves else None)
         release = compared.release
         told = self.told_of(release)
-        costs = self._costs(told, compared)
+        found = [left(old.values(), new.values()) for old, new in (self.nginx_files() if self.serves else ())]
+        costs = dearest_first([*self._costs(told, compared), *(cost for costs, _moved in found for cost in costs)])
+        moved = dict.fromkeys(line for _costs, lines in found for line in lines)
         lints, unsaid = self._lints()
         return Planned(
             stack=name,
             changes=True,
             costs=costs,
-            steps=told.steps(release, compared.parts, migrate=self._migrates()),
+            steps=(*told.steps(release, compared.parts, migrate=self._migrates()), *moved),
             traffic=self._traffic(),
             nginx=tuple(self.nginx_lines()),
             release=release,
@@ -276,7 +286,7 @@ class Planning(ABC):
 
     # --- what it costs
 
-    def _costs(self, told: Told, compared: Compared) -> tuple[Cost, ...]:
+    def _costs(self, told: Told, compared: Compared) -> list[Cost]:
         costs = told.costs()
         if told.serves and unsafe(compared.release.migrations):
             costs.append(Cost.MIGRATION)
@@ -288,7 +298,7 @@ class Planning(ABC):
                 said,
                 lambda may: refused_loss(said, lasting, discard_sessions=may.sessions, discard_data=may.data),
             )
-        return dearest_first(costs)
+        return costs
 
     # --- the rest
 

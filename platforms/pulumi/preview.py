@@ -158,14 +158,16 @@ def _step(metadata: Mapping[str, Any], operation: str) -> Step:
 
 
 def _moved(step: Step) -> bool:
-    """Tell whether an image is the same, made of the same: only where that lies is another directory."""
+    """Tell whether an image is the same: only where that lies of which it is made is another directory.
+
+    Its name says all that it is made of. Beside that is what a checkout has left out, which is another in the next one.
+    """
     if step.kind != IMAGE or step.operation != "update":
         return False
 
     def plain(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        build = {
-            key: value for key, value in (inputs.get("build") or {}).items() if key not in ("context", "dockerfile")
-        }
+        elsewhere = ("context", "contextDigest", "dockerfile")
+        build = {key: value for key, value in (inputs.get("build") or {}).items() if key not in elsewhere}
         return {"imageName": inputs.get("imageName"), "build": build}
 
     return plain(step.old) == plain(step.new)

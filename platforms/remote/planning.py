@@ -98,7 +98,7 @@ def drifted(site: Site, believed: Preview) -> tuple[str, ...]:
 def plan(site: Site, pulumi: Callable[[], Pulumi]) -> Planned:
     """Return what would be done; it changes nothing. CommandError where that can't be known."""
     made_first = (HOSTS_KEY,) if needs_hosts_key(site.seen.topology) else ()
-    resources = begun(site.stack, site.facts, pulumi, (), *made_first)
+    resources = begun(site.stack, site.facts, pulumi, lambda _resources: ([], []), *made_first)
     if isinstance(resources, Planned):
         return resources
     try:
@@ -244,12 +244,22 @@ class Planning(planning.Planning):
         steps = steps_of_nginx(self.preview)
         if not steps or not self.serves:
             return []
-        told = {step.part for step in steps if step.operation != "create"}
-        there = [host for host in self.hosts if any(part.startswith(f"{host.looked.host}-") for part in told)]
-        found = [line for lines in dict.fromkeys(map(self._lines_on, there)) for line in lines]
+        told = dict.fromkeys(self._lines_on(host, before) for host, before in self._before)
+        found = [line for lines in told for line in lines]
         # What is none of its files is told in secret: who the site's users are, and a certificate's key.
         others = self.config.site.auth_basic is not None and not found and any("stdin" in one.changed for one in steps)
         return [OTHER_USERS] if others else found
+
+    def nginx_files(self) -> list[tuple[Mapping[str, str], Mapping[str, str]]]:
+        """Return the site's files on each host where nginx is told something, before and after."""
+        return [(before, {} if host.rendered is None else host.rendered.files) for host, before in self._before]
+
+    @cached_property
+    def _before(self) -> list[tuple[Hosted, dict[str, str]]]:
+        """The hosts where nginx is told something, each with the site's files that it has."""
+        told = {step.part for step in steps_of_nginx(self.preview) if step.operation != "create"}
+        there = [host for host in self.hosts if any(part.startswith(f"{host.looked.host}-") for part in told)]
+        return [(host, json.loads(self.site.ssh.run(host.looked.host, "site-files"))) for host in there]
 
     @contextmanager
     def checkers(self) -> Iterator[Sequence[Checker]]:
@@ -257,8 +267,8 @@ class Planning(planning.Planning):
         other = [one for one in self.hosts if one.rendered is not None and not one.looked.has_site(one.rendered)]
         yield [HostChecker(self.site.ssh, host.looked) for host in other]
 
-    def _lines_on(self, host: Hosted) -> tuple[str, ...]:
-        before: dict[str, str] = json.loads(self.site.ssh.run(host.looked.host, "site-files"))
+    @staticmethod
+    def _lines_on(host: Hosted, before: Mapping[str, str]) -> tuple[str, ...]:
         after = {**host.relay, **({} if host.rendered is None else host.rendered.files)}
         # Of what is there and not wanted any more a snippet is a part of a file that is.
         snippets = [path for path in before if path.endswith((HTTP, SERVER))]

@@ -31,6 +31,7 @@ from cluster.tls.certificates import named, names_of
 from cluster.tls.hosts import new_hosts_key
 from cluster.topology import build_topology
 from platforms.base import RELEASE_VARIABLE, Applied, Back, Change, Forward, Invocation, LogSource, Status
+from platforms.pulumi.backend import share
 from platforms.pulumi.engine import Event, PolicyError, Pulumi, PulumiError, name_of
 from platforms.pulumi.kept_stack import keep_stack
 from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from cluster.placement import Placement
     from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
-    from platforms.base import Gate, Voice
+    from platforms.base import Gate, Shared, Voice
     from platforms.pulumi.engine import Changes
 
 #: What is said when a step begins, by the end of its name.
@@ -145,9 +146,10 @@ class RemotePlatform:
 
     # --- changing
 
-    def set_up(self) -> None:
+    def set_up(self, shared: Shared) -> None:
         """Set Pulumi and the stack up."""
         self.look()
+        share(self.pulumi, shared)
         self._set_up()
 
     def _set_up(self) -> None:

@@ -112,6 +112,19 @@ class DockerStand(Stand):
         document = {**kept, "config": {**config, **kept.get("config", {})}}
         self.file.write_text(yaml.safe_dump(document, sort_keys=False))
 
+    def keep_secret(self, name: str, value: str) -> None:
+        """Keep a secret of the stack's, in its file."""
+        done = self.pulumi("config", "set", "--secret", f"cluster:{name}", value)
+        assert done.returncode == 0, done.stderr
+
+    def kept_secrets(self) -> dict[str, str]:
+        """Return what the stack file has, encrypted."""
+        return {self.file.name: self.file.read_text()}
+
+    def put_back_secrets(self, kept: dict[str, str]) -> None:
+        """Let the stack file have this, and nothing else."""
+        self.file.write_text(kept[self.file.name])
+
     def environment(self) -> dict[str, str]:
         return {
             **super().environment(),

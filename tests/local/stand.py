@@ -171,6 +171,21 @@ class Stand:
         whole = not original.exists() or path.endswith("models.py")
         (self.project / path).write_text(text if whole else original.read_text() + text)
 
+    def keep_secret(self, name: str, value: str) -> None:
+        """Keep a secret of the stack's."""
+        write_secret(self.paths.secrets / name, value)
+
+    def kept_secrets(self) -> dict[str, str]:
+        """Return the stack's secrets, to be put back."""
+        return {path.name: path.read_text() for path in self.paths.secrets.iterdir()}
+
+    def put_back_secrets(self, kept: dict[str, str]) -> None:
+        """Keep these secrets, and no other."""
+        for path in self.paths.secrets.iterdir():
+            path.unlink()
+        for name, value in kept.items():
+            self.keep_secret(name, value)
+
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", *self.launcher, *arguments]
 

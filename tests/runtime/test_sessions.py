@@ -438,6 +438,17 @@ def test_without_what_listens_to_deletions_a_deleted_session_lives_on(store: Sto
     assert two("read", key) == {"colour": "blue"}
 
 
+def test_a_session_that_the_database_has_lost_is_refused_once_and_not_for_ever(store: Store) -> None:
+    one, two = store.clients("cached_db")
+    key = one("create", colour="blue")
+    assert one("deaf")
+    assert one("delete rows") == 1
+    assert two("read", key) == {"colour": "blue"}, "memcached has it still"
+    assert "UpdateError" in two.answer("write", key, colour="red")["error"]
+    assert (one("read", key), two("read", key)) == ({}, {})
+    assert two("write", key, colour="red") != key, "its user has a new one"
+
+
 def test_sessions_that_are_over_go_without_a_word_to_memcached(store: Store) -> None:
     one, two = store.clients("cached_db")
     lasting, ending = one("create", colour="blue"), one("create", colour="red")

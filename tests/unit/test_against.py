@@ -315,8 +315,8 @@ def site(**changes: Any) -> dict[str, Any]:
     ("before", "after", "cost", "words"),
     [
         (DOCKER, {**DOCKER, "images": {"nginx": "nginx:1.31"}}, Cost.NGINX_REPLACED, "nginx: replaced (images.nginx)"),
-        (DOCKER, {**DOCKER, **site(listen=80)}, Cost.NGINX_REPLACED, "nginx: replaced (site.listen)"),
-        ({}, site(listen=8081), Cost.NONE, "nginx: one reload"),
+        (DOCKER, {**DOCKER, **site(listen=80)}, Cost.ADDRESS_LEFT, "nginx: replaced (site.listen)"),
+        ({}, site(listen=8081), Cost.ADDRESS_LEFT, "nginx: one reload"),
         ({}, site(limit="10r/s"), Cost.NONE, "nginx: one reload; no process of the app is touched by it"),
         (
             {**DOCKER, "broker": {"engine": "valkey"}},
@@ -374,6 +374,13 @@ def test_each_cost_follows_from_the_two_files(
     found = costs(project, before, after)
     assert (found.costs[0], found.refused) == (cost, ())
     assert words in found.steps, found.steps
+
+
+def test_another_port_of_a_container_is_left_and_its_nginx_is_replaced(project: Project) -> None:
+    found = costs(project, DOCKER, {**DOCKER, **site(listen=80)})
+    assert found.costs == (Cost.ADDRESS_LEFT, Cost.NGINX_REPLACED)
+    assert found.steps[-1].startswith("- http://"), found.steps
+    assert found.steps[-1].endswith(": answered no more")
 
 
 @pytest.mark.parametrize(
@@ -439,7 +446,7 @@ def test_on_hosts_nginx_s_lines_are_those_of_a_site_s_own_file(project: Project)
     lines = costs(project, REMOTE, after).nginx
     assert "+ server unix:…/app1/http.sock weight=9 max_fails=0;" in lines
     assert "+ include /srv/cluster/nginx/snippets/http.conf;" in lines
-    assert lines[-3:] == ("+ geo $a {", "+ default 1;", "+ }")
+    assert lines[-3:] == ("+ geo $a {", "+     default 1;", "+ }")
     assert not [line for line in lines if "nginx.conf" in line]
 
 

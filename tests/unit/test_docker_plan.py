@@ -29,6 +29,7 @@ from platforms.docker.failures import refused_by
 from platforms.docker.maintaining import Found
 from platforms.docker.observe import Observed
 from platforms.docker.paths import ASIDE_VARIABLE
+from platforms.docker.planning import first_tls
 from platforms.docker.stack import DockerStack, paths
 from platforms.docker.told import MADE_AGAIN, Told
 from platforms.pulumi import planning
@@ -74,6 +75,12 @@ def preview(name: str) -> Preview:
 
 def told(name: str, *, serves: bool = True, **values: Any) -> Told:
     return Told(preview(name), build_topology(parse_config({**VALUES, **values})), serves=serves)
+
+
+def state(name: str) -> list[dict[str, Any]]:
+    """Return the resources in the state before a recorded preview."""
+    steps = [one["resourcePreEvent"]["metadata"] for one in recorded(name) if "resourcePreEvent" in one]
+    return [{"urn": one["urn"], "type": one["type"], **one["old"]} for one in steps if one.get("old")]
 
 
 # --- what the events say
@@ -129,9 +136,14 @@ def test_an_image_that_only_lies_elsewhere_is_the_same() -> None:
     found = preview("same")
     for urn, step in found._seen.items():
         if step.part == "app-image":
-            moved = {**step.old, "build": {**step.old.get("build", {}), "context": "../elsewhere"}}
-            found._seen[urn] = replace(step, operation="update", new=moved, changed=("build",))
+            build = {**step.old.get("build", {}), "context": "../elsewhere", "contextDigest": "another"}
+            found._seen[urn] = replace(step, operation="update", new={**step.old, "build": build}, changed=("build",))
     assert found.steps == []
+    for urn, step in found._seen.items():
+        if step.part == "app-image":
+            build = {**step.new["build"], "args": {"BASE": "debian:another"}}
+            found._seen[urn] = replace(step, new={**step.new, "build": build})
+    assert [step.part for step in found.steps] == ["app-image"]
 
 
 def test_what_a_former_run_did_not_remove_is_deleted_and_not_replaced() -> None:
@@ -548,3 +560,14 @@ def test_what_no_file_tells_of_is_what_its_processes_run_on(opened: Stack) -> No
     assert changed_parts(former, wanted, *sides) == ("requirements",)
     (wanted / "Dockerfile").write_text("FROM other\n")
     assert changed_parts(former, wanted, *sides) == ("requirements", "platform")
+
+
+def test_the_first_certificate_tells_that_the_plain_addresses_redirect_from_now_on(opened: Stack) -> None:
+    """Its key is not there before `up`, and nginx's addresses are all the same."""
+    names = ["cluster", "localhost", "127.0.0.1"]
+    site = {"server_names": names, "listen": 8090, "tls": {"self_signed": True, "listen": 8443}}
+    secure = replace(opened, config=parse_config({**VALUES, "site": site}))
+    costs, moved = first_tls(secure, state("weight"))
+    assert (costs, len(moved)) == ([Cost.NGINX_REPLACED, Cost.REDIRECTED], 1)
+    assert moved[0].endswith(": only redirected from now on"), moved
+    assert first_tls(secure, []) == ([Cost.NGINX_REPLACED], [])

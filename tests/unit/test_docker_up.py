@@ -653,10 +653,12 @@ def test_where_somebody_else_changes_the_stack_nothing_is_removed_by_hand(
 
 def test_the_secrets_of_the_stack_file_are_those_that_it_has_and_no_other(pulumi: tuple[Pulumi, Recorder]) -> None:
     found, recorder = pulumi
-    path = found.root / "stacks" / "Pulumi.dev.yaml"
-    document = yaml.safe_load(path.read_text())
-    document["config"] |= {f"cluster:{name}": {"secure": "v1:x"} for name in ("secret_key", "secret_environment")}
-    path.write_text(yaml.safe_dump(document))
-    recorder.values = {"cluster:secret_key": "the key\n", "cluster:secret_environment": ""}
+    there = {
+        "cluster:secret_key": {"value": "the key", "secret": True},
+        "cluster:secret_environment": {"value": "", "secret": True},
+        "cluster:platform": {"value": "docker", "secret": False},
+        "aws:secret_key": {"value": "another program's", "secret": True},
+    }
+    recorder.values = {"--json": json.dumps(there)}
     assert found.secrets() == {"secret_key": "the key"}
-    assert len(recorder.told) == 2, "what is not there is not asked for: it would be an error"
+    assert recorder.told == ["config --show-secrets --json --stack dev"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.backends.cached_db import SessionStore as CachedDBStore
 from django.contrib.sessions.backends.db import SessionStore as DBStore
 from django.core.cache import caches
@@ -49,7 +50,13 @@ class SessionStore(Asynchronous, Keyed, CachedDBStore):
         data = dict(self._get_session(no_load=must_create))
         token, self._token = self._token, None  # good for one save: what it stores has another
         lease = self._cache.begin(key) if token is None else None
-        DBStore.save(self, must_create)
+        try:
+            DBStore.save(self, must_create)
+        except UpdateError:
+            # The database does not know it any more, as one that was set back or left behind: else memcached would
+            # give it out again, and each request of its user be refused, until it is over there.
+            self._cache.delete(key)
+            raise
         age = self.get_expiry_age()
         # Nobody may read what a transaction has not committed.
         transaction.on_commit(

@@ -30,6 +30,7 @@ class Relays:
         self._listeners: list[socket.socket] = []
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._answers: threading.Thread | None = None
         self._has_ended = False
         self._open: dict[int, socket.socket] = {}
         self._given = 0
@@ -58,7 +59,8 @@ class Relays:
             self._open[number] = connection
             if self._process is None:
                 self._process = self._start()
-                threading.Thread(target=self._take_answers, args=(self._process,), daemon=True).start()
+                self._answers = threading.Thread(target=self._take_answers, args=(self._process,), daemon=True)
+                self._answers.start()
         self._say(number, Frame.OPEN, there.encode())
         threading.Thread(target=self._ask, args=(number, connection), daemon=True).start()
 
@@ -112,9 +114,15 @@ class Relays:
         for listener in self._listeners:
             listener.shutdown(socket.SHUT_RDWR)
             listener.close()
-        if self._process is not None:
+        if self._process is not None and self._answers is not None:
             self._process.kill()
             self._process.wait()
+            for number in [*self._open]:  # whoever takes no answer keeps its thread waiting
+                self._end(number)
+            self._answers.join()
+            for pipe in filter(None, (self._process.stdin, self._process.stdout)):
+                with contextlib.suppress(OSError):  # what was not sent any more
+                    pipe.close()
         for path in self._directory.iterdir():
             path.unlink()
         self._directory.rmdir()

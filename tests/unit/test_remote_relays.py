@@ -16,7 +16,6 @@ from platforms.remote.host.frames import LONGEST, Frame, framed
 from platforms.remote.relays import Relays
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 #: What a host runs, here as whoever runs the tests.
@@ -38,16 +37,8 @@ class Begun:
         return self.processes[-1]
 
 
-@contextlib.contextmanager
-def relays(begun: Begun) -> Iterator[Relays]:
-    with contextlib.closing(Relays(begun)) as found:
-        yield found
-    for process in begun.processes:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-        process.stdout.close()
+def relays(begun: Begun) -> contextlib.closing[Relays]:
+    return contextlib.closing(Relays(begun))
 
 
 def answering(path: Path) -> None:

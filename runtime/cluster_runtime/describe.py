@@ -25,6 +25,7 @@ from cluster_runtime.databases import begin_with_the_projects, file_of, is_of_fi
 from cluster_runtime.debug import derived, sources_of, variables
 from cluster_runtime.django_setup import OVERLAY, leave, prepare
 from cluster_runtime.failure import explain, remedy
+from cluster_runtime.loading import loading
 from cluster_runtime.migrations import is_to_migrate
 from cluster_runtime.paths import Opened, look, storages_of_project
 from cluster_runtime.paths import refusals as refusals_of_paths
@@ -130,9 +131,10 @@ def main() -> int:
     try:
         prepare(config)
         opened.begin()
-        set_up(config)
-        known = dict(os.environ)
-        import_application(config)
+        with loading():
+            set_up(config)
+            known = dict(os.environ)
+            import_application(config)
         facts = describe(config, opened) | derived(config) | {"set_late": _set_late(config, known)}
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is: the project's own code may raise anything
         failure = explain(error, config.project, sources_of(config.settings, config.project), opened.database)

@@ -143,6 +143,22 @@ def test_a_compressed_copy_that_is_being_served_stays_whole_while_another_one_is
     assert gzip.decompress(copy.read_bytes()) == b"b" * 5000
 
 
+def test_files_of_the_same_text_are_compressed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {"a.css": b"a", "a.0123456789ab.css": b"a", "b.css": b"b"}.items():
+        (tmp_path / name).write_bytes(text * 5000)
+    made, really = [], gzip.compress
+
+    def counted(text: bytes, **options: int) -> bytes:
+        made.append(text[:1])
+        return really(text, **options)
+
+    monkeypatch.setattr("cluster_runtime.compress.gzip.compress", counted)
+    compress(tmp_path, (".css",))
+    assert sorted(made) == [b"a", b"b"]
+    found = {path.name: gzip.decompress(path.read_bytes())[:1] for path in tmp_path.glob("*.gz")}
+    assert found == {"a.css.gz": b"a", "a.0123456789ab.css.gz": b"a", "b.css.gz": b"b"}
+
+
 def test_no_copy_is_made_of_what_a_link_leads_to(tmp_path: Path) -> None:
     secret, public = tmp_path / "secret.css", tmp_path / "public"
     secret.write_bytes(b"s" * 5000)

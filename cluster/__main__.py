@@ -8,4 +8,7 @@ gc.set_threshold(100_000)
 from cli import main  # noqa: E402 - above, it would be looked through
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        gc.freeze()  # nor at the end

@@ -29,7 +29,7 @@ from cluster.render.mime import compressed_endings
 from cluster.source import TREE, Source, write_tree
 from cluster.stack.secrets import write_secret
 from cluster_runtime import unfollowed
-from cluster_runtime.describe import COLLECT, NOT_COLLECTED, REFUSED
+from cluster_runtime.describe import COLLECT, COMPRESS, NOT_COLLECTED, NOT_COMPRESSED, REFUSED
 from cluster_runtime.paths import LEFT_OUT
 from cluster_runtime.prepare import mask
 from cluster_runtime.unfollowed import printable
@@ -213,18 +213,17 @@ class Builder:
         make_way(output, stat.S_IFREG)
         output.unlink(missing_ok=True)
         self.owner.make_file(output)
-        wanted = [COLLECT] if collect else []
+        wanted = [COLLECT, f"{COMPRESS}={','.join(compressed_endings())}"] if collect else []
         done = self.code.run(release, "cluster_runtime.describe", str(output), *wanted)
         unfollowed.replace(output, json.dumps(_told(output)).encode())
-        if done.returncode not in (0, NOT_COLLECTED):
+        failures = {NOT_COLLECTED: "collectstatic", NOT_COMPRESSED: "compression"}
+        if done.returncode not in (0, *failures):
             raise ReleaseError(self._not_imported(release, done, requirements))
         for alias in release.facts().get("begun", ()):
             self.say(f"database {alias}: begun with a copy of the project's file")
-        if done.returncode == NOT_COLLECTED:
+        if done.returncode in failures:
             shown = self.code.shown(release, done.stderr or done.stdout)
-            raise ReleaseError(f"app.collectstatic: collectstatic failed\n{shown}")
-        if collect and release.facts().get("static_app"):
-            self._finish_static(release)
+            raise ReleaseError(f"app.collectstatic: {failures[done.returncode]} failed\n{shown}")
 
     def _not_imported(self, release: Release, done: subprocess.CompletedProcess[str], requirements: Path) -> str:
         """Return why a release can't be: what its project has chosen, or what it raised."""

@@ -128,7 +128,7 @@ class Site:
 
     def process(self, program: str) -> Process:
         """Return a program's process; UpError where Supervisor does not know it (any more)."""
-        found = self.supervisor.processes().get(program)
+        found = self.supervisor.process(program)
         if found is None:
             raise UpError(
                 f"Supervisor {self.supervisor.condition()} or has forgotten {program}; run `cluster up` again"

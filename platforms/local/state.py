@@ -124,7 +124,7 @@ def is_daemon(program: str) -> bool:
 def observe(paths: LocalPaths, supervisor: Supervisor, nginx: Nginx) -> Observed:
     """Look at everything that runs."""
     there = stack_processes(paths)
-    condition = supervisor.condition()
+    condition = supervisor.condition(there)
     # What Supervisor can't tell any more runs all the same.
     processes = supervisor.processes() if condition is Condition.RUNNING else _unkept(there)
     running, holders, given = [], {}, {}

@@ -26,13 +26,14 @@ from xml.parsers.expat import ExpatError
 from cluster.errors import ClusterError
 from cluster.kept import make_way, write_durably
 from cluster.machine.confined import clean_environment
-from platforms.local.orphans import end_processes, supervisors
+from platforms.local.orphans import await_end, end_processes, supervisors
 from platforms.local.supervisor_files import Program, render_program, render_supervisord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from platforms.local.orphans import Found
     from platforms.local.paths import LocalPaths
 
 #: The option without which a program's file is none.
@@ -47,8 +48,12 @@ ANSWER_SECONDS = 10.0
 #: How long it has to end all that it keeps: the longest drain, and graceful_timeout's default, and some.
 END_SECONDS = 90.0
 
-#: Between two looks whether programs have ended, seconds: each look costs Supervisor milliseconds.
-STOPPING_SECONDS = 0.1
+#: How long Supervisor is not asked whether programs have ended while their processes live, seconds: it costs it
+#: milliseconds.
+STOPPING_SECONDS = 1.0
+
+#: How long it may take to notice that one has ended, seconds.
+NOTICE_SECONDS = 0.02
 
 #: Supervisor's fault codes that mean that what was asked for is so already.
 BAD_NAME, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED = 10, 60, 70, 90
@@ -137,9 +142,12 @@ class Supervisor:
         """Return the ids of its processes, found in /proc: one where it runs, whatever became of its files."""
         return [process.pid for process in supervisors(self.paths)]
 
-    def condition(self) -> Condition:
-        """Look how it is, without waiting for one that can't answer."""
-        found = supervisors(self.paths)
+    def condition(self, there: Iterable[Found] | None = None) -> Condition:
+        """Look how it is, without waiting for one that can't answer.
+
+        there: what a look at the stack's processes has just found.
+        """
+        found = supervisors(self.paths, there)
         if any(process.stopped for process in found):
             return Condition.STOPPED
         try:
@@ -169,7 +177,16 @@ class Supervisor:
             raise SupervisorError(self._silent()) from error
         except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError):
             return {}
-        return {info["name"]: Process(info["name"], info["statename"], info["pid"]) for info in found}
+        return {info["name"]: _process(info) for info in found}
+
+    def process(self, name: str) -> Process | None:
+        """Return one program's process, at a fraction of what all of them cost; None where it can't be told."""
+        try:
+            return _process(self._call("getProcessInfo", name))
+        except TimeoutError as error:
+            raise SupervisorError(self._silent()) from error
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError):
+            return None
 
     def _silent(self) -> str:
         pids = ", ".join(map(str, self.pids()))
@@ -280,10 +297,12 @@ class Supervisor:
             if kill:
                 self._tolerant("signalProcess", name, "KILL", allowed=(BAD_NAME, NOT_RUNNING))
         while True:
-            processes = self.processes()
-            if not any(name in processes and processes[name].state == "STOPPING" for name in names):
+            there = self.processes()
+            stopping = [there[name].pid for name in names if name in there and there[name].state == "STOPPING"]
+            if not stopping:
                 return
-            time.sleep(STOPPING_SECONDS)
+            await_end(stopping, STOPPING_SECONDS)
+            time.sleep(NOTICE_SECONDS)
 
     def remove(self, names: Iterable[str], *, keep_files: bool = False, kill: bool = False) -> None:
         """Stop programs, as `stop` does, and forget them."""
@@ -323,6 +342,10 @@ class Supervisor:
         except (OSError, http.client.HTTPException) as error:
             raise SupervisorError(f"Supervisor went away ({error}); `cluster up` starts it again") from error
         return True
+
+
+def _process(info: dict[str, Any]) -> Process:
+    return Process(info["name"], info["statename"], info["pid"])
 
 
 def put_pid(path: Path, pid: int) -> None:

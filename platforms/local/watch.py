@@ -22,6 +22,9 @@ LOOK = 2.0
 #: Of /proc/PID/stat: stopped by a signal. (`t` is stopped by a debugger, and left alone.)
 STOPPED = "T"
 
+#: How a program is called that may be nginx, in /proc/PID/stat.
+NGINX = b"(nginx"
+
 #: In Supervisor's command line. Whoever else has this as a child has inherited it, and its other children are nobody's.
 SUPERVISOR = b"supervisor.supervisord"
 
@@ -30,28 +33,45 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Seen:
-    """One process: the ids of its parent and its process group, its state's letter, how its command line begins."""
+    """One process: the ids of its parent and its process group, its state's letter, how its command line begins.
+
+    The command line is read where the program's name has `nginx` in it; else it is empty.
+    """
 
     parent: int
     group: int
     state: str
-    command: bytes
+    command: bytes = b""
 
 
 def processes() -> dict[int, Seen]:
     """Return all processes of this machine that can be read."""
     found = {}
-    for directory in Path("/proc").iterdir():
-        if not directory.name.isdigit():
+    for name in os.listdir("/proc"):  # noqa: PTH208 - names; a machine has hundreds, and this looks at them for ever
+        if not name.isdigit():
             continue
         try:
-            fields = (directory / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-            found[int(directory.name)] = Seen(
-                int(fields[1]), int(fields[2]), fields[0], (directory / "cmdline").read_bytes()[:4000]
-            )
+            before, _end, after = _read(f"/proc/{name}/stat").rpartition(b")")
+            state, parent, group = after.split(None, 3)[:3]
+            command = command_of(int(name)) if NGINX in before else b""
         except OSError:
             continue  # it has ended
+        found[int(name)] = Seen(int(parent), int(group), state.decode("ascii"), command)
     return found
+
+
+def command_of(pid: int) -> bytes:
+    """Return how the command line of a process begins."""
+    return _read(f"/proc/{pid}/cmdline")
+
+
+def _read(path: str) -> bytes:
+    """Return the first bytes of a small file, without what a file object costs."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4000)
+    finally:
+        os.close(descriptor)
 
 
 def masters(there: dict[int, Seen], supervisor: int) -> set[int]:
@@ -96,7 +116,7 @@ def main() -> None:
     """Watch until Supervisor ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     supervisor, state = os.getppid(), Path.cwd()
-    if SUPERVISOR not in processes()[supervisor].command:
+    if SUPERVISOR not in command_of(supervisor):
         sys.exit("this is started by Supervisor, and has outlived it")
     before: set[tuple[int, str]] = set()
     former: set[int] = set()
@@ -106,11 +126,13 @@ def main() -> None:
         stopped = {(pid, "stopped") for pid in kept(there, supervisor) if pid in there and there[pid].state == STOPPED}
         found = stopped | {(pid, "left") for pid in left_workers(there, state, former)}
         for pid, how in sorted(found & before):
-            name = there[pid].command.replace(b"\0", b" ").decode("utf-8", "replace")[:60]
             sent = signal.SIGCONT if how == "stopped" else signal.SIGQUIT
             words = "was stopped by a signal: it goes on" if how == "stopped" else "has no master any more: it ends"
-            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} process {pid} ({name}) {words}", file=sys.stderr, flush=True)
             try:
+                name = command_of(pid).replace(b"\0", b" ").decode("utf-8", "replace")[:60]
+                print(
+                    f"{time.strftime('%Y-%m-%d %H:%M:%S')} process {pid} ({name}) {words}", file=sys.stderr, flush=True
+                )
                 os.kill(pid, sent)
             except OSError as error:
                 print(f"process {pid}: {error.strerror}", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ What is collected is the project's own to write, links included: none is followe
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import stat
 import sys
@@ -19,12 +20,15 @@ WORTH_COMPRESSING = 1024
 def compress(public: Path, endings: tuple[str, ...]) -> None:
     """Put a compressed copy beside each file below `public` with one of the endings, for nginx's gzip_static."""
     for _path, _directories, names, directory in os.fwalk(public, follow_symlinks=False):
+        # Django's storage with a manifest puts each file there twice: by its own name, and by one with its hash.
+        known: dict[bytes, bytes] = {}
         for name in names:
             if name.endswith(endings):
-                _compress(name, directory)
+                _compress(name, directory, known)
 
 
-def _compress(name: str, directory: int) -> None:
+def _compress(name: str, directory: int, known: dict[bytes, bytes]) -> None:
+    """Put a compressed copy of a file beside it; `known`: those that the directory has, by the digest of their text."""
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except OSError:
@@ -33,7 +37,9 @@ def _compress(name: str, directory: int) -> None:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_size < WORTH_COMPRESSING:
             return
-        content = gzip.compress(file.read(), compresslevel=9, mtime=0)
+        text = file.read()
+    digest = hashlib.sha256(text).digest()
+    content = known.get(digest) or known.setdefault(digest, gzip.compress(text, compresslevel=9, mtime=0))
     new = f".{name}.gz.new"  # nginx may be serving the one that is there
     with suppress(FileNotFoundError):
         os.unlink(new, dir_fd=directory)

@@ -1,11 +1,12 @@
 """Says what only a project's settings tell of it: `python -m cluster_runtime.describe FILE` writes it there, as JSON.
 
 To a file, since a project may print whatever it likes while it is imported. With `--collect` it collects the project's
-static files as well, and with `--migrate` it then runs the migrations of every database (`--migrate=a,b`: of these),
-which spares other starts of Django; where these fail the exit status is NOT_COLLECTED or NOT_MIGRATED. It is REFUSED,
-with a line for each reason (in FILE: "refused"), where the stack file would replace what the project has chosen itself,
-or where the project writes into the release, or misses something there; and NOT_IMPORTED, with FILE saying why
-("failure"), where it does not import.
+static files as well (with `--compress=.css,.js` it puts compressed copies beside those with such endings), and with
+`--migrate` it then runs the migrations of every database (`--migrate=a,b`: of these), which spares other starts of
+Django; where these fail the exit status is NOT_COLLECTED, NOT_COMPRESSED or NOT_MIGRATED. It is REFUSED, with a line
+for each reason (in FILE: "refused"), where the stack file would replace what the project has chosen itself, or where
+the project writes into the release, or misses something there; and NOT_IMPORTED, with FILE saying why ("failure"),
+where it does not import.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime.choices import choices, refusals
+from cluster_runtime.compress import compress
 from cluster_runtime.config import RuntimeConfig
 from cluster_runtime.databases import begin_with_the_projects, file_of, is_of_files, not_begun
 from cluster_runtime.debug import derived, sources_of, variables
 from cluster_runtime.django_setup import OVERLAY, leave, prepare
 from cluster_runtime.failure import explain, remedy
+from cluster_runtime.loading import loading
 from cluster_runtime.migrations import is_to_migrate
 from cluster_runtime.paths import Opened, look, storages_of_project
 from cluster_runtime.paths import refusals as refusals_of_paths
@@ -43,6 +46,9 @@ NOT_MIGRATED = 4
 
 REFUSED = 5
 NOT_IMPORTED = 6
+
+COMPRESS = "--compress"
+NOT_COMPRESSED = 7
 
 
 def describe(config: RuntimeConfig, opened: Opened) -> dict[str, Any]:
@@ -130,9 +136,10 @@ def main() -> int:
     try:
         prepare(config)
         opened.begin()
-        set_up(config)
-        known = dict(os.environ)
-        import_application(config)
+        with loading():
+            set_up(config)
+            known = dict(os.environ)
+            import_application(config)
         facts = describe(config, opened) | derived(config) | {"set_late": _set_late(config, known)}
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is: the project's own code may raise anything
         failure = explain(error, config.project, sources_of(config.settings, config.project), opened.database)
@@ -148,14 +155,33 @@ def main() -> int:
         print(*refused, sep="\n", file=sys.stderr)
         return REFUSED
     wanted = sys.argv[2:]
-    if COLLECT in wanted and facts["static_app"] and not _succeeds("collectstatic", verbosity=0):
-        return NOT_COLLECTED
-    migrated = next((word.partition("=")[2] for word in wanted if word.startswith(MIGRATE)), None)
+    if COLLECT in wanted and facts["static_app"]:
+        if not _succeeds("collectstatic", verbosity=0):
+            return NOT_COLLECTED
+        endings = _value(COMPRESS, wanted)
+        if endings and config.static_root and not _is_compressed(Path(config.static_root), endings):
+            return NOT_COMPRESSED
+    migrated = _value(MIGRATE, wanted)
     aliases = [] if migrated is None else migrated.split(",") if migrated else facts["databases"]
     for alias in aliases:
         if not _succeeds("migrate", verbosity=1, skip_checks=False, database=alias):
             return NOT_MIGRATED
     return 0
+
+
+def _value(option: str, words: Sequence[str]) -> str | None:
+    """Return what an option is given, empty where that is nothing; None where it is not there."""
+    return next((word.partition("=")[2] for word in words if word.startswith(option)), None)
+
+
+def _is_compressed(public: Path, endings: str) -> bool:
+    """Put the compressed copies there; print why that failed where it does."""
+    try:
+        compress(public, tuple(endings.split(",")))
+    except OSError:
+        traceback.print_exc()
+        return False
+    return True
 
 
 def _succeeds(command: str, **options: Any) -> bool:

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cluster_runtime import debug
+from cluster_runtime.loading import loading
 from cluster_runtime.sources import are_imported
 from cluster_runtime.trial import watch_failures
 
@@ -63,8 +64,9 @@ def import_settings(config: RuntimeConfig) -> ModuleType:
 
 def load_application(config: RuntimeConfig) -> Any:
     """Return the project's own WSGI or ASGI application, with Django set up under the overlay."""
-    set_up(config)
-    return import_application(config)
+    with loading():
+        set_up(config)
+        return import_application(config)
 
 
 def set_up(config: RuntimeConfig) -> None:

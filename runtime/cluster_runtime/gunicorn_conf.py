@@ -5,13 +5,13 @@ A setting that the project's version of gunicorn does not know yet is passed ove
 
 from __future__ import annotations
 
-import gc
 import os
 from typing import Any
 
 from cluster_runtime import preload
 from cluster_runtime.activity import announce_boot
 from cluster_runtime.config import INSTANCE_VARIABLE, SOCKET_VARIABLE, RuntimeConfig
+from cluster_runtime.loading import loading
 from cluster_runtime.supervision import die_with_parent
 
 _config = RuntimeConfig.from_environment()
@@ -51,11 +51,10 @@ def on_starting(server: Any) -> None:
     arbiter.WORKER_BOOT_ERROR, arbiter.APP_LOAD_ERROR = BOOT_ERROR, LOAD_ERROR
     if not _config.preload or os.environ.get(preload.VARIABLE) == preload.NO:
         return
-    reason = preload.load(f"cluster_runtime.{_config.interface}", _open)
+    with loading():  # no worker searches for garbage what is its parent's, at its end least of all (0.2 s each)
+        reason = preload.load(f"cluster_runtime.{_config.interface}", _open)
     if reason is not None:
         preload.start_again(_environment, reason)
-    # What is loaded now lives until the end: no worker searches it for garbage, at its end least of all (0.2 s each).
-    gc.freeze()
 
 
 def post_fork(_server: Any, _worker: Any) -> None:

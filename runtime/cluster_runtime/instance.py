@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -483,6 +484,7 @@ def _print_status(options: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run `cluster_runtime.instance`'s command line; return its exit status."""
+    gc.freeze()  # what is imported stays: nobody looks through it, at the end neither
     options = _parser().parse_args(arguments)
     commands = {"run": _run, "serve": _serve, "status": _print_status}
     try:

@@ -11,15 +11,19 @@ import os
 import runpy
 import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cluster_runtime.config import RuntimeConfig
 from cluster_runtime.django_setup import prepare
+from cluster_runtime.loading import loading
 from cluster_runtime.secret_files import hold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from django.core.management.base import BaseCommand
 
 #: As a shell says it: there is no such program.
 NOT_FOUND = 127
@@ -39,13 +43,27 @@ def run(words: Sequence[str]) -> None:
     prepare(config)
     program, *arguments = words
     if program.removeprefix("./") == "manage.py":
-        from django.core.management import execute_from_command_line  # noqa: PLC0415 - after the environment
-
-        execute_from_command_line(["manage.py", *arguments])
+        _manage(arguments)
     elif program in ("python", "python3"):
         _run_python(arguments)
     else:
         _run_script(_found(program), arguments, config)
+
+
+def _manage(arguments: Sequence[str]) -> None:
+    """Run a management command, as manage.py does."""
+    with ExitStack() as until_loaded:
+        until_loaded.enter_context(loading())
+        from django.core.management import ManagementUtility  # noqa: PLC0415 - after the environment
+
+        class Utility(ManagementUtility):
+            """Django's own, which knows when the project is loaded: it asks for a command then."""
+
+            def fetch_command(self, subcommand: str) -> BaseCommand:
+                until_loaded.close()
+                return super().fetch_command(subcommand)
+
+        Utility(["manage.py", *arguments]).execute()
 
 
 def _run_python(arguments: Sequence[str]) -> None:

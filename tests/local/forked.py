@@ -27,9 +27,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import typer.main
+
+import cli
 import cluster
 import platforms
 from cli import main
+from cli.app import app
+from cluster.config.kinds import Model
 from cluster.kept import COMPLETE, hurt
 from cluster.machine.environments import Environments
 from tests.conftest import SHARED
@@ -42,7 +47,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 
 #: What the command imports only while it runs, beside its own modules.
-LATE = ("rich.console", "typer._adapters", "httpcore")
+LATE = (
+    *("rich.console", "rich._emoji_codes", "typer._adapters", "typer._click.decorators", "httpcore"),
+    *("encodings.ascii", "encodings.utf_8_sig"),
+)
 
 #: Bytes of a request: a command line and an environment.
 MOST = 128 * 1024
@@ -262,14 +270,27 @@ def _on_one_disk(one: str | Path, other: str | Path) -> bool:
     return Path(one).stat().st_dev == Path(other).stat().st_dev
 
 
+def build() -> None:
+    """Make once what each command would make for itself: the models of a stack file, and the command line."""
+    waiting = Model.__subclasses__()
+    for model in waiting:
+        model.model_rebuild()
+        waiting += model.__subclasses__()
+    made = typer.main.get_command(app)
+    typer.main.get_command = lambda typer_instance: made
+
+
 if __name__ == "__main__":
-    for package in (cluster, platforms):
+    for package in (cli, cluster, platforms):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
     for name in LATE:
         importlib.import_module(name)
     share_environments()
+    build()
+    gc.set_threshold(100_000)  # as cluster/__main__.py
+    gc.collect()
     gc.freeze()  # no fork searches for garbage what all have in common
     serve(socket.socket(fileno=int(sys.argv[1])))
     leave()

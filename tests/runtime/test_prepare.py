@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster_runtime.compress import WORTH_COMPRESSING, compress
+from cluster_runtime.describe import NOT_COMPRESSED
 from cluster_runtime.prepare import mask
 from tests.runtime.standing import SECRET_KEY, SETTINGS, URLS
 
@@ -141,6 +142,43 @@ def test_a_compressed_copy_that_is_being_served_stays_whole_while_another_one_is
         assert served.read() == before, "whoever is reading it would get the half of one and the half of the other"
     assert seen == [before]
     assert gzip.decompress(copy.read_bytes()) == b"b" * 5000
+
+
+def test_files_of_the_same_text_are_compressed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {"a.css": b"a", "a.0123456789ab.css": b"a", "b.css": b"b"}.items():
+        (tmp_path / name).write_bytes(text * 5000)
+    made, really = [], gzip.compress
+
+    def counted(text: bytes, **options: int) -> bytes:
+        made.append(text[:1])
+        return really(text, **options)
+
+    monkeypatch.setattr("cluster_runtime.compress.gzip.compress", counted)
+    compress(tmp_path, (".css",))
+    assert sorted(made) == [b"a", b"b"]
+    found = {path.name: gzip.decompress(path.read_bytes())[:1] for path in tmp_path.glob("*.gz")}
+    assert found == {"a.css.gz": b"a", "a.0123456789ab.css.gz": b"a", "b.css.gz": b"b"}
+
+
+@pytest.mark.parametrize(
+    ("in_the_way", "status"), [(False, 0), (True, NOT_COMPRESSED)], ids=["made", "something is in the way"]
+)
+def test_what_is_collected_is_compressed_by_the_same_process(stand: Stand, in_the_way: bool, status: int) -> None:
+    apps = 'INSTALLED_APPS = ["django.contrib.staticfiles", "mini"]'
+    settings = SETTINGS.replace("INSTALLED_APPS = []", apps) + 'STATIC_URL = "static/"\n'
+    stand.write({"mini/settings.py": settings, "mini/static/a.css": "a" * 5000, "mini/static/a.png": "a" * 5000})
+    public = stand.root / "public"
+    if in_the_way:
+        (public / ".a.css.gz.new").mkdir(parents=True)
+    config = stand.config(static_root=str(public))
+    words = ["-m", "cluster_runtime.describe", str(stand.root / "facts.json"), "--collect", "--compress=.css,.js"]
+    done = subprocess.run(
+        [sys.executable, *words], env=stand.environment(config), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == status, done.stderr
+    found = {path.name: gzip.decompress(path.read_bytes()) for path in public.glob("*.gz")}
+    assert found == ({} if in_the_way else {"a.css.gz": b"a" * 5000})
+    assert ("IsADirectoryError" in done.stderr) is in_the_way
 
 
 def test_no_copy_is_made_of_what_a_link_leads_to(tmp_path: Path) -> None:

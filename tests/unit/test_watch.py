@@ -131,3 +131,18 @@ def test_workers_of_another_user_whose_master_was_killed_are_known_by_its_group(
         32: watch.Seen(31, 11, "S", b"nginx: worker process"),
     }
     assert watch.left_workers(there, tmp_path, {11}) == {12}
+
+
+def test_of_all_processes_the_command_line_of_those_is_read_that_run_nginx(tmp_path: Path) -> None:
+    (tmp_path / "nginx").symlink_to("/bin/sleep")
+    worker = subprocess.Popen(["nginx: worker process", "300"], executable=tmp_path / "nginx")
+    try:
+        wait_until(lambda: watch.command_of(worker.pid).startswith(b"nginx: worker"))
+        found = watch.processes()
+        seen = found[worker.pid]
+        assert (seen.parent, seen.group) == (os.getpid(), os.getpgid(0))
+        assert seen.command == b"nginx: worker process\0" + b"300\0"
+        assert found[os.getpid()].command == b""
+    finally:
+        worker.kill()
+        worker.wait()

@@ -245,6 +245,7 @@ def runtime_config(config: ClusterConfig, paths: RuntimePaths, digest: str) -> d
         "place": project_place(config),
         "tree": paths.tree,
         "shared": {path: shared_place(path) for path in shared_paths(config)},
+        **({} if app.shared_filesystem is None else {"spread": True}),
         "media": None if app.media is None else app.media.root or "",
         "databases": paths.databases,
         "settings": app.settings,

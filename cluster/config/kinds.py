@@ -83,6 +83,19 @@ def _project_path(value: str) -> str:
     return path
 
 
+def _shared_directory(value: str) -> str:
+    """Return the path of a directory of a host's that others may have, too: none of the system's own."""
+    path = posixpath.normpath(value)
+    own = next((one for one in OF_ONE_HOST if path == one or path.startswith((f"{one}/", f"{one}-"))), None)
+    if path != "/" and not path.startswith("//") and own is None:
+        return path
+    raise PydanticCustomError(
+        "shared_directory",
+        "must be a directory that all hosts can share, such as /mnt/shop, and not in {own}",
+        {"own": own or ", ".join(OF_ONE_HOST)},
+    )
+
+
 def _moment(value: object) -> dt.datetime:
     """Take a moment of the past as text; plain too where no reader takes it for a date: Pulumi writes it so."""
     if isinstance(value, Written) and (found := MOMENT.fullmatch(value.text)) and found[1]:
@@ -168,6 +181,12 @@ UNWRITABLE = {
 #: nginx takes no longer word from a file (NGX_CONF_BUFFER), in bytes; quotes and a margin are taken off.
 LONGEST_HEADER = 4000
 
+#: What of a host is its own: the system's, and the cluster's. What is in /home and /tmp no instance sees.
+OF_ONE_HOST = (
+    *("/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/proc", "/root", "/run", "/sbin", "/srv/cluster", "/sys"),
+    *("/tmp", "/usr", "/var/lib/cluster", "/var/tmp"),  # noqa: S108 - they are refused
+)
+
 #: The fields of a line of cron's: minute, hour, day of the month, month, day of the week.
 CRON_FIELDS = 5
 
@@ -211,6 +230,13 @@ PathText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$
 #: Below the project's directory, or above it by leading `..`.
 ProjectPath = Annotated[
     str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00\n]+$"), AfterValidator(_project_path)
+]
+
+#: Where a filesystem is mounted that hosts share.
+SharedDirectory = Annotated[
+    str,
+    StringConstraints(max_length=200, pattern=r"^/[A-Za-z0-9._/-]+$"),
+    AfterValidator(_shared_directory),
 ]
 
 Moment = Annotated[dt.datetime, PlainValidator(_moment), PlainSerializer(moment_text)]

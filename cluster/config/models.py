@@ -40,6 +40,7 @@ from cluster.config.kinds import (
     PythonVersion,
     Reason,
     ServiceName,
+    SharedDirectory,
     UrlPath,
     VariableName,
     Weight,
@@ -303,6 +304,11 @@ class App(Model):
         default_factory=list,
         description="Paths of the project that it writes: kept outside the releases, one for all instances, deleted by "
         "`down --delete-data` alone.",
+    )
+    shared_filesystem: SharedDirectory | None = Field(
+        None,
+        description="With several hosts: the directory, the same on each, where a filesystem is mounted that they "
+        "share (NFS, CephFS, GlusterFS). The shared paths are kept there, in `cluster-STACK`; null: on the host.",
     )
     include: list[ProjectPath] = Field(
         default_factory=list, description="Files and directories from above the project that belong to a release."

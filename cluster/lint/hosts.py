@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from cluster.config.hosts import Role
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
     from cluster.lint.finding import Facts
     from cluster.lint.rule import Remarks
     from cluster.placement import Placement
+
+#: What sqlite's files are called.
+SQLITE = (".sqlite3", ".sqlite", ".db")
+
+#: Paths that a unit says without a quote.
+PLAIN = re.compile(r"[A-Za-z0-9._/-]+")
 
 #: Sessions that instances on several hosts find, wherever they were begun.
 OF_ALL_HOSTS = (SessionEngine.DB, SessionEngine.SIGNED_COOKIES, SessionEngine.PROJECT)
@@ -120,6 +128,9 @@ def _of_one_host(config: ClusterConfig, _facts: Facts) -> Remarks:
         engine = getattr(sessions, key)
         if engine is not None and engine not in OF_ALL_HOSTS:
             why = f"Sessions of {engine} would not be found {where}: each host has its own."
+            if engine is SessionEngine.FILE:
+                why = f"Sessions in files would be found too late {where}, or lost: a filesystem that they share need "
+                why += "not show every write to all of them at once."
             yield Remark(f"sessions.{key}", why, "Use db or signed_cookies.")
     if config.database is not None and config.database.engine is DatabaseEngine.SQLITE:
         why = f"An sqlite database can't be shared {where}: each would have one of its own."
@@ -132,10 +143,29 @@ def _uploads_of_all_hosts(config: ClusterConfig, _facts: Facts) -> Remarks:
     serving = [host for host in config.hosts if {Role.APP, Role.NGINX} & set(host.roles)]
     if not config.platform.traits.hosts or len(serving) < 2 or not shared_paths(config):  # noqa: PLR2004
         return
+    if config.app.shared_filesystem is not None:
+        return
     why = f"What the project writes ({', '.join(shared_paths(config))}) would be on the host that wrote it alone."
-    yield Remark(
-        "app.shared", why, "Let it keep them elsewhere (an object store, by Django's STORAGES), or use one host."
-    )
+    remedy = "Name a filesystem that the hosts share (app.shared_filesystem), let it keep them elsewhere (an object "
+    remedy += "store, by Django's STORAGES), or use one host."
+    yield Remark("app.shared", why, remedy)
+
+
+def _shared_filesystem(config: ClusterConfig, _facts: Facts) -> Remarks:
+    path, key = config.app.shared_filesystem, "app.shared_filesystem"
+    if path is None:
+        return
+    if not config.platform.traits.hosts:
+        yield Remark(key, f"Platform {config.platform} runs on no hosts of its own.", "Take it out.")
+    if not shared_paths(config):
+        yield Remark(key, "Nothing of the project is kept there.", "Name what it writes in app.shared, or take it out.")
+    for shared in shared_paths(config):
+        if PurePosixPath(shared).suffix in SQLITE:
+            why = f"{shared} is an sqlite database, and on a filesystem of several hosts it loses what is written."
+            yield Remark("app.shared", why, "Use postgres, or external, and keep no other databases in files.")
+        if not PLAIN.fullmatch(shared):
+            why = f"{shared} can't be told to systemd, as a path on {path}."
+            yield Remark("app.shared", why, "Use letters, digits and . _ - alone.")
 
 
 def _relay_ports(config: ClusterConfig, facts: Facts) -> Remarks:
@@ -175,6 +205,7 @@ HOST_RULES = (
     Rule("hosts-database", ERROR, "One host has the database that is made, at an address of its own.", _database_host),
     Rule("hosts-apart", ERROR, "What each host would have for itself, and all instances must share.", _of_one_host),
     Rule("hosts-uploads", ERROR, "What the project writes is on one host alone.", _uploads_of_all_hosts),
+    Rule("hosts-filesystem", ERROR, "What can't be kept on a filesystem that hosts share.", _shared_filesystem),
     Rule("hosts-ports", ERROR, "A port of the site's is one by which hosts ask each other.", _relay_ports),
     Rule("hosts-hang", WARNING, "A host that hangs keeps its requests long.", _hung_host),
     Rule("hosts-services", ERROR, "What platform remote can't run yet.", _not_on_hosts),

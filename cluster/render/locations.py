@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from cluster.render.paths import NginxPaths
     from cluster.topology import Topology
 
+#: Files that a location keeps open, of which a site has eight at most. A worker of a distribution's nginx may have 1024
+#: open, connections among them; beyond that it takes none, and answers 500.
+KEPT_OPEN = 64
+
 
 def media_of(topology: Topology) -> list[tuple[Media, bool]]:
     """Return the directories of uploads that nginx serves, each with whether only the project may say so."""
@@ -156,7 +160,7 @@ def _media(topology: Topology, paths: NginxPaths, media: Media, *, internal: boo
         # A link that an instance made leads no further than its own files do.
         d("disable_symlinks", "if_not_owner", f"from={where}"),
         *file_headers(topology.config.site, headers),
-        d("open_file_cache", "max=1000", "inactive=30s"),
+        d("open_file_cache", f"max={KEPT_OPEN}", "inactive=30s"),
         d("open_file_cache_valid", "2s"),
     ]
 
@@ -206,6 +210,6 @@ def _static(site: Site, where: str, otherwise: str) -> list[Directive]:
         d("disable_symlinks", "if_not_owner", f"from={where}"),
         *file_headers(site, headers),
         d("gzip_static", "on"),
-        d("open_file_cache", "max=1000", "inactive=30s"),
+        d("open_file_cache", f"max={KEPT_OPEN}", "inactive=30s"),
         d("open_file_cache_valid", "2s"),
     ]

@@ -160,6 +160,11 @@ class Looked:
         return bool(self.renewal.get("units") or self.renewal.get("sent"))
 
     @property
+    def has_uploads(self) -> bool:
+        """Whether it has itself what the project has written."""
+        return "shared" in (self.stack or {}).get("kept", ())
+
+    @property
     def statics(self) -> Sequence[str]:
         """The releases whose static files are there."""
         found: Sequence[str] = (self.stack or {}).get("statics", ())
@@ -331,7 +336,8 @@ def _all_of(checks: Iterable[Callable[[], None]]) -> None:
 def look_around(ssh: Ssh, topology: Topology) -> Seen:
     """Look at all hosts at once, as far as they answer; HostError where none does."""
     with ThreadPoolExecutor(max_workers=MOST_AT_ONCE) as pool:
-        found = dict(zip((host.name for host in ssh.hosts), pool.map(partial(_looked, ssh), ssh.hosts), strict=True))
+        ask = partial(_looked, ssh, shared_filesystem=topology.config.app.shared_filesystem)
+        found = dict(zip((host.name for host in ssh.hosts), pool.map(ask, ssh.hosts), strict=True))
     away = {name: str(one) for name, one in found.items() if isinstance(one, HostError)}
     if len(away) == len(found):
         raise HostError("\n".join(away.values()))
@@ -373,9 +379,10 @@ def look_at_former(ssh: Ssh) -> list[Looked]:
     return [one for one in found if isinstance(one, Looked)]
 
 
-def _looked(ssh: Ssh, host: Host) -> Looked | HostError:
+def _looked(ssh: Ssh, host: Host, shared_filesystem: str | None = None) -> Looked | HostError:
+    words = () if shared_filesystem is None else (shared_filesystem,)
     try:
-        found = json.loads(ssh.run(host.name, "look", seconds=LOOK_SECONDS))
+        found = json.loads(ssh.run(host.name, "look", *words, seconds=LOOK_SECONDS))
     except HostError as error:
         return error
     found["machine"]["late"] = time.time() - float(found["machine"]["clock"])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.config.models import DatabaseEngine, SessionEngine
 from cluster.source import shared_paths
+from platforms.remote import filesystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -31,10 +32,17 @@ def misplaced(topology: Topology, seen: Seen, elsewhere: Callable[[], Iterable[L
 
     elsewhere: looks at the hosts that the stack file does not name any more, as far as they are known and answer.
     """
+    data_may = (topology.config.database or topology.config.sessions).discard
+    refused = filesystem.left(seen, may=data_may)
+    if refused is not None:
+        return refused
+    is_shared = topology.config.app.shared_filesystem is not None
     for part in _parts(topology, seen):
         if _has(seen.each[part.host], part.kind):
             continue
-        others = [looked for name, looked in seen.each.items() if name != part.host]
+        # What a host has itself of what all share is copied there.
+        gathered = seen.placement.hosts if is_shared and part.kind == "shared" else ()
+        others = [looked for name, looked in seen.each.items() if name != part.host and name not in gathered]
         holder = next((one.host for one in others if _has(one, part.kind)), None) or next(
             (one.host for one in elsewhere() if _has(one, part.kind)), None
         )

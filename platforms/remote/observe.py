@@ -13,6 +13,7 @@ from cluster.render.maintenance import digest_of
 from cluster.services import Kind
 from cluster_runtime.status import SERVING
 from platforms.base import InstanceStatus, NginxStatus, Process, ServiceStatus, Status
+from platforms.remote import filesystem
 from platforms.remote.host.places import THERE
 from platforms.remote.paths import nginx_config, relay_files
 from platforms.remote.renewing import said_of
@@ -137,7 +138,7 @@ class Observed:
         return replace(next(iter(found), nothing), current=current and whole, runs=runs), services
 
     def _troubles(self) -> list[str]:
-        found = list(self.seen.away.values())
+        found = [*self.seen.away.values(), *filesystem.problems(self.seen)]
         several = len(self.seen.each) > 1
         for looked in self.seen.edges:
             told = (looked.stack or {}).get("maintenance", {}).get("told")

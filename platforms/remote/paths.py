@@ -13,7 +13,7 @@ from cluster.render.paths import Between, NginxPaths
 from cluster.render.relay import Relay, render_relay
 from cluster.render.shared import Place, render_shared
 from cluster.services import Kind
-from cluster.source import TREE, project_place
+from cluster.source import TREE, project_place, shared_paths, shared_place
 from cluster.stack.paths import StackPaths
 from cluster.tls.hosts import certificate_of_host
 from platforms.remote.host.places import AUTHORITY, CERTIFICATE, KEY
@@ -64,15 +64,27 @@ def runtime_paths(topology: Topology, places: Places, release: str) -> RuntimePa
     return RuntimePaths(
         project=project_directory(topology.config, places, release),
         tree=f"{places.releases / release}/{TREE}",
-        databases=f"{places.shared}/.databases",
+        databases=str(places.databases),
         secrets=str(places.secrets / release),
         database=str(places.data / "db.sqlite3"),
         sessions=str(places.sessions),
         static_root=f"{places.static}/{release}{static_url.rstrip('/')}",
         packages=f"{places.releases / release}/packages",
         endpoints=topology.endpoints(lambda kind: str(places.sockets_of(kind.value))),
-        schedules=f"{places.shared}/.schedules",
+        schedules=str(places.schedules),
     )
+
+
+def written(config: ClusterConfig, places: Places) -> str:
+    """Return the directory that holds what the project writes, as nginx finds it."""
+    path = config.app.shared_filesystem
+    return str(places.shared if path is None else f"{path}/{places.name}")
+
+
+def kept_there(config: ClusterConfig) -> list[str]:
+    """Return the directories on a filesystem that hosts share of what the project writes; none without one."""
+    paths = shared_paths(config) if config.app.shared_filesystem is not None else []
+    return [shared_place(path).partition("/")[0] for path in paths]
 
 
 def access_log(places: Places) -> str:
@@ -111,7 +123,7 @@ def nginx_paths(topology: Topology, places: Places, host: str) -> NginxPaths:
         user=None,
         instances=instances,
         static=str(places.static),
-        shared=str(places.shared),
+        shared=written(topology.config, places),
         logs=str(places.logs),
         access_log=access_log(places),
         temp="",

@@ -39,13 +39,14 @@ from platforms.pulumi.planning import state_of
 from platforms.pulumi.policing import tell_disabled
 from platforms.pulumi.preview import Preview
 from platforms.pulumi.relay import Relay
+from platforms.remote import filesystem
 from platforms.remote.database import needs_hosts_key, reached_at
 from platforms.remote.host.places import Places
 from platforms.remote.host.postgres import reaches
 from platforms.remote.host.releases import in_release
 from platforms.remote.looked import MOST_AT_ONCE, Seen, check_name, facts_of, look, look_around, said_of_sessions
 from platforms.remote.observe import Observed, told
-from platforms.remote.paths import RemotePaths, access_log, nginx_config
+from platforms.remote.paths import RemotePaths, access_log, nginx_config, written
 from platforms.remote.planning import Site, drifted, plan, previewed
 from platforms.remote.relays import Relays
 from platforms.remote.renewing import said_of
@@ -70,6 +71,7 @@ STEPS = {
     "host": "setting {host} up",
     "postgres": "making the database",
     "daemons": "starting what keeps sessions and jobs",
+    "uploads": "copying what is written there to where all hosts have it",
     "sent": "sending the release",
     "prepare": "the release: static files, migrations, and one instance that proves it healthy",
     "static-files": "sending its static files on",
@@ -316,7 +318,9 @@ class RemotePlatform:
     def data(self) -> str:
         """Return in words what there is of a stack's data, and where."""
         hosts = " and ".join(host.name for host in self.ssh.hosts)
-        return f"the database, sessions and uploads in {self.places.state} of {hosts}"
+        config = self.stack.config
+        shared = "" if config.app.shared_filesystem is None else f", and in {written(config, self.places)}"
+        return f"the database, sessions and uploads in {self.places.state} of {hosts}{shared}"
 
     def maintenance(self, wanted: Maintenance | None) -> Maintained:
         """Let visitors get a page in place of the site, or the site again for None; no process is touched."""
@@ -410,6 +414,7 @@ class RemotePlatform:
         """Check each host that has visitors, as one of them does."""
         several, away = len(self.placement.nginx) > 1, observed.seen.away
         unseen = [Check(name=f"{name} answers", ok=False, expected="yes", found=why) for name, why in away.items()]
+        unseen += filesystem.checked(self.ssh, observed.seen)
         return unseen + [
             replace(check, name=f"{host}: {check.name}") if several else check
             for host in self.placement.nginx

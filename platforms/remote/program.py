@@ -17,6 +17,7 @@ from cluster.config.models import HOSTS_KEY, OWN
 from cluster.lint.hosts import hosts_fit
 from cluster.tls.hosts import certificate_of_host
 from cluster.topology import build_topology
+from platforms.remote import filesystem
 from platforms.remote.database import needs_hosts_key, url
 from platforms.remote.host.places import Places
 from platforms.remote.looked import (
@@ -146,10 +147,14 @@ class RemoteGround:
     def resources(
         self, secrets: pulumi.Output[str], certificate: Certificate | None, users: str, account: Account | None = None
     ) -> Remote:
-        """Return what makes the steps on the hosts; RunError where another host has what the stack keeps."""
-        refused = misplaced(self._found.topology, self._found, lambda: look_at_former(self.ssh))
+        """Return what makes the steps on the hosts; RunError where what the stack keeps is not where it would look."""
+        refused = filesystem.problems(self._found) or list(
+            filter(None, (misplaced(self._found.topology, self._found, lambda: look_at_former(self.ssh)),))
+        )
+        if not refused and not pulumi.runtime.is_dry_run():
+            refused = filesystem.unproven(self.ssh, self._found)
         if refused:
-            raise pulumi.RunError(refused)
+            raise pulumi.RunError("\n".join(refused))
         return Remote(
             owner=self.owner,
             ssh=self.ssh,

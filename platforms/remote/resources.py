@@ -20,7 +20,7 @@ from cluster.topology import batches
 from platforms import base
 from platforms.pulumi.made import ours
 from platforms.pulumi.preparing import release_words
-from platforms.remote import database
+from platforms.remote import database, filesystem
 from platforms.remote.archives import make_release, make_renewer
 from platforms.remote.environments import make_environment
 from platforms.remote.host.postgres import digest
@@ -119,6 +119,7 @@ class Remote:
     def store(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> Store:
         """Set the hosts up, and start what keeps sessions or jobs on one of them."""
         hosts = [self._set_up(name, host, topology, opts) for host in self.seen.each]
+        hosts += self._gathered(name, topology, opts, hosts)
         nodes = [socket_of(service, self.places) for service in topology.of_kind(Kind.MEMCACHED)]
         return Store(nodes=pulumi.Output.from_input(nodes), ready=(*hosts, *self._daemons(name, topology, opts, hosts)))
 
@@ -128,20 +129,38 @@ class Remote:
             **({"unit": instance_unit(topology, self.places)} if host in self.placement.app else {}),
             **({"nginx_unit": nginx_unit(self.places)} if host in self.placement.hosts else {}),
             "tmpfiles": tmpfiles(topology, self.places),
-            **{f"{SERVICE}{service.name}": service_unit(service, self.places) for service in beside},
+            **{f"{SERVICE}{service.name}": service_unit(service, topology, self.places) for service in beside},
         }
         if topology.config.makes_postgres and host in self.placement.app:
             texts["authority"] = certificate_of_host(self.hosts_key, self.places.stack, host).authority
         step = _Step(component=name, host=host, name="host")
-        told = {"owner": self.owner, "made_by": step.resource, **texts}
+        shared = filesystem.wanted(self.seen, host)
+        told = {"owner": self.owner, "made_by": step.resource, **texts, **({"filesystem": shared} if shared else {})}
         return self._command(
             *(step, "set-up", ()),
             opts,
             # By another name this host is another resource's to remove.
-            done=self.seen.each[host].has_files(texts) and self.seen.each[host].made_by == step.resource,
+            done=self.seen.each[host].has_files(texts)
+            and self.seen.each[host].made_by == step.resource
+            and filesystem.is_ready(self.seen.each[host], shared),
             stdin=json.dumps(told),
             delete=f"exec {self._words(host, 'remove', f'by={step.resource}')}",
         )
+
+    def _gathered(
+        self, name: str, topology: Topology, opts: pulumi.ResourceOptions, hosts: Sequence[local.Command]
+    ) -> list[local.Command]:
+        """Copy what hosts have written to themselves to where all have it: it is there once instances look for it."""
+        shared = topology.config.app.shared_filesystem
+        return [
+            self._command(
+                *(_Step(component=name, host=host, name="uploads"), "gather", ()),
+                opts,
+                after=hosts,
+                done=not self.seen.each[host].has_uploads,
+            )
+            for host in (self.placement.hosts if shared is not None else ())
+        ]
 
     def _daemons(
         self, name: str, topology: Topology, opts: pulumi.ResourceOptions, hosts: Sequence[local.Command]
@@ -574,7 +593,8 @@ class Remote:
             done=done
             and looked.has_relay(files, alone=True)
             and looked.has_visitors == visited
-            and looked.has_renewer == renewed,
+            and looked.has_renewer == renewed
+            and not (looked.has_uploads and topology.config.app.shared_filesystem is not None),
             stdin=json.dumps(told, indent=1),
         )
 

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 HOST = Path(__file__).resolve().parent / "host"
 
 #: The runtime's modules that a host's commands use.
-MODULES = ("__init__", "instance_link", "secret_files", "static_files", "status", "unfollowed", "untrusted_json")
+MODULES = (
+    *("__init__", "gather", "instance_link", "secret_files", "static_files", "status", "unfollowed"),
+    "untrusted_json",
+)
 
 #: Seconds that a host may take to answer a dial, and to say what there is.
 DIAL_SECONDS, LOOK_SECONDS = 10, 18

@@ -6,14 +6,18 @@ Source: systemd.exec(5), systemd.service(5), tmpfiles.d(5).
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.services import PACKAGED, instance_grace
+from platforms.remote.host.filesystem import TOKEN
 from platforms.remote.host.places import NGINX_USER
+from platforms.remote.paths import kept_there, written
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cluster.config.models import ClusterConfig
     from cluster.services import Service
     from cluster.topology import Topology
     from platforms.remote.host.places import Places
@@ -73,10 +77,11 @@ def instance_unit(topology: Topology, places: Places) -> str:
         grace=instance_grace(app.graceful_timeout.seconds),
         memory=int(app.memory),
         processes=app.processes,
+        filesystem=_filesystem(topology.config, places),
     )
 
 
-def service_unit(service: Service, places: Places) -> str:
+def service_unit(service: Service, topology: Topology, places: Places) -> str:
     """Return the template of the units of a service that runs the project's code beside the instances.
 
     An instance of it is called as its generation, which begins with the release.
@@ -87,7 +92,8 @@ def service_unit(service: Service, places: Places) -> str:
         for word in service.words("$r", f"{own}/config.json", str(places.sockets))
     ]
     python = f"{own}/environment/bin/python {' '.join(words)}"
-    return _unit_of(service, places, f'r="${{1%%.*}}"; PYTHONPATH={own}/runtime exec {python}')
+    run = f'r="${{1%%.*}}"; PYTHONPATH={own}/runtime exec {python}'
+    return _unit_of(service, places, run, filesystem=_filesystem(topology.config, places))
 
 
 def daemon_unit(service: Service, places: Places) -> str:
@@ -100,7 +106,15 @@ def daemon_unit(service: Service, places: Places) -> str:
     return _unit_of(service, places, run, notifies=False, own=[f"-{data}"])
 
 
-def _unit_of(service: Service, places: Places, run: str, *, notifies: bool = True, own: Sequence[str] = ()) -> str:
+def _unit_of(  # noqa: PLR0913 - what a unit says
+    service: Service,
+    places: Places,
+    run: str,
+    *,
+    notifies: bool = True,
+    own: Sequence[str] = (),
+    filesystem: Filesystem | None = None,
+) -> str:
     """Return the unit of a service, or its template, as `_unit` does."""
     return _unit(
         places,
@@ -112,6 +126,7 @@ def _unit_of(service: Service, places: Places, run: str, *, notifies: bool = Tru
         processes=service.processes,
         notifies=notifies,
         own=own,
+        filesystem=filesystem,
     )
 
 
@@ -132,10 +147,12 @@ def _unit(  # noqa: PLR0913 - what a unit says
     processes: int,
     notifies: bool = True,
     own: Sequence[str] = (),
+    filesystem: Filesystem | None = None,
 ) -> str:
     """Return a template whose units run a shell's words, in which $1 is what a unit is called.
 
     notifies: whether the process tells systemd that it is ready, and that it lives. own: what it alone writes to.
+    filesystem: where that is which the project writes, if hosts share it.
     """
     writable = " ".join(
         map(str, (places.sockets, *own, places.shared, places.data, places.sessions, places.home)),
@@ -145,12 +162,13 @@ def _unit(  # noqa: PLR0913 - what a unit says
             "# Made by django-cluster: what is changed here is put back by the next `cluster up`.",
             "[Unit]",
             f"Description={called} of the Django cluster {places.stack}",
-            "After=network-online.target",
+            f"After=network-online.target{'' if filesystem is None else ' remote-fs.target'}",
             "Wants=network-online.target",
             "StartLimitIntervalSec=0",
             "",
             "[Service]",
             *(("Type=notify", "NotifyAccess=main") if notifies else ()),
+            *(() if filesystem is None else (filesystem.check(places),)),
             f"ExecStart=/bin/sh -c {quoted(run)} sh %i",
             "Restart=always",
             "RestartSec=1",
@@ -166,6 +184,7 @@ def _unit(  # noqa: PLR0913 - what a unit says
             f"Group={places.name}",
             f"Environment=HOME={places.home}",
             f"ReadWritePaths={writable}",
+            *(() if filesystem is None else filesystem.binds(places)),
             *SANDBOX,
             "# end",
             "",
@@ -174,6 +193,37 @@ def _unit(  # noqa: PLR0913 - what a unit says
             "",
         ]
     )
+
+
+@dataclass(frozen=True)
+class Filesystem:
+    """One that hosts share. path: where it is mounted. own: the stack's directory there; shared: those in that one."""
+
+    path: str
+    own: str
+    shared: Sequence[str]
+
+    def binds(self, places: Places) -> list[str]:
+        """Return what gives a unit what is there, where a release looks for it; one that has it loses it no more."""
+        pairs = [f"{self.own}/{name}:{places.shared / name}" for name in self.shared]
+        return [f"BindPaths={pair.replace('%', '%%')}" for pair in pairs]
+
+    def check(self, places: Places) -> str:
+        """Return what keeps a unit from starting where it is not mounted; once it is, systemd's next try succeeds.
+
+        Not RequiresMountsFor=: after a mount that failed at boot, nothing would start the unit. As the stack's user,
+        since root may be nobody there.
+        """
+        is_mounted = f'[ "$(stat -L -c %d {self.path})" != "$(stat -c %d /)" ]'
+        is_it = f"setpriv --reuid={places.name} --regid={places.name} --clear-groups"
+        is_it += f" cmp -s {self.own}/{TOKEN} {places.token}"
+        otherwise = f'{{ echo "{self.path} is not the filesystem that the hosts of the stack share" >&2; exit 1; }}'
+        return f"ExecStartPre=+/bin/sh -c {quoted(f'{is_mounted} && {is_it} || {otherwise}')}"
+
+
+def _filesystem(config: ClusterConfig, places: Places) -> Filesystem | None:
+    path = config.app.shared_filesystem
+    return None if path is None else Filesystem(path, written(config, places), kept_there(config))
 
 
 def quoted(word: str) -> str:

@@ -74,6 +74,7 @@ class RuntimeConfig:
     tree: the directory of the release in which the project lies, at `place`, with what was included from above it; all
         in it is replaced with the release. Empty where there is no release.
     shared: what the project writes, by paths from its directory: each a link to this path among all that is shared.
+    spread: what is shared lies on a filesystem of several hosts.
     media: the one of MEDIA_ROOT; empty where there is to be none, None where the stack file does not say.
     services: the kinds of processes that the release can run beside its instances (cluster_runtime.service).
     schedules: a directory for what is known of schedules' runs.
@@ -103,6 +104,7 @@ class RuntimeConfig:
     place: str = ""
     tree: str = ""
     shared: dict[str, str] = field(default_factory=dict)
+    spread: bool = False
     media: str | None = None
     databases: str = ""
     packages: str = ""

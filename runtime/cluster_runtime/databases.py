@@ -101,6 +101,11 @@ def _kept(config: RuntimeConfig, alias: str, entry: dict[str, Any]) -> dict[str,
         return entry
     relative = os.path.relpath(path, config.project)
     if any(relative == shared or relative.startswith(f"{shared}/") for shared in config.shared):
+        if config.spread:
+            raise ConfigError(
+                f"app.shared_filesystem: {relative} is an sqlite database of the project's ({alias}), and on a "
+                "filesystem of several hosts it loses what is written: use a database server"
+            )
         where = path  # it is kept by app.shared
     else:
         where = Path(config.databases) / f"{alias}.sqlite3"

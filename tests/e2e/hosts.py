@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.e2e.remote import IMAGE, Host, RemoteStand
@@ -14,7 +15,7 @@ from tests.load import Load
 
 if TYPE_CHECKING:
     import http.client
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 
@@ -60,6 +61,39 @@ class Store(Host):
     @property
     def url(self) -> str:
         return f"postgres://shop:{self.password}@{self.address}/shop"
+
+
+#: Where hosts have a filesystem that others have, too; and where a volume of the engine's is, which stands for it.
+SHARED, VOLUME = "/mnt/shop", "/volume"
+
+
+class SharingHost(Host):
+    """A host that mounts a filesystem at boot, and lets somebody log in where it can't."""
+
+    def __init__(self, directory: Path, name: str, roles: tuple[str, ...], network: Sequence[str], volume: str) -> None:
+        super().__init__(directory, name, roles, [*network, "--volume", f"{volume}:{VOLUME}"])
+        self.run("mkdir", SHARED)
+        self.mounts_at_boot(VOLUME)
+        self.run("mount", SHARED)
+
+    def mounts_at_boot(self, what: str) -> None:
+        """Let a boot mount something there."""
+        self.run("sh", "-c", f"echo '{what} {SHARED} none bind,nofail 0 0' >/etc/fstab && systemctl daemon-reload")
+
+
+class Volume:
+    """What stands for a filesystem that hosts share."""
+
+    def __init__(self, number: int = 0) -> None:
+        self.name = docker("volume", "create", f"cluster-shared-{os.getpid()}-{number}")
+
+    def close(self) -> None:
+        docker("volume", "rm", "--force", self.name)
+
+
+def sharing(volumes: Mapping[str, Volume]) -> dict[str, Callable[..., Host]]:
+    """Return what makes hosts that have volumes, by their names."""
+    return {name: partial(SharingHost, volume=volume.name) for name, volume in volumes.items()}
 
 
 class HostsStand(RemoteStand):
@@ -111,7 +145,7 @@ ROLES: dict[str, tuple[str, ...]] = {"web1": ("app", "nginx"), "web2": ("app",),
 def hosts_stand(
     directory: Path,
     roles: Mapping[str, tuple[str, ...]] = ROLES,
-    kinds: Mapping[str, type[Host]] | None = None,
+    kinds: Mapping[str, Callable[..., Host]] | None = None,
     stands: type[HostsStand] = HostsStand,
     **more: Any,
 ) -> Iterator[HostsStand]:

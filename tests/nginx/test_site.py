@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import subprocess
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import httpx
 import psutil
 import pytest
 
@@ -227,6 +229,30 @@ def adding(nginx: Nginx) -> Iterator[Running]:
     with Running(nginx, values) as running:
         with_files(running)
         yield running
+
+
+@pytest.mark.parametrize("kept_open", [None, 1000], ids=["as it is", "a thousand kept open"])
+def test_a_worker_serves_more_files_than_it_may_have_open(nginx: Nginx, kept_open: int | None) -> None:
+    """A distribution's nginx may have 1024, whatever the site's file says; here it is half of that."""
+    values = stack(1)
+    values["app"] |= PROTECTED
+
+    def edit(text: str) -> str:
+        return text if kept_open is None else re.sub(r"(open_file_cache max=)\d+", rf"\g<1>{kept_open}", text)
+
+    paths = [f"/{where}/{number}" for where in ("static", "media") for number in range(480)]
+    with Running(nginx, values, edit) as running:
+        with_files(running)
+        for path in paths:
+            (running.directory / ("static/r1" if path.startswith("/static/") else "shared") / path[1:]).write_text("x")
+        for worker in psutil.Process(running.process.pid).children():
+            worker.rlimit(psutil.RLIMIT_NOFILE, (512, 512))
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{running.port}", headers={"Host": "cluster"}) as client:
+                served = all(client.get(path).status_code == 200 for path in paths)
+        except httpx.HTTPError:
+            served = False
+    assert served == (kept_open is None)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import pytest
 import uv
 
 from cluster_runtime.choices import refusals as refusals_of_choices
-from cluster_runtime.config import RuntimeConfig
+from cluster_runtime.config import ConfigError, RuntimeConfig
 from cluster_runtime.databases import IMMEDIATE_SQLITE, all_of, begin_with_the_projects, not_begun
 from cluster_runtime.paths import LEFT_OUT, Opened, look, refusals
 
@@ -50,6 +50,13 @@ def fill(path: Path, *values: int) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("CREATE TABLE IF NOT EXISTS t (x)")
         connection.executemany("INSERT INTO t VALUES (?)", [(value,) for value in values])
+
+
+def test_a_file_on_a_filesystem_of_several_hosts_is_refused(config: RuntimeConfig) -> None:
+    kept = {"audit": {"ENGINE": SQLITE, "NAME": "var/audit"}}
+    assert all_of(config, kept)["audit"]["NAME"] == f"{config.project}/var/audit"
+    with pytest.raises(ConfigError, match=r"app\.shared_filesystem: var/audit is an sqlite database of the project's"):
+        all_of(replace(config, spread=True), kept)
 
 
 @pytest.mark.parametrize("name", ["audit.sqlite3", "audit.db", "audit", "sub/audit.sqlite3", "../audit.db"])

@@ -94,7 +94,7 @@ SMALL: dict[str, Any] = {
 KNOWN_IN_APP = (
     "project, settings, application, interface, requirements, python, workers, threads, preload, environment, health, "
     "graceful_timeout, rollout, memory, processes, read_only, migrate, collectstatic, "
-    "release_commands, shared, include, media, protected_media"
+    "release_commands, shared, shared_filesystem, include, media, protected_media"
 )
 UNIT_OF_TIME = "must be written as nginx writes it, for example 30s, 1m or 500ms"
 UNIT_OF_SIZE = "must be written as nginx writes it, for example 512k, 10m or 1g"
@@ -122,6 +122,21 @@ MISTAKES: list[tuple[str, object, str]] = [
             "app.environment[\"a b\"]: is not of the right form, got 'a b' "
             "(letters, digits and _, not beginning with a digit)"
         ),
+    ),
+    *(
+        (
+            "app.shared_filesystem",
+            path,
+            (
+                "app.shared_filesystem: must be a directory that all hosts can share, such as /mnt/shop, and not in "
+                f"{own}, got '{path}'"
+            ),
+        )
+        for path, own in {
+            "/home/shop": "/home",
+            "/mnt/../etc": "/etc",
+            "/var/lib/cluster-shop/shared": "/var/lib/cluster",
+        }.items()
     ),
     (
         "app.release_commands",

@@ -40,6 +40,7 @@ HOST = {"name": "web1", "address": "10.0.0.11", "host_key": "ssh-ed25519 AAAA"}
 REMOTE: dict[str, Any] = {"platform": "remote", "hosts": [HOST], "sessions.engine": "db", "site.instance_ports": None}
 WEB2 = {**HOST, "name": "web2", "address": "10.0.0.12"}
 EDGE = {**HOST, "name": "edge1", "address": "10.0.0.21", "roles": ["nginx"]}
+ON_SHARED = {"app.shared_filesystem": "/mnt/shop"}
 SEVERAL: dict[str, Any] = {"hosts": [HOST, WEB2], "database": {"engine": "external"}}
 INSIDE = {**HOST, "internal": "10.1.0.11"}
 DATABASE = {**HOST, "name": "db1", "address": "10.0.0.31", "internal": "10.1.0.31", "roles": ["database"]}
@@ -1087,8 +1088,22 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         [
             case({**REMOTE, "app.shared": ["media"]}),
             case({**REMOTE, **SEVERAL}),
+            case({**REMOTE, **SEVERAL, "app.shared": ["media"], **ON_SHARED}),
             # A database alone has none of them.
             case({**REMOTE, **APART, "app.shared": ["media"]}),
+        ],
+    ),
+    "hosts-filesystem": (
+        [
+            case({"app.shared": ["media"], **ON_SHARED}, "app.shared_filesystem"),
+            case({**REMOTE, **SEVERAL, **ON_SHARED}, "app.shared_filesystem"),
+            case({**REMOTE, **SEVERAL, "app.shared": ["var/audit.sqlite3"], **ON_SHARED}, "app.shared"),
+            case({**REMOTE, **SEVERAL, "app.shared": ["my files"], **ON_SHARED}, "app.shared"),
+        ],
+        [
+            case({**REMOTE, "app.shared": ["media"], **ON_SHARED}),
+            case({**REMOTE, **SEVERAL, "app.media": {"root": "media"}, **ON_SHARED}),
+            case({**REMOTE, "app.shared": ["var/audit.sqlite3"]}),
         ],
     ),
     "hosts-ports": (

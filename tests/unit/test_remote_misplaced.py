@@ -12,7 +12,7 @@ import pytest
 
 from cluster.config import parse_config
 from cluster.topology import build_topology
-from platforms.remote.host import look
+from platforms.remote.host import walking
 from platforms.remote.host.places import Places
 from platforms.remote.looked import Looked, Seen
 from platforms.remote.misplaced import misplaced
@@ -97,8 +97,8 @@ def test_a_host_says_what_it_keeps_whatever_its_user_makes_of_it(tmp_path: Path)
     (tmp_path / "media" / "2026").mkdir(parents=True)
     (tmp_path / ".schedules").mkdir()
     (tmp_path / ".schedules" / "digest").write_text("x")
-    assert not look._holds_files(tmp_path)
+    assert not walking.holds_files(tmp_path)
     (tmp_path / "media" / "2026" / "loop").symlink_to(tmp_path)
-    assert not look._holds_files(tmp_path / "nowhere")
+    assert not walking.holds_files(tmp_path / "nowhere")
     (tmp_path / "media" / "2026" / "a.png").write_text("x")
-    assert look._holds_files(tmp_path)
+    assert walking.holds_files(tmp_path)

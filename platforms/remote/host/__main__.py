@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def _look(places: Places, _words: list[str]) -> None:
+def _look(places: Places, words: list[str]) -> None:
+    """Words: where a filesystem is to be mounted that the stack's hosts share, if one is."""
     from platforms.remote.host.look import look
 
-    print(json.dumps(look(places)))
+    print(json.dumps(look(places, *words)))
 
 
 def _set_up(places: Places, _words: list[str]) -> None:
@@ -86,6 +87,8 @@ def _serve(places: Places, words: list[str]) -> None:
     pairs = [word.split("=") for word in given]
     names, generations = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     releases.serve(places, release, names, generations, alone=how == "alone")
+    if places.shared_filesystem():  # what the former ones have written to this host is asked for there from now on
+        _gather(places, [])
 
 
 def _start_services(places: Places, words: list[str]) -> None:
@@ -119,6 +122,10 @@ def _retire(places: Places, _words: list[str]) -> None:
         renewing.forget(places)
     releases.retire(places, wanted["release"], wanted["instances"], wanted["services"])
     daemons.forget(places, {*wanted["daemons"]})
+    if places.shared_filesystem():
+        from platforms.remote.host import filesystem
+
+        filesystem.put_aside(places)
 
 
 def _relays(places: Places, _words: list[str]) -> None:
@@ -143,6 +150,27 @@ def _receive_static(places: Places, words: list[str]) -> None:
     from platforms.remote.host import releases
 
     releases.receive_static(places, words[0], sys.stdin.buffer.read())
+
+
+def _prove(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import filesystem
+
+    filesystem.write_proof(places, json.load(sys.stdin))
+
+
+def _unread(places: Places, _words: list[str]) -> None:
+    """Print as JSON what other hosts have written that is not seen here, and the instances that don't see any of it."""
+    from platforms.remote.host import filesystem
+
+    asked = json.load(sys.stdin)
+    blind = filesystem.blind(places, asked["shared"]) if asked["shared"] else []
+    print(json.dumps({"unread": filesystem.unread(places, asked), "blind": blind}))
+
+
+def _gather(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import filesystem
+
+    filesystem.gather(places)
 
 
 def _postgres(places: Places, _words: list[str]) -> None:
@@ -274,6 +302,7 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "check-nginx": _check_nginx,
     "config": _config,
     "daemons": _daemons,
+    "gather": _gather,
     "lacks": _lacks,
     "lacks-renewer": _lacks_renewer,
     "listening": _listening,
@@ -282,6 +311,7 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "maintain": _maintain,
     "postgres": _postgres,
     "prepare": _prepare,
+    "prove": _prove,
     "reaches": _reaches,
     "receive": _receive,
     "receive-static": _receive_static,
@@ -303,6 +333,7 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "start-services": _start_services,
     "static-of": _static_of,
     "tidy": _tidy,
+    "unread": _unread,
 }
 
 
@@ -312,6 +343,7 @@ CHANGING = frozenset(
     (
         "adopt",
         "daemons",
+        "gather",
         "maintain",
         "postgres",
         "prepare",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import pwd
 import re
@@ -22,10 +21,9 @@ from cluster_runtime.unfollowed import printable
 from platforms.remote.host import maintaining, postgres, relaying, renewing
 from platforms.remote.host.asking import ask
 from platforms.remote.host.running import has_user, output, told_by
+from platforms.remote.host.walking import holds_files, unless_kept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from platforms.remote.host.places import Places
 
 #: What an instance may be called.
@@ -37,18 +35,21 @@ PROCESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: Instances, and processes of one, that are looked at: what a directory holds beyond that, no `up` has made.
 MOST = 100
 
-#: Directories in which a file is looked for.
-MOST_WALKED = 1000
-
 #: Of a turn, which may be seconds since the epoch.
 DIGITS = 12
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-def look(places: Places) -> dict[str, Any]:
-    """Return it."""
-    return {"machine": _machine(places), "stack": _stack(places)}
+def look(places: Places, shared_filesystem: str = "") -> dict[str, Any]:
+    """Return it. shared_filesystem: where one is to be mounted that the stack's hosts share; empty where none is."""
+    machine = _machine(places)
+    if shared_filesystem:
+        from platforms.remote.host import filesystem  # noqa: PLC0415 - most stacks have none
+
+        machine["filesystem"] = filesystem.found(places, shared_filesystem)
+        machine["numbers"] = filesystem.numbers(places)
+    return {"machine": machine, "stack": _stack(places)}
 
 
 def _machine(places: Places) -> dict[str, Any]:
@@ -105,18 +106,31 @@ def _stack(places: Places) -> dict[str, Any] | None:
         "relay": relaying.found(places),
         "database": postgres.found(places),
         "renewal": renewing.found(places),
+        "filesystem": _filesystem(places),
         "daemons": {path.name: _daemon(places, path) for path in places.daemons()},
         **told_by(places, lambda: _said_by_processes(places)),
     }
 
 
+def _filesystem(places: Places) -> dict[str, Any] | None:
+    """Return where this host has what the project writes; None where it has it itself."""
+    path = places.shared_filesystem()
+    if not path:
+        return None
+    from platforms.remote.host import filesystem  # noqa: PLC0415 - as above
+
+    said = filesystem.found(places, path)
+    token = places.token.read_text(encoding="utf-8").strip() if places.token.is_file() else ""
+    return {"path": path, "token": token, "seen": said["token"] == token, "holds": said["holds"]}
+
+
 def _said_by_processes(places: Places) -> dict[str, Any]:
     """Return what instances and services say, in directories that are their user's: to be read as that user."""
     return {
-        "static": _unless_kept(lambda: printable(str((places.static / "current").readlink()))),
+        "static": unless_kept(lambda: printable(str((places.static / "current").readlink()))),
         "static_turn": _number(places.static / GENERATION),
         "statics": [one.name for one in _directories(places.static)],
-        "kept": [path.name for path in (places.data, places.shared, places.sessions) if _holds_files(path)],
+        "kept": [path.name for path in (places.data, places.shared, places.sessions) if holds_files(path)],
         "services": _services(places),
         "instances": {one.name: _instance(places, one) for one in _directories(places.sockets)},
     }
@@ -131,25 +145,7 @@ def _directories(top: Path) -> list[Path]:
         named = islice((one for one in top.iterdir() if INSTANCE.fullmatch(one.name)), MOST)
         return sorted(one for one in named if one.is_dir() and not one.is_symlink())
 
-    return _unless_kept(found) or []
-
-
-def _holds_files(top: Path) -> bool:
-    """Tell whether there is a file below a directory, but in those of a release's own, which begin with a dot."""
-
-    def found() -> bool:
-        below = (Path(where) / name for where, names in _walked(top) for name in names)
-        return any(True for _one in islice(below, 1))
-
-    return bool(_unless_kept(found))
-
-
-def _walked(top: Path) -> Iterator[tuple[str, list[str]]]:
-    """Return directories below one with their files; links lead nowhere, and there are so many at most."""
-    for where, directories, names in islice(os.walk(top), MOST_WALKED):
-        if Path(where) == top:
-            directories[:] = [name for name in directories if not name.startswith(".")]
-        yield where, names
+    return unless_kept(found) or []
 
 
 def _instance(places: Places, directory: Path) -> dict[str, Any]:
@@ -159,9 +155,9 @@ def _instance(places: Places, directory: Path) -> dict[str, Any]:
     """
     link = InstanceLink(places.sockets, directory.name)
     return {
-        "holder": _unless_kept(link.holder),
+        "holder": unless_kept(link.holder),
         "turn": _number(directory / GENERATION),
-        "given": _unless_kept(link.given),
+        "given": unless_kept(link.given),
         "answers": _answers(directory / NAME),
         "said": _said_in(link),
     }
@@ -170,17 +166,9 @@ def _instance(places: Places, directory: Path) -> dict[str, Any]:
 def _said_in(link: InstanceLink) -> dict[str, Any]:
     """Return what processes say of themselves; no more of them are asked than there can be."""
     found = islice(link.directory.glob("*.json"), MOST)
-    names = [path.name.removesuffix(".json") for path in _unless_kept(lambda: list(found)) or ()]
-    told = {name: _unless_kept(partial(link.status, name)) for name in names if PROCESS.fullmatch(name)}
+    names = [path.name.removesuffix(".json") for path in unless_kept(lambda: list(found)) or ()]
+    told = {name: unless_kept(partial(link.status, name)) for name in names if PROCESS.fullmatch(name)}
     return {name: said for name, said in told.items() if said is not None}
-
-
-def _unless_kept(read: Callable[[], Any]) -> Any:
-    """Return what is read; None where it can't be: whose it is may make anything of it."""
-    try:
-        return read()
-    except OSError:
-        return None
 
 
 def _answers(path: Path) -> bool:

@@ -110,6 +110,35 @@ class Places:
         return self.state / "shared"
 
     @property
+    def databases(self) -> Path:
+        """The project's own sqlite files, where a release would have them itself."""
+        return self.shared / ".databases"
+
+    @property
+    def schedules(self) -> Path:
+        """What is known of schedules' runs."""
+        return self.shared / ".schedules"
+
+    @property
+    def filesystem(self) -> Path:
+        """Says where a filesystem is mounted that the hosts share; not there where this host has its own alone."""
+        return self.state / "filesystem"
+
+    def shared_filesystem(self) -> str:
+        """Return where that is mounted; empty where this host has what the project writes itself."""
+        return self.filesystem.read_text(encoding="utf-8").strip() if self.filesystem.is_file() else ""
+
+    def written(self) -> Path:
+        """Return the directory that holds what the project writes, as this host's programs find it."""
+        path = self.shared_filesystem()
+        return Path(path) / self.name if path else self.shared
+
+    @property
+    def token(self) -> Path:
+        """Tells that filesystem from another."""
+        return self.state / "filesystem.token"
+
+    @property
     def data(self) -> Path:
         """An sqlite database."""
         return self.state / "data"

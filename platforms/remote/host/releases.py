@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import gzip
 import io
@@ -13,6 +14,8 @@ import sys
 import tarfile
 import time
 import zlib
+from functools import partial
+from secrets import token_hex
 from typing import IO, TYPE_CHECKING
 
 from cluster_runtime import static_files
@@ -157,18 +160,30 @@ def _seed(places: Places, seed: Path) -> None:
 
     As the instances' user: what it may write, root must not.
     """
+    top = places.written()
     for held in sorted(seed.iterdir()) if seed.is_dir() else ():
-        there, new = places.shared / held.name, places.shared / f".{held.name}.new"
+        # On a filesystem that hosts share, another one is at it at the same time.
+        own = f".{token_hex(4)}" if top != places.shared else ""
+        there, new = top / held.name, top / f".{held.name}{own}.new"
         if os.path.lexists(there):
             continue
         for words in (
             ("rm", "--recursive", "--force", "--", str(new)),
             ("cp", "--recursive", "--no-dereference", "--no-preserve=all", "--", str(held), str(new)),
-            ("mv", "--no-target-directory", "--", str(new), str(there)),
         ):
             run(*words, cwd="/", umask=0o027, **identity(places), problem=f"{there} can't be made")
+        told_by(places, partial(_take_place, new, there))
     if seed.is_dir():
         shutil.rmtree(seed)
+
+
+def _take_place(new: Path, there: Path) -> None:
+    try:
+        new.rename(there)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        shutil.rmtree(new)  # another host was quicker
 
 
 # --- what is done in one
@@ -180,7 +195,8 @@ def in_release(places: Places, release: str, unit: str, *, terminal: bool = Fals
     unit: the text of the template of the instances' units. terminal: whether its input and output are a person's.
     """
     sandbox = unit.partition("# sandbox\n")[2].partition("# end\n")[0]
-    properties = [word for line in sandbox.splitlines() if line for word in ("--property", line)]
+    # What a unit's file says of %, systemd-run is told as it is.
+    properties = [word for line in sandbox.splitlines() if line for word in ("--property", line.replace("%%", "%"))]
     writable = f"ReadWritePaths={places.static} {places.secrets}"
     directory = places.releases / release
     return [

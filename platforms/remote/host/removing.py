@@ -39,6 +39,10 @@ def remove(places: Places, *, data: bool, made_by: str = "") -> None:
     for path in (places.sockets, places.nginx_run, places.static, places.secrets, places.turns):
         shutil.rmtree(path, ignore_errors=True)
     if data:
+        if places.shared_filesystem():
+            from platforms.remote.host import filesystem  # noqa: PLC0415 - most stacks have none
+
+            filesystem.delete(places)
         for path in places.logs.glob(f"{places.access_log}*"):  # those that logrotate has put aside, too
             path.unlink()
         postgres.drop(places)

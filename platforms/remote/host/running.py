@@ -6,6 +6,8 @@ import fcntl
 import json
 import os
 import pwd
+import select
+import signal
 import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from platforms.remote.host.places import Places
+
+#: The group that has no files (Debian's nogroup).
+NO_GROUP = 65534
 
 #: Lines of a program's output that a message repeats.
 LAST_LINES = 20
@@ -84,7 +89,35 @@ def done_by(user: str, what: Callable[[], Any], problem: str) -> Any:
     return _told(lambda: _be(user), what, problem)
 
 
-def _told(be: Callable[[], None], look: Callable[[], Any], problem: str) -> Any:
+def done_by_number(
+    who: int | tuple[int, int] | None, what: Callable[[], Any], problem: str, *, seconds: float | None = None
+) -> Any:
+    """Return what `what` returns, as JSON has it, in a process of a user and a group that are told by number.
+
+    who: None for root; a number alone is a user's, in nobody's group. HostError with the problem where it fails, or is
+    not done within `seconds`: a filesystem whose server is away keeps whoever asks.
+    """
+    user, group = who if isinstance(who, tuple) else (who, NO_GROUP)
+
+    def be() -> None:
+        if user is not None:
+            os.setgroups([])
+            os.setgid(group)
+            os.setuid(user)
+
+    def told() -> tuple[Any, str]:
+        try:
+            return what(), ""
+        except OSError as error:
+            return None, error.strerror or type(error).__name__
+
+    found, why = _told(be, told, problem, seconds)
+    if why:
+        raise HostError(f"{problem}: {why}")
+    return found
+
+
+def _told(be: Callable[[], None], look: Callable[[], Any], problem: str, seconds: float | None = None) -> Any:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -98,6 +131,10 @@ def _told(be: Callable[[], None], look: Callable[[], Any], problem: str) -> Any:
         finally:
             os._exit(status)
     os.close(writing)
+    if seconds is not None and not select.select([reading], [], [], seconds)[0]:
+        os.close(reading)
+        os.kill(child, signal.SIGKILL)  # and it is not waited for: what it asked may keep it
+        raise HostError(f"{problem}: no answer within {seconds:g} s")
     with os.fdopen(reading, encoding="utf-8") as pipe:
         text = pipe.read()
     _pid, ended = os.waitpid(child, 0)

@@ -25,15 +25,20 @@ def set_up(places: Places, wanted: dict[str, Any]) -> None:
     """Make it, where it is not there yet.
 
     wanted: `owner` says whose stack this is, `made_by` by which resource of its program; `unit` (where instances run),
-    `nginx_unit` (where nginx does), `tmpfiles`, `authority` and `service NAME` are texts. HostError where it is another
-    program's.
+    `nginx_unit` (where nginx does), `tmpfiles`, `authority` and `service NAME` are texts; `filesystem` is as
+    `filesystem.record` has it. HostError where it is another program's.
     """
     claim(places, wanted["owner"])
     put(places.made_by, f"{wanted['made_by']}\n")
     if "nginx_unit" in wanted and shutil.which("nginx") is None:
         install("nginx")
-    _make_user(places)
-    _make_directories(places)
+    shared = wanted.get("filesystem")
+    _make_user(places, None if shared is None else shared["number"])
+    _make_directories(places, shares=shared is not None)
+    if shared is not None or places.shared_filesystem():
+        from platforms.remote.host import filesystem  # noqa: PLC0415 - most stacks have none
+
+        filesystem.record(places, shared, wanted["owner"])
     changed = "unit" in wanted and put(places.unit, wanted["unit"])
     changed |= "nginx_unit" in wanted and put(places.nginx_unit, wanted["nginx_unit"])
     for name, text in wanted.items():
@@ -67,14 +72,16 @@ def claim(places: Places, owner: str) -> None:
         )
 
 
-def _make_user(places: Places) -> None:
-    """Make the instances' user, whose name every unit says."""
+def _make_user(places: Places, number: int | None) -> None:
+    """Make the instances' user, whose name every unit says. number: what it is to have; None: whatever is free."""
     if not has_user(places):
         words = ("--system", "--user-group", "--no-create-home", "--home-dir", str(places.home))
-        run("useradd", *words, "--shell", "/usr/sbin/nologin", places.name)
+        called = () if number is None else ("--uid", str(number))
+        run("useradd", *words, *called, "--shell", "/usr/sbin/nologin", places.name)
 
 
-def _make_directories(places: Places) -> None:
+def _make_directories(places: Places, *, shares: bool) -> None:
+    """Make directories; shares: whether what the project writes is where other hosts have it, too."""
     user = pwd.getpwnam(places.name)
     nginx = pwd.getpwnam(NGINX_USER).pw_gid
     for path in (places.code.parent, places.code, places.state):
@@ -83,7 +90,7 @@ def _make_directories(places: Places) -> None:
     for path in (places.releases, places.environments):
         _directory(path, 0, user.pw_gid, 0o750)
     # What is made in these is nginx's to read, whoever's it is: by the directory's group.
-    for path in (places.static, places.shared):
+    for path in (places.static, *(() if shares else (places.shared,))):
         _directory(path, user.pw_uid, nginx, 0o2750)
     for path in (places.secrets, places.data, places.sessions, places.home):
         _directory(path, user.pw_uid, user.pw_gid, 0o700)

@@ -99,6 +99,16 @@ class Looked:
         found: Sequence[str] = (self.stack or {}).get("releases", ())
         return found
 
+    def has_secrets(self, release: str) -> bool:
+        """Tell whether systemd has a release's secrets to give."""
+        return release in (self.stack or {}).get("secrets", ())
+
+    def lacks_secrets(self, release: str) -> bool:
+        """Tell whether a release that is there could not start for want of them."""
+        return release in self.releases and not (
+            self.has_secrets(release) or release in (self.stack or {}).get("read_files", ())
+        )
+
     @property
     def environments(self) -> Sequence[str]:
         """The environments of packages that are there."""

@@ -65,7 +65,7 @@ def runtime_paths(topology: Topology, places: Places, release: str) -> RuntimePa
         project=project_directory(topology.config, places, release),
         tree=f"{places.releases / release}/{TREE}",
         databases=f"{places.shared}/.databases",
-        secrets=str(places.secrets / release),
+        secrets="",  # systemd gives them
         database=str(places.data / "db.sqlite3"),
         sessions=str(places.sessions),
         static_root=f"{places.static}/{release}{static_url.rstrip('/')}",

@@ -546,7 +546,8 @@ class RemotePlatform:
         if release is None or not there:
             raise CommandError(f"no release serves all of stack {self.stack.name}")
         unit = instance_unit(self.topology, self.places)
-        python = in_release(self.places, release, unit, terminal=terminal)
+        given = observed.seen.each[there[0]].has_secrets(release)
+        python = in_release(self.places, release, unit, terminal=terminal, given=given)
         command = [*python, "-P", "-m", "cluster_runtime.program", *words]
         return Invocation(command=self.ssh.plain(there[0], command, terminal=terminal))
 

@@ -210,7 +210,7 @@ class Remote:
             opts,
             after=[*sent, *made.ready],
             environment={"RELEASE": spec.digest},
-            done=spec.digest in self.seen.leader.releases,
+            done=spec.digest in self.seen.leader.releases and self.seen.leader.has_secrets(spec.digest),
             stdin=self.secrets,
             logging=local.Logging.NONE,
         )
@@ -267,7 +267,7 @@ class Remote:
             opts,
             after=[prepared],
             environment=release,
-            done=spec.digest in looked.releases,
+            done=spec.digest in looked.releases and looked.has_secrets(spec.digest),
             stdin=self.secrets,
             logging=local.Logging.NONE,
         )

@@ -127,6 +127,12 @@ class Looked:
         return str((self.stack or {}).get("made_by", ""))
 
     @property
+    def between(self) -> Mapping[str, Any]:
+        """Digests of what it shows other hosts, and of whom it believes."""
+        found: Mapping[str, Any] = (self.stack or {}).get("between", {})
+        return found
+
+    @property
     def renewal(self) -> Mapping[str, Any]:
         """What keeps its certificate by ACME, what that says, and which one nginx has read."""
         found: Mapping[str, Any] = (self.stack or {}).get("renewal", {})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.render import relay
-from platforms.remote import paths, ssh, units
+from platforms.remote import paths, program, ssh, units
 from tests.local import saboteur
 from tests.local.saboteur import broken_rendering
 
@@ -113,4 +113,17 @@ def secrets_as_files() -> None:
     vars(paths)["RuntimePaths"] = of_files
 
 
-__all__ = ["broken_rendering", "no_drain", "no_health_gate", "no_retry", "no_waiting", "secrets_as_files"]
+def key_in_one_step() -> None:
+    """Hosts are told of another key whatever they believe."""
+    vars(program)["disbelieved"] = lambda *_anything: None
+
+
+__all__ = [
+    "broken_rendering",
+    "key_in_one_step",
+    "no_drain",
+    "no_health_gate",
+    "no_retry",
+    "no_waiting",
+    "secrets_as_files",
+]

@@ -106,6 +106,7 @@ def _stack(places: Places) -> dict[str, Any] | None:
         "files": {name: _digest(path) for name, path in places.of_systemd.items()},
         "site": _site(places),
         "relay": relaying.found(places),
+        "between": relaying.between(places),
         "database": postgres.found(places),
         "renewal": renewing.found(places),
         "daemons": {path.name: _daemon(places, path) for path in places.daemons()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import pwd
@@ -127,6 +128,13 @@ def directory_of(path: Path, uid: int, gid: int, mode: int) -> None:
         os.fchmod(descriptor, mode)
     finally:
         os.close(descriptor)
+
+
+def certificates_in(path: Path) -> list[str]:
+    """Return a digest of each certificate in a file, PEM; none where there is no file."""
+    text = path.read_text(encoding="ascii", errors="replace") if path.is_file() else ""
+    end = "-----END CERTIFICATE-----\n"
+    return [hashlib.sha256(f"{one}{end}".encode()).hexdigest() for one in text.split(end)[:-1]]
 
 
 def is_so(path: Path, text: str, mode: int = 0o644) -> bool:

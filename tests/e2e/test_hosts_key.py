@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from tests.e2e.hosts import HostsStand
 
-ROLES = {"web1": ("app", "nginx"), "web2": ("app",), "db1": ("database",)}
+#: What visitors get they get by way of another host.
+ROLES = {"edge1": ("nginx",), "web1": ("app",), "web2": ("app",), "db1": ("database",)}
 
 KEY = "cluster:hosts_key"
 
@@ -41,13 +42,14 @@ def logins(stand: HostsStand) -> list[str]:
     """Return the users of the database who may log in."""
     words = f"select rolname from pg_roles where rolname like 'cluster_{stand.name}%' and rolcanlogin"
     command = ("runuser", "-u", "postgres", "--", "psql", "-p", "5432", "-t", "-A", "-c", words)
-    return stand.all_hosts[2].run(*command).split()
+    return stand.all_hosts[3].run(*command).split()
 
 
 def believed(stand: HostsStand) -> set[str]:
     """Return what hosts believe, as they have it in files: of nginx, and of instances."""
-    paths = f"/etc/nginx/cluster-{stand.name}/hosts/authority.pem", f"/var/lib/cluster-{stand.name}/authority.pem"
-    return {one.run("cat", path) for one in stand.all_hosts[:2] for path in paths}
+    of_nginx, of_instances = f"/etc/nginx/cluster-{stand.name}/hosts", f"/var/lib/cluster-{stand.name}"
+    found = {one.run("cat", f"{of_nginx}/authority.pem") for one in stand.all_hosts[:3]}
+    return found | {one.run("cat", f"{of_instances}/authority.pem") for one in stand.all_hosts[1:3]}
 
 
 def no_changes(stand: HostsStand) -> None:
@@ -59,7 +61,7 @@ def test_a_change_by_hand_in_one_step_is_refused_and_changes_nothing(stand: Host
     put_key(stand, "07" * 32)
     result = stand.up()
     assert result.status != 0
-    assert "cluster:hosts_key: web1 shows what is made of another one" in result.output
+    assert "cluster:hosts_key: edge1 shows what is made of another one" in result.output
     assert f"cluster rotate-key {stand.name} --hosts" in " ".join(result.output.split())
     put_key(stand, before)
     no_changes(stand)

@@ -6,6 +6,7 @@ that has none does not start. Source: systemd.exec(5), LoadCredential.
 
 from __future__ import annotations
 
+import json
 import shutil
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from platforms.remote.host.places import Places
 
 DIRECTORY, FILE = 0o700, 0o600
+
+#: In a release: its configuration.
+CONFIG = "config.json"
 
 #: What systemd says in a unit's log where it could not give it its secrets.
 FAILED = "step CREDENTIALS"
@@ -65,6 +69,12 @@ def _says(directory: Path, values: Mapping[str, str]) -> bool:
     names = {path.name for path in directory.iterdir()}
     same = names == {*values} and all(is_so(directory / name, value, FILE) for name, value in values.items())
     return same and _is_root_s(directory)
+
+
+def reads_files(places: Places, release: str) -> bool:
+    """Tell whether a release reads its secrets as files of its own user, as those before systemd gave them."""
+    path = places.releases / release / CONFIG
+    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8")).get("secrets"))
 
 
 def give(places: Places, units: Iterable[str]) -> None:

@@ -21,7 +21,6 @@ from cluster_runtime.instance_link import GENERATION, NAME, SERVICES, InstanceLi
 from cluster_runtime.unfollowed import printable
 from platforms.remote.host import credentials, maintaining, postgres, relaying, renewing
 from platforms.remote.host.asking import ask
-from platforms.remote.host.releases import reads_files
 from platforms.remote.host.running import has_user, output, told_by
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def _stack(places: Places) -> dict[str, Any] | None:
         "releases": _kept(places.releases),
         "environments": _kept(places.environments),
         "secrets": credentials.there(places),
-        "read_files": [name for name in _kept(places.releases) if reads_files(places, name)],
+        "read_files": [name for name in _kept(places.releases) if credentials.reads_files(places, name)],
         "units": _units(places),
         "files": {name: _digest(path) for name, path in places.of_systemd.items()},
         "site": _site(places),

@@ -20,6 +20,7 @@ from cluster_runtime import static_files
 from cluster_runtime.instance_link import SERVICES
 from cluster_runtime.secret_files import is_held
 from platforms.remote.host import credentials
+from platforms.remote.host.credentials import CONFIG, reads_files
 from platforms.remote.host.places import THERE
 from platforms.remote.host.running import HostError, become, directory_of, identity, output, run, told_by
 
@@ -38,8 +39,8 @@ LOG_LINES = 20
 #: Bytes that are read at a time.
 CHUNK = 1 << 20
 
-#: In a release: its environment of packages, its configuration, and what the project holds of what it writes.
-ENVIRONMENT, CONFIG, RUNTIME, SEED = "environment", "config.json", "runtime", "seed"
+#: In a release beside its configuration: its environment of packages, and what the project holds of what it writes.
+ENVIRONMENT, RUNTIME, SEED = "environment", "runtime", "seed"
 
 #: In a release: all that is Python. Its local packages, and the source of those to which these lead, are in it too.
 CODE = ("tree", RUNTIME, "packages", "sources")
@@ -203,12 +204,6 @@ def _python(places: Places, release: str) -> list[str]:
         *(places, release, places.unit.read_text(encoding="utf-8")),
         writes=[places.secrets] if reads_files(places, release) else [],
     )
-
-
-def reads_files(places: Places, release: str) -> bool:
-    """Tell whether a release reads its secrets as files of its own user, as those before systemd gave them."""
-    path = places.releases / release / CONFIG
-    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8")).get("secrets"))
 
 
 def _put_secrets(places: Places, release: str, secrets: str) -> str:

@@ -95,7 +95,8 @@ class Remote:
     owner: says on a host whose it is. seen: what was found there when the program began. sent: where archives are
     until they are sent. wheels: where those are that a host has built. secrets: the stack's secrets, a JSON object; a
     secret output. certificate: the site's, with its key. users: what nginx reads of the site's users, hashes among it.
-    hosts_keys: of which is made what hosts show each other. account: the site's by ACME, where its certificate comes so.
+    hosts_keys: of which is made what hosts show each other. account: the site's by ACME, where its certificate comes
+    so.
     """
 
     owner: str

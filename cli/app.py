@@ -171,11 +171,17 @@ def rotate_key(
     keep_fallback: Annotated[
         bool, typer.Option("--keep-fallback", help="End it without dropping the old key: it stays accepted.")
     ] = False,
+    hosts: Annotated[
+        bool, typer.Option("--hosts", help="Change what hosts are known by to each other, and the database's password.")
+    ] = False,
 ) -> None:
     """Change SECRET_KEY, logging nobody out: say it again when told, and the old key goes."""
-    from cli.rotating import run_rotate_key  # noqa: PLC0415
+    from cli.rotating import run_rotate_hosts, run_rotate_key  # noqa: PLC0415
 
-    run_rotate_key(*_opened(stack), keep_fallback=keep_fallback)
+    if hosts:
+        run_rotate_hosts(*_opened(stack), keep_fallback=keep_fallback)
+    else:
+        run_rotate_key(*_opened(stack), keep_fallback=keep_fallback)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cli.commands import up
 from cluster.console import tell
 from cluster.errors import CommandError
-from cluster.stack.rotation import DROP, UNKNOWN, AlreadyDropped, LostKey, load, rotate
+from cluster.stack.rotation import DROP, HOSTS, UNKNOWN, AlreadyDropped, LostKey, load, rotate
 
 if TYPE_CHECKING:
     from cluster.stack.opened import Stack
@@ -58,6 +58,22 @@ def run_rotate_key(stack: Stack, platform: Platform, *, keep_fallback: bool) -> 
         date = _date(left.since + report["age"])
         tell(f"what the old key has signed is valid until {date}; then say `cluster rotate-key {stack.name}` again")
         _tell_unknown(stack)
+
+
+def run_rotate_hosts(stack: Stack, platform: Platform, *, keep_fallback: bool) -> None:
+    """Change what a stack's hosts are known by to each other, and the database's password."""
+    if keep_fallback:
+        raise CommandError("--keep-fallback is for SECRET_KEY: of what hosts are known by nothing outlasts the change")
+    path, keys = stack.state / "rotation-hosts.json", platform.hosts_keys()
+    if keys is None:
+        raise CommandError(f"--hosts: stack {stack.name} has no hosts that ask each other for anything")
+    if not keys.read()[0]:
+        raise CommandError(f"stack {stack.name} was never up; `cluster up {stack.name}` first")
+    try:
+        rotate(path, keys, release=lambda: up(stack, platform), say=tell, now=time.time, age=0, kind=HOSTS)
+    except LostKey as error:
+        raise CommandError(f"{error}; remove {path} to begin anew") from error
+    tell(f"the old key is gone: the hosts of stack {stack.name} believe the new one alone")
 
 
 def _tell_unknown(stack: Stack) -> None:

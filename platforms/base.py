@@ -264,6 +264,10 @@ class Platform(Protocol):
         """Return where the stack's keys are."""
         ...
 
+    def hosts_keys(self) -> Keys | None:
+        """Return where it is of what the stack's hosts make their certificates; None where they need none."""
+        ...
+
     def sessions(self) -> dict[str, Any] | None:
         """Return what an instance says of the session store; None where none says it."""
         ...

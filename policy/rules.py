@@ -39,7 +39,8 @@ SECRET_KEYS = frozenset(
     (
         *("secret_key", "secret_key_fallbacks", "database_url", "secret_environment"),
         "dropped_secret_keys",
-        *("tls_authority", "acme_account", "acme_eab_key", "auth_basic_users", "hosts_key"),
+        *("tls_authority", "acme_account", "acme_eab_key", "auth_basic_users"),
+        *("hosts_key", "hosts_key_fallbacks"),
     )
 )
 

@@ -578,6 +578,15 @@ class ClusterConfig(Model):
         description="For site.auth_basic: a JSON object with a password, or its hash ($6$, $5$, $apr1$, {SSHA}), by "
         "each user's name. nginx is given hashes alone.",
     )
+    hosts_key: SecretStr | None = Field(
+        None,
+        description="On several hosts, or with a PostgreSQL on a host: of what the certificates and keys are made by "
+        "which hosts know each other, and the database's password; 64 hexadecimal digits. `cluster up` makes it, and "
+        "`cluster rotate-key --hosts` changes it: changed by hand it is refused where that would cost requests.",
+    )
+    hosts_key_fallbacks: SecretStr | None = Field(
+        None, description="What hosts believe beside while `rotate-key --hosts` changes hosts_key, as a JSON list."
+    )
     dropped_secret_keys: SecretStr | None = Field(
         None, description="What `rotate-key` has dropped, kept until you delete it; nothing reads it."
     )
@@ -631,8 +640,11 @@ EAB_KEY = "acme_eab_key"
 #: What the certificates come from by which a stack's hosts know each other.
 HOSTS_KEY = "hosts_key"
 
+#: What hosts believe beside what comes from that, while it is changed.
+HOSTS_KEY_FALLBACKS = "hosts_key_fallbacks"
+
 #: Secrets that no release holds.
-OWN_KEYS = (DROPPED_KEYS, AUTHORITY, ACCOUNT, EAB_KEY, USERS, HOSTS_KEY)
+OWN_KEYS = (DROPPED_KEYS, AUTHORITY, ACCOUNT, EAB_KEY, USERS, HOSTS_KEY, HOSTS_KEY_FALLBACKS)
 
 #: Secrets that a person gives.
 GIVEN_KEYS = (*SECRET_KEYS, USERS, EAB_KEY)

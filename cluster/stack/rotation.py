@@ -1,4 +1,6 @@
-"""A change of SECRET_KEY in three steps, each a release that loses nothing; interrupted anywhere it goes on.
+"""A change of a key in three steps, each an `up` that loses nothing; interrupted anywhere it goes on.
+
+Of SECRET_KEY:
 
 1. `accept`: the new key is a fallback everywhere, so that whoever still signs with the old one verifies the new one.
 2. `sign`: the new key signs, the old one is a fallback.
@@ -7,6 +9,9 @@
 
 Between any two steps instances of both releases run side by side, and each verifies what the other one signs. No order
 of writes loses a key: what is not yet proven to be everywhere stays a fallback.
+
+Of what hosts make their certificates the same: all believe both, then all show what is of the new one, then they
+believe that alone. Nothing that lasts is made of it, so nothing is waited for.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from pydantic import TypeAdapter
 
+from cluster.config.models import HOSTS_KEY, HOSTS_KEY_FALLBACKS
 from cluster.kept import HurtFile, read_kept, write_kept
 from cluster.stack.secrets import ALPHABET, KEY_LENGTH
 
@@ -40,6 +46,51 @@ UNKNOWN = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What is rotated. key, fallbacks: by which names messages know them. new: makes a key. steps: what each does.
+
+    unknown: said before the old key goes.
+    """
+
+    key: str
+    fallbacks: str
+    new: Callable[[], str]
+    steps: tuple[str, str, str]
+    unknown: tuple[str, ...] = ()
+
+
+SECRET_KEY = Kind(
+    key="secret_key",
+    fallbacks="secret_key_fallbacks",
+    new=lambda: "".join(secrets.choice(ALPHABET) for _ in range(KEY_LENGTH)),
+    steps=(
+        "every instance accepts the new key",
+        "the new key signs, the old one is still accepted",
+        "the old key goes",
+    ),
+    unknown=UNKNOWN,
+)
+
+
+def _new_hosts_key() -> str:
+    from cluster.tls.hosts import new_hosts_key  # noqa: PLC0415 - takes time, and is needed only then
+
+    return new_hosts_key()
+
+
+HOSTS = Kind(
+    key=HOSTS_KEY,
+    fallbacks=HOSTS_KEY_FALLBACKS,
+    new=_new_hosts_key,
+    steps=(
+        "every host believes certificates of the new key, and the database knows its password",
+        "hosts show certificates of the new key, and instances use its password",
+        "certificates and the password of the old key are believed no more",
+    ),
+)
+
+
 class AlreadyDropped(Exception):  # noqa: N818 - what happened
     """The old key can't stay a fallback, since it is none any more."""
 
@@ -49,22 +100,25 @@ class LostKey(Exception):  # noqa: N818 - what happened
 
 
 class Keys(Protocol):
-    """Where a platform keeps a stack's keys."""
+    """Where a platform keeps a stack's key of a kind, and its fallbacks."""
 
     def read(self) -> tuple[str, list[str]]:
-        """Return secret_key and secret_key_fallbacks."""
+        """Return the key and its fallbacks."""
         ...
 
     def write_key(self, key: str) -> None:
-        """Replace secret_key."""
+        """Replace the key."""
         ...
 
     def write_fallbacks(self, keys: list[str]) -> None:
-        """Replace secret_key_fallbacks."""
+        """Replace its fallbacks."""
         ...
 
     def keep_aside(self, keys: list[str]) -> str:
-        """Keep keys where nothing but their owner reads them, beside those that are there; return where and how."""
+        """Keep keys where nothing but their owner reads them, beside those that are there; return where and how.
+
+        Empty where none is to be kept.
+        """
         ...
 
 
@@ -108,6 +162,7 @@ def rotate(  # noqa: PLR0913 - what it needs
     now: Callable[[], float],
     age: float,
     keep_fallback: bool = False,
+    kind: Kind = SECRET_KEY,
 ) -> Rotation | None:
     """Go on with a rotation as far as it may; return what is left of it, None where it is done.
 
@@ -120,13 +175,13 @@ def rotate(  # noqa: PLR0913 - what it needs
     if rotation is None:
         rotation = _save(path, Rotation(step=ACCEPT, new=""))
     if rotation.step == ACCEPT:
-        say("step 1 of 3: every instance accepts the new key")
-        rotation = _accept(path, rotation, keys)
+        say(f"step 1 of 3: {kind.steps[0]}")
+        rotation = _accept(path, rotation, keys, kind)
         release()
         rotation = _save(path, Rotation(step=SIGN, new=rotation.new))
     if rotation.step == SIGN:
-        say("step 2 of 3: the new key signs, the old one is still accepted")
-        _sign(rotation, keys)
+        say(f"step 2 of 3: {kind.steps[1]}")
+        _sign(rotation, keys, kind)
         release()
         rotation = _save(path, Rotation(step=DROP, new=rotation.new, since=now()))
     key, fallbacks = keys.read()
@@ -138,35 +193,36 @@ def rotate(  # noqa: PLR0913 - what it needs
     if rotation.since is None or now() < rotation.since + age:
         return rotation
     if fallbacks and mark(key) != rotation.new:
-        raise LostKey("secret_key is not the new key any more: it was changed since the rotation began")
-    for line in UNKNOWN if fallbacks else ():
+        raise LostKey(f"{kind.key} is not the new key any more: it was changed since the rotation began")
+    for line in kind.unknown if fallbacks else ():
         say(line)
-    say("step 3 of 3: the old key goes")
-    if fallbacks:
-        say(f"the old key is kept aside: {keys.keep_aside(fallbacks)}")
+    say(f"step 3 of 3: {kind.steps[2]}")
+    kept = keys.keep_aside(fallbacks) if fallbacks else ""
+    if kept:
+        say(f"the old key is kept aside: {kept}")
     keys.write_fallbacks([])
     release()
     path.unlink()
     return None
 
 
-def _accept(path: Path, rotation: Rotation, keys: Keys) -> Rotation:
+def _accept(path: Path, rotation: Rotation, keys: Keys, kind: Kind) -> Rotation:
     key, fallbacks = keys.read()
     if rotation.new in map(mark, [key, *fallbacks]):
         return rotation
-    new = "".join(secrets.choice(ALPHABET) for _ in range(KEY_LENGTH))
+    new = kind.new()
     rotation = _save(path, Rotation(step=ACCEPT, new=mark(new)))
     keys.write_fallbacks([new, *fallbacks])
     return rotation
 
 
-def _sign(rotation: Rotation, keys: Keys) -> None:
+def _sign(rotation: Rotation, keys: Keys, kind: Kind) -> None:
     key, fallbacks = keys.read()
     if mark(key) != rotation.new:
         new = next((one for one in fallbacks if mark(one) == rotation.new), None)
         if new is None:
             raise LostKey(
-                "the new key is not among secret_key_fallbacks any more: they were changed since the rotation began"
+                f"the new key is not among {kind.fallbacks} any more: they were changed since the rotation began"
             )
         if key not in fallbacks:
             fallbacks = [*fallbacks, key]

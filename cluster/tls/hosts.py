@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import secrets
 from dataclasses import dataclass, field
 from functools import cache
@@ -39,9 +40,42 @@ class HostCertificate:
     key: str = field(repr=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class HostsKeys:
+    """Of what a stack's hosts make what they show each other, and what they believe beside while that is changed.
+
+    key: hexadecimal; empty where hosts ask each other for nothing. fallbacks: others, of what is believed as well.
+    """
+
+    key: str = field(default="", repr=False)
+    fallbacks: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """That of what is shown, and then the others; each once."""
+        return tuple(dict.fromkeys((self.key, *self.fallbacks)))
+
+    def authorities(self, stack: str) -> str:
+        """Return by what hosts know each other, PEM. ValueError: one of them is no secret."""
+        return "".join(authority_of(key, stack) for key in self.all)
+
+
 def new_hosts_key() -> str:
     """Return a new secret of a stack, hexadecimal."""
     return secrets.token_hex(SECRET_BYTES)
+
+
+def read_fallbacks(text: str | None) -> tuple[str, ...]:
+    """Return the secrets that hosts believe beside, as a stack file has them. ValueError: they are none."""
+    try:
+        found = json.loads(text or "[]")
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise ValueError("must be a JSON list of keys")
+    for one in found:
+        _bytes(one)
+    return tuple(found)
 
 
 def password_of(secret: str, what: str) -> str:
@@ -60,6 +94,12 @@ def _bytes(secret: str) -> bytes:
 
 
 @cache
+def authority_of(secret: str, stack: str) -> str:
+    """Return the certificate of a stack's authority, PEM. ValueError: the secret is none."""
+    return _authority(stack, _key(secret, "authority")).public_bytes(Encoding.PEM).decode()
+
+
+@cache
 def certificate_of_host(secret: str, stack: str, host: str) -> HostCertificate:
     """Return what a host's nginx shows, as client and as server. ValueError: the secret is none."""
     return _certificate(secret, stack, host, RELAY, ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
@@ -73,17 +113,10 @@ def certificate_of_database(secret: str, stack: str, host: str) -> HostCertifica
 
 def _certificate(secret: str, stack: str, host: str, what: str, *usage: x509.ObjectIdentifier) -> HostCertificate:
     above = _key(secret, "authority")
-    subject = _name(f"hosts of {stack}")
-    authority = (
-        _begun(subject, subject, above)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(SIGNS, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(above.public_key()), critical=False)
-        .sign(above, hashes.SHA256(), ecdsa_deterministic=True)
-    )
+    authority = _authority(stack, above)
     key = _key(secret, f"{what} {host}")
     certificate = (
-        _begun(subject, _name(host), key)
+        _begun(authority.subject, _name(host), key)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(what), x509.DNSName(host)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
@@ -94,6 +127,17 @@ def _certificate(secret: str, stack: str, host: str, what: str, *usage: x509.Obj
         authority=authority.public_bytes(Encoding.PEM).decode(),
         certificate=certificate.public_bytes(Encoding.PEM).decode(),
         key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
+    )
+
+
+def _authority(stack: str, above: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    subject = _name(f"hosts of {stack}")
+    return (
+        _begun(subject, subject, above)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(SIGNS, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(above.public_key()), critical=False)
+        .sign(above, hashes.SHA256(), ecdsa_deterministic=True)
     )
 
 

@@ -288,6 +288,9 @@ class DockerPlatform:
         """Return where the stack's keys are."""
         return PulumiKeys(self.pulumi)
 
+    def hosts_keys(self) -> None:
+        """Return None: there is no other host to be known by."""
+
     def sessions(self) -> dict[str, Any] | None:
         """Return what an instance says of the session store; None where none says it."""
         return self.docker.engine.sessions(self.docker.label)

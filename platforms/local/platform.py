@@ -283,6 +283,9 @@ class LocalPlatform:
         """Return where the stack's keys are."""
         return LocalKeys(self.paths.secrets)
 
+    def hosts_keys(self) -> None:
+        """Return None: there is no other host to be known by."""
+
     def sessions(self) -> dict[str, Any] | None:
         """Return what an instance says of the session store; None where none says it."""
         return sessions_report(str(self.paths.nginx_socket))

@@ -11,7 +11,7 @@ import yaml
 
 from cluster.acme.kept import new_key
 from cluster.config import stack_path
-from cluster.config.models import ACCOUNT, AUTHORITY, DROPPED_KEYS, GIVEN_KEYS
+from cluster.config.models import ACCOUNT, AUTHORITY, DROPPED_KEYS, GIVEN_KEYS, HOSTS_KEY, HOSTS_KEY_FALLBACKS
 from cluster.errors import CommandError
 from cluster.stack.secrets import with_dropped
 from cluster.tls.authority import make_authority, show_authority
@@ -56,6 +56,29 @@ class PulumiKeys:
             f"{where} of the stack, encrypted, which nothing reads; when nothing needs the key any more: "
             f"pulumi config rm {where} --stack {self.pulumi.stack}"
         )
+
+
+class PulumiHostsKeys:
+    """Of what a stack's hosts make their certificates, encrypted in its file."""
+
+    def __init__(self, pulumi: Pulumi) -> None:
+        self.pulumi = pulumi
+
+    def read(self) -> tuple[str, list[str]]:
+        """Return hosts_key and hosts_key_fallbacks."""
+        return self.pulumi.secret(HOSTS_KEY) or "", json.loads(self.pulumi.secret(HOSTS_KEY_FALLBACKS) or "[]")
+
+    def write_key(self, key: str) -> None:
+        """Replace hosts_key."""
+        self.pulumi.set_secret(HOSTS_KEY, key)
+
+    def write_fallbacks(self, keys: list[str]) -> None:
+        """Replace hosts_key_fallbacks."""
+        self.pulumi.set_secret(HOSTS_KEY_FALLBACKS, json.dumps(keys))
+
+    def keep_aside(self, _keys: list[str]) -> str:
+        """Keep none: nothing that lasts is made of them."""
+        return ""
 
 
 def secret_environment(root: Path, stack: str, voice: Voice) -> str | None:

@@ -8,12 +8,15 @@ import hmac
 from typing import TYPE_CHECKING, Any
 
 from cluster.placement import place
-from cluster.tls.hosts import certificate_of_database, password_of
+from cluster.tls.hosts import HostsKeys, certificate_of_database, password_of
 
 if TYPE_CHECKING:
     from cluster.config.hosts import Host
     from cluster.topology import Topology
     from platforms.remote.host.places import Places
+
+#: Hexadecimal digits that tell a user of the database from the one of another key.
+TAG_LENGTH = 8
 
 #: How often PostgreSQL hashes a password; its default (RFC 7677).
 ROUNDS = 4096
@@ -48,15 +51,23 @@ def reached_at(topology: Topology) -> tuple[str, int]:
 def url(topology: Topology, places: Places, secret: str) -> str:
     """Return the URL of the database, which is a secret. It is known by its host's name, wherever that is."""
     address, port = reached_at(topology)
-    called = places.table
+    login = f"{login_of(places, secret)}:{password_of(secret, 'database')}"
     options = f"hostaddr={address}&sslmode=verify-full&sslrootcert={places.authority}"
-    return f"postgres://{called}:{password_of(secret, 'database')}@{_host(topology).name}:{port}/{called}?{options}"
+    return f"postgres://{login}@{_host(topology).name}:{port}/{places.table}?{options}"
 
 
-def wanted(topology: Topology, places: Places, secret: str, owner: str) -> dict[str, Any]:
+def login_of(places: Places, secret: str) -> str:
+    """Return the user as whom instances log in: each secret has one of its own, so that two are good at a time."""
+    return f"{places.table}_{password_of(secret, 'login')[:TAG_LENGTH]}"
+
+
+def wanted(topology: Topology, places: Places, keys: HostsKeys, owner: str) -> dict[str, Any]:
     """Return what the host is told (platforms.remote.host.postgres.make)."""
     placement, host = place(topology), _host(topology)
-    shown = certificate_of_database(secret, places.stack, host.name)
+    shown = certificate_of_database(keys.key, places.stack, host.name)
+    verifiers = {
+        login_of(places, one): verifier(password_of(one, "database"), password_of(one, "salt")) for one in keys.all
+    }
     return {
         "owner": owner,
         "port": _port(topology),
@@ -67,7 +78,8 @@ def wanted(topology: Topology, places: Places, secret: str, owner: str) -> dict[
         "key": shown.key,
         "user": places.table,
         "database": places.table,
-        "verifier": verifier(password_of(secret, "database"), password_of(secret, "salt")),
+        "logins": sorted(verifiers),
+        "verifiers": verifiers,
     }
 
 

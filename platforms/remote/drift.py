@@ -40,6 +40,7 @@ def drift(hosted: Hosted, preview: Preview) -> tuple[str, ...]:
         *_of_nginx(hosted, told),
         *_of_instances(looked, placed, str(release)),
         *_of_strays(hosted, str(release)),
+        *(_of_secrets(looked, str(release)) if placed else ()),
         *_of_daemons(looked),
         *(_of_database(looked) if told.has(POSTGRES) else ()),
         *(_of_renewer(looked, told.environment(RENEWER)) if told.has(RENEWER) else ()),
@@ -128,6 +129,11 @@ def _of_strays(hosted: Hosted, release: str) -> Iterator[str]:
     for _name, there, unit in hosted.processes():
         if there.partition(".")[0] != release:
             yield f"{unit} is of no state: a killed run left it"
+
+
+def _of_secrets(looked: Looked, release: str) -> Iterator[str]:
+    if looked.lacks_secrets(release):
+        yield f"the secrets of release {release} on {looked.host} are gone, or somebody else can read them"
 
 
 def _of_daemons(looked: Looked) -> Iterator[str]:

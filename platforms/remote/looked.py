@@ -99,6 +99,16 @@ class Looked:
         found: Sequence[str] = (self.stack or {}).get("releases", ())
         return found
 
+    def has_secrets(self, release: str) -> bool:
+        """Tell whether systemd has a release's secrets to give."""
+        return release in (self.stack or {}).get("secrets", ())
+
+    def lacks_secrets(self, release: str) -> bool:
+        """Tell whether a release that is there could not start for want of them."""
+        return release in self.releases and not (
+            self.has_secrets(release) or release in (self.stack or {}).get("read_files", ())
+        )
+
     @property
     def environments(self) -> Sequence[str]:
         """The environments of packages that are there."""
@@ -115,6 +125,12 @@ class Looked:
     def made_by(self) -> str:
         """By which resource of a program the stack was set up there the last time."""
         return str((self.stack or {}).get("made_by", ""))
+
+    @property
+    def between(self) -> Mapping[str, Any]:
+        """Digests of what it shows other hosts, and of whom it believes."""
+        found: Mapping[str, Any] = (self.stack or {}).get("between", {})
+        return found
 
     @property
     def renewal(self) -> Mapping[str, Any]:

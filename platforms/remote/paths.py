@@ -15,7 +15,7 @@ from cluster.render.shared import Place, render_shared
 from cluster.services import Kind
 from cluster.source import TREE, project_place, shared_paths, shared_place
 from cluster.stack.paths import StackPaths
-from cluster.tls.hosts import certificate_of_host
+from cluster.tls.hosts import HostsKeys, certificate_of_host
 from platforms.remote.host.places import AUTHORITY, CERTIFICATE, KEY
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def runtime_paths(topology: Topology, places: Places, release: str) -> RuntimePa
         project=project_directory(topology.config, places, release),
         tree=f"{places.releases / release}/{TREE}",
         databases=str(places.databases),
-        secrets=str(places.secrets / release),
+        secrets="",  # systemd gives them
         database=str(places.data / "db.sqlite3"),
         sessions=str(places.sessions),
         static_root=f"{places.static}/{release}{static_url.rstrip('/')}",
@@ -101,10 +101,10 @@ def between(places: Places) -> Between:
     )
 
 
-def shown_files(places: Places, secret: str, host: str) -> dict[str, str]:
-    """Return what a host shows other hosts, by its paths; secret: the stack's, of which it is made."""
-    paths, made = between(places), certificate_of_host(secret, places.stack, host)
-    return {paths.authority: made.authority, paths.certificate: made.certificate, paths.key: made.key}
+def shown_files(places: Places, keys: HostsKeys, host: str) -> dict[str, str]:
+    """Return what a host shows other hosts, and by what it knows them, by its paths; keys: of which it is made."""
+    paths, made = between(places), certificate_of_host(keys.key, places.stack, host)
+    return {paths.authority: keys.authorities(places.stack), paths.certificate: made.certificate, paths.key: made.key}
 
 
 def nginx_paths(topology: Topology, places: Places, host: str) -> NginxPaths:
@@ -150,17 +150,17 @@ def nginx_config(  # noqa: PLR0913, PLR0917 - what a site is made of
     version: Version,
     certificate: Certificate | None = None,
     users: str = "",
-    secret: str = "",
+    keys: HostsKeys | None = None,
 ) -> NginxConfig:
     """Return the site's file and those that it names, for a host's nginx.
 
-    secret: of which is made what hosts show each other, where that is known.
+    keys: of which is made what hosts show each other, where they are known.
     """
     paths = nginx_paths(topology, places, host)
     rendered = render_shared(topology, paths, version, _place(places), certificate, users)
-    if paths.between is None or not secret:
+    if paths.between is None or keys is None:
         return rendered
-    return replace(rendered, private={**rendered.private, **shown_files(places, secret, host)})
+    return replace(rendered, private={**rendered.private, **shown_files(places, keys, host)})
 
 
 def _place(places: Places) -> Place:

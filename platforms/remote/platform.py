@@ -34,7 +34,7 @@ from platforms.base import RELEASE_VARIABLE, Applied, Back, Change, Forward, Inv
 from platforms.pulumi.backend import share
 from platforms.pulumi.engine import Event, PolicyError, Pulumi, PulumiError, name_of
 from platforms.pulumi.kept_stack import keep_stack
-from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
+from platforms.pulumi.keys import PulumiHostsKeys, PulumiKeys, make_secrets, secrets_there
 from platforms.pulumi.planning import state_of
 from platforms.pulumi.policing import tell_disabled
 from platforms.pulumi.preview import Preview
@@ -264,11 +264,12 @@ class RemotePlatform:
         return "".join(said)
 
     def _shut_out(self, seen: Seen) -> None:
-        """Let hosts no more get to the database that have no instances any more: what they did is done now."""
+        """Let nobody get to the database any more by what former releases had: what they did is done now."""
         host = self.placement.database
         if host is None or host in seen.away:
             return
-        if ((seen.each[host].stack or {}).get("database") or {}).get("left"):
+        found = (seen.each[host].stack or {}).get("database") or {}
+        if found.get("left") or found.get("owner_logs_in"):
             self.ssh.run(host, "shut-out")
 
     def _await_certificates(self) -> None:
@@ -309,6 +310,10 @@ class RemotePlatform:
     def keys(self) -> PulumiKeys:
         """Return where the stack's keys are."""
         return PulumiKeys(self.pulumi)
+
+    def hosts_keys(self) -> PulumiHostsKeys | None:
+        """Return where it is of what its hosts make their certificates."""
+        return PulumiHostsKeys(self.pulumi) if needs_hosts_key(self.topology) else None
 
     def sessions(self) -> dict[str, Any] | None:
         """Return what an instance says of the session store; None where none says it."""
@@ -551,7 +556,8 @@ class RemotePlatform:
         if release is None or not there:
             raise CommandError(f"no release serves all of stack {self.stack.name}")
         unit = instance_unit(self.topology, self.places)
-        python = in_release(self.places, release, unit, terminal=terminal)
+        given = observed.seen.each[there[0]].has_secrets(release)
+        python = in_release(self.places, release, unit, terminal=terminal, given=given)
         command = [*python, "-P", "-m", "cluster_runtime.program", *words]
         return Invocation(command=self.ssh.plain(there[0], command, terminal=terminal))
 

@@ -13,11 +13,12 @@ import pulumi
 import yaml
 
 from cluster.config import stack_path
-from cluster.config.models import HOSTS_KEY, OWN
+from cluster.config.models import HOSTS_KEY, HOSTS_KEY_FALLBACKS, OWN
 from cluster.lint.hosts import hosts_fit
-from cluster.tls.hosts import certificate_of_host
+from cluster.tls.hosts import HostsKeys, read_fallbacks
 from cluster.topology import build_topology
 from platforms.remote import filesystem
+from platforms.remote.believed import disbelieved
 from platforms.remote.database import needs_hosts_key, url
 from platforms.remote.host.places import Places
 from platforms.remote.looked import (
@@ -155,6 +156,10 @@ class RemoteGround:
             refused = filesystem.unproven(self.ssh, self._found)
         if refused:
             raise pulumi.RunError("\n".join(refused))
+        keys = self._hosts_keys()
+        said = disbelieved(self._found.topology, self._found, keys)
+        if said:
+            raise pulumi.RunError(f"{self.site or OWN}:{HOSTS_KEY}: {said}")
         return Remote(
             owner=self.owner,
             ssh=self.ssh,
@@ -165,28 +170,36 @@ class RemoteGround:
             secrets=secrets,
             certificate=certificate,
             users=users,
-            hosts_key=self._hosts_key(),
+            hosts_keys=keys,
             account=account,
         )
 
     def made_secrets(self, config: ClusterConfig) -> dict[str, str]:
         """Return the URL of the database, where one is made."""
         topology = build_topology(config)
-        return {"database_url": url(topology, self.places, self._hosts_key())} if topology.config.makes_postgres else {}
+        if not topology.config.makes_postgres:
+            return {}
+        return {"database_url": url(topology, self.places, self._hosts_keys().key)}
 
-    def _hosts_key(self) -> str:
+    def _hosts_keys(self) -> HostsKeys:
         """Return of what hosts' certificates are made; empty where they need none. RunError where it is missing."""
         if not needs_hosts_key(self._found.topology):
-            return ""
+            return HostsKeys()
         where = f"{self.site or OWN}:{HOSTS_KEY}"
         found: str | None = pulumi.runtime.get_config(where)
         if not found:
             raise pulumi.RunError(f"{where}: missing; `cluster up` makes it")
         try:
-            certificate_of_host(found, self.name, self._found.placement.leader)
+            HostsKeys(key=found).authorities(self.name)
         except ValueError as error:
             raise pulumi.RunError(f"{where}: {error}; remove it, and `cluster up` makes a new one") from None
-        return found
+        where = f"{self.site or OWN}:{HOSTS_KEY_FALLBACKS}"
+        try:
+            keys = HostsKeys(key=found, fallbacks=read_fallbacks(pulumi.runtime.get_config(where)))
+            keys.authorities(self.name)
+        except ValueError as error:
+            raise pulumi.RunError(f"{where}: {error}") from None
+        return keys
 
 
 def ground(root: Path, stack: str, site: str | None) -> Ground:

@@ -15,7 +15,7 @@ from cluster.errors import ClusterError
 from cluster.render.nginx import digest_of_files
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.services import PACKAGED, Kind
-from cluster.tls.hosts import certificate_of_host
+from cluster.tls.hosts import HostsKeys
 from cluster.topology import batches
 from platforms import base
 from platforms.pulumi.made import ours
@@ -95,8 +95,8 @@ class Remote:
     owner: says on a host whose it is. seen: what was found there when the program began. sent: where archives are
     until they are sent. wheels: where those are that a host has built. secrets: the stack's secrets, a JSON object; a
     secret output. certificate: the site's, with its key. users: what nginx reads of the site's users, hashes among it.
-    hosts_key: of which is made what hosts show each other; empty where none needs to. account: the site's by ACME,
-    where its certificate comes so.
+    hosts_keys: of which is made what hosts show each other. account: the site's by ACME, where its certificate comes
+    so.
     """
 
     owner: str
@@ -108,7 +108,7 @@ class Remote:
     secrets: pulumi.Output[str]
     certificate: Certificate | None = None
     users: str = field(default="", repr=False)
-    hosts_key: str = field(default="", repr=False)
+    hosts_keys: HostsKeys = field(default_factory=HostsKeys, repr=False)
     account: Account | None = None
 
     @property
@@ -132,7 +132,7 @@ class Remote:
             **{f"{SERVICE}{service.name}": service_unit(service, topology, self.places) for service in beside},
         }
         if topology.config.makes_postgres and host in self.placement.app:
-            texts["authority"] = certificate_of_host(self.hosts_key, self.places.stack, host).authority
+            texts["authority"] = self.hosts_keys.authorities(self.places.stack)
         step = _Step(component=name, host=host, name="host")
         shared = filesystem.wanted(self.seen, host)
         told = {"owner": self.owner, "made_by": step.resource, **texts, **({"filesystem": shared} if shared else {})}
@@ -199,7 +199,7 @@ class Remote:
         host = self.placement.database
         if host is None or not topology.config.makes_postgres:
             return MadeDatabase(ready=())
-        told = database.wanted(topology, self.places, self.hosts_key, self.owner)
+        told = database.wanted(topology, self.places, self.hosts_keys, self.owner)
         made = self._command(
             *(_Step(component=name, host=host, name="postgres"), "postgres", ()),
             opts,
@@ -229,7 +229,7 @@ class Remote:
             opts,
             after=[*sent, *made.ready],
             environment={"RELEASE": spec.digest},
-            done=spec.digest in self.seen.leader.releases,
+            done=spec.digest in self.seen.leader.releases and self.seen.leader.has_secrets(spec.digest),
             stdin=self.secrets,
             logging=local.Logging.NONE,
         )
@@ -286,7 +286,7 @@ class Remote:
             opts,
             after=[prepared],
             environment=release,
-            done=spec.digest in looked.releases,
+            done=spec.digest in looked.releases and looked.has_secrets(spec.digest),
             stdin=self.secrets,
             logging=local.Logging.NONE,
         )
@@ -463,7 +463,7 @@ class Remote:
         files = relay_files(topology, self.places, host, looked.nginx)
         if not files:
             return []
-        private = shown_files(self.places, self.hosts_key, host)
+        private = shown_files(self.places, self.hosts_keys, host)
         told = {"files": files, "private": private, "polite": looked.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE}
         step = self._command(
             *(_Step(component=name, host=host, name="relays"), "relays", ()),
@@ -533,9 +533,9 @@ class Remote:
         """Put the site in place on a host; return the digest of its configuration, too."""
         looked = self.seen.each[host]
         rendered = nginx_config(
-            *(topology, self.places, host, looked.nginx, self.certificate, self.users), secret=self.hosts_key
+            *(topology, self.places, host, looked.nginx, self.certificate, self.users), keys=self.hosts_keys
         )
-        shown = shown_files(self.places, self.hosts_key, host) if self.placement.reaches_out(host) else {}
+        shown = shown_files(self.places, self.hosts_keys, host) if self.placement.reaches_out(host) else {}
         told = {
             "files": rendered.files,
             "links": rendered.links,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.services import PACKAGED, instance_grace
+from platforms.remote.host.credentials import loaded
 from platforms.remote.host.filesystem import TOKEN
 from platforms.remote.host.places import NGINX_USER
 from platforms.remote.paths import kept_there, written
@@ -103,7 +104,7 @@ def daemon_unit(service: Service, places: Places) -> str:
     words = service.daemon.words(socket=socket_of(service, places), mode="0700", data=str(data))
     named = " || ".join(f"command -v {name}" for name in PACKAGED[service.kind].names)
     run = f'p=$({named}) && exec "$p" {shlex.join(words)}'
-    return _unit_of(service, places, run, notifies=False, own=[f"-{data}"])
+    return _unit_of(service, places, run, of_release=False, own=[f"-{data}"])
 
 
 def _unit_of(  # noqa: PLR0913 - what a unit says
@@ -111,7 +112,7 @@ def _unit_of(  # noqa: PLR0913 - what a unit says
     places: Places,
     run: str,
     *,
-    notifies: bool = True,
+    of_release: bool = True,
     own: Sequence[str] = (),
     filesystem: Filesystem | None = None,
 ) -> str:
@@ -124,7 +125,7 @@ def _unit_of(  # noqa: PLR0913 - what a unit says
         grace=service.grace,
         memory=service.memory,
         processes=service.processes,
-        notifies=notifies,
+        of_release=of_release,
         own=own,
         filesystem=filesystem,
     )
@@ -145,13 +146,14 @@ def _unit(  # noqa: PLR0913 - what a unit says
     grace: float,
     memory: int,
     processes: int,
-    notifies: bool = True,
+    of_release: bool = True,
     own: Sequence[str] = (),
     filesystem: Filesystem | None = None,
 ) -> str:
     """Return a template whose units run a shell's words, in which $1 is what a unit is called.
 
-    notifies: whether the process tells systemd that it is ready, and that it lives. own: what it alone writes to.
+    of_release: whether it is a release's program, which tells systemd that it is ready, and that it lives, and is given
+    the release's secrets. own: what it alone writes to.
     filesystem: where that is which the project writes, if hosts share it.
     """
     writable = " ".join(
@@ -167,14 +169,14 @@ def _unit(  # noqa: PLR0913 - what a unit says
             "StartLimitIntervalSec=0",
             "",
             "[Service]",
-            *(("Type=notify", "NotifyAccess=main") if notifies else ()),
+            *(("Type=notify", "NotifyAccess=main", loaded(f"{places.given}/%i")) if of_release else ()),
             *(() if filesystem is None else (filesystem.check(places),)),
             f"ExecStart=/bin/sh -c {quoted(run)} sh %i",
             "Restart=always",
             "RestartSec=1",
             f"TimeoutStartSec={int(start)}",
             f"TimeoutStopSec={int(grace)}",
-            *((f"WatchdogSec={WATCHDOG}",) if notifies else ()),
+            *((f"WatchdogSec={WATCHDOG}",) if of_release else ()),
             "KillMode=mixed",
             "SyslogIdentifier=%p@%i",
             f"MemoryMax={memory}",

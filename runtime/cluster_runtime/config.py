@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster_runtime import unfollowed
+from cluster_runtime.secret_files import CREDENTIAL, HELD
 
 #: The environment variable that holds the path of the release's configuration file.
 CONFIG_VARIABLE = "CLUSTER_CONFIG"
@@ -18,6 +19,10 @@ INSTANCE_VARIABLE, RELEASE_VARIABLE, SOCKET_VARIABLE = "CLUSTER_INSTANCE", "CLUS
 
 #: The names that the files of secrets may have.
 SECRET_NAMES = ("secret_key", "secret_key_fallbacks", "database_url", "secret_environment")
+
+
+#: Says where systemd has put what a unit alone reads (systemd.exec(5), LoadCredential).
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
 
 
 class ConfigError(Exception):
@@ -67,7 +72,7 @@ class RuntimeConfig:
     database: {"engine": "sqlite", "path": …}, {"engine": "external"} (its URL is a secret), or None: the project's.
         "replace": true lets it stand for a server that the project's DATABASES name.
     secrets: a directory of files: secret_key, secret_key_fallbacks (JSON list), database_url,
-        secret_environment (JSON object); all but the first may be missing.
+        secret_environment (JSON object); all but the first may be missing. Empty: systemd gives them to each process.
     preload: load the project once for all workers, where that is safe.
     packages: a directory of what the release installs from its own copy of local packages; it may be missing.
     drain: seconds between giving the name up and stopping; nginx's connections wear out in two.
@@ -136,6 +141,8 @@ class RuntimeConfig:
             raise ConfigError(f"{path}: {error} (known keys: {known})") from error
         if not config.hosts:
             raise ConfigError(f"{path}: hosts: must name at least one, the Host header of health checks")
+        if not config.secrets:
+            _check_credentials(path, config.secret_file(HELD))
         return config
 
     @classmethod
@@ -146,9 +153,15 @@ class RuntimeConfig:
             raise ConfigError(f"{CONFIG_VARIABLE} is not set: it names the release's configuration file")
         return cls.load(path)
 
+    def secret_file(self, name: str) -> Path:
+        """Return where the secret called `name` is, or would be."""
+        if self.secrets:
+            return Path(self.secrets) / name
+        return Path(os.environ.get(CREDENTIALS_VARIABLE, "")) / f"{CREDENTIAL}_{name}"
+
     def secret(self, name: str) -> str | None:
         """Return the secret called `name`, or None where the release has none of that name."""
-        path = Path(self.secrets) / name
+        path = self.secret_file(name)
         try:
             return path.read_text(encoding="utf-8").rstrip("\n")
         except FileNotFoundError:
@@ -159,3 +172,12 @@ class RuntimeConfig:
     def secret_environment(self) -> dict[str, str]:
         """Return the project's secret variables."""
         return {name: str(value) for name, value in json.loads(self.secret("secret_environment") or "{}").items()}
+
+
+def _check_credentials(config: str | Path, first: Path) -> None:
+    """Refuse to go on without secrets: where systemd can't give them, it says nothing and gives none."""
+    if not os.path.isfile(first):  # noqa: PTH113 - that of a path fails where systemd has left a directory of root's
+        raise ConfigError(
+            f"{config}: secrets: systemd has given this process none (LoadCredential; there is no {first}): start it "
+            "by its unit; in a container, `mount --make-rshared /` before the first unit starts"
+        )

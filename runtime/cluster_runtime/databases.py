@@ -46,7 +46,9 @@ def settings_of(config: RuntimeConfig) -> dict[str, Any] | None:
     else:
         url = config.secret("database_url")
         if not url:
-            raise ConfigError(f"{config.secrets}/database_url: missing or empty, but database.engine asks for it")
+            raise ConfigError(
+                f"{config.secret_file('database_url')}: missing or empty, but database.engine asks for it"
+            )
         entry = from_url(url)
     if config.interface == "asgi":
         entry["CONN_MAX_AGE"] = 0  # Django: persistent connections should be disabled under ASGI

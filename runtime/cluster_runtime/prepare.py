@@ -1,10 +1,10 @@
 """What is done once for a release before its instances start: `python -m cluster_runtime.prepare WHAT`.
 
-- `release`: writes its secrets (standard input: a JSON object), imports the project and its URLs, collects its static
-  files, runs the migrations and app.release_commands, puts a compressed copy beside each static file that is worth it,
-  and starts one instance that takes no name: it must get healthy, and its pages are looked at as a visitor would
-  (cluster_runtime.gate). Whatever fails, nothing after it is done. Progress is told on standard output.
-- `secrets`: writes them alone, where another host has done the rest.
+- `release`: writes its secrets (standard input: a JSON object) where systemd does not give them, imports the project
+  and its URLs, collects its static files, runs the migrations and app.release_commands, puts a compressed copy beside
+  each static file that is worth it, and starts one instance that takes no name: it must get healthy, and its pages are
+  looked at as a visitor would (cluster_runtime.gate). Whatever fails, nothing after it is done. Progress is told on
+  standard output.
 - `show`: lets the collected static files be the ones that nginx looks in first.
 
 A failure is told by the last lines of what the program printed, without the value of any secret.
@@ -177,8 +177,6 @@ def main(arguments: list[str] | None = None) -> int:
     release.add_argument(
         "--link", action="append", default=[], metavar="NAME=PATH", help="a secret that lies elsewhere"
     )
-    secrets = commands.add_parser("secrets")
-    secrets.add_argument("--sockets", type=Path, help="of what serves: its secrets are kept")
     shown = commands.add_parser("show")
     shown.add_argument("--static", type=Path, required=True)
     shown.add_argument("--turn", type=int, required=True, dest="generation")
@@ -188,8 +186,6 @@ def main(arguments: list[str] | None = None) -> int:
         with _alone(options.lock):
             if options.command == "show":
                 show(options.static, config.release, options.generation)
-            elif options.command == "secrets":
-                _write_secrets(config, {}, options.sockets)
             else:
                 _prepare(config, options)
     except (TaskError, ConfigError) as error:
@@ -206,7 +202,8 @@ def _write_secrets(config: RuntimeConfig, links: dict[str, str], sockets: Path |
 
 
 def _prepare(config: RuntimeConfig, options: argparse.Namespace) -> None:
-    _write_secrets(config, dict(link.split("=", 1) for link in options.link), options.sockets)
+    if config.secrets:
+        _write_secrets(config, dict(link.split("=", 1) for link in options.link), options.sockets)
     tasks = Tasks(config)
     collect, migrate = not options.no_collect, None if options.no_migrate else options.migrate
     tasks.build(tuple(options.compress.split(",")), collect=collect, migrate=migrate)

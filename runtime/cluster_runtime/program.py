@@ -15,10 +15,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from cluster_runtime.config import RuntimeConfig
+from cluster_runtime.config import CONFIG_VARIABLE, RuntimeConfig
 from cluster_runtime.django_setup import prepare
 from cluster_runtime.loading import loading
-from cluster_runtime.secret_files import hold
+from cluster_runtime.secret_files import hold_release
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ class NotFoundError(Exception):
 def run(words: Sequence[str]) -> None:
     """Run a program of the release that CLUSTER_CONFIG names; NotFoundError where there is none of that name."""
     config = RuntimeConfig.from_environment()
-    hold(Path(config.secrets))
+    hold_release(config.secrets, Path(os.environ[CONFIG_VARIABLE]))
     prepare(config)
     program, *arguments = words
     if program.removeprefix("./") == "manage.py":

@@ -12,11 +12,14 @@ from pathlib import Path
 
 from cluster_runtime.instance_link import NAME
 
-#: Releases whose secrets are kept beside those of the releases that serve.
-KEPT = 3
-
 #: The secret that every release has.
 HELD = "secret_key"
+
+#: What systemd calls the secrets that it gives a unit: one of them is `cluster_NAME`.
+CREDENTIAL = "cluster"
+
+#: Releases whose secrets are kept beside those of the releases that serve.
+KEPT = 3
 
 
 def write_all(directory: Path, values: dict[str, str], links: dict[str, str]) -> None:
@@ -69,21 +72,27 @@ def _holder(link: Path) -> str:
         return ""
 
 
-def hold(directory: Path) -> int:
+def hold_release(secrets: str, config: Path) -> int:
     """Keep a release as long as this process lives: a command that runs in it may run for weeks.
 
-    One of its secrets stands for it, in `directory`: each platform has them of each release. The kernel lets go of it.
+    One of its secrets stands for it; its configuration where `secrets`, their directory, is empty, since systemd gives
+    them. The kernel lets go of it.
     """
-    descriptor = os.open(directory / HELD, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    return hold(Path(secrets)) if secrets else hold(config.parent, config.name)
+
+
+def hold(directory: Path, name: str = HELD) -> int:
+    """Keep the release for which a file in a directory stands."""
+    descriptor = os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
 
 
-def is_held(directory: Path) -> bool:
-    """Tell whether a process keeps the release whose secrets these are."""
+def is_held(directory: Path, name: str = HELD) -> bool:
+    """Tell whether a process keeps the release for which a file in a directory stands."""
     try:
         # A pipe that nobody writes to would be waited for.
-        descriptor = os.open(directory / HELD, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False  # gone, or something else stands there, which no process of ours holds
     try:

@@ -21,7 +21,7 @@ from cluster_runtime.config import CONFIG_VARIABLE, RELEASE_VARIABLE, ConfigErro
 from cluster_runtime.instance_link import SERVICES, InstanceLink, process_of
 from cluster_runtime.log import say, tell
 from cluster_runtime.manager import tell_manager, without_manager
-from cluster_runtime.secret_files import hold
+from cluster_runtime.secret_files import hold_release
 from cluster_runtime.status import DRAINING, RUNNING, STARTING, STATUS_INTERVAL, WAITING
 from cluster_runtime.supervision import RESTART_PAUSE, TICK, die_with_parent, session_of
 
@@ -74,7 +74,7 @@ class Service:
             return 1
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
-        hold(Path(self.config.secrets))
+        hold_release(self.config.secrets, self.config_path)
         end_left(self._owner)  # of a former life
         self.set_state(STARTING)
         try:

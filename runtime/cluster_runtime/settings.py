@@ -24,7 +24,7 @@ def _of_project(name: str, default: Any) -> Any:
 
 _secret_key = _config.secret("secret_key")
 if not _secret_key:
-    raise ConfigError(f"{_config.secrets}/secret_key: missing or empty")
+    raise ConfigError(f"{_config.secret_file('secret_key')}: missing or empty")
 SECRET_KEY = _secret_key
 SECRET_KEY_FALLBACKS: list[str] = json.loads(_config.secret("secret_key_fallbacks") or "[]")
 DEBUG = False

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cluster.render import relay
-from platforms.remote import filesystem, ssh
+from platforms.remote import filesystem, paths, program, ssh, units
 from tests.local import saboteur
 from tests.local.saboteur import broken_rendering
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from cluster.render.directives import Directive
 
 RELEASES, DAEMONS = "platforms/remote/host/releases.py", "platforms/remote/host/daemons.py"
+SETTING_UP = "platforms/remote/host/setting_up.py"
 
 TAKEN = """\
     from cluster_runtime.instance_link import InstanceLink
@@ -22,7 +24,7 @@ TAKEN = """\
 """
 
 KILLED = """\
-    for one in _running(places) - {places.unit_of(name, release) for name in instances}:
+    for one in units_there(places) - {places.unit_of(name, release) for name in instances}:
         output("systemctl", "kill", "--signal=KILL", one)
         output("systemctl", "stop", one)
     for name, turn in zip(instances, turns, strict=True):
@@ -93,4 +95,41 @@ def no_proof() -> None:
     vars(filesystem)["unproven"] = vars(filesystem)["problems"] = lambda *_arguments, **_options: []
 
 
-__all__ = ["broken_rendering", "no_drain", "no_health_gate", "no_proof", "no_retry", "no_waiting"]
+def secrets_as_files() -> None:
+    """Releases read their secrets as files of their own user, and no unit is given any: as it was once."""
+    _edited(
+        ("    credentials.write(places, release, json.loads(secrets))\n", ""),
+        ("    credentials.give(places, units.values())\n", ""),
+        ("if given else []", "if False else []"),
+    )
+    _edited(
+        ("        credentials.check(places)\n", "        pass\n"),
+        ("        credentials.give(places, units_there(places) | places.enabled())\n", ""),
+        of=SETTING_UP,
+    )
+    vars(units)["loaded"] = lambda _directory: "#"
+    original = vars(paths)["RuntimePaths"]
+
+    def of_files(**more: Any) -> Any:
+        release = Path(more["packages"]).parent
+        directory = Path(f"/var/lib/cluster-{release.parent.parent.name}/secrets")
+        return original(**{**more, "secrets": str(directory / release.name)})
+
+    vars(paths)["RuntimePaths"] = of_files
+
+
+def key_in_one_step() -> None:
+    """Hosts are told of another key whatever they believe."""
+    vars(program)["disbelieved"] = lambda *_anything: None
+
+
+__all__ = [
+    "broken_rendering",
+    "key_in_one_step",
+    "no_drain",
+    "no_health_gate",
+    "no_proof",
+    "no_retry",
+    "no_waiting",
+    "secrets_as_files",
+]

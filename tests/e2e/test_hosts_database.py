@@ -113,7 +113,7 @@ def test_a_boot_leaves_nobody_in_and_all_data_there(stand: HostsStand) -> None:
     assert not load.counts.failed
 
 
-def test_the_password_is_nowhere_but_in_the_instances_files(stand: HostsStand) -> None:
+def test_the_password_is_nowhere_but_among_the_instances_secrets(stand: HostsStand) -> None:
     words = "from django.db import connection; print('password', connection.settings_dict['PASSWORD'])"
     output = stand.run("manage", stand.name, "--", "shell", "-c", words).output
     (password,) = [line.split()[1] for line in output.splitlines() if line.startswith("password ")]
@@ -127,9 +127,12 @@ def test_the_password_is_nowhere_but_in_the_instances_files(stand: HostsStand) -
         )
         # Of the process that looks itself.
         found = [line for line in one.run("sh", "-c", script, check=False).split() if "/proc/" not in line]
-        assert found == []
-    modes = host(stand, "web1").run("sh", "-c", f"stat -c '%a %U' /var/lib/cluster-{stand.name}/secrets/*/database_url")
-    assert set(modes.splitlines()) == {f"400 cluster-{stand.name}"}
+        places = (f"/etc/cluster/{stand.name}/secrets/", f"/run/credentials/cluster-{stand.name}@")
+        left = [line for line in found if not (line.startswith(places) and line.endswith("database_url"))]
+        assert left == []
+        assert bool(found) == ("app" in one.roles)
+    modes = host(stand, "web1").run("sh", "-c", f"stat -c '%a %U' /etc/cluster/{stand.name}/secrets/*/database_url")
+    assert set(modes.splitlines()) == {"600 root"}
 
 
 def test_what_it_holds_is_kept_until_it_is_to_be_deleted(stand: HostsStand) -> None:

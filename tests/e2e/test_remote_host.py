@@ -70,23 +70,35 @@ def test_other_sites_of_the_same_nginx_stay_what_they_are(stand: RemoteStand) ->
     assert get(stand).status_code == 200
 
 
-def test_the_secrets_stand_where_the_instances_read_them_and_nowhere_else(stand: RemoteStand) -> None:
+def test_the_secrets_are_root_s_and_each_unit_s_that_is_given_them_and_nowhere_else(stand: RemoteStand) -> None:
     host, name = stand.host_there, stand.name
+    (unit,), (other,) = stand.units("app1"), stand.units("app2")
+    given = [f"/run/credentials/{one}/" for one in (unit, other)]
     key = stand.pulumi("config", "get", "cluster:secret_key").stdout.strip()
     for word in (CANARY, key):
         found = host.run("grep", "-rlsF", word, "/etc", "/srv", "/var", "/run", "/home", "/root", check=False)
         places = set(found.splitlines())
         assert places, "what is looked for is there"
-        assert all(place.startswith(f"/var/lib/cluster-{name}/secrets/") for place in places), places
+        at_rest = {place for place in places if place.startswith(f"/etc/cluster/{name}/secrets/{stand.release()}/")}
+        assert len(at_rest) == 1, places
+        assert all(place.startswith(tuple(given)) for place in places - at_rest), places
         assert word not in host.run("journalctl", "--no-pager")
         assert word not in host.run("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
         assert word not in host.run("systemctl", "show", f"cluster-{name}@*.service")
         state = [path.read_text() for path in (stand.root / "state").rglob("*.json")]
         assert state
         assert not any(word in text for text in state)
-    modes = host.run("find", f"/var/lib/cluster-{name}/secrets", "-type", "f", "-printf", "%m %u\\n").splitlines()
-    assert set(modes) == {f"400 cluster-{name}"}
-    assert host.run("stat", "--format", "%a %U", f"/var/lib/cluster-{name}/secrets") == f"700 cluster-{name}"
+    modes = host.run("find", f"/etc/cluster/{name}", "-not", "-type", "l", "-printf", "%y %m %u\\n").splitlines()
+    assert set(modes) == {"d 700 root", "f 600 root"}
+    assert host.run("sh", "-c", f"ls -d /var/lib/cluster-{name}/secrets", check=False) == ""
+    as_instances = ("setpriv", f"--reuid=cluster-{name}", f"--regid=cluster-{name}", "--clear-groups")
+    assert (
+        host.run(*as_instances, "cat", f"/etc/cluster/{name}/secrets/{stand.release()}/secret_key", check=False) == ""
+    )
+    # What an instance sees of them: its own, and no other's, though both are the same user's.
+    seen = f"/proc/{host.run('systemctl', 'show', unit, '--property=MainPID', '--value')}/root"
+    assert host.run(*as_instances, "ls", f"{seen}/run/credentials").split() == [unit]
+    assert host.run(*as_instances, "cat", f"{seen}{given[0]}cluster_secret_key") == key
 
 
 def test_an_instance_can_do_little_else_than_serve(stand: RemoteStand) -> None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.config import parse_config
 from cluster.render.internal import DIGEST_PLACE
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
+from cluster.tls.hosts import HostsKeys
 from cluster.topology import build_topology
 from platforms.remote.host.places import Places
 from platforms.remote.paths import nginx_config, relay_files, relay_ports, shown_files
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 #: Of which hosts make their certificates, and another stack's.
 SECRET, OTHER_SECRET = "5e" * 32, "07" * 32
+KEYS = HostsKeys(key=SECRET)
 
 #: Where hosts are, by their names: what has instances, and what has visitors.
 ADDRESSES = {
@@ -262,7 +264,7 @@ class Hosts:
     values: Values
     edit: Callable[[str, str], str] = lambda _path, text: text
     stack: str = "shop"
-    secrets: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, HostsKeys] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
     #: For answers that wait until a visitor has something.
     arrived: threading.Event = field(default_factory=threading.Event)
@@ -320,16 +322,16 @@ class Hosts:
         """Write all files."""
         self.values, topology = values, build_topology(parse_config(values))
         for host in values["hosts"]:
-            one, secret = self.each[host["name"]], self.secrets.get(host["name"], SECRET)
+            one, keys = self.each[host["name"]], self.keys.get(host["name"], KEYS)
             if "nginx" in host["roles"]:
-                config = nginx_config(topology, one.places, one.name, self.nginx.version, secret=secret)
+                config = nginx_config(topology, one.places, one.name, self.nginx.version, keys=keys)
                 one.put({name: self.edit(name, text) for name, text in config.files.items()})
                 one.put(config.private)
             files = relay_files(topology, one.places, one.name, self.nginx.version)
             if files:
                 digest = hashlib.sha256("".join(files.values()).encode()).hexdigest()
                 one.put({name: self.edit(name, text.replace(DIGEST_PLACE, digest)) for name, text in files.items()})
-                one.put(shown_files(one.places, secret, one.name))
+                one.put(shown_files(one.places, keys, one.name))
 
     def reload(self, host: str, *, politely: bool | None = None, settling: float = SETTLING_SECONDS) -> None:
         """Reload a host's nginx as the cluster does, and wait for its former workers to be no more asked."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
+from cluster.tls.hosts import HostsKeys
 from tests.clients import Clients
-from tests.nginx.relayed import Hosts, on, values_of
+from tests.nginx.relayed import OTHER_SECRET, SECRET, Hosts, on, values_of
 from tests.nginx.running import PATIENCE, versions
 
 if TYPE_CHECKING:
@@ -148,3 +149,48 @@ def test_nobody_there_is_no_answer_while_connections_are_closed_either(nginx: Ng
         assert (found == {200: 8}) is (recursive or not is_old)
         with contextlib.suppress(FileNotFoundError):
             hosts.each["web1"].places.closing.unlink()
+
+
+#: What hosts make their certificates of, step by step: both are believed before one is shown, and until none is.
+CHANGED = [
+    HostsKeys(key=SECRET, fallbacks=(OTHER_SECRET,)),
+    HostsKeys(key=OTHER_SECRET, fallbacks=(SECRET,)),
+    HostsKeys(key=OTHER_SECRET),
+]
+
+
+def changed(hosts: Hosts, steps: list[HostsKeys]) -> Load:
+    """Let hosts have other keys, one host after another, and count what visitors get meanwhile."""
+    with Load(hosts) as load:
+        for keys in steps:
+            for host in hosts.each:
+                hosts.keys = {**hosts.keys, host: keys}
+                hosts.deliver(hosts.values)
+                hosts.reload(host)
+                time.sleep(0.3)
+    return load
+
+
+def test_hosts_come_to_know_each_other_by_another_key_and_lose_no_request(nginx: Nginx) -> None:
+    with two_hosts(nginx) as hosts:
+        load = changed(hosts, CHANGED)
+        print(f"{nginx}: another key in {len(CHANGED)} steps, {load}")
+        assert load.failed == []
+        assert load.requests.total() > 500
+
+
+@pytest.mark.parametrize("left_out", [0, 1], ids=["shown before it is believed", "believed no more while it is shown"])
+def test_another_key_with_a_step_left_out_loses_requests(nginx: Nginx, left_out: int) -> None:
+    """The saboteur: while hosts are told one after another."""
+    with two_hosts(nginx) as hosts:
+        load = changed(hosts, CHANGED[:left_out] + CHANGED[left_out + 1 :])
+        print(f"{nginx}: another key without step {left_out + 1}, {load}")
+        assert load.failed
+
+
+def test_another_key_in_one_step_loses_requests(nginx: Nginx) -> None:
+    """The saboteur."""
+    with two_hosts(nginx) as hosts:
+        load = changed(hosts, CHANGED[2:])
+        print(f"{nginx}: another key in one step, {load}")
+        assert load.failed

@@ -12,7 +12,7 @@ import pytest
 
 from cluster.tls.authority import make_authority
 from cluster.tls.certificates import RELAY
-from cluster.tls.hosts import certificate_of_host
+from cluster.tls.hosts import HostsKeys, certificate_of_host
 from platforms.remote.host.places import Places
 from tests.nginx.relayed import ADDRESSES, OTHER_SECRET, SECRET, Host, Hosts, on, values_of
 from tests.nginx.running import PATIENCE, versions
@@ -132,8 +132,8 @@ def test_a_relay_that_shows_another_stack_s_certificate_is_told_nothing(nginx: N
         # The false relay takes whoever comes.
         return text.replace("ssl_verify_client on;", "ssl_verify_client off;")
 
-    secrets = {"web2": OTHER_SECRET}
-    with Hosts(nginx, values_of(["web1", "web2", "edge"], on("web1", "web2")), edit=edit, secrets=secrets) as hosts:
+    keys = {"web2": HostsKeys(key=OTHER_SECRET)}
+    with Hosts(nginx, values_of(["web1", "web2", "edge"], on("web1", "web2")), edit=edit, keys=keys) as hosts:
         assert {hosts.status("/x", method) for method in ("GET", "GET", "POST", "POST") * 10} == {200}
         assert {one.instance for one in hosts.seen} == ({"app1"} if verified else {"app1", "app2"})
         # Nor is it by another relay.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -63,6 +65,34 @@ def test_a_secret_loses_its_line_end_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "secret_key").write_text("  k e y \n")
     assert config.secret("secret_key") == "  k e y "
     assert config.secret("database_url") is None
+
+
+@pytest.mark.parametrize("what", ["unset", "gone", "closed", "there"])
+def test_without_the_secrets_that_systemd_gives_there_is_no_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Where it can't give any, it leaves a directory that only root enters, or none, and says nothing."""
+    given = tmp_path / "given"
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    if what != "unset":
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(given))
+    if what in ("closed", "there"):
+        given.mkdir()
+        (given / "cluster_secret_key").write_text("key\n")
+    if what == "there":
+        assert load(tmp_path, secrets="").secret("secret_key") == "key"
+        assert load(tmp_path, secrets="").secret("database_url") is None
+        return
+    real = os.stat
+
+    def stat(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if what == "closed" and str(path).startswith(str(given)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(ConfigError, match="secrets: systemd has given this process none"):
+        load(tmp_path, secrets="")
 
 
 def test_a_secret_that_cannot_be_read_is_named_by_its_path_only(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class Machine:
         self.said = root / "said"
         programs = root / "programs"
         programs.mkdir(parents=True)
-        for name in ("systemctl", "systemd-tmpfiles", "useradd", "userdel", "apt-get", "journalctl"):
+        for name in ("systemctl", "systemd-run", "systemd-tmpfiles", "useradd", "userdel", "apt-get", "journalctl"):
             (programs / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{self.said}\n')
         (programs / "nginx").write_text(
             "#!/bin/sh\n"

@@ -73,6 +73,8 @@ def there(asked: dict[str, Any] | None = None, release: str = FORMER, **more: An
         "turns": {},
         "maintenance": {"kept": None, "told": None},
         "releases": [release],
+        "secrets": [release],
+        "read_files": [],
         "environments": [],
         "units": {**{PLACES.unit_of(name, release): unit() for name in topology.names}, **services},
         "files": {name: digest(text_) for name, text_ in systemd(topology).items()},

@@ -74,7 +74,7 @@ def test_whatever_stands_for_a_secret_an_old_release_is_forgotten(machine: Machi
         (made / "environment").symlink_to(machine.places.environments / "e1")
         os.utime(made, (number, number))
     secret = machine.places.secrets / "old0" / "secret_key"
-    secret.parent.mkdir()
+    secret.parent.mkdir(parents=True)
     if what == "pipe":
         os.mkfifo(secret)
     elif what == "link":

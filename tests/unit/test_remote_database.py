@@ -27,7 +27,8 @@ WANTED: dict[str, Any] = {
     "key": "key\n",
     "user": "cluster_shop",
     "database": "cluster_shop",
-    "verifier": "SCRAM-SHA-256$4096:c2FsdA==$a:b",
+    "logins": ["cluster_shop_5e5e5e5e"],
+    "verifiers": {"cluster_shop_5e5e5e5e": "SCRAM-SHA-256$4096:c2FsdA==$a:b"},
 }
 
 
@@ -54,7 +55,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 def admitted(machine: Machine) -> tuple[list[str], list[str]]:
     """Return whom the server lets in, and whom the kernel does."""
     directory = machine.places.root / "etc/postgresql/17/cluster_shop"
-    hba = re.findall(r"hostssl cluster_shop cluster_shop (10[0-9.]+)/32 ", (directory / "pg_hba.conf").read_text())
+    hba = re.findall(r"hostssl cluster_shop \+cluster_shop (10[0-9.]+)/32 ", (directory / "pg_hba.conf").read_text())
     rules = re.search(r"ip saddr \{ (.*) \} accept", machine.places.guard.read_text())
     return hba, rules[1].split(", ") if rules else []
 
@@ -179,5 +180,5 @@ def test_rules_that_others_flush_are_missed_and_come_back_with_theirs(machine: M
 def test_nothing_of_what_is_kept_of_it_is_a_secret(machine: Machine) -> None:
     postgres.make(machine.places, WANTED)
     told = json.loads((machine.places.state / "database.json").read_text())
-    assert not {"key", "verifier", "owner"} & set(told)
-    assert WANTED["verifier"] not in json.dumps(told)
+    assert not {"key", "verifiers", "owner"} & set(told)
+    assert WANTED["verifiers"]["cluster_shop_5e5e5e5e"] not in json.dumps(told)

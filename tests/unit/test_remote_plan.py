@@ -230,6 +230,7 @@ def test_what_was_changed_by_hand_is_told_by_name() -> None:
         (None, "web1 has nothing of the stack: it is another machine, or was emptied"),
         (there(nginx=None, nginx_runs=False), "nginx on web1 is stopped"),
         (there(nginx=None), "nginx on web1 does not serve the site"),
+        (there(secrets=[]), f"the secrets of release {FORMER} on web1 are gone, or somebody else can read them"),
     ],
 )
 def test_a_host_that_has_nothing_and_an_nginx_that_is_away_are_told(stack: dict[str, Any] | None, words: str) -> None:

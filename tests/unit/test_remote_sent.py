@@ -73,6 +73,7 @@ def test_a_host_that_gives_its_instances_away_keeps_no_secret_whatever_its_user_
     secrets, others = machine.places.secrets, tmp_path / "others"
     others.mkdir()
     (others / "mine").touch()
+    secrets.mkdir()  # of a release that reads files
     made = secrets / "a-first"
     if what == "file":
         made.touch()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import stat
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from cli.rotating import run_rotate_hosts
 from cluster.config import StackFileError, parse_config
 from cluster.config.models import DROPPED_KEYS, SECRET_KEYS, dump
 from cluster.errors import CommandError
-from cluster.stack.rotation import DROP, UNKNOWN, AlreadyDropped, LostKey, load, mark, rotate, unverified_by
+from cluster.stack.rotation import DROP, HOSTS, UNKNOWN, AlreadyDropped, LostKey, load, mark, rotate, unverified_by
 from cluster.stack.secrets import SecretError, ensure_secrets, read_secrets
 from platforms.local.platform import LocalKeys
-from platforms.pulumi.keys import PulumiKeys
+from platforms.pulumi.keys import PulumiHostsKeys, PulumiKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -252,19 +254,87 @@ def test_dropped_keys_lie_in_a_file_of_their_owner_beside_the_secrets_that_no_re
         assert path.read_text() == text, "what was there is not lost"
 
 
+# --- of what hosts make their certificates
+
+
+class OfHosts(Site):
+    """What hosts show and believe, of which none is told at the same time as another; of a key nothing is kept."""
+
+    def keep_aside(self, keys: list[str]) -> str:
+        self._moment()
+        self.aside += keys
+        return ""
+
+
+def change_of_hosts(path: Path, site: Site) -> object:
+    return rotate(path, site, release=site.release, say=site.said.append, now=lambda: 0.0, age=0, kind=HOSTS)
+
+
+def test_hosts_believe_another_key_before_it_is_shown_and_forget_the_old_one_last(tmp_path: Path) -> None:
+    site = OfHosts()
+    assert change_of_hosts(tmp_path / "rotation.json", site) is None
+    new = site.key
+    assert site.releases == [("old", [new, "older"]), (new, ["older", "old"]), (new, [])]
+    assert len(bytes.fromhex(new)) == 32
+    assert [line[:11] for line in site.said] == ["step 1 of 3", "step 2 of 3", "step 3 of 3"], "nothing is kept aside"
+
+
+@pytest.mark.parametrize("moment", range(1, MOMENTS))
+def test_a_change_of_hosts_goes_on_wherever_it_was_killed(tmp_path: Path, moment: int) -> None:
+    site, path = OfHosts(killed_at=moment), tmp_path / "rotation.json"
+    with contextlib.suppress(Killed):
+        change_of_hosts(path, site)
+    assert site.moments == moment, "it was never killed"
+    assert change_of_hosts(path, site) is None
+    assert site.running[1] == []
+    assert len({one[0] for one in site.releases}) <= 2, "a second new key was made"
+
+
+@pytest.mark.parametrize(
+    ("keys", "keep", "words"),
+    [
+        (None, False, "--hosts: stack dev has no hosts that ask each other for anything"),
+        (("", []), False, "stack dev was never up"),
+        (("5e", []), True, "--keep-fallback is for SECRET_KEY"),
+    ],
+)
+def test_where_hosts_know_each_other_by_nothing_there_is_nothing_to_change(
+    tmp_path: Path, keys: tuple[str, list[str]] | None, keep: bool, words: str
+) -> None:
+    found = None if keys is None else SimpleNamespace(read=lambda: keys)
+    platform: Any = SimpleNamespace(hosts_keys=lambda: found)
+    stack: Any = SimpleNamespace(state=tmp_path, name="dev")
+    with pytest.raises(CommandError, match=words):
+        run_rotate_hosts(stack, platform, keep_fallback=keep)
+
+
+class Config:
+    """The secrets of a Pulumi stack."""
+
+    stack = "dev"
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    def secret(self, name: str) -> str | None:
+        return self.values.get(name)
+
+    def set_secret(self, name: str, value: str) -> None:
+        self.values[name] = value
+
+
+def test_of_what_hosts_make_their_certificates_both_are_secrets_of_the_stack() -> None:
+    config = Config()
+    keys = PulumiHostsKeys(cast("Pulumi", config))
+    assert keys.read() == ("", [])
+    keys.write_key("5e")
+    keys.write_fallbacks(["07"])
+    assert keys.read() == ("5e", ["07"])
+    assert keys.keep_aside(["07"]) == ""
+    assert set(config.values) == {"hosts_key", "hosts_key_fallbacks"}
+
+
 def test_dropped_keys_of_a_pulumi_stack_are_a_secret_of_their_own() -> None:
-    class Config:
-        stack = "dev"
-
-        def __init__(self) -> None:
-            self.values: dict[str, str] = {}
-
-        def secret(self, name: str) -> str | None:
-            return self.values.get(name)
-
-        def set_secret(self, name: str, value: str) -> None:
-            self.values[name] = value
-
     config = Config()
     keys = PulumiKeys(cast("Pulumi", config))
     assert "pulumi config rm cluster:dropped_secret_keys --stack dev" in keys.keep_aside(["first"])

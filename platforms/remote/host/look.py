@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_runtime import unfollowed
 from cluster_runtime.instance_link import GENERATION, NAME, SERVICES, InstanceLink
 from cluster_runtime.unfollowed import printable
-from platforms.remote.host import maintaining, postgres, relaying, renewing
+from platforms.remote.host import credentials, maintaining, postgres, relaying, renewing
 from platforms.remote.host.asking import ask
 from platforms.remote.host.running import has_user, output, told_by
 from platforms.remote.host.walking import holds_files, unless_kept
@@ -100,10 +100,13 @@ def _stack(places: Places) -> dict[str, Any] | None:
         "maintenance": maintaining.found(places),
         "releases": _kept(places.releases),
         "environments": _kept(places.environments),
+        "secrets": credentials.there(places),
+        "read_files": [name for name in _kept(places.releases) if credentials.reads_files(places, name)],
         "units": _units(places),
         "files": {name: _digest(path) for name, path in places.of_systemd.items()},
         "site": _site(places),
         "relay": relaying.found(places),
+        "between": relaying.between(places),
         "database": postgres.found(places),
         "renewal": renewing.found(places),
         "filesystem": _filesystem(places),

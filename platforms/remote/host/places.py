@@ -76,7 +76,7 @@ class Places:
 
     @property
     def state(self) -> Path:
-        """What outlives releases: data, uploads, static files, secrets."""
+        """What outlives releases: data, uploads, static files."""
         return self.root / "var" / "lib" / self.name
 
     @property
@@ -90,13 +90,28 @@ class Places:
         return self.state / "made-by"
 
     @property
+    def not_read(self) -> Path:
+        """Is there while systemd has not read all units that were put in place."""
+        return self.state / "not-read"
+
+    @property
     def turns(self) -> Path:
         """The turn of each step that was done, a file each."""
         return self.state / "turns"
 
     @property
+    def credentials(self) -> Path:
+        """A directory of secrets for each release, root's alone: systemd gives them to the units."""
+        return self.root / "etc" / "cluster" / self.stack / "secrets"
+
+    @property
+    def given(self) -> Path:
+        """For each unit a link to the secrets of its release, as the unit is called after its template."""
+        return self.credentials.with_name("units")
+
+    @property
     def secrets(self) -> Path:
-        """A directory of secrets for each release, the instances' own."""
+        """A directory of secrets for each release that reads them as files of its own, as releases did."""
         return self.state / "secrets"
 
     @property

@@ -1,7 +1,10 @@
 """A PostgreSQL cluster of the stack's own, of the distribution's packages, and who of the network gets to it.
 
-It asks for a password by TLS (SCRAM), knows no other user than the stack's, and the kernel lets nobody in but the hosts
-that run instances. Other clusters on the host stay what they are.
+It asks for a password by TLS (SCRAM), knows no other users than the stack's, and the kernel lets nobody in but the
+hosts that run instances. Other clusters on the host stay what they are.
+
+A user owns the database, and logs in nowhere; others, one for each password that is good, log in and are that one from
+then on (`alter role … set role`): so a password is changed while nobody waits, and all that is made is the owner's.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from platforms.remote.host.installing import install
-from platforms.remote.host.running import HostError, done_by, output, put, run
+from platforms.remote.host.running import HostError, certificates_in, done_by, output, put, run
 from platforms.remote.host.setting_up import claim
 
 if TYPE_CHECKING:
@@ -53,8 +56,8 @@ def make(places: Places, wanted: dict[str, Any]) -> None:
     """Let the database be as it should; HostError where it can't.
 
     wanted: `owner` (as `setting_up.claim`), `port`, `listen` (addresses), `allowed` (addresses of hosts that run
-    instances; none: this host alone), `certificate`, `key`, `user`, `database`, and the `verifier` of its password, as
-    PostgreSQL keeps it.
+    instances; none: this host alone), `certificate`, `key`, `user` and `database` (the owner and what it owns),
+    `logins` (users who are it), and `verifiers`, their passwords by their names as PostgreSQL keeps them.
     """
     claim(places, wanted["owner"])
     if shutil.which("pg_createcluster") is None:
@@ -72,16 +75,20 @@ def make(places: Places, wanted: dict[str, Any]) -> None:
     _guard(places, told)
     cluster.start(wanted, restart=restart)
     cluster.make_database(wanted)
+    # What serves may have logged in as the owner, as it was once, and does until `shut_out`.
+    told |= {"owner_logs_in": cluster.owner_logs_in(wanted)}
     put(places.state / TOLD, json.dumps({**told, "version": cluster.version}))
 
 
 def shut_out(places: Places) -> None:
-    """Let hosts get there no more that had instances before the last `make`, and have none now."""
+    """Let hosts get there no more that had instances before the last `make`, and have none now; nor the owner."""
     told = _told(places)
     cluster = _Cluster(places)
-    if not cluster.there or not told["left"]:
+    if not cluster.there or not (told["left"] or told["owner_logs_in"]):
         return
-    told |= {"left": []}
+    if told["owner_logs_in"]:
+        cluster.said('alter role :"user" nologin password null', {"user": told["user"]})
+    told |= {"left": [], "owner_logs_in": False}
     if cluster.admit(told) and cluster.active:
         run("systemctl", "reload", cluster.unit)
     _guard(places, told)
@@ -91,6 +98,7 @@ def shut_out(places: Places) -> None:
 def _told(places: Places) -> dict[str, Any]:
     """Return what was made the last time: nothing of it is a secret."""
     found: dict[str, Any] = {"digest": "", "version": "", "port": 0, "listen": [], "allowed": [], "left": []}
+    found |= {"owner_logs_in": False}
     with contextlib.suppress(OSError, ValueError):
         found |= json.loads((places.state / TOLD).read_text(encoding="utf-8"))
     return found
@@ -98,7 +106,7 @@ def _told(places: Places) -> dict[str, Any]:
 
 def digest(wanted: dict[str, Any]) -> str:
     """Return what tells one wish from another, with none of its secrets."""
-    shown = {key: value for key, value in wanted.items() if key not in {"key", "verifier", "owner"}}
+    shown = {key: value for key, value in wanted.items() if key not in {"key", "verifiers", "owner"}}
     return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
 
 
@@ -112,6 +120,17 @@ def _check_port(cluster: _Cluster, port: int) -> None:
             trial.bind(("", port))
         except OSError as error:
             raise HostError(f"port {port} is taken: say another one in database.port ({error.strerror})") from None
+
+
+#: The users who are the owner, by name; and whether nothing hangs on one of them but that.
+_MEMBERS = (
+    "select member.rolname from pg_auth_members join pg_roles member on member.oid = pg_auth_members.member "
+    "join pg_roles owner on owner.oid = pg_auth_members.roleid where owner.rolname = :'user'"
+)
+_ALONE = (
+    "select 1 where not exists (select 1 from pg_shdepend join pg_roles on pg_roles.oid = pg_shdepend.refobjid "
+    "where pg_roles.rolname = :'login' and refclassid = 'pg_authid'::regclass)"
+)
 
 
 class _Cluster:
@@ -210,7 +229,7 @@ class _Cluster:
     def admit(self, told: dict[str, Any]) -> bool:
         """Say who gets in; tell whether that is somebody else than before."""
         hosts = [f"{address}/{128 if ':' in address else 32}" for address in _admitted(told)]
-        who = f"{told['database']} {told['user']}"
+        who = f"{told['database']} +{told['user']}"  # whoever is a member of that one
         access = [
             "# Made by django-cluster: nobody else gets in.",
             f"local all {USER} peer",
@@ -231,14 +250,39 @@ class _Cluster:
             time.sleep(0.1)
 
     def make_database(self, wanted: dict[str, Any]) -> None:
-        """Make its user and its database where they are not there, and let the password be the stack's."""
-        given = {key: wanted[key] for key in ("user", "database", "verifier")}
+        """Make its users and its database where they are not there, and let passwords be the stack's."""
+        given = {key: wanted[key] for key in ("user", "database")}
         if not self.said("select 1 from pg_roles where rolname = :'user'", given):
-            self.said('create role :"user" login', given)
-        if self.said("select rolpassword from pg_authid where rolname = :'user'", given) != given["verifier"]:
-            self.said("alter role :\"user\" password :'verifier'", given)
+            self.said('create role :"user" nologin', given)
+        for login in wanted["logins"]:
+            self._let_in({**given, "login": login, "verifier": wanted["verifiers"][login]})
         if not self.said("select 1 from pg_database where datname = :'database'", given):
             self.said('create database :"database" owner :"user"', given)
+        for login in self.said(_MEMBERS, given).split():
+            if login not in wanted["logins"] and login.startswith(f"{wanted['user']}_"):
+                self._keep_out({**given, "login": login})
+
+    def _let_in(self, given: dict[str, str]) -> None:
+        """Let a user log in, and be the owner."""
+        if not self.said("select 1 from pg_roles where rolname = :'login'", given):
+            self.said('create role :"login"', given)
+        now = self.said("select rolpassword from pg_authid where rolname = :'login' and rolcanlogin", given)
+        if now != given["verifier"]:
+            self.said('grant :"user" to :"login"', given)
+            self.said("alter role :\"login\" set role to :'user'", given)
+            self.said("alter role :\"login\" login password :'verifier'", given)
+
+    def _keep_out(self, given: dict[str, str]) -> None:
+        """Let a user log in no more. Who is in stays; what somebody has granted to that user keeps it there."""
+        self.said('alter role :"login" nologin password null', given)
+        self.said('\\connect :"database"\nreassign owned by :"login" to :"user"', given)
+        if self.said(_ALONE, given):
+            self.said('drop role :"login"', given)
+
+    def owner_logs_in(self, wanted: dict[str, Any]) -> bool:
+        """Tell whether the owner logs in itself, as it did once."""
+        given = {"user": wanted["user"]}
+        return bool(self.said("select 1 from pg_roles where rolname = :'user' and rolcanlogin", given))
 
     def ask(self, words: str) -> Any:
         psql = ("psql", "-X", "-q", "-t", "-A", "-p", self.port, "-v", "ON_ERROR_STOP=1")
@@ -373,6 +417,8 @@ def found(places: Places) -> dict[str, Any] | None:
         "active": cluster.active and _listens(told),
         "safe": not _is_guarded(told) or guarded(places),
         "left": told["left"],
+        "shown": next(iter(done_by(USER, partial(certificates_in, cluster.directory / "server.pem"), "")), ""),
+        "owner_logs_in": told["owner_logs_in"],
         "version": cluster.version,
     }
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from platforms.remote.host import site
 from platforms.remote.host.asking import ask
+from platforms.remote.host.places import AUTHORITY, CERTIFICATE
 from platforms.remote.host.ports import check_relay_ports
+from platforms.remote.host.running import certificates_in
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -81,6 +83,18 @@ def _texts(places: Places) -> dict[str, str]:
 def _digest(texts: Mapping[str, str]) -> str:
     told = [f"{path}\0{text}" for path, text in sorted(texts.items())]
     return hashlib.sha256("\0".join(told).encode()).hexdigest()
+
+
+def between(places: Places) -> dict[str, Any]:
+    """Return digests of what this host shows other hosts and whom it believes, as far as nginx or instances use it."""
+    sites = [places.nginx / "sites-enabled" / name for name in (places.relay_site.name, f"zz-{places.name}")]
+    texts = [path.read_text(encoding="utf-8") for path in (*sites, *_files(places)) if path.exists()]
+    used = any(str(places.shown) in text for text in texts)
+    return {
+        "shown": next(iter(certificates_in(places.shown / CERTIFICATE)), "") if used else "",
+        "believed": certificates_in(places.shown / AUTHORITY) if used else [],
+        "instances": certificates_in(places.authority) if places.unit.is_file() else [],
+    }
 
 
 def found(places: Places) -> dict[str, Any]:

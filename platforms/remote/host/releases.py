@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import os
+import pwd
 import shutil
 import sys
 import tarfile
@@ -21,8 +22,10 @@ from typing import IO, TYPE_CHECKING
 from cluster_runtime import static_files
 from cluster_runtime.instance_link import SERVICES
 from cluster_runtime.secret_files import is_held
+from platforms.remote.host import credentials
+from platforms.remote.host.credentials import CONFIG, reads_files
 from platforms.remote.host.places import THERE
-from platforms.remote.host.running import HostError, become, identity, output, run, told_by
+from platforms.remote.host.running import HostError, become, directory_of, identity, output, run, told_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -39,8 +42,8 @@ LOG_LINES = 20
 #: Bytes that are read at a time.
 CHUNK = 1 << 20
 
-#: In a release: its environment of packages, its configuration, and what the project holds of what it writes.
-ENVIRONMENT, CONFIG, RUNTIME, SEED = "environment", "config.json", "runtime", "seed"
+#: In a release beside its configuration: its environment of packages, and what the project holds of what it writes.
+ENVIRONMENT, RUNTIME, SEED = "environment", "runtime", "seed"
 
 #: In a release: all that is Python. Its local packages, and the source of those to which these lead, are in it too.
 CODE = ("tree", RUNTIME, "packages", "sources")
@@ -189,32 +192,51 @@ def _take_place(new: Path, there: Path) -> None:
 # --- what is done in one
 
 
-def in_release(places: Places, release: str, unit: str, *, terminal: bool = False) -> list[str]:
+def in_release(  # noqa: PLR0913 - what it is given
+    places: Places, release: str, unit: str, *, terminal: bool = False, given: bool = True, writes: Sequence[Path] = ()
+) -> list[str]:
     """Return the words of a Python that runs once in a release as an instance does, in the same sandbox.
 
     unit: the text of the template of the instances' units. terminal: whether its input and output are a person's.
+    given: whether systemd has the release's secrets to give. writes: what it writes beside.
     """
     sandbox = unit.partition("# sandbox\n")[2].partition("# end\n")[0]
     # What a unit's file says of %, systemd-run is told as it is.
-    properties = [word for line in sandbox.splitlines() if line for word in ("--property", line.replace("%%", "%"))]
-    writable = f"ReadWritePaths={places.static} {places.secrets}"
+    lines = [line.replace("%%", "%") for line in sandbox.splitlines() if line]
+    lines += [f"ReadWritePaths={' '.join(map(str, (places.static, *writes)))}"]
+    lines += [credentials.loaded(places.credentials / release)] if given else []
+    properties = [word for line in lines for word in ("--property", line)]
     directory = places.releases / release
     return [
         *("systemd-run", "--quiet", "--pty" if terminal else "--pipe", "--wait", "--collect"),
-        *(*properties, "--property", writable),
+        *properties,
         *("--setenv", f"CLUSTER_CONFIG={directory / CONFIG}", "--setenv", f"PYTHONPATH={directory / RUNTIME}"),
         str(directory / ENVIRONMENT / "bin" / "python"),
     ]
 
 
 def _python(places: Places, release: str) -> list[str]:
-    return in_release(places, release, places.unit.read_text(encoding="utf-8"))
+    return in_release(
+        *(places, release, places.unit.read_text(encoding="utf-8")),
+        writes=[places.secrets] if reads_files(places, release) else [],
+    )
+
+
+def _put_secrets(places: Places, release: str, secrets: str) -> str:
+    """Put a release's secrets in place; return what its own program is told of them."""
+    credentials.write(places, release, json.loads(secrets))
+    if not reads_files(places, release):
+        return ""
+    user = pwd.getpwnam(places.name)
+    directory_of(places.secrets, user.pw_uid, user.pw_gid, 0o700)
+    return secrets
 
 
 def prepare(places: Places, release: str, words: Sequence[str], secrets: str) -> None:
     """Do what is done once for a release (cluster_runtime.prepare); it tells its progress itself."""
+    told = _put_secrets(places, release, secrets)
     command = [*_python(places, release), "-P", "-m", "cluster_runtime.prepare", *words]
-    done = output(*command, input=secrets)
+    done = output(*command, input=told)
     sys.stdout.write(done.stdout)
     if done.returncode != 0:
         raise HostError(done.stderr.strip() or f"preparing release {release} failed ({done.returncode})")
@@ -236,13 +258,14 @@ def start_services(places: Places, services: Sequence[str], *, alone: bool) -> N
     units = {name: places.unit_of_service(*name.split("=")) for name in services}
     if alone:
         begin = tuple(unit.partition("@")[0] + "@" for unit in units.values())
-        _say("stop", (one for one in _running(places) if one.startswith(begin) and one not in units.values()))
+        _say("stop", (one for one in units_there(places) if one.startswith(begin) and one not in units.values()))
     _start(places, {name.partition("=")[0]: unit for name, unit in units.items()})
     run("systemctl", "enable", "--quiet", *units.values())
 
 
 def _start(places: Places, units: Mapping[str, str]) -> None:
     """Start units, by what they are called in a message."""
+    credentials.give(places, units.values())
     begun = time.time()
     output("systemctl", "reset-failed", *units.values())  # of those that have never been, it says so
     done = output("systemctl", "start", *units.values())
@@ -254,14 +277,14 @@ def _start(places: Places, units: Mapping[str, str]) -> None:
             continue
         said = output("systemctl", "show", unit, "--property=StatusText", "--value").stdout.strip()
         log = output("journalctl", "--unit", unit, f"--since=@{begun:.0f}", "--output=cat", "--lines", str(LOG_LINES))
-        words += [f"{name} did not get healthy: {said}", *_indented(log.stdout)]
-    _say("stop", _running(places) - places.enabled())
+        words += [f"{name} did not get healthy: {said}", *_indented(log.stdout), *credentials.hints(log.stdout)]
+    _say("stop", units_there(places) - places.enabled())
     raise HostError("\n".join(words) or done.stderr.strip())
 
 
 def tidy(places: Places) -> None:
     """Stop what was started beside those that serve, and will not serve: on another host it did not get healthy."""
-    _say("stop", _running(places) - places.enabled())
+    _say("stop", units_there(places) - places.enabled())
 
 
 def _indented(text: str) -> list[str]:
@@ -289,10 +312,10 @@ def serve(places: Places, release: str, instances: Sequence[str], turns: Sequenc
     begin = tuple(places.unit_of(name, "").removesuffix(".service") for name in instances)
     _say("disable", (one for one in places.enabled() - units if one.startswith(begin)))
     if alone:
-        _say("stop", (one for one in _running(places) - units if one.startswith(begin)))
+        _say("stop", (one for one in units_there(places) - units if one.startswith(begin)))
 
 
-def _running(places: Places) -> set[str]:
+def units_there(places: Places) -> set[str]:
     """Return the stack's units that are there."""
     words = ("systemctl", "list-units", *places.patterns, f"--state={','.join(THERE)}", "--no-legend", "--plain")
     return {line.split()[0] for line in output(*words).stdout.splitlines() if line.split()}
@@ -315,7 +338,7 @@ def retire(places: Places, release: str, instances: Sequence[str], services: Seq
     wanted |= {places.unit_of_service(*name.split("=")) for name in services}
     _say("enable", wanted - places.enabled())
     _say("disable", places.enabled() - wanted)
-    _say("stop", _running(places) - wanted)
+    _say("stop", units_there(places) - wanted)
     # One that ended badly long ago is nobody's business any more.
     output("systemctl", "reset-failed", *places.patterns)
     for path in places.templates():
@@ -327,13 +350,16 @@ def retire(places: Places, release: str, instances: Sequence[str], services: Seq
     if instances:
         os.utime(places.releases / release)
         _forget(places, release)
+        credentials.forget(places, release, wanted)
+        _forget_files(places, release)
     else:  # it has no instances any more, and needs none of their secrets
         places.unit.unlink(missing_ok=True)
         for directory in (places.releases, places.environments):
             for path in directory.iterdir():
                 shutil.rmtree(path)
+        credentials.remove(places)
         # Its own user may have made anything of them, which must not keep the others from being removed.
-        for path in places.secrets.iterdir():
+        for path in places.secrets.iterdir() if places.secrets.is_dir() else ():
             _remove(path)
 
 
@@ -357,13 +383,31 @@ def _forget(places: Places, release: str) -> None:
     old = [one.name for one in made[:-KEPT] if one.name != release]
     held = told_by(places, lambda: [name for name in old if is_held(places.secrets / name)])
     for name in old:
-        if name not in held:
+        if name not in held and not is_held(places.releases / name, CONFIG):
             shutil.rmtree(places.releases / name)
     made = [one for one in places.releases.iterdir() if not one.name.startswith(".")]
     used = {(one / ENVIRONMENT).readlink().name for one in made}
     for directory in places.environments.iterdir():
         if directory.name not in used and not directory.name.startswith("."):
             shutil.rmtree(directory)
+
+
+def _forget_files(places: Places, release: str) -> None:
+    """Remove the secrets that releases read as files, where none does any more: whoever goes back writes them again."""
+    if not places.secrets.is_dir():
+        return
+    kept = release if reads_files(places, release) else ""
+    told_by(places, lambda: _sweep_secrets(places.secrets, kept))
+    with contextlib.suppress(OSError):  # where a command of a former release still runs, with the next one
+        places.secrets.rmdir()
+
+
+def _sweep_secrets(directory: Path, kept: str) -> None:
+    for path in directory.iterdir():
+        if path.name != kept and not is_held(path):
+            with contextlib.suppress(OSError):
+                path.chmod(0o700)  # it lets its own user remove what is in it
+            _remove(path)
 
 
 def _age(path: Path) -> float:
@@ -390,8 +434,11 @@ def show(places: Places, release: str, turn: str) -> None:
 
 def adopt(places: Places, release: str, secrets: str) -> None:
     """Put a release's secrets in place, whose other files were made on another host."""
+    told = _put_secrets(places, release, secrets)
+    if not told:
+        return
     words = ("--lock", str(places.static / "lock"), "secrets", "--sockets", str(places.sockets))
-    done = output(*_python(places, release), "-P", "-m", "cluster_runtime.prepare", *words, input=secrets)
+    done = output(*_python(places, release), "-P", "-m", "cluster_runtime.prepare", *words, input=told)
     if done.returncode != 0:
         raise HostError(done.stderr.strip() or f"the secrets of release {release} can't be put in place")
 
@@ -442,4 +489,4 @@ def _receive_static(static: Path, release: str, sent: bytes) -> str:
 def retire_all(places: Places) -> None:
     """Drain and stop all that runs the project's code, and let no boot start it."""
     _say("disable", places.enabled())
-    _say("stop", _running(places))
+    _say("stop", units_there(places))

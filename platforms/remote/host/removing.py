@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from platforms.remote.host import daemons, postgres, renewing, site
+from platforms.remote.host import credentials, daemons, postgres, renewing, site
 from platforms.remote.host.releases import retire_all
 from platforms.remote.host.running import output
 
@@ -36,6 +36,7 @@ def remove(places: Places, *, data: bool, made_by: str = "") -> None:
     shutil.rmtree(places.code, ignore_errors=True)
     if places.code.parent.is_dir() and not any(places.code.parent.iterdir()):
         places.code.parent.rmdir()
+    credentials.remove(places)
     for path in (places.sockets, places.nginx_run, places.static, places.secrets, places.turns):
         shutil.rmtree(path, ignore_errors=True)
     if data:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import pwd
@@ -155,11 +156,33 @@ def alone(lock: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def directory_of(path: Path, uid: int, gid: int, mode: int) -> None:
+    """Make a directory, whose parent nobody but root writes."""
+    path.mkdir(exist_ok=True)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(descriptor, uid, gid)
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+def certificates_in(path: Path) -> list[str]:
+    """Return a digest of each certificate in a file, PEM; none where there is no file."""
+    text = path.read_text(encoding="ascii", errors="replace") if path.is_file() else ""
+    end = "-----END CERTIFICATE-----\n"
+    return [hashlib.sha256(f"{one}{end}".encode()).hexdigest() for one in text.split(end)[:-1]]
+
+
+def is_so(path: Path, text: str, mode: int = 0o644) -> bool:
+    """Tell whether root's own file is there, and says this."""
+    return path.is_file() and path.read_text(encoding="utf-8") == text and path.stat().st_mode & 0o777 == mode
+
+
 def put(path: Path, text: str, mode: int = 0o644) -> bool:
     """Put root's own file in place by one rename; tell whether it says something else than before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    same = path.is_file() and path.read_text(encoding="utf-8") == text and path.stat().st_mode & 0o777 == mode
-    if same:
+    if is_so(path, text, mode):
         return False
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)

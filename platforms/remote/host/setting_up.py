@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import pwd
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from platforms.remote.host import credentials
 from platforms.remote.host.installing import install
 from platforms.remote.host.places import NGINX_USER
-from platforms.remote.host.running import HostError, has_user, put, run
+from platforms.remote.host.releases import units_there
+from platforms.remote.host.running import HostError, directory_of, has_user, is_so, put, run
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from platforms.remote.host.places import Places
 
 
@@ -39,17 +38,32 @@ def set_up(places: Places, wanted: dict[str, Any]) -> None:
         from platforms.remote.host import filesystem  # noqa: PLC0415 - most stacks have none
 
         filesystem.record(places, shared, wanted["owner"])
-    changed = "unit" in wanted and put(places.unit, wanted["unit"])
-    changed |= "nginx_unit" in wanted and put(places.nginx_unit, wanted["nginx_unit"])
-    for name, text in wanted.items():
-        if name.startswith(SERVICE):
-            changed |= put(places.template_of(name.removeprefix(SERVICE)), text)
+    if "unit" in wanted and not is_so(places.unit, wanted["unit"]):
+        credentials.check(places)
+        # What runs may start again at any moment, then by the other template.
+        credentials.give(places, units_there(places) | places.enabled())
+    changed = _tell_systemd(places, wanted)
     put(places.tmpfiles, wanted["tmpfiles"])
     if "authority" in wanted:
         put(places.authority, wanted["authority"])
     run("systemd-tmpfiles", "--create", str(places.tmpfiles))
     if changed:
         run("systemctl", "daemon-reload")
+        places.not_read.unlink()
+
+
+def _tell_systemd(places: Places, wanted: dict[str, Any]) -> bool:
+    """Put units in place; tell whether systemd is still to read them, also of a set-up that was killed before that."""
+    texts = {places.unit: wanted.get("unit"), places.nginx_unit: wanted.get("nginx_unit")}
+    texts |= {
+        places.template_of(name.removeprefix(SERVICE)): wanted[name] for name in wanted if name.startswith(SERVICE)
+    }
+    others = {path: text for path, text in texts.items() if text is not None and not is_so(path, text)}
+    if others:
+        put(places.not_read, "")
+    for path, text in others.items():
+        put(path, text)
+    return places.not_read.is_file()
 
 
 def claim(places: Places, owner: str) -> None:
@@ -88,22 +102,11 @@ def _make_directories(places: Places, *, shares: bool) -> None:
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o755)
     for path in (places.releases, places.environments):
-        _directory(path, 0, user.pw_gid, 0o750)
+        directory_of(path, 0, user.pw_gid, 0o750)
     # What is made in these is nginx's to read, whoever's it is: by the directory's group.
     for path in (places.static, *(() if shares else (places.shared,))):
-        _directory(path, user.pw_uid, nginx, 0o2750)
-    for path in (places.secrets, places.data, places.sessions, places.home):
-        _directory(path, user.pw_uid, user.pw_gid, 0o700)
-    _directory(places.maintenance.parent, 0, 0, 0o755)
-    _directory(places.own_nginx, 0, nginx, 0o750)
-
-
-def _directory(path: Path, uid: int, gid: int, mode: int) -> None:
-    """Make a directory, whose parent nobody but root writes."""
-    path.mkdir(exist_ok=True)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fchown(descriptor, uid, gid)
-        os.fchmod(descriptor, mode)
-    finally:
-        os.close(descriptor)
+        directory_of(path, user.pw_uid, nginx, 0o2750)
+    for path in (places.data, places.sessions, places.home):
+        directory_of(path, user.pw_uid, user.pw_gid, 0o700)
+    directory_of(places.maintenance.parent, 0, 0, 0o755)
+    directory_of(places.own_nginx, 0, nginx, 0o750)

@@ -16,6 +16,7 @@ class Cost(StrEnum):
     NONE = "none"
     START = "start"
     MIGRATION = "migration"
+    ADDRESS_MOVED = "address-moved"
     NGINX_STARTED = "nginx-started"
     NGINX_REPLACED = "nginx-replaced"
     SERVICE_REPLACED = "service-replaced"
@@ -81,6 +82,11 @@ COSTS: Mapping[Cost, CostClass] = {
     Cost.SITE_STARTED: CostClass(
         words="the site is away until all is started again",
         proofs=("tests/local/test_plan.py::test_what_a_killed_supervisor_left_is_started_again_at_a_cost",),
+    ),
+    Cost.ADDRESS_MOVED: CostClass(
+        words="a host gives the site's address up: what visitors have open there is cut, and a new request goes to the "
+        "next host at once, where there is one",
+        proofs=("tests/e2e/test_remote_address.py::test_a_host_that_loses_its_role_gives_the_address_up_before",),
     ),
     Cost.LOGGED_OUT: CostClass(
         words="everybody is logged out",

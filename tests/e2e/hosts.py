@@ -108,7 +108,9 @@ ROLES: dict[str, tuple[str, ...]] = {"web1": ("app", "nginx"), "web2": ("app",),
 
 
 @contextmanager
-def hosts_stand(directory: Path, roles: Mapping[str, tuple[str, ...]] = ROLES, **more: Any) -> Iterator[HostsStand]:
+def hosts_stand(
+    directory: Path, roles: Mapping[str, tuple[str, ...]] = ROLES, kind: type[Host] = Host, **more: Any
+) -> Iterator[HostsStand]:
     """Make hosts and a stand on them; `more` are keys of the stack. Without a database of its own it gets one."""
     with contextlib.ExitStack() as there:
         network = there.enter_context(contextlib.closing(Network()))
@@ -116,7 +118,7 @@ def hosts_stand(directory: Path, roles: Mapping[str, tuple[str, ...]] = ROLES, *
         external = kept["database"]["engine"] == "external"
         store = there.enter_context(contextlib.closing(Store(directory, network.place()))) if external else None
         hosts = [
-            there.enter_context(contextlib.closing(Host(directory, *one, network.place()))) for one in roles.items()
+            there.enter_context(contextlib.closing(kind(directory, *one, network.place()))) for one in roles.items()
         ]
         stand = there.enter_context(contextlib.closing(HostsStand(network, *hosts, **kept)))
         if store is not None:

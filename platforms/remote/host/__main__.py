@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING, cast
 
 from platforms.remote.host import (
+    address,
     checking,
     daemons,
     maintaining,
@@ -95,9 +96,11 @@ def _retire(places: Places, _words: list[str]) -> None:
 
     `release`, `instances`, `services` (each as `name=generation`), `daemons`, `relayed` (the ports where other hosts
     ask for its instances), `visited` (whether nginx has the site), `renewed` (whether its certificate comes by ACME),
-    and `polite`, as `site.swap`.
+    `polite`, as `site.swap`; and `holds`, where it is one of the hosts that hold the site's address.
     """
     wanted = json.load(sys.stdin)
+    if not wanted.get("holds", False):
+        address.leave(places)  # while the site answers here
     relaying.trim(places, wanted["relayed"], polite=wanted["polite"])
     if not wanted["visited"]:
         site.withdraw(places)
@@ -109,6 +112,15 @@ def _retire(places: Places, _words: list[str]) -> None:
 
 def _relays(places: Places, _words: list[str]) -> None:
     relaying.deliver(places, json.load(sys.stdin))
+
+
+def _address(places: Places, _words: list[str]) -> None:
+    address.hold(places, json.load(sys.stdin))
+
+
+def _part(places: Places, _words: list[str]) -> None:
+    with alone(places.lock):
+        address.part(places)
 
 
 def _adopt(places: Places, words: list[str]) -> None:
@@ -224,6 +236,7 @@ def _remove(places: Places, words: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
+    "address": _address,
     "adopt": _adopt,
     "ask": _ask,
     "check-nginx": _check_nginx,
@@ -235,6 +248,7 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "load": _load,
     "look": _look,
     "maintain": _maintain,
+    "part": _part,
     "postgres": _postgres,
     "prepare": _prepare,
     "reaches": _reaches,
@@ -264,6 +278,7 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
 #: down once it is done.
 CHANGING = frozenset(
     (
+        "address",
         "adopt",
         "daemons",
         "maintain",

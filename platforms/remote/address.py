@@ -138,17 +138,25 @@ def answers() -> str:
     return (Path(commands.__file__).parent / "answers.py").read_text(encoding="utf-8")
 
 
+def _cut(held: str) -> tuple[str, str]:
+    """Return what lets nobody in by an address that this host still has, and then cuts who is there."""
+    family, source = ("-6", f'"[{held}]"') if ":" in held else ("-4", held)
+    leave = f"ip {family} route del local {held} table local"
+    return leave, f"ss --tcp --kill state connected src {source} >/dev/null"
+
+
 def unit(places: Places, held: Sequence[str]) -> str:
     """Return the unit of keepalived. held: the addresses that it gives up when it is stopped.
 
     A boot stops it before nginx, and starts it after that. Where this host holds the address when it is stopped,
     responses end their connections before (nginx before 1.27.4), so that few are there when the address goes. Who has
-    one of these is told that it is cut: once the address is gone nobody can tell.
+    one of these is told that it is cut: once the address is gone nobody can tell. Who comes then gets no answer from
+    this host, and asks the next one a second later.
     """
     name = places.address_unit.name.removesuffix(".service")
     own = f"/run/{name}"
     first = f"ip -o address show to {held[0]} | grep -q . || exit 0; touch {places.closing}; sleep {CLOSING:g}"
-    closes = "; ".join([first, *(f"ss --tcp --kill state connected src {one} >/dev/null" for one in held)])
+    closes = "; ".join([first, *(command for one in held for command in _cut(one)), "kill $MAINPID"])
     words = f"--dont-fork --vrrp --use-file={places.address}/keepalived.conf"
     return "\n".join(
         [

@@ -35,6 +35,10 @@ ADVERTISED = 0.3
 #: How keepalived asks whether nginx answers: seconds between, and how often no answer or an answer count.
 ASKED_EVERY, FAILED_AFTER, WELL_AFTER = 1, 2, 2
 
+#: Seconds that who asks may take: where he waits for a processor himself, that says nothing of nginx. How long nginx
+#: may take is his to say (`answers`).
+ASKED_WITHIN = 5
+
 #: Seconds that a host has to take an address that nobody holds, and to read its configuration again.
 SETTLED_WITHIN, READ_WITHIN = 4.0, 1.5
 
@@ -213,7 +217,7 @@ def _text(places: Places, told: Mapping[str, Any], interface: str) -> Iterator[s
         "}",
         "vrrp_script answers {",
         f'    script "{places.address / ANSWERS} {places.internal}"',
-        *(f"    interval {ASKED_EVERY}", f"    timeout {ASKED_EVERY}"),
+        *(f"    interval {ASKED_EVERY}", f"    timeout {ASKED_WITHIN}"),
         *(f"    fall {FAILED_AFTER}", f"    rise {WELL_AFTER}"),
         "    init_fail",
         "}",

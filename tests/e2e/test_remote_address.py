@@ -233,7 +233,7 @@ def test_an_nginx_that_hangs_is_missed_for_seconds(stand: HostsStand) -> None:
 
     counts, last = loaded(stand, "nginx hangs on the host that holds the address", hung)
     assert len(counts.failed) <= 2 * CLIENTS, counts.failed
-    assert last < PATIENCE + 5
+    assert last < PATIENCE + 10  # six seconds until another host has it, and who came last waits for his five
     other = holder(stand)
     assert other is not hangs
 

@@ -52,6 +52,7 @@ class Kind(StrEnum):
     DATABASE = "database"
     BROKER = "broker"
     ACME = "acme"
+    ADDRESS = "address"
     NGINX = "nginx"
 
 

@@ -66,6 +66,13 @@ EXCEPTIONS = (
         why="It lets nginx load another certificate, as systemd does for root alone; it has no network, and a sandbox.",
     ),
     Exempt(
+        rule=PolicyRule.PRIVILEGED,
+        component=SITE,
+        part="*-address",
+        marks=frozenset({"unit unit"}),
+        why="keepalived gives a host its address, and asks nginx as nginx's user; it has what it needs, and a sandbox.",
+    ),
+    Exempt(
         rule=PolicyRule.HEALTH_CHECK,
         component=SITE,
         part="nginx",

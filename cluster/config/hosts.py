@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from cluster.config.kinds import Model, PathText, Port, text_enum
+from cluster.config.kinds import InterfaceName, Model, PathText, Port, text_enum
 
 #: What a host is called in a stack file; in a message, and to ssh.
 HostName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
@@ -60,6 +60,9 @@ class Host(Way):
     )
     internal: HostAddress | None = Field(
         None, description="The address by which the other hosts reach it; default: `address`, but for a database."
+    )
+    interface: InterfaceName | None = Field(
+        None, description="The network interface that gets `site.address`; default: the one on whose network that is."
     )
     jump: Way | None = Field(None, description="A host through which it is reached.")
 

@@ -122,6 +122,33 @@ def _network(value: str) -> str:
         ) from None
 
 
+def _shared_address(value: str) -> str:
+    """Return an address that one host of several may have on its network."""
+    example = {"example": "203.0.113.10"}
+    try:
+        found = ipaddress.ip_address(value)
+    except ValueError:
+        message = "must be an address without a prefix, for example {example}"
+        raise PydanticCustomError("shared_address", message, example) from None
+    if found.is_loopback or found.is_multicast or found.is_unspecified or found.is_link_local:
+        message = "must be an address by which visitors get to a host, for example {example}"
+        raise PydanticCustomError("shared_address", message, example)
+    return str(found)
+
+
+def _one_of_several(value: object) -> object:
+    """Let a single address be a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+def _shared_addresses(value: list[str]) -> list[str]:
+    """Return addresses that one host of several may have on its network: one of each kind at most."""
+    found = [_shared_address(one) for one in value]
+    if len({":" in one for one in found}) < len(found):
+        raise PydanticCustomError("shared_addresses", "must be one address, or two: one of IPv4 and one of IPv6")
+    return found
+
+
 def _header_name(value: str) -> str:
     """Return a header's name that neither nginx, the protocol nor another key has its own use for."""
     lower = value.lower()
@@ -225,6 +252,18 @@ PathPrefix = Annotated[str, StringConstraints(pattern=r"^/([A-Za-z0-9._~-]+/)+$"
 
 #: An address, or a network: 10.0.0.0/8, fd00::/8.
 Network = Annotated[str, AfterValidator(_network)]
+
+#: The address that one of several hosts holds; of IPv4, of IPv6, or one of each.
+SharedAddresses = Annotated[
+    list[str],
+    BeforeValidator(_one_of_several),
+    Field(min_length=1, max_length=2),
+    AfterValidator(_shared_addresses),
+]
+
+#: Of a network interface, as Linux takes it.
+InterfaceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$")]
+
 PathText = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n]+$")]
 
 #: Below the project's directory, or above it by leading `..`.

@@ -56,6 +56,8 @@ HINTS = {
     ("workers.name", "string_pattern_mismatch"): SERVICE_HINT,
     ("schedule.name", "string_pattern_mismatch"): SERVICE_HINT,
     ("server_names", "string_pattern_mismatch"): "a host name, *.example.com, .example.com, or _ for any",
+    ("site.address", "string_pattern_mismatch"): "an address of IPv4 or of IPv6",
+    ("hosts.interface", "string_pattern_mismatch"): "a network interface as `ip link` calls it, for example eth0",
     ("app.application", "string_pattern_mismatch"): "module:callable, for example example.wsgi:application",
     ("app.settings", "string_pattern_mismatch"): "a module, for example example.settings",
     (

@@ -27,6 +27,7 @@ from cluster.config.kinds import (
     RedirectSource,
     RedirectTarget,
     ServerName,
+    SharedAddresses,
     SnippetText,
     text_enum,
 )
@@ -198,6 +199,12 @@ class Site(Model):
         False,
         description="Listen on these ports by IPv6 too ([::], which nginx refuses on a machine whose kernel has none). "
         "All addresses of one /64, which is a client's own network, count as one address.",
+    )
+    address: SharedAddresses | None = Field(
+        None,
+        description="The address that visitors come to where several hosts have the role nginx: one of them holds it, "
+        "and another one takes it when that one or its nginx dies (keepalived). One of IPv4, one of IPv6, or both, "
+        "without a prefix: each host is on its network already. null: the site's names lead to each host.",
     )
     tls: Tls | None = Field(None, description="https; left out: plain http alone.")
     forwarded_ports: Annotated[list[Port], Field(max_length=100)] = Field(

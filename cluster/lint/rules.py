@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cluster.lint.address import ADDRESS_RULES
 from cluster.lint.app import APP_RULES
 from cluster.lint.choices import CHOICE_RULES
 from cluster.lint.finding import Severity
@@ -28,6 +29,7 @@ RULES: tuple[Rule, ...] = (
     *SITE_RULES,
     *IMAGE_RULES,
     *HOST_RULES,
+    *ADDRESS_RULES,
     *POLICY_RULES,
     *CHOICE_RULES,
 )

@@ -17,6 +17,7 @@ from cluster.errors import CommandError
 from cluster.lint import Facts
 from cluster.machine.nginx import NginxError, find_nginx
 from cluster.plan import compare
+from cluster.plan.address import may_move, steps_of_address
 from cluster.plan.addresses import left
 from cluster.plan.confined import confined
 from cluster.plan.costs import Cost, dearest_first
@@ -206,6 +207,8 @@ class Comparison:
         # Workers and schedules whose own words change, of the release that serves.
         self.other = [one for name, one in there.items() if one.is_of_release and name in known and known[name] != one]
 
+        self.address = steps_of_address(old.config, new.config)
+
     def planned(self) -> Planned:
         """Return what is known of the change."""
         old, new = self.old, self.new
@@ -226,6 +229,8 @@ class Comparison:
         if self.gone_hosts:
             costs.append(Cost.DATA_LEFT)
         costs += moved_costs
+        if may_move(old.config, new.config):
+            costs.append(Cost.ADDRESS_MOVED)
         alone = new.topology.memcached_nodes == 1 and "cache" in (
             new.config.sessions.engine,
             new.config.sessions.previous,
@@ -260,6 +265,7 @@ class Comparison:
             self.added,
             self.gone,
             self.other,
+            self.address,
         )
         unread = (self.old.uncoded, self.old.tree.unfit) != (self.new.uncoded, self.new.tree.unfit)
         hosts = self.old.config.hosts != self.new.config.hosts
@@ -344,6 +350,7 @@ class Comparison:
             yield f"~ {service.name}: started again; {kept}"
         if self.gone:
             yield f"- {listed([one.name for one in self.gone])}: stop, once no request or job needs it"
+        yield from self.address
         if self.replaced:
             yield f"nginx: replaced ({', '.join(self.replaced)})"
         elif self.old.nginx.files != self.new.nginx.files:

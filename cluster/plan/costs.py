@@ -17,6 +17,7 @@ class Cost(StrEnum):
     START = "start"
     REDIRECTED = "redirected"
     MIGRATION = "migration"
+    ADDRESS_MOVED = "address-moved"
     NGINX_STARTED = "nginx-started"
     NGINX_REPLACED = "nginx-replaced"
     SERVICE_REPLACED = "service-replaced"
@@ -94,6 +95,11 @@ COSTS: Mapping[Cost, CostClass] = {
     Cost.ADDRESS_LEFT: CostClass(
         words="an address of the site answers no more: requests to it fail",
         proofs=(f"tests/local/test_plan_addresses.py::{TLS_ON_AND_OFF}",),
+    ),
+    Cost.ADDRESS_MOVED: CostClass(
+        words="a host gives the site's address up: what visitors have open there is cut, and a new request goes to the "
+        "next host at once, where there is one",
+        proofs=("tests/e2e/test_remote_address.py::test_a_host_that_loses_its_role_gives_the_address_up_before",),
     ),
     Cost.LOGGED_OUT: CostClass(
         words="everybody is logged out",

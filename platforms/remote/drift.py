@@ -25,6 +25,9 @@ RELAYS = "relays"
 #: And those that make a database there, and that start what keeps the certificate by ACME.
 POSTGRES, RENEWER = "postgres", "renewer"
 
+#: And the one that lets it hold the site's address in turn with others.
+ADDRESS = "address"
+
 
 def drift(hosted: Hosted, preview: Preview) -> tuple[str, ...]:
     """Return it in words, by name; nothing where the stack was never up there."""
@@ -44,6 +47,7 @@ def drift(hosted: Hosted, preview: Preview) -> tuple[str, ...]:
         *_of_daemons(looked),
         *(_of_database(looked) if told.has(POSTGRES) else ()),
         *(_of_renewer(looked, told.environment(RENEWER)) if told.has(RENEWER) else ()),
+        *(_of_address(looked) if told.has(ADDRESS) else ()),
         *_of_systemd(looked, told.stdin("host")),
     )
 
@@ -162,6 +166,16 @@ def _of_renewer(looked: Looked, believed: Mapping[str, Any]) -> Iterator[str]:
             yield f"{path.name} is stopped"
         elif name in LASTING and name not in found.get("enabled", ()):
             yield f"{path.name} is not started at boot"
+
+
+def _of_address(looked: Looked) -> Iterator[str]:
+    found, unit = looked.address, looked.places.address_unit.name
+    if found is None or not found["active"]:
+        yield f"{unit} on {looked.host} {'is gone' if found is None else 'is stopped'}"
+    elif not found["enabled"]:
+        yield f"{unit} on {looked.host} is not started at boot"
+    for path in (found or {}).get("edited", ()):
+        yield f"{path} on {looked.host} was edited"
 
 
 def _of_systemd(looked: Looked, delivered: Mapping[str, Any]) -> Iterator[str]:

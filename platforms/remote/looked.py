@@ -138,6 +138,12 @@ class Looked:
         found: Mapping[str, Any] = (self.stack or {}).get("renewal", {})
         return found
 
+    @property
+    def address(self) -> Mapping[str, Any] | None:
+        """What lets it hold the site's address, as `host.address.found` says it; None where it is none of those."""
+        found: Mapping[str, Any] | None = (self.stack or {}).get("address")
+        return found
+
     def has_files(self, texts: Mapping[str, str]) -> bool:
         """Tell whether systemd is told what it should be; texts: of the units and of the directories."""
         found = (self.stack or {}).get("files", {})

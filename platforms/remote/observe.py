@@ -64,6 +64,7 @@ class Observed:
             *(self._daemon(service) for service in self.topology.daemons),
             *self._database(),
             *self._certificates(),
+            *self._addresses(),
             *of_nginx,
         ]
         instances = [self._instance(name) for name in self.topology.names]
@@ -107,6 +108,31 @@ class Observed:
             found.append(row)
         return found
 
+    @property
+    def holders(self) -> dict[str, list[str]]:
+        """The hosts that were found to hold each of the site's addresses."""
+        each = self.seen.each.items()
+        return {
+            address: [name for name, looked in each if looked.address and address in looked.address["held"]]
+            for address in self.topology.config.site.address or ()
+        }
+
+    def _addresses(self) -> list[ServiceStatus]:
+        """Return what is to be said of each host that holds the site's address in turn with others."""
+        several = len(self.seen.placement.hosts) > 1
+        rows = []
+        for looked in self.seen.edges if self.topology.config.site.address else ():
+            said = looked.address or {"active": False, "held": [], "edited": [], "left": [], "answers": True}
+            held = " and ".join(said["held"])
+            state = (f"holds {held}" if held else "waits") if said["active"] else "not running"
+            message = "nginx does not answer, so that this host holds no address" if not said["answers"] else ""
+            message = message or ", ".join(f"{path} was edited" for path in said["edited"])
+            message = message or ", ".join(f"{one} is still heard: `cluster up` ends that" for one in said["left"])
+            called = f"{Kind.ADDRESS}@{looked.host}" if several else str(Kind.ADDRESS)
+            ok = said["active"] and not message
+            rows.append(ServiceStatus(service=called, kind=Kind.ADDRESS, state=state, ok=ok, message=message))
+        return rows
+
     def _nginx(self) -> tuple[NginxStatus, list[ServiceStatus]]:
         """Return what is to be said of nginx: of all of them, and of each."""
         found: list[NginxStatus] = []
@@ -139,6 +165,10 @@ class Observed:
 
     def _troubles(self) -> list[str]:
         found = [*self.seen.away.values(), *filesystem.problems(self.seen)]
+        for address, holders in self.holders.items():
+            if len(holders) != 1:
+                who = " and ".join(holders) if holders else "no host" + (" that answers" if self.seen.away else "")
+                found.append(f"{address} is held by {who}")
         several = len(self.seen.each) > 1
         for looked in self.seen.edges:
             told = (looked.stack or {}).get("maintenance", {}).get("told")

@@ -21,6 +21,7 @@ from platforms.pulumi import planning
 from platforms.pulumi.engine import PulumiError
 from platforms.pulumi.planning import Sides, UnkeptError, begun, lasting_of
 from platforms.pulumi.preview import Preview
+from platforms.remote.address import shared
 from platforms.remote.database import needs_hosts_key, url
 from platforms.remote.drift import drift
 from platforms.remote.foreseen import foreseen
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from cluster.stack.opened import Stack
     from cluster.tls.certificates import Certificate
     from platforms.pulumi.engine import Changes, Pulumi
+    from platforms.remote.address import Shared
     from platforms.remote.kept import Kept
     from platforms.remote.looked import Looked, Seen
     from platforms.remote.paths import RemotePaths
@@ -87,7 +89,13 @@ class Site:
             daemons=placement.services(host, topology.daemons),
             rendered=nginx_config(topology, looked.places, host, looked.nginx, self.certificate) if visited else None,
             relay=relay_files(topology, looked.places, host, looked.nginx),
+            shared=self.shared.get(host),
         )
+
+    @cached_property
+    def shared(self) -> dict[str, Shared]:
+        """What each host is told that holds the site's address in turn with others."""
+        return shared(self.seen.topology, self.seen.leader.places, self.seen)
 
 
 def drifted(site: Site, believed: Preview) -> tuple[str, ...]:

@@ -79,6 +79,7 @@ STEPS = {
     "static": "letting nginx serve the release's static files",
     "serve": "letting release {release} serve",
     "renewer-sent": "sending what keeps the certificate",
+    "address": "letting it hold the site's address, if no other host does",
     "renewer": "starting what keeps the certificate",
     "relays": "nginx: passing on what other hosts ask for",
     "nginx-config": "nginx: checking its configuration, one reload",
@@ -264,7 +265,13 @@ class RemotePlatform:
         return "".join(said)
 
     def _shut_out(self, seen: Seen) -> None:
-        """Let nobody get to the database any more by what former releases had: what they did is done now."""
+        """Let nobody get to the database any more by what former releases had: what they did is done now.
+
+        Nor are those heard that held the site's address, and have given it up.
+        """
+        for name, looked in seen.each.items():
+            if looked.address and looked.address["left"]:
+                self.ssh.run(name, "part")
         host = self.placement.database
         if host is None or host in seen.away:
             return
@@ -420,17 +427,36 @@ class RemotePlatform:
         several, away = len(self.placement.nginx) > 1, observed.seen.away
         unseen = [Check(name=f"{name} answers", ok=False, expected="yes", found=why) for name, why in away.items()]
         unseen += filesystem.checked(self.ssh, observed.seen)
+        unseen += self._checked_address(observed)
         return unseen + [
             replace(check, name=f"{host}: {check.name}") if several else check
             for host in self.placement.nginx
             if host not in away
-            for check in self._checked_by(host, release, away)
+            for check in self._checked_by(host, release, observed)
         ]
 
-    def _checked_by(self, visited: str, release: str, away: Collection[str]) -> list[Check]:
+    def _checked_address(self, observed: Observed) -> list[Check]:
+        """Check that one of the hosts holds the address to which visitors come."""
+        allowed = f"one of {', '.join(self.placement.nginx)}"
+        return [
+            Check(
+                name=f"one host holds {address}",
+                ok=len(found) == 1 and found[0] in self.placement.nginx,
+                expected=allowed if len(self.placement.nginx) > 1 else self.placement.nginx[0],
+                found=" and ".join(found) or "none",
+            )
+            for address, found in observed.holders.items()
+        ]
+
+    def _asked_at(self, visited: str, observed: Observed) -> str:
+        """Return where a host's site is asked for: by the address that visitors use, where this host holds it."""
+        shared = next((one for one, found in observed.holders.items() if found == [visited]), None)
+        return shared or self.stack.config.host(visited).address
+
+    def _checked_by(self, visited: str, release: str, observed: Observed) -> list[Check]:
         from cluster.verify import Endpoints, verify  # noqa: PLC0415 - most commands send no requests
 
-        site = self.stack.config.site
+        site, away = self.stack.config.site, observed.seen.away
         with contextlib.ExitStack() as relays:
             to = {
                 host: relays.enter_context(contextlib.closing(Relays(partial(self._start, host, "relay-all")))).to
@@ -444,7 +470,7 @@ class RemotePlatform:
             there = Endpoints(
                 internal=nginx.to(str(self.places.internal)),
                 instances={name: to[self.placement.host_of[name]](one.path) for name, one in sockets.items()},
-                site=Endpoint(host=host.address, port=site.listen),
+                site=Endpoint(host=self._asked_at(visited, observed), port=site.listen),
                 release=release,
                 intruders=partial(self._intruders, away),
                 counted_twice=self.placement.on(visited, self.topology.names)
@@ -525,6 +551,8 @@ class RemotePlatform:
             if host in self.placement.nginx:
                 renewers = {path.name for path in self.places.renewer_units.values() if path.suffix == ".service"}
                 units |= {unit: (one.name, one.name) for one in self.topology.of_kind(Kind.ACME) for unit in renewers}
+            if looked.address is not None:
+                units |= {self.places.address_unit.name: (str(Kind.ADDRESS), str(Kind.ADDRESS))}
             for unit, called in units.items():
                 found.append(self._log(host, *called, ["journalctl", f"--unit={unit}", *options]))
             if host in self.placement.nginx:

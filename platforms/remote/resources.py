@@ -21,6 +21,7 @@ from platforms import base
 from platforms.pulumi.made import ours
 from platforms.pulumi.preparing import release_words
 from platforms.remote import database, filesystem
+from platforms.remote.address import shared
 from platforms.remote.archives import make_release, make_renewer
 from platforms.remote.environments import make_environment
 from platforms.remote.host.postgres import digest
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from cluster.tls.certificates import Certificate
     from cluster.tls.renewing import Account
     from cluster.topology import Topology
+    from platforms.remote.address import Shared
     from platforms.remote.host.places import Places
     from platforms.remote.looked import Seen
     from platforms.remote.ssh import Ssh
@@ -444,8 +446,17 @@ class Remote:
         delivered = {
             host: self._delivered(name, host, topology, opts, [*after, *kept[host]]) for host in self.placement.nginx
         }
-        for host in self.seen.each:
-            self._retired(name, host, topology, instances.digest, opts, [one for one, _digest in delivered.values()])
+        sites = [one for one, _digest in delivered.values()]
+        told = shared(topology, self.places, self.seen)
+        # Who begins to hold the address hears of the others first, and those who end give it up before: it moves once.
+        first = [host for host in told if self.seen.each[host].address is not None] or [*told]
+        held = self._held(name, {host: told[host] for host in first}, opts, sites)
+        retired = {
+            host: self._retired(name, host, topology, instances.digest, opts, [*sites, *held])
+            for host in self.seen.each
+        }
+        others = {host: one for host, one in told.items() if host not in first}
+        self._held(name, others, opts, [*held, *(one for host, one in retired.items() if host not in told)])
         done = pulumi.Output.all(*(command.stdout for command, _digest in delivered.values()))
         _first, digest = delivered[self.placement.nginx[0]]
         return base.Site(digest=done.apply(lambda _: digest))
@@ -555,6 +566,23 @@ class Remote:
         )
         return delivered, rendered.digest
 
+    def _held(
+        self, name: str, told: Mapping[str, Shared], opts: pulumi.ResourceOptions, after: Sequence[pulumi.Resource]
+    ) -> list[local.Command]:
+        """Let hosts hold the site's address in turn, one told after another."""
+        held: list[local.Command] = []
+        for host, one in told.items():
+            step = self._command(
+                *(_Step(component=name, host=host, name="address"), "address", ()),
+                opts,
+                after=[*after, *held],
+                environment={"DIGEST": one.digest},
+                done=one.is_done(self.seen.each[host]),
+                stdin=json.dumps(one.wanted, indent=1),
+            )
+            held.append(step)
+        return held
+
     def _retired(  # noqa: PLR0913, PLR0917 - what it needs
         self,
         name: str,
@@ -563,7 +591,7 @@ class Remote:
         release: str,
         opts: pulumi.ResourceOptions,
         after: Sequence[pulumi.Resource],
-    ) -> None:
+    ) -> local.Command:
         """Let go of what serves no more on a host."""
         looked, placement = self.seen.each[host], self.placement
         names = placement.on(host, topology.names)
@@ -571,6 +599,7 @@ class Remote:
         daemons = [one.name for one in placement.services(host, topology.daemons)]
         files = relay_files(topology, self.places, host, looked.nginx)
         visited = host in placement.nginx
+        holds = visited and bool(topology.config.site.address)
         renewed = renewer_of(topology, self.places, looked, self.account) is not None
         wanted = {self.places.unit_of(one, release) for one in names}
         wanted |= {self.places.unit_of_service(*one) for one in beside.items()}
@@ -584,8 +613,9 @@ class Remote:
             "visited": visited,
             "renewed": renewed,
             "polite": looked.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE,
+            **({"holds": True} if holds else {}),
         }
-        self._command(
+        return self._command(
             *(_Step(component=name, host=host, name="retire"), "retire", ()),
             opts,
             after=after,
@@ -593,6 +623,7 @@ class Remote:
             done=done
             and looked.has_relay(files, alone=True)
             and looked.has_visitors == visited
+            and (holds or looked.address is None)
             and looked.has_renewer == renewed
             and not (looked.has_uploads and topology.config.app.shared_filesystem is not None),
             stdin=json.dumps(told, indent=1),

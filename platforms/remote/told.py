@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.config.models import DatabaseEngine
+from cluster.plan.address import named
 from cluster.plan.costs import Cost
 from cluster.services import Kind
 from platforms.pulumi import told
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from cluster.services import Service
     from cluster.topology import Topology
     from platforms.pulumi.preview import Preview, Step
+    from platforms.remote.address import Shared
     from platforms.remote.looked import Looked
 
 #: End the names of the commands that set a host up, and that let its nginx do something for other hosts.
@@ -30,6 +32,9 @@ HOST, RELAYS = "-host", "-relays"
 
 #: And of those that make a database, and that start what keeps the certificate by ACME of a host's nginx.
 POSTGRES, RENEWER = "-postgres", "-renewer"
+
+#: And of those that let a host hold the site's address in turn with others.
+ADDRESS = "-address"
 
 #: What a daemon is that the stack file does not name any more.
 FORMER_KINDS = {"broker": Kind.BROKER}
@@ -40,7 +45,8 @@ class Hosted:
     """A host, and what of the stack file runs on it: instances, workers and schedules, and daemons.
 
     rendered: the site's configuration there, as far as it is known without secrets; None where nobody visits it.
-    relay: what nginx does there for other hosts, files by their paths.
+    relay: what nginx does there for other hosts, files by their paths. shared: what it is told to hold the site's
+    address in turn with others; None where it is not to.
     """
 
     looked: Looked
@@ -49,6 +55,16 @@ class Hosted:
     daemons: Sequence[Service]
     rendered: NginxConfig | None
     relay: Mapping[str, str]
+    shared: Shared | None = None
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether it holds an address of the site's, and gives it up."""
+        found = self.looked.address
+        if not found or not found["held"]:
+            return False
+        kept = self.shared is not None and {*found["held"]} <= {*self.shared.wanted["addresses"]}
+        return not kept or (self.shared is not None and self.shared.starts(self.looked))
 
     def has_nginx(self) -> bool:
         """Tell whether nginx there does what it should."""
@@ -160,6 +176,32 @@ class Told(told.Told):
         yield from super()._of_daemons()
         if steps_of_database(self.preview, "update"):
             yield "~ postgres: what it is told"
+        yield from self._of_address()
+
+    def _of_address(self) -> Iterator[str]:
+        wanted = named(self.topology.config)
+        own = [host.looked.host for host in self.hosts if host.shared is not None]
+        there = [host for host in self.hosts if host.looked.address is not None]
+        steps = [step for step in self.preview.steps if step.part.endswith(ADDRESS)]
+        if not wanted and there:
+            yield "- address: it is given up"
+        elif wanted and not there and steps:
+            yield f"+ address: {wanted}, held by one of {', '.join(own)}"
+        elif wanted and steps:
+            yield f"~ address: {wanted}, held by one of {', '.join(own)}{self._moved()}"
+
+    def _moved(self) -> str:
+        """Return in words which host gives the address up."""
+        held = [host.looked.host for host in self.hosts if host.gives_up]
+        return f"; {' and '.join(held)} gives it up" if held else ""
+
+    @property
+    def moves_address(self) -> bool:
+        """Whether a host gives the site's address up: one that was asked, or one that is not named any more."""
+        there = [host for host in self.hosts if host.looked.address is not None]
+        held = any((host.looked.address or {}).get("held") for host in there)
+        elsewhere = bool(there and self.left) and not held
+        return any(host.gives_up for host in self.hosts) or elsewhere
 
     def beside(self, *operations: str) -> list[str]:
         """Return the workers and schedules with whose units that is done."""
@@ -210,7 +252,8 @@ class Told(told.Told):
         leader, database = self.hosts[0].looked, self.topology.config.database
         elsewhere = database is not None and database.engine is not DatabaseEngine.SQLITE
         another = leader.stack is None and bool(self.preview.before.get("release")) and not elsewhere
-        return [*super().costs(), *([Cost.DATA_LEFT] if another else [])]
+        moved = [Cost.ADDRESS_MOVED] if self.moves_address and self.serves else []
+        return [*super().costs(), *moved, *([Cost.DATA_LEFT] if another else [])]
 
     def deleted(self) -> list[str]:
         """Return in words what is stopped for good."""

@@ -68,7 +68,8 @@ class Host:
     ) -> None:
         """Start it. network: docker's words for where it is."""
         self.name, self.roles, self.is_inside = name, roles, bool(network)
-        subprocess.run(["docker", "build", "--quiet", "--tag", self.image, "-"], input=self.text, check=True, text=True)
+        for image, text in {IMAGE: HOST, self.image: self.text}.items():  # others are made of it
+            subprocess.run(["docker", "build", "--quiet", "--tag", image, "-"], input=text, check=True, text=True)
         self.key = directory / f"key-{name}-{len(list(directory.iterdir()))}"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True)
         self.container = docker("run", "--detach", *OPTIONS, *network, self.image)

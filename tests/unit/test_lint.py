@@ -42,6 +42,7 @@ WEB2 = {**HOST, "name": "web2", "address": "10.0.0.12"}
 EDGE = {**HOST, "name": "edge1", "address": "10.0.0.21", "roles": ["nginx"]}
 ON_SHARED = {"app.shared_filesystem": "/mnt/shop"}
 SEVERAL: dict[str, Any] = {"hosts": [HOST, WEB2], "database": {"engine": "external"}}
+SHARED: dict[str, Any] = {**SEVERAL, "site.address": "10.0.0.9"}
 INSIDE = {**HOST, "internal": "10.1.0.11"}
 DATABASE = {**HOST, "name": "db1", "address": "10.0.0.31", "internal": "10.1.0.31", "roles": ["database"]}
 APART: dict[str, Any] = {"hosts": [INSIDE, DATABASE], "database": {"engine": "postgres"}}
@@ -1120,6 +1121,41 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
     "hosts-hang": (
         [case({**REMOTE, **SEVERAL}, "site.proxy_read_timeout")],
         [case({**REMOTE, **SEVERAL, "site.proxy_read_timeout": "8s"}), case({**REMOTE, "hosts": [HOST, EDGE]})],
+    ),
+    "address-platform": (
+        [case({"site.address": "10.0.0.9"}, "site.address")],
+        [case({**REMOTE, **SHARED}), case({**REMOTE, **SEVERAL}), case()],
+    ),
+    "address-alone": (
+        [case({**REMOTE, "site.address": "10.0.0.9"}, "site.address")],
+        [case({**REMOTE, **SHARED}), case(REMOTE), case({"site.address": "10.0.0.9"})],
+    ),
+    "address-taken": (
+        [
+            case({**REMOTE, **SHARED, "site.address": "10.0.0.12"}, "site.address"),
+            case({**REMOTE, **SHARED, "hosts": [INSIDE, WEB2], "site.address": "10.1.0.11"}, "site.address"),
+        ],
+        [case({**REMOTE, **SHARED})],
+    ),
+    "address-between": (
+        [
+            case({**REMOTE, **SHARED, "hosts": [HOST, {**WEB2, "internal": "web2.lan"}]}, "hosts[1].internal"),
+            case({**REMOTE, **SHARED, "hosts": [HOST, {**WEB2, "address": "web2.lan"}]}, "hosts[1].address"),
+            case({**REMOTE, **SHARED, "hosts": [HOST, {**WEB2, "internal": "fd00::2"}]}, "hosts"),
+            case({**REMOTE, **SHARED, "site.address": "2001:db8::9", "site.ipv6": True}, "site.address"),
+        ],
+        [
+            case({**REMOTE, **SHARED}),
+            case({**REMOTE, **SHARED, "site.address": ["10.0.0.9", "2001:db8::9"], "site.ipv6": True}),
+            case({**REMOTE, **SEVERAL, "hosts": [HOST, {**WEB2, "address": "web2.lan"}]}),
+        ],
+    ),
+    "address-ipv6": (
+        [case({**REMOTE, **SHARED, "site.address": ["10.0.0.9", "2001:db8::9"]}, "site.ipv6")],
+        [
+            case({**REMOTE, **SHARED}),
+            case({**REMOTE, **SHARED, "site.address": ["10.0.0.9", "2001:db8::9"], "site.ipv6": True}),
+        ],
     ),
     "hosts-services": (
         [

@@ -45,24 +45,24 @@ DIGESTS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, str]]] = {
         {},
         {},
         (
-            "2e3faa47475a539f3528b54f5a9b9cbfea20cc36a4ae1eedd18fe1e0d927040f",
-            "154701ce9008a54ef59cfcafbbe5a09e52ab8e2cf3b4b61a0cfb9bb3fe25ffa0",
+            "60f3a67900974aa8a6a5117509b420c1e5c566f431f21fc25ddb6645a6cb7940",
+            "c37b6f91a6025bce8e13c098d33202f5f43ca7728fb3d00e99aba8d5b55709e1",
         ),
     ),
     "uploads": (
         MEDIA,
         {},
         (
-            "28b6fcff14a6e8bf8304af7f7cfa28c0e7f6e0287564ff4f47057609b1e9af81",
-            "24236a0e8f648fcaf08c27284efd1c55e368f94325c98ece40ebd64af994e06a",
+            "45456a91ab824a636f1a16491b08f0d500157edd1822bde500eb63a0a884ffe4",
+            "2b93e6bb42848f0c713c38a9141814dc5235d6ca3d87bea6bb6d2a129c33ffcb",
         ),
     ),
     "ports of instances, for anybody": (
         {},
         {"server_names": ["_"], "instance_ports": 8000},
         (
-            "a7e7c722f4d7374b195ffb4a0fd238d171ae40dffdf43fbad935b7c12b7fcb3f",
-            "fe8bc985f1f5c7ed9e46e2111ac46ba91c636ac1673b1105726e9d98aba6bec1",
+            "62d549280fde40c19587ac6837f571ae5568c97d6a719d4ff81a1e62fe9c71b1",
+            "894756cab69c0aff65415b188504d8cc5cc917da620756d3c5dd6749ac6530aa",
         ),
     ),
     "no static files, no limit": (

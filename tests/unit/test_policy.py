@@ -23,7 +23,7 @@ from policy.scripts import engine_options
 from policy.texts import values_of
 from tests.unit import pulumi_mocks
 from tests.unit.pulumi_mocks import SECRETS, run_main, stack_values
-from tests.unit.test_remote import HOSTS_KEY
+from tests.unit.test_remote import HOSTS_KEY, VALUES
 from tests.unit.test_remote import run as run_remote
 from tests.unit.test_remote_acme import run as run_by_acme
 from tests.unit.test_remote_hosts import run as run_on_hosts
@@ -70,7 +70,10 @@ ON_HOST: dict[str, Any] = {
     "broker": {"engine": "valkey"},
 }
 
-OURS = [f"{name}-{run}" for name in (*STACKS, "remote", "hosts", "acme") for run in ("up", "preview")]
+#: And one on hosts that hold an address in turn.
+ADDRESSED = {**VALUES["site"], "address": "192.0.2.9"}
+
+OURS = [f"{name}-{run}" for name in (*STACKS, "remote", "hosts", "hosts_address", "acme") for run in ("up", "preview")]
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +92,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Resou
                 if name == "remote"
                 else run_on_hosts(root, preview=preview)
                 if name == "hosts"
+                else run_on_hosts(root, preview=preview, site=ADDRESSED)
+                if name == "hosts_address"
                 else run_by_acme(root, preview=preview)
                 if name == "acme"
                 else run_main(root, stack_values(**STACKS[name]), preview=preview, secrets=secrets)

@@ -110,11 +110,13 @@ def _retire(places: Places, _words: list[str]) -> None:
 
     `release`, `instances`, `services` (each as `name=generation`), `daemons`, `relayed` (the ports where other hosts
     ask for its instances), `visited` (whether nginx has the site), `renewed` (whether its certificate comes by ACME),
-    and `polite`, as `site.swap`.
+    `polite`, as `site.swap`; and `holds`, where it is one of the hosts that hold the site's address.
     """
-    from platforms.remote.host import daemons, relaying, releases, renewing, site
+    from platforms.remote.host import address, daemons, relaying, releases, renewing, site
 
     wanted = json.load(sys.stdin)
+    if not wanted.get("holds", False):
+        address.leave(places)  # while the site answers here
     relaying.trim(places, wanted["relayed"], polite=wanted["polite"])
     if not wanted["visited"]:
         site.withdraw(places)
@@ -132,6 +134,19 @@ def _relays(places: Places, _words: list[str]) -> None:
     from platforms.remote.host import relaying
 
     relaying.deliver(places, json.load(sys.stdin))
+
+
+def _address(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import address
+
+    address.hold(places, json.load(sys.stdin))
+
+
+def _part(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import address
+
+    with alone(places.lock):
+        address.part(places)
 
 
 def _adopt(places: Places, words: list[str]) -> None:
@@ -296,6 +311,7 @@ def _remove(places: Places, words: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
+    "address": _address,
     "adopt": _adopt,
     "ask": _ask,
     "build": _build,
@@ -309,6 +325,7 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "load": _load,
     "look": _look,
     "maintain": _maintain,
+    "part": _part,
     "postgres": _postgres,
     "prepare": _prepare,
     "prove": _prove,
@@ -341,6 +358,7 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
 #: down once it is done.
 CHANGING = frozenset(
     (
+        "address",
         "adopt",
         "daemons",
         "gather",

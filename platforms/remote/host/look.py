@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_runtime import unfollowed
 from cluster_runtime.instance_link import GENERATION, NAME, SERVICES, InstanceLink
 from cluster_runtime.unfollowed import printable
-from platforms.remote.host import credentials, maintaining, postgres, relaying, renewing
+from platforms.remote.host import address, credentials, maintaining, postgres, relaying, renewing
 from platforms.remote.host.asking import ask
 from platforms.remote.host.running import has_user, output, told_by
 from platforms.remote.host.walking import holds_files, unless_kept
@@ -68,6 +68,7 @@ def _machine(places: Places) -> dict[str, Any]:
         "systemd": Path("/run/systemd/system").is_dir(),
         "free": free[fullest],
         "fullest": fullest,
+        "routers": address.others_routers(places),
         "clock": time.time(),
         "boot": Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
     }
@@ -110,6 +111,7 @@ def _stack(places: Places) -> dict[str, Any] | None:
         "database": postgres.found(places),
         "renewal": renewing.found(places),
         "filesystem": _filesystem(places),
+        "address": address.found(places),
         "daemons": {path.name: _daemon(places, path) for path in places.daemons()},
         **told_by(places, lambda: _said_by_processes(places)),
     }

@@ -75,6 +75,16 @@ class Places:
         return {one: self.unit.with_name(f"{self.name}.{name}") for one, name in names.items()}
 
     @property
+    def address(self) -> Path:
+        """What lets this host hold the site's address: root's own, and nobody else's to write."""
+        return self.state / "address"
+
+    @property
+    def address_unit(self) -> Path:
+        """The unit of the stack's own keepalived."""
+        return self.unit.with_name(f"{self.name}.keepalived.service")
+
+    @property
     def state(self) -> Path:
         """What outlives releases: data, uploads, static files."""
         return self.root / "var" / "lib" / self.name
@@ -343,8 +353,8 @@ class Places:
     def daemons(self) -> list[Path]:
         """Return the units of such programs that are there."""
         found = self.unit.parent.glob(f"{self.name}.*.service")
-        renewing = self.renewer_units.values()
-        return sorted(path for path in found if "@" not in path.name and path not in renewing)
+        others = {*self.renewer_units.values(), self.address_unit}
+        return sorted(path for path in found if "@" not in path.name and path not in others)
 
     def started(self, name: str) -> Path:
         """Return what holds the unit's text by which such a program was started."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from platforms.remote.host import credentials, daemons, postgres, renewing, site
+from platforms.remote.host import address, credentials, daemons, postgres, renewing, site
 from platforms.remote.host.releases import retire_all
 from platforms.remote.host.running import output
 
@@ -23,6 +23,7 @@ def remove(places: Places, *, data: bool, made_by: str = "") -> None:
         return
     if made_by and (not places.made_by.is_file() or places.made_by.read_text(encoding="utf-8").strip() != made_by):
         return
+    address.leave(places)  # while the site answers here
     retire_all(places)
     daemons.forget(places, set())
     postgres.stop(places)

@@ -19,6 +19,40 @@ if TYPE_CHECKING:
 CHUNK = 65536
 
 
+class Sockets:
+    """Sockets here, each of which leads somewhere. take: is given each connection, and where it leads."""
+
+    def __init__(self, take: Callable[[socket.socket, str], None]) -> None:
+        self._take = take
+        self._directory = Path(tempfile.mkdtemp(prefix="cluster-"))
+        self._listeners: list[socket.socket] = []
+
+    def to(self, there: str) -> Endpoint:
+        """Return a socket here that leads there."""
+        here = self._directory / f"{len(self._listeners)}.sock"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(here))
+        listener.listen()
+        self._listeners.append(listener)
+        threading.Thread(target=self._accept, args=(listener, there), daemon=True).start()
+        return Endpoint(path=str(here))
+
+    def _accept(self, listener: socket.socket, there: str) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                connection, _ = listener.accept()
+                self._take(connection, there)
+
+    def close(self) -> None:
+        """Take no connection any more."""
+        for listener in self._listeners:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        for path in self._directory.iterdir():
+            path.unlink()
+        self._directory.rmdir()
+
+
 class Relay:
     """Sockets here that lead to sockets where a cluster runs.
 
@@ -27,40 +61,25 @@ class Relay:
 
     def __init__(self, start: Callable[[str], subprocess.Popen[bytes]]) -> None:
         self.start = start
-        self.directory = Path(tempfile.mkdtemp(prefix="cluster-"))
-        self.listeners: list[socket.socket] = []
         self.processes: list[subprocess.Popen[bytes]] = []
+        self._sockets = Sockets(self._connect)
 
     def to(self, path: str) -> Endpoint:
         """Return a socket here that leads to the one at `path` there."""
-        here = self.directory / f"{len(self.listeners)}.sock"
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(here))
-        listener.listen()
-        self.listeners.append(listener)
-        threading.Thread(target=self._accept, args=(listener, path), daemon=True).start()
-        return Endpoint(path=str(here))
+        return self._sockets.to(path)
 
-    def _accept(self, listener: socket.socket, path: str) -> None:
-        with contextlib.suppress(OSError):  # closed
-            while True:
-                connection, _ = listener.accept()
-                process = self.start(path)
-                self.processes.append(process)
-                threading.Thread(target=_pump_out, args=(connection, process), daemon=True).start()
-                threading.Thread(target=_pump_in, args=(connection, process), daemon=True).start()
+    def _connect(self, connection: socket.socket, path: str) -> None:
+        process = self.start(path)
+        self.processes.append(process)
+        threading.Thread(target=_pump_out, args=(connection, process), daemon=True).start()
+        threading.Thread(target=_pump_in, args=(connection, process), daemon=True).start()
 
     def close(self) -> None:
         """Close all ways."""
-        for listener in self.listeners:
-            listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
+        self._sockets.close()
         for process in self.processes:
             process.kill()
             process.wait()
-        for path in self.directory.iterdir():
-            path.unlink()
-        self.directory.rmdir()
 
 
 def _pump_out(connection: socket.socket, process: subprocess.Popen[bytes]) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import tempfile
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.endpoints import Endpoint
+from platforms.pulumi.relay import Sockets
 from platforms.remote.host.frames import LONGEST, WITHIN, Frame, framed, read_frame
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
+
+    from cluster.endpoints import Endpoint
 
 
 class Relays:
@@ -26,8 +26,7 @@ class Relays:
 
     def __init__(self, start: Callable[[], subprocess.Popen[bytes]]) -> None:
         self._start = start
-        self._directory = Path(tempfile.mkdtemp(prefix="cluster-"))
-        self._listeners: list[socket.socket] = []
+        self._sockets = Sockets(self._connect)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: threading.Thread | None = None
@@ -37,19 +36,7 @@ class Relays:
 
     def to(self, there: str) -> Endpoint:
         """Return a socket here that leads to the one at a path there, or to a port."""
-        here = self._directory / f"{len(self._listeners)}.sock"
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(here))
-        listener.listen()
-        self._listeners.append(listener)
-        threading.Thread(target=self._accept, args=(listener, there), daemon=True).start()
-        return Endpoint(path=str(here))
-
-    def _accept(self, listener: socket.socket, there: str) -> None:
-        with contextlib.suppress(OSError):  # closed
-            while True:
-                connection, _ = listener.accept()
-                self._connect(connection, there)
+        return self._sockets.to(there)
 
     def _connect(self, connection: socket.socket, there: str) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, WITHIN)
@@ -111,9 +98,7 @@ class Relays:
 
     def close(self) -> None:
         """Close all ways."""
-        for listener in self._listeners:
-            listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
+        self._sockets.close()
         if self._process is not None and self._answers is not None:
             self._process.kill()
             self._process.wait()
@@ -123,6 +108,3 @@ class Relays:
             for pipe in filter(None, (self._process.stdin, self._process.stdout)):
                 with contextlib.suppress(OSError):  # what was not sent any more
                     pipe.close()
-        for path in self._directory.iterdir():
-            path.unlink()
-        self._directory.rmdir()

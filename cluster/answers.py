@@ -46,7 +46,14 @@ class BoundedTransport(httpx.HTTPTransport):
         """Send a request."""
         if self._endpoint.port:
             request.url = request.url.copy_with(host=self._endpoint.host, port=self._endpoint.port)
-        response = super().handle_request(request)
+        kept = bool(self._pool.connections)
+        try:
+            response = super().handle_request(request)
+        except httpx.RemoteProtocolError:
+            # Whoever answers may end a connection that was kept just when it is used again: nothing was begun then.
+            if not kept or request.method != "GET":
+                raise
+            response = super().handle_request(request)
         # An answer that unpacks to more than it was sent as would pass the limit: it is taken as it was sent.
         headers = [(name, value) for name, value in response.headers.raw if name.lower() != b"content-encoding"]
         assert isinstance(response.stream, httpx.SyncByteStream)  # noqa: S101 - of a transport that is not asynchronous

@@ -65,6 +65,48 @@ def test_an_endpoint_of_a_port_is_asked_whatever_host_is_named() -> None:
         assert b"Host: example.org\r\n" in asked[0]
 
 
+@contextmanager
+def ending(answers: int, unanswered: int = 99) -> Iterator[tuple[httpx.Client, list[bytes]]]:
+    """Give the first requests an answer, the next ones none, and those after it one again; return what was asked.
+
+    A request without an answer ends its connection.
+    """
+    asked: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    while told := connection.recv(4096):
+                        asked.append(told)
+                        if answers < len(asked) <= unanswered:
+                            break
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhere")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        there = BoundedTransport(Endpoint(host="127.0.0.1", port=listener.getsockname()[1]))
+        with httpx.Client(transport=there, timeout=30, trust_env=False) as client:
+            yield client, asked
+
+
+def test_a_kept_connection_that_ends_when_it_is_used_again_is_none() -> None:
+    with ending(1, 2) as (client, asked):
+        assert [client.get(f"http://localhost/{number}").text for number in (1, 2)] == ["here", "here"]
+    assert [line.split()[1] for line in asked] == [b"/1", b"/2", b"/2"]
+
+
+@pytest.mark.parametrize(("kept", "method", "times"), [(False, "GET", 1), (True, "POST", 1), (True, "GET", 2)])
+def test_nothing_but_a_get_on_a_kept_connection_is_asked_twice(kept: bool, method: str, times: int) -> None:
+    with ending(int(kept)) as (client, asked):
+        if kept:
+            client.get("http://localhost/")
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.request(method, "http://localhost/once")
+    assert len([one for one in asked if b"/once" in one]) == times
+
+
 def test_an_answer_without_end_is_an_error_and_not_all_of_the_memory() -> None:
     with answering(b"", b"x" * 65536, 10 * MOST // 65536) as client, pytest.raises(httpx.ReadError, match="more than"):
         client.get("http://localhost/")

@@ -86,7 +86,9 @@ def _project_path(value: str) -> str:
 def _shared_directory(value: str) -> str:
     """Return the path of a directory of a host's that others may have, too: none of the system's own."""
     path = posixpath.normpath(value)
-    own = next((one for one in OF_ONE_HOST if path == one or path.startswith((f"{one}/", f"{one}-"))), None)
+    own = next((one for one in OF_ONE_HOST if path == one or path.startswith(f"{one}/")), None)
+    if path.startswith("/var/lib/cluster-"):  # what is a stack's own
+        own = "/var/lib/cluster"
     if path != "/" and not path.startswith("//") and own is None:
         return path
     raise PydanticCustomError(

@@ -115,6 +115,12 @@ def left(seen: Seen, *, may: bool) -> str | None:
         if not is_same and (kept["holds"] or not kept["seen"]):
             where = "with the host itself" if path is None else f"at {path}"
             key = "sessions.discard" if config.database is None else "database.discard"
+            if path == kept["path"]:
+                return (
+                    f"app.shared_filesystem: {looked.host} has what the project has written at {path}, on another "
+                    f"filesystem than is mounted there now: mount that one, or set `{key}: true` for one `up` and copy "
+                    "the files"
+                )
             return (
                 f"app.shared_filesystem: {looked.host} has what the project has written at {kept['path']}, and now it "
                 f"would be looked for {where}: put that back, or set `{key}: true` for one `up` and copy the files"

@@ -101,7 +101,8 @@ class RemoteGround:
 
     def _handed(self, topology: Topology) -> Seen | None:
         path = os.environ.get(LOOKED_VARIABLE)
-        if path is None or not pulumi.runtime.is_dry_run():
+        # Another site of the program is another stack on the same hosts, perhaps.
+        if path is None or self.site is not None or not pulumi.runtime.is_dry_run():
             return None
         return taken(Path(path).read_text(encoding="utf-8"), self.ssh, topology)
 

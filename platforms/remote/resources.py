@@ -30,7 +30,7 @@ from platforms.remote.paths import asked_relays, nginx_config, relay_files, rela
 from platforms.remote.renewing import LOCK, code, renewer_of, variable
 from platforms.remote.targets import target_of
 from platforms.remote.units import daemon_unit, instance_unit, nginx_unit, service_unit, socket_of, tmpfiles
-from platforms.remote.wheels import wheels_for
+from platforms.remote.wheels import kind_of, wheels_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -245,9 +245,10 @@ class Remote:
     ) -> local.Command:
         """Send a host the release and its environment, as far as it lacks them; they are made here before."""
         looked = self.seen.each[host]
-        python, platform = target_of(dict(looked.machine))
-        environment = f"{spec.environment_digest}-{python}-{platform}"
-        release, packages = self.sent / f"{spec.digest}-{python}-{platform}.tar.gz", self.sent / f"{environment}.tar.gz"
+        python, platform, codename = kind_of(looked)
+        environment, kind = f"{spec.environment_digest}-{python}-{platform}", f"{python}-{platform}-{codename}"
+        # What is built on one distribution is for that one alone.
+        release, packages = (self.sent / f"{one}-{kind}.tar.gz" for one in (spec.digest, spec.environment_digest))
         is_there = spec.digest in looked.releases
         if not is_there and not pulumi.runtime.is_dry_run():
             try:
@@ -261,10 +262,10 @@ class Remote:
         there = shlex.quote(self.ssh.relative(self.sent))
         lacks = self._words(host, "lacks", "$RELEASE", "$ENVIRONMENT")
         receive = self._words(host, "receive", "receive=$TURN", "${lacked%/*}", "${lacked#*/}")
-        archive = 'case "$lacked" in release/*) sent="$RELEASE-$TARGET";; *) sent="$ENVIRONMENT";; esac'
+        archive = 'case "$lacked" in release/*) sent="$RELEASE-$KIND";; *) sent="${ENVIRONMENT%%-*}-$KIND";; esac'
         send = f'{archive}\n    {receive} <{there}/"$sent.tar.gz"'
         script = f"set -eu\nfor lacked in $({lacks} </dev/null); do\n    {send}\ndone\n"
-        given = {"RELEASE": spec.digest, "ENVIRONMENT": environment, "TARGET": f"{python}-{platform}"}
+        given = {"RELEASE": spec.digest, "ENVIRONMENT": environment, "KIND": kind}
         turn = looked.turn("receive", done=is_there)
         step = _Step(component=name, host=host, name="sent")
         return self._script(step.resource, script, opts, store.ready, {**given, "TURN": turn})
@@ -625,7 +626,9 @@ class Remote:
             and looked.has_visitors == visited
             and (holds or looked.address is None)
             and looked.has_renewer == renewed
-            and not (looked.has_uploads and topology.config.app.shared_filesystem is not None),
+            and not (
+                host in placement.hosts and looked.has_uploads and topology.config.app.shared_filesystem is not None
+            ),
             stdin=json.dumps(told, indent=1),
         )
 

@@ -261,4 +261,4 @@ def kind_of(looked: Looked) -> tuple[str, str, str]:
     return (*target_of(dict(looked.machine)), str(looked.machine["codename"]))
 
 
-__all__ = ["Wheels", "wheels_for"]
+__all__ = ["Wheels", "kind_of", "wheels_for"]

@@ -18,7 +18,12 @@ WORTH_COMPRESSING = 1024
 
 
 def compress(public: Path, endings: tuple[str, ...]) -> None:
-    """Put a compressed copy beside each file below `public` with one of the endings, for nginx's gzip_static."""
+    """Put a compressed copy beside each file below `public` with one of the endings, for nginx's gzip_static.
+
+    A project that has no static files has no such directory.
+    """
+    if not public.is_dir():
+        return
     for _path, _directories, names, directory in os.fwalk(public, follow_symlinks=False):
         # Django's storage with a manifest puts each file there twice: by its own name, and by one with its hash.
         known: dict[bytes, bytes] = {}

@@ -144,6 +144,11 @@ def test_a_compressed_copy_that_is_being_served_stays_whole_while_another_one_is
     assert gzip.decompress(copy.read_bytes()) == b"b" * 5000
 
 
+def test_a_project_that_has_no_static_files_has_none_to_compress(tmp_path: Path) -> None:
+    compress(tmp_path / "static", (".css",))
+    assert not (tmp_path / "static").exists()
+
+
 def test_files_of_the_same_text_are_compressed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in {"a.css": b"a", "a.0123456789ab.css": b"a", "b.css": b"b"}.items():
         (tmp_path / name).write_bytes(text * 5000)

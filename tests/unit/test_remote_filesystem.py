@@ -377,7 +377,8 @@ def test_a_set_up_makes_the_stack_s_directory_once_and_knows_it_again(machine: M
     assert machine.places.written() == own
     set_up(machine)
     assert (own / ".token").read_text() == token
-    assert sorted(path.name for path in own.iterdir()) == [".owner", ".token"]
+    assert sorted(path.name for path in own.iterdir()) == [".owner", ".token", ".unseeded-media", "media"]
+    assert (own / "media").stat().st_mode & 0o7777 == 0o2750
     assert sorted(path.name for path in machine.places.shared.iterdir()) == [".databases", ".schedules", "media"]
     machine.places.owner.write_text("other/shop\n")
     with pytest.raises(HostError, match=r"mnt/cluster-shop is django-cluster/shop's: call this stack otherwise"):
@@ -451,7 +452,6 @@ def test_a_look_says_what_is_there(machine: Machine) -> None:
     found = there.found(machine.places, mount)
     assert (found["owner"], found["claimed"], found["holds"]) == (os.getuid(), "django-cluster/shop", False)
     assert found["token"] == machine.places.token.read_text().strip()
-    (own / "media").mkdir()
     (own / "media" / "a").write_text("x")
     assert there.found(machine.places, mount)["holds"]
     assert os.getgid() == there.numbers(machine.places)["nginx"]
@@ -488,7 +488,6 @@ def test_what_was_written_before_is_copied_and_put_aside_and_nothing_is_lost(mac
     (local / "logs").mkdir()
     (local / "logs" / "b").write_text("b")
     own = set_up(machine)
-    (own / "media").mkdir()
     (own / "media" / "a").write_text("of another host")
     os.utime(own / "media" / "a", (1, 1))
     mount_point = (local / "media").stat().st_ino
@@ -518,7 +517,7 @@ def test_a_release_brings_what_the_project_holds_and_another_host_may_be_quicker
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = set_up(machine)
-    held = archive(("tree/a", "", "file"), ("environment", "e1", "file"), ("seed/media/x", "theirs", "file"))
+    held = archive(("tree/a", "", "file"), ("environment", "e1", "file"), ("seed/docs/x", "theirs", "file"))
     original = releases._take_place
 
     def late(new: Path, place: Path) -> None:
@@ -528,15 +527,44 @@ def test_a_release_brings_what_the_project_holds_and_another_host_may_be_quicker
 
     monkeypatch.setattr(releases, "_take_place", late)
     releases.receive(machine.places, "release", "r1", held)
-    assert (own / "media" / "x").read_text() == "quicker"
-    assert sorted(path.name for path in own.iterdir()) == [".owner", ".token", "media"]
+    assert (own / "docs" / "x").read_text() == "quicker"
+    assert sorted(path.name for path in own.iterdir()) == [".owner", ".token", "docs", "media"]
+
+
+def test_what_the_project_holds_is_put_once_into_what_instances_may_have_already(machine: Machine) -> None:
+    """It is mounted before a release comes, and what somebody has removed since does not come back."""
+    own = set_up(machine)
+    there.gather(machine.places)  # this host has nothing of its own
+    mounted = (own / "media").stat().st_ino
+    (own / "media" / "y").write_text("an upload")
+    held = archive(
+        *(("tree/a", "", "file"), ("environment", "e1", "file")),
+        *(("seed/media/x", "theirs", "file"), ("seed/media/y", "theirs", "file")),
+    )
+    releases.receive(machine.places, "release", "r1", held)
+    assert (own / "media").stat().st_ino == mounted
+    assert [(own / "media" / name).read_text() for name in ("x", "y")] == ["theirs", "an upload"]
+    (own / "media" / "x").unlink()
+    set_up(machine)
+    releases.receive(machine.places, "release", "r2", held)
+    assert sorted(path.name for path in (own / "media").iterdir()) == ["y"]
+
+
+def test_what_is_copied_from_a_host_is_not_filled_up_with_what_the_project_holds(machine: Machine) -> None:
+    local = machine.places.shared / "media"
+    local.mkdir(parents=True)
+    (local / "y").write_text("an upload")
+    own = set_up(machine)
+    there.gather(machine.places)
+    held = archive(("tree/a", "", "file"), ("environment", "e1", "file"), ("seed/media/x", "theirs", "file"))
+    releases.receive(machine.places, "release", "r1", held)
+    assert sorted(path.name for path in (own / "media").iterdir()) == ["y"]
 
 
 def test_deleting_data_deletes_the_stack_s_alone_and_says_where_it_can_t(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = set_up(machine)
-    (own / "media").mkdir()
     (own / "media" / "a").write_text("x")
     (own.parent / "cluster-blog").mkdir()
     removing.remove(machine.places, data=False)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+import pulumi
 import pytest
 
 from platforms.remote import program as remote_program
@@ -55,3 +57,18 @@ def test_what_was_found_on_other_hosts_is_nobody_s(tmp_path: Path, monkeypatch: 
     other = hosts.seen({**hosts.SEVERAL, "hosts": [*hosts.HOSTS[1:], hosts.a_host(41, "web4", "app", "nginx")]})
     _made, looks = run(tmp_path, handed(other), monkeypatch, preview=True)
     assert looks == 1
+
+
+def test_what_was_found_of_a_program_s_own_stack_is_not_its_other_site_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both may be on the same hosts, and call their instances the same."""
+    seen = hosts.seen()
+    (tmp_path / "looked").write_text(handed(seen))
+    monkeypatch.setenv(LOOKED_VARIABLE, str(tmp_path / "looked"))
+    ssh = SimpleNamespace(hosts=seen.topology.config.hosts, stack="t")
+    with patch.object(pulumi.runtime, "is_dry_run", lambda: True):
+        for site, is_taken in ((None, True), ("docs", False)):
+            ground = SimpleNamespace(site=site, ssh=ssh)
+            found = remote_program.RemoteGround._handed(ground, seen.topology)  # type: ignore[arg-type]
+            assert (found is not None) == is_taken

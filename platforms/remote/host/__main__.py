@@ -128,6 +128,8 @@ def _retire(places: Places, _words: list[str]) -> None:
         from platforms.remote.host import filesystem
 
         filesystem.put_aside(places)
+        if not wanted["instances"] and not wanted["visited"]:
+            filesystem.forget(places)
 
 
 def _relays(places: Places, _words: list[str]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime import unfollowed
-from platforms.remote.host.places import NGINX_USER
+from platforms.remote.host.places import NGINX_USER, UNSEEDED
 from platforms.remote.host.running import HostError, done_by_number, output, put
 from platforms.remote.host.walking import holds_files, unless_kept
 
@@ -125,8 +125,7 @@ def record(places: Places, wanted: Mapping[str, Any] | None, owner: str) -> None
     writes; None: this host has it itself. owner: as `setting_up.claim` has it. HostError where it can't be.
     """
     if wanted is None:
-        for path in (places.filesystem, places.token):
-            path.unlink(missing_ok=True)
+        forget(places)
         return
     make(places, wanted["path"], wanted["number"])
     own = Path(wanted["path"]) / places.name
@@ -142,8 +141,26 @@ def record(places: Places, wanted: Mapping[str, Any] | None, owner: str) -> None
     _directory(places.shared, 0, 0o755)
     for path in (places.databases, places.schedules):
         _directory(path, wanted["number"], 0o750)
+    who = (wanted["number"], grp.getgrnam(NGINX_USER).gr_gid)
     for name in wanted["shared"]:
+        # What is mounted must be there before a unit says so, which may start again before a release makes it.
+        done_by_number(who, partial(_begin, own, name), f"{own / name} can't be made", seconds=ANSWERS)
         _mount_point(places.shared / name)
+
+
+def forget(places: Places) -> None:
+    """Have nothing to do with a filesystem of several hosts any more."""
+    for path in (places.filesystem, places.token):
+        path.unlink(missing_ok=True)
+
+
+def _begin(own: Path, name: str) -> None:
+    """Make a directory of what the project writes, and note that it lacks what the project holds there itself."""
+    if os.path.lexists(own / name):
+        return
+    (own / f"{UNSEEDED}{name}").touch(mode=0o600)
+    with contextlib.suppress(FileExistsError):  # another host is at it
+        (own / name).mkdir(mode=0o750)
 
 
 def _directory(path: Path, number: int, mode: int) -> None:
@@ -313,9 +330,15 @@ def gather(places: Places) -> None:
     for name in entries:
         copy = partial(gathering.gather, places.shared / name, to / name)
         left = done_by_number(who, copy, f"{places.shared / name} can't be copied to {to}")
+        if any((places.shared / name).iterdir()):  # what the project holds was put there once, and may be gone since
+            done_by_number(who, partial(_has_all, to / f"{UNSEEDED}{name}"), f"{to} can't be written")
         if left:
             why = "on a filesystem of several hosts it loses what is written"
             raise HostError(f"{left[0]} is an sqlite database, and {why}: use a database server, and move it away")
+
+
+def _has_all(note: Path) -> None:
+    note.unlink(missing_ok=True)
 
 
 def put_aside(places: Places) -> None:
@@ -364,7 +387,7 @@ def delete(places: Places) -> None:
     if token and token != places.token.read_text(encoding="utf-8").strip():
         raise HostError(f"{own} is not what this host had at {path}, and is not deleted: remove it by hand")
     done_by_number(number or None, partial(_empty, own), f"{own} can't be emptied")
-    with contextlib.suppress(PermissionError):  # where root is nobody, what holds it is the filesystem's owner's
+    with contextlib.suppress(OSError):  # where root is nobody, or a file is still open on another host, it stays
         own.rmdir()
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 #: nginx's user and its group, as the distribution has them.
 NGINX_USER = "www-data"
 
+#: Begins the name of a note that a directory which hosts share lacks what the project holds there itself.
+UNSEEDED = ".unseeded-"
+
 #: Of the distribution's nginx.
 NGINX = Path("/etc/nginx")
 

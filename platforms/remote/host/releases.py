@@ -24,8 +24,8 @@ from cluster_runtime.instance_link import SERVICES
 from cluster_runtime.secret_files import is_held
 from platforms.remote.host import credentials
 from platforms.remote.host.credentials import CONFIG, reads_files
-from platforms.remote.host.places import THERE
-from platforms.remote.host.running import HostError, become, directory_of, identity, output, run, told_by
+from platforms.remote.host.places import THERE, UNSEEDED
+from platforms.remote.host.running import HostError, become, directory_of, done_by, identity, output, run, told_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -168,16 +168,42 @@ def _seed(places: Places, seed: Path) -> None:
         # On a filesystem that hosts share, another one is at it at the same time.
         own = f".{token_hex(4)}" if top != places.shared else ""
         there, new = top / held.name, top / f".{held.name}{own}.new"
-        if os.path.lexists(there):
+        found = done_by(places.name, partial(_there, there), f"{there} can't be looked at")
+        if found == UNSEEDED and held.is_dir():
+            # Instances that run may have it already: what the project holds is put into it, beside what is there.
+            copied = ("cp", "--recursive", "--no-clobber", "--no-dereference", "--no-preserve=all", "--")
+            run(
+                *copied,
+                f"{held}/.",
+                str(there),
+                cwd="/",
+                umask=0o027,
+                **identity(places),
+                problem=f"{there} can't be filled",
+            )
+        if found:
             continue
         for words in (
             ("rm", "--recursive", "--force", "--", str(new)),
             ("cp", "--recursive", "--no-dereference", "--no-preserve=all", "--", str(held), str(new)),
         ):
             run(*words, cwd="/", umask=0o027, **identity(places), problem=f"{there} can't be made")
-        told_by(places, partial(_take_place, new, there))
+        done_by(places.name, partial(_take_place, new, there), f"{there} can't be made")
+    if top != places.shared:
+        done_by(places.name, partial(_is_seeded, top), f"{top} can't be written")
     if seed.is_dir():
         shutil.rmtree(seed)
+
+
+def _there(path: Path) -> str:
+    """Return whether something is at a path: UNSEEDED where a set-up has made it for what the project holds there."""
+    note = path.with_name(f"{UNSEEDED}{path.name}")
+    return UNSEEDED if os.path.lexists(note) else "there" if os.path.lexists(path) else ""
+
+
+def _is_seeded(top: Path) -> None:
+    for note in top.glob(f"{UNSEEDED}*"):
+        note.unlink(missing_ok=True)
 
 
 def _take_place(new: Path, there: Path) -> None:

@@ -34,7 +34,9 @@ def set_up(places: Places, wanted: dict[str, Any]) -> None:
     shared = wanted.get("filesystem")
     _make_user(places, None if shared is None else shared["number"])
     _make_directories(places, shares=shared is not None)
-    if shared is not None or places.shared_filesystem():
+    # Instances that go with the host's role ask for it until they do.
+    goes_later = shared is None and "unit" not in wanted and places.unit.is_file()
+    if shared is not None or (places.shared_filesystem() and not goes_later):
         from platforms.remote.host import filesystem  # noqa: PLC0415 - most stacks have none
 
         filesystem.record(places, shared, wanted["owner"])

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from platforms.remote.host.asking import ask
 from platforms.remote.host.installing import install, nothing_starts
 from platforms.remote.host.places import NGINX_USER
-from platforms.remote.host.running import HostError, output, put, run
+from platforms.remote.host.running import HostError, digest_of, is_active, output, put, run
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -76,19 +76,19 @@ def hold(places: Places, wanted: dict[str, Any]) -> None:
         run("systemctl", "daemon-reload")
     run("systemctl", "enable", "--quiet", unit.name)
     same = started.is_file() and started.read_text(encoding="utf-8") == wanted["unit"]
-    if not same or not _is_active(unit.name):
+    if not same or not is_active(unit.name):
         run("systemctl", "restart", unit.name, problem="keepalived can't be started")
         _await_holder(told["addresses"], SETTLED_WITHIN)
     elif changed:
         run("systemctl", "reload", unit.name, problem="keepalived does not read its configuration")
         time.sleep(READ_WITHIN)
-    if not _is_active(unit.name):
+    if not is_active(unit.name):
         log = output("journalctl", "--unit", unit.name, "--output=cat", "--lines", "5").stdout.strip()
         raise HostError(f"keepalived does not run:\n{log}")
     put(started, wanted["unit"])
     for gone in {*before["addresses"]} - {*told["addresses"]}:
         _take_off(gone)
-    files = {str(path): _digest(path) for path in (places.address / CONFIG, places.address / ANSWERS, unit)}
+    files = {str(path): digest_of(path) for path in (places.address / CONFIG, places.address / ANSWERS, unit)}
     put(places.address / TOLD, json.dumps({**told, "digest": digest(wanted), "files": files}))
 
 
@@ -110,12 +110,12 @@ def _check_others(places: Places, wanted: Mapping[str, Any]) -> None:
 def part(places: Places) -> None:
     """Hear hosts no more that are to hold the address no more: by now they have let go."""
     told = _told(places)
-    if not told["left"] or not _is_active(places.address_unit.name):
+    if not told["left"] or not is_active(places.address_unit.name):
         return
     told["left"] = []
     _write(places, told)
     run("systemctl", "reload", places.address_unit.name, problem="keepalived does not read its configuration")
-    told["files"][str(places.address / CONFIG)] = _digest(places.address / CONFIG)
+    told["files"][str(places.address / CONFIG)] = digest_of(places.address / CONFIG)
     put(places.address / TOLD, json.dumps(told))
 
 
@@ -143,10 +143,10 @@ def found(places: Places) -> dict[str, Any] | None:
         "digest": told["digest"],
         "router": told["router"],
         "left": told["left"],
-        "active": _is_active(name),
+        "active": is_active(name),
         "enabled": (places.started_at_boot / name).is_symlink(),
         "unit": hashlib.sha256(text.encode()).hexdigest(),
-        "edited": [path for path, digest_ in told["files"].items() if _digest(Path(path)) != digest_],
+        "edited": [path for path, digest_ in told["files"].items() if digest_of(Path(path)) != digest_],
         "held": [one for one in told["addresses"] if is_held(one)],
         "answers": ask(places.internal, "/-/config") is not None,
     }
@@ -300,11 +300,3 @@ def _await_holder(addresses: Collection[str], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not all(map(is_held, addresses)):
         time.sleep(0.1)
-
-
-def _is_active(unit: str) -> bool:
-    return output("systemctl", "is-active", unit).stdout.strip() == "active"
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

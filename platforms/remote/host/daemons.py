@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from platforms.remote.host.asking import ask
 from platforms.remote.host.installing import install, nothing_starts
-from platforms.remote.host.running import HostError, output, put, run, told_by
+from platforms.remote.host.running import HostError, is_active, output, put, run, told_by
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ def _is_as_wanted(places: Places, one: dict[str, Any]) -> bool:
     """Tell whether a daemon runs, and was started by the unit that is wanted."""
     unit, started = places.daemon(one["name"]), places.started(one["name"])
     said = [path.read_text(encoding="utf-8") if path.is_file() else "" for path in (unit, started)]
-    active = output("systemctl", "is-active", unit.name).stdout.strip() == "active"
+    active = is_active(unit.name)
     return active and said == [one["unit"], one["unit"]] and _answers(places, one)
 
 

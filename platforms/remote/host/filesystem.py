@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_runtime import unfollowed
 from platforms.remote.host.places import NGINX_USER, UNSEEDED
-from platforms.remote.host.running import HostError, done_by_number, output, put
+from platforms.remote.host.running import HostError, directory_of, done_by_number, opened, output, put
 from platforms.remote.host.walking import holds_files, unless_kept
 
 if TYPE_CHECKING:
@@ -138,9 +138,9 @@ def record(places: Places, wanted: Mapping[str, Any] | None, owner: str) -> None
     put(places.token, f"{token}\n")
     put(places.filesystem, f"{wanted['path']}\n")
     # What each release has of its own in a directory that the instances' user does not write.
-    _directory(places.shared, 0, 0o755)
+    directory_of(places.shared, 0, -1, 0o755)
     for path in (places.databases, places.schedules):
-        _directory(path, wanted["number"], 0o750)
+        directory_of(path, wanted["number"], -1, 0o750)
     who = (wanted["number"], grp.getgrnam(NGINX_USER).gr_gid)
     for name in wanted["shared"]:
         # What is mounted must be there before a unit says so, which may start again before a release makes it.
@@ -163,27 +163,10 @@ def _begin(own: Path, name: str) -> None:
         (own / name).mkdir(mode=0o750)
 
 
-def _directory(path: Path, number: int, mode: int) -> None:
-    path.mkdir(exist_ok=True)
-    descriptor = _opened(path)
-    try:
-        os.fchown(descriptor, number, -1)
-        os.fchmod(descriptor, mode)
-    finally:
-        os.close(descriptor)
-
-
 def _mount_point(path: Path) -> None:
     """Let a directory be there. One that is stays as it is: instances that run have something mounted on it."""
     path.mkdir(exist_ok=True)
-    os.close(_opened(path))
-
-
-def _opened(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise HostError(f"{path} is no directory: {error.strerror}") from error
+    os.close(opened(path))
 
 
 def make(places: Places, path: str, number: int) -> None:
@@ -351,7 +334,7 @@ def put_aside(places: Places) -> None:
 
 def _put_aside(top: Path, moved: Path) -> None:
     """Move what is in a directory: itself it stays, since instances that run have something mounted on it."""
-    inside = _opened(top)
+    inside = opened(top)
     try:
         names = os.listdir(inside)  # noqa: PTH208 - a descriptor
         if names:

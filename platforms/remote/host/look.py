@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import pwd
 import re
@@ -20,7 +19,7 @@ from cluster_runtime.instance_link import GENERATION, NAME, SERVICES, InstanceLi
 from cluster_runtime.unfollowed import printable
 from platforms.remote.host import address, credentials, maintaining, postgres, relaying, renewing
 from platforms.remote.host.asking import ask
-from platforms.remote.host.running import has_user, output, told_by
+from platforms.remote.host.running import digest_of, has_user, output, told_by
 from platforms.remote.host.walking import holds_files, unless_kept
 
 if TYPE_CHECKING:
@@ -49,7 +48,10 @@ def look(places: Places, shared_filesystem: str = "") -> dict[str, Any]:
 
         machine["filesystem"] = filesystem.found(places, shared_filesystem)
         machine["numbers"] = filesystem.numbers(places)
-    return {"machine": machine, "stack": _stack(places)}
+    stack = _stack(places)
+    if stack is not None:
+        stack["filesystem"] = _filesystem(places, shared_filesystem, machine)
+    return {"machine": machine, "stack": stack}
 
 
 def _machine(places: Places) -> dict[str, Any]:
@@ -104,27 +106,29 @@ def _stack(places: Places) -> dict[str, Any] | None:
         "secrets": credentials.there(places),
         "read_files": [name for name in _kept(places.releases) if credentials.reads_files(places, name)],
         "units": _units(places),
-        "files": {name: _digest(path) for name, path in places.of_systemd.items()},
+        "files": {name: digest_of(path) for name, path in places.of_systemd.items()},
         "site": _site(places),
         "relay": relaying.found(places),
         "between": relaying.between(places),
         "database": postgres.found(places),
         "renewal": renewing.found(places),
-        "filesystem": _filesystem(places),
         "address": address.found(places),
         "daemons": {path.name: _daemon(places, path) for path in places.daemons()},
         **told_by(places, lambda: _said_by_processes(places)),
     }
 
 
-def _filesystem(places: Places) -> dict[str, Any] | None:
-    """Return where this host has what the project writes; None where it has it itself."""
+def _filesystem(places: Places, wanted: str, machine: dict[str, Any]) -> dict[str, Any] | None:
+    """Return where this host has what the project writes; None where it has it itself.
+
+    wanted: what was looked at for the machine already: one whose server is away takes its time.
+    """
     path = places.shared_filesystem()
     if not path:
         return None
     from platforms.remote.host import filesystem  # noqa: PLC0415 - as above
 
-    said = filesystem.found(places, path)
+    said = machine["filesystem"] if path == wanted else filesystem.found(places, path)
     token = places.token.read_text(encoding="utf-8").strip() if places.token.is_file() else ""
     return {"path": path, "token": token, "seen": said["token"] == token, "holds": said["holds"]}
 
@@ -227,7 +231,7 @@ def _daemon(places: Places, unit: Path) -> dict[str, Any]:
     """Return what is to be said of a program of the distribution's: its state, and by which unit it was started."""
     name = unit.name.removeprefix(f"{places.name}.").removesuffix(".service")
     state = _said("systemctl", "is-active", unit.name).strip()
-    return {"state": state, "unit": _digest(unit), "started": _digest(places.started(name))}
+    return {"state": state, "unit": digest_of(unit), "started": digest_of(places.started(name))}
 
 
 def _services(places: Places) -> dict[str, dict[str, Any]]:
@@ -241,7 +245,7 @@ def _site(places: Places) -> dict[str, str]:
     enabled, available = places.nginx / "sites-enabled", places.nginx / "sites-available"
     found = [*enabled.glob(f"zz-{places.name}"), *available.glob(f"zz-{places.name}"), *places.own_nginx.rglob("*")]
     return {
-        _called(places, path): str(path.readlink()) if path.is_symlink() else _digest(path)
+        _called(places, path): str(path.readlink()) if path.is_symlink() else digest_of(path)
         for path in found
         if path.is_symlink() or path.is_file()
     }
@@ -250,10 +254,6 @@ def _site(places: Places) -> dict[str, str]:
 def _called(places: Places, path: Path) -> str:
     """Return the path of one of nginx's files as a configuration has it: what its site names is absolute."""
     return str(path if path.is_relative_to(places.own_nginx) else path.relative_to(places.nginx))
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 #: What /proc/net/tcp calls a socket that listens, and the columns of its address, its state and its user.

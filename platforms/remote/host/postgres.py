@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from platforms.remote.host.installing import install
-from platforms.remote.host.running import HostError, certificates_in, done_by, output, put, run
+from platforms.remote.host.running import HostError, certificates_in, done_by, is_active, output, put, run
 from platforms.remote.host.setting_up import claim
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class _Cluster:
 
     @property
     def active(self) -> bool:
-        return self.there and output("systemctl", "is-active", self.unit).stdout.strip() == "active"
+        return self.there and is_active(self.unit)
 
     def create(self, port: int) -> bool:
         """Make it where it is not there; tell whether it was made."""

@@ -25,7 +25,17 @@ from cluster_runtime.secret_files import is_held
 from platforms.remote.host import credentials
 from platforms.remote.host.credentials import CONFIG, reads_files
 from platforms.remote.host.places import THERE, UNSEEDED
-from platforms.remote.host.running import HostError, become, directory_of, done_by, identity, output, run, told_by
+from platforms.remote.host.running import (
+    HostError,
+    become,
+    directory_of,
+    done_by,
+    identity,
+    is_active,
+    output,
+    run,
+    told_by,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -299,7 +309,7 @@ def _start(places: Places, units: Mapping[str, str]) -> None:
         return
     words = []
     for name, unit in units.items():
-        if output("systemctl", "is-active", unit).stdout.strip() == "active":
+        if is_active(unit):
             continue
         said = output("systemctl", "show", unit, "--property=StatusText", "--value").stdout.strip()
         log = output("journalctl", "--unit", unit, f"--since=@{begun:.0f}", "--output=cat", "--lines", str(LOG_LINES))

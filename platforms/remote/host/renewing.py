@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_runtime import unfollowed
 from cluster_runtime.untrusted_json import object_in
 from platforms.remote.host.asking import ask
-from platforms.remote.host.running import HostError, alone, output, put, run
+from platforms.remote.host.running import HostError, alone, is_active, output, put, run
 from platforms.remote.host.site import TAKEN_WITHIN, reload_until
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def renew(places: Places, wanted: dict[str, Any]) -> None:
     if changed:
         run("systemctl", "daemon-reload")
     unit, path = units["renewer"].name, units["path"].name
-    if not _is_active(unit) or _started(places) != told:
+    if not is_active(unit) or _started(places) != told:
         run("systemctl", "enable", "--quiet", unit)
         run("systemctl", "restart", unit, problem="what keeps the certificate can't be started")
     _await(places, unit, wanted["seconds"])
@@ -72,15 +72,11 @@ def _give(places: Places, given: dict[str, str]) -> None:
 def _await(places: Places, unit: str, seconds: float) -> None:
     """Wait until the renewer has put a certificate in place, if it is one that nobody believes."""
     deadline = time.monotonic() + seconds
-    while not (_is_active(unit) and kept(places)):
+    while not (is_active(unit) and kept(places)):
         if time.monotonic() > deadline:
             log = output("journalctl", "--unit", unit, "--output=cat", "--lines", "5").stdout.strip()
             raise HostError(f"what keeps the certificate has made none within {seconds:g} s:\n{log}")
         time.sleep(0.1)
-
-
-def _is_active(unit: str) -> bool:
-    return output("systemctl", "is-active", unit).stdout.strip() == "active"
 
 
 def _started(places: Places) -> str:
@@ -123,7 +119,7 @@ def found(places: Places) -> dict[str, Any]:
             name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in units.items() if path.is_file()
         },
         "started": _started(places),
-        "active": [name for name, path in units.items() if path.is_file() and _is_active(path.name)],
+        "active": [name for name, path in units.items() if path.is_file() and is_active(path.name)],
         "enabled": [name for name, path in units.items() if (places.started_at_boot / path.name).is_symlink()],
         "sent": sorted(path.name for path in places.renewers.iterdir()) if places.renewers.is_dir() else [],
         **said(places),

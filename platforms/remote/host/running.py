@@ -50,6 +50,16 @@ def output(
     )
 
 
+def is_active(unit: str) -> bool:
+    """Tell whether a unit of systemd's runs."""
+    return output("systemctl", "is-active", unit).stdout.strip() == "active"
+
+
+def digest_of(path: Path) -> str:
+    """Return a digest of a file of root's; empty where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
 def identity(places: Places) -> dict[str, Any]:
     """Return the instances' user, as subprocess.run is told."""
     user = pwd.getpwnam(places.name)
@@ -157,14 +167,22 @@ def alone(lock: Path) -> Iterator[None]:
 
 
 def directory_of(path: Path, uid: int, gid: int, mode: int) -> None:
-    """Make a directory, whose parent nobody but root writes."""
+    """Make a directory, whose parent nobody but root writes; a uid or gid of -1 stays. HostError: it is none."""
     path.mkdir(exist_ok=True)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = opened(path)
     try:
         os.fchown(descriptor, uid, gid)
         os.fchmod(descriptor, mode)
     finally:
         os.close(descriptor)
+
+
+def opened(path: Path) -> int:
+    """Return a descriptor of a directory, and follow no link; HostError where it is none."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"{path} is no directory: {error.strerror}") from error
 
 
 def certificates_in(path: Path) -> list[str]:

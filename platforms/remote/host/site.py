@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from platforms.remote.host import asking
 from platforms.remote.host.asking import ask
-from platforms.remote.host.running import HostError, output, put, run
+from platforms.remote.host.running import HostError, is_active, output, put, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -157,7 +157,7 @@ def reload_until(places: Places, taken: Callable[[], bool], *, polite: bool) -> 
 
     polite: connections of busy clients are closed before, response by response.
     """
-    active = output("systemctl", "is-active", "nginx.service").stdout.strip() == "active"
+    active = is_active("nginx.service")
     with _closing(places) if polite and active else contextlib.nullcontext():
         if active:
             run("systemctl", "reload", "nginx.service", problem="nginx can't be reloaded")

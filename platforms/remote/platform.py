@@ -32,7 +32,7 @@ from cluster.tls.hosts import new_hosts_key
 from cluster.topology import build_topology
 from platforms.base import RELEASE_VARIABLE, Applied, Back, Change, Forward, Invocation, LogSource, Status
 from platforms.pulumi.backend import share
-from platforms.pulumi.engine import Event, PolicyError, Pulumi, PulumiError, name_of
+from platforms.pulumi.engine import Event, PolicyError, Pulumi, PulumiError, name_of, warm
 from platforms.pulumi.kept_stack import keep_stack
 from platforms.pulumi.keys import PulumiHostsKeys, PulumiKeys, make_secrets, secrets_there
 from platforms.pulumi.planning import state_of
@@ -109,7 +109,7 @@ class RemotePlatform:
     @cached_property
     def pulumi(self) -> Pulumi:
         """The stack in Pulumi's words, which is installed where it is missing."""
-        return Pulumi(self.stack.root, self.stack.name, self.voice.say)
+        return Pulumi(self.stack.root, self.stack.name, self.voice.say, f"{__package__}.program")
 
     @cached_property
     def ssh(self) -> Ssh:
@@ -163,6 +163,7 @@ class RemotePlatform:
 
     def plan(self, wanted: Forward | Back) -> Planned:
         """Look at what is to be done, and change nothing."""
+        warm(lambda: self.pulumi)
         seen, facts = self._seen()
         if seen is None:
             return Planned(stack=self.stack.name, changes=True, refused=tuple(forbidding(self.stack.config, facts)))
@@ -187,6 +188,7 @@ class RemotePlatform:
         """Say what is to be done, by the engine's preview; while it does it, its own lock keeps others away."""
         if isinstance(wanted, Forward) and wanted.pull:
             raise CommandError("--pull is for platforms whose services are containers; a host's packages are its own")
+        warm(lambda: self.pulumi)
         # What keeps the hosts from being what they should, first the stack file's part of it.
         seen, facts = self._seen()
         gate(self.stack.config, facts)

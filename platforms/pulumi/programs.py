@@ -1,0 +1,104 @@
+"""Keeps a process that runs a stack's program for the engine, without starting Python anew for each run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+import cluster
+from cluster.errors import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+#: The project's file.
+PROJECT = "Pulumi.yaml"
+
+#: The longest path of a socket, in bytes.
+SOCKET_LENGTH = 100
+
+#: Starts the process with what this one finds modules by.
+START = "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); from platforms.pulumi.serving import main; main()"
+
+
+class Programs:
+    """The process, for the program of the project at `root`. modules: those that the program will import."""
+
+    def __init__(self, root: Path, modules: tuple[str, ...]) -> None:
+        self.root = root
+        self.said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", START, json.dumps(sys.path), *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.said,
+            text=True,
+            start_new_session=True,  # an interrupt is for the engine alone, which lets the program end
+        )
+        weakref.finalize(self, _let_go, self.process)
+
+    @contextlib.contextmanager
+    def serving(self, environment: Mapping[str, str], directory: Path, output: Path) -> Iterator[str]:
+        """Yield the address of a language host, for one run of Pulumi's; CommandError where there is none.
+
+        directory: where its socket may be. output: the file into which the program prints.
+        """
+        with contextlib.ExitStack() as stack:
+            socket = directory / "program"
+            if len(str(socket).encode()) > SOCKET_LENGTH:
+                socket = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))) / "program"
+            order = {"socket": str(socket), "directory": str(self.root), "output": str(output)}
+            pid = self._ask({**order, "environment": dict(environment)}, output)["pid"]
+            try:
+                yield f"unix:{socket}"
+            finally:
+                self._ask({"end": pid}, output)
+
+    def _ask(self, order: Mapping[str, Any], output: Path) -> dict[str, Any]:
+        assert self.process.stdin is not None  # noqa: S101 - for mypy
+        assert self.process.stdout is not None  # noqa: S101
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            self.said.seek(0)
+            words = self.said.read().decode(errors="replace") + output.read_text(errors="replace")
+            raise CommandError(f"the stack's program can't be run: {words.strip() or 'what runs it was killed'}")
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+
+def _let_go(process: subprocess.Popen[str]) -> None:
+    """Let the process end; a run of it that is under way ends first, and by itself."""
+    process.terminate()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+    process.wait()
+
+
+def programs(root: Path, *modules: str) -> Programs | None:
+    """Return what runs the program of the project at `root`; None where that is another Python's than this one's."""
+    try:
+        document = yaml.safe_load((root / PROJECT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None  # Pulumi says what is wrong with it
+    runtime = document.get("runtime") if isinstance(document, dict) else None
+    options = runtime.get("options") if isinstance(runtime, dict) and runtime.get("name") == "python" else None
+    if not isinstance(options, dict) or set(options) != {"virtualenv"}:
+        return None
+    interpreter = (root / str(options["virtualenv"])).resolve()
+    own = root / "cluster" / "__init__.py"
+    theirs = own.exists() and not own.samefile(cluster.__file__)
+    if interpreter != Path(sys.prefix).resolve() or theirs:
+        return None
+    return Programs(root, modules)

@@ -82,7 +82,8 @@ def _let_go(process: subprocess.Popen[str]) -> None:
     process.terminate()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            pipe.close()
+            with contextlib.suppress(BrokenPipeError):  # what it was killed before it read
+                pipe.close()
     process.wait()
 
 

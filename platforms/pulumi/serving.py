@@ -53,10 +53,10 @@ PR_SET_PDEATHSIG = 1
 Job = tuple[Any, "Future[Any]"]
 
 
-class Host(LanguageRuntimeServicer):  # type: ignore[misc]  # has no types
+class Host(LanguageRuntimeServicer):
     """A language host: passes on what the engine wants to be run. plugins: those that the program needs."""
 
-    def __init__(self, jobs: SimpleQueue[Job | None], plugins: Iterable[Mapping[str, str]]) -> None:
+    def __init__(self, jobs: SimpleQueue[Job | None], plugins: Iterable[Mapping[str, Any]]) -> None:
         self.jobs = jobs
         self.plugins = list(plugins)
 
@@ -86,7 +86,7 @@ class Host(LanguageRuntimeServicer):  # type: ignore[misc]  # has no types
         return language_pb2.AboutResponse(executable=sys.executable, version=version)
 
 
-def plugins() -> list[dict[str, str]]:
+def plugins() -> list[dict[str, Any]]:
     """Return the plugins that installed packages need: names, versions, and where they are, if not at Pulumi's."""
     found = []
     for package in importlib.metadata.distributions():
@@ -161,7 +161,7 @@ def _told(error: Exception, program: str) -> str:
     return "".join(traceback.format_exception(type(error), error, at or error.__traceback__))
 
 
-def serve(order: Mapping[str, Any], found: Iterable[Mapping[str, str]], ready: Callable[[], object]) -> None:
+def serve(order: Mapping[str, Any], found: Iterable[Mapping[str, Any]], ready: Callable[[], object]) -> None:
     """Be the language host of one run, until told to leave: then once no program is under way."""
     jobs: SimpleQueue[Job | None] = SimpleQueue()
 
@@ -217,7 +217,7 @@ def main() -> None:
         os.waitpid(pid, 0)
 
 
-def _fork(order: Mapping[str, Any], found: list[dict[str, str]], answers: Any) -> int:
+def _fork(order: Mapping[str, Any], found: list[dict[str, Any]], answers: Any) -> int:
     """Fork a language host, which says itself when it can be asked; return its process."""
     pid = os.fork()
     if pid:

@@ -24,7 +24,6 @@ from cluster.plan import Planned
 from cluster.plan.judged import forbidding
 from cluster.plan.shown import text
 from cluster.render.maintenance import digest_of, render_maintenance
-from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.services import Kind, asked_by
 from cluster.stack.history import KEPT_RELEASES, History
 from cluster.tls.certificates import named, names_of
@@ -38,6 +37,7 @@ from platforms.pulumi.keys import PulumiHostsKeys, PulumiKeys, make_secrets, sec
 from platforms.pulumi.planning import state_of
 from platforms.pulumi.policing import tell_disabled
 from platforms.pulumi.preview import Preview
+from platforms.pulumi.progress import NGINX_CONFIG
 from platforms.pulumi.relay import Relay
 from platforms.remote import filesystem
 from platforms.remote.database import needs_hosts_key, reached_at
@@ -230,7 +230,8 @@ class RemotePlatform:
         if planned.changes or not changes.none or self.pulumi.unsettled:
             try:
                 policed = bool(changes.unjudged)  # else the preview has asked of everything
-                changes = self.pulumi.up(self._tell, refresh=False, policed=policed, **site.environment)
+                with self._closing(site, planned):
+                    changes = self.pulumi.up(self._tell, refresh=False, policed=policed, **site.environment)
             except PulumiError as error:
                 raise _failed(error, self._tidied()) from error
         release = str(changes.outputs["release"])
@@ -252,6 +253,17 @@ class RemotePlatform:
             checks=lambda: self._checked(observed, release),
             maintenance=observed.maintenance,
         )
+
+    @contextmanager
+    def _closing(self, site: Site, planned: Planned) -> Iterator[None]:
+        """While the engine begins, let responses end their connections where nothing comes before nginx's reload."""
+        at_once = planned.resources and all(one.name.endswith(NGINX_CONFIG) for one in planned.resources)
+        begun = [self._start(one.host, "closing") for one in site.seen.edges if at_once and one.polite]
+        try:
+            yield
+        finally:
+            for process in begun:
+                process.communicate()  # it ends as its standard input does
 
     def _tidied(self) -> str:
         """Stop what was started on one host and won't serve, since another one failed; return what could not be done.
@@ -348,8 +360,8 @@ class RemotePlatform:
         page = None if wanted is None else render_maintenance(wanted).text
         asked = {"text": page, "digest": digest_of(wanted), "kept": told(wanted)}
         for looked in found.seen.edges:
-            polite = looked.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE
-            self.ssh.run(looked.host, "maintain", "maintain=1", told=json.dumps({**asked, "polite": polite}))
+            told_host = json.dumps({**asked, "polite": looked.polite})
+            self.ssh.run(looked.host, "maintain", "maintain=1", told=told_host)
         missed = [why for name, why in found.seen.away.items() if name in self.placement.nginx]
         if missed:
             raise CommandError("\n".join(["the other hosts do so; say it again when these answer:", *missed]))

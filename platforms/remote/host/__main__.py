@@ -216,6 +216,15 @@ def _site(places: Places, _words: list[str]) -> None:
     site.deliver(places, json.load(sys.stdin))
 
 
+def _closing(places: Places, _words: list[str]) -> None:
+    """Let responses end their connections until standard input ends, or for a while."""
+    import select
+
+    from platforms.remote.host import site
+
+    site.hold_closing(places, lambda seconds: select.select([sys.stdin], [], [], seconds))
+
+
 def _maintain(places: Places, _words: list[str]) -> None:
     from platforms.remote.host import maintaining
 
@@ -318,6 +327,7 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "ask": _ask,
     "build": _build,
     "check-nginx": _check_nginx,
+    "closing": _closing,
     "config": _config,
     "daemons": _daemons,
     "gather": _gather,

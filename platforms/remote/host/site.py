@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: Seconds for which responses end their connections before a reload (nginx before 1.27.4), and after it.
 CLOSING, SETTLING = 2.0, 1.0
 
+#: Seconds after which that ends where a reload that was to come does not.
+LONGEST_CLOSING = 30.0
+
 #: Seconds that nginx has to take a configuration.
 TAKEN_WITHIN = 20.0
 
@@ -174,13 +177,60 @@ def reload_until(places: Places, taken: Callable[[], bool], *, polite: bool) -> 
 @contextlib.contextmanager
 def _closing(places: Places) -> Iterator[None]:
     """Let each response end its connection for a while: a reload of this nginx closes idle ones."""
-    places.closing.touch()
+    left = CLOSING - _closing_since(places)
+    _close(places)
     try:
-        time.sleep(CLOSING)
+        time.sleep(max(0.0, left))
         yield
-        time.sleep(SETTLING)
-    finally:
+    except BaseException:
         places.closing.unlink(missing_ok=True)
+        raise
+    _settle(places)
+
+
+def hold_closing(places: Places, ended: Callable[[float], object]) -> None:
+    """Let responses end their connections before a reload that is soon to come, which waits for so much less then.
+
+    ended: waits so many seconds, or until nobody needs it any more. Where a reload has come meanwhile it is that one's.
+    """
+    begun = _close(places)
+    ended(LONGEST_CLOSING)
+    _stop_closing(places, begun)
+
+
+def _close(places: Places) -> int:
+    """Let responses end their connections from now on; return what tells that from another time."""
+    places.closing.touch()
+    return places.closing.stat().st_mtime_ns
+
+
+def _closing_since(places: Places) -> float:
+    """Return for how many seconds responses have ended their connections."""
+    try:
+        return max(0.0, time.time() - places.closing.stat().st_mtime)
+    except FileNotFoundError:
+        return 0.0
+
+
+def _stop_closing(places: Places, begun: int) -> None:
+    """Let connections be kept again, where nobody has wanted it anew since."""
+    with contextlib.suppress(FileNotFoundError):
+        if places.closing.stat().st_mtime_ns == begun:
+            places.closing.unlink()
+
+
+def _settle(places: Places) -> None:
+    """Let connections be kept again once former workers are surely told to end; nobody waits for that."""
+    begun = _close(places)
+    if os.fork():
+        return
+    try:
+        os.setsid()
+        os.closerange(0, os.sysconf("SC_OPEN_MAX"))  # the command ends, and its lock is free
+        time.sleep(SETTLING)
+        _stop_closing(places, begun)
+    finally:
+        os._exit(0)
 
 
 def _write_users(places: Places, users: str) -> None:

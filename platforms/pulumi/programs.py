@@ -56,13 +56,13 @@ class Programs:
             if len(str(socket).encode()) > SOCKET_LENGTH:
                 socket = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))) / "program"
             order = {"socket": str(socket), "directory": str(self.root), "output": str(output)}
-            pid = self._ask({**order, "environment": dict(environment)}, output)["pid"]
+            pid = self._ask({**order, "environment": dict(environment)})["pid"]
             try:
                 yield f"unix:{socket}"
             finally:
-                self._ask({"end": pid}, output)
+                self._ask({"end": pid})
 
-    def _ask(self, order: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    def _ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None  # noqa: S101 - for mypy
         assert self.process.stdout is not None  # noqa: S101
         with contextlib.suppress(BrokenPipeError):
@@ -71,9 +71,12 @@ class Programs:
         answer = self.process.stdout.readline()
         if not answer:
             self.said.seek(0)
-            words = self.said.read().decode(errors="replace") + output.read_text(errors="replace")
-            raise CommandError(f"the stack's program can't be run: {words.strip() or 'what runs it was killed'}")
+            answer = json.dumps({"failed": self.said.read().decode(errors="replace")})
         found: dict[str, Any] = json.loads(answer)
+        if "failed" in found:
+            raise CommandError(
+                f"the stack's program can't be run: {found['failed'].strip() or 'what runs it was killed'}"
+            )
         return found
 
 

@@ -6,7 +6,7 @@ about two seconds each time, of which none changes anything (docs/benchmarks/doc
 
 It is asked on standard input, and answers on standard output, a line of JSON each:
 
-    {"socket": PATH, "directory": PATH, "output": PATH, "environment": {…}}  ->  {"pid": NUMBER}
+    {"socket": PATH, "directory": PATH, "output": PATH, "environment": {…}}  ->  {"pid": NUMBER} or {"failed": WORDS}
     {"end": NUMBER}                                                          ->  {"ended": NUMBER}
 
 What the program prints is in the file `output`. At the end of standard input it lets runs that are under way end: the
@@ -29,6 +29,7 @@ import sys
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,9 @@ OPTIONS = [("grpc.max_receive_message_length", 1024 * 1024 * 400), ("grpc.max_se
 PLUGIN = "pulumi-plugin.json"
 
 PR_SET_PDEATHSIG = 1
+
+#: What a fork says once it can be asked.
+READY = "ready"
 
 #: What the engine asks to be run; None: nothing more is to come.
 Job = tuple[Any, "Future[Any]"]
@@ -210,18 +214,30 @@ def main() -> None:
             running.discard(pid)
             print(json.dumps({"ended": pid}), file=answers)
         else:
-            running.add(_fork(order, found, answers))
+            try:
+                pid = _fork(order, found)
+            except RuntimeError as error:
+                print(json.dumps({"failed": str(error)}), file=answers)
+            else:
+                running.add(pid)
+                print(json.dumps({"pid": pid}), file=answers)
     for pid in running:
         os.kill(pid, signal.SIGTERM)
     for pid in running:
         os.waitpid(pid, 0)
 
 
-def _fork(order: Mapping[str, Any], found: list[dict[str, Any]], answers: Any) -> int:
-    """Fork a language host, which says itself when it can be asked; return its process."""
+def _fork(order: Mapping[str, Any], found: list[dict[str, Any]]) -> int:
+    """Fork a language host; return its process once it can be asked. RuntimeError where it has ended before."""
+    reading, writing = os.pipe()
     pid = os.fork()
     if pid:
-        return pid
+        os.close(writing)
+        with os.fdopen(reading) as ready:
+            if ready.read() == READY:
+                return pid
+        os.waitpid(pid, 0)
+        raise RuntimeError(Path(order["output"]).read_text(errors="replace"))
     status = 1
     try:
         os.setsid()  # what the program starts ends with it
@@ -231,11 +247,11 @@ def _fork(order: Mapping[str, Any], found: list[dict[str, Any]], answers: Any) -
         os.dup2(sink, 1)
         os.dup2(sink, 2)
 
-        def ready() -> None:
-            print(json.dumps({"pid": os.getpid()}), file=answers)
-            answers.close()
+        def ready_now() -> None:
+            os.write(writing, READY.encode())
+            os.close(writing)
 
-        serve(order, found, ready)
+        serve(order, found, ready_now)
         status = 0
     except BaseException:  # noqa: BLE001 - a fork never goes back into what it was forked from
         traceback.print_exc()

@@ -311,6 +311,18 @@ def test_a_process_that_can_not_begin_is_told(project: Project, monkeypatch: pyt
         project.run(project.programs())
 
 
+def test_a_run_that_can_not_be_asked_is_told_and_the_next_one_can(project: Project) -> None:
+    project.write("")
+    by = project.programs()
+    absent = project.root / "absent"
+    with (
+        pytest.raises(CommandError, match=r"the stack's program can't be run: (?s:.)*absent/program"),
+        by.serving(os.environ, absent, project.printed),
+    ):
+        pytest.fail("it can't be asked")
+    assert project.run(by).error == ""
+
+
 @pytest.mark.parametrize(
     "runtime",
     [

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +26,30 @@ PROJECT = "Pulumi.yaml"
 #: The longest path of a socket, in bytes.
 SOCKET_LENGTH = 100
 
+#: Says to the engine where language hosts are that it is not to start.
+ATTACHED = "PULUMI_DEBUG_LANGUAGES"
+
 #: Starts the process with what this one finds modules by.
 START = "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); from platforms.pulumi.serving import main; main()"
 
 
-class Programs:
-    """The process, for the program of the project at `root`. modules: those that the program will import."""
+@dataclass(frozen=True)
+class Serving:
+    """Where the engine finds the program's language host; environment: what it is to be told beside."""
 
-    def __init__(self, root: Path, modules: tuple[str, ...]) -> None:
+    address: str
+    environment: Mapping[str, str]
+
+
+class Programs:
+    """The process, for the program of the project at `root`. modules: those that the program will import.
+
+    hosts_packs: whether nothing else of the project's needs a language host of Python's.
+    """
+
+    def __init__(self, root: Path, modules: tuple[str, ...], *, hosts_packs: bool) -> None:
         self.root = root
+        self.hosts_packs = hosts_packs
         self.said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         self.process = subprocess.Popen(
             [sys.executable, "-c", START, json.dumps(sys.path), *modules],
@@ -46,21 +62,26 @@ class Programs:
         weakref.finalize(self, _let_go, self.process)
 
     @contextlib.contextmanager
-    def serving(self, environment: Mapping[str, str], directory: Path, output: Path) -> Iterator[str]:
-        """Yield the address of a language host, for one run of Pulumi's; CommandError where there is none.
+    def serving(
+        self, environment: Mapping[str, str], directory: Path, output: Path, pack: str = ""
+    ) -> Iterator[Serving]:
+        """Yield where the engine finds what it needs for one run; CommandError where that can't be.
 
-        directory: where its socket may be. output: the file into which the program prints.
+        directory: where a socket may be. output: the file into which the program prints. pack: the directory of the
+        policy pack that the engine will ask; it starts that itself where the project brings plugins of its own.
         """
         with contextlib.ExitStack() as stack:
             socket = directory / "program"
             if len(str(socket).encode()) > SOCKET_LENGTH:
                 socket = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))) / "program"
             order = {"socket": str(socket), "directory": str(self.root), "output": str(output)}
-            pid = self._ask({**order, "environment": dict(environment)})["pid"]
+            hosted = pack if self.hosts_packs and ATTACHED not in environment else ""
+            answer = self._ask({**order, "environment": dict(environment), "pack": hosted})
+            attached = {ATTACHED: f"python:{answer['port']}"} if answer["port"] else {}
             try:
-                yield f"unix:{socket}"
+                yield Serving(address=f"unix:{socket}", environment=attached)
             finally:
-                self._ask({"end": pid})
+                self._ask({"end": answer["pid"]})
 
     def _ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None  # noqa: S101 - for mypy
@@ -105,4 +126,4 @@ def programs(root: Path, *modules: str) -> Programs | None:
     theirs = own.exists() and not own.samefile(cluster.__file__)
     if interpreter != Path(sys.prefix).resolve() or theirs:
         return None
-    return Programs(root, modules)
+    return Programs(root, modules, hosts_packs=not document.keys() & {"packages", "plugins"})

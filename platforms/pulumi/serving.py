@@ -6,11 +6,13 @@ about two seconds each time, of which none changes anything (docs/benchmarks/doc
 
 It is asked on standard input, and answers on standard output, a line of JSON each:
 
-    {"socket": PATH, "directory": PATH, "output": PATH, "environment": {…}}  ->  {"pid": NUMBER} or {"failed": WORDS}
-    {"end": NUMBER}                                                          ->  {"ended": NUMBER}
+    {"socket": PATH, "directory": PATH, "output": PATH, "environment": {…}, "pack": PATH}
+        ->  {"pid": NUMBER, "port": NUMBER} or {"failed": WORDS}
+    {"end": NUMBER}  ->  {"ended": NUMBER}
 
-What the program prints is in the file `output`. At the end of standard input it lets runs that are under way end: the
-engine may still ask them something (resource hooks), whatever became of the command.
+What the program prints is in the file `output`. Where a `pack` is named, the port is that of a language host for it. At
+the end of standard input it lets runs that are under way end: the engine may still ask them something (resource hooks),
+whatever became of the command.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ import pulumi
 import pulumi.runtime
 from pulumi.runtime.proto import LanguageRuntimeServicer, language_pb2, language_pb2_grpc, plugin_pb2
 
+from platforms.pulumi.analyzing import SDK, Pack, PackHost
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import FrameType, TracebackType
@@ -49,9 +53,6 @@ OPTIONS = [("grpc.max_receive_message_length", 1024 * 1024 * 400), ("grpc.max_se
 PLUGIN = "pulumi-plugin.json"
 
 PR_SET_PDEATHSIG = 1
-
-#: What a fork says once it can be asked.
-READY = "ready"
 
 #: What the engine asks to be run; None: nothing more is to come.
 Job = tuple[Any, "Future[Any]"]
@@ -165,8 +166,13 @@ def _told(error: Exception, program: str) -> str:
     return "".join(traceback.format_exception(type(error), error, at or error.__traceback__))
 
 
-def serve(order: Mapping[str, Any], found: Iterable[Mapping[str, Any]], ready: Callable[[], object]) -> None:
-    """Be the language host of one run, until told to leave: then once no program is under way."""
+def serve(
+    order: Mapping[str, Any], found: Iterable[Mapping[str, Any]], pack: Pack | None, ready: Callable[[int], object]
+) -> None:
+    """Be the language host of one run, until told to leave: then once no program is under way.
+
+    ready: told the port where another one listens, which runs the pack; 0 where there is none.
+    """
     jobs: SimpleQueue[Job | None] = SimpleQueue()
 
     def leave(_signal: int, _frame: FrameType | None) -> None:
@@ -177,18 +183,29 @@ def serve(order: Mapping[str, Any], found: Iterable[Mapping[str, Any]], ready: C
     os.environ.clear()
     os.environ.update(order["environment"])
     os.chdir(order["directory"])
-    server = grpc.server(ThreadPoolExecutor(max_workers=4), options=OPTIONS)
-    language_pb2_grpc.add_LanguageRuntimeServicer_to_server(Host(jobs, found), server)
-    server.add_insecure_port(f"unix:{order['socket']}")
-    server.start()
-    ready()
+    servers = [_server(Host(jobs, found))]
+    servers[0].add_insecure_port(f"unix:{order['socket']}")
+    port = 0
+    if pack is not None:
+        servers.append(_server(PackHost(pack, order["pack"])))
+        port = servers[1].add_insecure_port("127.0.0.1:0")
+    for server in servers:
+        server.start()
+    ready(port)
     while (job := jobs.get()) is not None:
         request, ended = job
         try:
             ended.set_result(run(request))
         except BaseException as error:  # noqa: BLE001 - the engine is told by the call that fails
             ended.set_exception(error)
-    server.stop(1).wait()
+    for server in servers:
+        server.stop(1).wait()
+
+
+def _server(host: LanguageRuntimeServicer) -> grpc.Server:
+    server = grpc.server(ThreadPoolExecutor(max_workers=4), options=OPTIONS)
+    language_pb2_grpc.add_LanguageRuntimeServicer_to_server(host, server)
+    return server
 
 
 # --- the process that forks them
@@ -196,46 +213,60 @@ def serve(order: Mapping[str, Any], found: Iterable[Mapping[str, Any]], ready: C
 
 def main() -> None:
     """Answer what is asked on standard input; the arguments are modules that the program will need."""
-    for module in sys.argv[1:]:
-        with contextlib.suppress(Exception):  # the program imports it too, and says what is wrong
+    for module in (*sys.argv[1:], SDK):
+        with contextlib.suppress(Exception):  # who needs it imports it too, and says what is wrong
             import_module(module)
     found = plugins()
     gc.collect()
     gc.freeze()  # so that forks keep what is imported in common
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    running: set[int] = set()
+    running: dict[int, list[int]] = {}
     for line in sys.stdin:
         order = json.loads(line)
         if "end" in order:
-            pid = order["end"]
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            running.discard(pid)
-            print(json.dumps({"ended": pid}), file=answers)
+            for pid in running.pop(order["end"]):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            print(json.dumps({"ended": order["end"]}), file=answers)
         else:
-            try:
-                pid = _fork(order, found)
-            except RuntimeError as error:
-                print(json.dumps({"failed": str(error)}), file=answers)
-            else:
-                running.add(pid)
-                print(json.dumps({"pid": pid}), file=answers)
-    for pid in running:
-        os.kill(pid, signal.SIGTERM)
-    for pid in running:
-        os.waitpid(pid, 0)
+            print(json.dumps(_begin(order, found, running)), file=answers)
+    for host, *_pack in running.values():
+        os.kill(host, signal.SIGTERM)
+    for pids in running.values():
+        for pid in pids:
+            os.waitpid(pid, 0)
 
 
-def _fork(order: Mapping[str, Any], found: list[dict[str, Any]]) -> int:
-    """Fork a language host; return its process once it can be asked. RuntimeError where it has ended before."""
+def _begin(
+    order: Mapping[str, Any], found: list[dict[str, Any]], running: dict[int, list[int]]
+) -> dict[str, int] | dict[str, str]:
+    """Fork what a run needs, and keep its processes in `running` by the first; return the answer."""
+    pack = Pack() if order["pack"] else None
+    try:
+        pid, port = _fork(order, found, pack)
+    except RuntimeError as error:
+        return {"failed": str(error)}
+    finally:
+        if pack is not None:
+            pack.close()
+    running[pid] = [pid] if pack is None else [pid, pack.pid]
+    return {"pid": pid, "port": port}
+
+
+def _fork(order: Mapping[str, Any], found: list[dict[str, Any]], pack: Pack | None) -> tuple[int, int]:
+    """Fork a language host; return its process and the pack's port once it can be asked.
+
+    RuntimeError where it has ended before.
+    """
     reading, writing = os.pipe()
     pid = os.fork()
     if pid:
         os.close(writing)
-        with os.fdopen(reading) as ready:
-            if ready.read() == READY:
-                return pid
+        with os.fdopen(reading) as told:
+            port = told.read()
+        if port:
+            return pid, int(port)
         os.waitpid(pid, 0)
         raise RuntimeError(Path(order["output"]).read_text(errors="replace"))
     status = 1
@@ -247,11 +278,11 @@ def _fork(order: Mapping[str, Any], found: list[dict[str, Any]]) -> int:
         os.dup2(sink, 1)
         os.dup2(sink, 2)
 
-        def ready_now() -> None:
-            os.write(writing, READY.encode())
+        def ready(port: int) -> None:
+            os.write(writing, str(port).encode())
             os.close(writing)
 
-        serve(order, found, ready_now)
+        serve(order, found, pack, ready)
         status = 0
     except BaseException:  # noqa: BLE001 - a fork never goes back into what it was forked from
         traceback.print_exc()

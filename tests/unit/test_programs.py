@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -19,6 +21,7 @@ import pytest
 import yaml
 from google.protobuf import empty_pb2
 from pulumi.runtime.proto import (
+    analyzer_pb2_grpc,
     engine_pb2,
     engine_pb2_grpc,
     language_pb2,
@@ -29,7 +32,8 @@ from pulumi.runtime.proto import (
 
 from cluster.errors import CommandError
 from platforms.pulumi.engine import Pulumi, PulumiError
-from platforms.pulumi.programs import Programs, programs
+from platforms.pulumi.policing import asking
+from platforms.pulumi.programs import Programs, Serving, programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,8 +104,8 @@ class Project:
         return found
 
     def run(self, by: Programs, **environment: str) -> Any:
-        with by.serving({**os.environ, **environment}, self.root, self.printed) as address:
-            return self.ask(address)
+        with by.serving({**os.environ, **environment}, self.root, self.printed) as serving:
+            return self.ask(serving.address)
 
     def ask(self, address: str, *, dry_run: bool = False) -> Any:
         request = language_pb2.RunRequest(
@@ -141,11 +145,11 @@ def project(tmp_path: Path) -> Iterator[Project]:
 def under_way(project: Project, by: Programs) -> Iterator[tuple[threading.Thread, list[Any]]]:
     """Let WAITING be run; it is under way."""
     answers: list[Any] = []
-    with by.serving(os.environ, project.root, project.printed) as address:
+    with by.serving(os.environ, project.root, project.printed) as serving:
 
         def ask() -> None:
             try:
-                answers.append(project.ask(address))
+                answers.append(project.ask(serving.address))
             except grpc.RpcError as error:
                 answers.append(error)
 
@@ -252,8 +256,8 @@ def test_plugins_that_packages_need_are_named(project: Project) -> None:
     project.write("")
     by = project.programs()
     with (
-        by.serving(os.environ, project.root, project.printed) as address,
-        grpc.insecure_channel(address) as channel,
+        by.serving(os.environ, project.root, project.printed) as serving,
+        grpc.insecure_channel(serving.address) as channel,
     ):
         host = language_pb2_grpc.LanguageRuntimeStub(channel)
         found = host.GetRequiredPackages(language_pb2.GetRequiredPackagesRequest(), timeout=PATIENCE).packages
@@ -353,28 +357,129 @@ def test_a_project_that_can_not_be_read_is_left_to_the_engine(project: Project, 
     assert programs(project.root) is None
 
 
-class Serving:
+# --- the policy pack
+
+
+@contextmanager
+def pack_host(project: Project) -> Iterator[tuple[str, str]]:
+    """Serve a run that asks the policy; yields the pack, and the address of what runs it."""
+    project.write("")
+    with (
+        asking() as (_option, pack),
+        project.programs().serving(os.environ, project.root, project.printed, pack) as serving,
+    ):
+        name, _, port = serving.environment["PULUMI_DEBUG_LANGUAGES"].partition(":")
+        assert name == "python"
+        yield pack, f"127.0.0.1:{port}"
+
+
+def run_pack(host: Any, project: Project, directory: str) -> Any:
+    request = language_pb2.RunPluginRequest(
+        pwd=str(project.root),
+        args=[project.address],
+        env=[f"{name}={value}" for name, value in os.environ.items()],
+        kind="analyzer",
+        info=language_pb2.ProgramInfo(root_directory=directory, program_directory=directory, entry_point="."),
+    )
+    return host.RunPlugin(request, timeout=PATIENCE)
+
+
+def listening(address: str) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", int(address.rpartition(":")[2]))) == 0
+
+
+def test_the_policy_pack_is_run_beside_the_program_and_ends_with_it(project: Project) -> None:
+    with pack_host(project) as (pack, address), grpc.insecure_channel(address) as channel:
+        host = language_pb2_grpc.LanguageRuntimeStub(channel)
+        host.Handshake(language_pb2.LanguageHandshakeRequest(), timeout=PATIENCE)
+        printed = run_pack(host, project, pack)
+        port = next(printed).stdout.decode().strip()
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as policy:
+            info = analyzer_pb2_grpc.AnalyzerStub(policy).GetAnalyzerInfo(empty_pb2.Empty(), timeout=PATIENCE)
+        assert {"debug", "published-ports"} <= {one.name for one in info.policies}
+        assert listening(port)
+    until(lambda: not listening(port))
+    assert not listening(address)
+
+
+def test_a_pack_that_is_not_wanted_any_more_ends(project: Project) -> None:
+    with pack_host(project) as (pack, address), grpc.insecure_channel(address) as channel:
+        printed = run_pack(language_pb2_grpc.LanguageRuntimeStub(channel), project, pack)
+        port = next(printed).stdout.decode().strip()
+        assert listening(port)
+        printed.cancel()
+        until(lambda: not listening(port))
+
+
+def test_what_a_pack_says_when_it_fails_is_passed_on(project: Project) -> None:
+    with pack_host(project) as (pack, address), grpc.insecure_channel(address) as channel:
+        (Path(pack) / "__main__.py").write_text("import absent_here\n")
+        said = list(run_pack(language_pb2_grpc.LanguageRuntimeStub(channel), project, pack))
+    assert said[-1].exitcode == 1
+    assert project.engine.errors or "absent_here" in "".join(one.stderr.decode() for one in said)
+
+
+def test_nothing_but_the_pack_is_run_for_whoever_asks(project: Project, tmp_path: Path) -> None:
+    """It listens on a port: whoever has an account on this machine may ask."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "__main__.py").write_text(f"open({str(tmp_path / 'done')!r}, 'w')\n")
+    with pack_host(project) as (pack, address), grpc.insecure_channel(address) as channel:
+        host = language_pb2_grpc.LanguageRuntimeStub(channel)
+        with pytest.raises(grpc.RpcError) as refused:
+            list(run_pack(host, project, str(tmp_path / "theirs")))
+        assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
+        with pytest.raises(grpc.RpcError) as refused:
+            project.ask(address)
+        assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+        assert next(run_pack(host, project, pack)).stdout
+        with pytest.raises(grpc.RpcError) as refused:
+            list(run_pack(host, project, pack))
+        assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    assert not (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("brings", ["packages", "plugins"])
+def test_the_engine_runs_the_pack_where_the_project_brings_plugins(project: Project, brings: str) -> None:
+    """They may be Python's too: each would be asked of what runs the pack alone."""
+    project.write("")
+    document = yaml.safe_load((project.root / "Pulumi.yaml").read_text())
+    (project.root / "Pulumi.yaml").write_text(yaml.safe_dump({**document, brings: {}}))
+    with project.programs().serving(os.environ, project.root, project.printed, "/pack") as serving:
+        assert serving.environment == {}
+
+
+def test_a_language_host_that_the_user_names_is_left_to_the_engine(project: Project) -> None:
+    project.write("")
+    environment = {**os.environ, "PULUMI_DEBUG_LANGUAGES": "go:1"}
+    with project.programs().serving(environment, project.root, project.printed, "/pack") as serving:
+        assert serving.environment == {}
+
+
+class Served:
     """Serves a program that prints."""
 
     def __init__(self) -> None:
         self.environments: list[dict[str, str]] = []
+        self.packs: list[str] = []
 
     @contextmanager
-    def serving(self, environment: dict[str, str], _directory: Path, output: Path) -> Iterator[str]:
+    def serving(self, environment: dict[str, str], _directory: Path, output: Path, pack: str) -> Iterator[Serving]:
         self.environments.append(environment)
+        self.packs.append(pack)
         output.write_text("from the program\n")
-        yield "unix:/somewhere"
+        yield Serving(address="unix:/somewhere", environment={"SAID": pack})
 
 
 @pytest.mark.parametrize("served", [True, False])
 def test_the_engine_is_given_the_address_and_what_was_printed_is_told(tmp_path: Path, served: bool) -> None:
     program = tmp_path / "pulumi"
-    program.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\nexit 1\n')
+    program.write_text(f'#!/bin/sh\necho "$@" "<$SAID>" >>{tmp_path}/asked\nexit 1\n')
     program.chmod(0o755)
     found = Pulumi.__new__(Pulumi)
     found.root, found.stack, found.command, found.say = tmp_path, "dev", str(program), print
     found.passphrase, found.program = tmp_path / "passphrase", None
-    serving = Serving()
+    serving = Served()
     if served:
         found.programs = serving  # type: ignore[assignment]
     events: list[dict[str, Any]] = []
@@ -385,6 +490,10 @@ def test_the_engine_is_given_the_address_and_what_was_printed_is_told(tmp_path: 
     asked = (tmp_path / "asked").read_text().splitlines()
     assert [line.split()[1] for line in asked] == ["preview", "up"]
     assert ["--client=unix:/somewhere" in line.split() for line in asked] == [served, served]
+    packs = [re.search(r"--policy-pack (\S+)", line) for line in asked]
+    assert [pack is not None for pack in packs] == [True, False], "an update asks what the preview could not tell"
+    assert serving.packs == [pack[1] if pack else "" for pack in packs] * served
+    assert [re.search("<(.*)>", line)[1] for line in asked] == (serving.packs or ["", ""])  # type: ignore[index]
     assert [one["CLUSTER_RELEASE"] for one in serving.environments] == ["abc", "abc"] * served
     assert len(events) == 2 * served
     with pytest.raises(PulumiError):

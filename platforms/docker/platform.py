@@ -306,7 +306,6 @@ class DockerPlatform:
         """Remove everything but the data; with `delete_data` the data too."""
         docker = self.docker
         docker.engine.run("version")  # said before Pulumi is looked for
-        warm(lambda: self.pulumi)
         pulumi = self.pulumi
         try:
             resources = pulumi.export()

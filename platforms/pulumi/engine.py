@@ -154,7 +154,7 @@ class Pulumi:
     @cached_property
     def programs(self) -> Programs | None:
         """What runs the stack's program, which imports what it needs from now on; None where the engine is to do it."""
-        return programs(self.root, *filter(None, [self.program]))
+        return programs(self.root, stack_path(self.root, self.stack), *filter(None, [self.program]))
 
     def environment(self) -> dict[str, str]:
         """Return what Pulumi and the program need."""
@@ -371,15 +371,15 @@ class Pulumi:
 
     def _changing(self, arguments: list[str], tell_step: Callable[[Event], None], more: Mapping[str, str]) -> Changes:
         with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as ending:
-            log, output, printed = (Path(temporary) / name for name in ("events", "output", "printed"))
+            log, output = Path(temporary) / "events", Path(temporary) / "output"
             log.touch()
-            printed.touch()
             environment = {**self.environment(), **more}
             if arguments[0] in RUN_PROGRAM and self.programs is not None:
                 pack = arguments[arguments.index(ASK) + 1] if ASK in arguments else ""
-                serving = ending.enter_context(self.programs.serving(environment, Path(temporary), printed, pack))
-                arguments = [*arguments, f"--client={serving.address}"]
-                environment |= serving.environment
+                serving = ending.enter_context(self.programs.serving(environment, Path(temporary), pack))
+                if serving is not None:
+                    arguments = [*arguments, f"--client={serving.address}"]
+                    environment |= serving.environment
             with output.open("wb") as sink:
                 process = subprocess.Popen(
                     [self.command, "--non-interactive", *arguments, "--stack", self.stack, "--event-log", str(log)],
@@ -399,13 +399,12 @@ class Pulumi:
                 interrupts.taken()
                 self._interrupt(process)
                 raise
-            seen.take_printed(printed.read_text(encoding="utf-8", errors="replace"))
             if process.wait() != 0:
-                told = plain(output.read_text(encoding="utf-8", errors="replace"))
-                refused = seen.policed.refused or list(filter(None, [not_run(told)]))
+                printed = plain(output.read_text(encoding="utf-8", errors="replace"))
+                refused = seen.policed.refused or list(filter(None, [not_run(printed)]))
                 if refused:
                     raise PolicyError("\n".join(refused), tuple(seen.failed), seen.remarks)
-                raise PulumiError(seen.problem() or told, tuple(seen.failed), seen.remarks)
+                raise PulumiError(seen.problem() or printed, tuple(seen.failed), seen.remarks)
             return Changes(counts=seen.counts, outputs=seen.outputs, unjudged=tuple(seen.policed.unjudged))
 
     def _interrupt(self, process: subprocess.Popen[bytes]) -> None:
@@ -479,11 +478,6 @@ class _Seen:
             else:
                 self.remarks.setdefault(diagnostic.get("urn", ""), []).append(plain(diagnostic["message"]))
         self.tell_step(event)
-
-    def take_printed(self, text: str) -> None:
-        """Take what the program printed, as the engine tells it of one that it runs itself."""
-        for line in text.splitlines():
-            self.take({"diagnosticEvent": {"severity": "info", "message": line}})
 
     def problem(self) -> str:
         """Return what went wrong, each thing once; that the update failed is the least of it."""

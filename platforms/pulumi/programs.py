@@ -62,26 +62,29 @@ class Programs:
         weakref.finalize(self, _let_go, self.process)
 
     @contextlib.contextmanager
-    def serving(
-        self, environment: Mapping[str, str], directory: Path, output: Path, pack: str = ""
-    ) -> Iterator[Serving]:
+    def serving(self, environment: Mapping[str, str], directory: Path, pack: str = "") -> Iterator[Serving | None]:
         """Yield where the engine finds what it needs for one run; CommandError where that can't be.
 
-        directory: where a socket may be. output: the file into which the program prints. pack: the directory of the
+        None where the engine is to run the program itself. directory: where a socket may be. pack: the directory of the
         policy pack that the engine will ask; it starts that itself where the project brings plugins of its own.
         """
         with contextlib.ExitStack() as stack:
             socket = directory / "program"
-            if len(str(socket).encode()) > SOCKET_LENGTH:
+            if len(str(socket).encode()) > SOCKET_LENGTH or "%" in str(socket):
                 socket = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))) / "program"
-            order = {"socket": str(socket), "directory": str(self.root), "output": str(output)}
+            order = {"socket": str(socket), "directory": str(self.root), "output": str(directory / "host")}
             hosted = pack if self.hosts_packs and ATTACHED not in environment else ""
-            answer = self._ask({**order, "environment": dict(environment), "pack": hosted})
+            answer = self._ask({**order, "environment": _activated(environment), "pack": hosted})
+            if "unfit" in answer:
+                yield None
+                return
             attached = {ATTACHED: f"python:{answer['port']}"} if answer["port"] else {}
             try:
                 yield Serving(address=f"unix:{socket}", environment=attached)
             finally:
-                self._ask({"end": answer["pid"]})
+                # Where the process is gone its forks leave by themselves; what became of the run is known by now.
+                with contextlib.suppress(CommandError):
+                    self._ask({"end": answer["pid"]})
 
     def _ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None  # noqa: S101 - for mypy
@@ -101,6 +104,13 @@ class Programs:
         return found
 
 
+def _activated(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment as Pulumi's own language host gives it to a program of a virtual environment."""
+    path = f"{Path(sys.prefix) / 'bin'}:{environment.get('PATH', '')}"
+    kept = {name: value for name, value in environment.items() if name != "PYTHONHOME"}
+    return {**kept, "PATH": path, "VIRTUAL_ENV": sys.prefix}
+
+
 def _let_go(process: subprocess.Popen[str]) -> None:
     """Let the process end; a run of it that is under way ends first, and by itself."""
     process.terminate()
@@ -111,19 +121,29 @@ def _let_go(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def programs(root: Path, *modules: str) -> Programs | None:
-    """Return what runs the program of the project at `root`; None where that is another Python's than this one's."""
-    try:
-        document = yaml.safe_load((root / PROJECT).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None  # Pulumi says what is wrong with it
-    runtime = document.get("runtime") if isinstance(document, dict) else None
+def programs(root: Path, file: Path, *modules: str) -> Programs | None:
+    """Return what runs the program of the project at `root` for a stack of this file.
+
+    None where that is another Python's than this one's, or has what the engine alone knows.
+    """
+    project, stack = _read(root / PROJECT), _read(file)
+    runtime = project.get("runtime")
     options = runtime.get("options") if isinstance(runtime, dict) and runtime.get("name") == "python" else None
-    if not isinstance(options, dict) or set(options) != {"virtualenv"}:
+    if not isinstance(options, dict) or set(options) != {"virtualenv"} or "main" in project:
         return None
     interpreter = (root / str(options["virtualenv"])).resolve()
     own = root / "cluster" / "__init__.py"
     theirs = own.exists() and not own.samefile(cluster.__file__)
-    if interpreter != Path(sys.prefix).resolve() or theirs:
+    # What `environment` names Pulumi puts into its own environment, once it runs.
+    if interpreter != Path(sys.prefix).resolve() or sys.prefix == sys.base_prefix or theirs or "environment" in stack:
         return None
-    return Programs(root, modules, hosts_packs=not document.keys() & {"packages", "plugins"})
+    return Programs(root, modules, hosts_packs=not project.keys() & {"packages", "plugins"})
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Return what a file says; nothing where it can't be read: Pulumi says what is wrong with it."""
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return document if isinstance(document, dict) else {}

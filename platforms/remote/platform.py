@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import fcntl
 import json
 import re
 import subprocess
@@ -256,14 +257,18 @@ class RemotePlatform:
 
     @contextmanager
     def _closing(self, site: Site, planned: Planned) -> Iterator[None]:
-        """While the engine begins, let responses end their connections where nothing comes before nginx's reload."""
-        at_once = planned.resources and all(one.name.endswith(NGINX_CONFIG) for one in planned.resources)
-        begun = [self._start(one.host, "closing") for one in site.seen.edges if at_once and one.polite]
-        try:
+        """While the engine begins, let responses end their connections where nothing comes before nginx's reload.
+
+        Where that can't be begun the reload waits for as long itself.
+        """
+        steps = {one.name for one in planned.resources}
+        reloaded = {f"{one.host}-{NGINX_CONFIG}": one for one in site.seen.edges}
+        with contextlib.ExitStack() as begun:
+            for name in sorted(steps) if steps <= reloaded.keys() else ():
+                if reloaded[name].polite:
+                    with contextlib.suppress(OSError):
+                        begun.callback(_end, self._start(reloaded[name].host, "closing"))
             yield
-        finally:
-            for process in begun:
-                process.communicate()  # it ends as its standard input does
 
     def _tidied(self) -> str:
         """Stop what was started on one host and won't serve, since another one failed; return what could not be done.
@@ -504,8 +509,15 @@ class RemotePlatform:
             stderr=subprocess.DEVNULL,
         )
         assert process.stdin is not None  # noqa: S101 - a pipe was asked for
-        process.stdin.write(self.ssh.agent())
-        process.stdin.flush()
+        agent = self.ssh.agent()
+        with contextlib.suppress(OSError):  # so many may be had: else what follows waits for the host to take it
+            fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, len(agent))
+        try:
+            process.stdin.write(agent)
+            process.stdin.flush()
+        except OSError:
+            _end(process)
+            raise
         return process
 
     def _intruders(self, away: Collection[str]) -> list[str]:
@@ -602,6 +614,15 @@ class RemotePlatform:
         python = in_release(self.places, release, unit, terminal=terminal, given=given)
         command = [*python, "-P", "-m", "cluster_runtime.program", *words]
         return Invocation(command=self.ssh.plain(there[0], command, terminal=terminal))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command of a host's, which does so as its standard input ends."""
+    try:
+        process.communicate(timeout=LOOK_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
 
 
 def _failed(error: PulumiError, tidied: str = "") -> CommandError:

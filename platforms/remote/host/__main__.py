@@ -219,9 +219,12 @@ def _site(places: Places, _words: list[str]) -> None:
 def _closing(places: Places, _words: list[str]) -> None:
     """Let responses end their connections until standard input ends, or for a while."""
     import select
+    import signal
 
     from platforms.remote.host import site
 
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, lambda *_: sys.exit(1))  # so that connections are kept again
     site.hold_closing(places, lambda seconds: select.select([sys.stdin], [], [], seconds))
 
 

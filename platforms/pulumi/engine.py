@@ -34,7 +34,7 @@ from cluster.stack.history import Busy
 from cluster.stack.paths import STATE
 from cluster.stack.secrets import ALPHABET, KEY_LENGTH, write_secret
 from platforms.pulumi.backend import PASSPHRASE, VARIABLE, named_backend
-from platforms.pulumi.policing import ASK, Policed, asking, not_run
+from platforms.pulumi.policing import Policed, asking, not_run
 from platforms.pulumi.programs import Programs, programs
 
 if TYPE_CHECKING:
@@ -375,11 +375,8 @@ class Pulumi:
             log.touch()
             environment = {**self.environment(), **more}
             if arguments[0] in RUN_PROGRAM and self.programs is not None:
-                pack = arguments[arguments.index(ASK) + 1] if ASK in arguments else ""
-                serving = ending.enter_context(self.programs.serving(environment, Path(temporary), pack))
-                if serving is not None:
-                    arguments = [*arguments, f"--client={serving.address}"]
-                    environment |= serving.environment
+                address = ending.enter_context(self.programs.serving(environment, Path(temporary)))
+                arguments = [*arguments, *([] if address is None else [f"--client={address}"])]
             with output.open("wb") as sink:
                 process = subprocess.Popen(
                     [self.command, "--non-interactive", *arguments, "--stack", self.stack, "--event-log", str(log)],

@@ -31,9 +31,6 @@ MANIFEST = "PulumiPolicy.yaml"
 #: What the pack is made of, beside Python's own.
 SDK = "pulumi_policy"
 
-#: The option by which the engine is told of a pack.
-ASK = "--policy-pack"
-
 #: The level of what it refuses.
 MANDATORY = "mandatory"
 
@@ -93,7 +90,7 @@ def asking(*, policed: bool = True) -> Iterator[list[str]]:
         (Path(directory) / MANIFEST).write_text(yaml.safe_dump(manifest), encoding="utf-8")
         main = f"import runpy\nrunpy.run_path({str(PACK)!r}, run_name='__main__')\n"
         (Path(directory) / "__main__.py").write_text(main, encoding="utf-8")
-        yield [ASK, directory]
+        yield ["--policy-pack", directory]
 
 
 def not_run(words: str) -> str | None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,30 +25,15 @@ PROJECT = "Pulumi.yaml"
 #: The longest path of a socket, in bytes.
 SOCKET_LENGTH = 100
 
-#: Says to the engine where language hosts are that it is not to start.
-ATTACHED = "PULUMI_DEBUG_LANGUAGES"
-
 #: Starts the process with what this one finds modules by.
 START = "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); from platforms.pulumi.serving import main; main()"
 
 
-@dataclass(frozen=True)
-class Serving:
-    """Where the engine finds the program's language host; environment: what it is to be told beside."""
-
-    address: str
-    environment: Mapping[str, str]
-
-
 class Programs:
-    """The process, for the program of the project at `root`. modules: those that the program will import.
+    """The process, for the program of the project at `root`. modules: those that the program will import."""
 
-    hosts_packs: whether nothing else of the project's needs a language host of Python's.
-    """
-
-    def __init__(self, root: Path, modules: tuple[str, ...], *, hosts_packs: bool) -> None:
+    def __init__(self, root: Path, modules: tuple[str, ...]) -> None:
         self.root = root
-        self.hosts_packs = hosts_packs
         self.said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         self.process = subprocess.Popen(
             [sys.executable, "-c", START, json.dumps(sys.path), *modules],
@@ -62,25 +46,22 @@ class Programs:
         weakref.finalize(self, _let_go, self.process)
 
     @contextlib.contextmanager
-    def serving(self, environment: Mapping[str, str], directory: Path, pack: str = "") -> Iterator[Serving | None]:
-        """Yield where the engine finds what it needs for one run; CommandError where that can't be.
+    def serving(self, environment: Mapping[str, str], directory: Path) -> Iterator[str | None]:
+        """Yield the address of a language host, for one run of Pulumi's; CommandError where there is none.
 
-        None where the engine is to run the program itself. directory: where a socket may be. pack: the directory of the
-        policy pack that the engine will ask; it starts that itself where the project brings plugins of its own.
+        None where the engine is to run the program itself. directory: where a socket may be.
         """
         with contextlib.ExitStack() as stack:
             socket = directory / "program"
             if len(str(socket).encode()) > SOCKET_LENGTH or "%" in str(socket):
                 socket = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))) / "program"
             order = {"socket": str(socket), "directory": str(self.root), "output": str(directory / "host")}
-            hosted = pack if self.hosts_packs and ATTACHED not in environment else ""
-            answer = self._ask({**order, "environment": _activated(environment), "pack": hosted})
+            answer = self._ask({**order, "environment": _activated(environment)})
             if "unfit" in answer:
                 yield None
                 return
-            attached = {ATTACHED: f"python:{answer['port']}"} if answer["port"] else {}
             try:
-                yield Serving(address=f"unix:{socket}", environment=attached)
+                yield f"unix:{socket}"
             finally:
                 # Where the process is gone its forks leave by themselves; what became of the run is known by now.
                 with contextlib.suppress(CommandError):
@@ -137,7 +118,7 @@ def programs(root: Path, file: Path, *modules: str) -> Programs | None:
     # What `environment` names Pulumi puts into its own environment, once it runs.
     if interpreter != Path(sys.prefix).resolve() or sys.prefix == sys.base_prefix or theirs or "environment" in stack:
         return None
-    return Programs(root, modules, hosts_packs=not project.keys() & {"packages", "plugins"})
+    return Programs(root, modules)
 
 
 def _read(file: Path) -> dict[str, Any]:

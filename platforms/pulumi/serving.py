@@ -6,13 +6,13 @@ about two seconds each time, of which none changes anything (docs/benchmarks/doc
 
 It is asked on standard input, and answers on standard output, a line of JSON each:
 
-    {"socket": PATH, "directory": PATH, "output": PATH, "environment": {…}, "pack": PATH}
-        ->  {"pid": NUMBER, "port": NUMBER} or {"failed": WORDS} or {"unfit": true}
+    {"socket": PATH, "directory": PATH, "output": PATH, "environment": {…}}
+        ->  {"pid": NUMBER} or {"failed": WORDS} or {"unfit": true}
     {"end": NUMBER}  ->  {"ended": NUMBER}
 
-Why a host can't begin is in the file `output`. Where a `pack` is named, the port is that of a language host for it. It
-is unfit where packages need what Pulumi's own language host alone knows. At the end of standard input it lets runs that
-are under way end: the engine may still ask them something (resource hooks), whatever became of the command.
+Why a host can't begin is in the file `output`. It is unfit where packages need what Pulumi's own language host alone
+knows. At the end of standard input it lets runs that are under way end: the engine may still ask them something
+(resource hooks), whatever became of the command.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TextIO
 
 import grpc
-from pulumi.runtime.proto import LanguageRuntimeServicer, language_pb2_grpc
+from pulumi.runtime.proto import language_pb2_grpc
 
-from platforms.pulumi.analyzing import SDK, Pack, PackHost
 from platforms.pulumi.hosting import INTERRUPTED_WITHIN, Host, Job, plugins, run
 
 if TYPE_CHECKING:
@@ -48,17 +47,15 @@ OPTIONS = [("grpc.max_receive_message_length", 1024 * 1024 * 400), ("grpc.max_se
 
 PR_SET_PDEATHSIG = 1
 
+#: What a fork says once it can be asked.
+READY = "ready"
+
 #: Seconds that a host may take to end: those of a program that is interrupted, and some more.
 ENDED_WITHIN = INTERRUPTED_WITHIN + 2.0
 
 
-def serve(
-    order: Mapping[str, Any], found: Iterable[Mapping[str, Any]], pack: Pack | None, ready: Callable[[int], object]
-) -> None:
-    """Be the language host of one run, until told to leave: then once no program is under way.
-
-    ready: told the port where another one listens, which runs the pack; 0 where there is none.
-    """
+def serve(order: Mapping[str, Any], found: Iterable[Mapping[str, Any]], ready: Callable[[], object]) -> None:
+    """Be the language host of one run, until told to leave: then once no program is under way."""
     jobs: SimpleQueue[Job | None] = SimpleQueue()
 
     def leave(_signal: int, _frame: FrameType | None) -> None:
@@ -73,15 +70,11 @@ def serve(
     os.environ.clear()
     os.environ.update(order["environment"])
     os.chdir(order["directory"])
-    servers = [_server(Host(jobs, found))]
-    servers[0].add_insecure_port(f"unix:{order['socket']}")
-    port = 0
-    if pack is not None:
-        servers.append(_server(PackHost(pack, order["pack"])))
-        port = servers[1].add_insecure_port("127.0.0.1:0")
-        servers[1].start()
-    servers[0].start()
-    ready(port)
+    server = grpc.server(ThreadPoolExecutor(max_workers=4), options=OPTIONS)
+    language_pb2_grpc.add_LanguageRuntimeServicer_to_server(Host(jobs, found), server)
+    server.add_insecure_port(f"unix:{order['socket']}")
+    server.start()
+    ready()
     with contextlib.suppress(KeyboardInterrupt):  # for a program that has just ended
         while (job := jobs.get()) is not None:
             request, ended = job
@@ -89,15 +82,8 @@ def serve(
                 ended.set_result(run(request))
             except BaseException as error:  # noqa: BLE001 - the engine is told by the call that fails
                 ended.set_exception(error)
-    for server in servers:
-        server.stop(1).wait()
+    server.stop(1).wait()
     atexit._run_exitfuncs()  # noqa: SLF001 - the program's own: what it has put into temporary directories goes
-
-
-def _server(host: LanguageRuntimeServicer) -> grpc.Server:
-    server = grpc.server(ThreadPoolExecutor(max_workers=4), options=OPTIONS)
-    language_pb2_grpc.add_LanguageRuntimeServicer_to_server(host, server)
-    return server
 
 
 class Forking:
@@ -106,7 +92,7 @@ class Forking:
     def __init__(self, answers: TextIO) -> None:
         self.answers = answers
         self.plugins = plugins()
-        self.running: dict[int, Pack | None] = {}
+        self.running: set[int] = set()
 
     def answer(self, order: Mapping[str, Any]) -> dict[str, Any]:
         """Do what is asked; return the answer."""
@@ -115,28 +101,23 @@ class Forking:
             return {"ended": order["end"]}
         if self.plugins is None:
             return {"unfit": True}
-        pack = Pack(self.answers) if order["pack"] else None
         try:
-            pid, port = self._fork({**order, "parent": os.getpid()}, self.plugins, pack)
+            pid = self._fork({**order, "parent": os.getpid()}, self.plugins)
         except RuntimeError as error:
-            if pack is not None:
-                pack.end()
             return {"failed": str(error)}
-        self.running[pid] = pack
-        return {"pid": pid, "port": port}
+        self.running.add(pid)
+        return {"pid": pid}
 
     def leave(self) -> None:
         """Let what is under way end, and wait for it."""
         for pid in self.running:
             os.kill(pid, signal.SIGTERM)
-        for pid, pack in self.running.items():
+        for pid in self.running:
             os.waitpid(pid, 0)
-            if pack is not None:
-                pack.end()
 
     def _end(self, pid: int) -> None:
         """End a host, and what its program has started; one whose program is interrupted has a while."""
-        pack = self.running.pop(pid)
+        self.running.remove(pid)
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + ENDED_WITHIN
         while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None and time.monotonic() < deadline:
@@ -144,24 +125,16 @@ class Forking:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        if pack is not None:
-            pack.end()
 
-    def _fork(self, order: Mapping[str, Any], found: list[dict[str, Any]], pack: Pack | None) -> tuple[int, int]:
-        """Fork a language host; return its process and the pack's port once it can be asked.
-
-        RuntimeError where it has ended before.
-        """
+    def _fork(self, order: Mapping[str, Any], found: list[dict[str, Any]]) -> int:
+        """Fork a language host; return its process once it can be asked. RuntimeError where it has ended before."""
         reading, writing = os.pipe()
         pid = os.fork()
         if pid:
             os.close(writing)
             with os.fdopen(reading) as told:
-                port = told.read()
-            if pack is not None:
-                pack.leave_to_another()
-            if port:
-                return pid, int(port)
+                if told.read() == READY:
+                    return pid
             _pid, status = os.waitpid(pid, 0)
             said = Path(order["output"])
             words = said.read_text(errors="replace") if said.exists() else ""
@@ -178,11 +151,11 @@ class Forking:
             for there in (1, 2):
                 os.dup2(sink, there)
 
-            def ready(port: int) -> None:
-                os.write(writing, str(port).encode())
+            def ready() -> None:
+                os.write(writing, READY.encode())
                 os.close(writing)
 
-            serve(order, found, pack, ready)
+            serve(order, found, ready)
             status = 0
         except BaseException:  # noqa: BLE001 - a fork never goes back into what it was forked from
             traceback.print_exc()
@@ -194,7 +167,7 @@ class Forking:
 
 def main() -> None:
     """Answer what is asked on standard input; the arguments are modules that the program will need."""
-    for module in (*sys.argv[1:], SDK):
+    for module in sys.argv[1:]:
         with contextlib.suppress(Exception):  # who needs it imports it too, and says what is wrong
             import_module(module)
     forking = Forking(os.fdopen(os.dup(1), "w", buffering=1))

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -22,7 +19,6 @@ import pytest
 import yaml
 from google.protobuf import empty_pb2
 from pulumi.runtime.proto import (
-    analyzer_pb2_grpc,
     engine_pb2,
     engine_pb2_grpc,
     language_pb2,
@@ -33,8 +29,7 @@ from pulumi.runtime.proto import (
 
 from cluster.errors import CommandError
 from platforms.pulumi.engine import Pulumi, PulumiError
-from platforms.pulumi.policing import asking
-from platforms.pulumi.programs import Programs, Serving, programs
+from platforms.pulumi.programs import Programs, programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -106,8 +101,8 @@ class Project:
         return found
 
     def run(self, by: Programs, **environment: str) -> Any:
-        with served(by, self, environment={**os.environ, **environment}) as serving:
-            return self.ask(serving.address)
+        with served(by, self, environment={**os.environ, **environment}) as address:
+            return self.ask(address)
 
     def request(self) -> Any:
         return language_pb2.RunRequest(
@@ -131,12 +126,10 @@ class Project:
 
 
 @contextmanager
-def served(
-    by: Programs, project: Project, *, environment: Mapping[str, str] = os.environ, pack: str = ""
-) -> Iterator[Serving]:
-    with by.serving(environment, project.root, pack) as serving:
-        assert serving is not None
-        yield serving
+def served(by: Programs, project: Project, *, environment: Mapping[str, str] = os.environ) -> Iterator[str]:
+    with by.serving(environment, project.root) as address:
+        assert address is not None
+        yield address
 
 
 @pytest.fixture
@@ -157,11 +150,11 @@ def project(tmp_path: Path) -> Iterator[Project]:
 def under_way(project: Project, by: Programs) -> Iterator[tuple[threading.Thread, list[Any]]]:
     """Let WAITING be run; it is under way."""
     answers: list[Any] = []
-    with served(by, project) as serving:
+    with served(by, project) as address:
 
         def ask() -> None:
             try:
-                answers.append(project.ask(serving.address))
+                answers.append(project.ask(address))
             except grpc.RpcError as error:
                 answers.append(error)
 
@@ -268,8 +261,8 @@ def test_plugins_that_packages_need_are_named(project: Project) -> None:
     project.write("")
     by = project.programs()
     with (
-        served(by, project) as serving,
-        grpc.insecure_channel(serving.address) as channel,
+        served(by, project) as address,
+        grpc.insecure_channel(address) as channel,
     ):
         host = language_pb2_grpc.LanguageRuntimeStub(channel)
         found = host.GetRequiredPackages(language_pb2.GetRequiredPackagesRequest(), timeout=PATIENCE).packages
@@ -286,8 +279,8 @@ def test_a_program_that_nobody_waits_for_is_interrupted_and_tidies_up(project: P
     lines = WAITING.splitlines()
     waiting = "".join(f"    {line}\n" for line in lines[1:])
     project.write(f"{lines[0]}\ntry:\n{waiting}finally:\n    pathlib.Path('tidied').touch()\n")
-    with served(project.programs(), project) as serving:
-        with grpc.insecure_channel(serving.address) as channel:
+    with served(project.programs(), project) as address:
+        with grpc.insecure_channel(address) as channel:
             asked = language_pb2_grpc.LanguageRuntimeStub(channel).Run.future(project.request(), timeout=PATIENCE)
             until(lambda: (project.root / "pids").exists() and (project.root / "pids").read_text().endswith("\n"))
             asked.cancel()
@@ -297,8 +290,8 @@ def test_a_program_that_nobody_waits_for_is_interrupted_and_tidies_up(project: P
 
 def test_a_program_that_does_not_heed_an_interrupt_is_killed(project: Project) -> None:
     project.write("import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n" + WAITING)
-    with served(project.programs(), project) as serving:
-        with grpc.insecure_channel(serving.address) as channel:
+    with served(project.programs(), project) as address:
+        with grpc.insecure_channel(address) as channel:
             asked = language_pb2_grpc.LanguageRuntimeStub(channel).Run.future(project.request(), timeout=PATIENCE)
             until(lambda: (project.root / "pids").exists() and (project.root / "pids").read_text().endswith("\n"))
             asked.cancel()
@@ -392,158 +385,22 @@ def test_a_project_that_can_not_be_read_is_left_to_the_engine(project: Project, 
     assert programs(project.root, project.root / "Pulumi.s.yaml") is None
 
 
-# --- the policy pack
-
-
-@contextmanager
-def pack_host(project: Project) -> Iterator[tuple[str, str]]:
-    """Serve a run that asks the policy; yields the pack, and the address of what runs it."""
-    project.write("")
-    with (
-        asking() as (_option, pack),
-        served(project.programs(), project, pack=pack) as serving,
-    ):
-        name, _, port = serving.environment["PULUMI_DEBUG_LANGUAGES"].partition(":")
-        assert name == "python"
-        yield pack, f"127.0.0.1:{port}"
-
-
-def run_pack(host: Any, project: Project, directory: str, *more: str) -> Any:
-    return host.RunPlugin(run_pack_request(project, directory, *more), timeout=PATIENCE)
-
-
-def run_pack_request(project: Project, directory: str, *more: str) -> Any:
-    return language_pb2.RunPluginRequest(
-        pwd=str(project.root),
-        args=[project.address, *more],
-        env=[f"{name}={value}" for name, value in os.environ.items()],
-        kind="analyzer",
-        info=language_pb2.ProgramInfo(root_directory=directory, program_directory=directory, entry_point="."),
-    )
-
-
-def listening(address: str) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", int(address.rpartition(":")[2]))) == 0
-
-
-def test_the_policy_pack_is_run_beside_the_program_and_ends_with_it(project: Project) -> None:
-    with pack_host(project) as (pack, address), grpc.insecure_channel(address) as channel:
-        host = language_pb2_grpc.LanguageRuntimeStub(channel)
-        host.Handshake(language_pb2.LanguageHandshakeRequest(), timeout=PATIENCE)
-        printed = run_pack(host, project, pack)
-        port = next(printed).stdout.decode().strip()
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as policy:
-            info = analyzer_pb2_grpc.AnalyzerStub(policy).GetAnalyzerInfo(empty_pb2.Empty(), timeout=PATIENCE)
-        assert {"debug", "published-ports"} <= {one.name for one in info.policies}
-        assert listening(port)
-    until(lambda: not listening(port))
-    assert not listening(address)
-
-
-def test_a_pack_that_is_not_wanted_any_more_ends(project: Project) -> None:
-    with pack_host(project) as (pack, address), grpc.insecure_channel(address) as channel:
-        printed = run_pack(language_pb2_grpc.LanguageRuntimeStub(channel), project, pack)
-        port = next(printed).stdout.decode().strip()
-        assert listening(port)
-        printed.cancel()
-        until(lambda: not listening(port))
-
-
-def test_what_a_pack_says_when_it_fails_is_passed_on(project: Project) -> None:
-    with pack_host(project) as (pack, address), grpc.insecure_channel(address) as channel:
-        (Path(pack) / "__main__.py").write_text("import absent_here\n")
-        said = list(run_pack(language_pb2_grpc.LanguageRuntimeStub(channel), project, pack))
-    assert said[-1].exitcode == 1
-    assert project.engine.errors or "absent_here" in "".join(one.stderr.decode() for one in said)
-
-
-def test_nothing_but_the_pack_is_run_for_whoever_asks(project: Project, tmp_path: Path) -> None:
-    """It listens on a port: whoever has an account on this machine may ask."""
-    (tmp_path / "theirs").mkdir()
-    (tmp_path / "theirs" / "__main__.py").write_text(f"open({str(tmp_path / 'done')!r}, 'w')\n")
-    with pack_host(project) as (pack, address), grpc.insecure_channel(address) as channel:
-        host = language_pb2_grpc.LanguageRuntimeStub(channel)
-        with pytest.raises(grpc.RpcError) as refused:
-            list(run_pack(host, project, str(tmp_path / "theirs")))
-        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-        with pytest.raises(grpc.RpcError) as refused:
-            list(run_pack(host, project, pack, str(tmp_path / "theirs")))
-        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-        with pytest.raises(grpc.RpcError) as refused:
-            project.ask(address)
-        assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
-        assert next(run_pack(host, project, pack)).stdout
-        with pytest.raises(grpc.RpcError) as refused:
-            list(run_pack(host, project, pack))
-        assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert not (tmp_path / "done").exists()
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="root alone may be somebody else")
-def test_another_user_is_refused_and_keeps_nobody_from_it(project: Project) -> None:
-    with pack_host(project) as (pack, address), grpc.insecure_channel(address) as channel:
-        request = run_pack_request(project, pack).SerializeToString()
-        asking_as = subprocess.run(
-            [sys.executable, "-c", AS_ANOTHER, address, request.hex()],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        assert asking_as.stdout.strip() == "PERMISSION_DENIED", asking_as.stderr
-        assert next(run_pack(language_pb2_grpc.LanguageRuntimeStub(channel), project, pack)).stdout
-
-
-AS_ANOTHER = """
-import os, sys
-import grpc
-from pulumi.runtime.proto import language_pb2, language_pb2_grpc
-os.setuid(65534)
-with grpc.insecure_channel(sys.argv[1]) as channel:
-    host = language_pb2_grpc.LanguageRuntimeStub(channel)
-    try:
-        print(list(host.RunPlugin(language_pb2.RunPluginRequest.FromString(bytes.fromhex(sys.argv[2])), timeout=60)))
-    except grpc.RpcError as error:
-        print(error.code().name)
-"""
-
-
-@pytest.mark.parametrize("brings", ["packages", "plugins"])
-def test_the_engine_runs_the_pack_where_the_project_brings_plugins(project: Project, brings: str) -> None:
-    """They may be Python's too: each would be asked of what runs the pack alone."""
-    project.write("")
-    document = yaml.safe_load((project.root / "Pulumi.yaml").read_text())
-    (project.root / "Pulumi.yaml").write_text(yaml.safe_dump({**document, brings: {}}))
-    with served(project.programs(), project, pack="/pack") as serving:
-        assert serving.environment == {}
-
-
-def test_a_language_host_that_the_user_names_is_left_to_the_engine(project: Project) -> None:
-    project.write("")
-    environment = {**os.environ, "PULUMI_DEBUG_LANGUAGES": "go:1"}
-    with served(project.programs(), project, environment=environment, pack="/pack") as serving:
-        assert serving.environment == {}
-
-
 class Served:
     """Says where a program is served."""
 
     def __init__(self) -> None:
         self.environments: list[dict[str, str]] = []
-        self.packs: list[str] = []
 
     @contextmanager
-    def serving(self, environment: dict[str, str], _directory: Path, pack: str) -> Iterator[Serving]:
+    def serving(self, environment: dict[str, str], _directory: Path) -> Iterator[str]:
         self.environments.append(environment)
-        self.packs.append(pack)
-        yield Serving(address="unix:/somewhere", environment={"SAID": pack})
+        yield "unix:/somewhere"
 
 
 @pytest.mark.parametrize("there", [True, False])
 def test_the_engine_is_given_the_address_where_it_runs_the_program_by_it(tmp_path: Path, there: bool) -> None:
     program = tmp_path / "pulumi"
-    program.write_text(f'#!/bin/sh\necho "$@" "<$SAID>" >>{tmp_path}/asked\nexit 1\n')
+    program.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\nexit 1\n')
     program.chmod(0o755)
     found = Pulumi.__new__(Pulumi)
     found.root, found.stack, found.command, found.say = tmp_path, "dev", str(program), print
@@ -557,10 +414,6 @@ def test_the_engine_is_given_the_address_where_it_runs_the_program_by_it(tmp_pat
     asked = (tmp_path / "asked").read_text().splitlines()
     assert [line.split()[1] for line in asked] == ["preview", "up"]
     assert ["--client=unix:/somewhere" in line.split() for line in asked] == [there, there]
-    packs = [re.search(r"--policy-pack (\S+)", line) for line in asked]
-    assert [pack is not None for pack in packs] == [True, False], "an update asks what the preview could not tell"
-    assert serving.packs == [pack[1] if pack else "" for pack in packs] * there
-    assert [re.search("<(.*)>", line)[1] for line in asked] == (serving.packs or ["", ""])  # type: ignore[index]
     assert [one["CLUSTER_RELEASE"] for one in serving.environments] == ["abc", "abc"] * there
     with pytest.raises(PulumiError):
         found.destroy(lambda _event: None, protected=False)

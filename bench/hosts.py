@@ -4,7 +4,7 @@ Both sides run the same project on containers with systemd that are reached by S
 with nginx, PostgreSQL on another that is neither's; one side after the other, since both at once would be too much for
 one machine. The playbook is what is written by hand: packages and code as archives, a unit's template, nginx's site,
 and a restart of one instance after the other. How seconds and connections grow with hosts is measured for `cluster up`
-alone.
+alone: `python -m bench.hosts HOSTS GROWN`, GROWN as 1,2,5.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ PLAYBOOK = Path(__file__).parent / "ansible"
 RESULTS = ROOT / "docs" / "benchmarks"
 
 #: Hosts with instances: of the comparison, and of those by which it is seen how all grows.
-COMPARED, GROWN = 5, (1, 2, 5, 10)
-INSTANCES = 4
+COMPARED, GROWN = 5, (1, 2, 5, 10, 20)
+
+#: Instances a host: of the comparison; and where it grows, since all hosts are one machine's.
+INSTANCES, ALONE = 4, 1
 ROUNDS = 3
 
 #: At most as slow at first, and so many times as fast on a weight change.
@@ -72,9 +74,9 @@ class Ours(Changing):
 
     stand: HostsStand
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, instances: int = INSTANCES) -> None:
         self.hosts = Hosts(count)
-        servers = [{"name": f"app{number}"} for number in range(1, INSTANCES * count + 1)]
+        servers = [{"name": f"app{number}"} for number in range(1, instances * count + 1)]
         more = {"database": {"engine": "external"}, "upstream": {"servers": servers}}
         self.stand = HostsStand(self.hosts.network, *self.hosts.all, **more)
         self.address = (self.hosts.all[-1].address, self.stand.port)
@@ -177,7 +179,7 @@ def measure(compared: int, grown: tuple[int, ...]) -> dict[str, Any]:
 def grow(count: int) -> dict[str, tuple[float, int]]:
     """Return what each operation takes on so many hosts: seconds, and times that somebody logged in."""
     found: dict[str, tuple[float, int]] = {}
-    with contextlib.closing(Ours(count)) as side:
+    with contextlib.closing(Ours(count, ALONE)) as side:
         for operation, action in (
             ("first up", side.first_up),
             ("up without changes", side.up),
@@ -221,7 +223,7 @@ def report(found: dict[str, Any]) -> str:
     )
     lines += [
         *("", targets, ""),
-        "How `cluster up` grows, seconds and logins by SSH, without load:",
+        "How `cluster up` grows, seconds and logins by SSH, without load, with one instance a host:",
         "",
         "| hosts with instances | " + " | ".join(OPERATIONS) + " |",
         "|---|" + "---:|" * len(OPERATIONS),

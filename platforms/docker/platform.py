@@ -46,7 +46,7 @@ from platforms.docker.remembering import remember
 from platforms.docker.repair import lost, remove_orphans, stop_what_never_served
 from platforms.docker.stack import DockerStack, engine_host, paths
 from platforms.pulumi.backend import share
-from platforms.pulumi.engine import STACK, PolicyError, Pulumi, PulumiError, installed_pulumi
+from platforms.pulumi.engine import STACK, PolicyError, Pulumi, PulumiError, installed_pulumi, warm
 from platforms.pulumi.kept_stack import keep_stack
 from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
 from platforms.pulumi.planning import begun, state_of
@@ -82,7 +82,7 @@ class DockerPlatform:
     @cached_property
     def pulumi(self) -> Pulumi:
         """The stack in Pulumi's words, which is installed where it is missing."""
-        return Pulumi(self.stack.root, self.stack.name, self.voice.say)
+        return Pulumi(self.stack.root, self.stack.name, self.voice.say, f"{__package__}.program")
 
     def facts(self) -> Facts:
         """Return what the lints may look at; the secret_key that the stack file lacks is made by `up`."""
@@ -108,6 +108,7 @@ class DockerPlatform:
         """Look at what is to be done, and change nothing."""
         docker, name = self.docker, self.stack.name
         docker.engine.run("version")
+        warm(lambda: self.pulumi)
         facts = self.facts()
         environment = {RELEASE_VARIABLE: self._former(wanted)} if isinstance(wanted, Back) else {}
         resources = begun(self.stack, facts, lambda: self.pulumi, partial(first_tls, self.stack))
@@ -138,6 +139,7 @@ class DockerPlatform:
         environment = {RELEASE_VARIABLE: self._former(wanted)} if isinstance(wanted, Back) else {}
         docker = DockerStack(self._as_of_now()) if pull else self.docker
         docker.engine.run("version")  # said before Pulumi is looked for
+        warm(lambda: self.pulumi)
         facts = self.facts()
         gate(docker.stack.config, facts)
         resources = self._set_up()

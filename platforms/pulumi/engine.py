@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from cluster.stack.paths import STATE
 from cluster.stack.secrets import ALPHABET, KEY_LENGTH, write_secret
 from platforms.pulumi.backend import PASSPHRASE, VARIABLE, named_backend
 from platforms.pulumi.policing import Policed, asking, not_run
+from platforms.pulumi.programs import Programs, programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -61,6 +63,9 @@ PR_SET_PDEATHSIG = 1
 
 #: What Pulumi says of a program or a run that failed, beside why. ENDED: of a program that has said why itself.
 FRAME, ENDED = ("update failed", "preview failed", ""), "an unhandled error occurred: program exited"
+
+#: Commands of Pulumi's that run the stack's program.
+RUN_PROGRAM = ("up", "preview")
 
 #: The type of a stack among its resources.
 STACK = "pulumi:pulumi:Stack"
@@ -131,11 +136,13 @@ def find_pulumi(say: Callable[[str], None]) -> str:
 class Pulumi:
     """One stack of the repository at `root`; `say` is told what is made for it.
 
-    unsettled: whether the state had operations, when it was read last, of which nobody knows how they ended.
+    program: the module of the platform that the stack's program will import. unsettled: whether the state had
+    operations, when it was read last, of which nobody knows how they ended.
     """
 
-    def __init__(self, root: Path, stack: str, say: Callable[[str], None]) -> None:
+    def __init__(self, root: Path, stack: str, say: Callable[[str], None], program: str | None = None) -> None:
         self.root = root
+        self.program = program
         self.stack = stack
         self.say = say
         self.command = find_pulumi(say)
@@ -143,6 +150,11 @@ class Pulumi:
         self.unsettled = False
 
     # --- running it
+
+    @cached_property
+    def programs(self) -> Programs | None:
+        """What runs the stack's program, which imports what it needs from now on; None where the engine is to do it."""
+        return programs(self.root, stack_path(self.root, self.stack), *filter(None, [self.program]))
 
     def environment(self) -> dict[str, str]:
         """Return what Pulumi and the program need."""
@@ -358,14 +370,18 @@ class Pulumi:
         self._explained("cancel", "--yes", "--stack", self.stack)
 
     def _changing(self, arguments: list[str], tell_step: Callable[[Event], None], more: Mapping[str, str]) -> Changes:
-        with tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as ending:
             log, output = Path(temporary) / "events", Path(temporary) / "output"
             log.touch()
+            environment = {**self.environment(), **more}
+            if arguments[0] in RUN_PROGRAM and self.programs is not None:
+                address = ending.enter_context(self.programs.serving(environment, Path(temporary)))
+                arguments = [*arguments, *([] if address is None else [f"--client={address}"])]
             with output.open("wb") as sink:
                 process = subprocess.Popen(
                     [self.command, "--non-interactive", *arguments, "--stack", self.stack, "--event-log", str(log)],
                     cwd=self.root,
-                    env={**self.environment(), **more},
+                    env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=sink,
                     stderr=subprocess.STDOUT,
@@ -465,6 +481,12 @@ class _Seen:
         words = [text for _urn, text in self.problems if text not in FRAME and not text.startswith(ENDED)]
         unique = list(dict.fromkeys(words))
         return "\n".join(text for text in unique if not any(text != other and text in other for other in unique))
+
+
+def warm(pulumi: Callable[[], Pulumi]) -> None:
+    """Let what the stack's program needs be imported while others go on, where Pulumi is there."""
+    if installed_pulumi() is not None:
+        _ = pulumi().programs
 
 
 def plain(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.acme.kept import Said
 from cluster.lint import Facts
 from cluster.placement import place
-from cluster.render.versions import DISTRIBUTIONS, OLDEST
+from cluster.render.versions import DISTRIBUTIONS, KEEPALIVE_MIN_TIMEOUT_SINCE, OLDEST
 from cluster_runtime.status import STARTING
 from platforms.pulumi.live import Live
 from platforms.remote.host.places import THERE, Places
@@ -71,6 +71,11 @@ class Looked:
         if found is not None:
             return (int(found[0]), int(found[1]), int(found[2]))
         return DISTRIBUTIONS.get(str(self.machine["codename"]), OLDEST)
+
+    @property
+    def polite(self) -> bool:
+        """Whether clients' connections are closed before a reload: its nginx would close idle ones by itself."""
+        return self.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE
 
     @property
     def live(self) -> Live:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import fcntl
 import json
 import re
 import subprocess
@@ -24,7 +25,6 @@ from cluster.plan import Planned
 from cluster.plan.judged import forbidding
 from cluster.plan.shown import text
 from cluster.render.maintenance import digest_of, render_maintenance
-from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.services import Kind, asked_by
 from cluster.stack.history import KEPT_RELEASES, History
 from cluster.tls.certificates import named, names_of
@@ -32,12 +32,13 @@ from cluster.tls.hosts import new_hosts_key
 from cluster.topology import build_topology
 from platforms.base import RELEASE_VARIABLE, Applied, Back, Change, Forward, Invocation, LogSource, Status
 from platforms.pulumi.backend import share
-from platforms.pulumi.engine import Event, PolicyError, Pulumi, PulumiError, name_of
+from platforms.pulumi.engine import Event, PolicyError, Pulumi, PulumiError, name_of, warm
 from platforms.pulumi.kept_stack import keep_stack
 from platforms.pulumi.keys import PulumiHostsKeys, PulumiKeys, make_secrets, secrets_there
 from platforms.pulumi.planning import state_of
 from platforms.pulumi.policing import tell_disabled
 from platforms.pulumi.preview import Preview
+from platforms.pulumi.progress import NGINX_CONFIG
 from platforms.pulumi.relay import Relay
 from platforms.remote import filesystem
 from platforms.remote.database import needs_hosts_key, reached_at
@@ -109,7 +110,7 @@ class RemotePlatform:
     @cached_property
     def pulumi(self) -> Pulumi:
         """The stack in Pulumi's words, which is installed where it is missing."""
-        return Pulumi(self.stack.root, self.stack.name, self.voice.say)
+        return Pulumi(self.stack.root, self.stack.name, self.voice.say, f"{__package__}.program")
 
     @cached_property
     def ssh(self) -> Ssh:
@@ -163,6 +164,7 @@ class RemotePlatform:
 
     def plan(self, wanted: Forward | Back) -> Planned:
         """Look at what is to be done, and change nothing."""
+        warm(lambda: self.pulumi)
         seen, facts = self._seen()
         if seen is None:
             return Planned(stack=self.stack.name, changes=True, refused=tuple(forbidding(self.stack.config, facts)))
@@ -187,6 +189,7 @@ class RemotePlatform:
         """Say what is to be done, by the engine's preview; while it does it, its own lock keeps others away."""
         if isinstance(wanted, Forward) and wanted.pull:
             raise CommandError("--pull is for platforms whose services are containers; a host's packages are its own")
+        warm(lambda: self.pulumi)
         # What keeps the hosts from being what they should, first the stack file's part of it.
         seen, facts = self._seen()
         gate(self.stack.config, facts)
@@ -228,7 +231,8 @@ class RemotePlatform:
         if planned.changes or not changes.none or self.pulumi.unsettled:
             try:
                 policed = bool(changes.unjudged)  # else the preview has asked of everything
-                changes = self.pulumi.up(self._tell, refresh=False, policed=policed, **site.environment)
+                with self._closing(site, planned):
+                    changes = self.pulumi.up(self._tell, refresh=False, policed=policed, **site.environment)
             except PulumiError as error:
                 raise _failed(error, self._tidied()) from error
         release = str(changes.outputs["release"])
@@ -250,6 +254,21 @@ class RemotePlatform:
             checks=lambda: self._checked(observed, release),
             maintenance=observed.maintenance,
         )
+
+    @contextmanager
+    def _closing(self, site: Site, planned: Planned) -> Iterator[None]:
+        """While the engine begins, let responses end their connections where nothing comes before nginx's reload.
+
+        Where that can't be begun the reload waits for as long itself.
+        """
+        steps = {one.name for one in planned.resources}
+        reloaded = {f"{one.host}-{NGINX_CONFIG}": one for one in site.seen.edges}
+        with contextlib.ExitStack() as begun:
+            for name in sorted(steps) if steps <= reloaded.keys() else ():
+                if reloaded[name].polite:
+                    with contextlib.suppress(OSError):
+                        begun.callback(_end, self._start(reloaded[name].host, "closing"))
+            yield
 
     def _tidied(self) -> str:
         """Stop what was started on one host and won't serve, since another one failed; return what could not be done.
@@ -346,8 +365,8 @@ class RemotePlatform:
         page = None if wanted is None else render_maintenance(wanted).text
         asked = {"text": page, "digest": digest_of(wanted), "kept": told(wanted)}
         for looked in found.seen.edges:
-            polite = looked.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE
-            self.ssh.run(looked.host, "maintain", "maintain=1", told=json.dumps({**asked, "polite": polite}))
+            told_host = json.dumps({**asked, "polite": looked.polite})
+            self.ssh.run(looked.host, "maintain", "maintain=1", told=told_host)
         missed = [why for name, why in found.seen.away.items() if name in self.placement.nginx]
         if missed:
             raise CommandError("\n".join(["the other hosts do so; say it again when these answer:", *missed]))
@@ -490,8 +509,15 @@ class RemotePlatform:
             stderr=subprocess.DEVNULL,
         )
         assert process.stdin is not None  # noqa: S101 - a pipe was asked for
-        process.stdin.write(self.ssh.agent())
-        process.stdin.flush()
+        agent = self.ssh.agent()
+        with contextlib.suppress(OSError):  # so many may be had: else what follows waits for the host to take it
+            fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, len(agent))
+        try:
+            process.stdin.write(agent)
+            process.stdin.flush()
+        except OSError:
+            _end(process)
+            raise
         return process
 
     def _intruders(self, away: Collection[str]) -> list[str]:
@@ -588,6 +614,15 @@ class RemotePlatform:
         python = in_release(self.places, release, unit, terminal=terminal, given=given)
         command = [*python, "-P", "-m", "cluster_runtime.program", *words]
         return Invocation(command=self.ssh.plain(there[0], command, terminal=terminal))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command of a host's, which does so as its standard input ends."""
+    try:
+        process.communicate(timeout=LOOK_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
 
 
 def _failed(error: PulumiError, tidied: str = "") -> CommandError:

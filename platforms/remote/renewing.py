@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from cluster import acme
 from cluster.acme.kept import Said
 from cluster.placement import place
-from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.services import Kind
 from cluster.tls.renewing import wanted
 from platforms.remote.host.renewing import MAP, digest_of_start
@@ -115,10 +114,9 @@ def renewer_of(topology: Topology, places: Places, looked: Looked, account: Acco
     texts = {ACCOUNT: account.key, BINDING: account.eab_key, TRUSTED: account.trusted}
     given = {name: f"{text.rstrip()}\n" for name, text in texts.items() if text}
     digest = digest_of(looked)
-    polite = looked.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE
     units = {
         "renewer": _unit(services[0], topology, places, looked.host, digest, tuple(given)),
-        "load": _load_unit(places, digest, polite=polite),
+        "load": _load_unit(places, digest, polite=looked.polite),
         "path": _path_unit(places),
     }
     return Renewer(digest=digest, units=units, given=given)

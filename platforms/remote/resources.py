@@ -13,7 +13,6 @@ from pulumi_command import local
 from cluster.config.models import Replacement, SessionEngine
 from cluster.errors import ClusterError
 from cluster.render.nginx import digest_of_files
-from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.services import PACKAGED, Kind
 from cluster.tls.hosts import HostsKeys
 from cluster.topology import batches
@@ -476,7 +475,7 @@ class Remote:
         if not files:
             return []
         private = shown_files(self.places, self.hosts_keys, host)
-        told = {"files": files, "private": private, "polite": looked.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE}
+        told = {"files": files, "private": private, "polite": looked.polite}
         step = self._command(
             *(_Step(component=name, host=host, name="relays"), "relays", ()),
             opts,
@@ -552,7 +551,7 @@ class Remote:
             "files": rendered.files,
             "links": rendered.links,
             "digest": rendered.digest,
-            "polite": looked.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE,
+            "polite": looked.polite,
         }
         asked = asked_relays(topology, host) if shown else []
         private = {"private": rendered.private, "users": rendered.users, "shown": shown, "relays": asked}
@@ -613,7 +612,7 @@ class Remote:
             "relayed": [str(relay_ports(topology)[one]) for one in names] if files else [],
             "visited": visited,
             "renewed": renewed,
-            "polite": looked.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE,
+            "polite": looked.polite,
             **({"holds": True} if holds else {}),
         }
         return self._command(

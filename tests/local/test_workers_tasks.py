@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.jobs import Kill, Kind, until
+from tests.jobs import Kill, Kind
 from tests.local.postgres import Postgres, missing
 from tests.local.queues import PATIENCE, Queue
 from tests.local.stand import Stand

@@ -351,6 +351,7 @@ class Run:
     previewed: list[dict[str, str]] = field(default_factory=list)
     before: tuple[str, ...] = (OLD, NEW, NGINX)
     exports: int = 0
+    programs: None = None
 
     def set_up(self) -> list[dict[str, Any]]:
         return state_of(*self.before)
@@ -391,7 +392,7 @@ def with_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Told,
 
     def put(engine: Told, run: Run) -> Stack:
         monkeypatch.setattr("platforms.docker.stack.Engine", lambda _host: engine)
-        monkeypatch.setattr(cli, "Pulumi", lambda _root, _name, _say: run)
+        monkeypatch.setattr(cli, "Pulumi", lambda _root, _name, _say, _program: run)
         monkeypatch.setattr(cli.DockerPlatform, "facts", lambda _platform: Facts(root=tmp_path, nginx=None))
         monkeypatch.setattr(commands, "judge", lambda *_judged, **_how: None)
         monkeypatch.setattr(Proof, "of", lambda _proof, _release: [])

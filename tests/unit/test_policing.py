@@ -126,6 +126,7 @@ def engine(root: Path, status: int, *events: dict[str, Any], said: str = "") -> 
     program.write_text(PROGRAM.format(root=root, status=status))
     program.chmod(0o755)
     found = Pulumi.__new__(Pulumi)
+    found.program = None
     found.root, found.stack, found.command, found.say = root, "dev", str(program), print
     found.passphrase = root / "passphrase"
     return found

@@ -379,6 +379,7 @@ class FakePulumi:
 
     path: Path
     told: list[str] = field(default_factory=list)
+    programs: None = None
 
     def set_up(self) -> list[dict[str, Any]]:
         return []
@@ -402,7 +403,7 @@ def up_with(engine: Engine, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> li
     """Say `cluster up --pull` where `engine` answers, until Pulumi would begin; return what Pulumi was told."""
     run = FakePulumi(stack.root)
     monkeypatch.setattr("platforms.docker.stack.Engine", lambda _host: engine)
-    monkeypatch.setattr(cli, "Pulumi", lambda _root, _name, _say: run)
+    monkeypatch.setattr(cli, "Pulumi", lambda _root, _name, _say, _program: run)
     monkeypatch.setattr(cli.DockerPlatform, "facts", lambda _platform: None)
     monkeypatch.setattr(commands, "judge", lambda *_judged, **_how: None)
     monkeypatch.setattr(cli, "this_minute", lambda: AS_OF)
@@ -430,7 +431,7 @@ def test_up_with_pull_is_judged_as_of_now(opened: Stack, monkeypatch: pytest.Mon
     monkeypatch.setattr("platforms.docker.stack.Engine", lambda _host: Told())
     monkeypatch.setattr(cli.DockerPlatform, "facts", lambda _platform: None)
     monkeypatch.setattr(cli, "this_minute", lambda: AS_OF)
-    monkeypatch.setattr(cli, "Pulumi", lambda _root, _name, _say: FakePulumi(stack.root))
+    monkeypatch.setattr(cli, "Pulumi", lambda _root, _name, _say, _program: FakePulumi(stack.root))
     monkeypatch.setattr(cli, "lost", lambda _docker, _resources: [])
     gate = lambda config, *_facts: judged.append(config)  # noqa: E731 - as long as the test
     with (

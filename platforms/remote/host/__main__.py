@@ -216,6 +216,18 @@ def _site(places: Places, _words: list[str]) -> None:
     site.deliver(places, json.load(sys.stdin))
 
 
+def _closing(places: Places, _words: list[str]) -> None:
+    """Let responses end their connections until standard input ends, or for a while."""
+    import select
+    import signal
+
+    from platforms.remote.host import site
+
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, lambda *_: sys.exit(1))  # so that connections are kept again
+    site.hold_closing(places, lambda seconds: select.select([sys.stdin], [], [], seconds))
+
+
 def _maintain(places: Places, _words: list[str]) -> None:
     from platforms.remote.host import maintaining
 
@@ -318,6 +330,7 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "ask": _ask,
     "build": _build,
     "check-nginx": _check_nginx,
+    "closing": _closing,
     "config": _config,
     "daemons": _daemons,
     "gather": _gather,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
 
 #: Seconds for which responses end their connections before a reload (nginx before 1.27.4), and after it.
 CLOSING, SETTLING = 2.0, 1.0
+
+#: Seconds after which is looked again whether they still do.
+LOOK_AGAIN = 0.1
+
+#: Seconds after which that ends where a reload that was to come does not.
+LONGEST_CLOSING = 30.0
 
 #: Seconds that nginx has to take a configuration.
 TAKEN_WITHIN = 20.0
@@ -173,14 +181,97 @@ def reload_until(places: Places, taken: Callable[[], bool], *, polite: bool) -> 
 
 @contextlib.contextmanager
 def _closing(places: Places) -> Iterator[None]:
-    """Let each response end its connection for a while: a reload of this nginx closes idle ones."""
-    places.closing.touch()
+    """Let each response end its connection for a while: a reload of this nginx closes idle ones.
+
+    Whoever has begun that takes it away again when he needs it no more: then the while begins anew.
+    """
+    since = _closing_since(places)
+    own = _close(places, since)
+    while (left := since + CLOSING - _now()) > 0:
+        time.sleep(min(left, LOOK_AGAIN))
+        if not places.closing.exists():
+            since = _now()
+            own = _close(places, since)
     try:
-        time.sleep(CLOSING)
         yield
-        time.sleep(SETTLING)
+    except BaseException:
+        _stop_closing(places, own)
+        raise
+    _settle(places)
+
+
+def hold_closing(places: Places, ended: Callable[[float], object]) -> None:
+    """Let responses end their connections before a reload that is soon to come, which waits for so much less then.
+
+    ended: waits so many seconds, or until nobody needs it any more. Where a reload has come meanwhile it is that one's;
+    where one is under way nothing is to be done.
+    """
+    own = _sign(_now())
+    try:
+        with places.closing.open("x", encoding="ascii") as file:
+            file.write(own)
+    except FileExistsError:
+        return
+    try:
+        ended(LONGEST_CLOSING)
     finally:
-        places.closing.unlink(missing_ok=True)
+        _stop_closing(places, own)
+
+
+def _now() -> float:
+    """Return the seconds since boot: nobody sets that clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _sign(since: float) -> str:
+    """Return what says since when responses end their connections, and that it is nobody else who wants it."""
+    return f"{since} {secrets.token_hex(8)}"
+
+
+def _close(places: Places, since: float) -> str:
+    """Let responses end their connections, or go on to; return what tells it from what others want."""
+    own = _sign(since)
+    new = places.closing.with_name(f".{places.closing.name}.{os.getpid()}")
+    new.write_text(own, encoding="ascii")
+    new.replace(places.closing)
+    return own
+
+
+def _closing_since(places: Places) -> float:
+    """Return since when responses end their connections: from now on, where nothing says another time."""
+    now = _now()
+    try:
+        return min(now, float(places.closing.read_text(encoding="ascii").split()[0]))
+    except (OSError, ValueError, IndexError):
+        return now
+
+
+def _stop_closing(places: Places, own: str) -> None:
+    """Let connections be kept again, where nobody else wants them to end."""
+    with contextlib.suppress(FileNotFoundError):
+        if places.closing.read_text(encoding="ascii") == own:
+            places.closing.unlink()
+
+
+def _settle(places: Places) -> None:
+    """Let connections be kept again once former workers are surely told to end; nobody waits for that."""
+    own = _close(places, _now())
+    try:
+        if os.fork():
+            return
+    except OSError:  # no process may be had: so it is this one
+        time.sleep(SETTLING)
+        _stop_closing(places, own)
+        return
+    try:
+        os.setsid()
+        for one in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(one, signal.SIG_IGN)  # a unit's end is told to all that it has started
+        os.closerange(0, os.sysconf("SC_OPEN_MAX"))  # the command ends, and its lock is free
+        time.sleep(SETTLING)
+        _stop_closing(places, own)
+    finally:
+        os._exit(0)
 
 
 def _write_users(places: Places, users: str) -> None:

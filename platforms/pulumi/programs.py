@@ -1,0 +1,130 @@
+"""Keeps a process that runs a stack's program for the engine, without starting Python anew for each run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+import cluster
+from cluster.errors import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+#: The project's file.
+PROJECT = "Pulumi.yaml"
+
+#: The longest path of a socket, in bytes.
+SOCKET_LENGTH = 100
+
+#: Starts the process with what this one finds modules by.
+START = "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); from platforms.pulumi.serving import main; main()"
+
+
+class Programs:
+    """The process, for the program of the project at `root`. modules: those that the program will import."""
+
+    def __init__(self, root: Path, modules: tuple[str, ...]) -> None:
+        self.root = root
+        self.said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", START, json.dumps(sys.path), *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.said,
+            text=True,
+            start_new_session=True,  # an interrupt is for the engine alone, which lets the program end
+        )
+        weakref.finalize(self, _let_go, self.process)
+
+    @contextlib.contextmanager
+    def serving(self, environment: Mapping[str, str], directory: Path) -> Iterator[str | None]:
+        """Yield the address of a language host, for one run of Pulumi's; CommandError where there is none.
+
+        None where the engine is to run the program itself. directory: where a socket may be.
+        """
+        with contextlib.ExitStack() as stack:
+            socket = directory / "program"
+            if len(str(socket).encode()) > SOCKET_LENGTH or "%" in str(socket):
+                socket = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))) / "program"
+            order = {"socket": str(socket), "directory": str(self.root), "output": str(directory / "host")}
+            answer = self._ask({**order, "environment": _activated(environment)})
+            if "unfit" in answer:
+                yield None
+                return
+            try:
+                yield f"unix:{socket}"
+            finally:
+                # Where the process is gone its forks leave by themselves; what became of the run is known by now.
+                with contextlib.suppress(CommandError):
+                    self._ask({"end": answer["pid"]})
+
+    def _ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin is not None  # noqa: S101 - for mypy
+        assert self.process.stdout is not None  # noqa: S101
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            self.said.seek(0)
+            answer = json.dumps({"failed": self.said.read().decode(errors="replace")})
+        found: dict[str, Any] = json.loads(answer)
+        if "failed" in found:
+            raise CommandError(
+                f"the stack's program can't be run: {found['failed'].strip() or 'what runs it was killed'}"
+            )
+        return found
+
+
+def _activated(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment as Pulumi's own language host gives it to a program of a virtual environment."""
+    path = f"{Path(sys.prefix) / 'bin'}:{environment.get('PATH', '')}"
+    kept = {name: value for name, value in environment.items() if name != "PYTHONHOME"}
+    return {**kept, "PATH": path, "VIRTUAL_ENV": sys.prefix}
+
+
+def _let_go(process: subprocess.Popen[str]) -> None:
+    """Let the process end; a run of it that is under way ends first, and by itself."""
+    process.terminate()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):  # what it was killed before it read
+                pipe.close()
+    process.wait()
+
+
+def programs(root: Path, file: Path, *modules: str) -> Programs | None:
+    """Return what runs the program of the project at `root` for a stack of this file.
+
+    None where that is another Python's than this one's, or has what the engine alone knows.
+    """
+    project, stack = _read(root / PROJECT), _read(file)
+    runtime = project.get("runtime")
+    options = runtime.get("options") if isinstance(runtime, dict) and runtime.get("name") == "python" else None
+    if not isinstance(options, dict) or set(options) != {"virtualenv"} or "main" in project:
+        return None
+    interpreter = (root / str(options["virtualenv"])).resolve()
+    own = root / "cluster" / "__init__.py"
+    theirs = own.exists() and not own.samefile(cluster.__file__)
+    # What `environment` names Pulumi puts into its own environment, once it runs.
+    if interpreter != Path(sys.prefix).resolve() or sys.prefix == sys.base_prefix or theirs or "environment" in stack:
+        return None
+    return Programs(root, modules)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Return what a file says; nothing where it can't be read: Pulumi says what is wrong with it."""
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,280 @@
+"""How long responses end their connections around a reload of a host's nginx, and who waits for it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cluster.plan.planned import Planned, Resource
+from platforms.remote.host import site
+from platforms.remote.platform import RemotePlatform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PATIENCE = 60.0
+
+
+class Places:
+    """Of a host's paths the one that lets responses end their connections."""
+
+    def __init__(self, root: Path) -> None:
+        self.closing = root / "closing"
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Any:
+    return Places(tmp_path)
+
+
+def gone(path: Path) -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while path.exists() and time.monotonic() < deadline:
+        subprocess.run(["sleep", "0.02"], check=True)
+    return not path.exists()
+
+
+class Clock:
+    """Stands for the time since boot: it goes on while somebody sleeps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.slept = 0.0
+        self.meanwhile: Callable[[], object] = bool
+        monkeypatch.setattr("platforms.remote.host.site.time.sleep", self.sleep)
+        monkeypatch.setattr(site, "_now", lambda: self.now)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept += seconds
+        self.meanwhile()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("said", "waited"),
+    [
+        (None, 2.0),
+        ("999.5 a", 1.5),
+        ("998.1 a", 0.1),
+        ("20.0 a", 0.0),
+        ("5000.0 from another boot", 2.0),
+        ("", 2.0),
+        ("touched by hand", 2.0),
+    ],
+)
+def test_a_reload_waits_for_what_is_left_of_the_time(
+    places: Any, clock: Clock, said: str | None, waited: float
+) -> None:
+    if said is not None:
+        places.closing.write_text(said)
+    with site._closing(places):
+        assert clock.slept == pytest.approx(waited)
+        assert places.closing.read_text() != said, "it is the reload's own from now on"
+    assert gone(places.closing)
+
+
+def test_the_time_begins_anew_where_somebody_has_let_connections_be_kept_meanwhile(places: Any, clock: Clock) -> None:
+    def take_away() -> None:
+        if clock.now >= 1001.5:
+            clock.meanwhile = bool
+            places.closing.unlink()
+
+    clock.meanwhile = take_away
+    with site._closing(places):
+        assert clock.slept == pytest.approx(1.5 + 2.0, abs=0.11)
+        assert places.closing.exists()
+
+
+def test_what_another_wants_to_end_does_not_end_for_a_reload(places: Any, clock: Clock) -> None:
+    """Two at once: the one that finds the stack locked ends first, while the other's reload still waits."""
+    waits: list[bool] = []
+
+    def other() -> None:
+        clock.meanwhile = bool
+        site.hold_closing(places, lambda _seconds: waits.append(True))
+
+    clock.meanwhile = other
+    with site._closing(places):
+        assert clock.slept == pytest.approx(2.0)
+        assert places.closing.exists()
+    assert waits == [], "there is nothing to be done"
+
+
+def test_nobody_waits_until_former_workers_are_told(
+    places: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "CLOSING", 0.0)
+    monkeypatch.setattr(site, "SETTLING", 3600.0)
+    before = children()
+    lock = (tmp_path / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with site._closing(places):
+        pass
+    lock.close()
+    assert places.closing.exists()
+    deadline = time.monotonic() + PATIENCE
+    with (tmp_path / "lock").open("w") as again:
+        while True:
+            try:
+                fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                assert time.monotonic() < deadline, "what settles holds the lock"
+                time.sleep(0.02)
+    (settling,) = children() - before
+    os.kill(settling, signal.SIGTERM)  # as systemd does with all that a unit has started
+    os.kill(settling, signal.SIGHUP)
+    subprocess.run(["sleep", "0.2"], check=True)
+    assert (os.waitpid(settling, os.WNOHANG), places.closing.exists()) == ((0, 0), True)
+    os.kill(settling, signal.SIGKILL)
+    os.waitpid(settling, 0)
+
+
+def children() -> set[int]:
+    return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
+
+
+def test_where_no_process_can_be_had_it_settles_itself(
+    places: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> int:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr("platforms.remote.host.site.os.fork", none)
+    with site._closing(places):
+        pass
+    assert not places.closing.exists()
+    assert clock.slept == pytest.approx(3.0)
+
+
+def test_a_reload_that_fails_lets_connections_be_kept_again(places: Any, clock: Clock) -> None:
+    with pytest.raises(ValueError, match="refused"), site._closing(places):
+        raise ValueError("refused")
+    assert not places.closing.exists()
+    assert clock.slept == pytest.approx(2.0)
+
+
+def test_what_nobody_needs_any_more_ends(places: Any) -> None:
+    def ended(seconds: float) -> None:
+        assert places.closing.exists()
+        assert seconds == site.LONGEST_CLOSING
+
+    site.hold_closing(places, ended)
+    assert not places.closing.exists()
+
+
+def test_what_a_reload_has_taken_over_is_left_to_it(places: Any, clock: Clock) -> None:
+    def ended(_seconds: float) -> None:
+        clock.now += 1.5
+        reload.enter_context(site._closing(places))
+        assert clock.slept == pytest.approx(0.5)
+
+    with contextlib.ExitStack() as reload:
+        site.hold_closing(places, ended)
+        assert places.closing.exists()
+    site.hold_closing(places, lambda _seconds: places.closing.unlink(missing_ok=True))
+    assert gone(places.closing)
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGTERM, signal.SIGHUP, None])
+def test_who_is_ended_lets_connections_be_kept_again(places: Any, tmp_path: Path, ended_by: int | None) -> None:
+    places_there = f"SimpleNamespace(closing=Path({str(places.closing)!r}))"
+    told = (
+        "from types import SimpleNamespace\nfrom pathlib import Path\nfrom platforms.remote.host import __main__\n"
+        f"__main__._closing({places_there}, [])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", told], stdin=subprocess.PIPE)
+    deadline = time.monotonic() + PATIENCE
+    while not places.closing.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    if ended_by is None:
+        process.communicate()
+    else:
+        process.send_signal(ended_by)
+    process.wait(PATIENCE)
+    assert not places.closing.exists()
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+class Edge:
+    def __init__(self, host: str, *, polite: bool) -> None:
+        self.host, self.polite = host, polite
+
+
+class Site:
+    def __init__(self, *edges: Edge) -> None:
+        self.seen = self
+        self.edges = edges
+
+
+def planned(*names: str) -> Planned:
+    changes = [Resource(operation="update", kind="Command", name=name, reasons=()) for name in names]
+    return Planned(stack="t", changes=True, resources=tuple(changes))
+
+
+@pytest.mark.parametrize(
+    ("names", "begun"),
+    [
+        (["edge1-nginx-config"], ["edge1"]),
+        (["edge1-nginx-config", "edge2-nginx-config"], ["edge1"]),
+        (["edge2-nginx-config"], []),
+        (["edge3-nginx-config"], ["edge3"]),
+        (["web1-serve", "edge1-nginx-config"], []),
+        ([], []),
+    ],
+)
+def test_responses_end_their_connections_early_only_where_the_reload_is_all_that_is_done(
+    names: list[str], begun: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = RemotePlatform.__new__(RemotePlatform)
+    processes: list[subprocess.Popen[bytes]] = []
+    asked: list[tuple[str, str]] = []
+
+    def start(host: str, what: str) -> subprocess.Popen[bytes]:
+        asked.append((host, what))
+        processes.append(subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        return processes[-1]
+
+    monkeypatch.setattr(platform, "_start", start)
+    where: Any = Site(Edge("edge1", polite=True), Edge("edge2", polite=False), Edge("edge3", polite=True))
+    with contextlib.suppress(KeyboardInterrupt), platform._closing(where, planned(*names)):
+        assert asked == [(host, "closing") for host in begun]
+        assert [process.poll() for process in processes] == [None] * len(begun)
+        raise KeyboardInterrupt
+    assert len(asked) == len(begun)
+    assert [process.poll() for process in processes] == [0] * len(begun)
+
+
+def test_a_host_that_does_not_take_it_is_left_to_its_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    class AwaySsh:
+        """A host that refuses, before it has taken what is sent."""
+
+        def command(self, *_words: str) -> list[str]:
+            return ["sh", "-c", "exec <&-; exit 255"]
+
+        def agent(self) -> bytes:
+            return b"x" * 4_000_000
+
+    platform = RemotePlatform.__new__(RemotePlatform)
+    platform.ssh = AwaySsh()  # type: ignore[assignment]
+    where: Any = Site(Edge("edge1", polite=True))
+    done = False
+    with platform._closing(where, planned("edge1-nginx-config")):
+        done = True
+    assert done

@@ -77,7 +77,8 @@ class Pebble:
             "privateKey": str(self.directory / "key.pem"),
             "httpPort": asked,
             "tlsPort": first + 3,
-            "certificateValidityPeriod": seconds,
+            "certificateValidityPeriod": seconds,  # a later one asks its profile
+            "profiles": {"default": {"description": "", "validityPeriod": seconds}},
             "externalAccountBindingRequired": bound is not None,
             "externalAccountMACKeys": bound or {},
         }

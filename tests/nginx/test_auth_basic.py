@@ -118,6 +118,15 @@ def test_a_user_gets_everything_and_the_project_is_not_told_the_password(running
         assert running.request(path, Authorization=user).sent("Authorization") == []
 
 
+@pytest.mark.parametrize("path", ["/x/../hook/y", "/x%2f..%2fhook/y", "/x/%2e%2e/hook/y", "/./hook/y", "/hook/../x"])
+def test_no_dots_lead_around_it(running: Running, path: str) -> None:
+    """By a path that is nginx's /hook/ and the project's /x/."""
+    before = len(running.requests)
+    for user in (None, ANN):
+        assert running.request(path, **sent(user)).status in (400, 401)
+    assert len(running.requests) == before
+
+
 def test_without_the_line_that_keeps_it_back_the_project_would_be_told(nginx: Nginx) -> None:
     line = "proxy_set_header Authorization $cluster_authorization;\n"
     with Running(nginx, asking(), edit=lambda text: text.replace(line, "")) as found:

@@ -8,7 +8,7 @@ from cluster.render import acme, auth, between, maintenance, proxies, tls
 from cluster.render.directives import Directive, block, d
 from cluster.render.headers import header_maps, hidden_headers, hsts, server_headers
 from cluster.render.internal import internal_server
-from cluster.render.limits import address_limit, limit_zones
+from cluster.render.limits import address_limit, limit_zones, password_limit
 from cluster.render.locations import locations, media_of, polite, untidy_map
 from cluster.render.redirects import STATUS, by_name, redirect_map, redirect_paths
 from cluster.render.snippets import server_snippet
@@ -159,6 +159,7 @@ def _main_server(topology: Topology, listening: list[Directive], paths: NginxPat
             d("client_max_body_size", str(site.client_max_body_size)),
             *address_limit(site),
             *auth.asks(site, paths),
+            *password_limit(site),
             *hidden_headers(site),
             *server_headers(site),
             *hsts(site),

@@ -554,6 +554,42 @@ def test_one_client_gets_what_its_limit_says_and_429_then(
     assert len(limiting.requests) - before == (0 if "/static/" in paths[0] else passed), "what is refused costs nothing"
 
 
+METHODS: list[dict[str, Any]] = [
+    {"path": "/login", "limit": SLOWLY, "burst": 2, "limit_methods": ["POST", "PUT"]},
+    {"path": "/free", "limit": SLOWLY, "burst": 0, "limit_methods": ["POST"]},
+]
+
+
+def posted(running: Running, path: str, times: int, method: str = "POST") -> Counter[int]:
+    """The statuses of the same request again and again; all by one address."""
+    return Counter(running.request(path, method=method, body=b"x").status for _ in range(times))
+
+
+def test_a_limit_of_some_methods_counts_no_others(nginx: Nginx) -> None:
+    """The tries of a login, and not who looks at its page; the site's own limit counts all."""
+    with Running(nginx, stack(2, locations=METHODS)) as running:
+        assert posted(running, "/login", 20, "GET") == {200: 20}
+        assert posted(running, "/login", 2) + posted(running, "//login?a", 3, "PUT") == {200: 3, 429: 2}
+        assert posted(running, "/login", 20, "GET") == {200: 20}
+        assert posted(running, "/login", 20, "PATCH") == {200: 20}
+        assert posted(running, "/free", 3) == {200: 1, 429: 2}
+        before = len(running.requests)
+        assert posted(running, "/login", 5) == {429: 5}
+        assert len(running.requests) == before
+    with Running(nginx, stack(2, locations=METHODS, limit=SLOWLY, burst=9)) as running:
+        assert posted(running, "/login", 5) == {200: 3, 429: 2}
+        assert posted(running, "/login", 12, "GET") == {200: 7, 429: 5}, "three of ten were posted"
+
+
+def test_a_limit_of_some_methods_comes_and_goes_by_a_reload(nginx: Nginx) -> None:
+    """nginx takes none in which a zone of the same name counts something else."""
+    plain = [{**one, "limit_methods": []} for one in METHODS]
+    with Running(nginx, stack(2, locations=plain)) as running:
+        for locations in (METHODS, plain, [{**METHODS[0], "limit_methods": ["GET"]}], METHODS, []):
+            running.reload(stack(2, listen=running.port, locations=locations))
+            assert running.request("/").status == 200
+
+
 def test_each_client_and_each_location_counts_for_itself(limiting: Running) -> None:
     client = next(addresses)
     assert answers(limiting, ["/login"] * 5, address=client) == {200: 3, 429: 2}
@@ -785,11 +821,11 @@ def test_a_named_location_of_ours_would_without_its_guard(nginx: Nginx) -> None:
 KEYS: dict[str, dict[str, Any]] = {
     "redirects": {"redirects": REDIRECTS},
     "headers": {"headers": HEADERS},
-    "locations": {"locations": [*LOCATIONS, *LIMITS]},
+    "locations": {"locations": [*LOCATIONS, *LIMITS, {**METHODS[0], "path": "/tries"}]},
     "limit": {"limit": "10r/s", "burst": 20},
     "snippets": {"snippets": SNIPPETS},
     "robots": {"robots": "none"},
-    "a user": {"auth_basic": "Staging"},
+    "a user": {"auth_basic": "Staging", "auth_basic_limit": "30r/m"},
     "no static files": {"static_url": None},
     "no connections counted": {"connections_per_address": 0},
 }

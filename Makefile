@@ -46,6 +46,7 @@ $(VENV)/installed: requirements.lock pyproject.toml scripts/make-venv
 
 setup-tests: setup $(VENV)/tests-compiled
 	@./scripts/require nginx memcached valkey postgresql pebble chromium chromium-driver shellcheck
+	@$(VENV)/bin/python -m tests.pebble || true
 
 $(VENV)/tests-installed: $(VENV)/installed requirements-dev.lock
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements-dev.lock

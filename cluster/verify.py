@@ -169,15 +169,24 @@ def _site(topology: Topology, ways: Ways) -> Iterator[Check]:
         yield _websocket(connect, site.site, site.websocket)
     if topology.config.site.ipv6 and there.host == LOOPBACK:
         yield by_ipv6(topology, site, there)
-    with contextlib.closing(connect()) as connection:
-        connection.request("GET", "/-/health", headers={"Host": urllib.parse.urlsplit(site.site).netloc})
-        status = connection.getresponse().status
+    statuses = {"": _health(connect(), urllib.parse.urlsplit(site.site).netloc)}
+    for port in [instance.port for instance in topology.instances] if there.host == LOOPBACK else []:
+        if port is not None:
+            at = Endpoint(host=LOOPBACK, port=port)
+            statuses[f", {at} "] = _health(Connection(at, None, proxied=False), str(at))
     yield Check(
         name="the runtime's pages are not public",
-        ok=status == httpx.codes.NOT_FOUND,
+        ok=set(statuses.values()) == {httpx.codes.NOT_FOUND},
         expected="404",
-        found=f"GET /-/health {status}",
+        found=f"GET /-/health {''.join(f'{where}{status}' for where, status in statuses.items())}",
     )
+
+
+def _health(connection: http.client.HTTPConnection, host: str) -> int:
+    """Ask for what is the runtime's, and none of the public's."""
+    with contextlib.closing(connection):
+        connection.request("GET", "/-/health", headers={"Host": host})
+        return connection.getresponse().status
 
 
 def _asks_for_a_user(topology: Topology, site: Site, connect: Callable[[], http.client.HTTPConnection]) -> Check:

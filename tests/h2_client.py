@@ -37,6 +37,8 @@ class Lost(http.client.HTTPException):
 class Answer:
     """What http.client's answer is, of what the load looks at."""
 
+    will_close = False
+
     def __init__(self, status: int, headers: http.client.HTTPMessage, body: bytes) -> None:
         self.status, self.headers, self.body = status, headers, body
 
@@ -51,10 +53,10 @@ class Connection:
     def __init__(self, client: Client) -> None:
         self.client = client
 
-    def request(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> None:
+    def request(self, method: str, path: str, body: str | bytes | None, headers: dict[str, str]) -> None:
         """Ask; `getresponse` has the answer."""
         sent = {name.lower(): value for name, value in headers.items() if name.lower() != "host"}
-        self.answer = self.client.ask_with(method, path, body.encode() if body is not None else None, sent)
+        self.answer = self.client.ask_with(method, path, body.encode() if isinstance(body, str) else body, sent)
 
     def getresponse(self) -> Answer:
         """Return the answer to the last request."""

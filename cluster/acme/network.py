@@ -2,7 +2,8 @@
 
 It is somebody else's, and what it says is no reason to wait for ever, to fill the memory, or never to ask again.
 
-Sources: RFC 8555, section 6.5 (nonces) and 6.6 (rate limits), RFC 9110, section 10.2.3 (Retry-After).
+Sources: RFC 8555, section 6.5 (nonces) and 6.6 (rate limits), RFC 9110, section 10.2.3 (Retry-After), RFC 9773,
+section 5 (`replaces`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from acme import client, messages
+from acme import client, errors, messages
+from josepy.json_util import field
 
 from cluster.acme.kept import WEEK
 
@@ -97,10 +99,20 @@ def _bounded(response: requests.Response, **_options: object) -> None:
     response.raw = _Answer(response.raw)
 
 
+class Replacement(messages.NewOrder):
+    """An order for a certificate that takes another one's place; acme (5.9) has no field for that."""
+
+    replaces: str = field("replaces", omitempty=True)
+
+
 class Network(client.ClientNetwork):
-    """The client's network, which is patient with nonces, and remembers for how long it is told to wait."""
+    """The client's network, which is patient with nonces, and remembers for how long it is told to wait.
+
+    replaces: the certificate whose place the next order's takes, as RFC 9773 names it; empty for none.
+    """
 
     wait: float = 0
+    replaces: str = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -114,7 +126,23 @@ class Network(client.ClientNetwork):
             self.wait = pause_of(response.headers.get("Retry-After", ""), dt.datetime.now(dt.UTC)) or 0
         return response
 
-    def post(self, *args: Any, **kwargs: Any) -> requests.Response:
+    def post(self, url: str, obj: Any, *args: Any, **kwargs: Any) -> requests.Response:
+        """Ask by POST: an order once more as any other, where the authority does not take it for another's place.
+
+        That may have been taken already by an order that was cut off, or be another account's.
+        """
+        if self.replaces and isinstance(obj, messages.NewOrder):
+            told = Replacement(identifiers=obj.identifiers, profile=obj.profile, replaces=self.replaces)
+            try:
+                return self._patient_post(url, told, *args, **kwargs)
+            except errors.ConflictError:
+                pass  # alreadyReplaced, of which the client keeps the status alone
+            except messages.Error as error:
+                if error.code == "rateLimited":
+                    raise
+        return self._patient_post(url, obj, *args, **kwargs)
+
+    def _patient_post(self, *args: Any, **kwargs: Any) -> requests.Response:
         """Ask by POST, again where it refuses a nonce."""
         for left in range(NONCES, -1, -1):
             try:

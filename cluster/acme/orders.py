@@ -13,6 +13,7 @@ from acme import challenges, errors, messages
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from josepy.b64 import b64encode
 from josepy.jwa import ES256
 
 from cluster.acme.account import account_of, check_binding
@@ -59,24 +60,24 @@ class Authority:
             timeout=PATIENCE,
         )
 
-    def order(self, names: Sequence[str], key: str) -> str:
+    def order(self, names: Sequence[str], key: str, former: str = "") -> str:
         """Return a certificate with those of the authorities above it, PEM. key: its private key, PEM.
 
-        OrderError where there is none.
+        former: the one whose place it takes, PEM; empty for none. The authority is told of it where it knows such
+        orders, which may then count for no limit of its. OrderError where there is none.
         """
         with self._asked():
-            return self._ordered(names, key)
+            return self._ordered(names, key, former)
 
-    def renewal(self, chain: str) -> tuple[dt.datetime | None, dt.datetime]:
+    def renewal(self, chain: str) -> tuple[dt.datetime | None, dt.timedelta]:
         """Return when a certificate should be renewed, None where the authority says nothing, and when to ask again.
 
         OrderError where it can't be asked.
         """
         with self._asked():
             when, again = self._client().renewal_time(chain.encode())
-        now = dt.datetime.now(dt.UTC)
-        first, last = (now + dt.timedelta(seconds=seconds) for seconds in (SHORTEST_ASK, LONGEST_ASK))
-        return when, min(max(again.astimezone(dt.UTC), first), last)
+        pause = (again - dt.datetime.now()).total_seconds()  # noqa: DTZ005 - as the client counts
+        return when, dt.timedelta(seconds=min(max(pause, SHORTEST_ASK), LONGEST_ASK))
 
     @contextlib.contextmanager
     def _asked(self) -> Iterator[None]:
@@ -92,7 +93,7 @@ class Authority:
     def _client(self) -> Client:
         return Client(Client.get_directory(self.wanted.directory, self.network), self.network)
 
-    def _ordered(self, names: Sequence[str], key: str) -> str:
+    def _ordered(self, names: Sequence[str], key: str, former: str) -> str:
         asked = self._client()
         if asked.external_account_required() and not self.wanted.eab:
             raise OrderError(
@@ -100,6 +101,8 @@ class Authority:
                 "key that it gave by site.tls.acme.eab, and the key by the secret acme_eab_key"
             )
         self._register(asked)
+        # Only to those who say when to renew (RFC 9773, section 5).
+        self.network.replaces = _id_of(former) if former and "renewalInfo" in asked.directory.to_partial_json() else ""
         order = asked.new_order(_request(names, key))
         for authorization in order.authorizations:
             if authorization.body.status == messages.STATUS_VALID:
@@ -141,6 +144,19 @@ def _request(names: Sequence[str], key: str) -> bytes:
         .sign(loaded, hashes.SHA256())
         .public_bytes(serialization.Encoding.PEM)
     )
+
+
+def _id_of(chain: str) -> str:
+    """Return by what an authority knows a certificate (RFC 9773, section 4.1); empty where it does not say by whom."""
+    certificate = x509.load_pem_x509_certificate(chain.encode())
+    try:
+        above = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except x509.ExtensionNotFound:
+        return ""
+    serial = certificate.serial_number
+    # As in DER, where a first bit that is set would be a sign.
+    number = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
+    return f"{b64encode(above).decode()}.{b64encode(number).decode()}" if above else ""
 
 
 def _plain(text: str) -> str:

@@ -99,7 +99,15 @@ class Renewer:
             self.others_unanswered += 1
         else:
             self.unanswered = self.others_unanswered = 0
-            self._order(wanted, account, thumbprint, why)
+            self._order(wanted, account, thumbprint, why, self._former(issued, wanted))
+
+    def _former(self, issued: Issued | None, wanted: Wanted) -> str:
+        """Return the certificate whose place the next one takes for its authority, PEM; empty for none.
+
+        Every other try does without: an authority that fails by that is no reason to have none.
+        """
+        told = issued is not None and issued.directory == wanted.directory and bool({*issued.names} & {*wanted.names})
+        return self.store.chain() if told and self.said.tries % 2 == 0 else ""
 
     def _waits_for_others(self, wanted: Wanted, thumbprint: str, issued: Issued | None) -> bool:
         """Tell whether other nginx of the stack are to be waited for, which do not answer by these names yet."""
@@ -118,7 +126,9 @@ class Renewer:
             return "another authority"
         if self.now() < issued.renewal(self.said.renewal) or self._is_new(issued):
             return None
-        return f"ends on {issued.ends:%Y-%m-%d}"
+        return (
+            f"ends on {issued.ends:%Y-%m-%d}" if self.now() >= issued.renewal("") else "its authority wants it renewed"
+        )
 
     def _is_new(self, issued: Issued) -> bool:
         """Tell whether it was given just now: an authority that always wants another one at once gets no flood."""
@@ -130,7 +140,7 @@ class Renewer:
         now = self.now()
         return bool(until) and moment(self.said.at) - SET_BACK <= now < moment(until)
 
-    def _order(self, wanted: Wanted, account: str, thumbprint: str, why: str) -> None:
+    def _order(self, wanted: Wanted, account: str, thumbprint: str, why: str, former: str) -> None:
         from cluster.acme.checked import UnusableError, checked  # noqa: PLC0415 - takes its time
         from cluster.acme.orders import Authority, OrderError  # noqa: PLC0415 - the protocol's client does, too
 
@@ -144,7 +154,7 @@ class Renewer:
             self._keep()
             key = new_key()
             self.store.begin(key, wanted.directory, wanted.names)
-            chain = Authority(wanted, account).order(wanted.names, key)
+            chain = Authority(wanted, account).order(wanted.names, key, former)
             since = self.now() - WEEK
             self.said.issued = [one for one in self.said.issued if moment(one[0]) > since]
             self.said.issued.append((stamp(self.now()), " ".join(sorted(wanted.names))))
@@ -173,16 +183,19 @@ class Renewer:
         """Ask the authority when to renew, where that is due: it may want to take certificates back."""
         if self._waits(self.said.asked):
             return
-        from cluster.acme.orders import Authority  # noqa: PLC0415 - as above
+        from cluster.acme.orders import LONGEST_ASK, Authority, OrderError  # noqa: PLC0415 - as above
 
         try:
-            when, again = Authority(wanted, account).renewal(self.store.chain())
+            when, pause = Authority(wanted, account).renewal(self.store.chain())
         except Exception as error:  # noqa: BLE001 - as above
-            # By itself it is no fault: a third of the lifetime before its end it is renewed anyway.
+            # By itself it is no fault: a third of the lifetime before its end it is renewed anyway, and earlier where
+            # the authority said so before.
             self.tell(f"{wanted.directory} does not say when to renew: {error}")
-            when, again = None, self.now() + dt.timedelta(seconds=ASK_AGAIN)
-        self.said.renewal = stamp(when) if when else ""
-        self.said.asked = stamp(again)
+            wait = error.wait if isinstance(error, OrderError) else 0
+            pause = dt.timedelta(seconds=min(max(wait, ASK_AGAIN), LONGEST_ASK))
+        else:
+            self.said.renewal = stamp(when) if when else ""
+        self.said.asked = stamp(self.now() + pause)
         self._keep()
 
     def _answered(self, wanted: Wanted, thumbprint: str) -> bool:

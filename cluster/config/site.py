@@ -31,6 +31,7 @@ from cluster.config.kinds import (
     SnippetText,
     text_enum,
 )
+from cluster.config.limits import Burst, Method, PasswordBurst, limit_refusals
 from cluster.config.redirects import path_redirects, redirect_refusals
 from cluster.config.refusing import KEY, Refusal, refuse
 from cluster.config.snippets import own_locations, parsed, snippet_refusals
@@ -132,17 +133,6 @@ class Robots(StrEnum):
     NONE = "none"
 
 
-Burst = Annotated[
-    int | None,
-    Field(
-        ge=0,
-        le=100_000,
-        description="How many one address may send at once beyond the limit, until as much time has gone by; null: "
-        "those of one second, and at least 1.",
-    ),
-]
-
-
 class Location(Model):
     """A path that the project answers otherwise than the rest of the site."""
 
@@ -160,6 +150,11 @@ class Location(Model):
         None, description="How many requests one address may send here in a time, in place of site.limit; null: that."
     )
     burst: Burst = None
+    limit_methods: Annotated[list[Annotated[Method, text_enum(Method)]], Field(max_length=10)] = Field(
+        default_factory=list,
+        description="What that limit counts: [POST] are the tries of a login, and not who looks at its page. Others "
+        "count by site.limit. Default: all.",
+    )
     auth_basic: bool = Field(
         True,
         description="false: nginx asks for no user here, where it does so for the site (site.auth_basic), and passes "
@@ -279,6 +274,12 @@ class Site(Model):
         description="nginx's: the realm, as browsers show it. Each visitor is asked for a user and a password, which "
         "the secret auth_basic_users names; Authorization is not passed on to the project then. null: nobody is asked.",
     )
+    auth_basic_limit: Rate | None = Field(
+        None,
+        description="How many requests with a password one address may send in a time, right or wrong, before nginx "
+        "looks at it; more are answered with 429. null: any number.",
+    )
+    auth_basic_burst: PasswordBurst = None
 
     @model_validator(mode="after")
     def _two_ports(self) -> Self:
@@ -323,7 +324,7 @@ class Site(Model):
                 *redirect_refusals(self.redirects, self.server_names),
                 *_header_refusals(self),
                 *_location_refusals(self),
-                *_burst_refusals(self),
+                *limit_refusals(self),
                 *_user_refusals(self),
                 *_snippet_refusals(self),
                 *_acme_refusals(self),
@@ -363,14 +364,6 @@ def _acme_refusals(site: Site) -> Iterator[Refusal]:
     for number, location in enumerate(site.locations):
         if location.path.startswith(CHALLENGES):
             yield Refusal(("locations", number, "path"), "is the authority's (site.tls.acme)", location.path)
-
-
-def allowed_burst(of: Site | Location) -> int:
-    """Return how many requests beyond its limit are answered at once."""
-    if of.burst is not None or of.limit is None:
-        return of.burst or 0
-    count, _, unit = of.limit.partition("r/")
-    return max(1, int(count) // (1 if unit == "s" else 60))
 
 
 def _location_refusals(site: Site) -> Iterator[Refusal]:
@@ -417,14 +410,6 @@ def _user_refusals(site: Site) -> Iterator[Refusal]:
 
 def _taken_location(line: int, path: str, what: str) -> Refusal:
     return Refusal(("snippets", "server"), f"line {line}: the location {path} is there already, {what}", path)
-
-
-def _burst_refusals(site: Site) -> Iterator[Refusal]:
-    locations = ((("locations", number), one) for number, one in enumerate(site.locations))
-    limits: list[tuple[tuple[int | str, ...], Site | Location]] = [((), site), *locations]
-    for at, limited in limits:
-        if limited.burst is not None and limited.limit is None:
-            yield Refusal((*at, "burst"), "is that of a limit, and there is none", limited.burst)
 
 
 def path_refusals(site: Site, taken: Mapping[str, str]) -> Iterator[Refusal]:

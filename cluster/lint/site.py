@@ -127,6 +127,27 @@ def _certificate_files(config: ClusterConfig, facts: Facts) -> Remarks:
         yield Remark(key, f"{why}.", "Give nginx a certificate that a browser takes.")
 
 
+def _incomplete_chain(config: ClusterConfig, facts: Facts) -> Remarks:
+    # A client that has met the authority elsewhere believes it, and the next one does not.
+    files = _given(config)
+    if files is None or facts.root is None or facts.now is None:
+        return
+    from cluster.tls.files import unended  # noqa: PLC0415 - cryptography takes its time
+
+    try:
+        certificate_of(config, facts.root, "", facts.now)
+        last = unended(facts.root / files.certificate, facts.root / files.key)
+    except (CertificateError, ValueError, OSError):
+        return  # another rule says so
+    if last is not None:
+        why = f"The file ends with {last}, whom neither browsers nor this machine know."
+        remedy = (
+            "Put the authorities' certificates after the site's own, up to one that clients know (fullchain.pem). "
+            "Where all clients know your company's authority, nothing is wrong."
+        )
+        yield Remark("site.tls.files.certificate", why, remedy)
+
+
 def _ending_certificate(config: ClusterConfig, facts: Facts) -> Remarks:
     # Certificates of public authorities last 90 days, soon 45; what renews them has a month, or two weeks.
     files = _given(config)
@@ -339,6 +360,7 @@ SITE_RULES = (
     Rule("self-signed", WARNING, "A certificate by the stack's own authority, for others than oneself.", _self_signed),
     *ACME_RULES,
     Rule("certificate", ERROR, "A certificate or a key that nginx or a browser refuses.", _certificate_files),
+    Rule("certificate-chain", WARNING, "A chain that ends before an authority that clients know.", _incomplete_chain),
     Rule("certificate-ends", WARNING, "A certificate that ends within 14 days.", _ending_certificate),
     Rule("readable-key", WARNING, "A private key that others can read.", _readable_key),
     Rule(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cluster.render.paths import NginxPaths
 
 #: What an instance is told of Authorization: nothing where it was nginx that was told a password by it.
-_TOLD = "$cluster_authorization"
+TOLD = "$cluster_authorization"
 
 
 def asks(site: Site, paths: NginxPaths) -> list[Directive]:
@@ -26,7 +26,7 @@ def asks(site: Site, paths: NginxPaths) -> list[Directive]:
         d("auth_basic", site.auth_basic),
         # Its workers read it with each request, so that it is no part of a configuration that may be gone by then.
         d("auth_basic_user_file", paths.users),
-        d("set", _TOLD, ""),
+        d("set", TOLD, ""),
     ]
 
 
@@ -37,9 +37,9 @@ def exempt(site: Site) -> list[Directive]:
 
 def passed_on(site: Site) -> list[Directive]:
     """Return what passes Authorization on, in a location or a server that asks for no user."""
-    return [] if site.auth_basic is None else [d("set", _TOLD, "$http_authorization")]
+    return [] if site.auth_basic is None else [d("set", TOLD, "$http_authorization")]
 
 
 def told(site: Site) -> list[Directive]:
     """Return what tells an instance of Authorization; without a user to ask for it is what the client sent."""
-    return [] if site.auth_basic is None else [d("proxy_set_header", "Authorization", _TOLD)]
+    return [] if site.auth_basic is None else [d("proxy_set_header", "Authorization", TOLD)]

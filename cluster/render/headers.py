@@ -24,6 +24,10 @@ LONGEST_WORD = 31
 _ADDITIVE = ("content-security-policy",)
 
 
+#: By which browsers are told to ask by https alone.
+STRICT = "Strict-Transport-Security"
+
+
 def header_maps(site: Site) -> list[Directive]:
     """Return a variable for each header: empty where the project's answer has it."""
     return [
@@ -56,18 +60,24 @@ def file_headers(site: Site, own: list[Directive]) -> list[Directive]:
 
 def hsts(site: Site) -> list[Directive]:
     """Return Strict-Transport-Security, for what answers by https."""
+    value = hsts_value(site)
+    return [] if value is None else [_add(STRICT, value)]
+
+
+def hsts_value(site: Site) -> str | None:
+    """Return what browsers are told to keep to; None where nginx says nothing of that."""
     wanted = site.tls.hsts if site.tls is not None else None
     if wanted is None:
-        return []
+        return None
     words = [f"max-age={wanted.max_age.seconds:.0f}"]
     words += ["includeSubDomains"] if wanted.include_subdomains else []
     words += ["preload"] if wanted.preload else []
-    return [_add("Strict-Transport-Security", "; ".join(words))]
+    return "; ".join(words)
 
 
 def hidden_headers(site: Site) -> list[Directive]:
     """Return what is not passed on of a project's answer: what nginx says itself."""
-    return [d("proxy_hide_header", "Strict-Transport-Security")] if hsts(site) else []
+    return [d("proxy_hide_header", STRICT)] if hsts(site) else []
 
 
 def robots_location(site: Site) -> list[Directive]:

@@ -68,6 +68,26 @@ def locations(
     return locations
 
 
+def untidy_map(site: Site) -> list[Directive]:
+    """Return what tells a path with dots between slashes (/a/../b, also as /a%2f%2e%2e/b), as the client wrote it.
+
+    nginx takes the location of /b, with whom that lets in and how often, and passes on what a project may answer as
+    something below /a/. No browser sends one.
+    """
+    if not _tells_paths_apart(site):
+        return []
+    dots = r"~*^[^?#]*(/|%2f)(\.|%2e){1,2}(/|%2f|[?#]|$)"
+    return [block("map", "$request_uri", "$cluster_untidy", of=[d("default", ""), d(dots, "1")])]
+
+
+def _untidy(site: Site) -> list[Directive]:
+    return [block("if", "$cluster_untidy", of=[d("return", 400)])] if _tells_paths_apart(site) else []
+
+
+def _tells_paths_apart(site: Site) -> bool:
+    return bool(site.locations or site.snippets.server)
+
+
 @dataclass(frozen=True)
 class _Proxied:
     """Locations that pass requests on."""
@@ -127,6 +147,7 @@ class _Proxied:
         waits = self._waited_for(location)
         own = _own(location) if location is not None else []
         return [
+            *_untidy(self.site),
             *(one for one in own if not waits or one["directive"] != "proxy_read_timeout"),
             *waits,
             *(exempt(self.site) if location is not None and not location.auth_basic else []),

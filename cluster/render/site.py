@@ -8,8 +8,8 @@ from cluster.render import acme, auth, between, maintenance, proxies, tls
 from cluster.render.directives import Directive, block, d
 from cluster.render.headers import header_maps, hidden_headers, hsts, server_headers
 from cluster.render.internal import internal_server
-from cluster.render.limits import address_limit, limit_zones
-from cluster.render.locations import locations, media_of, polite
+from cluster.render.limits import address_limit, limit_zones, password_limit
+from cluster.render.locations import locations, media_of, polite, untidy_map
 from cluster.render.redirects import STATUS, by_name, redirect_map, redirect_paths
 from cluster.render.snippets import server_snippet
 from cluster.render.upstreams import instance_upstream, upstream
@@ -68,6 +68,7 @@ def _maps(topology: Topology) -> list[Directive]:
         # What leads below /-/ as the client wrote it: nginx passes the path on unchanged, so its own reading of
         # /-/../probe (as /probe) is not enough.
         block("map", "$request_uri", "$cluster_internal", of=[d("default", ""), d("~*^(/|%2f)+(-|%2d)(/|%2f)", "1")]),
+        *untidy_map(topology.config.site),
         # Names with a hash (ManifestStaticFilesStorage) never change their content.
         block(
             "map",
@@ -158,6 +159,7 @@ def _main_server(topology: Topology, listening: list[Directive], paths: NginxPat
             d("client_max_body_size", str(site.client_max_body_size)),
             *address_limit(site),
             *auth.asks(site, paths),
+            *password_limit(site),
             *hidden_headers(site),
             *server_headers(site),
             *hsts(site),

@@ -5,20 +5,24 @@ Sources: RFC 5280 (certificates), RFC 6125 (which names one covers).
 
 from __future__ import annotations
 
+import ssl
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import certifi
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from cluster.tls.certificates import CertificateError, address, names_of
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
@@ -37,6 +41,9 @@ UNREADABLE = (
     *(ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion, x509.DuplicateExtension),
     x509.UnsupportedGeneralNameType,
 )
+
+#: OpenSSL's X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT, …_LOCALLY and X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE.
+UNKNOWN_SIGNER = (2, 20, 21)
 
 
 def uncovered(certificate: x509.Certificate, names: Iterable[str]) -> list[str]:
@@ -110,6 +117,45 @@ def _check_key(certificates: Sequence[x509.Certificate], text: str, files: Certi
     if _spki(key.public_key()) != _spki(certificates[0].public_key()):
         first = "the first certificate in " if len(certificates) > 1 else ""
         raise CertificateError(f"{at}: is not the key of {first}{files.certificate}")
+
+
+def unended(certificate: Path, key: Path) -> str | None:
+    """Return how a chain of certificates ends that lacks who signed its last one; None where it lacks nobody.
+
+    That one says where its signer's is to be had (RFC 5280, 4.2.2.1), as public authorities' do, and neither browsers
+    nor this machine know him. Clients may all the same, where he is a company's own. ValueError, OSError: they can't be
+    used.
+    """
+    last = x509.load_pem_x509_certificates(certificate.read_bytes())[-1]
+    if last.issuer == last.subject or not _tells_of_signer(last) or _is_known(certificate, key):
+        return None
+    return f"{_subject(last)}, signed by {last.issuer.rfc4514_string()}"
+
+
+def _tells_of_signer(certificate: x509.Certificate) -> bool:
+    try:
+        said = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+    except x509.ExtensionNotFound:
+        return False
+    return any(one.access_method == AuthorityInformationAccessOID.CA_ISSUERS for one in said)
+
+
+def _is_known(certificate: Path, key: Path) -> bool:
+    """Tell whether a client that knows what browsers and this machine do finds its way up: it shakes hands here."""
+    client, server = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    client.load_verify_locations(certifi.where())
+    client.check_hostname = False
+    server.load_cert_chain(certificate, key)
+    sent, received = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asks, answers = client.wrap_bio(received, sent), server.wrap_bio(sent, received, server_side=True)
+    for side in (asks, answers, asks, answers):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLCertVerificationError as error:
+            return error.verify_code not in UNKNOWN_SIGNER
+    return True
 
 
 def _subject(certificate: x509.Certificate) -> str:

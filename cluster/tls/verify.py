@@ -14,6 +14,7 @@ from cluster.acme.kept import LATE_PART
 from cluster.asking import TIMEOUT
 from cluster.checks import Check
 from cluster.endpoints import Endpoint
+from cluster.render.headers import STRICT, hsts_value
 from cluster.tls.certificates import FEW_DAYS, names_of
 from cluster.topology import site_host, site_origin
 
@@ -111,6 +112,9 @@ class Https:
         yield from self._versions()
         yield self._stranger()
         yield from self._plain()
+        wanted = hsts_value(self.topology.config.site)
+        if wanted is not None:
+            yield self._strict(wanted)
 
     def _believed(self) -> Check:
         name = "the certificate is one that clients believe"
@@ -213,3 +217,22 @@ class Https:
                 expected=f"308 to {origin}{path}, no cookie",
                 found=f"{answer.status} to {location or 'nowhere'}, {len(cookies)} cookies",
             )
+
+    def _strict(self, wanted: str) -> Check:
+        """Ask by both for what nginx answers itself: browsers are told by https alone to keep to it."""
+        found = []
+        for port, name in ((self.tls.listen, self.name), (self.topology.config.site.listen, None)):
+            proxied = self.topology.config.site.proxy_protocol
+            connection = Connection(self._at(port), name, proxied=proxied)
+            try:
+                connection.request("GET", "/-/health", headers={"Host": str(Endpoint(host=self.name, port=port))})
+                found.append(connection.getresponse().headers.get_all(STRICT) or [])
+            finally:
+                connection.close()
+        ok, words = found == [[wanted], []], [", ".join(said) or "nothing" for said in found]
+        return Check(
+            name=f"{STRICT} is said by https alone",
+            ok=ok,
+            expected=wanted,
+            found=f"{words[0]}, and by http {words[1]}",
+        )

@@ -243,8 +243,10 @@ class LocalCluster(Site):
             self.owner.hold(self.paths.shared)
             self.owner.make(directory, 0o750)
             self.say(f"{directory} was gone, which is {path} of the project: it is there again, and empty")
-        make_way(self.paths.closing, stat.S_IFREG)
-        self.paths.closing.unlink(missing_ok=True)
+        # Whoever reloads nginx just now, as a renewer does that has a new certificate, still needs it.
+        with self.nginx.locked():
+            make_way(self.paths.closing, stat.S_IFREG)
+            self.paths.closing.unlink(missing_ok=True)
 
     def _gone_of_shared(self) -> list[tuple[str, Path]]:
         """Return what the last release shares and is not there any more, with the directory that it was or lay in."""

@@ -220,6 +220,50 @@ def test_one_that_wants_a_renewal_at_once_each_time_gets_one_a_day(
     assert authority.asked.count("/order") == 2
 
 
+def breaking(answer: Answer) -> None:
+    if "replaces" in answer.payload():
+        answer.give("<html>", 500)
+    else:
+        answer.authority.order(answer)
+
+
+def refusing(answer: Answer) -> None:
+    if "replaces" in answer.payload():
+        answer.give({"type": "urn:ietf:params:acme:error:malformed", "detail": "what is that?"}, 400)
+    else:
+        answer.authority.order(answer)
+
+
+@pytest.mark.parametrize(
+    ("twist", "asked", "tries"), [(StrangeAuthority.order, 1, 1), (refusing, 2, 1), (breaking, 2, 2)]
+)
+def test_who_takes_no_certificate_for_anothers_place_gives_one_all_the_same(
+    authority: StrangeAuthority, keeper: Renewer, twist: Any, asked: int, tries: int
+) -> None:
+    keeper.step()
+    ahead = dt.timedelta(days=61)
+    keeper.now = lambda: dt.datetime.now(dt.UTC) + ahead
+    authority.twists["/order"] = twist if tries > 1 or asked > 1 else lambda answer: twist(authority, answer)
+    before = keeper.store.chain()
+    for _ in range(tries):
+        assert keeper.store.chain() == before
+        steps(keeper)
+        ahead += dt.timedelta(minutes=2)
+    assert keeper.store.chain() != before
+    assert authority.asked.count("/order") == 1 + asked
+
+
+def test_its_limits_hold_for_a_certificate_that_takes_anothers_place(
+    authority: StrangeAuthority, keeper: Renewer
+) -> None:
+    keeper.step()
+    keeper.now = lambda: dt.datetime.now(dt.UTC) + dt.timedelta(days=61)
+    authority.twists["/order"] = giving(LIMITED, 429)
+    steps(keeper)
+    assert authority.asked.count("/order") == 2
+    assert keeper.said.message == "rateLimited: too many"
+
+
 @pytest.mark.parametrize("pause", ["0", "-1", "1000000000", "Fri, 31 Dec 9999 23:59:59 GMT"])
 def test_it_is_asked_when_to_renew_no_oftener_than_each_minute_and_each_day_at_least(
     authority: StrangeAuthority, keeper: Renewer, pause: str

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cluster.machine.owner import find_owner
+from platforms.local.nginx import Nginx
+from platforms.local.supervisor import Supervisor
 from tests.conformance import AROUND, assert_nothing_lost, assert_up, servers, wait_until
 from tests.load import SPARSE
 from tests.local.stand import Stand, free_port
@@ -111,6 +115,22 @@ def test_an_up_that_was_killed_before_nginx_was_told_of_another_key_is_ended_by_
     assert "nginx: one reload" in result.output
     assert not (stand.paths.nginx / "untold").exists()
     assert "no changes" in stand.up().output
+
+
+def test_an_up_that_begins_while_another_reloads_nginx_leaves_it_its_politeness(stand: Stand) -> None:
+    """As a renewer does that has a new certificate: without it a reload by an old nginx loses requests."""
+    paths, results = stand.paths, list[Any]()
+    nginx = Nginx(paths, Supervisor(paths), find_owner(paths.state))
+    by_hand = threading.Thread(target=lambda: results.append(stand.up()))
+    with nginx.locked():
+        paths.closing.touch()
+        by_hand.start()
+        by_hand.join(5)
+        assert not results, "it waits"
+        assert paths.closing.exists()
+    by_hand.join()
+    assert results[0].status == 0, results[0].output
+    assert not paths.closing.exists(), "what is left by who was killed is removed"
 
 
 def shakes(stand: Stand, authority: Path) -> bool:

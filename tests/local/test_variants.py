@@ -81,6 +81,8 @@ def test_the_instances_own_ports_lead_to_one_instance_each(stand: Stand) -> None
             answers = {client.get(f"http://127.0.0.1:{port + number}/whoami").json()["instance"] for _ in range(5)}
             assert answers == {name}
             assert client.get(f"http://127.0.0.1:{port + number}/-/probe").status_code == 404
+    verified = stand.run("verify", stand.name, "--json").output
+    assert f"GET /-/health 404{''.join(f', 127.0.0.1:{port + number} 404' for number in range(len(names)))}" in verified
 
 
 def test_least_conn_leaves_a_busy_instance_alone(stand: Stand) -> None:

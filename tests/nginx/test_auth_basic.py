@@ -118,6 +118,15 @@ def test_a_user_gets_everything_and_the_project_is_not_told_the_password(running
         assert running.request(path, Authorization=user).sent("Authorization") == []
 
 
+@pytest.mark.parametrize("path", ["/x/../hook/y", "/x%2f..%2fhook/y", "/x/%2e%2e/hook/y", "/./hook/y", "/hook/../x"])
+def test_no_dots_lead_around_it(running: Running, path: str) -> None:
+    """By a path that is nginx's /hook/ and the project's /x/."""
+    before = len(running.requests)
+    for user in (None, ANN):
+        assert running.request(path, **sent(user)).status in (400, 401)
+    assert len(running.requests) == before
+
+
 def test_without_the_line_that_keeps_it_back_the_project_would_be_told(nginx: Nginx) -> None:
     line = "proxy_set_header Authorization $cluster_authorization;\n"
     with Running(nginx, asking(), edit=lambda text: text.replace(line, "")) as found:
@@ -228,3 +237,46 @@ def test_passwords_are_tried_no_oftener_than_a_snippet_says_and_whoever_sends_no
         print(f"{nginx}: of 100 passwords {tried.count(401)} were looked at, {tried.count(429)} not")
         assert {found.request("/static/a.css").status for _ in range(50)} == {401}
         assert found.requests == []
+
+
+LIMITED = {"auth_basic_limit": "1r/m", "auth_basic_burst": 20}
+
+
+@pytest.mark.parametrize("about_to_reload", [False, True])
+@pytest.mark.parametrize("limit", [None, "1000r/s"])
+def test_an_address_sends_so_many_passwords_as_it_may_at_whatever_path(
+    nginx: Nginx, limit: str | None, about_to_reload: bool
+) -> None:
+    """Locations with limits of their own, and a site that has one, included; who sends none is counted nowhere."""
+    values = asking(**LIMITED, limit=limit)
+    values["site"]["locations"] += [{"path": "/login/", "limit": "1000r/s", "limit_methods": ["POST"]}]
+    with Running(nginx, values) as found:
+        add_files(found)
+        if about_to_reload:
+            Path(found.paths.closing).touch()
+        assert {found.request(path).status for path in PATHS for _ in range(5)} == {401}
+        hook = [found.request("/hook/x", Authorization=basic("ann", str(n))).status for n in range(50)]
+        assert hook == [200] * 50, "nginx asks for none there"
+        paths = [*PATHS, "/login/"]
+        tried = [found.request(paths[n % len(paths)], Authorization=basic("ann", str(n))).status for n in range(100)]
+        assert (tried[:21], tried[21:]) == ([401] * 21, [429] * 79)
+        assert found.request("/", Authorization=ANN).status == 429, "nginx counts before it looks"
+        assert found.request("/").status == 401
+        print(f"{nginx}: of 100 passwords {tried.count(401)} were looked at, {tried.count(429)} not")
+
+
+def test_a_page_with_its_files_is_within_what_an_address_may_send(nginx: Nginx) -> None:
+    with Running(nginx, asking(auth_basic_limit="1r/m")) as found:
+        add_files(found)
+        assert {found.request("/static/a.css", Authorization=ANN).status for _ in range(200)} == {200}
+
+
+def test_without_a_limit_all_of_them_are_looked_at(running: Running) -> None:
+    assert {running.request("/", Authorization=basic("ann", str(n))).status for n in range(100)} == {401}
+
+
+def test_the_limit_comes_and_goes_by_a_reload(nginx: Nginx) -> None:
+    with Running(nginx, asking()) as found:
+        for more in (LIMITED, {"auth_basic_limit": "9r/s"}, {"auth_basic_limit": "9r/s", "ipv6": False}, {}):
+            found.reload(asking(listen=found.port, **more))
+            assert found.request("/", Authorization=ANN).status == 200

@@ -216,8 +216,7 @@ class Visitors(Clients):
 
     def client(self, number: int) -> None:
         allowed = number == CLIENTS - 1
-        source = (ALLOWED, 0) if allowed else None
-        connection = http.client.HTTPConnection("127.0.0.1", self.running.port, PATIENCE, source_address=source)
+        connection = self.connect(number, (ALLOWED, 0) if allowed else None)
         count = number
         while not self.stopped.is_set():
             count += 1
@@ -228,6 +227,10 @@ class Visitors(Clients):
                 else:
                     self.failed.append(found)
         connection.close()
+
+    def connect(self, _number: int, source: tuple[str, int] | None) -> http.client.HTTPConnection:
+        """Return the connection of a client; source: where it comes from."""
+        return http.client.HTTPConnection("127.0.0.1", self.running.port, PATIENCE, source_address=source)
 
     def one(self, connection: http.client.HTTPConnection, count: int, *, slow: bool) -> str:
         kind = "slow" if slow else ("GET", "POST", "static")[count % 3]

@@ -100,6 +100,7 @@ static_url = st.one_of(
 
 rate = st.tuples(st.integers(1, 999_999), st.sampled_from(["r/s", "r/m"])).map(lambda drawn: f"{drawn[0]}{drawn[1]}")
 path = st.from_regex(r"/[a-z]{1,3}(/[A-Za-z0-9._~-]{1,4})?/?x", fullmatch=True)
+methods = st.lists(st.sampled_from(["GET", "HEAD", "POST", "DELETE", "OPTIONS"]), max_size=3)
 locations = st.lists(
     st.fixed_dictionaries(
         {"path": st.one_of(path, path.map("{}/".format))},
@@ -108,10 +109,11 @@ locations = st.lists(
             "proxy_read_timeout": duration,
             "buffering": st.booleans(),
             "limit": rate,
+            "limit_methods": methods,
         },
-    ),
+    ).map(lambda one: one if "limit" in one else {key: one[key] for key in one if key != "limit_methods"}),
     max_size=4,
-    unique_by=lambda location: location["path"],
+    unique_by=lambda location: str(location["path"]),
 )
 visible = st.text("".join(chr(code) for code in range(33, 127) if chr(code) not in "$\\"), min_size=1, max_size=40)
 headers = st.dictionaries(st.from_regex(r"X-[A-Z][a-z]{1,8}(-[a-z]{1,4})?x", fullmatch=True), visible, max_size=4)
@@ -168,9 +170,12 @@ def stacks(draw: st.DrawFn) -> dict[str, Any]:
             auth_basic=st.from_regex(r"\A[!#%-\[\]-~]([ !#%-\[\]-~]{0,98}[!#%-\[\]-~])?\Z").filter(
                 lambda text: text != "off"
             ),
+            auth_basic_limit=rate,
             snippets=snippets,
         )
     )
+    if "auth_basic" not in site:
+        site.pop("auth_basic_limit", None)
     backups = method in ("round_robin", "least_conn") or draw(seldom(20))
     values = stack(draw(servers(backups=backups)), upstream={"method": method, **hashed}, **site)
     values["site"]["server_names"] = draw(st.lists(server_name, min_size=1, max_size=20))

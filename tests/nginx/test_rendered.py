@@ -204,6 +204,26 @@ OPTIONS: dict[str, tuple[Values, list[str], list[str]]] = {
             f"{SITE} > set $cluster_authorization ",
         ],
     ),
+    "auth_basic_limit": (
+        stack(auth_basic="Staging area", auth_basic_limit="10r/s"),
+        [],
+        [
+            "map $cluster_authorization $cluster_password",
+            "map $cluster_authorization $cluster_password > default ",
+            "map $cluster_authorization $cluster_password >  $http_authorization",
+            "map $cluster_password $cluster_password_of",
+            "map $cluster_password $cluster_password_of > default $binary_remote_addr",
+            "map $cluster_password $cluster_password_of >  ",
+            "limit_req_zone $cluster_password_of zone=cluster_passwords:10m rate=10r/s",
+            "limit_req_status 429",
+            "limit_req_log_level warn",
+            "proxy_set_header Authorization $cluster_authorization",
+            f"{SITE} > auth_basic Staging area",
+            f"{SITE} > auth_basic_user_file /DIR/users",
+            f"{SITE} > set $cluster_authorization ",
+            f"{SITE} > limit_req zone=cluster_passwords burst=200 nodelay",
+        ],
+    ),
     "ipv6": (
         stack(ipv6=True, connections_per_address=0),
         [

@@ -370,12 +370,54 @@ def located(nginx: Nginx) -> Iterator[Running]:
         yield running
 
 
+#: A location that lets nobody in, and one that a project may have for all below it.
+CLOSED = {"server": "location /closed/ { deny all; }\n"}
+DOTS = ["/../", "/./", "/x/../", "/%2e%2e/", "/%2E./", "%2f..%2f", "/..%2F", "//../", "/;/../"]
+
+
+def untidy(running: Running) -> tuple[int, int]:
+    """Ask for what nginx takes for one location and a project for another, each way; return how many an instance got.
+
+    And how many were asked.
+    """
+    paths = ["/closed", "/upload", "/upload/small", "/x"]
+    asked = [f"{one}{dots}{other[1:]}/y" for one in paths for other in paths for dots in DOTS if one != other]
+    asked += [f"{one}/{dots}" for one in paths for dots in ("..", ".", "%2e%2E", "..?a", ".#a", "x/..")]
+    asked += [f"http://cluster{path}" for path in asked]
+    for path in asked:
+        reply = running.raw(head(f"GET {path} HTTP/1.1\nHost: cluster"))
+        assert reply is not None
+        assert reply.status in (200, 400, 403), path
+    return len(running.requests), len(asked)
+
+
+@pytest.mark.parametrize("about_to_reload", [False, True])
+def test_no_dots_lead_from_one_location_to_another(nginx: Nginx, about_to_reload: bool) -> None:
+    """nginx resolves them before it looks for a location, and a project that has a path for all below it may not."""
+    values = stack(2, locations=LOCATIONS, snippets=CLOSED)
+    with Running(nginx, values) as running, closing(running, really=about_to_reload):
+        got, asked = untidy(running)
+        assert got == 0
+        for path in ("/x/..y", "/x/...", "/.x/", "/.well-known/x", "/x?a=/../b", "/x%2fy"):
+            assert running.request(path).status == 200, path
+    print(f"{nginx}: 0 of {asked} paths with dots reached an instance")
+
+
+def test_without_the_line_that_tells_them_they_would(nginx: Nginx) -> None:
+    values = stack(2, locations=LOCATIONS, snippets=CLOSED)
+    with Running(
+        nginx, values, edit=lambda text: text.replace("if ($cluster_untidy)", "if ($cluster_untidy = never)")
+    ) as running:
+        got, asked = untidy(running)
+    assert got > asked / 3
+
+
 @pytest.mark.parametrize(
     ("path", "largest"),
     [
         *(("/", 65536), ("/upload/", LARGE), ("/upload/x/y?z", LARGE), ("/upload/small/x", 10), ("/once", LARGE)),
         *(("/upload", 65536), ("/uploads", 65536), ("/once/", 65536), ("/upload/small", LARGE), ("/stream/", LARGE)),
-        *(("//upload/x", LARGE), ("/x/../upload/x", LARGE), ("/%75pload/x", LARGE), ("/upload/../x", 65536)),
+        *(("//upload/x", LARGE), ("/%75pload/x", LARGE), ("/upload/..x", LARGE), ("/upload?/../x", 65536)),
     ],
 )
 @pytest.mark.parametrize("about_to_reload", [False, True])
@@ -492,7 +534,7 @@ def answers(running: Running, paths: list[str], *, address: str | None = None, p
         (["/"], 4),
         (["/", "/as-the-site/x", "/x"], 4),
         (["/login"], 3),
-        (["/login?a", "//login", "/%6cogin", "/x/../login"], 3),
+        (["/login?a", "//login", "/%6cogin", "/login#/../x"], 3),
         (["/api/a", "/api/b"], 5),
         (["/strict"], 1),
         (["/default"], 4),
@@ -510,6 +552,42 @@ def test_one_client_gets_what_its_limit_says_and_429_then(
         found = answers(limiting, asked)
     assert found[429] == 12 - passed
     assert len(limiting.requests) - before == (0 if "/static/" in paths[0] else passed), "what is refused costs nothing"
+
+
+METHODS: list[dict[str, Any]] = [
+    {"path": "/login", "limit": SLOWLY, "burst": 2, "limit_methods": ["POST", "PUT"]},
+    {"path": "/free", "limit": SLOWLY, "burst": 0, "limit_methods": ["POST"]},
+]
+
+
+def posted(running: Running, path: str, times: int, method: str = "POST") -> Counter[int]:
+    """The statuses of the same request again and again; all by one address."""
+    return Counter(running.request(path, method=method, body=b"x").status for _ in range(times))
+
+
+def test_a_limit_of_some_methods_counts_no_others(nginx: Nginx) -> None:
+    """The tries of a login, and not who looks at its page; the site's own limit counts all."""
+    with Running(nginx, stack(2, locations=METHODS)) as running:
+        assert posted(running, "/login", 20, "GET") == {200: 20}
+        assert posted(running, "/login", 2) + posted(running, "//login?a", 3, "PUT") == {200: 3, 429: 2}
+        assert posted(running, "/login", 20, "GET") == {200: 20}
+        assert posted(running, "/login", 20, "PATCH") == {200: 20}
+        assert posted(running, "/free", 3) == {200: 1, 429: 2}
+        before = len(running.requests)
+        assert posted(running, "/login", 5) == {429: 5}
+        assert len(running.requests) == before
+    with Running(nginx, stack(2, locations=METHODS, limit=SLOWLY, burst=9)) as running:
+        assert posted(running, "/login", 5) == {200: 3, 429: 2}
+        assert posted(running, "/login", 12, "GET") == {200: 7, 429: 5}, "three of ten were posted"
+
+
+def test_a_limit_of_some_methods_comes_and_goes_by_a_reload(nginx: Nginx) -> None:
+    """nginx takes none in which a zone of the same name counts something else."""
+    plain = [{**one, "limit_methods": []} for one in METHODS]
+    with Running(nginx, stack(2, locations=plain)) as running:
+        for locations in (METHODS, plain, [{**METHODS[0], "limit_methods": ["GET"]}], METHODS, []):
+            running.reload(stack(2, listen=running.port, locations=locations))
+            assert running.request("/").status == 200
 
 
 def test_each_client_and_each_location_counts_for_itself(limiting: Running) -> None:
@@ -743,11 +821,11 @@ def test_a_named_location_of_ours_would_without_its_guard(nginx: Nginx) -> None:
 KEYS: dict[str, dict[str, Any]] = {
     "redirects": {"redirects": REDIRECTS},
     "headers": {"headers": HEADERS},
-    "locations": {"locations": [*LOCATIONS, *LIMITS]},
+    "locations": {"locations": [*LOCATIONS, *LIMITS, {**METHODS[0], "path": "/tries"}]},
     "limit": {"limit": "10r/s", "burst": 20},
     "snippets": {"snippets": SNIPPETS},
     "robots": {"robots": "none"},
-    "a user": {"auth_basic": "Staging"},
+    "a user": {"auth_basic": "Staging", "auth_basic_limit": "30r/m"},
     "no static files": {"static_url": None},
     "no connections counted": {"connections_per_address": 0},
 }

@@ -10,6 +10,7 @@ import pytest
 
 from tests.nginx.running import Running, free_ports, stack, versions
 from tests.runtime.standing import Stand
+from tests.runtime.test_asgi import FILES, values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,6 +73,16 @@ def test_an_address_and_cookies_may_both_be_as_large_as_they_may_be(site: Runnin
     # nginx has four buffers of 8 KiB for a request's head.
     assert status(site, URL, LINE, LINE) == 200
     assert status(site, URL, LINE, LINE, LINE, LINE) == 400
+
+
+def test_asgi_takes_as_much_and_the_limits_are_nginxs(nginx: Nginx) -> None:
+    with contextlib.closing(Stand(FILES)) as stand:
+        stand.start(instance="app1", **values(stand)).wait_for("serving")
+        with Running(nginx, stack([{"name": "app1"}], listen=free_ports()), sockets=stand.sockets) as site:
+            assert [status(site, size) for size in (URL, NGINX_URL, NGINX_URL + 1)] == [200, 200, 414]
+            assert [status(site, 0, size) for size in (LINE, NGINX_LINE, NGINX_LINE + 1)] == [200, 200, 400]
+            assert [status(site, URL, LINE), status(site, URL, LINE, LINE)] == [200, 200]
+            assert status(site, URL, LINE, LINE, LINE, LINE) == 400
 
 
 def test_with_gunicorns_own_limit_an_address_of_half_that_size_would_not_pass(nginx: Nginx) -> None:

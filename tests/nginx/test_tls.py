@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster.config import parse_config
+from cluster.render.headers import STRICT
 from cluster.tls.authority import root_of
 from cluster.tls.verify import Https
 from cluster.topology import build_topology
@@ -160,6 +161,24 @@ def test_all_that_verify_checks_is_so(running: Running) -> None:
     checks = list(Https(topology=topology, tls=tls, host="127.0.0.1", authority=ROOT).checks())
     assert len(checks) == 8
     assert [check for check in checks if check.ok is not True] == []
+
+
+def test_verify_sees_whether_browsers_are_told_to_keep_to_https_and_by_https_alone(nginx: Nginx) -> None:
+    hsts, said = {"max_age": "7d", "include_subdomains": True}, "max-age=604800; includeSubDomains"
+
+    def plain_too(text: str) -> str:
+        return text.replace("add_header Cache-Control max-age=3600 always;", f'add_header {STRICT} "{said}" always;')
+
+    def shorter(text: str) -> str:
+        return text.replace("max-age=604800", "max-age=60")
+
+    for edit, expected in ((str, True), (plain_too, False), (shorter, False)):
+        with Running(nginx, secure(hsts=hsts), edit=edit) as found:
+            topology = build_topology(parse_config(found.values))
+            tls = topology.config.site.tls
+            assert tls is not None
+            *_, check = Https(topology=topology, tls=tls, host="127.0.0.1", authority=ROOT).checks()
+            assert (check.name, check.ok, check.expected) == (f"{STRICT} is said by https alone", expected, said)
 
 
 #: What a hand could change in the configuration, and what verify says of it.

@@ -69,6 +69,7 @@ class Bench:
     wait: float = 0
     suggested: dt.datetime | None = None
     orders: list[tuple[str, ...]] = field(default_factory=list)
+    formers: list[str] = field(default_factory=list)
     questions: int = 0
     lines: list[str] = field(default_factory=list)
 
@@ -99,16 +100,17 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
         def __init__(self, wanted: Wanted, account: str) -> None:
             assert (wanted, account) == (found.wanted, ACCOUNT)
 
-        def order(self, names: tuple[str, ...], key: str) -> str:
+        def order(self, names: tuple[str, ...], key: str, former: str = "") -> str:
             found.orders.append(names)
+            found.formers.append(former)
             if found.refuses:
                 raise orders.OrderError(found.refuses, found.wait)
             return certificate_to(key, names, found.now)
 
-        def renewal(self, chain: str) -> tuple[dt.datetime | None, dt.datetime]:
+        def renewal(self, chain: str) -> tuple[dt.datetime | None, dt.timedelta]:
             assert chain == found.store.chain()
             found.questions += 1
-            return found.suggested, found.now + dt.timedelta(hours=6)
+            return found.suggested, dt.timedelta(hours=6)
 
     def asked(wanted: Wanted, name: str, token: str) -> str:
         assert name in found.wanted.names
@@ -184,6 +186,25 @@ def test_other_names_and_another_authority_are_asked_for_at_once(bench: Bench) -
     bench.wanted = replace(bench.wanted, directory="https://other.example/dir")
     bench.renewer().step()
     assert len(bench.orders) == 3
+
+
+def test_an_order_names_the_certificate_whose_place_it_takes_each_other_time(bench: Bench) -> None:
+    keeper = bench.renewer()
+    keeper.step()
+    first = bench.store.chain()
+    bench.refuses = "it fails"
+    bench.wait_until(keeper, 5)
+    assert bench.formers == ["", first, "", first, ""]
+    bench.refuses = ""
+    bench.wait_until(keeper, 6)
+    held, bench.wanted = bench.store.chain(), replace(bench.wanted, names=(NAMES[0], "shop.example.org"))
+    bench.renewer().step()
+    assert bench.formers[5:] == [first, held], "it has one of the names"
+    bench.wanted = replace(bench.wanted, names=("other.example.org",))
+    bench.renewer().step()
+    bench.wanted = replace(bench.wanted, directory="https://other.example/dir")
+    bench.renewer().step()
+    assert bench.formers[7:] == ["", ""], "nothing of this authority's, of these names"
 
 
 def test_failures_are_tried_again_after_longer_and_longer_pauses_a_restart_included(bench: Bench) -> None:

@@ -8,6 +8,7 @@ import datetime as dt
 import ssl
 from typing import TYPE_CHECKING, Any
 
+import certifi
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -19,7 +20,7 @@ from cluster.source import source_of
 from cluster.stack.secrets import read_secrets
 from cluster.tls.authority import make_authority, root_of, show_authority, signed
 from cluster.tls.certificates import CertificateError, certificate_of, ending, half_year, named, names_of
-from cluster.tls.files import uncovered
+from cluster.tls.files import uncovered, unended
 from platforms.docker.delivery import delivered_files
 from tests.certificates import made_certificates
 
@@ -167,6 +168,16 @@ def test_a_chain_of_more_than_one_is_taken() -> None:
     found = certificate_of(by_files("chain.pem", "ours.key"), FILES, "", NOW)
     assert found is not None
     assert len(x509.load_pem_x509_certificates(found.chain.encode())) == 2
+
+
+def test_a_chain_that_ends_before_who_is_known_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(name: str) -> str | None:
+        return unended(FILES / f"{name}.pem", FILES / "ours.key")
+
+    assert (end("alone"), end("direct")) == ("CN=site, signed by CN=between", "CN=site, signed by CN=root")
+    assert (end("whole"), end("ours")) == (None, None), "its last one says nothing of who signed it"
+    monkeypatch.setattr(certifi, "where", lambda: str(FILES / "root.pem"))
+    assert (end("alone"), end("direct")) == ("CN=site, signed by CN=between", None)
 
 
 def test_a_name_that_it_does_not_cover_is_said() -> None:

@@ -891,6 +891,16 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case(ASKING, root=ROOT),
         ],
     ),
+    "certificate-chain": (
+        [case(tls("alone", key="ours"), "site.tls.files.certificate", root=FILES, now=NOW)],
+        [
+            case(tls("ours"), root=FILES, now=NOW),
+            case(tls("whole", key="ours"), root=FILES, now=NOW),
+            case(tls("alone", key="other"), root=FILES, now=NOW),
+            case(tls("alone", key="ours"), root=FILES),
+            case(tls("missing"), root=FILES, now=NOW),
+        ],
+    ),
     "certificate-ends": (
         [case(tls("ours"), "site.tls.files.certificate", root=FILES, now=SOON)],
         [case(tls("ours"), root=FILES, now=NOW), case(tls("missing"), root=FILES, now=NOW)],

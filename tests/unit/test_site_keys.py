@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster.config import StackFileError, load_stack, parse_config
+from cluster.config.limits import allowed_burst
 from cluster.config.redirects import PathRedirect, path_redirects
-from cluster.config.site import allowed_burst
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -316,6 +316,14 @@ LOCATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "a rate by the hour": ({"path": "/x", "limit": "10r/h"}, f"limit: is not of the right form, got '10r/h' {RATE}"),
     "a bare number": ({"path": "/x", "limit": 10}, "limit: must be text, got 10"),
     "another key": ({"path": "/x", "proxy_pass": "y"}, "proxy_pass: unknown key; did you mean proxy_read_timeout?"),
+    "methods of no limit": (
+        {"path": "/x", "limit_methods": ["POST"]},
+        "limit_methods: is what a limit counts, and there is none, got ['POST']",
+    ),
+    "no method": (
+        {"path": "/x", "limit": "1r/s", "limit_methods": ["post"]},
+        "limit_methods[0]: must be one of GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, got 'post'",
+    ),
     "a burst below nothing": ({"path": "/x", "limit": "1r/s", "burst": -1}, "burst: must be at least 0, got -1"),
 }
 
@@ -335,6 +343,12 @@ def test_one_path_is_one_location() -> None:
     for path in ("/robots.txt", "/robots.txt/"):
         (line,) = problems(robots="none", locations=[{"path": path}])
         assert "would take /robots.txt, where nginx answers itself (site.robots)" in line
+    assert problems(auth_basic_limit="1r/s", auth_basic_burst=3) == [
+        "site.auth_basic_limit: counts passwords, and site.auth_basic asks nobody for one, got '1r/s'"
+    ]
+    assert problems(auth_basic="Staging", auth_basic_burst=3) == [
+        "site.auth_basic_burst: is that of auth_basic_limit, and there is none, got 3"
+    ]
     assert problems(burst=3) == ["site.burst: is that of a limit, and there is none, got 3"]
 
 

@@ -199,6 +199,11 @@ class Pulumi:
         """Put a plain value into the stack file, at a dotted path below `cluster:`; its comments stay."""
         self._explained("config", "set", "--path", f"cluster:{path}", value, "--stack", self.stack)
 
+    def remove_secret(self, name: str) -> None:
+        """Take a secret out of the stack file, where it has one of that name."""
+        if self.has_secret(name):
+            self._explained("config", "rm", f"cluster:{name}", "--stack", self.stack)
+
     def secret(self, name: str) -> str | None:
         """Return a secret of the stack file; None where it has none of that name."""
         if not self.has_secret(name):

@@ -145,7 +145,7 @@ def test_a_key_whose_change_one_has_begun_is_changed_by_another_and_nobody_is_lo
         ben.file.write_text(stale)
         refused = ben.run("rotate-key", ben.name, timeout=900)
         assert refused.status == 1, refused.output
-        print(refused.output)
+        assert "pull the stack file, where somebody else has changed it" in " ".join(refused.output.split())
         ben.file.write_text(mine)
 
         ben.end_waiting_of_rotation()

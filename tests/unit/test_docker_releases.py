@@ -15,6 +15,7 @@ from cluster.config.models import App
 from cluster.stack.history import History
 from platforms.docker.contexts import changed_parts, side_of
 from platforms.docker.engine import Engine, EngineError
+from platforms.docker.family import Target
 from platforms.docker.releases import FETCHED, PARTS_FILE, fetch, note_served, parts_of, served, usable
 
 if TYPE_CHECKING:
@@ -168,6 +169,19 @@ def test_a_release_is_taken_out_of_its_image_as_it_was_built_but_for_what_was_co
 def test_what_was_built_here_needs_no_image(tmp_path: Path) -> None:
     (tmp_path / A).mkdir()
     assert usable(having(), STACK, tmp_path / A)
+
+
+def test_a_program_builds_of_what_was_taken_out_of_an_image_while_that_is_there(tmp_path: Path) -> None:
+    engine, work = having(A), tmp_path / ".cluster" / "dev" / "images"
+    here = Target(stack=STACK, work=work, engine=engine)
+    planned = Target(stack=STACK, work=work, engine=engine, aside=tmp_path / "aside")
+    assert fetch(engine, STACK, work / A)
+    assert here.release_context(A) == planned.release_context(A) == work / A
+    del engine.images[image(A)]
+    assert planned.release_context(A) == tmp_path / "aside" / "dev" / "images" / A, "a plan leaves what is there"
+    assert (work / A).is_dir()
+    assert here.release_context(A) == work / A
+    assert not (work / A).exists(), "it would be taken for one that can be built"
 
 
 def test_a_release_that_the_engine_has_not_leaves_nothing(tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ def test_each_secret_is_a_file_that_one_user_reads(stand: DockerStand) -> None:
         "an instance reads PostgreSQL's file"
     )
     (nginx,) = stand.containers("nginx")
-    # Static files, and the uploads that it serves: neither secrets nor the database.
-    assert docker("exec", nginx, "ls", "/srv", check=False).split() == ["shared", "static"]
+    # Static files, the uploads that it serves, the page of maintenance: neither secrets nor the database.
+    assert docker("exec", nginx, "ls", "/srv", check=False).split() == ["maintenance", "shared", "static"]
 
 
 def test_the_looking_finds_a_secret_where_there_is_one(stand: DockerStand) -> None:

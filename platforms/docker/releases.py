@@ -85,7 +85,8 @@ def note_served(engine: Engine, stack: str, releases: Sequence[str]) -> None:
     kept = {known[release] for release in wanted}
     for tag in _tags(engine, repository):
         if tag not in kept:
-            engine.run("rmi", f"{repository}:{tag}")
+            with contextlib.suppress(EngineError):  # a container of it is still ending: the next one takes it away
+                engine.run("rmi", f"{repository}:{tag}")
 
 
 def usable(engine: Engine, stack: str, context: Path) -> bool:

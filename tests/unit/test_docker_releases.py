@@ -38,10 +38,14 @@ IMAGE = {
 
 @dataclass(frozen=True)
 class Images(Engine):
-    """An engine that has images by their names, each with files. made: containers that were not removed again."""
+    """An engine that has images by their names, each with files.
+
+    made: containers that were not removed again. used: images that a container still has.
+    """
 
     images: dict[str, dict[str, str]] = field(default_factory=dict)
     made: list[str] = field(default_factory=list)
+    used: list[str] = field(default_factory=list)
     away: bool = False
 
     def _run(self, arguments: tuple[str, ...], timeout: float) -> subprocess.CompletedProcess[str]:
@@ -71,7 +75,7 @@ class Images(Engine):
         return ""
 
     def _untag(self, name: str) -> str | None:
-        return None if self.images.pop(name, None) is None else ""
+        return None if name in self.used or self.images.pop(name, None) is None else ""
 
     def _create(self, image: str) -> str:
         self.made.append(image)
@@ -118,6 +122,16 @@ def test_an_engine_knows_in_which_turn_releases_have_served() -> None:
     note_served(engine, STACK, [A, C])
     assert list(served(engine, STACK)) == [A, C]
     assert len(tags(engine)) == 2, "what is forgotten has no tag"
+
+
+def test_a_tag_whose_image_a_container_still_has_goes_the_next_time() -> None:
+    engine = having(A, B)
+    note_served(engine, STACK, [A, B])
+    engine.used.append(f"django-cluster/django-cluster-dev/served:000001-{A}")
+    note_served(engine, STACK, [B])
+    engine.used.clear()
+    note_served(engine, STACK, [B])
+    assert list(served(engine, STACK)) == [B]
 
 
 def test_a_release_without_an_image_and_a_tag_of_somebody_else_s_are_passed_over() -> None:

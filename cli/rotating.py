@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cli.commands import up
 from cluster.console import tell
 from cluster.errors import CommandError
-from cluster.stack.rotation import DROP, HOSTS, UNKNOWN, AlreadyDropped, LostKey, load, rotate
+from cluster.stack.rotation import DROP, HOSTS, UNKNOWN, AlreadyDropped, LostKey, rotate
 
 if TYPE_CHECKING:
     from cluster.stack.opened import Stack
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 def run_rotate_key(stack: Stack, platform: Platform, *, keep_fallback: bool) -> None:
     """Begin a rotation, or go on with it."""
-    path = stack.state / "rotation.json"
+    keys = platform.keys()
+    progress = keys.progress(stack.state)
     report = platform.sessions()
     if report is None:
         raise CommandError(f"stack {stack.name} does not serve; `cluster up {stack.name}` first")
     try:
-        rotation = load(path)
+        rotation = progress.load()
     except LostKey as error:
-        raise CommandError(f"{error}; remove {path}, and say it again") from error
+        raise CommandError(f"{error}; {progress.forget}, and say it again") from error
     due = None if rotation is None or rotation.since is None else rotation.since + report["age"]
     if not keep_fallback and rotation is not None and rotation.step == DROP and due is not None and time.time() < due:
         tell(f"the new key signs; the old one may go after {_date(due)}: say it again then")
@@ -32,8 +33,8 @@ def run_rotate_key(stack: Stack, platform: Platform, *, keep_fallback: bool) -> 
         return
     try:
         left = rotate(
-            path,
-            platform.keys(),
+            progress,
+            keys,
             release=lambda: up(stack, platform),
             say=tell,
             now=time.time,
@@ -41,7 +42,7 @@ def run_rotate_key(stack: Stack, platform: Platform, *, keep_fallback: bool) -> 
             keep_fallback=keep_fallback,
         )
     except LostKey as error:
-        raise CommandError(f"{error}; remove {path} to begin anew") from error
+        raise CommandError(f"{error}; {progress.forget} to begin anew") from error
     except AlreadyDropped as error:
         raise CommandError(
             f"--keep-fallback: the old key is no fallback any more; say `cluster rotate-key {stack.name}` to end the "
@@ -64,15 +65,16 @@ def run_rotate_hosts(stack: Stack, platform: Platform, *, keep_fallback: bool) -
     """Change what a stack's hosts are known by to each other, and the database's password."""
     if keep_fallback:
         raise CommandError("--keep-fallback is for SECRET_KEY: of what hosts are known by nothing outlasts the change")
-    path, keys = stack.state / "rotation-hosts.json", platform.hosts_keys()
+    keys = platform.hosts_keys()
     if keys is None:
         raise CommandError(f"--hosts: stack {stack.name} has no hosts that ask each other for anything")
     if not keys.read()[0]:
         raise CommandError(f"stack {stack.name} was never up; `cluster up {stack.name}` first")
+    progress = keys.progress(stack.state)
     try:
-        rotate(path, keys, release=lambda: up(stack, platform), say=tell, now=time.time, age=0, kind=HOSTS)
+        rotate(progress, keys, release=lambda: up(stack, platform), say=tell, now=time.time, age=0, kind=HOSTS)
     except LostKey as error:
-        raise CommandError(f"{error}; remove {path} to begin anew") from error
+        raise CommandError(f"{error}; {progress.forget} to begin anew") from error
     tell(f"the old key is gone: the hosts of stack {stack.name} believe the new one alone")
 
 

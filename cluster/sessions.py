@@ -212,8 +212,8 @@ def _ended_sessions(one: Said, wanted: Lasting) -> str | None:
     if one.get("key") and one["key"] not in wanted.keys:
         return (
             "secret_key: it is another than the one that signs now, and that one is not among secret_key_fallbacks: "
-            "everybody would be logged out. Put it back, and change it by `cluster rotate-key` "
-            "(or set `sessions.discard: true`, if all sessions shall end)"
+            "everybody would be logged out. Put it back (or pull the stack file, where somebody else has changed it), "
+            "and change it by `cluster rotate-key` (or set `sessions.discard: true`, if all sessions shall end)"
         )
     if _keeps(one) == SessionEngine.FILE and one.get("path") and one["path"] != wanted.path:
         return (

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cluster.release import ReleaseSpec, RuntimePaths
     from cluster.render.nginx import NginxConfig
     from cluster.stack.opened import Stack
-    from cluster.stack.rotation import Keys
+    from cluster.stack.rotation import StackKeys
     from cluster.tls.certificates import Certificate
     from cluster.tls.renewing import Account
     from cluster.topology import Topology
@@ -260,11 +260,11 @@ class Platform(Protocol):
         """
         ...
 
-    def keys(self) -> Keys:
+    def keys(self) -> StackKeys:
         """Return where the stack's keys are."""
         ...
 
-    def hosts_keys(self) -> Keys | None:
+    def hosts_keys(self) -> StackKeys | None:
         """Return where it is of what the stack's hosts make their certificates; None where they need none."""
         ...
 

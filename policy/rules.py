@@ -38,7 +38,7 @@ OF_OUTPUTS: dict[PolicyRule, Check] = {PolicyRule.LIVE_INSTANCES: live_instances
 SECRET_KEYS = frozenset(
     (
         *("secret_key", "secret_key_fallbacks", "database_url", "secret_environment"),
-        "dropped_secret_keys",
+        *("dropped_secret_keys", "secret_key_rotation", "hosts_key_rotation"),
         *("tls_authority", "acme_account", "acme_eab_key", "auth_basic_users"),
         *("hosts_key", "hosts_key_fallbacks"),
     )

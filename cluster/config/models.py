@@ -590,6 +590,10 @@ class ClusterConfig(Model):
     dropped_secret_keys: SecretStr | None = Field(
         None, description="What `rotate-key` has dropped, kept until you delete it; nothing reads it."
     )
+    secret_key_rotation: SecretStr | None = Field(
+        None, description="How far a `rotate-key` is, so that another checkout goes on with it; gone once it has ended."
+    )
+    hosts_key_rotation: SecretStr | None = Field(None, description="The same of a `rotate-key --hosts`.")
 
     @property
     def makes_postgres(self) -> bool:
@@ -625,6 +629,9 @@ SECRET_KEYS = SECRET_NAMES
 #: Where keys are kept aside that a rotation has dropped.
 DROPPED_KEYS = "dropped_secret_keys"
 
+#: How far a rotation is, of secret_key and of hosts_key.
+ROTATION, HOSTS_ROTATION = "secret_key_rotation", "hosts_key_rotation"
+
 #: The stack's own authority.
 AUTHORITY = "tls_authority"
 
@@ -644,7 +651,11 @@ HOSTS_KEY = "hosts_key"
 HOSTS_KEY_FALLBACKS = "hosts_key_fallbacks"
 
 #: Secrets that no release holds.
-OWN_KEYS = (DROPPED_KEYS, AUTHORITY, ACCOUNT, EAB_KEY, USERS, HOSTS_KEY, HOSTS_KEY_FALLBACKS)
+OWN_KEYS = (
+    *(DROPPED_KEYS, ROTATION, HOSTS_ROTATION),
+    *(AUTHORITY, ACCOUNT, EAB_KEY, USERS),
+    *(HOSTS_KEY, HOSTS_KEY_FALLBACKS),
+)
 
 #: Secrets that a person gives.
 GIVEN_KEYS = (*SECRET_KEYS, USERS, EAB_KEY)

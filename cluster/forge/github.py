@@ -39,6 +39,9 @@ WRITERS = frozenset({"admin", "write", "maintain", "owner"})
 
 NO_RIGHT = (403, 404)
 
+#: The branch on which a merge queue has made what it would merge: it names the pull request that is merged last.
+QUEUED = re.compile(r"refs/heads/gh-readonly-queue/.+/pr-(?P<number>[0-9]+)-[0-9a-f]+")
+
 VIEWER = "query { viewer { login } }"
 
 
@@ -138,16 +141,19 @@ def _same(user: Mapping[str, Any], login: str) -> bool:
 
 
 def _pull_of(path: Path) -> tuple[int, str]:
-    """Return the number of the pull request that an event is of, and its commit."""
+    """Return the number of the pull request that an event is of, and its commit; in a merge queue the group's."""
     try:
         event = json.loads(path.read_text(encoding="utf-8"))
+        queued = QUEUED.fullmatch(str((event.get("merge_group") or {}).get("head_ref")))
+        if queued is not None:
+            return int(queued["number"]), str(event["merge_group"]["head_sha"])
         found = event["pull_request"]
         return int(found["number"]), str(found["head"]["sha"])
     except (OSError, ValueError) as error:
         raise CommandError(f"GITHUB_EVENT_PATH: {path}: can't be read: {error}") from error
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         raise CommandError(
-            f"GITHUB_EVENT_PATH: {path}: is no event of a pull request: run it `on: pull_request`"
+            f"GITHUB_EVENT_PATH: {path}: is no event of a pull request: run it `on: pull_request`, or `on: merge_group`"
         ) from None
 
 

@@ -107,7 +107,7 @@ class Pipelines:
             return [
                 *lines,
                 f"environments: {environments}: required reviewers, and branch {self.branch} alone",
-                f"required checks of branch {self.branch}: plan, plan of a fork",
+                f"required checks of branch {self.branch}: plan, plan of a fork, plan of a merge group",
                 "secrets: none",
             ]
         return [

@@ -16,7 +16,7 @@ from cluster.errors import ClusterError, CommandError
 from cluster.kept import HurtFile, make_way, read_kept, write_kept
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from cluster.stack.paths import StackPaths
 
@@ -70,6 +70,15 @@ class History:
         if not rolled_back or release not in self.releases:
             self.releases = [known for known in self.releases if known != release] + [release]
         self.current = release
+
+    def join(self, served: Sequence[str]) -> None:
+        """Take over which releases have served as another place knows it, the latest last: other checkouts made some.
+
+        What is known here alone keeps its place among the others.
+        """
+        others = iter(served)
+        joined = [next(others) if known in served else known for known in self.releases]
+        self.releases = [*joined, *others]
 
     def back_to(self, release: str | None) -> str:
         """Return which release is to serve again; the one before for None, CommandError where there is none."""

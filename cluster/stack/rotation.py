@@ -134,17 +134,65 @@ class Rotation:
 KEPT: TypeAdapter[Rotation] = TypeAdapter(Rotation)
 
 
-def load(path: Path) -> Rotation | None:
-    """Return the rotation that was begun, None where none was; LostKey where nobody can say how far it is."""
-    try:
-        return read_kept(path, KEPT)
-    except HurtFile as error:
-        raise LostKey(f"{error}: how far the rotation is can't be said. No key is lost by beginning anew") from error
+class Progress(Protocol):
+    """Where it is kept how far a rotation is."""
+
+    @property
+    def forget(self) -> str:
+        """What to do where it is to be begun anew."""
+        ...
+
+    def load(self) -> Rotation | None:
+        """Return the rotation that was begun, None where none was; LostKey where nobody can say how far it is."""
+        ...
+
+    def save(self, rotation: Rotation | None) -> None:
+        """Keep it; None: it has ended."""
+        ...
 
 
-def _save(path: Path, rotation: Rotation) -> Rotation:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_kept(path, asdict(rotation))
+class StackKeys(Keys, Protocol):
+    """A stack's keys of a kind, and how far their rotation is."""
+
+    def progress(self, state: Path) -> Progress:
+        """Return where it is kept how far their rotation is, beside them. state: what this machine keeps of a stack."""
+        ...
+
+
+@dataclass(frozen=True)
+class ProgressFile:
+    """How far a rotation is, in a file."""
+
+    path: Path
+
+    @property
+    def forget(self) -> str:
+        """What to do where it is to be begun anew."""
+        return f"remove {self.path}"
+
+    def load(self) -> Rotation | None:
+        """Return the rotation that was begun, None where none was; LostKey where nobody can say how far it is."""
+        try:
+            return read_kept(self.path, KEPT)
+        except HurtFile as error:
+            raise unsaid(str(error)) from error
+
+    def save(self, rotation: Rotation | None) -> None:
+        """Keep it; None: it has ended."""
+        if rotation is None:
+            self.path.unlink(missing_ok=True)
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_kept(self.path, asdict(rotation))
+
+
+def unsaid(found: str) -> LostKey:
+    """Return what to raise where nobody can say how far a rotation is. found: what is there instead, and where."""
+    return LostKey(f"{found}: how far the rotation is can't be said. No key is lost by beginning anew")
+
+
+def _save(progress: Progress, rotation: Rotation) -> Rotation:
+    progress.save(rotation)
     return rotation
 
 
@@ -154,7 +202,7 @@ def mark(key: str) -> str:
 
 
 def rotate(  # noqa: PLR0913 - what it needs
-    path: Path,
+    progress: Progress,
     keys: Keys,
     *,
     release: Callable[[], None],
@@ -168,27 +216,27 @@ def rotate(  # noqa: PLR0913 - what it needs
 
     keep_fallback: end it without the last step. AlreadyDropped where that was begun.
 
-    path: where its state is kept. release: makes the cluster what its keys say. age: seconds for which something that
-    was signed is valid. now: the time, seconds.
+    progress: where it is kept how far it is. release: makes the cluster what its keys say. age: seconds for which
+    something that was signed is valid. now: the time, seconds.
     """
-    rotation = load(path)
+    rotation = progress.load()
     if rotation is None:
-        rotation = _save(path, Rotation(step=ACCEPT, new=""))
+        rotation = _save(progress, Rotation(step=ACCEPT, new=""))
     if rotation.step == ACCEPT:
         say(f"step 1 of 3: {kind.steps[0]}")
-        rotation = _accept(path, rotation, keys, kind)
+        rotation = _accept(progress, rotation, keys, kind)
         release()
-        rotation = _save(path, Rotation(step=SIGN, new=rotation.new))
+        rotation = _save(progress, Rotation(step=SIGN, new=rotation.new))
     if rotation.step == SIGN:
         say(f"step 2 of 3: {kind.steps[1]}")
         _sign(rotation, keys, kind)
         release()
-        rotation = _save(path, Rotation(step=DROP, new=rotation.new, since=now()))
+        rotation = _save(progress, Rotation(step=DROP, new=rotation.new, since=now()))
     key, fallbacks = keys.read()
     if keep_fallback:
         if not fallbacks:
             raise AlreadyDropped
-        path.unlink()
+        progress.save(None)
         return None
     if rotation.since is None or now() < rotation.since + age:
         return rotation
@@ -202,16 +250,16 @@ def rotate(  # noqa: PLR0913 - what it needs
         say(f"the old key is kept aside: {kept}")
     keys.write_fallbacks([])
     release()
-    path.unlink()
+    progress.save(None)
     return None
 
 
-def _accept(path: Path, rotation: Rotation, keys: Keys, kind: Kind) -> Rotation:
+def _accept(progress: Progress, rotation: Rotation, keys: Keys, kind: Kind) -> Rotation:
     key, fallbacks = keys.read()
     if rotation.new in map(mark, [key, *fallbacks]):
         return rotation
     new = kind.new()
-    rotation = _save(path, Rotation(step=ACCEPT, new=mark(new)))
+    rotation = _save(progress, Rotation(step=ACCEPT, new=mark(new)))
     keys.write_fallbacks([new, *fallbacks])
     return rotation
 
@@ -243,4 +291,17 @@ def unverified_by(secrets: Mapping[str, str], key: str, release: str) -> str | N
     )
 
 
-__all__ = ["UNKNOWN", "AlreadyDropped", "Keys", "LostKey", "Rotation", "load", "rotate", "unverified_by"]
+__all__ = [
+    "KEPT",
+    "UNKNOWN",
+    "AlreadyDropped",
+    "Keys",
+    "LostKey",
+    "Progress",
+    "ProgressFile",
+    "Rotation",
+    "StackKeys",
+    "rotate",
+    "unsaid",
+    "unverified_by",
+]

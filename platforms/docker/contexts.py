@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.plan.compare import PARTS, compare_code, compare_secrets
 from cluster.plan.releases import Side, packages_in, same_settings, tree_in
 from cluster.source import TREE
+from platforms.docker.releases import FETCHED, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 
-#: What of a build context each part of a release is, beside its tree and its configuration.
-PLACES = {"runtime": ("runtime",), "requirements": ("requirements",), "packages": ("sources", "local")}
+#: What of a build context each part of a release is that its image does not show.
+PLACES = {"requirements": ("requirements",), "packages": ("sources", "local")}
+INSTALLED = tuple(PLACES)
 
 
 def config_of(context: Path) -> dict[str, Any]:
@@ -45,15 +47,27 @@ def changed_parts(former: Path, wanted: Path, old: Side, new: Side) -> tuple[str
         "code": bool(compare_code(old.tree, new.tree)),
         "settings": not same_settings(old, new),
         "secrets": bool(compare_secrets(old.secrets, new.secrets)),
-        **{
-            part: any(compare_code(_files(former / place), _files(wanted / place)) for place in places)
-            for part, places in PLACES.items()
-        },
+        "runtime": _differ(former, wanted, "runtime"),
     }
+    if any((context / FETCHED).exists() for context in (former, wanted)):
+        before, after = parts_of(former), parts_of(wanted)
+        # "python" is not among those that a context tells apart: it is what a release runs on.
+        found |= {part: before.get(part) != after.get(part) for part in INSTALLED} if before else {}
+        platform = any(before.get(part) != after.get(part) for part in ("python", "platform"))
+        return _told(found, platform=platform)
+    found |= {part: _differ(former, wanted, *PLACES[part]) for part in INSTALLED}
+    return _told(found, platform=bool(compare_code(_own(former), _own(wanted))))
+
+
+def _told(found: Mapping[str, bool], *, platform: bool) -> tuple[str, ...]:
+    """Return the names of parts. platform: whether all else that a release's digest is of differs."""
     parts = tuple(part for part in PARTS if found.get(part))
     # All else that a release's digest is of: its base, the scripts that build on it, how its containers are made.
-    other = not parts or bool(compare_code(_own(former), _own(wanted)))
-    return (*parts, "platform") if other else parts
+    return (*parts, "platform") if platform or not parts else parts
+
+
+def _differ(former: Path, wanted: Path, *places: str) -> bool:
+    return any(compare_code(_files(former / place), _files(wanted / place)) for place in places)
 
 
 def _files(directory: Path) -> dict[str, Path | str]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from platforms.docker.daemons import build_arguments, placement
 from platforms.docker.engine import EngineError, image_repository
 from platforms.docker.images import FILES, renewer_files, uv_version, write_context, write_renewer
 from platforms.docker.paths import set_aside
+from platforms.docker.releases import usable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,6 +57,16 @@ class Target:
     def context(self, place: Path) -> Path:
         """Return where the build context of `place` is to be written."""
         return place if self.aside is None or place.exists() else set_aside(self.aside, place)
+
+    def release_context(self, release: str) -> Path:
+        """Return where the build context of a release is, or is to be written."""
+        place = self.work / release
+        if place.exists() and not usable(self.engine, self.stack, place):
+            if self.aside is None:
+                shutil.rmtree(place)
+            else:
+                place = set_aside(self.aside, place)
+        return self.context(place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +126,7 @@ class Family:
 
     def release_image(self, topology: Topology, spec: ReleaseSpec) -> pulumi.Output[str]:
         """Build the image of a release; RunError where its context can't be written."""
-        context = self.target.context(self.target.work / spec.digest)
+        context = self.target.release_context(spec.digest)
         try:
             write_context(context, topology, spec)
         except ReleaseError as error:

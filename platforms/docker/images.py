@@ -23,6 +23,7 @@ from cluster.release import (
 from cluster.source import write_tree
 from platforms.docker.bases import AS_OF, base_of
 from platforms.docker.container_paths import SHARED, SOURCES, base_image, project_directory, runtime_paths
+from platforms.docker.releases import PARTS_FILE
 from platforms.pulumi.code import DIRECTORY_MODE, FILE_MODE, PROGRAM_MODE, copy, write, write_code
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 FILES = Path(__file__).resolve().parent
 
 PRIVATE_MODE = 0o700
+
+#: Parts of a release that its image does not show by files.
+UNSEEN_PARTS = ("requirements", "python", "packages", "platform")
 
 
 def _scripts() -> list[Path]:
@@ -77,6 +81,7 @@ def write_context(directory: Path, topology: Topology, spec: ReleaseSpec) -> Non
     if topology.config.images.as_of is not None:
         write(new / AS_OF, moment_text(topology.config.images.as_of))
     write(new / "config.json", json.dumps(config, indent=1))
+    write(new / PARTS_FILE, json.dumps({part: spec.parts[part] for part in UNSEEN_PARTS if part in spec.parts}))
     for path in (new, *new.rglob("*")):
         if path.is_dir() and not path.is_symlink():
             path.chmod(DIRECTORY_MODE)  # whatever the umask: the engine copies modes too

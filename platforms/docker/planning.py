@@ -20,6 +20,7 @@ from platforms.docker.drift import drift
 from platforms.docker.engine import EngineError
 from platforms.docker.nginx_check import checker
 from platforms.docker.paths import ASIDE_VARIABLE, set_aside
+from platforms.docker.releases import fetch, history_of, usable
 from platforms.docker.repair import lacking_migrations, unknown
 from platforms.docker.stack import paths
 from platforms.docker.told import Told
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from cluster.plan.nginx_check import Checker
     from cluster.plan.planned import Release
     from cluster.sessions import Lasting
+    from cluster.stack.history import History
     from cluster.stack.opened import Stack
     from platforms.docker.observe import Observed
     from platforms.docker.stack import DockerStack
@@ -121,6 +123,14 @@ class Look:
         place = paths(self.docker.stack).images / release
         return place if self.aside is None or place.exists() else set_aside(self.aside, place)
 
+    def kept(self, release: str) -> Path | None:
+        """Return where a release of before is, as it was built or as its image has it; None where it is nowhere.
+
+        EngineError where the engine is away, OSError where there is no room for it.
+        """
+        engine, label, place = self.docker.engine, self.docker.label, self.context(release)
+        return place if usable(engine, label, place) or fetch(engine, label, place) else None
+
 
 def first_tls(stack: Stack, resources: list[dict[str, Any]]) -> Left:
     """Return what the first certificate costs, whose key is not there yet, and in words which addresses it leaves.
@@ -165,6 +175,10 @@ class Planning(planning.Planning):
         """Tell whether something of that is mended although the preview finds nothing to do."""
         return bool(self.found.strays or self.found.lacking or self.found.trouble)
 
+    def history(self) -> History:
+        """Return which releases have served."""
+        return history_of(self.docker)
+
     def told_of(self, release: Release) -> Told:  # noqa: ARG002 - the engine's steps say all of it
         """Return what is done with containers."""
         return Told(self.preview, self.topology, serves=self.serves)
@@ -182,11 +196,14 @@ class Planning(planning.Planning):
         return lasting_of(config_of(self.look.context(wanted)), secrets)
 
     def sides(self, former: str, wanted: str, old: Mapping[str, str] | None, new: Mapping[str, str]) -> Sides:
-        """Return both releases; UnkeptError where the build context of one is gone."""
-        kept, context, app = self.look.context(former), self.look.context(wanted), self.config.app
+        """Return both releases; UnkeptError where one can't be had."""
+        context, app = self.look.context(wanted), self.config.app
         try:
+            kept = self.look.kept(former)
+            if kept is None:
+                raise UnkeptError("the former one is kept neither in this checkout nor by the engine")
             before, after = side_of(kept, app, old or new), side_of(context, app, new)
-        except (OSError, ValueError, KeyError) as error:
+        except (EngineError, OSError, ValueError, KeyError) as error:
             raise UnkeptError("the former one is not kept in this checkout") from error
         return Sides(old=before, new=after, parts=changed_parts(kept, context, before, after))
 

@@ -42,6 +42,7 @@ from platforms.docker.failures import explain, refused_by
 from platforms.docker.maintaining import HURT, Found, Maintaining
 from platforms.docker.planning import Look, Planning, first_tls
 from platforms.docker.proof import Proof, checked
+from platforms.docker.releases import history_of
 from platforms.docker.remembering import remember
 from platforms.docker.repair import lost, remove_orphans, stop_what_never_served
 from platforms.docker.stack import DockerStack, engine_host, paths
@@ -110,12 +111,12 @@ class DockerPlatform:
         docker.engine.run("version")
         warm(lambda: self.pulumi)
         facts = self.facts()
-        environment = {RELEASE_VARIABLE: self._former(wanted)} if isinstance(wanted, Back) else {}
         resources = begun(self.stack, facts, lambda: self.pulumi, partial(first_tls, self.stack))
         if isinstance(resources, Planned):
             return resources
         with tempfile.TemporaryDirectory() as aside:
             look = self._look(docker, resources, Path(aside))
+            environment = {RELEASE_VARIABLE: self._former(wanted, look)} if isinstance(wanted, Back) else {}
             try:
                 look.run(self.pulumi, environment)
             except PulumiError as error:
@@ -136,7 +137,6 @@ class DockerPlatform:
     def change(self, wanted: Forward | Back, gate: Gate) -> Iterator[Change]:
         """Say what is to be done, by the engine's preview; while it does it, its own lock keeps others away."""
         pull = isinstance(wanted, Forward) and wanted.pull
-        environment = {RELEASE_VARIABLE: self._former(wanted)} if isinstance(wanted, Back) else {}
         docker = DockerStack(self._as_of_now()) if pull else self.docker
         docker.engine.run("version")  # said before Pulumi is looked for
         warm(lambda: self.pulumi)
@@ -146,6 +146,7 @@ class DockerPlatform:
         if pull:
             self._pull(docker)
         look = self._look(docker, resources)
+        environment = {RELEASE_VARIABLE: self._former(wanted, look)} if isinstance(wanted, Back) else {}
         if look.lost:
             self.voice.say("containers are missing or stopped: looking at what is there first")
         try:
@@ -165,15 +166,20 @@ class DockerPlatform:
         images = self.stack.config.images.model_copy(update={"as_of": this_minute()})
         return replace(self.stack, config=self.stack.config.model_copy(update={"images": images}))
 
-    def _former(self, wanted: Back) -> str:
-        """Return the release that is to serve again."""
-        history = History.load(self.paths)
+    def _former(self, wanted: Back, look: Look) -> str:
+        """Return the release that is to serve again; it is taken from its image where another checkout has made it."""
+        history = history_of(self.docker)
         serving = self.docker.observe().release
         if serving is not None and serving != history.current:  # `pulumi up` writes no history
             history.served(serving)
+            self.paths.state.mkdir(parents=True, exist_ok=True)
             history.save(self.paths)
         digest = history.back_to(wanted.release)
-        if not (self.paths.images / digest).is_dir():
+        try:
+            there = look.kept(digest) is not None
+        except OSError as error:
+            raise CommandError(f"{error.filename}: {error.strerror}; free some room") from error
+        if not there:
             raise history.not_here(digest)
         return digest
 
@@ -339,7 +345,7 @@ class DockerPlatform:
         return Status(
             ok=nginx.current and observed.release is not None and well and trouble is None,
             release=observed.release,
-            releases=History.load(self.paths).releases,
+            releases=history_of(self.docker).releases,
             nginx=nginx,
             store=self.sessions(),
             instances=instances,

@@ -45,6 +45,12 @@ class DockerGround:
         self.work = DockerPaths(root, f"{running}.{site}" if site else running).images
 
     @cached_property
+    def target(self) -> Target:
+        """The engine, and where build contexts are written."""
+        aside = os.environ.get(ASIDE_VARIABLE)
+        return Target(stack=self.label, work=self.work, engine=self.engine, aside=Path(aside) if aside else None)
+
+    @cached_property
     def live(self) -> Live:
         """What runs; EngineError where the engine is away."""
         return self.engine.live(self.label)
@@ -75,7 +81,8 @@ class DockerGround:
 
     def former(self, release: str) -> dict[str, Any]:
         """Return the configuration file in a former release's build context; OSError where that is gone."""
-        found: dict[str, Any] = json.loads((self.work / release / "config.json").read_text(encoding="utf-8"))
+        context = self.target.release_context(release)
+        found: dict[str, Any] = json.loads((context / "config.json").read_text(encoding="utf-8"))
         return found
 
     def resources(
@@ -83,12 +90,7 @@ class DockerGround:
     ) -> Docker:
         """Return what makes the images, containers, volumes and networks."""
         return Docker(
-            target=Target(
-                stack=self.label,
-                work=self.work,
-                engine=self.engine,
-                aside=Path(os.environ[ASIDE_VARIABLE]) if os.environ.get(ASIDE_VARIABLE) else None,
-            ),
+            target=self.target,
             live=self.live,
             secrets=secrets,
             certificate=certificate,

@@ -6,9 +6,10 @@ import contextlib
 import shutil
 from typing import TYPE_CHECKING
 
-from cluster.stack.history import KEPT_RELEASES, History
+from cluster.stack.history import KEPT_RELEASES
 from platforms.docker.bases import Base, base_of, bases, context_as_of, forget
 from platforms.docker.engine import EngineError, image_repository
+from platforms.docker.releases import history_of, note_served
 from platforms.docker.stack import paths
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def remember(docker: DockerStack, release: str, *, rolled_back: bool) -> None:
     """Write down which release serves, and forget what is older than the kept ones."""
     ours = paths(docker.stack)
-    history = History.load(ours)
+    history = history_of(docker)
     history.served(release, rolled_back=rolled_back)
     keep = {*history.releases[-KEPT_RELEASES:], release, history.former()}
     history.releases = [digest for digest in history.releases if digest in keep]
@@ -31,6 +32,7 @@ def remember(docker: DockerStack, release: str, *, rolled_back: bool) -> None:
         if context.name not in keep:
             shutil.rmtree(context)
     forget(docker.engine, docker.label, _kept_bases(docker, contexts))
+    note_served(docker.engine, docker.label, history.releases)
     repository = image_repository(docker.label, "app")
     for line in docker.engine.run("images", "--format", "{{.Repository}}:{{.Tag}}", repository).splitlines():
         if line.rpartition(":")[2] not in keep:

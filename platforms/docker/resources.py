@@ -243,7 +243,7 @@ class Docker:
             shared=shared.name,
             sockets=sockets.name,
             network=network.name,
-            services=runnable(self.target.context(self.target.work / spec.digest)),
+            services=runnable(self.target.release_context(spec.digest)),
             ready=(prepared,),
         )
 

@@ -25,7 +25,7 @@ from cluster.render.versions import NEW_NGINX
 from cluster.services import asked_by, refused_without
 from cluster.sessions import Lasting, refusal, refused_loss, refused_rollback
 from cluster.stack.history import History, locked
-from cluster.stack.rotation import unverified_by
+from cluster.stack.rotation import ProgressFile, unverified_by
 from cluster.stack.secrets import ensure_secrets, keep_dropped, write_secret
 from cluster.tls.certificates import named
 from cluster.topology import build_topology
@@ -93,6 +93,10 @@ class LocalKeys:
         """Keep keys in a file beside the secrets."""
         path = keep_dropped(self.directory, keys, time.strftime("%Y-%m-%d"))
         return f"{path}, 0600, which nothing reads; delete it when nothing needs the key any more"
+
+    def progress(self, state: Path) -> ProgressFile:
+        """Return the file that says how far a rotation is."""
+        return ProgressFile(state / "rotation.json")
 
 
 class LocalPlatform:

@@ -47,7 +47,7 @@ def share(pulumi: Pulumi, shared: Shared) -> None:
                 f"state.json --stack {stack}` there, and then with {backend} in {FILE} `pulumi stack init {stack}` and "
                 f"`pulumi stack import --file state.json --stack {stack}` move it"
             )
-        if name_backend(pulumi.root, backend):
+        if _name_reached(pulumi, backend):
             pulumi.say(f"{FILE} names {backend}: commit it, and whoever has the repository finds the stacks there")
     if provider is None:
         return
@@ -57,6 +57,25 @@ def share(pulumi: Pulumi, shared: Shared) -> None:
             f"change-secrets-provider {provider} --stack {stack}` encrypts them anew"
         )
     pulumi.make_stack(provider)
+
+
+def _name_reached(pulumi: Pulumi, backend: str) -> bool:
+    """Let the repository name a backend, and tell whether it did not yet; it stays as it was where nobody can use it.
+
+    Else a URL with a mistake would be the repository's, and another one refused.
+    """
+    path = pulumi.root / FILE
+    former = path.read_text(encoding="utf-8") if path.is_file() else None
+    if not name_backend(pulumi.root, backend):
+        return False
+    try:
+        pulumi.find()
+    except CommandError as error:
+        if former is not None:
+            path.write_text(former, encoding="utf-8")
+        why = " ".join(str(error).removeprefix("pulumi: ").split())
+        raise CommandError(f"--backend: {backend} can't be used, and {FILE} does not name it: {why}") from error
+    return True
 
 
 def named_backend(root: Path) -> str | None:

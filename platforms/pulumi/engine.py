@@ -211,6 +211,11 @@ class Pulumi:
         """Put a plain value into the stack file, at a dotted path below `cluster:`; its comments stay."""
         self._explained("config", "set", "--path", f"cluster:{path}", value, "--stack", self.stack)
 
+    def remove_secret(self, name: str) -> None:
+        """Take a secret out of the stack file, where it has one of that name."""
+        if self.has_secret(name):
+            self._explained("config", "rm", f"cluster:{name}", "--stack", self.stack)
+
     def secret(self, name: str) -> str | None:
         """Return a secret of the stack file; None where it has none of that name."""
         if not self.has_secret(name):
@@ -493,6 +498,7 @@ def plain(text: str) -> str:
     """Return Pulumi's words without colours, addresses of source files and its own frame around them."""
     text = re.sub(r"<\{%[^%]*%\}>|\x1b\[[0-9;]*m", "", text)
     text = re.sub(r"^\s*sdk-v2/\S+: sdk\.\S+: ", "", text)
+    text = re.sub(r"^SDK \d{4}/\S+ \S+ (?:WARN|DEBUG) .*\n?", "", text, flags=re.MULTILINE)  # AWS's own log
     text = re.sub(r"^\s*(error|warning): ", "", text, flags=re.MULTILINE)
     text = re.sub(r'before hook "[^"\n]*" failed: ', "", text)
     text = re.sub(r"\d+ errors? occurred:\s*", "", text)

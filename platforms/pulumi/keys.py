@@ -5,14 +5,25 @@ from __future__ import annotations
 import datetime as dt
 import json
 import time
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from cluster.acme.kept import new_key
 from cluster.config import stack_path
-from cluster.config.models import ACCOUNT, AUTHORITY, DROPPED_KEYS, GIVEN_KEYS, HOSTS_KEY, HOSTS_KEY_FALLBACKS
+from cluster.config.models import (
+    ACCOUNT,
+    AUTHORITY,
+    DROPPED_KEYS,
+    GIVEN_KEYS,
+    HOSTS_KEY,
+    HOSTS_KEY_FALLBACKS,
+    HOSTS_ROTATION,
+    ROTATION,
+)
 from cluster.errors import CommandError
+from cluster.stack.rotation import KEPT, ProgressFile, unsaid
 from cluster.stack.secrets import with_dropped
 from cluster.tls.authority import make_authority, show_authority
 
@@ -21,8 +32,46 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cluster.config import ClusterConfig
+    from cluster.stack.rotation import Rotation
     from platforms.base import Voice
     from platforms.pulumi.engine import Pulumi
+
+
+@dataclass(frozen=True)
+class ProgressInFile:
+    """How far a rotation is, in the stack file beside its keys: whoever has these knows it, and both go by one commit.
+
+    former: where a checkout alone had it; read where the stack file has none.
+    """
+
+    pulumi: Pulumi
+    name: str
+    former: ProgressFile
+
+    @property
+    def forget(self) -> str:
+        """What to do where it is to be begun anew."""
+        if not self.pulumi.has_secret(self.name):
+            return self.former.forget
+        return f"`pulumi config rm cluster:{self.name} --stack {self.pulumi.stack}`"
+
+    def load(self) -> Rotation | None:
+        """Return the rotation that was begun, None where none was; LostKey where nobody can say how far it is."""
+        text = self.pulumi.secret(self.name)
+        if text is None:
+            return self.former.load()
+        try:
+            return KEPT.validate_json(text)
+        except ValueError as error:
+            raise unsaid(f"cluster:{self.name}: holds something else") from error
+
+    def save(self, rotation: Rotation | None) -> None:
+        """Keep it; None: it has ended."""
+        if rotation is None:
+            self.pulumi.remove_secret(self.name)
+        else:
+            self.pulumi.set_secret(self.name, json.dumps(asdict(rotation)))
+        self.former.save(None)
 
 
 class PulumiKeys:
@@ -57,6 +106,10 @@ class PulumiKeys:
             f"pulumi config rm {where} --stack {self.pulumi.stack}"
         )
 
+    def progress(self, state: Path) -> ProgressInFile:
+        """Return where the stack file says how far a rotation is."""
+        return ProgressInFile(self.pulumi, ROTATION, ProgressFile(state / "rotation.json"))
+
 
 class PulumiHostsKeys:
     """Of what a stack's hosts make their certificates, encrypted in its file."""
@@ -79,6 +132,10 @@ class PulumiHostsKeys:
     def keep_aside(self, _keys: list[str]) -> str:
         """Keep none: nothing that lasts is made of them."""
         return ""
+
+    def progress(self, state: Path) -> ProgressInFile:
+        """Return where the stack file says how far a rotation is."""
+        return ProgressInFile(self.pulumi, HOSTS_ROTATION, ProgressFile(state / "rotation-hosts.json"))
 
 
 def secret_environment(root: Path, stack: str, voice: Voice) -> str | None:

@@ -24,7 +24,6 @@ from cluster.plan.planned import Planned, Release
 from cluster.plan.releases import compare_releases, retired
 from cluster.plan.risk import at_risk, discarded
 from cluster.sessions import Lasting, refused_loss
-from cluster.stack.history import History
 from cluster.topology import build_topology, shares
 from platforms.pulumi.engine import SECRET_KEY, installed_pulumi
 from platforms.pulumi.kept_stack import kept_stack
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from cluster.plan.nginx_check import Checker
     from cluster.plan.planned import Lint, SettingChange, Share
     from cluster.plan.releases import Side
+    from cluster.stack.history import History
     from cluster.stack.opened import Stack
     from cluster.stack.paths import StackPaths
     from platforms.pulumi.engine import Pulumi
@@ -153,6 +153,10 @@ class Planning(ABC):
         """The release that every instance's name leads to; None where that is not one."""
 
     @abstractmethod
+    def history(self) -> History:
+        """Return which releases have served."""
+
+    @abstractmethod
     def drift(self) -> tuple[str, ...]:
         """Return what was changed by hand, or is broken, in words."""
 
@@ -255,7 +259,7 @@ class Planning(ABC):
     def _compared(self, serving: str | None) -> Compared:
         """Compare the wanted release with the one that serves, or that the state has, or that served last."""
         believed, wanted = self.preview.release()
-        former = serving or believed or History.load(self.paths).current
+        former = serving or believed or self.history().current
         release = Release(before=former, after=wanted)
         if wanted is None or former == wanted:
             return Compared(release=release)
@@ -315,7 +319,7 @@ class Planning(ABC):
     def _retired(self, release: Release) -> list[str]:
         if release.after is None:
             return []
-        return retired(History.load(self.paths), release.after)
+        return retired(self.history(), release.after)
 
     def _lints(self) -> tuple[tuple[Lint, ...], tuple[str, ...]]:
         """Return those that are new, and what is not known of that."""

@@ -13,14 +13,17 @@ from cluster.plan.compare import PARTS, compare_code, compare_secrets, packages_
 from cluster.plan.releases import Side, packages_in, same_settings, tree_in
 from cluster.release import RUNTIME, asked_for, runtime_config
 from cluster.source import TREE, Source, project_place
+from cluster.stack.history import History
 from platforms.remote.paths import runtime_paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from cluster.config import ClusterConfig
+    from cluster.stack.paths import StackPaths
     from cluster.topology import Topology
     from platforms.remote.host.places import Places
+    from platforms.remote.looked import Seen
 
 
 class NoReleaseError(Exception):
@@ -41,6 +44,18 @@ class Kept:
     runtime: Mapping[str, str]
     files: Mapping[str, Path]
     above: str = ""
+
+
+def history_of(paths: StackPaths, seen: Seen) -> History:
+    """Return which releases have served and are on the hosts, by what this checkout knows and what the first host has.
+
+    What this checkout does not know another one has made.
+    """
+    found, there = History.load(paths), seen.leader.releases
+    if not set(there) <= set(found.releases):
+        found.join(there)
+    found.releases = [release for release in found.releases if release in there]
+    return found
 
 
 def wanted(  # noqa: PLR0913 - what a release is told by
@@ -172,4 +187,4 @@ def _within(directory: Path, path: str) -> Path:
     return there
 
 
-__all__ = ["Kept", "NoReleaseError", "changed_parts", "fetched", "wanted"]
+__all__ = ["Kept", "NoReleaseError", "changed_parts", "fetched", "history_of", "wanted"]

@@ -25,7 +25,7 @@ from platforms.remote.address import shared
 from platforms.remote.database import needs_hosts_key, url
 from platforms.remote.drift import drift
 from platforms.remote.foreseen import foreseen
-from platforms.remote.kept import NoReleaseError, changed_parts, fetched, wanted
+from platforms.remote.kept import NoReleaseError, changed_parts, fetched, history_of, wanted
 from platforms.remote.looked import LOOKED_VARIABLE, handed, said_of_sessions
 from platforms.remote.nginx_check import HostChecker
 from platforms.remote.paths import nginx_config, relay_files, runtime_paths
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from cluster.plan.nginx_check import Checker
     from cluster.plan.planned import Release
     from cluster.sessions import Lasting
+    from cluster.stack.history import History
     from cluster.stack.opened import Stack
     from cluster.tls.certificates import Certificate
     from platforms.pulumi.engine import Changes, Pulumi
@@ -161,6 +162,10 @@ class Planning(planning.Planning):
     def serving(self) -> str | None:
         """The release that every instance's name leads to; None where that is not one."""
         return self.site.seen.release
+
+    def history(self) -> History:
+        """Return which releases have served, and are kept on the hosts."""
+        return history_of(self.paths, self.site.seen)
 
     def drift(self) -> tuple[str, ...]:
         """Return what was changed by hand, or is broken, in words."""

@@ -26,7 +26,7 @@ from cluster.plan.judged import forbidding
 from cluster.plan.shown import text
 from cluster.render.maintenance import digest_of, render_maintenance
 from cluster.services import Kind, asked_by
-from cluster.stack.history import KEPT_RELEASES, History
+from cluster.stack.history import KEPT_RELEASES
 from cluster.tls.certificates import named, names_of
 from cluster.tls.hosts import new_hosts_key
 from cluster.topology import build_topology
@@ -45,6 +45,7 @@ from platforms.remote.database import needs_hosts_key, reached_at
 from platforms.remote.host.places import Places
 from platforms.remote.host.postgres import reaches
 from platforms.remote.host.releases import in_release
+from platforms.remote.kept import history_of
 from platforms.remote.looked import MOST_AT_ONCE, Seen, check_name, facts_of, look, look_around, said_of_sessions
 from platforms.remote.observe import Observed, told
 from platforms.remote.paths import RemotePaths, access_log, nginx_config, written
@@ -214,12 +215,11 @@ class RemotePlatform:
 
     def _former(self, wanted: Back, seen: Seen) -> str:
         """Return the release that is to serve again."""
-        history = History.load(self.paths)
+        history = history_of(self.paths, seen)
         serving = Observed(seen=seen, topology=self.topology, places=self.places, certificate=None).release
-        if not history.releases:  # another checkout made them
-            history.releases = list(seen.leader.releases)
         if serving is not None and serving != history.current:
             history.served(serving)
+            self.paths.state.mkdir(parents=True, exist_ok=True)
             history.save(self.paths)
         digest = history.back_to(wanted.release)
         if any(digest not in seen.each[host].releases for host in self.placement.app):
@@ -236,7 +236,7 @@ class RemotePlatform:
             except PulumiError as error:
                 raise _failed(error, self._tidied()) from error
         release = str(changes.outputs["release"])
-        history = History.load(self.paths)
+        history = history_of(self.paths, site.seen)
         if not changes.none or history.current != release:
             history.served(release, rolled_back=bool(site.environment))
             keep = {*history.releases[-KEPT_RELEASES:], release, history.former()}

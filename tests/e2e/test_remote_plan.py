@@ -111,6 +111,18 @@ def test_the_way_back_is_told_by_what_the_host_keeps(stand: RemoteStand) -> None
     assert_done(stand.up())
 
 
+def test_a_checkout_that_has_released_once_goes_back_to_what_another_one_released(stand: RemoteStand) -> None:
+    former, kept = stand.release(), stand.root / ".cluster" / stand.name
+    (kept / "history.json").unlink()
+    shutil.rmtree(kept / "sent")
+    stand.edit_code("visits/views.py", "\n# of another checkout\n")
+    assert_done(stand.up())
+    assert stand.status()["releases"][-2:] == [former, stand.release()]
+    assert_done(stand.run("rollback", stand.name))
+    assert stand.release() == former
+    assert_done(stand.up())
+
+
 def test_what_the_host_s_nginx_refuses_is_told_by_its_key_and_nothing_is_touched(stand: RemoteStand) -> None:
     assert_nginx_is_asked(stand, assert_only_looks)
 

@@ -22,7 +22,8 @@ SECRETS = {
     "cluster:secret_key_fallbacks": json.dumps(["former-key-that-nobody-may-see-55aa"]),
     "cluster:secret_environment": json.dumps({"PROJECT_TOKEN": ENVIRONMENT_VALUE}),
 }
-WORDS = ("key-that-nobody-may-see-7f3a91", "former-key-that-nobody-may-see-55aa", ENVIRONMENT_VALUE)
+CHANGED = "another-of-the-project-0c4d77e1"
+WORDS = ("key-that-nobody-may-see-7f3a91", "former-key-that-nobody-may-see-55aa", ENVIRONMENT_VALUE, CHANGED)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,11 @@ def test_a_secret_is_in_no_output_state_inspection_image_or_environment(stand: D
     seen["build contexts"] = "\n".join(
         path.read_text(errors="replace") for path in (stand.root / ".cluster").rglob("*") if path.is_file()
     )
+    stand.keep_secret("secret_environment", json.dumps({"PROJECT_TOKEN": CHANGED}))
+    for form in ("--text", "--markdown", "--json"):
+        seen[f"plan {form}"] = stand.run("plan", stand.name, form).output
+        assert "PROJECT_TOKEN" in seen[f"plan {form}"], "the change is not named"
+    stand.keep_secret("secret_environment", SECRETS["cluster:secret_environment"])
     for container in stand.containers(stopped=True):
         seen[f"inspect {container[:12]}"] = docker("inspect", container)
         image = docker("inspect", "--format", "{{.Image}}", container)
@@ -94,8 +100,8 @@ def test_each_secret_is_a_file_that_one_user_reads(stand: DockerStand) -> None:
         "an instance reads PostgreSQL's file"
     )
     (nginx,) = stand.containers("nginx")
-    # Static files, and the uploads that it serves: neither secrets nor the database.
-    assert docker("exec", nginx, "ls", "/srv", check=False).split() == ["shared", "static"]
+    # Static files, the uploads that it serves, the page of maintenance: neither secrets nor the database.
+    assert docker("exec", nginx, "ls", "/srv", check=False).split() == ["maintenance", "shared", "static"]
 
 
 def test_the_looking_finds_a_secret_where_there_is_one(stand: DockerStand) -> None:

@@ -9,6 +9,7 @@ import pytest
 from cluster.errors import CommandError
 from platforms.base import Shared
 from platforms.pulumi.backend import VARIABLE, named_backend, share
+from platforms.pulumi.engine import plain
 from tests.unit.pulumi_mocks import ROOT
 
 if TYPE_CHECKING:
@@ -24,13 +25,15 @@ class Engine:
 
     stack = "prod"
 
-    def __init__(self, root: Path, there: list[dict[str, Any]] | None = None) -> None:
-        self.root, self.there = root, there
+    def __init__(self, root: Path, there: list[dict[str, Any]] | None = None, unusable: str = "") -> None:
+        self.root, self.there, self.unusable = root, there, unusable
         self.said: list[str] = []
         self.made: list[str] = []
         self.say, self.make_stack = self.said.append, self.made.append
 
     def find(self) -> list[dict[str, Any]] | None:
+        if self.unusable and named_backend(self.root):
+            raise CommandError(self.unusable)
         return self.there
 
 
@@ -57,6 +60,17 @@ def test_it_is_named_once_and_the_rest_of_the_file_stays(root: Path) -> None:
     assert engine.said == [f"Pulumi.yaml names {URL}: commit it, and whoever has the repository finds the stacks there"]
     ask(engine, URL)
     assert (len(engine.said), engine.made) == (1, [])
+
+
+def test_one_that_nobody_can_use_is_not_named_so_that_the_right_one_can_be(root: Path) -> None:
+    engine = Engine(root, unusable="pulumi: could not list bucket:\n  no such bucket")
+    with pytest.raises(CommandError) as raised:
+        ask(engine, "s3://sttaes")
+    words = "can't be used, and Pulumi.yaml does not name it: could not list bucket: no such bucket"
+    assert str(raised.value) == f"--backend: s3://sttaes {words}"
+    assert ((root / "Pulumi.yaml").read_text(), engine.said) == (TEXT, [])
+    ask(Engine(root), URL)
+    assert named_backend(root) == URL
 
 
 def test_another_one_is_refused_and_so_is_one_beside_the_environment_s(
@@ -116,3 +130,11 @@ def test_a_stack_is_made_with_what_encrypts_its_secrets(root: Path) -> None:
         ask(Engine(root, []), None, "gcpkms://k")
     with pytest.raises(CommandError, match="--secrets-provider: must be passphrase, or begin with awskms://"):
         ask(Engine(root), None, "age://k")
+
+
+def test_what_a_library_of_the_backend_logs_is_no_word_of_pulumi_s() -> None:
+    said = (
+        "SDK 2026/11/27 18:12:05 WARN Response has no supported checksum. Not validating response payload.\n"
+        "error: could not list bucket: no such bucket\n"
+    )
+    assert plain(said) == "could not list bucket: no such bucket"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -386,6 +387,27 @@ def test_a_job_of_a_push_has_no_pull_request(tmp_path: Path) -> None:
     (tmp_path / "e.json").write_text('{"ref": "refs/heads/main"}')
     with pytest.raises(CommandError, match="is no event of a pull request: run it `on: pull_request`"):
         forge("github", environment)
+
+
+def queued(path: Path, ref: str) -> dict[str, str]:
+    """Return what a job of a merge queue is given, as GitHub's schema of the event has it."""
+    environment = GitHubServer().environment(path)
+    group = {"head_sha": "f" * 40, "head_ref": ref, "base_sha": "b" * 40, "base_ref": "refs/heads/main"}
+    path.write_text(json.dumps({"action": "checks_requested", "merge_group": group}))
+    return environment
+
+
+def test_a_merge_group_asks_the_pull_request_that_it_merges_last(tmp_path: Path) -> None:
+    ref = f"refs/heads/gh-readonly-queue/releases/pr-9/pr-5-{'b' * 40}"
+    found = forge("github", queued(tmp_path / "e.json", ref))
+    assert isinstance(found, GitHub)
+    assert (found.number, found.head) == (5, "f" * 40)
+
+
+@pytest.mark.parametrize("ref", ["refs/heads/main", f"refs/heads/gh-readonly-queue/main/pr-x-{'b' * 40}", "null"])
+def test_another_branch_names_no_pull_request(ref: str, tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"is no event of a pull request: .* or `on: merge_group`"):
+        forge("github", queued(tmp_path / "e.json", ref))
 
 
 def test_of_merged_results_the_commit_is_that_of_the_branch(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from cluster.kept import HurtFile, hurt, make_way, point_at, remove_tree, vouch,
 from cluster.machine.owner import Owner
 from cluster.source import Entry, write_tree
 from cluster.stack.history import History, locked
-from cluster.stack.rotation import LostKey, Rotation, load
+from cluster.stack.rotation import LostKey, ProgressFile, Rotation
 from cluster.stack.secrets import read_secrets, restore_secrets
 from cluster_runtime.instance_link import InstanceLink
 from platforms.local.builder import Builder, copy_file
@@ -115,10 +115,10 @@ def test_a_stack_that_never_served_has_an_empty_history_and_nothing_to_say(tmp_p
 def test_a_hurt_rotation_is_named(tmp_path: Path, how: str) -> None:
     path = tmp_path / "rotation.json"
     path.write_text('{"step": "sign", "new": "x", "since": null}')
-    assert load(path) == Rotation(step="sign", new="x")
+    assert ProgressFile(path).load() == Rotation(step="sign", new="x")
     HURTS[how](path)
     with pytest.raises(LostKey, match="rotation"):
-        load(path)
+        ProgressFile(path).load()
 
 
 @pytest.mark.parametrize("how", HURTS)

@@ -64,19 +64,21 @@ def test_a_pull_request_gets_no_secret_and_reaches_no_machine() -> None:
     text = Pipelines(forge="github", stacks=STACKS, branch="main").texts()[".github/workflows/plan.yml"]
     assert "secrets." not in text
     found = workflow("plan")
-    assert list(found["on"]) == ["pull_request"]
+    assert list(found["on"]) == ["pull_request", "merge_group"]
     assert found["permissions"] == {}
     for job in found["jobs"].values():
         assert job["runs-on"].startswith("ubuntu-")
         assert all(
-            "--against 'git:HEAD^1'" in step["run"] for step in job["steps"] if "cluster plan" in step.get("run", "")
+            re.search("""--against ('git:HEAD\\^1'|"git:\\$BASE") """, step["run"])
+            for step in job["steps"]
+            if "cluster plan" in step.get("run", "")
         )
 
 
 def test_what_is_planned_of_a_fork_may_write_nothing() -> None:
     jobs = workflow("plan")["jobs"]
     own, fork = jobs["plan"], jobs["plan-of-fork"]
-    assert own["if"].replace("==", "!=") == fork["if"]
+    assert own["if"].replace("full_name ==", "full_name !=") == fork["if"]
     assert own["permissions"] == {"contents": "read", "pull-requests": "write"}
     assert fork["permissions"] == {"contents": "read", "pull-requests": "read"}
     assert "--post github" in str(own)
@@ -87,6 +89,45 @@ def test_what_is_planned_of_a_fork_may_write_nothing() -> None:
         assert checkout["with"]["persist-credentials"] is False
         with_token = [step["name"] for step in job["steps"] if "GITHUB_TOKEN" in step.get("env", {})]
         assert with_token == ["Plan"], "only the step that asks the forge has the token"
+
+
+def test_a_merge_queue_plans_what_it_would_merge_and_asks_what_the_pull_request_accepts() -> None:
+    """A required check that a queue's run does not report keeps the queue waiting: of a job that is skipped it does."""
+    found = workflow("plan")
+    assert found["on"]["merge_group"] == {"branches": ["main"], "types": ["checks_requested"]}
+    jobs = found["jobs"]
+    job = jobs.pop("plan-of-merge-group")
+    assert job["if"] == "github.event_name == 'merge_group'"
+    assert all(other["if"].startswith("github.event_name == 'pull_request' && ") for other in jobs.values())
+    assert job["permissions"] == jobs["plan-of-fork"]["permissions"]
+    assert "--post" not in str(job)
+    step = job["steps"][-1]
+    assert '--against "git:$BASE" --markdown --gate github' in step["run"]
+    assert step["env"]["BASE"] == "${{ github.event.merge_group.base_sha }}"
+    (line,) = [
+        line for line in Pipelines(forge="github", stacks=STACKS, branch="main").to_set() if "required ch" in line
+    ]
+    for one in (job, *jobs.values()):
+        assert one["name"] in line
+
+
+@pytest.mark.parametrize(
+    ("variables", "base"),
+    [
+        ({"CI_MERGE_REQUEST_DIFF_BASE_SHA": "base"}, "base"),
+        ({"CI_MERGE_REQUEST_DIFF_BASE_SHA": "base", "CI_MERGE_REQUEST_TARGET_BRANCH_SHA": "target"}, "target"),
+    ],
+    ids=["of its own branch", "of merged results, or in a train"],
+)
+def test_on_gitlab_a_request_is_compared_with_what_it_is_merged_into(variables: dict[str, str], base: str) -> None:
+    found = yaml.safe_load(Pipelines(forge="gitlab", stacks=STACKS, branch="main").texts()[".gitlab-ci.yml"])
+    *_installed, line = found[".compare"]["before_script"]
+    said = subprocess.run(
+        ["sh", "-euc", f'{line}\necho "$BASE"'], env=variables, capture_output=True, text=True, check=True
+    ).stdout
+    assert said == f"{base}\n"
+    for job in ("plan", "plan of a fork"):
+        assert '--against "git:$BASE"' in found[job]["script"][0]
 
 
 @pytest.mark.parametrize("forge", FILES)

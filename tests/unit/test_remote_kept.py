@@ -6,6 +6,7 @@ import base64
 import json
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,11 +15,13 @@ from cluster.config import parse_config
 from cluster.plan.compare import compare_code
 from cluster.plan.nginx_check import Refusal, UncheckedError
 from cluster.plan.planned import FileChange, Kind
+from cluster.stack.history import History
 from platforms.remote.host import checking, showing
 from platforms.remote.host.running import HostError as ThereError
-from platforms.remote.kept import NoReleaseError, changed_parts, fetched
+from platforms.remote.kept import NoReleaseError, changed_parts, fetched, history_of
 from platforms.remote.looked import Looked
 from platforms.remote.nginx_check import HostChecker
+from platforms.remote.paths import RemotePaths
 from platforms.remote.ssh import HostError
 from tests.unit.pulumi_mocks import SECRETS
 from tests.unit.remote_machine import Machine
@@ -231,3 +234,28 @@ def test_what_a_host_s_nginx_refuses_is_told_by_its_key() -> None:
     with pytest.raises(UncheckedError, match="web1: is away"):
         away.refusals(asked)
     assert away.judged(asked) == ([], ["whether nginx takes its configuration: web1: is away"])
+
+
+# --- which have served
+
+
+@pytest.mark.parametrize(
+    ("here", "on_the_host", "told"),
+    [
+        ([], ["r1", "r2"], ["r1", "r2"]),
+        (["r2"], ["r1", "r2"], ["r1", "r2"]),
+        (["r1", "r2"], ["r1", "r2", "r3"], ["r1", "r2", "r3"]),
+        (["r2", "r1"], ["r1", "r2"], ["r2", "r1"]),
+        (["r0", "r1", "r2"], ["r1", "r2"], ["r1", "r2"]),
+    ],
+    ids=["a new checkout", "one that released once", "another released since", "the order here", "gone from the host"],
+)
+def test_releases_of_other_checkouts_are_those_that_the_hosts_have(
+    here: list[str], on_the_host: list[str], told: list[str], tmp_path: Path
+) -> None:
+    paths = RemotePaths(tmp_path, "shop")
+    paths.state.mkdir(parents=True)
+    if here:
+        History(releases=here, current=here[-1]).save(paths)
+    seen: Any = SimpleNamespace(leader=SimpleNamespace(releases=on_the_host))
+    assert history_of(paths, seen).releases == told

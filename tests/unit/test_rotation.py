@@ -14,7 +14,17 @@ from cli.rotating import run_rotate_hosts
 from cluster.config import StackFileError, parse_config
 from cluster.config.models import DROPPED_KEYS, SECRET_KEYS, dump
 from cluster.errors import CommandError
-from cluster.stack.rotation import DROP, HOSTS, UNKNOWN, AlreadyDropped, LostKey, load, mark, rotate, unverified_by
+from cluster.stack.rotation import (
+    DROP,
+    HOSTS,
+    UNKNOWN,
+    AlreadyDropped,
+    LostKey,
+    ProgressFile,
+    mark,
+    rotate,
+    unverified_by,
+)
 from cluster.stack.secrets import SecretError, ensure_secrets, read_secrets
 from platforms.local.platform import LocalKeys
 from platforms.pulumi.keys import PulumiHostsKeys, PulumiKeys
@@ -82,7 +92,15 @@ class Site:
 
 
 def go_on(path: Path, site: Site, now: float, *, keep: bool = False) -> object:
-    return rotate(path, site, release=site.release, say=site.said.append, now=lambda: now, age=AGE, keep_fallback=keep)
+    return rotate(
+        ProgressFile(path),
+        site,
+        release=site.release,
+        say=site.said.append,
+        now=lambda: now,
+        age=AGE,
+        keep_fallback=keep,
+    )
 
 
 def until_done(path: Path, site: Site) -> None:
@@ -101,8 +119,8 @@ def until_done(path: Path, site: Site) -> None:
 def test_three_releases_change_the_key(tmp_path: Path) -> None:
     site, path = Site(), tmp_path / "rotation.json"
     left = go_on(path, site, 0.0)
-    assert left == load(path)
-    assert load(path) is not None
+    assert left == ProgressFile(path).load()
+    assert ProgressFile(path).load() is not None
     (first, second) = site.releases
     new = second[0]
     assert first == ("old", [new, "older"])
@@ -119,7 +137,7 @@ def test_three_releases_change_the_key(tmp_path: Path) -> None:
     *unknown, third, where = site.said
     assert tuple(unknown) == UNKNOWN, "what can't be known is said before it is too late"
     assert (third, where) == ("step 3 of 3: the old key goes", "the old key is kept aside: a place")
-    assert load(path) is None
+    assert ProgressFile(path).load() is None
 
 
 MOMENTS = 18
@@ -150,7 +168,7 @@ def test_a_failed_release_leaves_the_rotation_where_it_was(tmp_path: Path) -> No
         raise RuntimeError("not healthy")
 
     def run(release: Callable[[], None]) -> object:
-        return rotate(path, site, release=release, say=lambda _line: None, now=lambda: 0.0, age=AGE)
+        return rotate(ProgressFile(path), site, release=release, say=lambda _line: None, now=lambda: 0.0, age=AGE)
 
     for _time in range(3):
         with pytest.raises(RuntimeError):
@@ -158,7 +176,7 @@ def test_a_failed_release_leaves_the_rotation_where_it_was(tmp_path: Path) -> No
     assert len(site.fallbacks) == 2, "each try would add a key"
     left = run(site.release)
     assert left is not None
-    assert load(path) is not None
+    assert ProgressFile(path).load() is not None
     assert getattr(left, "step", "") == DROP
 
 
@@ -170,7 +188,7 @@ def test_fallbacks_that_lost_the_new_key_are_told_of_and_nothing_is_dropped(tmp_
         site.fallbacks = []
 
     with pytest.raises(LostKey, match="is not among secret_key_fallbacks"):
-        rotate(path, site, release=lose, say=lambda _line: None, now=lambda: 0.0, age=AGE)
+        rotate(ProgressFile(path), site, release=lose, say=lambda _line: None, now=lambda: 0.0, age=AGE)
 
 
 def test_the_old_key_does_not_go_where_another_than_the_new_one_signs(tmp_path: Path) -> None:
@@ -210,7 +228,7 @@ def test_with_keep_fallback_it_ends_after_the_second_step_wherever_it_was_killed
     key, fallbacks = site.running
     assert key not in ("old", "older")
     assert fallbacks == ["older", "old"]
-    assert (site.aside, load(path)) == ([], None)
+    assert (site.aside, ProgressFile(path).load()) == ([], None)
 
 
 def test_keep_fallback_ends_one_that_waits_without_a_release(tmp_path: Path) -> None:
@@ -218,7 +236,7 @@ def test_keep_fallback_ends_one_that_waits_without_a_release(tmp_path: Path) -> 
     go_on(path, site, 0.0)
     before = len(site.releases)
     assert go_on(path, site, 1.0, keep=True) is None
-    assert (len(site.releases), site.fallbacks, load(path)) == (before, ["older", "old"], None)
+    assert (len(site.releases), site.fallbacks, ProgressFile(path).load()) == (before, ["older", "old"], None)
 
 
 def test_keep_fallback_comes_too_late_when_the_old_key_is_dropped(tmp_path: Path) -> None:
@@ -267,7 +285,9 @@ class OfHosts(Site):
 
 
 def change_of_hosts(path: Path, site: Site) -> object:
-    return rotate(path, site, release=site.release, say=site.said.append, now=lambda: 0.0, age=0, kind=HOSTS)
+    return rotate(
+        ProgressFile(path), site, release=site.release, say=site.said.append, now=lambda: 0.0, age=0, kind=HOSTS
+    )
 
 
 def test_hosts_believe_another_key_before_it_is_shown_and_forget_the_old_one_last(tmp_path: Path) -> None:
@@ -319,8 +339,65 @@ class Config:
     def secret(self, name: str) -> str | None:
         return self.values.get(name)
 
+    def has_secret(self, name: str) -> bool:
+        return name in self.values
+
     def set_secret(self, name: str, value: str) -> None:
         self.values[name] = value
+
+    def remove_secret(self, name: str) -> None:
+        self.values.pop(name, None)
+
+
+class OfProgram(Site):
+    """Keys that everybody has who has the stack file: another checkout has its own directory, and the same file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = Config()
+
+    def go_on(self, state: Path, now: float) -> object:
+        progress = PulumiKeys(cast("Pulumi", self.config)).progress(state)
+        return rotate(progress, self, release=self.release, say=self.said.append, now=lambda: now, age=AGE)
+
+
+def test_a_rotation_that_one_checkout_has_begun_is_ended_in_another(tmp_path: Path) -> None:
+    site = OfProgram()
+    assert site.go_on(tmp_path / "ann", 0.0) is not None
+    assert set(site.config.values) == {"secret_key_rotation"}
+    assert site.key not in site.config.values["secret_key_rotation"]
+    assert site.go_on(tmp_path / "ben", AGE) is None
+    assert len({key for key, _fallbacks in site.releases}) == 2, "a second new key was made"
+    assert site.running == (site.key, [])
+    assert not site.config.values, "it has ended"
+    assert not list(tmp_path.iterdir()), "it lies in a checkout"
+
+
+def test_a_rotation_that_a_checkout_alone_knew_goes_on_for_all(tmp_path: Path) -> None:
+    site, former = OfProgram(), tmp_path / "rotation.json"
+    assert (
+        rotate(ProgressFile(former), site, release=site.release, say=site.said.append, now=lambda: 0.0, age=AGE)
+        is not None
+    )
+    assert site.go_on(tmp_path, AGE) is None
+    assert len({key for key, _fallbacks in site.releases}) == 2, "a second new key was made"
+    assert not former.exists()
+
+
+def test_a_rotation_that_nobody_can_read_is_named_with_what_to_do(tmp_path: Path) -> None:
+    config = Config()
+    progress = PulumiHostsKeys(cast("Pulumi", config)).progress(tmp_path)
+    assert progress.load() is None
+    config.values["hosts_key_rotation"] = "hunter2"
+    with pytest.raises(LostKey, match="cluster:hosts_key_rotation: holds something else: how far") as raised:
+        progress.load()
+    assert "hunter2" not in str(raised.value)
+    assert progress.forget == "`pulumi config rm cluster:hosts_key_rotation --stack dev`"
+    progress.save(None)
+    (tmp_path / "rotation-hosts.json").write_text("x")
+    with pytest.raises(LostKey, match=r"rotation-hosts.json: is not JSON"):
+        progress.load()
+    assert progress.forget == f"remove {tmp_path / 'rotation-hosts.json'}"
 
 
 def test_of_what_hosts_make_their_certificates_both_are_secrets_of_the_stack() -> None:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -39,10 +38,7 @@ def stand() -> Iterator[DockerStand]:
 
 @pytest.fixture(scope="module")
 def jobs(stand: DockerStand) -> Jobs:
-    (container,) = stand.containers("jobs1")
-    mounts = json.loads(docker("inspect", "--format", "{{json .Mounts}}", container))
-    (shared,) = (mount["Source"] for mount in mounts if mount["Destination"] == "/srv/shared")
-    return Jobs(Path(shared) / "queue")
+    return Jobs(stand.shared / "queue")
 
 
 def write(stand: DockerStand, release: str, *, before: str = "") -> None:

@@ -38,7 +38,7 @@ def stand() -> Iterator[Stand]:
 
 @pytest.fixture(scope="module")
 def jobs(stand: Stand) -> Jobs:
-    return Jobs(stand.paths.shared / "queue")
+    return Jobs(stand.shared / "queue")
 
 
 def write(stand: Stand, release: str, *, before: str = "") -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import uv
 
-from tests.jobs import Journal, children, lives, until
+from tests.jobs import Journal, called, children, lives, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -176,7 +176,8 @@ class Shop(Place):
 
 def at_work(place: Place, pids: list[int]) -> None:
     """Wait until each of these processes has been at a job for a while."""
-    until(lambda: place.journal.busy(pids, since=0.5, left=1.0) == set(pids), PATIENCE)
+    processes = {called(pid) for pid in pids}
+    until(lambda: place.journal.busy(processes, since=0.5, left=1.0) == processes, PATIENCE)
 
 
 def nothing() -> None:

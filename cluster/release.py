@@ -64,6 +64,10 @@ class ReleaseSpec:
     def __repr__(self) -> str:
         return f"ReleaseSpec({self.digest})"
 
+    def environment_for(self, target: str) -> str:
+        """Return the name of its environment of packages on other machines; target: their Python and platform."""
+        return f"{self.environment_digest}-{target}"
+
 
 def find_project(config: ClusterConfig, root: Path) -> Path:
     """Return the directory that holds manage.py; ReleaseError where it does not."""

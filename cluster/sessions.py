@@ -157,6 +157,11 @@ def refused_rollback(release: str, runtime: Mapping[str, Any], said: Iterable[Sa
     )
 
 
+def discard_key(database: object) -> str:
+    """Return the key of the stack file that lets data be left behind; database: which there is, empty for none."""
+    return "database.discard" if database else "sessions.discard"
+
+
 class Discard(NamedTuple):
     """What a release may leave behind: the sessions, and what the database and the shared paths hold."""
 
@@ -232,8 +237,8 @@ def hidden_by(shared: Iterable[str], said: Iterable[Said | None]) -> str | None:
 
 def _hidden_data(one: Said, wanted: Lasting) -> str | None:
     hidden = None if wanted.shared is None else hidden_by(wanted.shared, [one])
+    key = discard_key(wanted.database)
     if hidden is not None:
-        key = "database.discard" if wanted.database else "sessions.discard"
         return (
             f"app.shared: what the project writes to {hidden} is kept, and a release that does not share it would hide "
             f"it. Put {hidden} back, or set `{key}: true` for one `up`, if it may be left behind"
@@ -241,7 +246,6 @@ def _hidden_data(one: Said, wanted: Lasting) -> str | None:
     former = one.get("database")
     if not former or former == wanted.database:
         return None
-    key = "database.discard" if wanted.database else "sessions.discard"
     other = wanted.database or "the database of the project itself"
     return (
         f"database: the data is in {former} now, and {other} has none of it; set `cluster:database` back, "

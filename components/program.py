@@ -19,7 +19,7 @@ from cluster.errors import ClusterError
 from cluster.release import asked_for, runtime_config
 from cluster.render.users import UsersError, users_file
 from cluster.services import refused_without
-from cluster.sessions import Lasting, refusal, refused_hiding, refused_loss, refused_rollback
+from cluster.sessions import Discard, Lasting, refusal, refused_hiding, refused_loss, refused_rollback
 from cluster.stack.judge import judge
 from cluster.stack.opened import Stack
 from cluster.tls.certificates import CertificateError, certificate_of
@@ -71,7 +71,7 @@ class Program:
         """Return the platform, with what runs on it now; RunError where it is away, or would lose sessions or data."""
         try:
             served = self.ground.served(topology)
-            rollback = self._former()
+            rollback, may = self._former(), Discard.of(self.config)
             refused = (
                 refused_rollback(*rollback, served)
                 or refused_hiding(*rollback, served)
@@ -81,8 +81,8 @@ class Program:
                 or refused_loss(
                     served,
                     self._lasting(topology),
-                    discard_sessions=self.config.sessions.discard,
-                    discard_data=(self.config.database or self.config.sessions).discard,
+                    discard_sessions=may.sessions,
+                    discard_data=may.data,
                 )
             )
         except ClusterError as error:

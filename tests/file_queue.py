@@ -38,6 +38,9 @@ while not stop:
     (queue / "taken" / job.name).rename(queue / "done" / job.name)
 """
 
+#: startsecs of a worker that ends at its first line: longer than a busy machine takes to come to that.
+LONG_START = "20s"
+
 #: Jobs that wait at any time while a test changes something.
 LEAST_WAITING = 20
 

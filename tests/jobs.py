@@ -7,6 +7,7 @@ rule of the queue.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import subprocess
 import threading
@@ -126,10 +127,13 @@ class Customers:
 
 @dataclass
 class Run:
-    """One time that a job was begun. ended: None where the journal does not say so; words: what else it says."""
+    """One time that a job was begun.
+
+    process: as the journal calls it. ended: None where the journal does not say so; words: what else it says.
+    """
 
     job: str
-    pid: int
+    process: str
     began: float
     seconds: float
     words: list[str]
@@ -150,12 +154,12 @@ class Journal:
     def runs(self) -> dict[str, list[Run]]:
         """Return every time that each job was begun, in order; an end whose start is left out is too."""
         found: defaultdict[str, list[Run]] = defaultdict(list)
-        for what, job, pid, at, seconds, *words in self._lines():
+        for what, job, process, at, seconds, *words in self._lines():
             if what == "start":
-                found[job].append(Run(job, int(pid), float(at), float(seconds), words))
+                found[job].append(Run(job, process, float(at), float(seconds), words))
             else:
-                own = [run for run in found[job] if run.pid == int(pid) and run.ended is None]
-                assert own or self.skipped, f"{job} ended in {pid} without a start"
+                own = [run for run in found[job] if run.process == process and run.ended is None]
+                assert own or self.skipped, f"{job} ended in {process} without a start"
                 if own:
                     own[-1].ended = float(at)
         return dict(found)
@@ -163,11 +167,11 @@ class Journal:
     def ended(self) -> set[str]:
         return {words[1] for words in self._lines() if words[0] == "end"}
 
-    def busy(self, pids: Iterable[int], *, since: float, left: float) -> set[int]:
+    def busy(self, processes: Iterable[str], *, since: float, left: float) -> set[str]:
         """Return which of these processes are at a job since so many seconds, and for so many more."""
-        own, now = set(pids), time.monotonic()
-        runs = [run for runs in self.runs().values() for run in runs if run.pid in own and run.ended is None]
-        return {run.pid for run in runs if run.began <= now - since and run.began + run.seconds >= now + left}
+        own, now = set(processes), time.monotonic()
+        runs = [run for runs in self.runs().values() for run in runs if run.process in own and run.ended is None]
+        return {run.process for run in runs if run.began <= now - since and run.began + run.seconds >= now + left}
 
     def _lines(self) -> Iterator[list[str]]:
         text = self.path.read_text() if self.path.exists() else ""
@@ -177,19 +181,19 @@ class Journal:
 
 @dataclass(frozen=True)
 class Kill:
-    """Processes that were killed. until: when all was whole again; pids: those whose jobs it hit."""
+    """Processes that were killed. until: when all were gone, or there again; processes: those whose jobs it hit."""
 
     what: str
     at: float
     until: float
-    pids: frozenset[int]
+    processes: frozenset[str]
 
     def found(self, run: Run) -> bool:
         """Return whether this kill found a run under way.
 
         A child that outlives its parent, or a worker that lost its broker, may still begin what it had been given.
         """
-        return run.pid in self.pids and run.began <= self.until and (run.ended is None or run.ended >= self.at)
+        return run.process in self.processes and run.began <= self.until and (run.ended is None or run.ended >= self.at)
 
 
 @dataclass
@@ -251,7 +255,7 @@ Rule = Callable[[Account, list[Run]], bool]
 def last_of_its_process(account: Account, runs: list[Run]) -> bool:
     """Tell whether a job ended, and was the last that its process did: that it had ended was heard by nobody."""
     first = runs[0]
-    later = (run for others in account.runs.values() for run in others if run.pid == first.pid)
+    later = (run for others in account.runs.values() for run in others if run.process == first.process)
     return first.ended is not None and all(run.began <= first.began for run in later)
 
 
@@ -285,6 +289,7 @@ def until(done: Callable[[], object], timeout: float, told: Callable[[], object]
 
 def children(pid: int) -> list[int]:
     """Return the processes that a process has started and that still run."""
+    assert pid, "no process, of which the kernel's own would be the children"
     done = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
     return sorted(int(word) for word in done.stdout.split())
 
@@ -292,6 +297,35 @@ def children(pid: int) -> list[int]:
 def lives(pid: int) -> bool:
     """Tell whether a process runs still; one that nobody has asked for its status yet does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return _stat(pid)[0] not in "ZX"
     except OSError:
         return False
+
+
+def called(pid: int, service: str = "") -> str:
+    """Return what the journal calls a process, here or in a container, by its id here.
+
+    That is the service's name, its id where it is, and when it began: neither of the last two is one process's alone.
+
+    Raises:
+        OSError: it is no more.
+
+    """
+    status = Path(f"/proc/{pid}/status").read_text()
+    inside = next(line.split()[-1] for line in status.splitlines() if line.startswith("NSpid:"))
+    return f"{service}:{inside}:{_stat(pid)[19]}"
+
+
+def all_that_live() -> set[str]:
+    """Return what the journal calls all processes that run, without the names of their services."""
+    found = set()
+    for pid in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()):
+        with contextlib.suppress(OSError):
+            if lives(pid):
+                found.add(called(pid))
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """Return what the kernel says of a process, from its state on (proc(5))."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -17,10 +17,10 @@ from cluster.errors import CommandError
 from cluster.lint import Facts
 from cluster.machine.nginx import NginxError, find_nginx
 from cluster.plan import compare
-from cluster.plan.address import may_move, steps_of_address
 from cluster.plan.addresses import left
 from cluster.plan.confined import confined
 from cluster.plan.costs import Cost, dearest_first
+from cluster.plan.held_address import may_move, steps_of_address
 from cluster.plan.judged import disabled_rules
 from cluster.plan.leaving import losses
 from cluster.plan.migrations import new_migrations, unsafe

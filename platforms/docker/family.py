@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pulumi
@@ -16,9 +16,9 @@ from pulumi_command import local
 
 from cluster.release import ReleaseError
 from platforms.docker.bases import SERVES_ON, BaseError, base_of, context_as_of, ensure
-from platforms.docker.container_paths import base_image, image_of, project_directory
-from platforms.docker.containers import make_container
-from platforms.docker.daemons import build_arguments, placement
+from platforms.docker.container_paths import base_image, image_of, project_directory, sockets_of
+from platforms.docker.containers import Mount, make_container
+from platforms.docker.daemons import KEPT, build_arguments, daemon_spec, placement
 from platforms.docker.engine import EngineError, image_repository
 from platforms.docker.images import FILES, renewer_files, uv_version, write_context, write_renewer
 from platforms.docker.paths import set_aside
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cluster.services import Service
     from cluster.topology import Topology
     from platforms.docker.bases import Base
-    from platforms.docker.containers import Mount, Spec
+    from platforms.docker.containers import Ports, Spec
     from platforms.docker.engine import Engine
 
 
@@ -255,6 +255,34 @@ class Family:
                 self.target.engine.remove(container["Id"], grace=spec.grace)
 
         return pulumi.ResourceHook(name, remove_others)
+
+    def service(  # noqa: PLR0913 - what is peculiar to one
+        self,
+        service: Service,
+        *,
+        image: pulumi.Input[str],
+        mounts: Sequence[Mount],
+        network: pulumi.Input[str] | None = None,
+        after: Sequence[pulumi.Resource] = (),
+        ports: Sequence[Ports] = (),
+        alias: str = "",
+        words: Sequence[str] = (),
+    ) -> docker.Container:
+        """Run a service that has none of the project's code, in place of the former one: two would have one socket.
+
+        words: after those of its own.
+        """
+        spec = daemon_spec(service)
+        spec = replace(spec, ports=tuple(ports), alias=alias, command=(*spec.command, *words))
+        return self.container(service.name, spec, image=image, mounts=mounts, network=network, after=after, alone=True)
+
+    def sockets(self, service: Service) -> Mount:
+        """Make the volume of the sockets of a kind of service."""
+        return Mount(volume=self.volume(placement(service.kind).sockets).name, path=sockets_of(service.kind))
+
+    def kept(self, service: Service) -> Mount:
+        """Make the volume of what a kind of service keeps."""
+        return Mount(volume=self.volume(service.kind.value, protect=True).name, path=KEPT)
 
     def command(  # noqa: PLR0913 - what every command needs
         self,

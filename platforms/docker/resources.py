@@ -14,13 +14,10 @@ from cluster.config.models import DatabaseEngine, Replacement, SessionEngine
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE, version_in_image
 from cluster.services import Kind, instance_grace
 from cluster.source import shared_paths, shared_place
-from cluster.tls.renewing import wanted
 from cluster.topology import batches
 from platforms import base
 from platforms.docker import scripts
 from platforms.docker.container_paths import (
-    ACCOUNT,
-    ACME,
     DATA,
     DATABASE_SECRETS,
     MAINTENANCE,
@@ -36,11 +33,11 @@ from platforms.docker.container_paths import (
     sockets_of,
 )
 from platforms.docker.containers import Mount, Ports
-from platforms.docker.daemons import KEPT, daemon_spec, placement
 from platforms.docker.delivery import delivered_files, delivery
 from platforms.docker.family import Family
 from platforms.docker.images import runnable
 from platforms.docker.made import Instances, MadeDatabase, MadeOthers, Prepared, Store
+from platforms.docker.renewer import start_renewer
 from platforms.docker.scripts import Variable
 from platforms.docker.specs import instance_spec, service_spec
 from platforms.pulumi.made import ours
@@ -98,7 +95,7 @@ class Docker:
         if not topology.memcached_nodes:
             return Store(nodes=pulumi.Output.from_input([]), mounts=kept, ready=())
         nodes = topology.of_kind(Kind.MEMCACHED)
-        sockets, image = self._sockets(nodes[0], own), own.service_image(nodes[0], config)
+        sockets, image = own.sockets(nodes[0]), own.service_image(nodes[0], config)
         containers: list[pulumi.Resource] = []
         # Without a database the nodes are started one after another: each is filled from the other before that goes.
         # Before the first too, all must have what they should: an `up` that was killed may have left one half filled.
@@ -109,16 +106,7 @@ class Docker:
             asked: dict[str, pulumi.Input[str]] = {"NODE": "memcached", "IMAGE": image, "SIZE": size}
             before = [own.command("memcached-restored", scripts.script("restore.sh"), environment=asked)]
         for node in nodes:
-            # Two nodes on one socket would each hold sessions that the other does not know of.
-            container = own.container(
-                node.name,
-                daemon_spec(node),
-                image=image,
-                mounts=(sockets,),
-                network=None,
-                after=before,
-                alone=True,
-            )
+            container = own.service(node, image=image, mounts=(sockets,), after=before)
             containers.append(container)
             if alone:
                 restored = own.command(
@@ -149,8 +137,8 @@ class Docker:
 
     def _postgres(self, service: Service, config: ClusterConfig, own: Family) -> MadeDatabase:
         image = own.service_image(service, config)
-        data = self._data(service, own)
-        sockets, secrets = self._sockets(service, own), own.volume("database-secrets")
+        data = own.kept(service)
+        sockets, secrets = own.sockets(service), own.volume("database-secrets")
         password = own.command(
             "database-password",
             scripts.script("database-password.sh"),
@@ -163,15 +151,7 @@ class Docker:
             environment={"IMAGE": image, "DATA": data.volume or ""},
         )
         read = Mount(volume=secrets.name, path=DATABASE_SECRETS, read_only=True)
-        container = own.container(
-            service.name,
-            daemon_spec(service),
-            image=image,
-            mounts=(data, sockets, read),
-            network=None,
-            after=[password, readable],
-            alone=True,
-        )
+        container = own.service(service, image=image, mounts=(data, sockets, read), after=[password, readable])
         # Whoever connects needs to write nothing there: only PostgreSQL itself says which socket is its own.
         return MadeDatabase(
             mounts=(replace(sockets, read_only=True), read),
@@ -255,27 +235,11 @@ class Docker:
             if service.daemon is None or service.kind is Kind.MEMCACHED:
                 continue
             image = own.service_image(service, topology.config)
-            data = (self._data(service, own),) if service.kept else ()
-            sockets = self._sockets(service, own)
-            container = own.container(
-                service.name,
-                daemon_spec(service),
-                image=image,
-                mounts=(*data, sockets),
-                network=None,
-                alone=True,
-            )
+            data = (own.kept(service),) if service.kept else ()
+            sockets = own.sockets(service)
+            containers.append(own.service(service, image=image, mounts=(*data, sockets)))
             mounts.append(replace(sockets, read_only=True))
-            containers.append(container)
         return MadeOthers(mounts=tuple(mounts), ready=tuple(containers))
-
-    def _sockets(self, service: Service, own: Family) -> Mount:
-        """Make the volume of the sockets of a kind of service."""
-        return Mount(volume=own.volume(placement(service.kind).sockets).name, path=sockets_of(service.kind))
-
-    def _data(self, service: Service, own: Family) -> Mount:
-        """Make the volume of what a kind of service keeps."""
-        return Mount(volume=own.volume(service.kind.value, protect=True).name, path=KEPT)
 
     def _seed(
         self,
@@ -440,10 +404,8 @@ class Docker:
         lone = [Ports(port=i.port, ip="127.0.0.1") for i in topology.instances if i.port is not None]
         (service,) = topology.of_kind(Kind.NGINX)
         image = own.service_image(service, config)
-        spec = replace(daemon_spec(service), ports=(*(Ports(port=port) for port in config.site.listeners), *lone))
-        renewer, kept = self._renewer(topology, network.name, own)
-        if renewer:
-            spec = replace(spec, alias=service.name)
+        ports = (*(Ports(port=port) for port in config.site.listeners), *lone)
+        renewer, kept = start_renewer(topology, network.name, own, self.account)
         # Said while the former one still listens elsewhere.
         free = own.command(
             "nginx-ports",
@@ -451,12 +413,11 @@ class Docker:
             environment={
                 "IMAGE": image,
                 "NGINX_HOME": home.name,
-                "PORTS": " ".join(f"{port.ip}:{port.port}" for port in spec.ports),
+                "PORTS": " ".join(f"{port.ip}:{port.port}" for port in ports),
             },
         )
-        nginx = own.container(
-            "nginx",
-            spec,
+        nginx = own.service(
+            service,
             image=image,
             mounts=(
                 Mount(volume=instances.sockets, path=RUN, read_only=True),
@@ -468,7 +429,8 @@ class Docker:
             ),
             network=network.name,
             after=[free, *renewer],
-            alone=True,
+            ports=ports,
+            alias=service.name if renewer else "",
         )
         version = version_in_image(base_image(config, "nginx"))
         rendered = nginx_config(topology, self.certificate, self.users)
@@ -488,49 +450,6 @@ class Docker:
             after=instances.ready,
         )
         return base.Site(digest=delivered.stdout.apply(lambda _: rendered.digest))
-
-    def _renewer(
-        self, topology: Topology, network: pulumi.Input[str], own: Family
-    ) -> tuple[list[docker.Container], tuple[Mount, ...]]:
-        """Start what keeps the site's certificate by ACME; return it, and where that is. Nothing where it has none."""
-        services = topology.of_kind(Kind.ACME)
-        # There whatever the certificate is: what is protected can't come and go, and authorities give few a week.
-        certificates = own.volume("acme", protect=True)
-        if not services or self.account is None:
-            return [], ()
-        (service,), config = services, topology.config
-        image = own.renewer_image(service, config)
-        account = own.volume("acme-account")
-        key = self.account.key
-        if self.account.eab_key:  # in a line of its own, also where Pulumi's configuration took the key's last line end
-            key = f"{key.rstrip()}\n# binding {self.account.eab_key}\n"
-        kept = Mount(volume=certificates.name, path=ACME)
-        given = own.command(
-            "acme-account-given",
-            scripts.script("account.sh"),
-            stdin=pulumi.Output.secret(key),
-            environment={"IMAGE": image, "ACCOUNT": account.name, "TRUSTED": self.account.trusted},
-            logging=local.Logging.NONE,
-        )
-        asked = wanted(
-            config,
-            account=f"{ACCOUNT}/account.key",
-            trusted=f"{ACCOUNT}/ca.pem",
-            eab_key=f"{ACCOUNT}/eab.key",
-            asked=(topology.of_kind(Kind.NGINX)[0].name, config.site.listen),
-        )
-        assert asked is not None  # noqa: S101 - there is a service of it
-        spec = daemon_spec(service)
-        renewer = own.container(
-            service.name,
-            replace(spec, command=(*spec.command, asked.text, ACME)),
-            image=image,
-            mounts=(kept, Mount(volume=account.name, path=ACCOUNT, read_only=True)),
-            network=network,
-            after=[given],
-            alone=True,
-        )
-        return [renewer], (kept,)
 
 
 def _volume_words(mounts: Sequence[Mount]) -> pulumi.Output[str]:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from cluster.checks import Check
+from cluster.sessions import discard_key
 from platforms.remote.paths import kept_there, written
 from platforms.remote.ssh import HostError
 
@@ -114,7 +115,7 @@ def left(seen: Seen, *, may: bool) -> str | None:
         # What can't be seen now may hold anything.
         if not is_same and (kept["holds"] or not kept["seen"]):
             where = "with the host itself" if path is None else f"at {path}"
-            key = "sessions.discard" if config.database is None else "database.discard"
+            key = discard_key(config.database)
             if path == kept["path"]:
                 return (
                     f"app.shared_filesystem: {looked.host} has what the project has written at {path}, on another "

@@ -25,7 +25,7 @@ def foreseen(topology: Topology, seen: Seen, root: Path, kept: Path) -> tuple[li
     spec = asked_for(topology.config, root, {}, None)
     steps, unsure = [], []
     for (python, platform, codename), host in _first_of_each_kind(seen).items():
-        environment = f"{spec.environment_digest}-{python}-{platform}"
+        environment = spec.environment_for(f"{python}-{platform}")
         if any(environment in seen.each[name].environments for name in seen.placement.app):
             continue
         target = f"Python {python} on {platform}"

@@ -84,7 +84,7 @@ def wanted(  # noqa: PLR0913 - what a release is told by
             secrets=secrets,
             runtime=runtime_config(config, runtime_paths(topology, places, digest), digest),
         ),
-        environment=f"{spec.environment_digest}-{target}",
+        environment=spec.environment_for(target),
         runtime={path: digest_of(source) for path, source in runtime.items()},
         files={**own, **runtime},
         above=spec.parts.get("packages", ""),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster.config.models import DatabaseEngine, SessionEngine
+from cluster.sessions import Discard, discard_key
 from cluster.source import shared_paths
 from platforms.remote import filesystem
 
@@ -32,7 +33,7 @@ def misplaced(topology: Topology, seen: Seen, elsewhere: Callable[[], Iterable[L
 
     elsewhere: looks at the hosts that the stack file does not name any more, as far as they are known and answer.
     """
-    data_may = (topology.config.database or topology.config.sessions).discard
+    data_may = Discard.of(topology.config).data
     refused = filesystem.left(seen, may=data_may)
     if refused is not None:
         return refused
@@ -58,9 +59,8 @@ def misplaced(topology: Topology, seen: Seen, elsewhere: Callable[[], Iterable[L
 
 def _parts(topology: Topology, seen: Seen) -> Iterator[_Part]:
     config, placement = topology.config, seen.placement
-    sessions_key = "sessions.discard"
-    data_key = sessions_key if config.database is None else "database.discard"
-    data_may, sessions_may = (config.database or config.sessions).discard, config.sessions.discard
+    sessions_key, data_key = discard_key(None), discard_key(config.database)
+    sessions_may, data_may = Discard.of(config)
     leader = placement.leader
     if config.database is not None and config.database.engine is DatabaseEngine.SQLITE and not data_may:
         yield _Part(key="database", what="the data (sqlite)", kind="data", host=leader, discard=data_key)

@@ -245,7 +245,8 @@ class Remote:
         """Send a host the release and its environment, as far as it lacks them; they are made here before."""
         looked = self.seen.each[host]
         python, platform, codename = kind_of(looked)
-        environment, kind = f"{spec.environment_digest}-{python}-{platform}", f"{python}-{platform}-{codename}"
+        target = f"{python}-{platform}"
+        environment, kind = spec.environment_for(target), f"{target}-{codename}"
         # What is built on one distribution is for that one alone.
         release, packages = (self.sent / f"{one}-{kind}.tar.gz" for one in (spec.digest, spec.environment_digest))
         is_there = spec.digest in looked.releases

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.config.models import DatabaseEngine
-from cluster.plan.address import named
 from cluster.plan.costs import Cost
+from cluster.plan.held_address import named
 from cluster.services import Kind
 from platforms.pulumi import told
 from platforms.pulumi.preview import names

@@ -75,7 +75,7 @@ class RuntimeConfig:
         secret_environment (JSON object); all but the first may be missing. Empty: systemd gives them to each process.
     preload: load the project once for all workers, where that is safe.
     packages: a directory of what the release installs from its own copy of local packages; it may be missing.
-    drain: seconds between giving the name up and stopping; nginx's connections wear out in two.
+    drain: seconds between giving the name up and stopping, in which nginx's connections wear out.
     tree: the directory of the release in which the project lies, at `place`, with what was included from above it; all
         in it is replaced with the release. Empty where there is no release.
     shared: what the project writes, by paths from its directory: each a link to this path among all that is shared.

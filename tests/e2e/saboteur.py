@@ -11,7 +11,7 @@ import pulumi
 from platforms.docker import resources, scripts, specs
 from platforms.docker.family import Family
 from platforms.docker.resources import Docker
-from tests.local.saboteur import broken_rendering, no_retry
+from tests.local.saboteur import broken_rendering, no_appendonly, no_retry
 
 if TYPE_CHECKING:
     from platforms.docker.bases import Base
@@ -84,4 +84,4 @@ class _Blind:
         return 1
 
 
-__all__ = ["broken_rendering", "no_drain", "no_health_gate", "no_pull", "no_retry", "no_turn"]
+__all__ = ["broken_rendering", "no_appendonly", "no_drain", "no_health_gate", "no_pull", "no_retry", "no_turn"]

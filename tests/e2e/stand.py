@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from platforms.docker.container_paths import SHARED
 from tests.e2e.tools import PULUMI_HOME, docker
 from tests.local.stand import ROOT, Stand, stack_of_case
 
@@ -57,6 +59,7 @@ class DockerStand(Stand):
     """The same as the stand on this machine, in containers."""
 
     forks = False  # a command waits for Pulumi longer than for all its imports
+    keeper = "container"
 
     def __init__(
         self,
@@ -231,23 +234,45 @@ class DockerStand(Stand):
 
     def kill_memcached(self, *names: str) -> None:
         """Kill nodes' processes; return when the engine has started them again, with nothing in them."""
-        before = {name: self._process_of(name) for name in names}
+        before = {name: self.process_of(name) for name in names}
         for pid in before.values():
             os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 30
-        while any(self._process_of(name) in (0, pid) for name, pid in before.items()):
+        while any(self.process_of(name) in (0, pid) for name, pid in before.items()):
             assert time.monotonic() < deadline, before
             time.sleep(0.1)
 
-    def _process_of(self, role: str) -> int:
-        """Return the id of a service's process; 0 while it does not run."""
-        (container, *_former) = self.containers(role, stopped=True)
+    def process_of(self, service: str) -> int:
+        """Return the first process in a service's container, by its id here; 0 while it does not run."""
+        (container, *_former) = self.containers(service, stopped=True)
         return int(docker("inspect", "--format", "{{.State.Pid}}", container))
+
+    @property
+    def shared(self) -> Path:
+        """Where the volume of app.shared is."""
+        mounts = json.loads(docker("inspect", "--format", "{{json .Mounts}}", self.containers("instance")[0]))
+        (shared,) = (mount["Source"] for mount in mounts if mount["Destination"] == SHARED)
+        return Path(shared)
 
     def restart_database(self) -> None:
         """Restart PostgreSQL; return when it is healthy again."""
         (container,) = self.containers("postgres")
         docker("restart", "--time", "60", container)
+        self._wait_for_database(container)
+
+    def kill_database(self) -> None:
+        """Kill PostgreSQL with all of its processes; return when the engine has started it again, and it is healthy."""
+        (container,) = self.containers("postgres")
+        before = self.process_of("postgres")
+        os.kill(before, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while self.process_of("postgres") in (0, before):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        self._wait_for_database(container)
+
+    @staticmethod
+    def _wait_for_database(container: str) -> None:
         deadline = time.monotonic() + 60
         while docker("inspect", "--format", "{{.State.Health.Status}}", container) != "healthy":
             assert time.monotonic() < deadline

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.remote import RemoteStand, remote_stand
 from tests.e2e.test_workers import SCHEDULE, WORKER, services, write
 from tests.e2e.tools import docker
-from tests.file_queue import Jobs, count_a_release_and_the_way_back, count_what_is_cut_off
+from tests.file_queue import LONG_START, Jobs, count_a_release_and_the_way_back, count_what_is_cut_off
 from tests.local.test_commands import assert_done
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def test_workers_that_are_not_given_their_time_lose_jobs(stand: RemoteStand, job
 
 def test_a_release_whose_worker_ends_is_given_up_and_the_former_goes_on(stand: RemoteStand, jobs: Jobs) -> None:
     before, serving = units(stand), stand.release()
+    stand.edit_stack(lambda stack: stack["workers"][0].update(startsecs=LONG_START))
     write(stand, "broken", before="raise RuntimeError('nothing works today')\n")
     result = stand.up()
     assert result.status == 1
@@ -74,6 +75,7 @@ def test_a_release_whose_worker_ends_is_given_up_and_the_former_goes_on(stand: R
     assert stand.release() == serving
     jobs.put(20)
     assert jobs.lost(jobs.wait_done()) == []
+    stand.edit_stack(lambda stack: stack["workers"].__setitem__(0, dict(WORKER)))
     write(stand, "mended")
     assert_done(stand.up())
     stand.wait_healthy()

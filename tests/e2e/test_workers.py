@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from tests.conformance import wait_until
 from tests.e2e.stand import DockerStand, docker_stack
 from tests.e2e.tools import docker
-from tests.file_queue import PROGRAM, Jobs, count_a_release_and_the_way_back, count_what_is_cut_off
+from tests.file_queue import LONG_START, PROGRAM, Jobs, count_a_release_and_the_way_back, count_what_is_cut_off
 from tests.local.test_commands import assert_done
 
 if TYPE_CHECKING:
@@ -39,10 +38,7 @@ def stand() -> Iterator[DockerStand]:
 
 @pytest.fixture(scope="module")
 def jobs(stand: DockerStand) -> Jobs:
-    (container,) = stand.containers("jobs1")
-    mounts = json.loads(docker("inspect", "--format", "{{json .Mounts}}", container))
-    (shared,) = (mount["Source"] for mount in mounts if mount["Destination"] == "/srv/shared")
-    return Jobs(Path(shared) / "queue")
+    return Jobs(stand.shared / "queue")
 
 
 def write(stand: DockerStand, release: str, *, before: str = "") -> None:
@@ -99,6 +95,7 @@ def test_workers_that_are_not_given_their_time_lose_jobs(stand: DockerStand, job
 
 def test_a_release_whose_worker_ends_is_given_up_and_the_former_goes_on(stand: DockerStand, jobs: Jobs) -> None:
     before, serving = roles(stand), stand.release()
+    stand.edit_stack(lambda stack: stack["workers"][0].update(startsecs=LONG_START))
     write(stand, "broken", before="raise RuntimeError('nothing works today')\n")
     result = stand.up()
     assert result.status == 1
@@ -107,6 +104,7 @@ def test_a_release_whose_worker_ends_is_given_up_and_the_former_goes_on(stand: D
     assert stand.release() == serving
     jobs.put(20)
     assert jobs.lost(jobs.wait_done()) == []
+    stand.edit_stack(lambda stack: stack["workers"].__setitem__(0, dict(WORKER)))
     write(stand, "mended")
     assert_done(stand.up())
     stand.wait_healthy()

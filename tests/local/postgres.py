@@ -9,6 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.jobs import children, lives, until
+
 #: Where Debian has its programs, the newest version last.
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 
@@ -61,6 +63,13 @@ class Postgres:
     def stop(self) -> None:
         self._run("pg_ctl", "stop", "--pgdata", str(self.data), "--mode", "fast")
         self.process.wait(30)
+
+    def kill(self) -> None:
+        """Kill the server's first process; return when those that it has started have ended by themselves."""
+        others = children(self.process.pid)
+        self.process.kill()
+        self.process.wait(30)
+        until(lambda: not any(map(lives, others)), 30)
 
     def close(self) -> None:
         self.stop()

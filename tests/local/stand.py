@@ -96,6 +96,9 @@ class Stand:
     name: str = "t"
     forks = True
 
+    #: What keeps a worker, and ends with its first process.
+    keeper = "parent"
+
     def __init__(
         self,
         stack: dict[str, Any] | None = None,
@@ -152,6 +155,11 @@ class Stand:
     @property
     def paths(self) -> LocalPaths:
         return LocalPaths(self.root, self.name)
+
+    @property
+    def shared(self) -> Path:
+        """Where the paths of app.shared are."""
+        return self.paths.shared
 
     @property
     def file(self) -> Path:
@@ -258,6 +266,11 @@ class Stand:
     def supervisor(self) -> Supervisor:
         return Supervisor(self.paths)
 
+    def process_of(self, service: str) -> int:
+        """Return the first process of a service; 0 while there is none."""
+        found = self.supervisor().processes()
+        return next((one.pid for name, one in found.items() if name.partition("@")[0] == service and one.pid), 0)
+
     def processes(self, instance: str) -> dict[str, int]:
         """Return the ids of an instance's processes: the instance process, gunicorn, and its workers."""
         found = {}
@@ -312,6 +325,12 @@ class Stand:
         """Restart what the stack calls an external database; a file has nothing to restart."""
         assert self.database is not None, "the database of this stand is a file"
         self.database.restart()
+
+    def kill_database(self) -> None:
+        """Kill what the stack calls an external database, and start it again."""
+        assert self.database is not None, "the database of this stand is a file"
+        self.database.kill()
+        self.database.start()
 
     def end_waiting_of_rotation(self) -> None:
         """Let the last step of a rotation be due, as it is when everything that the old key signed is over."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conformance import wait_until
-from tests.file_queue import PROGRAM, Jobs, count_a_release_and_the_way_back, count_what_is_cut_off
+from tests.file_queue import LONG_START, PROGRAM, Jobs, count_a_release_and_the_way_back, count_what_is_cut_off
 from tests.local.stand import Stand
 from tests.local.test_commands import assert_done
 
@@ -38,7 +38,7 @@ def stand() -> Iterator[Stand]:
 
 @pytest.fixture(scope="module")
 def jobs(stand: Stand) -> Jobs:
-    return Jobs(stand.paths.shared / "queue")
+    return Jobs(stand.shared / "queue")
 
 
 def write(stand: Stand, release: str, *, before: str = "") -> None:
@@ -83,6 +83,7 @@ def test_a_release_whose_worker_ends_is_given_up_and_the_former_goes_on(stand: S
     write(stand, "mended")
     assert_done(stand.up())
     before, serving = pids(stand), stand.release()
+    stand.edit_stack(lambda stack: stack["workers"][0].update(startsecs=LONG_START))
     write(stand, "broken", before="raise RuntimeError('nothing works today')\n")
     result = stand.up()
     assert result.status == 1
@@ -92,6 +93,7 @@ def test_a_release_whose_worker_ends_is_given_up_and_the_former_goes_on(stand: S
     assert stand.release() == serving
     jobs.put(20)
     assert jobs.lost(jobs.wait_done()) == []
+    stand.edit_stack(lambda stack: stack["workers"].__setitem__(0, dict(WORKER)))
     write(stand, "mended")
     assert "no changes" in assert_done(stand.up())
     assert stand.status()["ok"]
@@ -121,7 +123,7 @@ def test_one_that_must_not_run_twice_begins_after_the_former_has_ended(stand: St
 
 
 def test_one_that_starts_alone_and_does_not_is_told_with_what_serves(stand: Stand) -> None:
-    clock = {"name": "clock", "command": "python no_clock.py", "replacement": "alone", "startsecs": "1s"}
+    clock = {"name": "clock", "command": "python no_clock.py", "replacement": "alone", "startsecs": LONG_START}
     before = stand.release()
     stand.edit_stack(lambda stack: stack["workers"].append(clock))
     write(stand, "with a clock")

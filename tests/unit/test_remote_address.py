@@ -17,8 +17,8 @@ from unittest.mock import patch
 import pytest
 
 from cluster.config import StackFileError, parse_config
-from cluster.plan.address import may_move, steps_of_address
 from cluster.plan.costs import Cost
+from cluster.plan.held_address import may_move, steps_of_address
 from cluster.topology import build_topology
 from platforms.remote import program as remote_program
 from platforms.remote.address import router_of, shared

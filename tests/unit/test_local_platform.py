@@ -107,9 +107,14 @@ def test_a_change_of_a_snippet_is_said_line_by_line() -> None:
 
     plain, one = rendered(), rendered(server="gzip off;\n")
     two = rendered(server="gzip off;\netag off;", http="map $arg_a $a { default 1; }")
-    assert said(plain, one) == ["+ include snippets/server.conf;", "+ gzip off;"]
+    # A snippet may forbid paths: what could lead around that by dots is refused from then on.
+    guard = ["map $request_uri $cluster_untidy {", "    default '';"]
+    guard += [r"    '~*^[^?#]*(/|%2f)(\.|%2e){1,2}(/|%2f|[?#]|$)' 1;", "}"]
+    refused = ["    if ($cluster_untidy) {", "        return 400;", "    }"]
+    for sign, former, latter in (("+", plain, one), ("-", one, plain)):
+        told = [f"{sign} {line}" for line in guard] + ["  location / {"] + [f"{sign} {line}" for line in refused]
+        assert said(former, latter) == [*told, f"{sign} include snippets/server.conf;", f"{sign} gzip off;"]
     assert said(one, two) == ["+ include snippets/http.conf;", "+ map $arg_a $a { default 1; }", "+ etag off;"]
-    assert said(one, plain) == ["- include snippets/server.conf;", "- gzip off;"]
     assert said(two, two) == []
     ann, zoe = (replace(plain, users=f"{name}:$6$x\n") for name in ("ann", "zoe"))
     assert said(ann, ann) == []

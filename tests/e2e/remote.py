@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 #: What its hosts are made of: HOST_BASE names another Debian than the tests of containers have.
 HOST_BASE = os.environ.get("HOST_BASE", BASE)
 
+#: Seconds for what takes a few: the machine may be busy with something else.
+PATIENCE = 300.0
+
 #: What has the broker there, as Debian 12 calls it and those after it.
 VALKEY = "redis-server" if "bookworm" in HOST_BASE else "valkey-server"
 
@@ -117,7 +120,7 @@ class Host:
         self.until(lambda: self.run("systemctl", "is-active", "ssh.service", check=False) == "active")
 
     @staticmethod
-    def until(condition: Any, seconds: float = 60) -> None:
+    def until(condition: Any, seconds: float = PATIENCE) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline
@@ -130,7 +133,7 @@ class Host:
 class RemoteStand(DockerStand):
     """The same as the stand on Docker, on a host."""
 
-    def __init__(self, host: Host, *others: Host, **more: Any) -> None:
+    def __init__(self, host: Host, *others: Host, case: str | None = None, **more: Any) -> None:
         self.host_there = host
         self.all_hosts = [host, *others]
         super().__init__(
@@ -149,9 +152,10 @@ class RemoteStand(DockerStand):
                 "database": {"engine": "sqlite"},
                 "site": {"server_names": ["cluster", "localhost"], "listen": 8080},
                 **more,
-            }
+            },
+            case=case,
         )
-        self.address = (host.address, 8080)
+        self.address = (host.address, self.port)
 
     def main(self, sabotage: str = "") -> None:
         before = f"from tests.e2e import remote_saboteur\nremote_saboteur.{sabotage}()\n" if sabotage else ""
@@ -170,12 +174,13 @@ class RemoteStand(DockerStand):
         """Return the host on which an instance runs; the first where none does."""
         return next((host for host in self.all_hosts if self._units(host, instance)), self.host_there)
 
-    def units(self, instance: str) -> list[str]:
-        return self._units(self.host_of(instance), instance)
+    def units(self, instance: str, states: str = "active") -> list[str]:
+        return self._units(self.host_of(instance), instance, states)
 
-    def _units(self, host: Host, instance: str) -> list[str]:
+    def _units(self, host: Host, instance: str, states: str = "active") -> list[str]:
         lines = host.run(
-            "systemctl", "list-units", f"cluster-{self.name}@{instance}-*", "--no-legend", "--plain", "--state=active"
+            *("systemctl", "list-units", f"cluster-{self.name}@{instance}-*", "--no-legend", "--plain"),
+            f"--state={states}",
         )
         return [line.split()[0] for line in lines.splitlines()]
 

@@ -46,14 +46,24 @@ from platforms.remote.host.places import Places
 from platforms.remote.host.postgres import reaches
 from platforms.remote.host.releases import in_release
 from platforms.remote.kept import history_of
-from platforms.remote.looked import MOST_AT_ONCE, Seen, check_name, facts_of, look, look_around, said_of_sessions
+from platforms.remote.looked import (
+    MOST_AT_ONCE,
+    Seen,
+    check_name,
+    facts_of,
+    look,
+    look_around,
+    look_at_former,
+    said_of_sessions,
+)
+from platforms.remote.misplaced import let_go
 from platforms.remote.observe import Observed, told
+from platforms.remote.passed_on import pass_on, sources
 from platforms.remote.paths import RemotePaths, access_log, nginx_config, written
 from platforms.remote.planning import Site, drifted, plan, previewed
 from platforms.remote.relays import Relays
 from platforms.remote.renewing import said_of
 from platforms.remote.ssh import LOOK_SECONDS, AwayError, HostError, Ssh
-from platforms.remote.units import instance_unit
 from platforms.remote.wheels import said_of_building
 
 if TYPE_CHECKING:
@@ -222,13 +232,16 @@ class RemotePlatform:
             self.paths.state.mkdir(parents=True, exist_ok=True)
             history.save(self.paths)
         digest = history.back_to(wanted.release)
-        if any(digest not in seen.each[host].releases for host in self.placement.app):
+        if sources(seen, digest) is None:
             raise history.not_here(digest)
         return digest
 
     def _apply(self, site: Site, planned: Planned, changes: Changes) -> Applied:
         """Let Pulumi do what it has previewed."""
         if planned.changes or not changes.none or self.pulumi.unsettled:
+            former = site.environment.get(RELEASE_VARIABLE)
+            if former is not None:
+                pass_on(self.ssh, site.seen, former, sources(site.seen, former) or {}, self._say_of)
             try:
                 policed = bool(changes.unjudged)  # else the preview has asked of everything
                 with self._closing(site, planned):
@@ -248,6 +261,9 @@ class RemotePlatform:
         self._await_certificates()
         observed = self.observe()
         self._shut_out(observed.seen)
+        for host, kinds in let_go(self.topology, observed.seen, lambda: look_at_former(self.ssh)).items():
+            if host not in observed.seen.away:
+                self.ssh.run(host, "let-go", *kinds)
         return Applied(
             release=release,
             changed=not changes.none,
@@ -273,12 +289,12 @@ class RemotePlatform:
     def _tidied(self) -> str:
         """Stop what was started on one host and won't serve, since another one failed; return what could not be done.
 
-        On one host what failed has done so itself.
+        On one host what failed has done so itself. Its secrets go in any case.
         """
-        said = []
-        for host in self.placement.app if len(self.placement.app) > 1 else ():
+        said, words = [], ["stop"] if len(self.placement.app) > 1 else []
+        for host in self.placement.app:
             try:
-                self.ssh.run(host, "tidy")
+                self.ssh.run(host, "tidy", *words)
             except HostError as error:
                 said.append(f"what was started there may still run: {error}\n")
         return "".join(said)
@@ -609,7 +625,8 @@ class RemotePlatform:
         release, there = observed.release, [name for name in self.placement.app if name not in observed.seen.away]
         if release is None or not there:
             raise CommandError(f"no release serves all of stack {self.stack.name}")
-        unit = instance_unit(self.topology, self.places)
+        # As instances run there now: the stack file may say something else that was never brought up.
+        unit = self.ssh.run(there[0], "unit")
         given = observed.seen.each[there[0]].has_secrets(release)
         python = in_release(self.places, release, unit, terminal=terminal, given=given)
         command = [*python, "-P", "-m", "cluster_runtime.program", *words]

@@ -48,7 +48,7 @@ def _daemons(places: Places, _words: list[str]) -> None:
 def _receive(places: Places, words: list[str]) -> None:
     from platforms.remote.host import releases
 
-    releases.receive(places, words[0], words[1], sys.stdin.buffer.read())
+    releases.receive(places, words[0], words[1], sys.stdin.buffer)
 
 
 def _build(places: Places, _words: list[str]) -> None:
@@ -98,11 +98,20 @@ def _start_services(places: Places, words: list[str]) -> None:
     releases.start_services(places, words[1:], alone=words[0] == "alone")
 
 
-def _tidy(places: Places, _words: list[str]) -> None:
+def _tidy(places: Places, words: list[str]) -> None:
+    """Words: `stop` where another host has failed; where this one has, it has stopped itself what it had started."""
     from platforms.remote.host import releases
 
     with alone(places.lock):
-        releases.tidy(places)
+        releases.tidy(places, stop="stop" in words)
+
+
+def _let_go(places: Places, words: list[str]) -> None:
+    """Words: what is kept here and was let be left behind."""
+    from platforms.remote.host import leaving
+
+    with alone(places.lock):
+        leaving.leave(places, words)
 
 
 def _retire(places: Places, _words: list[str]) -> None:
@@ -163,10 +172,24 @@ def _static_of(places: Places, words: list[str]) -> None:
     releases.send_static(places, words[0], sys.stdout.buffer)
 
 
+def _send(places: Places, words: list[str]) -> None:
+    """Words: `release` or `environment`, and which."""
+    from platforms.remote.host import releases
+
+    releases.send(places, words[0], words[1], sys.stdout.buffer)
+
+
+def _environment_of(places: Places, words: list[str]) -> None:
+    """Words: a release. Print what its environment of packages is called."""
+    from platforms.remote.host import releases
+
+    print(releases.environment_of(places, words[0]))
+
+
 def _receive_static(places: Places, words: list[str]) -> None:
     from platforms.remote.host import releases
 
-    releases.receive_static(places, words[0], sys.stdin.buffer.read())
+    releases.receive_static(places, words[0], sys.stdin.buffer)
 
 
 def _prove(places: Places, _words: list[str]) -> None:
@@ -265,6 +288,11 @@ def _listening(places: Places, _words: list[str]) -> None:
     print("\n".join(map(str, listening(places))))
 
 
+def _unit(places: Places, _words: list[str]) -> None:
+    """Print the template of the instances' units, as the last set-up has put it here."""
+    print(places.unit.read_text(encoding="utf-8"), end="")
+
+
 def _config(places: Places, words: list[str]) -> None:
     from platforms.remote.host import releases
 
@@ -333,9 +361,11 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "closing": _closing,
     "config": _config,
     "daemons": _daemons,
+    "environment-of": _environment_of,
     "gather": _gather,
     "lacks": _lacks,
     "lacks-renewer": _lacks_renewer,
+    "let-go": _let_go,
     "listening": _listening,
     "load": _load,
     "look": _look,
@@ -355,6 +385,7 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "renew": _renew,
     "renewal": _renewal,
     "retire": _retire,
+    "send": _send,
     "serve": _serve,
     "set-up": _set_up,
     "show": _show,
@@ -365,6 +396,7 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "start-services": _start_services,
     "static-of": _static_of,
     "tidy": _tidy,
+    "unit": _unit,
     "unread": _unread,
 }
 

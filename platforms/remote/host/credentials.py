@@ -127,6 +127,18 @@ def forget(places: Places, release: str, units: Collection[str]) -> None:
             shutil.rmtree(path)
 
 
+def forget_unused(places: Places, units: Collection[str]) -> None:
+    """Remove the secrets of releases that none of these units has."""
+    called = {unit.removesuffix(".service").partition("@")[2] for unit in units}
+    for path in places.given.iterdir() if places.given.is_dir() else ():
+        if path.name not in called:
+            path.unlink()
+    used = {path.readlink().name for path in places.given.iterdir()} if places.given.is_dir() else set()
+    for path in places.credentials.iterdir() if places.credentials.is_dir() else ():
+        if path.name not in used:
+            shutil.rmtree(path)
+
+
 def remove(places: Places) -> None:
     """Remove all of them."""
     above = places.credentials.parent

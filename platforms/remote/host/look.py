@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_runtime import unfollowed
 from cluster_runtime.instance_link import GENERATION, NAME, SERVICES, InstanceLink
 from cluster_runtime.unfollowed import printable
-from platforms.remote.host import address, credentials, maintaining, postgres, relaying, renewing
+from platforms.remote.host import address, credentials, leaving, maintaining, postgres, relaying, renewing
 from platforms.remote.host.asking import ask
 from platforms.remote.host.running import digest_of, has_user, output, told_by
 from platforms.remote.host.walking import holds_files, unless_kept
@@ -113,6 +113,7 @@ def _stack(places: Places) -> dict[str, Any] | None:
         "database": postgres.found(places),
         "renewal": renewing.found(places),
         "address": address.found(places),
+        "let_go": leaving.found(places),
         "daemons": {path.name: _daemon(places, path) for path in places.daemons()},
         **told_by(places, lambda: _said_by_processes(places)),
     }

@@ -309,6 +309,11 @@ class Places:
         return self.unit.with_name(f"{self.name}-guard.service")
 
     @property
+    def let_go(self) -> Path:
+        """Says what is kept here that the stack file has let be left behind."""
+        return self.state / "let-go"
+
+    @property
     def tmpfiles(self) -> Path:
         """Says which directories are made at boot."""
         return self.root / "etc" / "tmpfiles.d" / f"{self.name}.conf"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.config.models import DatabaseEngine, SessionEngine
 from cluster.sessions import Discard, discard_key
 from cluster.source import shared_paths
-from platforms.remote import filesystem
+from platforms.remote import broker, filesystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -47,6 +47,8 @@ def misplaced(topology: Topology, seen: Seen, elsewhere: Callable[[], Iterable[L
         holder = next(_holders(part, topology, seen, elsewhere), None)
         if holder is None and part.kind == "database" and _is_asked(topology, seen):
             holder = "another machine of that name"
+        if holder is None and part.kind == "broker" and _asks_broker(seen):
+            holder = "a host that does not answer, or another machine of that name"
         if holder is not None:
             return (
                 f"{part.key}: {holder} has {part.what}, and {part.host}, where it is to be now, has none: put the role "
@@ -91,6 +93,9 @@ def _parts(topology: Topology, seen: Seen) -> Iterator[_Part]:
     if shared_paths(config):
         what = "what the project has written"
         yield _Part(key="app.shared", what=what, kind="shared", host=leader, discard=data_key, may=data_may)
+    if config.broker is not None:
+        host, may = placement.host_of[broker.service_of(topology).name], config.broker.discard
+        yield _Part(key="broker", what="jobs", kind="broker", host=host, discard="broker.discard", may=may)
     if SessionEngine.FILE in (config.sessions.engine, config.sessions.previous):
         what = "the sessions"
         yield _Part(key="sessions", what=what, kind="sessions", host=leader, discard=sessions_key, may=sessions_may)
@@ -105,3 +110,8 @@ def _is_asked(topology: Topology, seen: Seen) -> bool:
     """Tell whether what serves has its data in a database that was made."""
     told = seen.live.served(topology.names)
     return any(str((one or {}).get("database", "")).startswith("postgres ") for one in told)
+
+
+def _asks_broker(seen: Seen) -> bool:
+    """Tell whether what serves puts its jobs into a broker that other hosts ask."""
+    return any((looked.stack or {}).get("asks_broker") for looked in seen.each.values())

@@ -35,6 +35,7 @@ KEPT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"app": {**VALUES["app"], "shared": ["media"]}, "database": {"engine": "external", "discard": True}},
     ),
     "sessions": ({"sessions": {"engine": "file"}}, {"sessions": {"engine": "file", "discard": True}}),
+    "broker": ({"broker": {"engine": "valkey"}}, {"broker": {"engine": "valkey", "discard": True}}),
     "database": ({"database": {"engine": "postgres"}}, {"database": {"engine": "postgres", "discard": True}}),
 }
 
@@ -115,6 +116,31 @@ def test_a_database_s_host_that_is_another_machine_now_is_told_by_what_serves() 
     refused = misplaced(found.topology, found, list)
     assert refused is not None
     assert refused.startswith("database: another machine of that name has the data")
+
+
+@pytest.mark.parametrize(
+    ("kept", "discard", "refused"), [([], False, True), ([], True, False), (["broker"], False, False)]
+)
+def test_a_broker_s_host_that_is_away_or_another_machine_is_told_by_what_serves(
+    kept: list[str], discard: bool, refused: bool
+) -> None:
+    named = [
+        hosts.a_host(11, "web1", "app", "nginx"),
+        hosts.a_host(12, "web2", "app"),
+        hosts.a_host(41, "b1", "broker"),
+    ]
+    broker = {"engine": "valkey", "discard": discard}
+    values = {
+        **VALUES,
+        "hosts": named,
+        "upstream": {"servers": 2},
+        "database": {"engine": "external"},
+        "broker": broker,
+    }
+    found = hosts.seen(values, web1={"asks_broker": True}, b1={"kept": kept})
+    said = misplaced(found.topology, found, list)
+    assert (said is not None) == refused
+    assert said is None or said.startswith("broker: a host that does not answer, or another machine of that name has")
 
 
 def test_the_program_refuses_before_it_makes_anything(tmp_path: Path) -> None:

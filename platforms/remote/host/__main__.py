@@ -45,6 +45,19 @@ def _daemons(places: Places, _words: list[str]) -> None:
     daemons.start(places, json.load(sys.stdin))
 
 
+def _broker(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import broker
+
+    broker.make(places, json.load(sys.stdin))
+
+
+def _ask_broker(places: Places, words: list[str]) -> None:
+    """Words: a release. Print as JSON what of the broker is not as it should be for its instances here."""
+    from platforms.remote.host import broker_client
+
+    print(json.dumps(broker_client.problems(places, words[0])))
+
+
 def _receive(places: Places, words: list[str]) -> None:
     from platforms.remote.host import releases
 
@@ -119,9 +132,10 @@ def _retire(places: Places, _words: list[str]) -> None:
 
     `release`, `instances`, `services` (each as `name=generation`), `daemons`, `relayed` (the ports where other hosts
     ask for its instances), `visited` (whether nginx has the site), `renewed` (whether its certificate comes by ACME),
-    `polite`, as `site.swap`; and `holds`, where it is one of the hosts that hold the site's address.
+    `polite`, as `site.swap`; `holds`, where it is one of the hosts that hold the site's address, and `broker`, where
+    others ask for it here.
     """
-    from platforms.remote.host import address, daemons, relaying, releases, renewing, site
+    from platforms.remote.host import address, broker, daemons, relaying, releases, renewing, site
 
     wanted = json.load(sys.stdin)
     if not wanted.get("holds", False):
@@ -133,6 +147,8 @@ def _retire(places: Places, _words: list[str]) -> None:
         renewing.forget(places)
     releases.retire(places, wanted["release"], wanted["instances"], wanted["services"])
     daemons.forget(places, {*wanted["daemons"]})
+    if not wanted.get("broker", False):
+        broker.forget(places)
     if places.shared_filesystem():
         from platforms.remote.host import filesystem
 
@@ -220,17 +236,18 @@ def _postgres(places: Places, _words: list[str]) -> None:
 
 
 def _shut_out(places: Places, _words: list[str]) -> None:
-    from platforms.remote.host import postgres
+    from platforms.remote.host import broker, postgres
 
     with alone(places.lock):
         postgres.shut_out(places)
+        broker.shut_out(places)
 
 
 def _reaches(_places: Places, words: list[str]) -> None:
     """Words: an address and a port. Print whether something takes a connection there."""
-    from platforms.remote.host import postgres
+    from platforms.remote.host.guarding import reaches
 
-    print("yes" if postgres.reaches(words[0], int(words[1])) else "no")
+    print("yes" if reaches(words[0], int(words[1])) else "no")
 
 
 def _site(places: Places, _words: list[str]) -> None:
@@ -356,6 +373,8 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "address": _address,
     "adopt": _adopt,
     "ask": _ask,
+    "ask-broker": _ask_broker,
+    "broker": _broker,
     "build": _build,
     "check-nginx": _check_nginx,
     "closing": _closing,
@@ -407,6 +426,7 @@ CHANGING = frozenset(
     (
         "address",
         "adopt",
+        "broker",
         "daemons",
         "gather",
         "maintain",

@@ -140,11 +140,18 @@ def forget_unused(places: Places, units: Collection[str]) -> None:
 
 
 def remove(places: Places) -> None:
-    """Remove all of them."""
+    """Remove all of them; what a broker is given is its own."""
+    for path in (places.credentials, places.given):
+        shutil.rmtree(path, ignore_errors=True)
+    leave_nothing(places)
+
+
+def leave_nothing(places: Places) -> None:
+    """Remove the directories above, where nothing is in them any more."""
     above = places.credentials.parent
-    shutil.rmtree(above, ignore_errors=True)
-    if above.parent.is_dir() and not any(above.parent.iterdir()):
-        above.parent.rmdir()
+    for path in (above, above.parent):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def hints(log: str) -> list[str]:

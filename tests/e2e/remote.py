@@ -54,6 +54,27 @@ OPTIONS = (
 )
 
 
+class Network:
+    """A network of hosts, which keep their addresses when they boot again."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        number, Network.made = Network.made, Network.made + 1
+        self.name = f"cluster-hosts-{os.getpid()}{f'-{number}' if number else ''}"
+        self.begin = f"10.{210 + number % 40}.{os.getpid() % 256}"
+        self.given = 10
+        docker("network", "create", "--subnet", f"{self.begin}.0/24", self.name)
+
+    def place(self) -> list[str]:
+        """Return docker's words for another address."""
+        self.given += 1
+        return ["--network", self.name, "--ip", f"{self.begin}.{self.given}"]
+
+    def close(self) -> None:
+        docker("network", "rm", self.name)
+
+
 class Host:
     """A container with systemd; `key` logs in as deploy. roles: what it does in a stack; none: it is not of one."""
 
@@ -68,9 +89,11 @@ class Host:
         name: str = "web1",
         roles: tuple[str, ...] = ("app", "nginx"),
         network: Sequence[str] = (),
+        *,
+        alone: bool = False,
     ) -> None:
-        """Start it. network: docker's words for where it is."""
-        self.name, self.roles, self.is_inside = name, roles, bool(network)
+        """Start it. network: docker's words for where it is. alone: no other host of its stack is there."""
+        self.name, self.roles, self.is_inside = name, roles, bool(network) and not alone
         for image, text in {IMAGE: HOST, self.image: self.text}.items():  # others are made of it
             subprocess.run(["docker", "build", "--quiet", "--tag", image, "-"], input=text, check=True, text=True)
         self.key = directory / f"key-{name}-{len(list(directory.iterdir()))}"
@@ -226,5 +249,15 @@ class RemoteStand(DockerStand):
 @contextmanager
 def remote_stand(directory: Path, **more: Any) -> Iterator[RemoteStand]:
     """Make a host and a stand on it; `more` are keys of the stack."""
-    with contextlib.closing(Host(directory)) as host, contextlib.closing(RemoteStand(host, **more)) as stand:
+    with host_alone(directory) as host, contextlib.closing(RemoteStand(host, **more)) as stand:
         yield stand
+
+
+@contextmanager
+def host_alone(directory: Path) -> Iterator[Host]:
+    """Make a host that keeps its address when it boots again, whoever else makes containers meanwhile."""
+    with (
+        contextlib.closing(Network()) as network,
+        contextlib.closing(Host(directory, network=network.place(), alone=True)) as host,
+    ):
+        yield host

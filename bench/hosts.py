@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.docker import OPERATIONS, Changing, rows, timed, under_load
-from tests.e2e.hosts import HostsStand, Network, Store
-from tests.e2e.remote import Host
+from tests.e2e.hosts import HostsStand, Store
+from tests.e2e.remote import Host, Network
 from tests.e2e.results import versions
 from tests.e2e.tools import missing
 

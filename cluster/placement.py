@@ -20,13 +20,15 @@ class Placement:
     """Where a stack's services run.
 
     app, nginx: the names of the hosts with that role, in the stack file's order. database: the host of the database
-    that is made; None where there is none. host_of: each service's host, by the service's name, but nginx's.
+    that is made; None where there is none. host_of: each service's host, by the service's name, but nginx's. broker:
+    the host of a broker that is asked by TLS; None where there is none.
     """
 
     app: tuple[str, ...]
     nginx: tuple[str, ...]
     database: str | None
     host_of: Mapping[str, str]
+    broker: str | None = None
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -37,6 +39,11 @@ class Placement:
     def asks_database(self) -> bool:
         """Whether instances ask for the database that is made from another host."""
         return self.database is not None and any(name != self.database for name in self.app)
+
+    @property
+    def asks_broker(self) -> bool:
+        """Whether instances ask for the broker from another host."""
+        return self.broker is not None and any(name != self.broker for name in self.app)
 
     @property
     def leader(self) -> str:
@@ -71,6 +78,8 @@ def place(topology: Topology) -> Placement:
     app = tuple(host.name for host in config.hosts if Role.APP in host.roles)
     nginx = tuple(host.name for host in config.hosts if Role.NGINX in host.roles)
     database = next((host.name for host in config.hosts if Role.DATABASE in host.roles), None)
+    by_tls = config.broker_is_asked_by_tls
+    broker = next((host.name for host in config.hosts if by_tls and Role.BROKER in host.roles), None)
     dealt = dict.fromkeys(app, 0)
     host_of: dict[str, str] = {}
     for server in config.upstream.servers:
@@ -86,7 +95,8 @@ def place(topology: Topology) -> Placement:
     host_of |= {name: app[number % len(app)] for number, name in enumerate(workers)}
     host_of |= {service.name: app[0] for service in topology.services if _is_alone(service)}
     host_of |= {service.name: database for service in topology.of_kind(Kind.DATABASE) if database is not None}
-    return Placement(app=app, nginx=nginx, database=database, host_of=host_of)
+    host_of |= {service.name: broker for service in topology.of_kind(Kind.BROKER) if broker is not None}
+    return Placement(app=app, nginx=nginx, database=database, broker=broker, host_of=host_of)
 
 
 def _is_alone(service: Service) -> bool:

@@ -17,6 +17,7 @@ from cluster.services import DRAIN_SECONDS, Kind
 from cluster.source import ReleaseError as ReleaseError  # noqa: PLC0414 - whoever makes releases meets it here
 from cluster.source import Source, digest_of, project_place, shared_paths, shared_place, source_of
 from cluster.topology import build_topology, served_static_url, site_origin, site_url, uses_memcached
+from cluster_runtime.config import MADE_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -270,7 +271,7 @@ def runtime_config(config: ClusterConfig, paths: RuntimePaths, digest: str) -> d
         },
         "graceful_timeout": app.graceful_timeout.seconds,
         "drain": DRAIN_SECONDS,
-        "environment": {**variables(topology, paths.endpoints), **app.environment},
+        "environment": {**variables(topology, paths.endpoints, paths.authority), **app.environment},
         "hosts": allowed_hosts(config),
         "origins": trusted_origins(config),
         "sessions": {
@@ -301,7 +302,8 @@ def runtime_config(config: ClusterConfig, paths: RuntimePaths, digest: str) -> d
 class RuntimePaths:
     """Where a platform keeps what a release's configuration names; absolute paths as the instances see them.
 
-    endpoints: where they reach the services, by their names.
+    endpoints: where they reach the services, by their names. authority: the file by which instances know the stack's
+    other hosts; empty where there are none.
     """
 
     project: str
@@ -314,12 +316,13 @@ class RuntimePaths:
     packages: str
     endpoints: Mapping[str, Endpoint]
     schedules: str = ""
+    authority: str = ""
 
 
-def variables(topology: Topology, endpoints: Mapping[str, Endpoint]) -> dict[str, str]:
+def variables(topology: Topology, endpoints: Mapping[str, Endpoint], authority: str = "") -> dict[str, str]:
     """Return what tells the project where the services are that it may use."""
     return {
-        name: text.replace("{socket}", str(endpoints.get(service.name, "")))
+        name: text.replace("{socket}", str(endpoints.get(service.name, ""))).replace("{authority}", authority)
         for service in topology.services
         for name, text in service.variables.items()
     }
@@ -397,5 +400,5 @@ def _digest_of(value: object) -> str:
 
 
 def known_secrets(values: Mapping[str, str]) -> dict[str, str]:
-    """Return the secrets among `values`, by the stack file's names."""
-    return {name: values[name] for name in SECRET_KEYS if values.get(name)}
+    """Return the secrets among `values` that a release is given, by their names."""
+    return {name: values[name] for name in (*SECRET_KEYS, *MADE_NAMES) if values.get(name)}

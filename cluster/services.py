@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from cluster.config.hosts import Role
 from cluster.config.models import Replacement
 from cluster.endpoints import Endpoint
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from cluster.config.models import ClusterConfig, Schedule, Worker
+    from cluster.config.models import Broker, ClusterConfig, Schedule, Worker
 
 #: Seconds that nginx's connections to an instance live. After twice this, a process that lost its name holds none.
 UPSTREAM_CONNECTION_AGE = 0.5
@@ -27,8 +28,12 @@ UPSTREAM_CONNECTION_AGE = 0.5
 #: Seconds between giving a name up and stopping.
 DRAIN_SECONDS = 2 * UPSTREAM_CONNECTION_AGE + 0.25
 
-#: What tells the project where its broker is: as Celery (kombu) writes it, and the socket alone.
-BROKER_URL, BROKER_SOCKET = "CLUSTER_BROKER_URL", "CLUSTER_BROKER_SOCKET"
+#: What tells the project where its broker is: as Celery (kombu) writes it, and the socket alone; and, of one that is
+#: asked by TLS, whose URL is a secret, the file by which its certificate is checked.
+BROKER_URL, BROKER_SOCKET, BROKER_AUTHORITY = "CLUSTER_BROKER_URL", "CLUSTER_BROKER_SOCKET", "CLUSTER_BROKER_AUTHORITY"
+
+#: Where a service is asked by TLS on its own host.
+LOOPBACK = "127.0.0.1"
 
 MEGABYTE = 1024**2
 
@@ -97,16 +102,19 @@ class Daemon:
     options: its words, in which {socket}, {mode} (of the socket, octal) and {data} stand for what a platform gives.
     as_root: its first words where it is root's.
     ping: a line that it is sent, and how its answer begins once it is ready; None: it is as soon as it listens.
+    is_given: whether it is given a certificate, a key and its users, whose paths begin with {given}.
     """
 
     options: tuple[str, ...]
     as_root: tuple[str, ...] = ()
     ping: tuple[str, str] | None = None
+    is_given: bool = False
 
-    def words(self, *, socket: str, mode: str, data: str = "", root: bool = False) -> tuple[str, ...]:
+    def words(self, *, socket: str, mode: str, data: str = "", given: str = "", root: bool = False) -> tuple[str, ...]:
         """Return its words after its name."""
-        given = {"{socket}": socket, "{mode}": mode, "{data}": data}
-        return (*(self.as_root if root else ()), *(given.get(word, word) for word in self.options))
+        said = {"{socket}": socket, "{mode}": mode, "{data}": data}
+        words = (said.get(word, word).replace("{given}", given) for word in self.options)
+        return (*(self.as_root if root else ()), *words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +128,8 @@ class Service:
     start_seconds: those that it has to do what it is for.
     replacement: how another one takes its place.
     daemon: the program of the distribution's that it is; None where the platform has its own, or the release.
-    variables: what tells the project of it; {socket} stands for where it is reached.
+    variables: what tells the project of it; {socket} stands for where it is reached, {authority} for the file by which
+    its certificate is checked.
     runs: the words for `cluster_runtime.service`, of what runs the project's code beside the instances; else empty.
     command: the program's own words.
     """
@@ -195,7 +204,7 @@ def services(config: ClusterConfig, memcached_nodes: int) -> Iterator[Service]:
             start_seconds=120,
         )
     if config.broker is not None:
-        yield _broker(int(config.broker.memory))
+        yield _broker(config.broker, _broker_addresses(config))
     if config.site.acme is not None:
         yield Service(kind=Kind.ACME, name="acme", memory=256 * MEGABYTE)
     yield Service(
@@ -223,11 +232,26 @@ def memcached_node(config: ClusterConfig, number: int) -> Service:
     )
 
 
-def _broker(size: int) -> Service:
-    """Return the broker, for `size` bytes of jobs: no port, and each job on disk before it is acknowledged.
+#: What a broker that is asked by TLS is given, beside each other: its certificate, its key, and who may do what.
+BROKER_CERTIFICATE, BROKER_KEY, BROKER_USERS = "certificate.pem", "certificate.key", "users.acl"
 
-    Source: https://valkey.io/topics/persistence/
+
+def _broker_addresses(config: ClusterConfig) -> tuple[str, ...]:
+    """Return where a broker that is asked by TLS listens; none where it has a socket alone."""
+    if not config.broker_is_asked_by_tls:
+        return ()
+    (internal, *_others) = (host.internal for host in config.hosts if Role.BROKER in host.roles)
+    return (LOOPBACK, *([] if internal is None else [internal]))
+
+
+def _broker(broker: Broker, addresses: tuple[str, ...]) -> Service:
+    """Return the broker: no port without TLS, and each job on disk before it is acknowledged.
+
+    addresses: at which it is asked by TLS. Source: https://valkey.io/topics/persistence/ and
+    https://valkey.io/topics/encryption/
     """
+    size = int(broker.memory)
+    own = {BROKER_URL: "redis+socket://{socket}", BROKER_SOCKET: "{socket}"}
     return Service(
         kind=Kind.BROKER,
         name="broker",
@@ -236,7 +260,7 @@ def _broker(size: int) -> Service:
         memory=2 * size + OVERHEAD,
         grace=60,
         start_seconds=120,
-        variables={BROKER_URL: "redis+socket://{socket}", BROKER_SOCKET: "{socket}"},
+        variables={BROKER_AUTHORITY: "{authority}"} if addresses else own,
         daemon=Daemon(
             options=(
                 *("--port", "0", "--unixsocket", "{socket}", "--unixsocketperm", "770", "--dir", "{data}"),
@@ -245,11 +269,21 @@ def _broker(size: int) -> Service:
                 *("--save", "--appendonly", "yes", "--appendfsync", "always"),
                 *("--maxmemory", str(size), "--maxmemory-policy", "noeviction", "--set-proc-title", "no"),
                 *("--daemonize", "no"),
+                *(_tls_options(broker.port, addresses) if addresses else ()),
             ),
+            is_given=bool(addresses),
             # Until it has read what it keeps it accepts connections, and answers nothing else.
             ping=("PING", "+PONG"),
         ),
     )
+
+
+def _tls_options(port: int, addresses: tuple[str, ...]) -> Iterator[str]:
+    yield from ("--tls-port", str(port), "--bind", *addresses)
+    yield from ("--tls-auth-clients", "no", "--tls-protocols", "TLSv1.2 TLSv1.3")  # who asks shows a password
+    given = {"--tls-cert-file": BROKER_CERTIFICATE, "--tls-key-file": BROKER_KEY, "--aclfile": BROKER_USERS}
+    for option, name in given.items():
+        yield from (option, f"{{given}}{name}")
 
 
 def instance_grace(graceful_timeout: float) -> float:
@@ -297,8 +331,15 @@ def refused_without(config: ClusterConfig, release: str, runtime: Mapping[str, A
 
     runtime: its configuration file.
     """
-    if config.broker is not None or BROKER_SOCKET not in runtime.get("environment", {}):
+    told = {BROKER_SOCKET, BROKER_AUTHORITY} & {*runtime.get("environment", {})}
+    if not told:
         return None
+    if config.broker is not None:
+        by_tls = BROKER_AUTHORITY in told
+        if by_tls == config.broker_is_asked_by_tls:
+            return None
+        how = "TLS, and it has a socket" if by_tls else "a socket, and it is asked by TLS"
+        return f"broker: release {release} asks the broker by {how} now: put the hosts' roles back for that release"
     return (
         f"broker: release {release} puts its jobs into the broker, which the stack file does not name any more: put it "
         "back for as long as that release serves"

@@ -31,6 +31,7 @@ class Role(StrEnum):
     APP = "app"
     NGINX = "nginx"
     DATABASE = "database"
+    BROKER = "broker"
 
 
 class Way(Model):
@@ -56,10 +57,12 @@ class Host(Way):
         default_factory=lambda: [Role.APP, Role.NGINX],
         min_length=1,
         description="What it does: app runs instances, nginx serves the site, database has the PostgreSQL that is "
-        "made.",
+        "made, broker has the broker, which is then asked by TLS.",
     )
     internal: HostAddress | None = Field(
-        None, description="The address by which the other hosts reach it; default: `address`, but for a database."
+        None,
+        description="The address by which the other hosts reach it; default: `address`, but for a database or a "
+        "broker.",
     )
     interface: InterfaceName | None = Field(
         None, description="The network interface that gets `site.address`; default: the one on whose network that is."

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from cluster.config.hosts import Host, HostName  # noqa: TC001 - fields of models
+from cluster.config.hosts import Host, HostName, Role
 from cluster.config.kinds import (
     ApplicationName,
     CommandText,
@@ -377,15 +377,20 @@ class Schedule(_Process):
 class Broker(Model):
     """The store of jobs that workers take theirs from, made by the platform.
 
-    The project finds it by CLUSTER_BROKER_URL (Celery's form) and CLUSTER_BROKER_SOCKET.
+    The project finds it by CLUSTER_BROKER_URL (Celery's form) and CLUSTER_BROKER_SOCKET; on a host with the role
+    broker by CLUSTER_BROKER_URL and CLUSTER_BROKER_AUTHORITY.
     """
 
     engine: Annotated[BrokerEngine, text_enum(BrokerEngine)] = Field(
-        description="valkey, or redis where that is what there is: reached by a socket, without any network, and each "
-        "job on disk before it is acknowledged."
+        description="valkey, or redis where that is what there is: reached by a socket, without any network (on a host "
+        "with the role broker by TLS and a password), and each job on disk before it is acknowledged."
     )
     memory: Annotated[Size, AfterValidator(_broker_memory)] = Field(
         Size.parse("256m"), description="For all jobs, 8m at least; when it is full, new ones are refused."
+    )
+    port: Port = Field(6380, description="Of the broker that is made on a host with the role broker.")
+    discard: bool = Field(
+        False, description="Let another broker serve than the one that has jobs now, on another host: they are left."
     )
 
 
@@ -599,6 +604,12 @@ class ClusterConfig(Model):
     def makes_postgres(self) -> bool:
         """Whether the database is a PostgreSQL that the platform makes."""
         return self.database is not None and self.database.engine is DatabaseEngine.POSTGRES
+
+    @property
+    def broker_is_asked_by_tls(self) -> bool:
+        """Whether the broker has a host of its own choice, and is asked there by TLS; else it has a socket."""
+        named = any(Role.BROKER in host.roles for host in self.hosts)
+        return self.broker is not None and self.platform.traits.hosts and named
 
     def host(self, name: str) -> Host:
         """Return the host called `name`; KeyError where there is none."""

@@ -117,6 +117,37 @@ def _database_host(config: ClusterConfig, _facts: Facts) -> Remarks:
             yield Remark(f"hosts[{number}].internal", why, "Say its address there.")
 
 
+def _broker_host(config: ClusterConfig, _facts: Facts) -> Remarks:
+    if not config.platform.traits.hosts:
+        return
+    numbers = [number for number, host in enumerate(config.hosts) if Role.BROKER in host.roles]
+    if config.broker is None:
+        for number in numbers:
+            yield Remark(f"hosts[{number}].roles", "There is no broker.", "Take the role broker out, or say `broker`.")
+        return
+    if len(numbers) > 1:
+        yield Remark("hosts", f"{len(numbers)} hosts have the role broker.", "Give it to one.")
+    apart = len(numbers) == 1 and any(
+        Role.APP in host.roles and number not in numbers for number, host in enumerate(config.hosts)
+    )
+    for number, host in enumerate(config.hosts):
+        asks = apart and bool({Role.APP, Role.BROKER} & set(host.roles))
+        named = host.internal is not None and not is_address(host.internal)
+        if (asks and host.internal is None) or (named and (asks or number in numbers)):
+            why = "A broker is asked for on a network of the hosts' own, and by addresses that it knows."
+            yield Remark(f"hosts[{number}].internal", why, "Say its address there.")
+    database = config.database.port if config.makes_postgres and config.database is not None else None
+    for number in numbers:
+        host = config.hosts[number]
+        taken = [
+            *(config.site.listeners if Role.NGINX in host.roles else ()),
+            *([database] if Role.DATABASE in host.roles else []),
+        ]
+        if config.broker.port in taken:
+            why = f"{host.name} has something else on port {config.broker.port}."
+            yield Remark("broker.port", why, "Choose another one.")
+
+
 def _of_one_host(config: ClusterConfig, _facts: Facts) -> Remarks:
     """Refuse what each host would have for itself, though all instances must have the same."""
     app = [host for host in config.hosts if Role.APP in host.roles]
@@ -135,8 +166,9 @@ def _of_one_host(config: ClusterConfig, _facts: Facts) -> Remarks:
     if config.database is not None and config.database.engine is DatabaseEngine.SQLITE:
         why = f"An sqlite database can't be shared {where}: each would have one of its own."
         yield Remark("database.engine", why, "Use postgres, or external.")
-    if config.broker is not None:
-        yield Remark("broker", f"The broker's socket can't be reached {where}.", "Use one of your own.")
+    if config.broker is not None and not config.broker_is_asked_by_tls:
+        why = f"The broker's socket can't be reached {where}."
+        yield Remark("broker", why, "Give a host the role broker: then it is asked by TLS.")
 
 
 def _uploads_of_all_hosts(config: ClusterConfig, _facts: Facts) -> Remarks:
@@ -203,6 +235,7 @@ HOST_RULES = (
     Rule("hosts-roles", ERROR, "Hosts are named once, and each role is some host's.", _hosts_fit),
     Rule("hosts-idle", ERROR, "A host is to run instances, and none is left for it.", _hosts_used),
     Rule("hosts-database", ERROR, "One host has the database that is made, at an address of its own.", _database_host),
+    Rule("hosts-broker", ERROR, "One host has the broker that others ask, at an address of its own.", _broker_host),
     Rule("hosts-apart", ERROR, "What each host would have for itself, and all instances must share.", _of_one_host),
     Rule("hosts-uploads", ERROR, "What the project writes is on one host alone.", _uploads_of_all_hosts),
     Rule("hosts-filesystem", ERROR, "What can't be kept on a filesystem that hosts share.", _shared_filesystem),

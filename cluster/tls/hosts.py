@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import ipaddress
 import json
 import secrets
 from dataclasses import dataclass, field
@@ -111,13 +112,27 @@ def certificate_of_database(secret: str, stack: str, host: str) -> HostCertifica
     return _certificate(secret, stack, host, "database", ExtendedKeyUsageOID.SERVER_AUTH)
 
 
-def _certificate(secret: str, stack: str, host: str, what: str, *usage: x509.ObjectIdentifier) -> HostCertificate:
+@cache
+def certificate_of_broker(secret: str, stack: str, host: str, *addresses: str) -> HostCertificate:
+    """Return what the broker on a host shows, which is known by the addresses at which it is asked; else as above."""
+    named = tuple(x509.IPAddress(ipaddress.ip_address(one)) for one in addresses)
+    return _certificate(secret, stack, host, "broker", ExtendedKeyUsageOID.SERVER_AUTH, names=named)
+
+
+def _certificate(
+    secret: str,
+    stack: str,
+    host: str,
+    what: str,
+    *usage: x509.ObjectIdentifier,
+    names: tuple[x509.GeneralName, ...] = (),
+) -> HostCertificate:
     above = _key(secret, "authority")
     authority = _authority(stack, above)
     key = _key(secret, f"{what} {host}")
     certificate = (
         _begun(authority.subject, _name(host), key)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(what), x509.DNSName(host)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(what), x509.DNSName(host), *names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(above.public_key()), critical=False)

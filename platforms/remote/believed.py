@@ -7,9 +7,12 @@ believe both, all show what is of the new one, all believe the new one alone.
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cluster.tls.hosts import authority_of, certificate_of_database, certificate_of_host
+from platforms.remote import broker
+from platforms.remote.made import makes_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,7 +52,7 @@ def _believed(topology: Topology, seen: Seen) -> Iterator[tuple[str, set[str]]]:
     """Yield digests of the authorities that a host's nginx, and what runs there, believes."""
     for host, looked in seen.each.items():
         yield host, {*looked.between.get("believed", ())}
-        if topology.config.makes_postgres:
+        if makes_secrets(topology):
             yield host, {*looked.between.get("instances", ())}
 
 
@@ -61,6 +64,13 @@ def _shown(topology: Topology, seen: Seen) -> Iterator[tuple[str, str, Callable[
         shown = ((looked.stack or {}).get("database") or {}).get("shown")
         if shown and topology.config.makes_postgres and host == seen.placement.database:
             yield host, shown, certificate_of_database
+        shown = ((looked.stack or {}).get("broker") or {}).get("shown")
+        if shown and host == seen.placement.broker:
+            yield host, shown, partial(_of_broker, topology)
+
+
+def _of_broker(topology: Topology, key: str, stack: str, host: str) -> HostCertificate:
+    return broker.certificate(key, stack, topology.config.host(host))
 
 
 def _digest(text: str) -> str:

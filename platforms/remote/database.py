@@ -8,6 +8,7 @@ import hmac
 from typing import TYPE_CHECKING, Any
 
 from cluster.placement import place
+from cluster.services import LOOPBACK
 from cluster.tls.hosts import HostsKeys, certificate_of_database, password_of
 
 if TYPE_CHECKING:
@@ -22,14 +23,6 @@ TAG_LENGTH = 8
 ROUNDS = 4096
 
 SALT_BYTES = 16
-
-#: Where a database is asked for on its own host.
-LOOPBACK = "127.0.0.1"
-
-
-def needs_hosts_key(topology: Topology) -> bool:
-    """Tell whether hosts ask each other for something, by certificates and passwords that are made of one secret."""
-    return topology.config.makes_postgres or place(topology).is_spread
 
 
 def _host(topology: Topology) -> Host:

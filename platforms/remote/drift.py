@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 #: What the command is called that lets a host's nginx do something for other hosts.
 RELAYS = "relays"
 
-#: And those that make a database there, and that start what keeps the certificate by ACME.
-POSTGRES, RENEWER = "postgres", "renewer"
+#: And those that make a database or a broker there, and that start what keeps the certificate by ACME.
+POSTGRES, BROKER, RENEWER = "postgres", "broker", "renewer"
 
 #: And the one that lets it hold the site's address in turn with others.
 ADDRESS = "address"
@@ -46,6 +46,7 @@ def drift(hosted: Hosted, preview: Preview) -> tuple[str, ...]:
         *(_of_secrets(looked, str(release)) if placed else ()),
         *_of_daemons(looked),
         *(_of_database(looked) if told.has(POSTGRES) else ()),
+        *(_of_broker(looked) if told.has(BROKER) else ()),
         *(_of_renewer(looked, told.environment(RENEWER)) if told.has(RENEWER) else ()),
         *(_of_address(looked) if told.has(ADDRESS) else ()),
         *_of_systemd(looked, told.stdin("host")),
@@ -154,6 +155,16 @@ def _of_database(looked: Looked) -> Iterator[str]:
         yield f"PostgreSQL on {looked.host} {'is gone' if found is None else 'is stopped'}"
     elif not found["safe"]:
         yield f"everybody on its network gets to the port of PostgreSQL on {looked.host}"
+
+
+def _of_broker(looked: Looked) -> Iterator[str]:
+    found, unit = (looked.stack or {}).get("broker"), looked.places.daemon("broker").name
+    if found is None or unit not in (looked.stack or {}).get("daemons", {}):
+        yield f"the broker on {looked.host} is gone"
+    elif not found["safe"]:
+        yield f"everybody on its network gets to the port of the broker on {looked.host}"
+    elif not found["whole"]:
+        yield f"the broker's certificate, key or users on {looked.host} were edited, or are gone"
 
 
 def _of_renewer(looked: Looked, believed: Mapping[str, Any]) -> Iterator[str]:

@@ -176,6 +176,17 @@ class Looked:
         found = (self.stack or {}).get("database")
         return found is not None and bool(found["digest"] == digest and found["active"] and found["safe"])
 
+    def has_broker(self, digest: str, name: str, unit: str) -> bool:
+        """Tell whether the broker that was made so runs, by this unit, and nobody gets to it who must not."""
+        found = (self.stack or {}).get("broker")
+        there = found is not None and bool(found["digest"] == digest and found["safe"] and found["whole"])
+        return there and self.has_daemons({self.places.daemon(name).name: unit})
+
+    @property
+    def asked_for_broker(self) -> bool:
+        """Whether other hosts could ask for a broker there."""
+        return (self.stack or {}).get("broker") is not None
+
     @property
     def has_visitors(self) -> bool:
         """Whether nginx has the site."""

@@ -227,7 +227,12 @@ class Observed:
     def _daemon(self, service: Service) -> ServiceStatus:
         unit = self.places.daemon(service.name).name
         state = (self.seen.of(service.name).stack or {}).get("daemons", {}).get(unit, {}).get("state", "not running")
-        return ServiceStatus(service=service.name, kind=service.kind, state=state, ok=state == "active")
+        said = (self.seen.of(service.name).stack or {}).get("broker") if service.kind is Kind.BROKER else None
+        left = ", ".join((said or {}).get("left", ()))
+        message = f"{left} still gets to its port: `cluster up` ends that" if left else ""
+        message = message if (said or {}).get("safe", True) else "everybody on its network gets to its port"
+        ok = state == "active" and not message
+        return ServiceStatus(service=service.name, kind=service.kind, state=state, ok=ok, message=message)
 
     def _process(self, name: str, unit: str, told: dict[str, Any] | Any) -> Process:
         release = unit.removesuffix(".service").rpartition("-")[2]

@@ -72,6 +72,7 @@ def runtime_paths(topology: Topology, places: Places, release: str) -> RuntimePa
         packages=f"{places.releases / release}/packages",
         endpoints=topology.endpoints(lambda kind: str(places.sockets_of(kind.value))),
         schedules=str(places.schedules),
+        authority=str(places.authority),
     )
 
 

@@ -22,11 +22,11 @@ from platforms.pulumi.engine import PulumiError
 from platforms.pulumi.planning import Sides, UnkeptError, begun, lasting_of
 from platforms.pulumi.preview import Preview
 from platforms.remote.address import shared
-from platforms.remote.database import needs_hosts_key, url
 from platforms.remote.drift import drift
 from platforms.remote.foreseen import foreseen
 from platforms.remote.kept import NoReleaseError, changed_parts, fetched, history_of, wanted
 from platforms.remote.looked import LOOKED_VARIABLE, handed, said_of_sessions
+from platforms.remote.made import made_secrets, makes_secrets, needs_hosts_key
 from platforms.remote.nginx_check import HostChecker
 from platforms.remote.paths import nginx_config, relay_files, runtime_paths
 from platforms.remote.ssh import HostError
@@ -205,10 +205,10 @@ class Planning(planning.Planning):
     # --- releases
 
     def secrets(self) -> dict[str, str]:
-        """Return the secrets of the wanted release: the URL of a database that is made on a host among them."""
+        """Return the secrets of the wanted release: the URLs of what is made on hosts among them."""
         found = self.pulumi.secrets()
-        made = self.pulumi.secret(HOSTS_KEY) if self.topology.config.makes_postgres else None
-        return found if made is None else {**found, "database_url": url(self.topology, self.places, made)}
+        made = self.pulumi.secret(HOSTS_KEY) if makes_secrets(self.topology) else None
+        return found if made is None else {**found, **made_secrets(self.topology, self.places, made)}
 
     def lasting(self, wanted: str, secrets: Mapping[str, str]) -> Lasting:
         """Return what sessions and data hang on in the wanted release."""

@@ -41,19 +41,29 @@ from platforms.pulumi.preview import Preview
 from platforms.pulumi.progress import NGINX_CONFIG
 from platforms.pulumi.relay import Relay
 from platforms.remote import filesystem
-from platforms.remote.database import needs_hosts_key, reached_at
 from platforms.remote.host.places import Places
-from platforms.remote.host.postgres import reaches
 from platforms.remote.host.releases import in_release
 from platforms.remote.kept import history_of
-from platforms.remote.looked import MOST_AT_ONCE, Seen, check_name, facts_of, look, look_around, said_of_sessions
+from platforms.remote.looked import (
+    MOST_AT_ONCE,
+    Seen,
+    check_name,
+    facts_of,
+    look,
+    look_around,
+    look_at_former,
+    said_of_sessions,
+)
+from platforms.remote.made import needs_hosts_key
+from platforms.remote.misplaced import let_go
 from platforms.remote.observe import Observed, told
+from platforms.remote.passed_on import pass_on, sources
 from platforms.remote.paths import RemotePaths, access_log, nginx_config, written
 from platforms.remote.planning import Site, drifted, plan, previewed
+from platforms.remote.reached import checked_broker, reaching
 from platforms.remote.relays import Relays
 from platforms.remote.renewing import said_of
 from platforms.remote.ssh import LOOK_SECONDS, AwayError, HostError, Ssh
-from platforms.remote.units import instance_unit
 from platforms.remote.wheels import said_of_building
 
 if TYPE_CHECKING:
@@ -73,6 +83,7 @@ STEPS = {
     "host": "setting {host} up",
     "postgres": "making the database",
     "daemons": "starting what keeps sessions and jobs",
+    "broker": "starting the broker",
     "uploads": "copying what is written there to where all hosts have it",
     "sent": "sending the release",
     "prepare": "the release: static files, migrations, and one instance that proves it healthy",
@@ -222,13 +233,16 @@ class RemotePlatform:
             self.paths.state.mkdir(parents=True, exist_ok=True)
             history.save(self.paths)
         digest = history.back_to(wanted.release)
-        if any(digest not in seen.each[host].releases for host in self.placement.app):
+        if sources(seen, digest) is None:
             raise history.not_here(digest)
         return digest
 
     def _apply(self, site: Site, planned: Planned, changes: Changes) -> Applied:
         """Let Pulumi do what it has previewed."""
         if planned.changes or not changes.none or self.pulumi.unsettled:
+            former = site.environment.get(RELEASE_VARIABLE)
+            if former is not None:
+                pass_on(self.ssh, site.seen, former, sources(site.seen, former) or {}, self._say_of)
             try:
                 policed = bool(changes.unjudged)  # else the preview has asked of everything
                 with self._closing(site, planned):
@@ -248,6 +262,9 @@ class RemotePlatform:
         self._await_certificates()
         observed = self.observe()
         self._shut_out(observed.seen)
+        for host, kinds in let_go(self.topology, observed.seen, lambda: look_at_former(self.ssh)).items():
+            if host not in observed.seen.away:
+                self.ssh.run(host, "let-go", *kinds)
         return Applied(
             release=release,
             changed=not changes.none,
@@ -273,30 +290,29 @@ class RemotePlatform:
     def _tidied(self) -> str:
         """Stop what was started on one host and won't serve, since another one failed; return what could not be done.
 
-        On one host what failed has done so itself.
+        On one host what failed has done so itself. Its secrets go in any case.
         """
-        said = []
-        for host in self.placement.app if len(self.placement.app) > 1 else ():
+        said, words = [], ["stop"] if len(self.placement.app) > 1 else []
+        for host in self.placement.app:
             try:
-                self.ssh.run(host, "tidy")
+                self.ssh.run(host, "tidy", *words)
             except HostError as error:
                 said.append(f"what was started there may still run: {error}\n")
         return "".join(said)
 
     def _shut_out(self, seen: Seen) -> None:
-        """Let nobody get to the database any more by what former releases had: what they did is done now.
+        """Let nobody get to the database or the broker any more by what former releases had: what they did is done now.
 
         Nor are those heard that held the site's address, and have given it up.
         """
         for name, looked in seen.each.items():
             if looked.address and looked.address["left"]:
                 self.ssh.run(name, "part")
-        host = self.placement.database
-        if host is None or host in seen.away:
-            return
-        found = (seen.each[host].stack or {}).get("database") or {}
-        if found.get("left") or found.get("owner_logs_in"):
-            self.ssh.run(host, "shut-out")
+        for host in {self.placement.database, self.placement.broker} - {None, *seen.away}:
+            stack = seen.each[str(host)].stack or {}
+            found, jobs = stack.get("database") or {}, stack.get("broker") or {}
+            if found.get("left") or found.get("owner_logs_in") or jobs.get("left"):
+                self.ssh.run(str(host), "shut-out")
 
     def _await_certificates(self) -> None:
         """Wait until the authority has given each host the first certificate, or has said why not; that is said."""
@@ -447,6 +463,7 @@ class RemotePlatform:
         unseen = [Check(name=f"{name} answers", ok=False, expected="yes", found=why) for name, why in away.items()]
         unseen += filesystem.checked(self.ssh, observed.seen)
         unseen += self._checked_address(observed)
+        unseen += self._checked_broker(observed, release)
         return unseen + [
             replace(check, name=f"{host}: {check.name}") if several else check
             for host in self.placement.nginx
@@ -466,6 +483,11 @@ class RemotePlatform:
             )
             for address, found in observed.holders.items()
         ]
+
+    def _checked_broker(self, observed: Observed, release: str) -> list[Check]:
+        """Check on each host with instances that these get to the broker, by TLS and the password alone."""
+        asked = [name for name in self.placement.app if name not in observed.seen.away]
+        return checked_broker(self.topology, self._said, asked, release)
 
     def _asked_at(self, visited: str, observed: Observed) -> str:
         """Return where a host's site is asked for: by the address that visitors use, where this host holds it."""
@@ -528,20 +550,7 @@ class RemotePlatform:
             for host, ports in listening.items()
             for port in ports.split()
         ]
-        return [*found, *self._reaching_database(away)]
-
-    def _reaching_database(self, away: Collection[str]) -> list[str]:
-        """Return who gets to the database though no instance runs there, this machine among them."""
-        if not self.topology.config.makes_postgres or not self.placement.asks_database:
-            return []
-        address, port = reached_at(self.topology)
-        not_asked = {self.placement.database, *self.placement.app, *away}
-        asked = [host.name for host in self.ssh.hosts if host.name not in not_asked]
-        found = [name for name, said in self._said(asked, "reaches", address, str(port)).items() if said == "yes"]
-        return [
-            f"{who} gets to the database at {address}:{port}"
-            for who in [*found, *(["this machine"] if reaches(address, port) else [])]
-        ]
+        return [*found, *reaching(self.topology, self._said, away)]
 
     def _said(self, hosts: Sequence[str], what: str, *words: str) -> dict[str, str]:
         """Return what hosts say, asked at once, by their names; HostError where one can't be."""
@@ -609,7 +618,8 @@ class RemotePlatform:
         release, there = observed.release, [name for name in self.placement.app if name not in observed.seen.away]
         if release is None or not there:
             raise CommandError(f"no release serves all of stack {self.stack.name}")
-        unit = instance_unit(self.topology, self.places)
+        # As instances run there now: the stack file may say something else that was never brought up.
+        unit = self.ssh.run(there[0], "unit")
         given = observed.seen.each[there[0]].has_secrets(release)
         python = in_release(self.places, release, unit, terminal=terminal, given=given)
         command = [*python, "-P", "-m", "cluster_runtime.program", *words]

@@ -19,7 +19,6 @@ from cluster.tls.hosts import HostsKeys, read_fallbacks
 from cluster.topology import build_topology
 from platforms.remote import filesystem
 from platforms.remote.believed import disbelieved
-from platforms.remote.database import needs_hosts_key, url
 from platforms.remote.host.places import Places
 from platforms.remote.looked import (
     LOOKED_VARIABLE,
@@ -31,6 +30,7 @@ from platforms.remote.looked import (
     said_of_sessions,
     taken,
 )
+from platforms.remote.made import made_secrets, makes_secrets, needs_hosts_key
 from platforms.remote.misplaced import misplaced
 from platforms.remote.paths import RemotePaths, runtime_paths
 from platforms.remote.resources import Remote
@@ -176,11 +176,9 @@ class RemoteGround:
         )
 
     def made_secrets(self, config: ClusterConfig) -> dict[str, str]:
-        """Return the URL of the database, where one is made."""
+        """Return the URLs of the database and of the broker, where they are made and hold a password."""
         topology = build_topology(config)
-        if not topology.config.makes_postgres:
-            return {}
-        return {"database_url": url(topology, self.places, self._hosts_keys().key)}
+        return made_secrets(topology, self.places, self._hosts_keys().key) if makes_secrets(topology) else {}
 
     def _hosts_keys(self) -> HostsKeys:
         """Return of what hosts' certificates are made; empty where they need none. RunError where it is missing."""

@@ -19,12 +19,15 @@ from cluster.topology import batches
 from platforms import base
 from platforms.pulumi.made import ours
 from platforms.pulumi.preparing import release_words
-from platforms.remote import database, filesystem
+from platforms.remote import broker, database, filesystem
 from platforms.remote.address import shared
 from platforms.remote.archives import make_release, make_renewer
 from platforms.remote.environments import make_environment
+from platforms.remote.host.broker import digest as broker_digest
+from platforms.remote.host.broker import given_digest
 from platforms.remote.host.postgres import digest
 from platforms.remote.host.setting_up import SERVICE
+from platforms.remote.made import makes_secrets
 from platforms.remote.paths import asked_relays, nginx_config, relay_files, relay_ports, shown_files
 from platforms.remote.renewing import LOCK, code, renewer_of, variable
 from platforms.remote.targets import target_of
@@ -122,7 +125,8 @@ class Remote:
         hosts = [self._set_up(name, host, topology, opts) for host in self.seen.each]
         hosts += self._gathered(name, topology, opts, hosts)
         nodes = [socket_of(service, self.places) for service in topology.of_kind(Kind.MEMCACHED)]
-        return Store(nodes=pulumi.Output.from_input(nodes), ready=(*hosts, *self._daemons(name, topology, opts, hosts)))
+        there = (*self._daemons(name, topology, opts, hosts), *self._broker(name, topology, opts, hosts))
+        return Store(nodes=pulumi.Output.from_input(nodes), ready=(*hosts, *there))
 
     def _set_up(self, name: str, host: str, topology: Topology, opts: pulumi.ResourceOptions) -> local.Command:
         beside = self.placement.services(host, topology.beside)
@@ -132,7 +136,7 @@ class Remote:
             "tmpfiles": tmpfiles(topology, self.places),
             **{f"{SERVICE}{service.name}": service_unit(service, topology, self.places) for service in beside},
         }
-        if topology.config.makes_postgres and host in self.placement.app:
+        if makes_secrets(topology) and host in self.placement.app:
             texts["authority"] = self.hosts_keys.authorities(self.places.stack)
         step = _Step(component=name, host=host, name="host")
         shared = filesystem.wanted(self.seen, host)
@@ -167,7 +171,8 @@ class Remote:
         self, name: str, topology: Topology, opts: pulumi.ResourceOptions, hosts: Sequence[local.Command]
     ) -> list[local.Command]:
         """Start programs of the distribution's, one after another: of two memcached nodes one is always full."""
-        services = topology.daemons
+        services = self.placement.services(self.placement.leader, topology.daemons)
+        services = [one for one in services if one.daemon is not None and not one.daemon.is_given]
         if not services:
             return []
         sessions = topology.config.sessions
@@ -194,6 +199,25 @@ class Remote:
             stdin=json.dumps(wanted, indent=1),
         )
         return [started]
+
+    def _broker(
+        self, name: str, topology: Topology, opts: pulumi.ResourceOptions, hosts: Sequence[local.Command]
+    ) -> list[local.Command]:
+        """Start the broker that instances on several hosts ask; one that has a socket alone is a daemon as others."""
+        host = self.placement.broker
+        if host is None:
+            return []
+        told = broker.wanted(topology, self.places, self.hosts_keys)
+        made = self._command(
+            *(_Step(component=name, host=host, name="broker"), "broker", ()),
+            opts,
+            after=hosts,
+            environment={"DIGEST": broker_digest(told), "GIVEN": given_digest(told)},
+            done=self.seen.each[host].has_broker(broker_digest(told), told["name"], told["unit"]),
+            stdin=pulumi.Output.secret(json.dumps(told)),
+            logging=local.Logging.NONE,
+        )
+        return [made]
 
     def database(self, name: str, topology: Topology, opts: pulumi.ResourceOptions) -> MadeDatabase:
         """Make the PostgreSQL that the stack file asks for; an sqlite file is made by who opens it."""
@@ -615,6 +639,7 @@ class Remote:
             "renewed": renewed,
             "polite": looked.polite,
             **({"holds": True} if holds else {}),
+            **({"broker": True} if host == placement.broker else {}),
         }
         return self._command(
             *(_Step(component=name, host=host, name="retire"), "retire", ()),
@@ -625,6 +650,7 @@ class Remote:
             and looked.has_relay(files, alone=True)
             and looked.has_visitors == visited
             and (holds or looked.address is None)
+            and (host == placement.broker or not looked.asked_for_broker)
             and looked.has_renewer == renewed
             and not (
                 host in placement.hosts and looked.has_uploads and topology.config.app.shared_filesystem is not None

@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 #: End the names of the commands that set a host up, and that let its nginx do something for other hosts.
 HOST, RELAYS = "-host", "-relays"
 
-#: And of those that make a database, and that start what keeps the certificate by ACME of a host's nginx.
-POSTGRES, RENEWER = "-postgres", "-renewer"
+#: And of those that make a database or a broker that others ask, and that start what keeps the certificate by ACME of a
+#: host's nginx.
+POSTGRES, BROKER, RENEWER = "-postgres", "-broker", "-renewer"
+
+#: What is another one of the broker's step where its certificate, its key or its users are.
+GIVEN = "environment.GIVEN"
 
 #: And of those that let a host hold the site's address in turn with others.
 ADDRESS = "-address"
@@ -146,7 +150,7 @@ class Told(told.Told):
             service.name
             for host in self.hosts
             for service in host.daemons
-            if service.kind in among and host.operation_on_daemon(service) in operations
+            if service.kind in among and self._on_daemon(host, service) in operations
         }
         if "delete" in operations:
             found |= {
@@ -160,6 +164,12 @@ class Told(told.Told):
         if Kind.ACME in among:
             found |= {self._called(step) for step in self._of_renewers() if _operation(step) in operations}
         return names(found)
+
+    def _on_daemon(self, host: Hosted, service: Service) -> str | None:
+        """Return what is done with a daemon: one whose certificate or password is another one is started again too."""
+        found = host.operation_on_daemon(service)
+        steps = steps_of(self.preview, BROKER, "update") if service.kind is Kind.BROKER else []
+        return found or ("replace" if any(GIVEN in step.changed for step in steps) else None)
 
     def _of_renewers(self) -> list[Step]:
         return [step for step in self.preview.steps if step.part.endswith(RENEWER)]
@@ -275,7 +285,12 @@ def renewer_name(host: str, *, several: bool) -> str:
 
 def steps_of_database(preview: Preview, *operations: str) -> list[Step]:
     """Return the steps that make or change a database."""
-    return [step for step in preview.steps if step.part.endswith(POSTGRES) and step.operation in operations]
+    return steps_of(preview, POSTGRES, *operations)
+
+
+def steps_of(preview: Preview, part: str, *operations: str) -> list[Step]:
+    """Return the steps of which the name ends so."""
+    return [step for step in preview.steps if step.part.endswith(part) and step.operation in operations]
 
 
 def steps_of_nginx(preview: Preview) -> list[Step]:

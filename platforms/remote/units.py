@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.services import PACKAGED, instance_grace
+from cluster_runtime.secret_files import CREDENTIAL
 from platforms.remote.host.credentials import loaded
 from platforms.remote.host.filesystem import TOKEN
 from platforms.remote.host.places import NGINX_USER
@@ -101,10 +102,12 @@ def daemon_unit(service: Service, places: Places) -> str:
     """Return the unit of a program of the distribution's, which listens for the instances' user alone."""
     assert service.daemon is not None  # noqa: S101 - whoever asks has one
     data = places.kept_by(service.kind.value)
-    words = service.daemon.words(socket=socket_of(service, places), mode="0700", data=str(data))
+    given = f"/run/credentials/{places.daemon(service.name).name}/{CREDENTIAL}_"
+    words = service.daemon.words(socket=socket_of(service, places), mode="0700", data=str(data), given=given)
     named = " || ".join(f"command -v {name}" for name in PACKAGED[service.kind].names)
     run = f'p=$({named}) && exec "$p" {shlex.join(words)}'
-    return _unit_of(service, places, run, of_release=False, own=[f"-{data}"])
+    given = str(places.broker_given) if service.daemon.is_given else ""
+    return _unit_of(service, places, run, of_release=False, own=[f"-{data}"], given=given)
 
 
 def _unit_of(  # noqa: PLR0913 - what a unit says
@@ -115,6 +118,7 @@ def _unit_of(  # noqa: PLR0913 - what a unit says
     of_release: bool = True,
     own: Sequence[str] = (),
     filesystem: Filesystem | None = None,
+    given: str = "",
 ) -> str:
     """Return the unit of a service, or its template, as `_unit` does."""
     return _unit(
@@ -128,6 +132,7 @@ def _unit_of(  # noqa: PLR0913 - what a unit says
         of_release=of_release,
         own=own,
         filesystem=filesystem,
+        given=given,
     )
 
 
@@ -149,12 +154,14 @@ def _unit(  # noqa: PLR0913 - what a unit says
     of_release: bool = True,
     own: Sequence[str] = (),
     filesystem: Filesystem | None = None,
+    given: str = "",
 ) -> str:
     """Return a template whose units run a shell's words, in which $1 is what a unit is called.
 
     of_release: whether it is a release's program, which tells systemd that it is ready, and that it lives, and is given
     the release's secrets. own: what it alone writes to.
-    filesystem: where that is which the project writes, if hosts share it.
+    filesystem: where that is which the project writes, if hosts share it. given: the directory of what another program
+    is given.
     """
     writable = " ".join(
         map(str, (places.sockets, *own, places.shared, places.data, places.sessions, places.home)),
@@ -170,6 +177,7 @@ def _unit(  # noqa: PLR0913 - what a unit says
             "",
             "[Service]",
             *(("Type=notify", "NotifyAccess=main", loaded(f"{places.given}/%i")) if of_release else ()),
+            *((loaded(given),) if given else ()),
             *(() if filesystem is None else (filesystem.check(places),)),
             f"ExecStart=/bin/sh -c {quoted(run)} sh %i",
             "Restart=always",

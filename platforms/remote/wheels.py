@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import re
 import tempfile
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 #: Begins the line that is said where a package is built.
 BUILDING = "building "
 
-#: Hexadecimal digits that tell a package's source from another.
+#: Hexadecimal digits that tell a package's source, and how it is built, from another.
 DIGEST_LENGTH = 16
 
 #: Characters of a compiler's line that are repeated.
@@ -115,7 +116,7 @@ class Wheels:
 
         versioned: whether its source says its version by itself; a copy of a directory may not.
         """
-        there = self.kept / f"{sdist.digest[:DIGEST_LENGTH]}-{self.python}-{self.platform}-{self.codename}"
+        there = self.kept / f"{_tag(found, package, sdist)}-{self.python}-{self.platform}-{self.codename}"
         kept = sorted(there.glob("*.whl"))
         if kept:
             return kept[0]
@@ -140,7 +141,7 @@ class Wheels:
                 "backend": sdist.backend,
                 "path": [*sdist.backend_path],
                 "subdirectory": sdist.subdirectory,
-                "settings": uv_table(found.directory).get("config-settings", {}),
+                "settings": _settings(found),
                 "variables": dict(variables),
                 "properties": [*PROPERTIES],
                 "sent": sent,
@@ -230,6 +231,18 @@ class Wheels:
             f"app.requirements: {package} has no wheel for Python {self.python} on {self.platform}, and can't be built "
             f"on {self.host}: {known}\n" + "\n".join(f"    {line}" for line in last_lines(words).splitlines())
         )
+
+
+def _settings(found: Requirements) -> Mapping[str, Any]:
+    """Return what a project's backends are told."""
+    settings: Mapping[str, Any] = uv_table(found.directory).get("config-settings", {})
+    return settings
+
+
+def _tag(found: Requirements, package: Unbuilt, sdist: Sdist) -> str:
+    """Return what tells a package's wheel from others: built with something else it is another one."""
+    told = [sdist.digest, _settings(found), *build_requirements(found, sdist, package.name)]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:DIGEST_LENGTH]
 
 
 def said_of_building(event: Event) -> str:

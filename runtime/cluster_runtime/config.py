@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster_runtime import unfollowed
-from cluster_runtime.secret_files import CREDENTIAL, HELD
+from cluster_runtime.secret_files import BROKER_SECRET, CREDENTIAL, HELD
 
 #: The environment variable that holds the path of the release's configuration file.
 CONFIG_VARIABLE = "CLUSTER_CONFIG"
@@ -20,6 +20,11 @@ INSTANCE_VARIABLE, RELEASE_VARIABLE, SOCKET_VARIABLE = "CLUSTER_INSTANCE", "CLUS
 #: The names that the files of secrets may have.
 SECRET_NAMES = ("secret_key", "secret_key_fallbacks", "database_url", "secret_environment")
 
+#: Tells the project where its broker is.
+BROKER_VARIABLE = "CLUSTER_BROKER_URL"
+
+#: The names of secrets that no stack file has.
+MADE_NAMES = (BROKER_SECRET,)
 
 #: Says where systemd has put what a unit alone reads (systemd.exec(5), LoadCredential).
 CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
@@ -72,7 +77,8 @@ class RuntimeConfig:
     database: {"engine": "sqlite", "path": …}, {"engine": "external"} (its URL is a secret), or None: the project's.
         "replace": true lets it stand for a server that the project's DATABASES name.
     secrets: a directory of files: secret_key, secret_key_fallbacks (JSON list), database_url,
-        secret_environment (JSON object); all but the first may be missing. Empty: systemd gives them to each process.
+        secret_environment (JSON object), broker_url; all but the first may be missing. Empty: systemd gives them to
+        each process.
     preload: load the project once for all workers, where that is safe.
     packages: a directory of what the release installs from its own copy of local packages; it may be missing.
     drain: seconds between giving the name up and stopping, in which nginx's connections wear out.
@@ -170,8 +176,10 @@ class RuntimeConfig:
             raise ConfigError(f"{path}: {error.strerror}") from error
 
     def secret_environment(self) -> dict[str, str]:
-        """Return the project's secret variables."""
-        return {name: str(value) for name, value in json.loads(self.secret("secret_environment") or "{}").items()}
+        """Return the project's secret variables; where its broker is, among them, if that is a secret."""
+        broker = self.secret(BROKER_SECRET)
+        own = {name: str(value) for name, value in json.loads(self.secret("secret_environment") or "{}").items()}
+        return {**({BROKER_VARIABLE: broker} if broker else {}), **own}
 
 
 def _check_credentials(config: str | Path, first: Path) -> None:

@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from cluster_runtime.compress import compress
-from cluster_runtime.config import CONFIG_VARIABLE, SECRET_NAMES, ConfigError, RuntimeConfig
+from cluster_runtime.config import CONFIG_VARIABLE, MADE_NAMES, SECRET_NAMES, ConfigError, RuntimeConfig
 from cluster_runtime.describe import COLLECT, MIGRATE, NOT_COLLECTED, NOT_MIGRATED, REFUSED
 from cluster_runtime.gate import serving_socket
 from cluster_runtime.progress import follow
 from cluster_runtime.proof import UNFIT
-from cluster_runtime.secret_files import forget_old, write_all
+from cluster_runtime.secret_files import BROKER_SECRET, forget_old, write_all
 from cluster_runtime.static_files import CURRENT, show
 
 if TYPE_CHECKING:
@@ -55,13 +55,14 @@ class TaskError(Exception):
 def mask(text: str, secrets: dict[str, str]) -> str:
     """Return `text` with the values of secrets, and of what is in them, replaced by their names.
 
-    In them are the variables of secret_environment, fallback keys, and the password of a database's URL. A value is
-    found as it is, as Python prints it in a dictionary, and as JSON has it.
+    In them are the variables of secret_environment, fallback keys, and the password of a database's URL and of a
+    broker's. A value is found as it is, as Python prints it in a dictionary, and as JSON has it.
     """
     values = {value: name for name, value in secrets.items()}
     values |= {str(value): name for name, value in json.loads(secrets.get("secret_environment") or "{}").items()}
     values |= dict.fromkeys(json.loads(secrets.get("secret_key_fallbacks") or "[]"), "secret_key_fallbacks")
-    values |= dict.fromkeys(_passwords(secrets.get("database_url", "")), "database_url")
+    for name in ("database_url", BROKER_SECRET):
+        values |= dict.fromkeys(_passwords(secrets.get(name, "")), name)
     for value, name in sorted(values.items(), key=lambda item: -len(item[0])):
         if len(value) >= SHORTEST_MASKED:
             for form in sorted({value, repr(value)[1:-1], json.dumps(value)[1:-1]}, key=len, reverse=True):
@@ -85,7 +86,7 @@ class Tasks:
 
     def __init__(self, config: RuntimeConfig) -> None:
         self.config = config
-        found = {name: self.config.secret(name) for name in SECRET_NAMES}
+        found = {name: self.config.secret(name) for name in (*SECRET_NAMES, *MADE_NAMES)}
         self.secrets = {name: value for name, value in found.items() if value}
 
     def build(self, endings: tuple[str, ...], *, collect: bool, migrate: str | None) -> None:

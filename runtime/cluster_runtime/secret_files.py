@@ -15,6 +15,9 @@ from cluster_runtime.instance_link import NAME
 #: The secret that every release has.
 HELD = "secret_key"
 
+#: A broker's URL, which the platform makes where it holds a password.
+BROKER_SECRET = "broker_url"  # noqa: S105 - a name
+
 #: What systemd calls the secrets that it gives a unit: one of them is `cluster_NAME`.
 CREDENTIAL = "cluster"
 

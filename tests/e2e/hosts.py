@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tests.e2e.remote import IMAGE, Host, RemoteStand
+from tests.e2e.remote import IMAGE, Host, Network, RemoteStand
 from tests.e2e.tools import docker
 from tests.load import Load
 
@@ -17,24 +17,6 @@ if TYPE_CHECKING:
     import http.client
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
-
-
-class Network:
-    """A network of hosts, which keep their addresses when they boot again."""
-
-    def __init__(self) -> None:
-        self.name = f"cluster-hosts-{os.getpid()}"
-        self.begin = f"10.210.{os.getpid() % 256}"
-        self.given = 10
-        docker("network", "create", "--subnet", f"{self.begin}.0/24", self.name)
-
-    def place(self) -> list[str]:
-        """Return docker's words for another address."""
-        self.given += 1
-        return ["--network", self.name, "--ip", f"{self.begin}.{self.given}"]
-
-    def close(self) -> None:
-        docker("network", "rm", self.name)
 
 
 class Store(Host):

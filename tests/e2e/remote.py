@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 #: What its hosts are made of: HOST_BASE names another Debian than the tests of containers have.
 HOST_BASE = os.environ.get("HOST_BASE", BASE)
 
+#: Seconds for what takes a few: the machine may be busy with something else.
+PATIENCE = 300.0
+
 #: What has the broker there, as Debian 12 calls it and those after it.
 VALKEY = "redis-server" if "bookworm" in HOST_BASE else "valkey-server"
 
@@ -51,6 +54,27 @@ OPTIONS = (
 )
 
 
+class Network:
+    """A network of hosts, which keep their addresses when they boot again."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        number, Network.made = Network.made, Network.made + 1
+        self.name = f"cluster-hosts-{os.getpid()}{f'-{number}' if number else ''}"
+        self.begin = f"10.{210 + number % 40}.{os.getpid() % 256}"
+        self.given = 10
+        docker("network", "create", "--subnet", f"{self.begin}.0/24", self.name)
+
+    def place(self) -> list[str]:
+        """Return docker's words for another address."""
+        self.given += 1
+        return ["--network", self.name, "--ip", f"{self.begin}.{self.given}"]
+
+    def close(self) -> None:
+        docker("network", "rm", self.name)
+
+
 class Host:
     """A container with systemd; `key` logs in as deploy. roles: what it does in a stack; none: it is not of one."""
 
@@ -65,9 +89,11 @@ class Host:
         name: str = "web1",
         roles: tuple[str, ...] = ("app", "nginx"),
         network: Sequence[str] = (),
+        *,
+        alone: bool = False,
     ) -> None:
-        """Start it. network: docker's words for where it is."""
-        self.name, self.roles, self.is_inside = name, roles, bool(network)
+        """Start it. network: docker's words for where it is. alone: no other host of its stack is there."""
+        self.name, self.roles, self.is_inside = name, roles, bool(network) and not alone
         for image, text in {IMAGE: HOST, self.image: self.text}.items():  # others are made of it
             subprocess.run(["docker", "build", "--quiet", "--tag", image, "-"], input=text, check=True, text=True)
         self.key = directory / f"key-{name}-{len(list(directory.iterdir()))}"
@@ -117,7 +143,7 @@ class Host:
         self.until(lambda: self.run("systemctl", "is-active", "ssh.service", check=False) == "active")
 
     @staticmethod
-    def until(condition: Any, seconds: float = 60) -> None:
+    def until(condition: Any, seconds: float = PATIENCE) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline
@@ -130,7 +156,7 @@ class Host:
 class RemoteStand(DockerStand):
     """The same as the stand on Docker, on a host."""
 
-    def __init__(self, host: Host, *others: Host, **more: Any) -> None:
+    def __init__(self, host: Host, *others: Host, case: str | None = None, **more: Any) -> None:
         self.host_there = host
         self.all_hosts = [host, *others]
         super().__init__(
@@ -149,9 +175,10 @@ class RemoteStand(DockerStand):
                 "database": {"engine": "sqlite"},
                 "site": {"server_names": ["cluster", "localhost"], "listen": 8080},
                 **more,
-            }
+            },
+            case=case,
         )
-        self.address = (host.address, 8080)
+        self.address = (host.address, self.port)
 
     def main(self, sabotage: str = "") -> None:
         before = f"from tests.e2e import remote_saboteur\nremote_saboteur.{sabotage}()\n" if sabotage else ""
@@ -170,12 +197,13 @@ class RemoteStand(DockerStand):
         """Return the host on which an instance runs; the first where none does."""
         return next((host for host in self.all_hosts if self._units(host, instance)), self.host_there)
 
-    def units(self, instance: str) -> list[str]:
-        return self._units(self.host_of(instance), instance)
+    def units(self, instance: str, states: str = "active") -> list[str]:
+        return self._units(self.host_of(instance), instance, states)
 
-    def _units(self, host: Host, instance: str) -> list[str]:
+    def _units(self, host: Host, instance: str, states: str = "active") -> list[str]:
         lines = host.run(
-            "systemctl", "list-units", f"cluster-{self.name}@{instance}-*", "--no-legend", "--plain", "--state=active"
+            *("systemctl", "list-units", f"cluster-{self.name}@{instance}-*", "--no-legend", "--plain"),
+            f"--state={states}",
         )
         return [line.split()[0] for line in lines.splitlines()]
 
@@ -221,5 +249,15 @@ class RemoteStand(DockerStand):
 @contextmanager
 def remote_stand(directory: Path, **more: Any) -> Iterator[RemoteStand]:
     """Make a host and a stand on it; `more` are keys of the stack."""
-    with contextlib.closing(Host(directory)) as host, contextlib.closing(RemoteStand(host, **more)) as stand:
+    with host_alone(directory) as host, contextlib.closing(RemoteStand(host, **more)) as stand:
         yield stand
+
+
+@contextmanager
+def host_alone(directory: Path) -> Iterator[Host]:
+    """Make a host that keeps its address when it boots again, whoever else makes containers meanwhile."""
+    with (
+        contextlib.closing(Network()) as network,
+        contextlib.closing(Host(directory, network=network.place(), alone=True)) as host,
+    ):
+        yield host

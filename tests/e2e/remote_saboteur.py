@@ -123,9 +123,15 @@ def key_in_one_step() -> None:
     vars(program)["disbelieved"] = lambda *_anything: None
 
 
+def no_appendonly() -> None:
+    """The broker keeps what it has in memory alone."""
+    saboteur.no_appendonly()
+
+
 __all__ = [
     "broken_rendering",
     "key_in_one_step",
+    "no_appendonly",
     "no_drain",
     "no_health_gate",
     "no_proof",

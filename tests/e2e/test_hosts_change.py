@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -86,6 +86,16 @@ def of_the_stack(stand: HostsStand, host: Host) -> str:
     return host.run("sh", "-c", f"find {places} -name '*{name}*' -o -path '/srv/cluster/*' 2>/dev/null", check=False)
 
 
+def without_web3(stack: dict[str, Any]) -> None:
+    """Take the third host out of the stack file, with its instance."""
+    stack["hosts"] = [host for host in stack["hosts"] if host["name"] != "web3"]
+    stack["upstream"]["servers"] = [
+        {key: value for key, value in server.items() if key != "host"}
+        for server in stack["upstream"]["servers"]
+        if server["name"] != "app5"
+    ]
+
+
 def test_hosts_and_instances_come_move_and_go(stand: HostsStand, directory: Path) -> None:
     web3 = Host(directory, "web3", ("app",), stand.network.place())
     try:
@@ -123,15 +133,7 @@ def test_hosts_and_instances_come_move_and_go(stand: HostsStand, directory: Path
         settled(stand)
 
         def removed() -> None:
-            def without(stack: dict[str, list[dict[str, str]]]) -> None:
-                stack["hosts"] = [host for host in stack["hosts"] if host["name"] != "web3"]
-                stack["upstream"]["servers"] = [  # type: ignore[call-overload]
-                    {key: value for key, value in server.items() if key != "host"}
-                    for server in stack["upstream"]["servers"]  # type: ignore[call-overload]
-                    if server["name"] != "app5"
-                ]
-
-            stand.edit_stack(without)
+            stand.edit_stack(without_web3)
             up(stand)
 
         unharmed(stand, "a host less", removed)
@@ -139,6 +141,34 @@ def test_hosts_and_instances_come_move_and_go(stand: HostsStand, directory: Path
         left = of_the_stack(stand, web3).split()
         assert left == [f"/var/lib/cluster-{stand.name}"], "what it may have stored stays"
         settled(stand)
+    finally:
+        web3.close()
+        stand.all_hosts = [host for host in stand.all_hosts if host is not web3]
+
+
+def test_a_host_that_has_just_come_takes_part_in_the_way_back(stand: HostsStand, directory: Path) -> None:
+    """It has never been sent the former release, and gets it from another one."""
+    before = stand.release()
+    stand.edit_code("visits/apps.py", "# another\n")
+    up(stand)
+    assert stand.release() != before
+    web3 = Host(directory, "web3", ("app",), stand.network.place())
+    try:
+        stand.add(web3)
+        stand.edit_stack(lambda stack: stack["upstream"]["servers"].append({"name": "app5", "host": "web3"}))
+        up(stand)
+
+        def back() -> None:
+            result = stand.rollback()
+            assert result.status == 0, result.output
+
+        unharmed(stand, "the way back, with a host that was not there", back)
+        assert stand.release() == before
+        assert stand.host_of("app5") is web3
+        stand.edit_code("visits/apps.py", "")
+        settled(stand)
+        stand.edit_stack(without_web3)
+        up(stand)
     finally:
         web3.close()
         stand.all_hosts = [host for host in stand.all_hosts if host is not web3]

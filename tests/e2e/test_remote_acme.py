@@ -12,8 +12,7 @@ import pytest
 
 from tests.by_acme import LASTS, assert_renewals_lose_nothing, certificate_row, certificate_rows, load_of, port, tls_of
 from tests.conformance import AROUND, assert_nothing_lost, assert_up, wait_until
-from tests.e2e.hosts import Network
-from tests.e2e.remote import Host, RemoteStand
+from tests.e2e.remote import Host, Network, RemoteStand
 from tests.e2e.tools import docker
 from tests.pebble import Pebble, needs_pebble, shown
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from tests.conformance import assert_up
-from tests.e2e.hosts import Network
-from tests.e2e.remote import Host, RemoteStand
+from tests.e2e.remote import Host, Network, RemoteStand
 from tests.e2e.test_hosts_change import firewall
 
 if TYPE_CHECKING:

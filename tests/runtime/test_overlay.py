@@ -274,6 +274,14 @@ def test_settings_see_the_plain_and_the_secret_environment(stand: Stand) -> None
     assert show(stand, text, environment={"PLAIN": "p"})["BOTH"] == ["p", "t"]
 
 
+def test_settings_see_where_the_broker_is_and_what_the_stack_says_of_it_counts(stand: Stand) -> None:
+    stand.secret("broker_url", "rediss://:canary@10.1.0.31:6380/0")
+    text = 'import os\nWHERE = os.environ["CLUSTER_BROKER_URL"]\n'
+    assert show(stand, text)["WHERE"] == "rediss://:canary@10.1.0.31:6380/0"
+    stand.secret("secret_environment", '{"CLUSTER_BROKER_URL": "amqp://own"}')
+    assert show(stand, text)["WHERE"] == "amqp://own"
+
+
 def test_a_missing_secret_key_is_an_error_that_names_the_file(stand: Stand) -> None:
     (stand.secrets / "secret_key").unlink()
     done = run(stand, SHOW)

@@ -101,6 +101,11 @@ def test_a_secret_that_is_part_of_another_does_not_leave_the_rest_of_it() -> Non
     assert mask(f"{KEY}-and-more", secrets) == "[LONG]"
 
 
+def test_of_the_broker_s_url_the_password_is_a_secret_too() -> None:
+    secrets = {"secret_key": KEY, "broker_url": "rediss://:canary-password@10.1.0.31:6380/0?ssl_cert_reqs=required"}
+    assert mask("AUTH canary-password; canary-password", secrets) == "AUTH [broker_url]; [broker_url]"
+
+
 def test_an_at_after_the_host_does_not_show_the_password() -> None:
     secrets = {"database_url": "postgres://cluster:canary-password@db/cluster?application_name=a@b"}
     assert "canary" not in mask("password=canary-password", secrets)

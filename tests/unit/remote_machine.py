@@ -62,9 +62,9 @@ class Machine:
 
 
 def archive(*members: tuple[str, str | None, str]) -> bytes:
-    """Return a tar archive of (name, text, kind): a file, a link to `text`, or a device."""
+    """Return a gzipped tar archive of (name, text, kind): a file, a link to `text`, or a device."""
     sent = io.BytesIO()
-    with tarfile.open(fileobj=sent, mode="w") as made:
+    with tarfile.open(fileobj=sent, mode="w:gz", compresslevel=1) as made:
         for name, text, kind in members:
             member = tarfile.TarInfo(name)
             member.type = {"file": tarfile.REGTYPE, "link": tarfile.SYMTYPE, "device": tarfile.CHRTYPE}[kind]

@@ -46,7 +46,14 @@ SHARED: dict[str, Any] = {**SEVERAL, "site.address": "10.0.0.9"}
 INSIDE = {**HOST, "internal": "10.1.0.11"}
 DATABASE = {**HOST, "name": "db1", "address": "10.0.0.31", "internal": "10.1.0.31", "roles": ["database"]}
 APART: dict[str, Any] = {"hosts": [INSIDE, DATABASE], "database": {"engine": "postgres"}}
+BROKER = {**DATABASE, "name": "jobs1", "roles": ["broker"]}
+ASKED: dict[str, Any] = {
+    "hosts": [INSIDE, {**WEB2, "internal": "10.1.0.12"}, BROKER],
+    "database": {"engine": "external"},
+    "broker": {"engine": "valkey"},
+}
 BOTH = {**INSIDE, "roles": ["app", "nginx", "database"]}
+BOTH_BROKERS = {**INSIDE, "name": "web3", "address": "10.0.0.13", "roles": ["app", "nginx", "broker"]}
 JUMP = {"address": "203.0.113.1", "host_key": "ssh-ed25519 AAAA"}
 ON_APP1 = "upstream.servers[0].host"
 
@@ -1076,6 +1083,35 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case({**REMOTE, **APART, "hosts": [INSIDE, EDGE, DATABASE]}),
         ],
     ),
+    "hosts-broker": (
+        [
+            case({**REMOTE, "hosts": [INSIDE, BROKER]}, "hosts[1].roles"),
+            case({**REMOTE, **ASKED, "hosts": [*ASKED["hosts"][:2], BOTH_BROKERS, BROKER]}, "hosts"),
+            case({**REMOTE, **ASKED, "hosts": [INSIDE, {**BROKER, "internal": None}]}, "hosts[1].internal"),
+            case({**REMOTE, **ASKED, "hosts": [INSIDE, {**BROKER, "internal": "jobs.lan"}]}, "hosts[1].internal"),
+            case({**REMOTE, **ASKED, "hosts": [HOST, BROKER]}, "hosts[0].internal"),
+            case({**REMOTE, **ASKED, "hosts": [{**BOTH_BROKERS, "internal": "a.lan"}]}, "hosts[0].internal"),
+            case(
+                {**REMOTE, **ASKED, "hosts": [BOTH_BROKERS], "broker": {"engine": "valkey", "port": 8080}},
+                "broker.port",
+            ),
+            case(
+                {
+                    **REMOTE,
+                    "hosts": [INSIDE, {**BROKER, "roles": ["broker", "database"]}],
+                    "database": {"engine": "postgres"},
+                    "broker": {"engine": "valkey", "port": 5432},
+                },
+                "broker.port",
+            ),
+        ],
+        [
+            case({**REMOTE, **ASKED}),
+            case({**REMOTE, **ASKED, "hosts": [{**BOTH_BROKERS, "internal": None}]}),
+            case({**REMOTE, "broker": {"engine": "valkey"}}),
+            case({**REMOTE, **ASKED, "broker": {"engine": "valkey", "port": 8080}}),
+        ],
+    ),
     "hosts-apart": (
         [
             case({**REMOTE, **SEVERAL, "sessions.engine": "cached_db"}, "sessions.engine"),
@@ -1088,6 +1124,7 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
         [
             case({**REMOTE, **SEVERAL}),
             case({**REMOTE, **SEVERAL, "sessions.engine": "signed_cookies"}),
+            case({**REMOTE, **ASKED}),
             case({**REMOTE, "hosts": [HOST, EDGE], "sessions.engine": "cached_db", "broker": {"engine": "valkey"}}),
         ],
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -274,7 +275,7 @@ def test_a_renewer_that_makes_nothing_is_told(machine: Machine) -> None:
 def test_a_renewer_s_packages_are_everybody_s_to_read_and_root_s(machine: Machine) -> None:
     version = ".".join(map(str, sys.version_info[:2]))
     sent = archive((f"lib/python{version}/site-packages/cluster/acme/__init__.py", "", "file"))
-    releases.receive(machine.places, "renewer", "r1", sent)
+    releases.receive(machine.places, "renewer", "r1", io.BytesIO(sent))
     there = machine.places.renewers / "r1"
     assert there.stat().st_mode & 0o777 == 0o755
     assert (there / "bin" / "python").readlink().name == f"python{version}"

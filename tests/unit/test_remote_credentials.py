@@ -196,6 +196,33 @@ def test_only_those_of_the_release_that_serves_are_left(machine: Machine) -> Non
     assert [path.name for path in machine.places.given.iterdir()] == ["app1-r2"]
 
 
+def test_those_of_a_release_that_did_not_get_healthy_go_with_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first release that serves, and beside one: whoever goes on writes them again."""
+    running, at_boot = set[str](), set[str]()
+    monkeypatch.setattr(releases, "units_there", lambda _places: running)
+    monkeypatch.setattr(Places, "enabled", lambda _places: at_boot)
+    credentials.write(machine.places, "r1", SECRETS)
+    releases.tidy(machine.places, stop=False)
+    assert credentials.there(machine.places) == []
+    for release in ("r1", "r2"):
+        credentials.write(machine.places, release, SECRETS)
+        credentials.give(machine.places, [machine.places.unit_of("app1", release)])
+    credentials.give(machine.places, [machine.places.unit_of_service("mail1", "r1.a1")])
+    running.update({machine.places.unit_of("app1", "r1"), machine.places.unit_of_service("mail1", "r1.a1")})
+    releases.tidy(machine.places, stop=False)
+    assert credentials.there(machine.places) == ["r1"]
+    assert {path.name for path in machine.places.given.iterdir()} == {"app1-r1", "r1.a1"}
+    assert not [line for line in machine.asked() if line.startswith("systemctl stop")]
+    releases.tidy(machine.places, stop=True)  # another host has failed: what is to start at no boot won't serve
+    assert sum(line.startswith("systemctl stop") for line in machine.asked()) == 1
+    running.clear()
+    at_boot.add(machine.places.unit_of("app1", "r1"))  # systemd starts it again
+    releases.tidy(machine.places, stop=False)
+    assert credentials.there(machine.places) == ["r1"]
+
+
 def test_files_of_former_releases_go_with_the_last_process_that_reads_them(machine: Machine) -> None:
     keep(machine, "r1", files=True)
     keep(machine, "r2")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from platforms.remote.host import postgres, running
+from platforms.remote.host import guarding, postgres, running
 from platforms.remote.host.running import HostError
 from tests.unit.remote_machine import Machine
 
@@ -56,7 +56,7 @@ def admitted(machine: Machine) -> tuple[list[str], list[str]]:
     """Return whom the server lets in, and whom the kernel does."""
     directory = machine.places.root / "etc/postgresql/17/cluster_shop"
     hba = re.findall(r"hostssl cluster_shop \+cluster_shop (10[0-9.]+)/32 ", (directory / "pg_hba.conf").read_text())
-    rules = re.search(r"ip saddr \{ (.*) \} accept", machine.places.guard.read_text())
+    rules = re.search(r"ip saddr \{ (.*) \} accept", machine.places.database_guard.rules.read_text())
     return hba, rules[1].split(", ") if rules else []
 
 
@@ -83,7 +83,7 @@ def test_the_last_host_beside_the_database_s_own_leaves_the_port_shut(machine: M
     postgres.make(machine.places, {**WANTED, "allowed": []})
     postgres.shut_out(machine.places)
     assert admitted(machine) == ([], [])
-    assert "reject" in machine.places.guard.read_text()
+    assert "reject" in machine.places.database_guard.rules.read_text()
 
 
 def test_what_is_the_server_s_own_is_written_as_its_user(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,13 +168,13 @@ def test_a_server_that_a_boot_started_too_early_is_not_well_and_is_started_anew(
 
 def test_rules_that_others_flush_are_missed_and_come_back_with_theirs(machine: Machine) -> None:
     postgres.make(machine.places, WANTED)
-    unit = machine.places.guard_unit.read_text()
+    unit = machine.places.database_guard.unit.read_text()
     for line in ("PartOf=nftables.service", "ReloadPropagatedFrom=nftables.service", "After=.* nftables.service"):
         assert re.search(f"^{line}$", unit, re.MULTILINE), line
     assert "WantedBy=sysinit.target nftables.service" in unit
-    assert postgres.guarded(machine.places)
+    assert guarding.holds(machine.places.database_guard)
     (machine.places.root / "programs/nft").write_text("#!/bin/sh\necho table\n")
-    assert not postgres.guarded(machine.places)
+    assert not guarding.holds(machine.places.database_guard)
 
 
 def test_nothing_of_what_is_kept_of_it_is_a_secret(machine: Machine) -> None:

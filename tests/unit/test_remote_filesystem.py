@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -526,7 +527,7 @@ def test_a_release_brings_what_the_project_holds_and_another_host_may_be_quicker
         original(new, place)
 
     monkeypatch.setattr(releases, "_take_place", late)
-    releases.receive(machine.places, "release", "r1", held)
+    releases.receive(machine.places, "release", "r1", io.BytesIO(held))
     assert (own / "docs" / "x").read_text() == "quicker"
     assert sorted(path.name for path in own.iterdir()) == [".owner", ".token", "docs", "media"]
 
@@ -541,12 +542,12 @@ def test_what_the_project_holds_is_put_once_into_what_instances_may_have_already
         *(("tree/a", "", "file"), ("environment", "e1", "file")),
         *(("seed/media/x", "theirs", "file"), ("seed/media/y", "theirs", "file")),
     )
-    releases.receive(machine.places, "release", "r1", held)
+    releases.receive(machine.places, "release", "r1", io.BytesIO(held))
     assert (own / "media").stat().st_ino == mounted
     assert [(own / "media" / name).read_text() for name in ("x", "y")] == ["theirs", "an upload"]
     (own / "media" / "x").unlink()
     set_up(machine)
-    releases.receive(machine.places, "release", "r2", held)
+    releases.receive(machine.places, "release", "r2", io.BytesIO(held))
     assert sorted(path.name for path in (own / "media").iterdir()) == ["y"]
 
 
@@ -557,7 +558,7 @@ def test_what_is_copied_from_a_host_is_not_filled_up_with_what_the_project_holds
     own = set_up(machine)
     there.gather(machine.places)
     held = archive(("tree/a", "", "file"), ("environment", "e1", "file"), ("seed/media/x", "theirs", "file"))
-    releases.receive(machine.places, "release", "r1", held)
+    releases.receive(machine.places, "release", "r1", io.BytesIO(held))
     assert sorted(path.name for path in (own / "media").iterdir()) == ["y"]
 
 

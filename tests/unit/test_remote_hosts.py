@@ -398,6 +398,42 @@ def test_a_database_to_which_a_host_gets_that_left_is_not_well_and_is_shut_once_
     run.assert_called_once_with("db1", "shut-out")
 
 
+def test_a_command_runs_as_instances_do_on_the_host_now_whatever_the_stack_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says of a filesystem, or of who may what, may never have been brought up."""
+    found = observed()
+    unit = "[Service]\n# sandbox\nUser=cluster-t\nBindPaths=/mnt/old/cluster-t/media:/x\n# end\n"
+    run = MagicMock(return_value=unit)
+    monkeypatch.setattr(Ssh, "run", run)
+    ssh = Ssh(tmp_path, tmp_path / "ssh", "t", tuple(found.topology.config.hosts))
+    monkeypatch.setattr(remote_platform.RemotePlatform, "ssh", ssh)
+    monkeypatch.setattr(remote_platform.RemotePlatform, "observe", lambda _self: found)
+    platform = remote_platform.RemotePlatform(Stack(tmp_path, "t", found.topology.config), MagicMock())
+    command = " ".join(platform.program(["manage"], terminal=False).command)
+    assert "BindPaths=/mnt/old/cluster-t/media:/x" in command
+    assert "ProtectSystem" not in command
+    run.assert_called_once_with("web1", "unit")
+
+
+def test_what_an_up_has_started_that_fails_is_tidied_on_each_host_with_instances(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = MagicMock(side_effect=[HostError("web1: away"), ""])
+    monkeypatch.setattr(Ssh, "run", run)
+    config = parse_config(SEVERAL)
+    ssh = Ssh(tmp_path, tmp_path / "ssh", "t", tuple(config.hosts))
+    monkeypatch.setattr(remote_platform.RemotePlatform, "ssh", ssh)
+    platform = remote_platform.RemotePlatform(Stack(tmp_path, "t", config), MagicMock())
+    assert "web1: away" in platform._tidied()
+    assert [one.args for one in run.call_args_list] == [("web1", "tidy", "stop"), ("web2", "tidy", "stop")]
+    run = MagicMock(return_value="")
+    monkeypatch.setattr(Ssh, "run", run)
+    config = parse_config({**SEVERAL, "hosts": [{**HOSTS[0], "roles": ["app", "nginx", "database"]}]})
+    assert remote_platform.RemotePlatform(Stack(tmp_path, "t", config), MagicMock())._tidied() == ""
+    run.assert_called_once_with("web1", "tidy")
+
+
 @pytest.mark.parametrize(
     ("create", "host"),
     [

@@ -40,7 +40,7 @@ def test_static_files_that_are_sent_on_come_whole(machine: Machine) -> None:
     directory, sent = collected(machine), io.BytesIO()
     releases.send_static(machine.places, "r1", sent)
     before = {path.name for path in directory.rglob("*")}
-    releases.receive_static(machine.places, "r1", sent.getvalue())
+    releases.receive_static(machine.places, "r1", io.BytesIO(sent.getvalue()))
     assert {path.name for path in directory.rglob("*")} == before
 
 
@@ -62,7 +62,7 @@ def test_static_files_of_which_one_could_not_be_read_are_not_taken_for_all(
     for path in (directory / "static").iterdir():
         path.unlink()
     with pytest.raises(HostError, match="did not come whole"):
-        releases.receive_static(machine.places, "r1", sent.getvalue())
+        releases.receive_static(machine.places, "r1", io.BytesIO(sent.getvalue()))
     assert not (machine.places.static / ".r1.new").exists()
 
 
@@ -93,7 +93,7 @@ def test_a_host_that_gives_its_instances_away_keeps_no_secret_whatever_its_user_
 @pytest.mark.parametrize("place", ["tree", "runtime", "packages", "sources/libs/common"])
 def test_whatever_of_a_release_is_python_is_compiled_there(machine: Machine, place: str) -> None:
     """Nobody may write beside it later, and each process would compile it anew."""
-    releases.receive(machine.places, "release", "r1", a_release((f"{place}/shop.py", "WORD = 1\n", "file")))
+    releases.receive(machine.places, "release", "r1", io.BytesIO(a_release((f"{place}/shop.py", "WORD = 1\n", "file"))))
     compiled = list((machine.places.releases / "r1" / place / "__pycache__").glob("shop.*.pyc"))
     assert len(compiled) == 1
 
@@ -145,3 +145,26 @@ def test_a_host_that_was_set_up_by_another_name_is_set_up_again(tmp_path: Path, 
     with patch.object(hosts, "seen", partial(hosts.seen, web2=stack)):
         step = hosts.run(tmp_path, preview=True).named("web2-host", COMMAND)
     assert (step.inputs["environment"]["TURN"] != "7") == again
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
+def test_a_release_that_was_cut_off_is_not_there_and_says_so(machine: Machine, share: float) -> None:
+    whole = a_release(("tree/a", os.urandom(4000).hex(), "file"))
+    with pytest.raises(HostError, match="the release r1 did not come whole"):
+        releases.receive(machine.places, "release", "r1", io.BytesIO(whole[: int(len(whole) * share)]))
+    assert [*machine.places.releases.iterdir()] == []
+
+
+def test_an_archive_is_read_as_it_comes(machine: Machine) -> None:
+    """Of what is larger than a host's memory no more than a part is there at a time."""
+    asked: list[int] = []
+
+    class Coming(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            asked.append(-1 if size is None else size)
+            return super().read(size)
+
+    whole = a_release(("tree/a", os.urandom(2 * releases.CHUNK).hex(), "file"))
+    releases.receive(machine.places, "release", "r1", Coming(whole))
+    assert 0 < max(asked) <= releases.CHUNK
+    assert min(asked) > 0

@@ -121,6 +121,25 @@ def test_another_kind_of_host_or_another_source_gets_a_wheel_of_its_own(
     assert (len(sent), there.answers) == (3, [])
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        '[tool.uv.config-settings]\nfast = "yes"\n',
+        '[tool.uv.extra-build-dependencies]\nfast-add = ["cython"]\n',
+        '[tool.uv]\nbuild-constraint-dependencies = ["setuptools<80"]\n',
+    ],
+)
+def test_a_wheel_that_was_built_otherwise_is_another_one(
+    tmp_path: Path, sdist: Sdist, sent: list[list[str]], table: str
+) -> None:
+    there = There([built(), built()])
+    for text in ("", table, table, ""):
+        (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "a"\nversion = "1"\n{text}')
+        on(there, tmp_path / "kept").wheel(requirements(tmp_path), PACKAGE, sdist)
+    assert len(sent) == len(there.told) == 2
+    assert there.answers == []
+
+
 def test_what_a_backend_asks_for_beside_is_sent_too(tmp_path: Path, sdist: Sdist, sent: list[list[str]]) -> None:
     there = There([{"requires": ["wheel", "setuptools"]}, built()])
     on(there, tmp_path / "kept").wheel(requirements(tmp_path), PACKAGE, sdist)

@@ -45,10 +45,23 @@ def _daemons(places: Places, _words: list[str]) -> None:
     daemons.start(places, json.load(sys.stdin))
 
 
+def _broker(places: Places, _words: list[str]) -> None:
+    from platforms.remote.host import broker
+
+    broker.make(places, json.load(sys.stdin))
+
+
+def _ask_broker(places: Places, words: list[str]) -> None:
+    """Words: a release. Print as JSON what of the broker is not as it should be for its instances here."""
+    from platforms.remote.host import broker_client
+
+    print(json.dumps(broker_client.problems(places, words[0])))
+
+
 def _receive(places: Places, words: list[str]) -> None:
     from platforms.remote.host import releases
 
-    releases.receive(places, words[0], words[1], sys.stdin.buffer.read())
+    releases.receive(places, words[0], words[1], sys.stdin.buffer)
 
 
 def _build(places: Places, _words: list[str]) -> None:
@@ -98,11 +111,20 @@ def _start_services(places: Places, words: list[str]) -> None:
     releases.start_services(places, words[1:], alone=words[0] == "alone")
 
 
-def _tidy(places: Places, _words: list[str]) -> None:
+def _tidy(places: Places, words: list[str]) -> None:
+    """Words: `stop` where another host has failed; where this one has, it has stopped itself what it had started."""
     from platforms.remote.host import releases
 
     with alone(places.lock):
-        releases.tidy(places)
+        releases.tidy(places, stop="stop" in words)
+
+
+def _let_go(places: Places, words: list[str]) -> None:
+    """Words: what is kept here and was let be left behind."""
+    from platforms.remote.host import leaving
+
+    with alone(places.lock):
+        leaving.leave(places, words)
 
 
 def _retire(places: Places, _words: list[str]) -> None:
@@ -110,9 +132,10 @@ def _retire(places: Places, _words: list[str]) -> None:
 
     `release`, `instances`, `services` (each as `name=generation`), `daemons`, `relayed` (the ports where other hosts
     ask for its instances), `visited` (whether nginx has the site), `renewed` (whether its certificate comes by ACME),
-    `polite`, as `site.swap`; and `holds`, where it is one of the hosts that hold the site's address.
+    `polite`, as `site.swap`; `holds`, where it is one of the hosts that hold the site's address, and `broker`, where
+    others ask for it here.
     """
-    from platforms.remote.host import address, daemons, relaying, releases, renewing, site
+    from platforms.remote.host import address, broker, daemons, relaying, releases, renewing, site
 
     wanted = json.load(sys.stdin)
     if not wanted.get("holds", False):
@@ -124,6 +147,8 @@ def _retire(places: Places, _words: list[str]) -> None:
         renewing.forget(places)
     releases.retire(places, wanted["release"], wanted["instances"], wanted["services"])
     daemons.forget(places, {*wanted["daemons"]})
+    if not wanted.get("broker", False):
+        broker.forget(places)
     if places.shared_filesystem():
         from platforms.remote.host import filesystem
 
@@ -163,10 +188,24 @@ def _static_of(places: Places, words: list[str]) -> None:
     releases.send_static(places, words[0], sys.stdout.buffer)
 
 
+def _send(places: Places, words: list[str]) -> None:
+    """Words: `release` or `environment`, and which."""
+    from platforms.remote.host import releases
+
+    releases.send(places, words[0], words[1], sys.stdout.buffer)
+
+
+def _environment_of(places: Places, words: list[str]) -> None:
+    """Words: a release. Print what its environment of packages is called."""
+    from platforms.remote.host import releases
+
+    print(releases.environment_of(places, words[0]))
+
+
 def _receive_static(places: Places, words: list[str]) -> None:
     from platforms.remote.host import releases
 
-    releases.receive_static(places, words[0], sys.stdin.buffer.read())
+    releases.receive_static(places, words[0], sys.stdin.buffer)
 
 
 def _prove(places: Places, _words: list[str]) -> None:
@@ -197,17 +236,18 @@ def _postgres(places: Places, _words: list[str]) -> None:
 
 
 def _shut_out(places: Places, _words: list[str]) -> None:
-    from platforms.remote.host import postgres
+    from platforms.remote.host import broker, postgres
 
     with alone(places.lock):
         postgres.shut_out(places)
+        broker.shut_out(places)
 
 
 def _reaches(_places: Places, words: list[str]) -> None:
     """Words: an address and a port. Print whether something takes a connection there."""
-    from platforms.remote.host import postgres
+    from platforms.remote.host.guarding import reaches
 
-    print("yes" if postgres.reaches(words[0], int(words[1])) else "no")
+    print("yes" if reaches(words[0], int(words[1])) else "no")
 
 
 def _site(places: Places, _words: list[str]) -> None:
@@ -263,6 +303,11 @@ def _listening(places: Places, _words: list[str]) -> None:
     from platforms.remote.host.look import listening
 
     print("\n".join(map(str, listening(places))))
+
+
+def _unit(places: Places, _words: list[str]) -> None:
+    """Print the template of the instances' units, as the last set-up has put it here."""
+    print(places.unit.read_text(encoding="utf-8"), end="")
 
 
 def _config(places: Places, words: list[str]) -> None:
@@ -328,14 +373,18 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "address": _address,
     "adopt": _adopt,
     "ask": _ask,
+    "ask-broker": _ask_broker,
+    "broker": _broker,
     "build": _build,
     "check-nginx": _check_nginx,
     "closing": _closing,
     "config": _config,
     "daemons": _daemons,
+    "environment-of": _environment_of,
     "gather": _gather,
     "lacks": _lacks,
     "lacks-renewer": _lacks_renewer,
+    "let-go": _let_go,
     "listening": _listening,
     "load": _load,
     "look": _look,
@@ -355,6 +404,7 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "renew": _renew,
     "renewal": _renewal,
     "retire": _retire,
+    "send": _send,
     "serve": _serve,
     "set-up": _set_up,
     "show": _show,
@@ -365,6 +415,7 @@ COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
     "start-services": _start_services,
     "static-of": _static_of,
     "tidy": _tidy,
+    "unit": _unit,
     "unread": _unread,
 }
 
@@ -375,6 +426,7 @@ CHANGING = frozenset(
     (
         "address",
         "adopt",
+        "broker",
         "daemons",
         "gather",
         "maintain",

@@ -127,12 +127,31 @@ def forget(places: Places, release: str, units: Collection[str]) -> None:
             shutil.rmtree(path)
 
 
+def forget_unused(places: Places, units: Collection[str]) -> None:
+    """Remove the secrets of releases that none of these units has."""
+    called = {unit.removesuffix(".service").partition("@")[2] for unit in units}
+    for path in places.given.iterdir() if places.given.is_dir() else ():
+        if path.name not in called:
+            path.unlink()
+    used = {path.readlink().name for path in places.given.iterdir()} if places.given.is_dir() else set()
+    for path in places.credentials.iterdir() if places.credentials.is_dir() else ():
+        if path.name not in used:
+            shutil.rmtree(path)
+
+
 def remove(places: Places) -> None:
-    """Remove all of them."""
+    """Remove all of them; what a broker is given is its own."""
+    for path in (places.credentials, places.given):
+        shutil.rmtree(path, ignore_errors=True)
+    leave_nothing(places)
+
+
+def leave_nothing(places: Places) -> None:
+    """Remove the directories above, where nothing is in them any more."""
     above = places.credentials.parent
-    shutil.rmtree(above, ignore_errors=True)
-    if above.parent.is_dir() and not any(above.parent.iterdir()):
-        above.parent.rmdir()
+    for path in (above, above.parent):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def hints(log: str) -> list[str]:

@@ -92,7 +92,10 @@ def _answered(one: dict[str, Any]) -> bool:
                 return True
             question, answer = one["ping"]
             connection.sendall(f"{question}\r\n".encode())
-            return connection.recv(100).startswith(answer.encode())
+            said = b""
+            while len(said) < len(answer) and (more := connection.recv(100)):
+                said += more
+            return said.startswith(answer.encode())
         except OSError:
             return False
 

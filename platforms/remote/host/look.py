@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_runtime import unfollowed
 from cluster_runtime.instance_link import GENERATION, NAME, SERVICES, InstanceLink
 from cluster_runtime.unfollowed import printable
-from platforms.remote.host import address, credentials, maintaining, postgres, relaying, renewing
+from platforms.remote.host import address, broker, credentials, leaving, maintaining, postgres, relaying, renewing
 from platforms.remote.host.asking import ask
 from platforms.remote.host.running import digest_of, has_user, output, told_by
 from platforms.remote.host.walking import holds_files, unless_kept
@@ -111,8 +111,11 @@ def _stack(places: Places) -> dict[str, Any] | None:
         "relay": relaying.found(places),
         "between": relaying.between(places),
         "database": postgres.found(places),
+        "broker": broker.found(places),
+        "asks_broker": broker.is_asked(places),
         "renewal": renewing.found(places),
         "address": address.found(places),
+        "let_go": leaving.found(places),
         "daemons": {path.name: _daemon(places, path) for path in places.daemons()},
         **told_by(places, lambda: _said_by_processes(places)),
     }
@@ -139,10 +142,15 @@ def _said_by_processes(places: Places) -> dict[str, Any]:
         "static": unless_kept(lambda: printable(str((places.static / "current").readlink()))),
         "static_turn": _number(places.static / GENERATION),
         "statics": [one.name for one in _directories(places.static)],
-        "kept": [path.name for path in (places.data, places.shared, places.sessions) if holds_files(path)],
+        "kept": [path.name for path in _kept_here(places) if holds_files(path)],
         "services": _services(places),
         "instances": {one.name: _instance(places, one) for one in _directories(places.sockets)},
     }
+
+
+def _kept_here(places: Places) -> tuple[Path, ...]:
+    """Return the directories of what outlives releases and is on this host alone."""
+    return (places.data, places.shared, places.sessions, places.kept_by("broker"))
 
 
 def _directories(top: Path) -> list[Path]:
@@ -261,9 +269,10 @@ LISTENING, ADDRESS, STATE, USER = "0A", 1, 3, 7
 
 
 def listening(places: Places) -> list[int]:
-    """Return the ports on which the instances' user listens: nobody but nginx should."""
+    """Return the ports on which the instances' user listens, but a broker's that others ask: only nginx should."""
     if not has_user(places):
         return []
+    asked = broker.port(places)
     user = str(pwd.getpwnam(places.name).pw_uid)
     ports = set()
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
@@ -271,4 +280,4 @@ def listening(places: Places) -> list[int]:
             words = line.split()
             if words[STATE] == LISTENING and words[USER] == user:
                 ports.add(int(words[ADDRESS].rpartition(":")[2], 16))
-    return sorted(ports)
+    return sorted(ports - {asked})

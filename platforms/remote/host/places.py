@@ -25,6 +25,17 @@ UNITS = Path("/etc/systemd/system")
 
 
 @dataclass(frozen=True)
+class Guard:
+    """What says who gets to a port: of `stack`, of `what`. table: nft's; rules: its file, which unit puts in place."""
+
+    stack: str
+    what: str
+    table: str
+    rules: Path
+    unit: Path
+
+
+@dataclass(frozen=True)
 class Places:
     """The places of one stack, below `root` (/ but in tests)."""
 
@@ -299,14 +310,31 @@ class Places:
         return self.name.replace("-", "_")
 
     @property
-    def guard(self) -> Path:
-        """The rules that say who gets to the database."""
-        return self.state / "guard.nft"
+    def database_guard(self) -> Guard:
+        """What says who gets to the database."""
+        unit = self.unit.with_name(f"{self.name}-guard.service")
+        return Guard(self.stack, "the database", self.table, self.state / "guard.nft", unit)
 
     @property
-    def guard_unit(self) -> Path:
-        """The unit that puts them in place."""
-        return self.unit.with_name(f"{self.name}-guard.service")
+    def broker_guard(self) -> Guard:
+        """What says who gets to the broker. The name of no stack has a dot, so that nothing of another is called so."""
+        unit = self.unit.with_name(f"{self.name}.broker-guard.service")
+        return Guard(self.stack, "the broker", f"{self.table}.broker", self.state / "broker-guard.nft", unit)
+
+    @property
+    def let_go(self) -> Path:
+        """Says what is kept here that the stack file has let be left behind."""
+        return self.state / "let-go"
+
+    @property
+    def broker_given(self) -> Path:
+        """What systemd gives a broker that is asked by TLS: its certificate, its key and who may do what."""
+        return self.credentials.with_name("broker")
+
+    @property
+    def broker_told(self) -> Path:
+        """Says what broker was made."""
+        return self.state / "broker.json"
 
     @property
     def tmpfiles(self) -> Path:
@@ -356,7 +384,7 @@ class Places:
     def daemons(self) -> list[Path]:
         """Return the units of such programs that are there."""
         found = self.unit.parent.glob(f"{self.name}.*.service")
-        others = {*self.renewer_units.values(), self.address_unit}
+        others = {*self.renewer_units.values(), self.address_unit, self.broker_guard.unit}
         return sorted(path for path in found if "@" not in path.name and path not in others)
 
     def started(self, name: str) -> Path:

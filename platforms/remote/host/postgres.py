@@ -13,11 +13,12 @@ import contextlib
 import hashlib
 import json
 import shutil
-import socket
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from platforms.remote.host import guarding
+from platforms.remote.host.guarding import reaches
 from platforms.remote.host.installing import install
 from platforms.remote.host.running import HostError, certificates_in, done_by, is_active, output, put, run
 from platforms.remote.host.setting_up import claim
@@ -38,9 +39,6 @@ TOLD = "database.json"
 
 #: Seconds that a server has to take connections: it may have to recover.
 READY_WITHIN = 120.0
-
-#: Seconds that a connection may take where somebody is to be let in, or kept out.
-REACHED_WITHIN = 3.0
 
 SHOWN, OWN = 0o644, 0o640
 
@@ -112,14 +110,8 @@ def digest(wanted: dict[str, Any]) -> str:
 
 def _check_port(cluster: _Cluster, port: int) -> None:
     """Refuse a port that somebody else has."""
-    if cluster.active and cluster.port == str(port):
-        return
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind(("", port))
-        except OSError as error:
-            raise HostError(f"port {port} is taken: say another one in database.port ({error.strerror})") from None
+    if not cluster.active or cluster.port != str(port):
+        guarding.check_port(port, "database.port")
 
 
 #: The users who are the owner, by name; and whether nothing hangs on one of them but that.
@@ -184,7 +176,7 @@ class _Cluster:
     @property
     def dropin(self) -> Path:
         """What its unit is told besides."""
-        return self.places.guard_unit.parent / f"{self.unit}.d" / "django-cluster.conf"
+        return self.places.unit.parent / f"{self.unit}.d" / "django-cluster.conf"
 
     @property
     def active(self) -> bool:
@@ -321,86 +313,10 @@ def _is_guarded(told: dict[str, Any]) -> bool:
 
 def _guard(places: Places, told: dict[str, Any]) -> None:
     """Let nobody of the network get to the port but hosts that run instances; other rules stay as they are."""
-    if not _is_guarded(told):
-        _unguard(places)
-        return
-    if shutil.which("nft") is None:
-        install("nftables")
-    changed = put(places.guard, _rules(places, told["port"], _admitted(told)))
-    changed |= put(places.guard_unit, _guard_unit(places))
-    if changed:
-        run("systemctl", "daemon-reload")
-    run("systemctl", "enable", "--quiet", places.guard_unit.name)
-    if changed or not guarded(places):
-        run("systemctl", "restart", places.guard_unit.name, problem="the port of the database can't be guarded")
-
-
-def _rules(places: Places, port: int, allowed: list[str]) -> str:
-    """Return nft's rules. They replace those of before at once: there is no moment without them."""
-    table = f"inet {places.table}"
-    four = ", ".join(address for address in allowed if ":" not in address)
-    six = ", ".join(address for address in allowed if ":" in address)
-    return "\n".join(
-        [
-            f"table {table}",
-            f"delete table {table}",
-            f"table {table} {{",
-            "    chain input {",
-            "        type filter hook input priority -10; policy accept;",
-            f"        tcp dport != {port} accept",
-            '        iifname "lo" accept',
-            *([f"        ip saddr {{ {four} }} accept"] if four else []),
-            *([f"        ip6 saddr {{ {six} }} accept"] if six else []),
-            "        reject with tcp reset",
-            "    }",
-            "}",
-            "",
-        ]
-    )
-
-
-def _guard_unit(places: Places) -> str:
-    return "\n".join(
-        [
-            "# Made by django-cluster.",
-            "[Unit]",
-            f"Description=Who gets to the database of the Django cluster {places.stack}",
-            "DefaultDependencies=no",
-            "Before=network-pre.target shutdown.target",
-            "Wants=network-pre.target",
-            "Conflicts=shutdown.target",
-            "After=local-fs.target nftables.service",
-            # A start, a restart and a reload of the distribution's rules take all others away.
-            "PartOf=nftables.service",
-            "ReloadPropagatedFrom=nftables.service",
-            "",
-            "[Service]",
-            "Type=oneshot",
-            "RemainAfterExit=yes",
-            f"ExecStart=/usr/sbin/nft -f {places.guard}",
-            f"ExecReload=/usr/sbin/nft -f {places.guard}",
-            "",
-            "[Install]",
-            "WantedBy=sysinit.target nftables.service",
-            "",
-        ]
-    )
-
-
-def guarded(places: Places) -> bool:
-    """Tell whether the kernel has the rules."""
-    if shutil.which("nft") is None:
-        return False
-    done = output("nft", "list", "table", "inet", places.table)
-    return done.returncode == 0 and "reject" in done.stdout  # a flush leaves the table, and nothing in it
-
-
-def _unguard(places: Places) -> None:
-    if places.guard_unit.exists():
-        output("systemctl", "disable", "--now", "--quiet", places.guard_unit.name)
-        places.guard_unit.unlink()
-        places.guard.unlink(missing_ok=True)
-        output("nft", "delete", "table", "inet", places.table)
+    if _is_guarded(told):
+        guarding.guard(places.database_guard, told["port"], _admitted(told))
+    else:
+        guarding.unguard(places.database_guard)
 
 
 # --- looking, and letting go
@@ -415,7 +331,7 @@ def found(places: Places) -> dict[str, Any] | None:
     return {
         "digest": told["digest"] if told["version"] == cluster.version else "",
         "active": cluster.active and _listens(told),
-        "safe": not _is_guarded(told) or guarded(places),
+        "safe": not _is_guarded(told) or guarding.holds(places.database_guard),
         "left": told["left"],
         "shown": next(iter(done_by(USER, partial(certificates_in, cluster.directory / "server.pem"), "")), ""),
         "owner_logs_in": told["owner_logs_in"],
@@ -431,7 +347,7 @@ def stop(places: Places) -> None:
     output("systemctl", "stop", cluster.unit)
     _own(cluster.directory / "start.conf", "manual\n", SHOWN)
     (places.state / TOLD).unlink(missing_ok=True)
-    _unguard(places)
+    guarding.unguard(places.database_guard)
 
 
 def drop(places: Places) -> None:
@@ -448,12 +364,3 @@ def drop(places: Places) -> None:
 def _remove(directory: Path) -> None:
     if directory.exists():
         shutil.rmtree(directory)
-
-
-def reaches(address: str, port: int) -> bool:
-    """Tell whether something takes a connection."""
-    try:
-        with socket.create_connection((address, port), timeout=REACHED_WITHIN):
-            return True
-    except OSError:
-        return False

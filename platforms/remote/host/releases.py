@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING
 from cluster_runtime import static_files
 from cluster_runtime.instance_link import SERVICES
 from cluster_runtime.secret_files import is_held
-from platforms.remote.host import credentials
+from platforms.remote.host import credentials, leaving
 from platforms.remote.host.credentials import CONFIG, reads_files
 from platforms.remote.host.places import THERE, UNSEEDED
 from platforms.remote.host.running import (
@@ -58,6 +58,9 @@ ENVIRONMENT, RUNTIME, SEED = "environment", "runtime", "seed"
 #: In a release: all that is Python. Its local packages, and the source of those to which these lead, are in it too.
 CODE = ("tree", RUNTIME, "packages", "sources")
 
+#: What reading an archive raises that is none, or not whole.
+BROKEN = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
+
 #: The last file of static files that are sent on.
 WHOLE = ".whole"
 
@@ -65,8 +68,11 @@ WHOLE = ".whole"
 # --- what is sent
 
 
-def receive(places: Places, kind: str, digest: str, sent: bytes) -> None:
-    """Unpack a release, an environment or a renewer, whole or not at all; a tar archive of root's own files."""
+def receive(places: Places, kind: str, digest: str, sent: IO[bytes]) -> None:
+    """Unpack a release, an environment or a renewer, whole or not at all; a tar archive of root's own files, gzipped.
+
+    It is read as it comes: a host may have less memory than its packages have bytes.
+    """
     above = {"release": places.releases, "environment": places.environments, "renewer": places.renewers}
     directory = above[kind] / digest
     if directory.is_dir():
@@ -82,14 +88,15 @@ def receive(places: Places, kind: str, digest: str, sent: bytes) -> None:
         raise
 
 
-def _make(places: Places, kind: str, new: Path, directory: Path, sent: bytes) -> None:
+def _make(places: Places, kind: str, new: Path, directory: Path, sent: IO[bytes]) -> None:
     """Make in `new` what `directory` is to be, and let it be that."""
     is_renewer = kind == "renewer"  # which has a user of its own, and holds no code of the project's
     group = 0 if is_renewer else grp.getgrnam(places.name).gr_gid
     new.mkdir(mode=0o700)
-    with tarfile.open(fileobj=io.BytesIO(sent), mode="r:*") as archive:
-        for member in archive:
-            unpack(archive, member, new)
+    try:
+        _unpack_all(sent, new)
+    except BROKEN as error:
+        raise HostError(f"the {kind} {directory.name} did not come whole: {error or type(error).__name__}") from error
     for path in (new, *new.rglob("*")):
         os.chown(path, 0, group, follow_symlinks=False)
     new.chmod(0o755 if is_renewer else 0o750)
@@ -102,6 +109,15 @@ def _make(places: Places, kind: str, new: Path, directory: Path, sent: bytes) ->
         (new / ENVIRONMENT).symlink_to(places.environments / environment)
         _seed(places, new / SEED)
     new.rename(directory)
+
+
+def _unpack_all(sent: IO[bytes], new: Path) -> None:
+    """Unpack an archive as it comes, to its last byte; BROKEN where it ends too soon."""
+    with gzip.open(sent) as whole, tarfile.open(fileobj=whole, mode="r|") as archive:
+        for member in archive:
+            unpack(archive, member, new)
+        while whole.read(CHUNK):  # its checksum is at the end
+            pass
 
 
 def unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, new: Path) -> None:
@@ -270,6 +286,7 @@ def _put_secrets(places: Places, release: str, secrets: str) -> str:
 
 def prepare(places: Places, release: str, words: Sequence[str], secrets: str) -> None:
     """Do what is done once for a release (cluster_runtime.prepare); it tells its progress itself."""
+    leaving.use_again(places)
     told = _put_secrets(places, release, secrets)
     command = [*_python(places, release), "-P", "-m", "cluster_runtime.prepare", *words]
     done = output(*command, input=told)
@@ -318,9 +335,14 @@ def _start(places: Places, units: Mapping[str, str]) -> None:
     raise HostError("\n".join(words) or done.stderr.strip())
 
 
-def tidy(places: Places) -> None:
-    """Stop what was started beside those that serve, and will not serve: on another host it did not get healthy."""
-    _say("stop", units_there(places) - places.enabled())
+def tidy(places: Places, *, stop: bool) -> None:
+    """Remove the secrets of a release that did not get healthy, here or on another host; who goes on writes them again.
+
+    stop: stop what was started of it beside those that serve, too: on another host something has failed.
+    """
+    if stop:
+        _say("stop", units_there(places) - places.enabled())
+    credentials.forget_unused(places, units_there(places) | places.enabled())
 
 
 def _indented(text: str) -> list[str]:
@@ -465,7 +487,34 @@ def show(places: Places, release: str, turn: str) -> None:
     told_by(places, lambda: static_files.show(places.static, release, int(turn)))
 
 
-# --- what another host has made of a release
+# --- what another host has, or has made of a release
+
+
+def environment_of(places: Places, release: str) -> str:
+    """Return the name of a release's environment of packages; HostError where it is not here."""
+    try:
+        return (places.releases / release / ENVIRONMENT).readlink().name
+    except OSError:
+        raise HostError(f"release {release} is not here") from None
+
+
+def send(places: Places, kind: str, name: str, there: IO[bytes]) -> None:
+    """Write a release or an environment as the archive by which it came; HostError where it is not here."""
+    directory = {"release": places.releases, "environment": places.environments}[kind] / name
+    environment = environment_of(places, name).encode() if kind == "release" else b""
+    if not directory.is_dir():
+        raise HostError(f"{kind} {name} is not here")
+    with (
+        gzip.GzipFile(fileobj=there, mode="wb", compresslevel=1) as sent,
+        tarfile.open(fileobj=sent, mode="w|") as archive,
+    ):
+        for path in sorted(directory.iterdir()):
+            if kind != "release" or path.name != ENVIRONMENT:
+                archive.add(path, arcname=path.name)
+        if environment:
+            told = tarfile.TarInfo(ENVIRONMENT)
+            told.size = len(environment)
+            archive.addfile(told, io.BytesIO(environment))
 
 
 def adopt(places: Places, release: str, secrets: str) -> None:
@@ -495,27 +544,23 @@ def send_static(places: Places, release: str, there: IO[bytes]) -> None:
         archive.addfile(tarfile.TarInfo(WHOLE))
 
 
-def receive_static(places: Places, release: str, sent: bytes) -> None:
+def receive_static(places: Places, release: str, sent: IO[bytes]) -> None:
     """Unpack a release's static files as the user whose they are; HostError, and none are there, if one is missing."""
     problem = told_by(places, lambda: _receive_static(places.static, release, sent))
     if problem:
         raise HostError(f"the static files of release {release} did not come whole: {problem}")
 
 
-def _receive_static(static: Path, release: str, sent: bytes) -> str:
+def _receive_static(static: Path, release: str, sent: IO[bytes]) -> str:
     directory, new = static / release, static / f".{release}.new"
     for path in (new, directory):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
     new.mkdir()
     try:
-        with gzip.open(io.BytesIO(sent)) as whole, tarfile.open(fileobj=whole, mode="r|") as archive:
-            for member in archive:
-                unpack(archive, member, new)
-            while whole.read(CHUNK):  # its checksum is at the end
-                pass
+        _unpack_all(sent, new)
         (new / WHOLE).unlink()
-    except (tarfile.TarError, EOFError, zlib.error, OSError, HostError) as error:
+    except (*BROKEN, OSError, HostError) as error:
         shutil.rmtree(new)
         return str(error) or type(error).__name__
     new.rename(directory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from platforms.remote.host import address, credentials, daemons, postgres, renewing, site
+from platforms.remote.host import address, broker, credentials, daemons, postgres, renewing, site
 from platforms.remote.host.releases import retire_all
 from platforms.remote.host.running import output
 
@@ -26,6 +26,7 @@ def remove(places: Places, *, data: bool, made_by: str = "") -> None:
     address.leave(places)  # while the site answers here
     retire_all(places)
     daemons.forget(places, set())
+    broker.forget(places)
     postgres.stop(places)
     site.remove(places)
     renewing.forget(places)

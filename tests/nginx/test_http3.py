@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import json
-import socket
+import re
 import threading
 import time
 from collections import Counter
@@ -14,23 +15,28 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster.config import parse_config
+from cluster.machine.ports import has_ipv6
 from cluster.render.headers import STRICT
+from cluster.render.shared import Place, render_shared
 from cluster.render.versions import HTTP3_SINCE, REQUEST_PORT_SINCE
 from cluster.tls import quic
+from cluster.tls.certificates import certificate_of
 from cluster.tls.verify import Https
 from cluster.topology import build_topology
 from tests.h3_client import Client, Lost, Refused
-from tests.nginx.running import AUTHORITY, PATIENCE, Running, stack, versions
+from tests.nginx.running import AUTHORITY, PATIENCE, Running, free_ports, paths_in, render, stack, versions, write
+from tests.nginx.test_combinations import LOOKS
 from tests.nginx.test_reload import add_static_file
+from tests.nginx.test_rendered import gixy_findings
+from tests.nginx.test_shared import Shared
 from tests.nginx.test_tls import ROOT, SecureLoad, get, https_port, secure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from cluster.render.nginx import NginxConfig
     from tests.nginx_versions import Nginx
-
-assert AUTHORITY
 
 #: What a stack says that wants HTTP/3.
 HTTP3: dict[str, Any] = {"http3": True, "discard_http3_requests": True}
@@ -240,10 +246,63 @@ def test_reloads_lose_requests_of_http3_alone(nginx: Nginx) -> None:
     assert len(load.lost) <= RELOADS * CLIENTS * 2
 
 
+# --- beside other sites
+
+
+class Secured(Shared):
+    """An nginx with other sites, beside which ours have certificates."""
+
+    def render(self, name: str, values: dict[str, Any]) -> NginxConfig:
+        """Return a stack's site, with a certificate."""
+        config = parse_config(values)
+        certificate = certificate_of(config, self.directory, AUTHORITY, dt.datetime.now(dt.UTC))
+        place = Place(name=name, directory=str(self.directory / "conf" / name))
+        paths = paths_in(self.directory / name)
+        return render_shared(build_topology(config), paths, self.nginx.version, place, certificate)
+
+
+@pytest.fixture
+def shared(nginx: Nginx) -> Iterator[Secured]:
+    found = Secured(nginx)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def test_beside_other_sites_it_answers_and_these_are_what_they_were(shared: Secured) -> None:
+    before, values = shared.foreign(), secure(**HTTP3)
+    shared.put("cluster-shop", values)
+    port = values["site"]["tls"]["listen"]
+    with contextlib.closing(Client(port, "cluster", ROOT, PATIENCE)) as client:
+        answer = client.ask("/")
+        seen = {name.lower(): value for name, value in json.loads(answer.body)["headers"]}
+        assert (answer.status, answer.of("alt-svc"), seen["host"]) == (
+            200,
+            [f'h3=":{port}"; ma=3600'],
+            f"cluster:{port}",
+        )
+    assert shared.foreign() == before
+
+
+def test_beside_another_site_that_has_sockets_of_each_worker_nginx_refuses_it(shared: Secured) -> None:
+    """Before anything is changed: what serves goes on."""
+    first, second = secure(**HTTP3), secure(names=("other.test",), **HTTP3)
+    shared.put("cluster-shop", first)
+    second["site"]["tls"]["listen"] = first["site"]["tls"]["listen"]
+    write(shared.render("cluster-other", second), shared.directory / "conf")
+    assert "duplicate listen options" in shared.check().stderr
+    # By another port they lie beside each other.
+    second["site"]["tls"]["listen"] = free_ports()
+    shared.put("cluster-other", second)
+    with contextlib.closing(Client(second["site"]["tls"]["listen"], "other.test", ROOT, PATIENCE)) as client:
+        assert client.ask("/").status == 200
+
+
 # --- what nginx takes
 
 
-def rendered(values: dict[str, Any], nginx: Nginx, tmp_path: Path) -> str:
+def said(values: dict[str, Any], nginx: Nginx, tmp_path: Path) -> str:
     from tests.nginx.test_site import said_of  # noqa: PLC0415 - it renders all its cases when it is read
 
     return said_of(nginx, values, tmp_path / "made")
@@ -255,23 +314,38 @@ def rendered(values: dict[str, Any], nginx: Nginx, tmp_path: Path) -> str:
 def test_nginx_takes_it_without_a_warning(
     nginx: Nginx, ipv6: bool, names: tuple[str, ...], before: dict[str, Any], tmp_path: Path
 ) -> None:
-    if ipv6:
-        with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as trial:
-            trial.bind(("::1", 0))
+    if ipv6 and not has_ipv6():
+        pytest.skip("no IPv6 here")
     values = secure(names=names, hsts={"max_age": "7d"}, **HTTP3)
     values["site"] |= {"ipv6": ipv6, "headers": {"X-Frame-Options": "DENY"}, "robots": "none", **before}
     if names[0] != "_":
         values["site"]["redirects"] = {"www.cluster.example": "cluster", "/old": "/new"}
-    assert rendered(values, nginx, tmp_path) == ""
+    assert said(values, nginx, tmp_path) == ""
+
+
+def test_a_linter_of_configurations_finds_nothing_more(nginx: Nginx, tmp_path: Path) -> None:
+    known = {one[0] for one in gixy_findings(nginx, secure(), tmp_path / "without")}
+    for number in range(LOOKS):  # it draws lots
+        found = {one[0] for one in gixy_findings(nginx, secure(**HTTP3), tmp_path / f"{number}")} - known
+        if not found:
+            break
+    assert found == set()
 
 
 @pytest.mark.parametrize("nginx", versions(), scope="module")
 def test_an_nginx_without_it_says_so(nginx: Nginx, tmp_path: Path) -> None:
     if speaks(nginx):
         pytest.skip(f"{nginx} speaks HTTP/3")
-    assert 'invalid parameter "quic"' in rendered(secure(**HTTP3), nginx, tmp_path)
+    assert 'invalid parameter "quic"' in said(secure(**HTTP3), nginx, tmp_path)
 
 
-def test_a_plain_site_and_one_with_tls_are_as_they_were(nginx: Nginx, tmp_path: Path) -> None:
-    for values in (stack(2), secure()):
-        assert rendered(values, nginx, tmp_path / str(len(values["site"]))) == ""
+@pytest.mark.parametrize("version", [(1, 22, 1), (1, 26, 3), (1, 30, 6)])
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_site_without_it_has_nothing_of_it(version: tuple[int, int, int], tls: bool, tmp_path: Path) -> None:
+    of_it = re.compile(r"quic\b|http3|h3|reuseport|Alt-Svc|cluster_asked")
+    plain, wanted = (
+        "\n".join(render(values, paths_in(tmp_path), version).files.values())
+        for values in (secure() if tls else stack(2, listen=8080), secure(**HTTP3))
+    )
+    assert of_it.findall(plain) == []
+    assert {"quic", "http3", "h3", "reuseport", "Alt-Svc", "cluster_asked"} == {*of_it.findall(wanted)}

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import socket
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster.machine.nginx import has_http3
 from cluster.tls.quic import LEAST, versions
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Sent = bytes
 
@@ -76,3 +81,11 @@ def test_nobody_there_is_said_at_once() -> None:
         port = free.getsockname()[1]
     with pytest.raises(OSError, match="refused"):
         versions("127.0.0.1", port, 30)
+
+
+@pytest.mark.parametrize("arguments", ["--with-http_v2_module --with-http_v3_module", "--with-http_v2_module", ""])
+def test_an_nginx_tells_whether_it_was_built_with_http3(tmp_path: Path, arguments: str) -> None:
+    program = tmp_path / "nginx"
+    program.write_text(f"#!/bin/sh\necho 'configure arguments: {arguments} --with-debug' >&2\n")
+    program.chmod(0o755)
+    assert has_http3(str(program)) is ("v3" in arguments)

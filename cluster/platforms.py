@@ -32,7 +32,6 @@ class Traits:
     own_secrets: it makes the secret_key, and keeps the secrets in files of its own.
     private: the site is for who uses the machine alone.
     ipv6: nginx can listen by IPv6 too.
-    datagrams: what nginx listens on by UDP is reached.
     hosts: it runs on hosts that the stack file names.
     services: it runs whatever a cluster has: a renewer of certificates too.
     """
@@ -43,13 +42,12 @@ class Traits:
     own_secrets: bool = False
     private: bool = False
     ipv6: bool = False
-    datagrams: bool = False
     hosts: bool = False
     services: bool = True
 
 
 TRAITS = {
-    Platform.LOCAL: Traits(own_secrets=True, private=True, ipv6=True, datagrams=True),
+    Platform.LOCAL: Traits(own_secrets=True, private=True, ipv6=True),
     Platform.DOCKER: Traits(containers=True, limits=True, postgres=True),
-    Platform.REMOTE: Traits(limits=True, postgres=True, ipv6=True, datagrams=True, hosts=True, services=False),
+    Platform.REMOTE: Traits(limits=True, postgres=True, ipv6=True, hosts=True, services=False),
 }

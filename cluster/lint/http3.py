@@ -1,4 +1,4 @@
-"""Lints of HTTP/3: whether nginx can speak it, and whether clients reach it."""
+"""Lints of HTTP/3: whether nginx can speak it, and what is said of it without it."""
 
 from __future__ import annotations
 
@@ -27,12 +27,6 @@ def _unknown_to_nginx(config: ClusterConfig, facts: Facts) -> Remarks:
         yield Remark(KEY, why, "Install one that has it, as Debian 13 does and nginx.org, or leave it out.")
 
 
-def _unreached(config: ClusterConfig, _facts: Facts) -> Remarks:
-    if config.site.http3 and not config.platform.traits.datagrams:
-        why = f"Platform {config.platform} publishes no port by UDP, and nobody would reach this listener."
-        yield Remark(KEY, why, "Leave it out, and let what is before the site speak HTTP/3.")
-
-
 def _discards_nothing(config: ClusterConfig, _facts: Facts) -> Remarks:
     tls = config.site.tls
     if tls is not None and tls.discard_http3_requests and not tls.http3:
@@ -42,6 +36,5 @@ def _discards_nothing(config: ClusterConfig, _facts: Facts) -> Remarks:
 
 HTTP3_RULES = (
     Rule("http3-nginx", ERROR, "HTTP/3 by an nginx that does not speak it.", _unknown_to_nginx),
-    Rule("http3-platform", ERROR, "HTTP/3 where the platform publishes no port by UDP.", _unreached),
     Rule("http3-discard", WARNING, "discard_http3_requests without HTTP/3.", _discards_nothing),
 )

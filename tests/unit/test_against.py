@@ -320,6 +320,12 @@ def site(**changes: Any) -> dict[str, Any]:
     [
         (DOCKER, {**DOCKER, "images": {"nginx": "nginx:1.31"}}, Cost.NGINX_REPLACED, "nginx: replaced (images.nginx)"),
         (DOCKER, {**DOCKER, **site(listen=80)}, Cost.ADDRESS_LEFT, "nginx: replaced (site.listen)"),
+        (
+            {**DOCKER, **site(tls=SIGNED)},
+            {**DOCKER, **site(tls=HTTP3)},
+            Cost.NGINX_REPLACED,
+            "nginx: replaced (site.tls.http3)",
+        ),
         ({}, site(listen=8081), Cost.ADDRESS_LEFT, "nginx: one reload"),
         (
             site(tls=HTTP3),

@@ -1022,7 +1022,6 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
             case(SELF_SIGNED, nginx=(1, 22, 1), http3=False),
         ],
     ),
-    "http3-platform": ([case({**DOCKER, **HTTP3}, "site.tls.http3")], [case(HTTP3), case({**DOCKER, **SELF_SIGNED})]),
     "http3-discard": (
         [case({"site.tls": {"self_signed": True, "discard_http3_requests": True}}, "site.tls.discard_http3_requests")],
         [case(HTTP3), case(SELF_SIGNED)],

@@ -83,13 +83,13 @@ class Answer:
 
 
 class Client:
-    """Asks one server by UDP at 127.0.0.1.
+    """Asks one server by UDP.
 
     timeout: seconds for a connection, and for an answer. again: how many requests were not begun and were asked again.
     """
 
-    def __init__(self, port: int, name: str, authority: str, timeout: float) -> None:
-        self.address, self.name, self.timeout = ("127.0.0.1", port), name, timeout
+    def __init__(self, port: int, name: str, authority: str, timeout: float, host: str = "127.0.0.1") -> None:
+        self.address, self.name, self.timeout = (host, port), name, timeout
         self.authority = authority.encode()
         self.socket: socket.socket | None = None
         self.again = 0

@@ -62,7 +62,8 @@ def _ports(resource: Resource) -> Iterator[str]:
     for port in resource.entries("ports"):
         where = port.get("ip") or "every address"
         where = "every address" if where in ("0.0.0.0", "::") else where  # noqa: S104 - told, not listened on
-        yield f"port {_number(port.get('external') or port['internal'])} on {where}"
+        by = "" if port.get("protocol") in (None, "tcp") else f" by {str(port['protocol']).upper()}"
+        yield f"port {_number(port.get('external') or port['internal'])}{by} on {where}"
     if resource.get("publishAllPorts"):
         yield "all its ports on every address"
 

@@ -48,6 +48,12 @@ LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 #: Below this browsers' list of sites that are https alone takes none (https://hstspreload.org).
 PRELOADED_SECONDS = 31_536_000
 
+#: What a reload costs clients of HTTP/3, as docs/tls.md counts it.
+HTTP3_LOSES = (
+    "each reload of nginx loses requests that clients ask by HTTP/3 (40 of 6,727 over 21 reloads, docs/tls.md): "
+    "set discard_http3_requests: true to accept that"
+)
+
 #: An IP address: no name ends with a label of digits alone, and none has a colon.
 _ADDRESS = re.compile(r".*[:].*|(.*\.)?[0-9]+")
 
@@ -114,12 +120,28 @@ class Tls(Model):
     files: CertificateFiles | None = Field(None, description="A certificate that somebody else renews.")
     acme: Acme | None = Field(None, description="A certificate by ACME, renewed by itself; {} is one by Let's Encrypt.")
     http2: bool = Field(True, description="Speak HTTP/2 with clients that can.")
+    http3: bool = Field(
+        False,
+        description="Speak HTTP/3 with clients that can, by UDP on the same port, and tell them so (Alt-Svc): by an "
+        "nginx from 1.26 on, built with it. Reloads lose requests of theirs: it needs discard_http3_requests.",
+    )
+    discard_http3_requests: bool = Field(
+        False,
+        description="Let each reload of nginx lose requests that are asked by HTTP/3, as nginx has no way to keep "
+        "them; those by HTTP/1.1 and HTTP/2 are kept.",
+    )
     hsts: Hsts | None = Field(None, description="Strict-Transport-Security; left out: what the project says.")
 
     @model_validator(mode="after")
     def _one_certificate(self) -> Self:
         if [self.self_signed, self.files is not None, self.acme is not None].count(True) != 1:
             raise PydanticCustomError("certificate", "needs a certificate: one of self_signed: true, files and acme")
+        return self
+
+    @model_validator(mode="after")
+    def _told_what_is_lost(self) -> Self:
+        if self.http3 and not self.discard_http3_requests:
+            refuse([Refusal(("http3",), HTTP3_LOSES, self.http3)])
         return self
 
 
@@ -291,6 +313,8 @@ class Site(Model):
     def _somebody_speaks_it(self) -> Self:
         if self.proxy_protocol and not self.trusted_proxies:
             raise PydanticCustomError("proxies", "proxy_protocol needs trusted_proxies: who else would be believed?")
+        if self.proxy_protocol and self.http3:
+            refuse([Refusal(("tls", "http3"), "nginx takes no PROXY protocol by QUIC (site.proxy_protocol)", True)])
         return self
 
     @property
@@ -302,6 +326,11 @@ class Site(Model):
     def acme(self) -> Acme | None:
         """How the site's certificate comes by ACME; None where it comes otherwise, or there is none."""
         return self.tls.acme if self.tls is not None else None
+
+    @property
+    def http3(self) -> bool:
+        """Whether nginx speaks HTTP/3 with clients."""
+        return self.tls is not None and self.tls.http3
 
     @property
     def https_port(self) -> int | None:
@@ -336,6 +365,7 @@ class Site(Model):
 
 def _header_refusals(site: Site) -> Iterator[Refusal]:
     seen: dict[str, str] = {"x-robots-tag": "site.robots"} if site.robots else {}
+    seen |= {"alt-svc": "site.tls.http3"} if site.http3 else {}
     for name in site.headers:
         if name.lower() in seen:
             yield Refusal(("headers", name, KEY), f"is said by {seen[name.lower()]} already", name)

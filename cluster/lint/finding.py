@@ -38,7 +38,7 @@ class Facts:
     """What is known beside the stack file; what is not known (None, empty) is not judged.
 
     root: the repository, from which app.project is read.
-    nginx: the version of the nginx that the stack runs.
+    nginx: the version of the nginx that the stack runs. http3: whether it was built with HTTP/3.
     secrets: the names of the secrets that the stack has (secret_key, database_url, …), whatever holds them.
     project: what `cluster_runtime.describe` says of the project, by its keys.
     other_listens: ports that other stacks of the repository listen on, with the stacks' names.
@@ -49,6 +49,7 @@ class Facts:
 
     root: Path | None = None
     nginx: Version | None = None
+    http3: bool | None = None
     secrets: frozenset[str] | None = None
     project: dict[str, object] | None = None
     other_listens: dict[int, str] = field(default_factory=dict)

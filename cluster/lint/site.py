@@ -14,10 +14,11 @@ from cluster.config.redirects import covered_names
 from cluster.config.snippets import own_directives
 from cluster.endpoints import HTTP, HTTPS
 from cluster.lint.acme import ACME_RULES
+from cluster.lint.http3 import HTTP3_RULES
 from cluster.lint.rule import ERROR, NOTE, WARNING, Remark, Rule
 from cluster.lint.upstream import LONGEST_WORD
 from cluster.lint.users import USER_RULES
-from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
+from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE, shown
 from cluster.tls.certificates import FEW_DAYS, CertificateError, certificate_of, ending
 from cluster_runtime.checks import PREFIX
 
@@ -314,14 +315,14 @@ def _static_app_missing(config: ClusterConfig, facts: Facts) -> Remarks:
 def _nginx_too_old(_config: ClusterConfig, facts: Facts) -> Remarks:
     # nginx: unknown directive "keepalive_time".
     if facts.nginx is not None and facts.nginx < OLDEST_NGINX:
-        why = f"nginx {_shown(facts.nginx)} does not know keepalive_time, by which a release loses no request."
+        why = f"nginx {shown(facts.nginx)} does not know keepalive_time, by which a release loses no request."
         yield Remark("platform", why, "Install nginx 1.22 or newer.")
 
 
 def _nginx_untested(_config: ClusterConfig, facts: Facts) -> Remarks:
     # It may do.
     if facts.nginx is not None and OLDEST_NGINX <= facts.nginx < OLDEST_TESTED_NGINX:
-        why = f"The configuration is tested with nginx from 1.22 on, and this one is {_shown(facts.nginx)}."
+        why = f"The configuration is tested with nginx from 1.22 on, and this one is {shown(facts.nginx)}."
         yield Remark("platform", why, "Install nginx 1.22 or newer.")
 
 
@@ -329,14 +330,10 @@ def _reload_closes_connections(_config: ClusterConfig, facts: Facts) -> Remarks:
     # What the renderer can work around for clients that are busy.
     if facts.nginx is not None and OLDEST_NGINX <= facts.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE:
         why = (
-            f"A reload of nginx {_shown(facts.nginx)} closes clients' idle connections; those of busy ones are ended "
+            f"A reload of nginx {shown(facts.nginx)} closes clients' idle connections; those of busy ones are ended "
             "in time, but a client that wakes up at that very moment sees a reset."
         )
         yield Remark("platform", why, "Install nginx 1.27.4 or newer, which has keepalive_min_timeout.")
-
-
-def _shown(version: Version) -> str:
-    return ".".join(map(str, version))
 
 
 SITE_RULES = (
@@ -359,6 +356,7 @@ SITE_RULES = (
     ),
     Rule("self-signed", WARNING, "A certificate by the stack's own authority, for others than oneself.", _self_signed),
     *ACME_RULES,
+    *HTTP3_RULES,
     Rule("certificate", ERROR, "A certificate or a key that nginx or a browser refuses.", _certificate_files),
     Rule("certificate-chain", WARNING, "A chain that ends before an authority that clients know.", _incomplete_chain),
     Rule("certificate-ends", WARNING, "A certificate that ends within 14 days.", _ending_certificate),

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from cluster.render.versions import Version
 
+#: What nginx was configured with where it speaks HTTP/3.
+HTTP3_MODULE = "--with-http_v3_module"
+
 #: Seconds that a check may take: it looks up the names of hosts.
 CHECK_SECONDS = 60
 
@@ -49,6 +52,12 @@ def version_of(path: str) -> Version:
     if found is None:
         raise NginxError(f"{path} -v does not tell a version: {done.stderr.strip()}")
     return int(found[1]), int(found[2]), int(found[3])
+
+
+def has_http3(path: str) -> bool:
+    """Tell whether an nginx was built with HTTP/3."""
+    done = subprocess.run([path, "-V"], capture_output=True, text=True, check=False)
+    return HTTP3_MODULE in done.stderr.split()
 
 
 def refusal(program: str, conf: Path, prefix: Path, environment: Mapping[str, str] | None = None) -> str | None:

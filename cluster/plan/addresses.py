@@ -20,6 +20,9 @@ PASSES = re.compile(r"proxy_pass https?://cluster;")
 #: What leads elsewhere, with the same method and body.
 LEADS = "return 308 "
 
+#: What listens for HTTP/3.
+QUIC = re.compile(r"^\s*listen \S+ quic\b", re.MULTILINE)
+
 #: The ports that an address need not say.
 USUAL = {"http": "80", "https": "443"}
 
@@ -61,7 +64,7 @@ def _of_server(node: Node) -> Iterator[Address]:
     names = [name for words in directives if words[:1] == ["server_name"] for name in words[1:] if name != "''"]
     for words in directives:
         if words[:1] == ["listen"] and not words[1].startswith("unix:"):
-            yield from (Address("https" if "ssl" in words else "http", words[1], name) for name in names)
+            yield from (Address("https" if {"ssl", "quic"} & {*words} else "http", words[1], name) for name in names)
 
 
 def left(before: Iterable[str], after: Iterable[str]) -> tuple[list[Cost], list[str]]:
@@ -76,6 +79,11 @@ def left(before: Iterable[str], after: Iterable[str]) -> tuple[list[Cost], list[
     costs = [cost for cost, found in ((Cost.REDIRECTED, redirected), (Cost.ADDRESS_LEFT, gone)) if found]
     lines = [f"- {_told(gone)}: answered no more"] if gone else []
     return costs, [*lines, *([f"~ {_told(redirected)}: only redirected from now on"] if redirected else [])]
+
+
+def cut(before: Iterable[str]) -> list[Cost]:
+    """Return what a reload costs clients of HTTP/3. before: the texts of the files of what serves."""
+    return [Cost.QUIC_CUT] if any(QUIC.search(text) for text in before) else []
 
 
 def _told(found: Iterable[Address]) -> str:
@@ -98,4 +106,4 @@ def _covers(name: str, other: str) -> bool:
     return host.endswith(f".{domain}") or (host == domain and (name.startswith(".") or other.startswith("*.")))
 
 
-__all__ = ["Address", "Addresses", "addresses", "left"]
+__all__ = ["Address", "Addresses", "addresses", "cut", "left"]

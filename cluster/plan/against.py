@@ -17,7 +17,7 @@ from cluster.errors import CommandError
 from cluster.lint import Facts
 from cluster.machine.nginx import NginxError, find_nginx
 from cluster.plan import compare
-from cluster.plan.addresses import left
+from cluster.plan.addresses import cut, left
 from cluster.plan.confined import confined
 from cluster.plan.costs import Cost, dearest_first
 from cluster.plan.held_address import may_move, steps_of_address
@@ -222,6 +222,8 @@ class Comparison:
         release = self._release()
         if self.replaced:
             costs.append(Cost.NGINX_REPLACED)
+        elif old.nginx.files != new.nginx.files:
+            costs += cut(old.nginx.files.values())
         if any(self._costs_requests(one) for one in self.restarted):
             costs.append(Cost.SERVICE_REPLACED)
         if unsafe(release.migrations):

@@ -15,6 +15,7 @@ class Cost(StrEnum):
 
     NONE = "none"
     START = "start"
+    QUIC_CUT = "quic-cut"
     REDIRECTED = "redirected"
     MIGRATION = "migration"
     ADDRESS_MOVED = "address-moved"
@@ -64,6 +65,11 @@ COSTS: Mapping[Cost, CostClass] = {
         words="nothing serves now: the site comes up",
         proofs=("tests/local/test_plan.py::test_the_first_plan_touches_nothing_and_says_that_the_site_comes_up",),
         asks=False,
+    ),
+    Cost.QUIC_CUT: CostClass(
+        words="nginx is reloaded: requests that are asked by HTTP/3 meanwhile may be lost, and no other "
+        "(site.tls.discard_http3_requests)",
+        proofs=("tests/nginx/test_http3.py::test_reloads_lose_requests_of_http3_alone",),
     ),
     Cost.REDIRECTED: CostClass(
         words="an address of the site only redirects from now on: forms that are open there are refused",

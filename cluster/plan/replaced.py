@@ -45,6 +45,7 @@ def nginx_made_of(topology: Topology) -> dict[str, str]:
     return {
         **image_of(config, Kind.NGINX),
         **{key: str(port) for port, key in site.listeners.items()},
+        **({"site.tls.http3": "yes"} if site.http3 else {}),  # a port by UDP
         **({"site.instance_ports": ", ".join(ports)} if ports else {}),
         # What keeps the certificate asks nginx by a name of its own, and lends it a volume.
         **({"site.tls.acme": "yes"} if site.acme is not None else {}),

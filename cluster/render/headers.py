@@ -27,6 +27,10 @@ _ADDITIVE = ("content-security-policy",)
 #: By which browsers are told to ask by https alone.
 STRICT = "Strict-Transport-Security"
 
+#: By which clients are told where HTTP/3 answers (RFC 7838), and for how many seconds they may remember it.
+ALTERNATIVE = "Alt-Svc"
+ALTERNATIVE_SECONDS = 3600
+
 
 def header_maps(site: Site) -> list[Directive]:
     """Return a variable for each header: empty where the project's answer has it."""
@@ -55,13 +59,21 @@ def file_headers(site: Site, own: list[Directive]) -> list[Directive]:
         for name, value in site.headers.items()
         if name.lower() not in said or name.lower() in _ADDITIVE
     ]
-    return [*kept, *added, *_robots_tag(site), *hsts(site)]
+    return [*kept, *added, *_robots_tag(site), *secure_headers(site)]
 
 
-def hsts(site: Site) -> list[Directive]:
-    """Return Strict-Transport-Security, for what answers by https."""
-    value = hsts_value(site)
-    return [] if value is None else [_add(STRICT, value)]
+def secure_headers(site: Site) -> list[Directive]:
+    """Return what is added to what answers by https."""
+    strict, alternative = hsts_value(site), alternative_value(site)
+    return [
+        *([] if strict is None else [_add(STRICT, strict)]),
+        *([] if alternative is None else [_add(ALTERNATIVE, alternative)]),
+    ]
+
+
+def alternative_value(site: Site) -> str | None:
+    """Return where clients are told that HTTP/3 answers; None where nginx says nothing of that."""
+    return f'h3=":{site.https_port}"; ma={ALTERNATIVE_SECONDS}' if site.http3 else None
 
 
 def hsts_value(site: Site) -> str | None:
@@ -77,7 +89,7 @@ def hsts_value(site: Site) -> str | None:
 
 def hidden_headers(site: Site) -> list[Directive]:
     """Return what is not passed on of a project's answer: what nginx says itself."""
-    return [d("proxy_hide_header", STRICT)] if hsts(site) else []
+    return [d("proxy_hide_header", one["args"][0]) for one in secure_headers(site)]
 
 
 def robots_location(site: Site) -> list[Directive]:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cluster.endpoints import HTTPS
 from cluster.render.directives import Directive, block, d
+from cluster.render.versions import REQUEST_PORT_SINCE
 
 if TYPE_CHECKING:
     from cluster.config.site import Site
+    from cluster.render.versions import Version
 
 
 #: What an address of IPv4 begins with where it is written as one of IPv6 (::ffff:192.0.2.1), as a regular expression.
@@ -33,6 +36,25 @@ def scheme(site: Site) -> str:
 def port(site: Site) -> str:
     """Return the variable that holds the port that a client reached."""
     return "$cluster_public_port" if site.scheme_is_told else "$server_port"
+
+
+def asked(site: Site) -> str:
+    """Return the variable that holds the name and the port that a client asks for, as it wrote them."""
+    return "$cluster_asked" if site.http3 else "$http_host"
+
+
+def asked_map(site: Site, version: Version) -> list[Directive]:
+    """Return where nginx has that of HTTP/3, whose requests have no Host header; empty without HTTP/3.
+
+    An nginx before 1.29.3 tells no port of it: there it is that of https, whatever the client wrote.
+    """
+    if not site.http3:
+        return []
+    if version >= REQUEST_PORT_SINCE:
+        told = [d("default", "$http_host"), d("", "$host$is_request_port$request_port")]
+        return [block("map", "$http_host", asked(site), of=told)]
+    port = "" if site.https_port == HTTPS else f":{site.https_port}"
+    return [block("map", "$http3", asked(site), of=[d("default", "$http_host"), d("h3", f"$host{port}")])]
 
 
 def maps(site: Site) -> list[Directive]:
@@ -83,7 +105,7 @@ def maps(site: Site) -> list[Directive]:
     found.append(
         block(
             "map",
-            f"{trusted}$http_host",
+            f"{trusted}{asked(site)}",
             "$cluster_wrong_port",
             of=[
                 d("default", ""),

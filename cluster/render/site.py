@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cluster.render import acme, auth, between, maintenance, proxies, tls
 from cluster.render.directives import Directive, block, d
-from cluster.render.headers import header_maps, hidden_headers, hsts, server_headers
+from cluster.render.headers import header_maps, hidden_headers, secure_headers, server_headers
 from cluster.render.internal import internal_server
 from cluster.render.limits import address_limit, limit_zones, password_limit
 from cluster.render.locations import locations, media_of, polite, untidy_map
@@ -32,6 +32,7 @@ def site(topology: Topology, paths: NginxPaths, version: Version, certificate: C
     """Return the whole file of the site: what it shares, its upstreams, and its servers."""
     ports = [instance for instance in topology.instances if instance.port is not None]
     return [
+        *proxies.asked_map(topology.config.site, version),
         *_maps(topology),
         *maintenance.maps(paths),
         *acme.maps(topology.config.site, paths),
@@ -64,7 +65,7 @@ def _maps(topology: Topology) -> list[Directive]:
         block("map", "$http_upgrade", "$cluster_connection", of=[d("default", "upgrade"), d("", "")]),
         # The port as the client wrote it. The host itself is nginx's $host, which the choice of the server checked:
         # a client that sends another Host header than the address in its request line can't pass it on.
-        block("map", "$http_host", "$cluster_port", of=_port_entries(topology)),
+        block("map", proxies.asked(topology.config.site), "$cluster_port", of=_port_entries(topology)),
         # What leads below /-/ as the client wrote it: nginx passes the path on unchanged, so its own reading of
         # /-/../probe (as /probe) is not enough.
         block("map", "$request_uri", "$cluster_internal", of=[d("default", ""), d("~*^(/|%2f)+(-|%2d)(/|%2f)", "1")]),
@@ -112,17 +113,18 @@ def _servers(topology: Topology, paths: NginxPaths, version: Version) -> list[Di
         ]
         return [*_strangers(site, plain), _main_server(topology, plain, paths, version), *leads]
     secure = tls.listening(site.tls, _addresses(site, paths, site.tls.listen), version, *options)
+    of_all = tls.of_each_worker(secure)
     names, kept = d("server_name", *site.server_names), _kept_for_a_while(site)
     to_https = _answer(tls.https(site, "$host"), paths, version)
     return [
         *_strangers(site, plain),
         _leads(site, _first(site, plain), names, to_https, kept),
-        *_strangers(site, secure, tls.refusal(topology.config)),
-        _main_server(topology, secure, paths, version),
+        *_strangers(site, of_all, tls.refusal(topology.config)),
+        _main_server(topology, of_all if "_" in site.server_names else secure, paths, version),
         *(
             _leads(site, listening, names, _answer(tls.https(site, target), paths, version), headers)
             for target, names in by_name(site).items()
-            for listening, headers in ((plain, kept), (secure, [*hsts(site), *kept]))
+            for listening, headers in ((plain, kept), (secure, [*secure_headers(site), *kept]))
         ),
     ]
 
@@ -162,9 +164,9 @@ def _main_server(topology: Topology, listening: list[Directive], paths: NginxPat
             *password_limit(site),
             *hidden_headers(site),
             *server_headers(site),
-            *hsts(site),
+            *secure_headers(site),
             *locations(topology, paths, version, "cluster", limited=True),
-            *maintenance.keeps_out(paths, version, [*server_headers(site), *hsts(site)]),
+            *maintenance.keeps_out(paths, version, [*server_headers(site), *secure_headers(site)]),
             *redirect_paths(topology),
             *server_snippet(site),
         ],

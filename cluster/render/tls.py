@@ -74,7 +74,24 @@ def listening(tls: Tls, addresses: Sequence[str], version: Version, *options: st
     on = version >= HTTP2_DIRECTIVE_SINCE
     word = ["http2"] if tls.http2 and not on else []
     listen = [d("listen", address, "ssl", *word, *options) for address in addresses]
-    return [*listen, *([d("http2", "on")] if tls.http2 and on else [])]
+    quic = [d("listen", address, "quic") for address in addresses] if tls.http3 else []
+    return [
+        *listen,
+        *quic,
+        *([d("http2", "on")] if tls.http2 and on else []),
+        *([d("http3", "on")] if quic else []),
+    ]
+
+
+def of_each_worker(listening: Sequence[Directive]) -> list[Directive]:
+    """Return listeners with a socket of each worker's own for QUIC, so that one gets all packets of a connection.
+
+    For the first server of a port alone: nginx refuses options of a socket that are said twice.
+    """
+    return [
+        {**one, "args": [*one["args"], "reuseport"]} if one["directive"] == "listen" and "quic" in one["args"] else one
+        for one in listening
+    ]
 
 
 def refusal(config: ClusterConfig) -> list[Directive]:

@@ -9,6 +9,12 @@ Version = tuple[int, int, int]
 #: From here on nginx leaves a client's idle connection a moment after a reload, so that no request meets a reset.
 KEEPALIVE_MIN_TIMEOUT_SINCE: Version = (1, 27, 4)
 
+#: From here on nginx speaks HTTP/3; before 1.26 as an experiment.
+HTTP3_SINCE: Version = (1, 26, 0)
+
+#: From here on nginx has the port that a client asks for in a variable, whatever protocol it speaks.
+REQUEST_PORT_SINCE: Version = (1, 29, 3)
+
 OLDEST: Version = (1, 22, 0)
 
 #: nginx of distributions, by the word in an image's name that says which release it is.
@@ -22,6 +28,11 @@ DISTRIBUTIONS: dict[str, Version] = {
 
 #: What is rendered for where the nginx that will run it is not known.
 NEW_NGINX: Version = (1, 30, 0)
+
+
+def shown(version: Version) -> str:
+    """Return a version as nginx writes it."""
+    return ".".join(map(str, version))
 
 
 def version_in_image(image: str) -> Version:

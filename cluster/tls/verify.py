@@ -15,6 +15,7 @@ from cluster.asking import TIMEOUT
 from cluster.checks import Check
 from cluster.endpoints import Endpoint
 from cluster.render.headers import STRICT, hsts_value
+from cluster.tls import quic
 from cluster.tls.certificates import FEW_DAYS, names_of
 from cluster.topology import site_host, site_origin
 
@@ -110,6 +111,8 @@ class Https:
         yield self._believed()
         yield self._certificate()
         yield from self._versions()
+        if self.tls.http3:
+            yield self._datagrams()
         yield self._stranger()
         yield from self._plain()
         wanted = hsts_value(self.topology.config.site)
@@ -182,6 +185,18 @@ class Https:
         except ConnectionError:
             ok, found = True, "refused"
         yield Check(name="TLS before 1.2 is refused", ok=ok, expected="refused", found=found)
+
+    def _datagrams(self) -> Check:
+        """Ask by UDP for a version of QUIC that nobody speaks: whoever speaks one says which."""
+        name, expected = "HTTP/3 answers by UDP", "QUIC, version 1"
+        if self.tls.listen in self.ways:  # by a port that SSH forwards, which is TCP's alone
+            return Check(name=name, ok=None, expected=expected, found="UDP does not lead there from here")
+        try:
+            spoken = quic.versions(self.host, self.tls.listen, TIMEOUT)
+        except OSError as error:
+            return Check(name=name, ok=False, expected=expected, found=f"{type(error).__name__}: {error}")
+        found = ", ".join(f"version {one}" for one in spoken)
+        return Check(name=name, ok=quic.VERSION in spoken, expected=expected, found=f"QUIC, {found or 'no version'}")
 
     def _stranger(self) -> Check:
         """Ask by a name that is no site's."""

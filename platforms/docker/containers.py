@@ -74,12 +74,21 @@ class Health:
         )
 
 
+#: What a port is published by.
+TCP, UDP = "tcp", "udp"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """A port that the engine publishes: the same inside; `ip` empty for every address."""
+    """A port that the engine publishes: the same inside; `ip` empty for every address. protocol: tcp or udp."""
 
     port: int
     ip: str = "0.0.0.0"  # noqa: S104 - the site is for everybody
+    protocol: str = TCP
+
+    def __str__(self) -> str:
+        """Return it as a script is told it: TCP goes without saying."""
+        return f"{self.ip}:{self.port}" + ("" if self.protocol == TCP else f"/{self.protocol}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +118,9 @@ class Spec:
         told = asdict(self)
         if not self.alias:  # as those are told that had none
             del told["alias"]
+        for port in told["ports"]:
+            if port["protocol"] == TCP:
+                del port["protocol"]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -153,7 +165,7 @@ def make_container(  # noqa: PLR0913 - what every container needs
         if network is None
         else [docker.ContainerNetworksAdvancedArgs(name=network, aliases=[spec.alias] if spec.alias else None)],
         ports=[
-            docker.ContainerPortArgs(internal=port.port, external=port.port, ip=port.ip, protocol="tcp")
+            docker.ContainerPortArgs(internal=port.port, external=port.port, ip=port.ip, protocol=port.protocol)
             for port in spec.ports
         ],
         volumes=[

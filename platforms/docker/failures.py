@@ -45,7 +45,9 @@ BUILD_FRAME = re.compile(
 
 
 #: A port in what the engine says of one that it can't publish.
-PORT = re.compile(r"(?:Bind for|bind host port|for|bind host port for|tcp4?|tcp6?) \S*?:(?P<port>\d+)(?=[:/ ])")
+PORT = re.compile(
+    r"(?:Bind for|bind host port|for|bind host port for|tcp4?|tcp6?|udp4?|udp6?) \S*?:(?P<port>\d+)(?=[:/ ])"
+)
 
 
 def explain(docker: DockerStack, error: PulumiError, pulumi: Pulumi) -> str:

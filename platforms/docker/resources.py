@@ -32,7 +32,7 @@ from platforms.docker.container_paths import (
     project_directory,
     sockets_of,
 )
-from platforms.docker.containers import Mount, Ports
+from platforms.docker.containers import UDP, Mount, Ports
 from platforms.docker.delivery import delivered_files, delivery
 from platforms.docker.family import Family
 from platforms.docker.images import runnable
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cluster.config.models import ClusterConfig
+    from cluster.config.site import Site
     from cluster.release import ReleaseSpec
     from cluster.services import Service
     from cluster.tls.certificates import Certificate
@@ -404,7 +405,7 @@ class Docker:
         lone = [Ports(port=i.port, ip="127.0.0.1") for i in topology.instances if i.port is not None]
         (service,) = topology.of_kind(Kind.NGINX)
         image = own.service_image(service, config)
-        ports = (*(Ports(port=port) for port in config.site.listeners), *lone)
+        ports = (*_published(config.site), *lone)
         renewer, kept = start_renewer(topology, network.name, own, self.account)
         # Said while the former one still listens elsewhere.
         free = own.command(
@@ -413,7 +414,7 @@ class Docker:
             environment={
                 "IMAGE": image,
                 "NGINX_HOME": home.name,
-                "PORTS": " ".join(f"{port.ip}:{port.port}" for port in ports),
+                "PORTS": " ".join(map(str, ports)),
             },
         )
         nginx = own.service(
@@ -450,6 +451,12 @@ class Docker:
             after=instances.ready,
         )
         return base.Site(digest=delivered.stdout.apply(lambda _: rendered.digest))
+
+
+def _published(site: Site) -> list[Ports]:
+    """Return the ports by which visitors come."""
+    by_udp = [Ports(port=site.tls.listen, protocol=UDP)] if site.tls is not None and site.tls.http3 else []
+    return [*(Ports(port=port) for port in site.listeners), *by_udp]
 
 
 def _volume_words(mounts: Sequence[Mount]) -> pulumi.Output[str]:

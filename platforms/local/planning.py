@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ClusterError
 from cluster.plan import compare
-from cluster.plan.addresses import left
+from cluster.plan.addresses import cut, left
 from cluster.plan.costs import Cost, dearest_first
 from cluster.plan.judged import first, forbidding, former_config, new_lints
 from cluster.plan.migrations import unsafe
@@ -186,7 +186,9 @@ class Planning:
         if plan.nginx != "reload":
             return [], []
         nginx, files = self.cluster.nginx, self.cluster.nginx_config().files
-        return left(map(nginx.current_text, files), files.values())
+        before = [*map(nginx.current_text, files)]
+        costs, moved = left(before, files.values())
+        return [*cut(before), *costs], moved
 
     def _costs(self, plan: Plan, wanted: ReleaseSpec | Made, release: Release) -> list[Cost]:
         costs = []

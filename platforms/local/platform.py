@@ -18,7 +18,7 @@ from cluster.config.load import STACKS
 from cluster.config.models import DatabaseEngine
 from cluster.endpoints import Endpoint
 from cluster.errors import CommandError
-from cluster.machine.nginx import NginxError, find_nginx
+from cluster.machine.nginx import NginxError, find_nginx, has_http3
 from cluster.plan.shown import text
 from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.versions import NEW_NGINX
@@ -118,13 +118,16 @@ class LocalPlatform:
         """Return what the lints may look at: what is known of this machine and of the other stacks on it."""
         from cluster.lint import Facts  # noqa: PLC0415 - most commands judge nothing
 
+        nginx = http3 = None
         try:
-            nginx = find_nginx()[1]
+            program, nginx = find_nginx()
+            http3 = has_http3(program) if self.stack.config.site.http3 else None
         except NginxError:
-            nginx = None  # `up` says so
+            pass  # `up` says so
         return Facts(
             root=self.stack.root,
             nginx=nginx,
+            http3=http3,
             secrets=secrets_of(self.paths),
             other_listens=_other_listens(self.stack),
             privileged=os.geteuid() == 0,

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from cluster.config.models import ACCOUNT, AUTHORITY, Server
 from cluster.errors import CommandError
 from cluster.plan import compare
-from cluster.plan.addresses import left
+from cluster.plan.addresses import cut, left
 from cluster.plan.costs import Cost, dearest_first
 from cluster.plan.judged import disabled_rules, first, forbidding, new_lints
 from cluster.plan.migrations import unsafe
@@ -228,14 +228,16 @@ class Planning(ABC):
         compared = self._compared(self.serving if self.serves else None)
         release = compared.release
         told = self.told_of(release)
-        found = [left(old.values(), new.values()) for old, new in (self.nginx_files() if self.serves else ())]
-        costs = dearest_first([*self._costs(told, compared), *(cost for costs, _moved in found for cost in costs)])
+        files = [*(self.nginx_files() if self.serves else ())]
+        found = [left(old.values(), new.values()) for old, new in files]
+        lost = [cost for old, _new in files for cost in cut(old.values())] if told.nginx == "reload" else []
+        costs = [*self._costs(told, compared), *lost, *(cost for costs, _moved in found for cost in costs)]
         moved = dict.fromkeys(line for _costs, lines in found for line in lines)
         lints, unsaid = self._lints()
         return Planned(
             stack=name,
             changes=True,
-            costs=costs,
+            costs=dearest_first(costs),
             steps=(*told.steps(release, compared.parts, migrate=self._migrates()), *moved),
             traffic=self._traffic(),
             nginx=tuple(self.nginx_lines()),

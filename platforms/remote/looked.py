@@ -73,6 +73,12 @@ class Looked:
         return DISTRIBUTIONS.get(str(self.machine["codename"]), OLDEST)
 
     @property
+    def http3(self) -> bool | None:
+        """Whether its nginx was built with HTTP/3; None where it has none yet."""
+        found: bool | None = self.machine.get("http3")
+        return found
+
+    @property
     def polite(self) -> bool:
         """Whether clients' connections are closed before a reload: its nginx would close idle ones by itself."""
         return self.nginx < KEEPALIVE_MIN_TIMEOUT_SINCE
@@ -312,6 +318,12 @@ class Seen:
         """The oldest version of what visitors meet."""
         return min(self.each[name].nginx for name in self.placement.nginx)
 
+    @property
+    def http3(self) -> bool | None:
+        """Whether every nginx that visitors meet was built with HTTP/3; None where that is not known of one."""
+        found = {self.each[name].http3 for name in self.placement.nginx}
+        return False if False in found else None if None in found else True
+
     def of(self, service: str) -> Looked:
         """Return the host on which a service is to run."""
         return self.each[self.placement.host_of[service]]
@@ -455,6 +467,7 @@ def facts_of(root: Path, stack: str, secrets: frozenset[str], seen: Seen | None)
     return Facts(
         root=root,
         nginx=None if seen is None else seen.nginx,
+        http3=None if seen is None else seen.http3,
         secrets=secrets,
         privileged=True,
         stack=stack,

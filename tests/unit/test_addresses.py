@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cluster.config import parse_config
-from cluster.plan.addresses import addresses, left
+from cluster.plan.addresses import addresses, cut, left
 from cluster.plan.costs import Cost
 from cluster.plan.side import nginx_paths
 from cluster.render.nginx import render_nginx
 from cluster.render.versions import NEW_NGINX
 from cluster.tls.certificates import Certificate
 from cluster.topology import build_topology
+from platforms.local.planning import Planning
 from tests.unit.pulumi_mocks import stack_values
 
 NAMES = ["cluster", "localhost"]
 PLAIN: dict[str, Any] = {"server_names": NAMES, "listen": 8080}
 TLS: dict[str, Any] = {**PLAIN, "tls": {"listen": 8443, "self_signed": True}}
+
+HTTP3 = {**TLS, "tls": {**TLS["tls"], "http3": True, "discard_http3_requests": True}}
 
 NOTHING: tuple[list[Cost], list[str]] = ([], [])
 OF_8080 = "http://cluster:8080, http://localhost:8080"
@@ -32,6 +36,8 @@ def files(site: dict[str, Any]) -> list[str]:
 
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[list[Cost], list[str]]]] = {
     "nothing": (TLS, TLS, NOTHING),
+    "HTTP/3 comes": (TLS, HTTP3, NOTHING),
+    "HTTP/3 goes": (HTTP3, TLS, NOTHING),
     "what is no address": (PLAIN, {**PLAIN, "client_max_body_size": "20m", "instance_ports": 8000}, NOTHING),
     "instances' own ports go": ({**PLAIN, "instance_ports": 8000}, PLAIN, NOTHING),
     "a name more": (PLAIN, {**PLAIN, "server_names": [*NAMES, "www.example.org"]}, NOTHING),
@@ -96,3 +102,21 @@ def test_what_somebody_has_broken_has_no_address() -> None:
     (site,) = [text for text in files(PLAIN) if "server_name cluster" in text]
     assert len(addresses([site]).of_site) == 2
     assert addresses([f"{site}}}\n"]) == addresses([]) == (frozenset(), frozenset())
+
+
+def test_a_reload_costs_clients_of_http3_where_it_is_spoken() -> None:
+    assert cut(files(HTTP3)) == [Cost.QUIC_CUT]
+    assert [cut(files(site)) for site in (TLS, PLAIN)] == [[], []]
+    assert cut([]) == cut([""]) == []
+    # What a line of the project's says is none of nginx's.
+    assert cut(["    # listen 443 quic\n    add_header X-Listen 'listen 443 quic';\n"]) == []
+
+
+@pytest.mark.parametrize(("step", "costs"), [("reload", [Cost.QUIC_CUT]), ("start", []), ("restart", []), (None, [])])
+def test_this_machine_s_plan_says_so_of_a_reload_alone(step: str | None, costs: list[Cost]) -> None:
+    topology = build_topology(parse_config({**stack_values(), "site": HTTP3}))
+    rendered = render_nginx(topology, nginx_paths(topology), NEW_NGINX, Certificate(label="one"))
+    planning = Planning.__new__(Planning)
+    place = SimpleNamespace(current_text=lambda path: rendered.files[path])
+    planning.cluster = SimpleNamespace(nginx=place, nginx_config=lambda: rendered)  # type: ignore[assignment]
+    assert planning._left(SimpleNamespace(nginx=step)) == (costs, [])  # type: ignore[arg-type]

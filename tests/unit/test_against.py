@@ -307,6 +307,10 @@ def costs(project: Project, before: Mapping[str, Any], after: Mapping[str, Any])
 DOCKER = {"platform": "docker", "images": {"base": "debian:trixie-slim", "nginx": "nginx:1.30"}}
 
 
+SIGNED = {"self_signed": True}
+HTTP3 = {**SIGNED, "http3": True, "discard_http3_requests": True}
+
+
 def site(**changes: Any) -> dict[str, Any]:
     return {"site": {**STACK["site"], **changes}}
 
@@ -316,7 +320,26 @@ def site(**changes: Any) -> dict[str, Any]:
     [
         (DOCKER, {**DOCKER, "images": {"nginx": "nginx:1.31"}}, Cost.NGINX_REPLACED, "nginx: replaced (images.nginx)"),
         (DOCKER, {**DOCKER, **site(listen=80)}, Cost.ADDRESS_LEFT, "nginx: replaced (site.listen)"),
+        (
+            {**DOCKER, **site(tls=SIGNED)},
+            {**DOCKER, **site(tls=HTTP3)},
+            Cost.NGINX_REPLACED,
+            "nginx: replaced (site.tls.http3)",
+        ),
         ({}, site(listen=8081), Cost.ADDRESS_LEFT, "nginx: one reload"),
+        (
+            site(tls=HTTP3),
+            site(tls=HTTP3, limit="10r/s"),
+            Cost.QUIC_CUT,
+            "nginx: one reload; no process of the app is touched by it",
+        ),
+        (site(tls=SIGNED), site(tls=HTTP3), Cost.NONE, "nginx: one reload; no process of the app is touched by it"),
+        (
+            site(tls=HTTP3),
+            site(tls=SIGNED),
+            Cost.QUIC_CUT,
+            "nginx: one reload; no process of the app is touched by it",
+        ),
         ({}, site(limit="10r/s"), Cost.NONE, "nginx: one reload; no process of the app is touched by it"),
         (
             {**DOCKER, "broker": {"engine": "valkey"}},

@@ -795,6 +795,25 @@ def test_a_key_that_is_a_word_of_python_s_is_known_by_its_own_name() -> None:
         ),
         ({"trusted_proxies": ["lb.example"]}, "site.trusted_proxies[0]: must be an address or a network"),
         ({"proxy_protocol": True}, "site: proxy_protocol needs trusted_proxies"),
+        (
+            {"tls": {"self_signed": True, "http3": True}},
+            "site.tls.http3: each reload of nginx loses requests that clients ask by HTTP/3",
+        ),
+        (
+            {
+                "tls": {"self_signed": True, "http3": True, "discard_http3_requests": True},
+                "trusted_proxies": ["10.0.0.0/8"],
+                "proxy_protocol": True,
+            },
+            "site.tls.http3: nginx takes no PROXY protocol by QUIC (site.proxy_protocol)",
+        ),
+        (
+            {
+                "tls": {"self_signed": True, "http3": True, "discard_http3_requests": True},
+                "headers": {"alt-svc": "clear"},
+            },
+            "site.headers.alt-svc: is said by site.tls.http3 already",
+        ),
     ],
 )
 def test_what_does_not_fit_together_in_a_site_is_said_at_its_key(site: dict[str, Any], words: str) -> None:

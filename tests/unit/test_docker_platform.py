@@ -936,6 +936,12 @@ def test_a_fingerprint_tells_every_field_of_a_container(field: str) -> None:
     assert dataclasses.replace(SPEC, **{field: OTHER_SPEC[field]}).fingerprint() != SPEC.fingerprint()
 
 
+def test_a_fingerprint_tells_a_port_by_udp_and_of_one_by_tcp_what_it_always_told() -> None:
+    tcp, udp = (dataclasses.replace(SPEC, ports=(Ports(port=80, protocol=by),)) for by in ("tcp", "udp"))
+    assert tcp.fingerprint() == "b5344b5f2755", "nginx of every stack would be replaced"
+    assert udp.fingerprint() != tcp.fingerprint()
+
+
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Health)])
 def test_a_fingerprint_tells_every_field_of_a_health_check(field: str) -> None:
     other = dataclasses.replace(SPEC, health=dataclasses.replace(HEALTH, **{field: OTHER_HEALTH[field]}))

@@ -279,6 +279,22 @@ def test_a_port_that_the_former_nginx_of_the_stack_has_is_not_asked_for(
     assert published(done) == asked
 
 
+@pytest.mark.parametrize(
+    ("ours", "asked"),
+    [
+        ("", ["0.0.0.0:8443:8443", "0.0.0.0:8443:8443/udp"]),
+        (":8443: ", ["0.0.0.0:8443:8443/udp"]),
+        (":8443/udp: ", ["0.0.0.0:8443:8443"]),
+        (":8443: :8443/udp: ", []),
+    ],
+)
+def test_a_port_by_udp_is_another_one_than_that_by_tcp(host: Host, ours: str, asked: list[str]) -> None:
+    ports = "0.0.0.0:8443 0.0.0.0:8443/udp"
+    done = host.run("ports.sh", {**PORTS, "PORTS": ports}, ps=[(0, "0123456789ab")], inspect=[(0, ours)])
+    assert done.status == 0
+    assert published(done) == asked
+
+
 def test_ports_of_the_former_nginx_that_follow_each_other_are_not_asked_for(host: Host) -> None:
     ours = ":8090: :8100: :8101: :8102: :8103: "
     ports = " ".join(["0.0.0.0:8090", *(f"127.0.0.1:{port}" for port in range(8100, 8104))])

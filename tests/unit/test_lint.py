@@ -147,6 +147,7 @@ SOON, LATER = dt.datetime(2027, 6, 20, tzinfo=dt.UTC), dt.datetime(2027, 8, 1, t
 FILES = made_certificates(NOW)
 
 
+HTTP3: dict[str, Any] = {"site.tls": {"self_signed": True, "http3": True, "discard_http3_requests": True}}
 BY_ACME: dict[str, Any] = {"site.server_names": ["example.org"], "site.tls": {"acme": {}}}
 BOUND: dict[str, Any] = {"site.server_names": ["example.org"], "site.tls": {"acme": {"eab": "kid-1"}}}
 
@@ -1006,6 +1007,24 @@ CASES: dict[str, tuple[list[Stack], list[Stack]]] = {
     "nginx-untested": (
         [case({}, "platform", nginx=(1, 20, 1))],
         [case({}, nginx=(1, 22, 0)), case({}, nginx=(1, 18, 0))],
+    ),
+    "http3-nginx": (
+        [
+            case(HTTP3, "site.tls.http3", nginx=(1, 22, 1)),
+            case(HTTP3, "site.tls.http3", nginx=(1, 25, 5), http3=True),
+            case(HTTP3, "site.tls.http3", nginx=(1, 30, 0), http3=False),
+            case({**REMOTE, **HTTP3}, "site.tls.http3", nginx=(1, 24, 0)),
+        ],
+        [
+            case(HTTP3, nginx=(1, 26, 0), http3=True),
+            case({**REMOTE, **HTTP3}, nginx=(1, 26, 3)),
+            case(HTTP3),
+            case(SELF_SIGNED, nginx=(1, 22, 1), http3=False),
+        ],
+    ),
+    "http3-discard": (
+        [case({"site.tls": {"self_signed": True, "discard_http3_requests": True}}, "site.tls.discard_http3_requests")],
+        [case(HTTP3), case(SELF_SIGNED)],
     ),
     "reload-closes-connections": (
         [case({}, "platform", nginx=(1, 27, 3))],

@@ -185,6 +185,7 @@ CAUGHT: dict[PolicyRule, list[tuple[Resource, str]]] = {
     PolicyRule.PUBLISHED_PORTS: [
         (container(ports=[{"internal": 11211.0, "external": 11211.0, "ip": "0.0.0.0"}]), "port 11211 on every address"),
         (container(ports=[{"internal": 11211, "ip": "127.0.0.1"}]), "port 11211 on 127.0.0.1"),
+        (container(ports=[{"internal": 443, "protocol": "udp"}]), "port 443 by UDP on every address"),
         (
             made_of(CONTAINER, "mail", **{**GOOD, **MAIL, "ports": [{"internal": 8025, "external": 80}]}),
             "container mail ",

@@ -67,6 +67,7 @@ def _machine(places: Places) -> dict[str, Any]:
         "architecture": platform.machine(),
         "python": list(sys.version_info[:3]),
         "nginx": [int(one) for one in version.groups()] if version else None,
+        "http3": "--with-http_v3_module" in _said("nginx", "-V").split() if version else None,
         "systemd": Path("/run/systemd/system").is_dir(),
         "free": free[fullest],
         "fullest": fullest,

@@ -207,7 +207,8 @@ def report(found: dict[str, Any]) -> str:
         + "; ".join(f"{name} {version}" for name, version in found["versions"].items())
         + f"; {found['ansible']}.",
         "",
-        "Command: `.venv/bin/python -m bench.hosts`. Median seconds (least to most); requests lost of those counted,",
+        f"Command: `{' '.join(['.venv/bin/python -m bench.hosts', *sys.argv[1:]])}`. Median seconds (least to most);",
+        "requests lost of those counted,",
         "under eight clients that keep their connections and sessions, POSTs and one-second requests among them.",
         "",
         "| what | " + " | ".join(sides) + " |",

@@ -48,8 +48,12 @@ def image_name(stack: str, release: str) -> str:
 
 def served(engine: Engine, stack: str) -> dict[str, str]:
     """Return the releases that have served and whose images the engine has, the latest last, with their tags."""
+    return _in_turn(_tags(engine, image_repository(stack, "served")))
+
+
+def _in_turn(tags: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for tag in sorted(_tags(engine, image_repository(stack, "served"))):
+    for tag in sorted(tags):
         told = SERVED.fullmatch(tag)
         if told is not None:
             found.pop(told["release"], None)
@@ -74,7 +78,9 @@ def history_of(docker: DockerStack) -> History:
 
 def note_served(engine: Engine, stack: str, releases: Sequence[str]) -> None:
     """Let the engine know which releases have served, the latest last, and no others; it must have their images."""
-    repository, known = image_repository(stack, "served"), served(engine, stack)
+    repository = image_repository(stack, "served")
+    before = _tags(engine, repository)
+    known = _in_turn(before)
     there = _tags(engine, image_repository(stack, "app"))
     wanted = [release for release in releases if release in there]
     if list(known) != wanted:
@@ -83,7 +89,7 @@ def note_served(engine: Engine, stack: str, releases: Sequence[str]) -> None:
             known[release] = f"{number:06}-{release}"
             engine.run("tag", image_name(stack, release), f"{repository}:{known[release]}")
     kept = {known[release] for release in wanted}
-    for tag in _tags(engine, repository):
+    for tag in before:
         if tag not in kept:
             with contextlib.suppress(EngineError):  # a container of it is still ending: the next one takes it away
                 engine.run("rmi", f"{repository}:{tag}")

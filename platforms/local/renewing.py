@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -22,6 +21,7 @@ from cluster.render.acme import LOCATION
 from cluster.stack.secrets import write_secret
 from cluster.tls.certificates import names_of
 from cluster.tls.renewing import wanted
+from cluster_runtime.supervision import die_with_parent
 from platforms.local.nginx import Nginx, told_on
 from platforms.local.paths import LocalPaths
 from platforms.local.site import UpError
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 #: Seconds until nginx is told again of a certificate that it did not take.
 TELL_AGAIN = 60.0
-
-PR_SET_PDEATHSIG = 1
 
 
 class Renewing:
@@ -157,7 +155,7 @@ def main() -> None:
     from cluster.acme.renewer import Renewer, run, told_by  # noqa: PLC0415 - this process alone
     from cluster.acme.wanted import read_wanted  # noqa: PLC0415 - as above
 
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    die_with_parent(signal.SIGTERM)
     text, root, stack = sys.argv[1:]
     paths, say, supervisor = LocalPaths(Path(root), stack), told_by("acme"), os.getppid()
     store = Store(paths.acme)

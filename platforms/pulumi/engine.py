@@ -7,7 +7,6 @@ By its command line, as the Automation API (pulumi.automation) does it too: that
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import re
@@ -33,6 +32,7 @@ from cluster.errors import CommandError
 from cluster.stack.history import Busy
 from cluster.stack.paths import STATE
 from cluster.stack.secrets import ALPHABET, KEY_LENGTH, write_secret
+from cluster_runtime.supervision import die_with_parent
 from platforms.pulumi.backend import PASSPHRASE, VARIABLE, named_backend
 from platforms.pulumi.policing import Policed, asking, not_run
 from platforms.pulumi.programs import Programs, programs
@@ -58,8 +58,6 @@ TICK = 0.1
 INTERRUPT_SECONDS = 60.0
 
 LOCKED = re.compile(r"created by \S+@(?P<host>\S+) \(pid (?P<pid>\d+)\)")
-
-PR_SET_PDEATHSIG = 1
 
 #: What Pulumi says of a program or a run that failed, beside why. ENDED: of a program that has said why itself.
 FRAME, ENDED = ("update failed", "preview failed", ""), "an unhandled error occurred: program exited"
@@ -433,7 +431,7 @@ def _without(resource: dict[str, Any], urns: set[str]) -> dict[str, Any]:
 def _end_with_parent() -> None:
     """Let the kernel interrupt Pulumi when the one that started it is killed: it ends cleanly, and unlocks."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs ignore
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
+    die_with_parent(signal.SIGINT)
 
 
 def _events(log: Path, process: subprocess.Popen[bytes]) -> Iterator[Event]:

@@ -93,7 +93,7 @@ def _activated(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _let_go(process: subprocess.Popen[str]) -> None:
-    """Let the process end; a run of it that is under way ends first, and by itself."""
+    """End the process; a run of it that is under way goes on, and ends by itself."""
     process.terminate()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import gc
 import json
 import os
@@ -36,6 +35,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import grpc
 from pulumi.runtime.proto import language_pb2_grpc
 
+from cluster_runtime.supervision import die_with_parent
 from platforms.pulumi.hosting import INTERRUPTED_WITHIN, Host, Job, plugins, run
 
 if TYPE_CHECKING:
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
 #: A message of the engine's may be as long as a stack's state.
 OPTIONS = [("grpc.max_receive_message_length", 1024 * 1024 * 400), ("grpc.max_send_message_length", 1024 * 1024 * 400)]
-
-PR_SET_PDEATHSIG = 1
 
 #: What a fork says once it can be asked.
 READY = "ready"
@@ -61,11 +59,10 @@ def serve(order: Mapping[str, Any], found: Iterable[Mapping[str, Any]], ready: C
     def leave(_signal: int, _frame: FrameType | None) -> None:
         jobs.put(None)
 
-    parent = order["parent"]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     signal.signal(signal.SIGTERM, leave)
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:
+    die_with_parent(signal.SIGTERM)
+    if os.getppid() != order["parent"]:
         return  # it has ended before it could be told
     os.environ.clear()
     os.environ.update(order["environment"])

@@ -18,9 +18,9 @@ RESTART_PAUSE = 1.0
 PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
-    """Let the kernel kill this process when the one that started it ends, whatever state both are in."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
+    """Let the kernel send this process a signal when the one that started it ends, whatever state both are in."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, by, 0, 0, 0)
 
 
 def parent_of(process: Path) -> int:

@@ -47,7 +47,7 @@ class HostsQueue(Shop):
         self.forget()
 
     def host(self, name: str) -> Host:
-        return next(one for one in self.hosts.all_hosts if one.name == name)
+        return self.hosts.host_named(name)
 
     def parent(self, worker: str) -> int:
         """Return the process of the runtime that keeps a worker, on whichever host that is, by its id here."""

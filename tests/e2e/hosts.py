@@ -63,6 +63,12 @@ class SharingHost(Host):
         self.run("sh", "-c", f"echo '{what} {SHARED} none bind,nofail 0 0' >/etc/fstab && systemctl daemon-reload")
 
 
+def reached_from(there: Host, address: str, port: int) -> bool:
+    """Tell whether something takes a connection at a port, asked from a host."""
+    ask = f"import socket; socket.create_connection(({address!r}, {port}), timeout=5); print('in')"
+    return there.run("python3", "-c", ask, check=False).strip() == "in"
+
+
 class Volume:
     """What stands for a filesystem that hosts share."""
 
@@ -89,6 +95,10 @@ class HostsStand(RemoteStand):
     def visited(self) -> list[Host]:
         """The hosts that have visitors."""
         return [host for host in self.all_hosts if "nginx" in host.roles]
+
+    def host_named(self, name: str) -> Host:
+        """Return a host by its name."""
+        return next(one for one in self.all_hosts if one.name == name)
 
     def add(self, host: Host) -> None:
         """Let a host be the stack's, too."""

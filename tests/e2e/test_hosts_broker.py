@@ -10,7 +10,7 @@ import pytest
 
 from tests.celery_jobs import VISIBILITY_TIMEOUT, mixed
 from tests.e2e.host_queues import JOURNAL, HostsQueue, write_journal
-from tests.e2e.hosts import HostsStand, Store, hosts_stand
+from tests.e2e.hosts import HostsStand, Store, hosts_stand, reached_from
 from tests.e2e.remote import Host
 from tests.jobs import Kind, asked_during, last_of_its_process, late_by, until
 from tests.queues import HELD, PATIENCE, SHORT, WORKERS
@@ -110,15 +110,6 @@ def assert_nothing_lost(name: str, account: Account) -> None:
     assert account.unexplained(*RULES.values()) == {}
 
 
-def host(stand: HostsStand, name: str) -> Host:
-    return next(one for one in stand.all_hosts if one.name == name)
-
-
-def reached_from(there: Host, address: str) -> bool:
-    ask = f"import socket; socket.create_connection(({address!r}, {PORT}), timeout=5); print('in')"
-    return there.run("python3", "-c", ask, check=False).strip() == "in"
-
-
 def test_the_broker_is_asked_by_tls_and_by_a_password_alone(stand: HostsStand) -> None:
     result = stand.run("manage", stand.name, "--", "shell", "-c", ASK)
     assert result.status == 0, result.output
@@ -128,10 +119,10 @@ def test_the_broker_is_asked_by_tls_and_by_a_password_alone(stand: HostsStand) -
 
 
 def test_hosts_that_run_instances_get_there_and_nobody_else(stand: HostsStand) -> None:
-    there = host(stand, "store1")
-    assert reached_from(host(stand, "web1"), there.address)
-    assert reached_from(host(stand, "web2"), there.address)
-    assert not reached_from(host(stand, "edge1"), there.address)
+    there = stand.host_named("store1")
+    assert reached_from(stand.host_named("web1"), there.address, PORT)
+    assert reached_from(stand.host_named("web2"), there.address, PORT)
+    assert not reached_from(stand.host_named("edge1"), there.address, PORT)
     with pytest.raises(OSError):  # noqa: PT011 - it is refused, whatever the reason
         socket.create_connection((there.address, PORT), timeout=5).close()
     verified = stand.run("verify", stand.name, "--json")
@@ -141,7 +132,7 @@ def test_hosts_that_run_instances_get_there_and_nobody_else(stand: HostsStand) -
 
 
 def test_an_open_port_is_told_and_closed_again(stand: HostsStand) -> None:
-    there = host(stand, "store1")
+    there = stand.host_named("store1")
     there.run("nft", "delete", "table", "inet", f"cluster_{stand.name}.broker")
     status = json.loads(stand.run("status", stand.name, "--json").output)
     (broker,) = [one for one in status["services"] if one["kind"] == "broker"]
@@ -155,7 +146,7 @@ def test_an_open_port_is_told_and_closed_again(stand: HostsStand) -> None:
     assert "everybody on its network gets to the port of the broker on store1" in drift
     result = stand.up()
     assert result.status == 0, result.output
-    assert not reached_from(host(stand, "edge1"), there.address)
+    assert not reached_from(stand.host_named("edge1"), there.address, PORT)
     assert stand.status()["ok"]
 
 
@@ -178,7 +169,7 @@ def test_the_password_is_nowhere_but_among_secrets(stand: HostsStand) -> None:
         places = (f"/etc/cluster/{stand.name}/secrets/", f"/run/credentials/cluster-{stand.name}")
         assert [line for line in found if not (line.startswith(places) and line.endswith("broker_url"))] == []
         assert bool(found) == ("app" in one.roles)
-    there = host(stand, "store1")
+    there = stand.host_named("store1")
     modes = there.run(
         "sh", "-c", f"stat -c '%a %U' /etc/cluster/{stand.name}/broker /etc/cluster/{stand.name}/broker/*"
     )
@@ -227,7 +218,7 @@ def test_what_waits_is_kept_by_down_and_is_another_host_s_only_if_told(queue: Ho
     queue.hold(queue.processes(*WORKERS), Kind("late", HELD))
     queue.enqueue(20, Kind("late", SHORT))
     assert stand.run("down", stand.name, "--yes").status == 0
-    assert not reached_from(host(stand, "web1"), host(stand, "store1").address)
+    assert not reached_from(stand.host_named("web1"), stand.host_named("store1").address, PORT)
     roles = {"store1": ["database"], "web2": ["app", "broker"]}
 
     def move(stack: dict[str, Any]) -> None:
@@ -247,7 +238,7 @@ def test_what_waits_is_kept_by_down_and_is_another_host_s_only_if_told(queue: Ho
     stand.edit_stack(lambda stack: stack["broker"].update(discard=True))
     result = stand.up()
     assert result.status == 0, result.output
-    assert not reached_from(host(stand, "web1"), host(stand, "store1").address)
+    assert not reached_from(stand.host_named("web1"), stand.host_named("store1").address, PORT)
     queue.forget()
     queue.enqueue(20, Kind("late", SHORT))
     assert_nothing_lost("another host", queue.drained())

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.hosts import LoadOfAll, hosts_stand
+from tests.e2e.hosts import LoadOfAll, hosts_stand, reached_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.e2e.hosts import HostsStand
-    from tests.e2e.remote import Host
 
 PORT = 5432
 
@@ -47,15 +46,6 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostsStand]:
         yield found
 
 
-def host(stand: HostsStand, name: str) -> Host:
-    return next(one for one in stand.all_hosts if one.name == name)
-
-
-def reached_from(there: Host, address: str) -> bool:
-    ask = f"import socket; socket.create_connection(({address!r}, {PORT}), timeout=5); print('in')"
-    return there.run("python3", "-c", ask, check=False).strip() == "in"
-
-
 def test_the_database_is_asked_by_tls_and_by_a_password_alone(stand: HostsStand) -> None:
     result = stand.run("manage", stand.name, "--", "shell", "-c", ASK)
     assert result.status == 0, result.output
@@ -68,19 +58,19 @@ def test_the_database_is_asked_by_tls_and_by_a_password_alone(stand: HostsStand)
 
 
 def test_hosts_that_run_instances_get_there_and_nobody_else(stand: HostsStand) -> None:
-    address = host(stand, "db1").address
-    assert reached_from(host(stand, "web1"), address)
-    assert reached_from(host(stand, "web2"), address)
-    assert not reached_from(host(stand, "edge1"), address)
+    address = stand.host_named("db1").address
+    assert reached_from(stand.host_named("web1"), address, PORT)
+    assert reached_from(stand.host_named("web2"), address, PORT)
+    assert not reached_from(stand.host_named("edge1"), address, PORT)
     with pytest.raises(OSError):  # noqa: PT011 - it is refused, whatever the reason
         socket.create_connection((address, PORT), timeout=5).close()
-    assert "theirs" in host(stand, "db1").run("nft", "list", "tables")
+    assert "theirs" in stand.host_named("db1").run("nft", "list", "tables")
     verified = stand.run("verify", stand.name)
     assert verified.status == 0, verified.output
 
 
 def test_an_open_port_is_told_and_closed_again(stand: HostsStand) -> None:
-    there = host(stand, "db1")
+    there = stand.host_named("db1")
     there.run("nft", "delete", "table", "inet", f"cluster_{stand.name}")
     status = json.loads(stand.run("status", stand.name, "--json").output)
     (database,) = [one for one in status["services"] if one["kind"] == "database"]
@@ -92,20 +82,20 @@ def test_an_open_port_is_told_and_closed_again(stand: HostsStand) -> None:
         assert f"{who} gets to the" in " ".join(verified.output.split()), verified.output
     result = stand.up()
     assert result.status == 0, result.output
-    assert not reached_from(host(stand, "edge1"), there.address)
+    assert not reached_from(stand.host_named("edge1"), there.address, PORT)
     assert stand.status()["ok"]
 
 
 def test_a_boot_leaves_nobody_in_and_all_data_there(stand: HostsStand) -> None:
     with LoadOfAll(stand, clients=6) as load:
         load.wait_for(100)
-    there = host(stand, "db1")
+    there = stand.host_named("db1")
     count = "from visits.models import Entry; print('entries', Entry.objects.count())"
     before = stand.run("manage", stand.name, "--", "shell", "-c", count).output
     assert "entries" in before
     there.restart()
-    there.until(lambda: reached_from(host(stand, "web1"), there.address))
-    assert not reached_from(host(stand, "edge1"), there.address)
+    there.until(lambda: reached_from(stand.host_named("web1"), there.address, PORT))
+    assert not reached_from(stand.host_named("edge1"), there.address, PORT)
     assert stand.run("manage", stand.name, "--", "shell", "-c", count).output == before
     stand.wait_healthy()
     with LoadOfAll(stand, clients=6) as load:
@@ -131,7 +121,9 @@ def test_the_password_is_nowhere_but_among_the_instances_secrets(stand: HostsSta
         left = [line for line in found if not (line.startswith(places) and line.endswith("database_url"))]
         assert left == []
         assert bool(found) == ("app" in one.roles)
-    modes = host(stand, "web1").run("sh", "-c", f"stat -c '%a %U' /etc/cluster/{stand.name}/secrets/*/database_url")
+    modes = stand.host_named("web1").run(
+        "sh", "-c", f"stat -c '%a %U' /etc/cluster/{stand.name}/secrets/*/database_url"
+    )
     assert set(modes.splitlines()) == {"600 root"}
 
 
@@ -139,9 +131,9 @@ def test_what_it_holds_is_kept_until_it_is_to_be_deleted(stand: HostsStand) -> N
     count = "from visits.models import Entry; print('entries', Entry.objects.count())"
     before = stand.run("manage", stand.name, "--", "shell", "-c", count).output
     assert stand.run("down", stand.name, "--yes").status == 0
-    there = host(stand, "db1")
+    there = stand.host_named("db1")
     there.run("nft", "add", "table", "inet", "theirs")  # a boot has taken it
-    assert not reached_from(host(stand, "web1"), there.address)
+    assert not reached_from(stand.host_named("web1"), there.address, PORT)
     result = stand.up()
     assert result.status == 0, result.output
     assert stand.run("manage", stand.name, "--", "shell", "-c", count).output == before

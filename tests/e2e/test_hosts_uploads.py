@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from tests.e2e.remote import Host
 
 
-def host(stand: HostsStand, name: str) -> Host:
-    return next(one for one in stand.all_hosts if one.name == name)
-
-
 def number_of(stand: HostsStand, there: Host) -> str:
     return there.run("id", "-u", f"cluster-{stand.name}")
 
@@ -119,7 +115,7 @@ def test_no_upload_is_lost_by_releases_and_changes_of_hosts(stand: HostsStand, d
 
 
 def test_a_host_without_its_mount_is_refused_and_writes_nothing_into_the_hole(stand: HostsStand) -> None:
-    web2 = host(stand, "web2")
+    web2 = stand.host_named("web2")
     assert isinstance(web2, SharingHost)
     web2.mounts_at_boot("/nowhere")
     web2.restart()

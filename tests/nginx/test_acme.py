@@ -15,7 +15,7 @@ from cluster.acme.wanted import Wanted
 from cluster.maintenance import asked_for
 from cluster.render.acme import LOCATION
 from tests.conformance import wait_until
-from tests.nginx.running import ACCOUNT, PATIENCE, THUMBPRINT, Running, ask, free_ports, stack, versions
+from tests.nginx.running import ACCOUNT, PATIENCE, THUMBPRINT, Running, ask, free_ports, stack
 from tests.nginx.test_maintenance import turn
 from tests.pebble import Pebble, needs_pebble, shown
 from tests.secure_load import Secure
@@ -29,12 +29,6 @@ if TYPE_CHECKING:
 
 NAMES = ["www.example.test", "example.test"]
 PATH = "/.well-known/acme-challenge/abc_DEF-123"
-
-
-@pytest.fixture(scope="module", params=versions())
-def nginx(request: pytest.FixtureRequest) -> Nginx:
-    found: Nginx = request.param
-    return found
 
 
 def by_acme(**site: Any) -> Values:

@@ -17,7 +17,7 @@ from cluster.render.users import users_file
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.tls.authority import root_of
 from tests.conformance import wait_until
-from tests.nginx.running import ANN, AUTHORITY, PATIENCE, ZOE, Reply, Running, ask, free_ports, stack, versions
+from tests.nginx.running import ANN, AUTHORITY, PATIENCE, ZOE, Reply, Running, ask, free_ports, stack
 from tests.nginx.test_reload import add_static_file
 from tests.secure_load import Secure
 
@@ -51,12 +51,6 @@ STRANGERS: dict[str, dict[str, str]] = {
 
 #: What a visitor may ask for: pages, files, uploads, what is nowhere.
 PATHS = ["/", "/a?b", "/static/a.css", "/static/none", "/media/a.txt", "/media/none", "/upload/x", "//", "/robots.txtx"]
-
-
-@pytest.fixture(scope="module", params=versions())
-def nginx(request: pytest.FixtureRequest) -> Nginx:
-    found: Nginx = request.param
-    return found
 
 
 def asking(**site: Any) -> Values:

@@ -13,7 +13,7 @@ from cluster.config import parse_config
 from cluster.maintenance import asked_for
 from cluster.render.maintenance import SUFFIX, render_maintenance
 from cluster.tls.certificates import names_of
-from tests.nginx.running import THUMBPRINT, free_ports, paths_in, stack, versions
+from tests.nginx.running import THUMBPRINT, free_ports, paths_in, stack
 from tests.nginx.test_rendered import gixy_findings
 from tests.nginx.test_site import KEYS, PROTECTED, said_of
 
@@ -57,12 +57,6 @@ LOOKS = 3
 
 #: And without `hsts`, which is a team's own to say.
 MEANT_WITHOUT_HSTS = "hsts_header"
-
-
-@pytest.fixture(scope="module", params=versions())
-def nginx(request: pytest.FixtureRequest) -> Nginx:
-    found: Nginx = request.param
-    return found
 
 
 def made(tls: str, before: str, keys: tuple[str, ...], *, ipv6: bool) -> Values:

@@ -15,7 +15,7 @@ from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, ResponseReceived, StreamEnded, StreamReset
 
 from tests.h2_client import Client
-from tests.nginx.running import PATIENCE, Running, versions
+from tests.nginx.running import PATIENCE, Running
 from tests.nginx.test_proxies import forgery
 from tests.nginx.test_tls import ROOT, https_port, secure
 
@@ -36,12 +36,6 @@ TOLD = (
     "x-forwarded-host",
     "forwarded",
 )
-
-
-@pytest.fixture(scope="module", params=versions())
-def nginx(request: pytest.FixtureRequest) -> Nginx:
-    found: Nginx = request.param
-    return found
 
 
 @pytest.fixture(scope="module")

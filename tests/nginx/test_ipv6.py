@@ -20,7 +20,7 @@ from cluster.topology import build_topology
 from cluster.verify import by_ipv6
 from cluster_runtime.gate import Site
 from tests.conformance import wait_until
-from tests.nginx.running import AUTHORITY, PATIENCE, Reply, Running, ask, free_ports, stack, versions
+from tests.nginx.running import AUTHORITY, PATIENCE, Reply, Running, ask, free_ports, stack
 from tests.secure_load import Secure
 
 if TYPE_CHECKING:
@@ -41,12 +41,6 @@ def has_loopback() -> bool:
 pytestmark = pytest.mark.skipif(not has_loopback(), reason="this machine has no ::1")
 
 BOTH = ("127.0.0.1", "::1")
-
-
-@pytest.fixture(scope="module", params=versions())
-def nginx(request: pytest.FixtureRequest) -> Nginx:
-    found: Nginx = request.param
-    return found
 
 
 @pytest.fixture(scope="module")

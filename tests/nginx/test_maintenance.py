@@ -14,7 +14,7 @@ from cluster.maintenance import LONGEST_MESSAGE, MOST_NETWORKS, Maintenance, ask
 from cluster.render.maintenance import SUFFIX, digest_of, page, render_maintenance
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from tests.clients import Clients
-from tests.nginx.running import PATIENCE, Reply, Running, ask, free_ports, read_reply, stack, versions
+from tests.nginx.running import PATIENCE, Reply, Running, ask, free_ports, read_reply, stack
 from tests.nginx.test_reload import add_static_file, is_old
 
 if TYPE_CHECKING:
@@ -34,12 +34,6 @@ TURNS = 4
 
 #: Without the care that a reload takes, so many must be enough to see what the care is for.
 TURNS_WITHOUT_CARE = 40
-
-
-@pytest.fixture(scope="module", params=versions())
-def nginx(request: pytest.FixtureRequest) -> Nginx:
-    found: Nginx = request.param
-    return found
 
 
 def file_of(running: Running) -> Path:
@@ -262,16 +256,22 @@ def test_on_and_off_lose_no_request(nginx: Nginx) -> None:
     assert set(visitors.answers) == {"200", "503", "200 to the allowed client"}
 
 
+def turn_without_care(running: Running, visitors: Visitors) -> int:
+    """Turn it on and off until somebody loses a request; return how often."""
+    turns = 0
+    while not visitors.failed and turns < TURNS_WITHOUT_CARE:
+        turns += 1
+        turn(running, None if file_of(running).exists() else ASKED, politely=False)
+        time.sleep(0.1)
+    return turns
+
+
 def test_without_care_on_and_off_lose_requests_of_an_old_nginx(nginx: Nginx) -> None:
     if nginx.version >= KEEPALIVE_MIN_TIMEOUT_SINCE:
         pytest.skip("keepalive_min_timeout is in its configuration: tests/nginx/test_reload.py leaves it out")
     with Running(nginx, stack(4)) as running:
         add_static_file(running)
         with Visitors(running) as visitors:
-            turns = 0
-            while not visitors.failed and turns < TURNS_WITHOUT_CARE:
-                turns += 1
-                turn(running, None if file_of(running).exists() else ASKED, politely=False)
-                time.sleep(0.1)
+            turns = turn_without_care(running, visitors)
     print(f"{nginx}: {turns} times on or off without care, {visitors}")
     assert visitors.failed

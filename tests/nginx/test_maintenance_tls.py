@@ -9,8 +9,8 @@ import pytest
 
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from tests.h2_client import Client, Connection
-from tests.nginx.running import PATIENCE, Running, versions
-from tests.nginx.test_maintenance import ASKED, TURNS, TURNS_WITHOUT_CARE, Visitors, file_of, turn
+from tests.nginx.running import PATIENCE, Running
+from tests.nginx.test_maintenance import ASKED, TURNS, Visitors, turn, turn_without_care
 from tests.nginx.test_reload import add_static_file
 from tests.nginx.test_tls import ROOT, https_port, secure
 from tests.secure_load import Secure
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
     import http.client
 
     from tests.nginx_versions import Nginx
-
-
-@pytest.fixture(scope="module", params=versions())
-def nginx(request: pytest.FixtureRequest) -> Nginx:
-    found: Nginx = request.param
-    return found
 
 
 class SecureVisitors(Visitors):
@@ -70,10 +64,6 @@ def test_without_care_on_and_off_lose_requests_of_an_old_nginx_by_https(nginx: N
     with Running(nginx, secure(4)) as running:
         add_static_file(running)
         with SecureVisitors(running) as visitors:
-            turns = 0
-            while not visitors.failed and turns < TURNS_WITHOUT_CARE:
-                turns += 1
-                turn(running, None if file_of(running).exists() else ASKED, politely=False)
-                time.sleep(0.1)
+            turns = turn_without_care(running, visitors)
     print(f"{nginx}: {turns} times on or off over TLS without care, {visitors}")
     assert visitors.failed

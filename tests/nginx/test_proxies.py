@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.nginx.running import PATIENCE, Reply, Running, free_ports, read_reply, stack, versions
+from tests.nginx.running import PATIENCE, Reply, Running, free_ports, read_reply, stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,12 +23,6 @@ PROXY, STRANGER = "127.0.0.2", "127.0.0.1"
 
 #: Requests that are forged, of each kind of site.
 FORGED = 3000
-
-
-@pytest.fixture(scope="module", params=versions())
-def nginx(request: pytest.FixtureRequest) -> Nginx:
-    found: Nginx = request.param
-    return found
 
 
 @pytest.fixture(scope="module")

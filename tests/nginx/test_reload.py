@@ -15,7 +15,7 @@ import pytest
 
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from tests.clients import Clients
-from tests.nginx.running import PATIENCE, Reply, Running, Values, ask, free_ports, read_reply, stack, versions
+from tests.nginx.running import PATIENCE, Reply, Running, Values, ask, free_ports, read_reply, stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,12 +29,6 @@ RELOADS = 7
 RELOADS_WITHOUT_CARE = 40
 
 BODIES = {"nothing": b"", "a kilobyte": b"k" * 1024, "a megabyte": b"m" * 1024 * 1024}
-
-
-@pytest.fixture(scope="module", params=versions())
-def nginx(request: pytest.FixtureRequest) -> Nginx:
-    found: Nginx = request.param
-    return found
 
 
 def is_old(nginx: Nginx) -> bool:

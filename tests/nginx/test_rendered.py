@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from cluster.config import parse_config
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.topology import shares
-from tests.nginx.running import TEXT, Reply, Running, Values, ask, free_ports, paths_in, render, stack, versions, write
+from tests.nginx.running import TEXT, Reply, Running, Values, ask, free_ports, paths_in, render, stack, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,12 +50,6 @@ HASHED = "app.0123456789ab.css"
 
 settings.register_profile("nginx", deadline=None, derandomize=True, database=None)
 settings.load_profile("nginx")
-
-
-@pytest.fixture(scope="module", params=versions())
-def nginx(request: pytest.FixtureRequest) -> Nginx:
-    found: Nginx = request.param
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from cluster.acme.kept import Store, moment, new_key
 from cluster.acme.orders import Authority, _id_of
 from cluster.acme.renewer import ASK_AGAIN, Renewer
 from cluster.tls.authority import signed
-from tests.nginx.running import ACCOUNT, AUTHORITY, Running, versions
+from tests.nginx.running import ACCOUNT, AUTHORITY, Running
 from tests.nginx.test_acme import by_acme, wanted
 from tests.pebble import Pebble, needs_later_pebble, needs_pebble
 
@@ -75,12 +75,6 @@ class Bench:
         """Return how many orders took a certificate's place, by the authority, as they began and as they ended."""
         said = self.pebble.said()
         return said.count(TOLD), said.count(DONE)
-
-
-@pytest.fixture(scope="module", params=versions())
-def nginx(request: pytest.FixtureRequest) -> Nginx:
-    found: Nginx = request.param
-    return found
 
 
 @pytest.fixture(scope="module")

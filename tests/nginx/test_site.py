@@ -30,7 +30,6 @@ from tests.nginx.running import (
     read_reply,
     render,
     stack,
-    versions,
     write,
 )
 from tests.nginx.test_rendered import WORN_OUT, gixy_findings, head, is_internal, the_truth, told
@@ -39,12 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.nginx_versions import Nginx
-
-
-@pytest.fixture(scope="module", params=versions())
-def nginx(request: pytest.FixtureRequest) -> Nginx:
-    found: Nginx = request.param
-    return found
 
 
 # Redirects

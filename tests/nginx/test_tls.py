@@ -19,7 +19,7 @@ from cluster.tls.authority import root_of
 from cluster.tls.verify import Https
 from cluster.topology import build_topology
 from tests.h2_client import Client
-from tests.nginx.running import AUTHORITY, PATIENCE, Running, ask, free_ports, stack, versions
+from tests.nginx.running import AUTHORITY, PATIENCE, Running, ask, free_ports, stack
 from tests.nginx.test_reload import RELOADS, Load, add_static_file, is_old
 from tests.secure_load import Secure
 
@@ -30,12 +30,6 @@ if TYPE_CHECKING:
     from tests.nginx_versions import Nginx
 
 ROOT = root_of(AUTHORITY)
-
-
-@pytest.fixture(scope="module", params=versions())
-def nginx(request: pytest.FixtureRequest) -> Nginx:
-    found: Nginx = request.param
-    return found
 
 
 def secure(servers: Any = 2, names: tuple[str, ...] = ("cluster", "localhost"), **tls: Any) -> Values:

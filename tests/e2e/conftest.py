@@ -17,6 +17,9 @@ HERE = Path(__file__).parent
 
 _reports: dict[str, results.Row] = {}
 
+#: Files of which some tests do not run.
+_deselected: set[str] = set()
+
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     ours = [item for item in items if item.path.is_relative_to(HERE)]
@@ -33,9 +36,18 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    whole = {item.nodeid for item in session.items if item.path.is_relative_to(HERE)} == set(_reports)
-    if session.config.getoption("--write-results") and whole:
-        results.write(list(_reports.values()))
+    if not session.config.getoption("--write-results"):
+        return
+    ours = [item for item in session.items if item.path.is_relative_to(HERE)]
+    halves = {item.path.name for item in ours if item.nodeid not in _reports} | _deselected
+    halves |= {Path(word.partition("::")[0]).name for word in session.config.args if "::" in word}
+    rows = [_reports[item.nodeid] for item in ours if item.path.name not in halves]
+    if rows:
+        results.write(rows)
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    _deselected.update(item.path.name for item in items)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,4 +56,4 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-results", action="store_true", help="keep the results of a whole run in docs/")
+    parser.addoption("--write-results", action="store_true", help="keep the results of whole files in docs/")

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import datetime as dt
+import fcntl
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from cluster.release import tree_digest
 from tests.conftest import RESULT
 from tests.e2e.tools import BASE, PULUMI_HOME, docker
 
 ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).parent
 JSON, PAGE = ROOT / "docs" / "e2e.json", ROOT / "docs" / "e2e.md"
 
+#: Held while the two are written.
+LOCK = Path(tempfile.gettempdir()) / "django-cluster-e2e-results"
+
+#: What is kept of a file beside the versions of what it was run with.
+TOLD = ("date", "of", "tests")
+
 #: What the results are of.
-PARTS = ("components", "platforms/docker", "platforms/pulumi", "runtime", "cluster", "__main__.py")
+PARTS = ("components", "platforms", "runtime", "cluster", "cli", "policy", "__main__.py")
 
 COUNTED = re.compile(r"(\d+) of ([\d,]+) requests failed")
 
@@ -41,10 +52,12 @@ def row(nodeid: str, outcome: str, seconds: float, output: str) -> Row:
 
 
 def digest_of(parts: tuple[str, ...]) -> str:
-    """Return what is another whenever one of these directories and files is."""
-    paths = [ROOT / part for part in parts]
-    digests = [path.read_text() if path.is_file() else tree_digest(path) for path in paths]
-    return hashlib.sha256("\0".join(digests).encode()).hexdigest()[:12]
+    """Return what is another whenever one of these directories and files is; what Python compiled is none of it."""
+    found = [path for part in parts for path in ((ROOT / part).rglob("*") if (ROOT / part).is_dir() else [ROOT / part])]
+    taken = hashlib.sha256()
+    for path in sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts):
+        taken.update(f"{path.relative_to(ROOT)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
+    return taken.hexdigest()[:12]
 
 
 def components_digest() -> str:
@@ -62,56 +75,76 @@ def versions() -> dict[str, str]:
         "plugins": ", ".join(name.removeprefix("resource-") for name in plugins),
         "docker": docker("version", "--format", "{{.Server.Version}}"),
         "base image": BASE,
+        "hosts": os.environ.get("HOST_BASE", BASE),
     }
 
 
 def write(rows: list[Row]) -> None:
-    """Keep the results of a whole run."""
-    total = sum(
-        int(found[2].replace(",", "")) for one in rows for line in one.lines for found in COUNTED.finditer(line)
-    )
-    document = {
-        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
-        "components": components_digest(),
-        "versions": versions(),
-        "requests": total,
-        "tests": [asdict(one) for one in sorted(rows, key=lambda one: one.test)],
-    }
-    JSON.write_text(json.dumps(document, indent=1) + "\n")
-    PAGE.write_text(page(document))
+    """Keep the results of whole test files, beside what is kept of others; several runs may end at once."""
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = json.loads(JSON.read_text(encoding="utf-8")) if JSON.exists() else {}
+        document = merged(kept, rows, {"date": today(), "of": components_digest(), **versions()})
+        JSON.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        PAGE.write_text(page(document), encoding="utf-8")
 
 
-def page(document: dict[str, object]) -> str:
-    tests = [Row(**one) for one in document["tests"]]  # type: ignore[attr-defined]
-    found = document["versions"]
-    assert isinstance(found, dict)
-    counts = {word: sum(one.outcome == word for one in tests) for word in ("passed", "failed", "skipped")}
-    passed = ", ".join(f"{count} {word}" for word, count in counts.items())
-    what = "; ".join(f"{name} {version}" for name, version in found.items())
+def today() -> str:
+    return dt.datetime.now(tz=dt.UTC).date().isoformat()
+
+
+def merged(kept: dict[str, Any], rows: list[Row], told: dict[str, str]) -> dict[str, Any]:
+    """Return what is kept once these rows are, by test file; told: when they were seen, of what, and with what."""
+    files = {name: one for name, one in kept.items() if (HERE / name).exists()}
+    for name, found in groupby(sorted(rows, key=lambda one: one.test), key=lambda one: one.test.partition("::")[0]):
+        files[name] = {**told, "tests": [asdict(one) for one in found]}
+    return dict(sorted(files.items()))
+
+
+def counted(rows: list[Row]) -> int:
+    """Return how many requests these tests counted."""
+    found = (hit for one in rows for line in one.lines if not line.startswith(SUM) for hit in COUNTED.finditer(line))
+    return sum(int(hit[2].replace(",", "")) for hit in found)
+
+
+def page(document: dict[str, Any]) -> str:
+    rows = {name: [Row(**one) for one in told["tests"]] for name, told in document.items()}
+    everything = [one for found in rows.values() for one in found]
+    words = ("passed", "failed", "skipped")
+    outcomes = ", ".join(f"{sum(one.outcome == word for one in everything)} {word}" for word in words)
     lines = [
-        "# End-to-end tests on Docker",
+        "# End-to-end tests by the real engine",
         "",
-        "Written by the run itself: `make e2e`. Real containers, real requests, real kills; each line of counts states",
-        "its denominator, and each zero has a test beside it in which the protection is switched off.",
+        "Written by the runs themselves: `make e2e`, or `pytest --write-results` of some files. Real containers and",
+        "hosts, real requests, real kills; each line of counts states its denominator, and each zero has a test beside",
+        "it in which the protection is switched off. Of each file the last whole run is kept.",
         "",
-        f"{document['date']}, components {document['components']}; {what}.",
-        f"{passed}; {document['requests']:,} requests counted.",
+        f"{outcomes}; {counted(everything):,} requests counted.",
     ]
-    for one in tests:
-        lines += ["", f"**{one.test}**: {one.outcome} in {one.seconds:.0f} s"]
-        if one.lines:
-            lines += ["", "```", *one.lines, "```"]
+    for name, found in rows.items():
+        told = document[name]
+        with_what = "; ".join(f"{what} {version}" for what, version in told.items() if what not in TOLD)
+        lines += ["", f"## {name}", "", f"{told['date']}, components {told['of']}; {with_what}."]
+        for one in found:
+            lines += ["", f"**{one.test.partition('::')[2]}**: {one.outcome} in {one.seconds:.0f} s"]
+            if one.lines:
+                lines += ["", "```", *one.lines, "```"]
     return "\n".join(lines) + "\n"
 
 
 def age() -> str:
-    """Return what is to be said of the kept results; empty where they are of these components."""
-    if not JSON.exists():
-        return "there are no end-to-end results in docs/: run make e2e where Pulumi and Docker are"
-    document = json.loads(JSON.read_text())
-    if document["components"] == components_digest():
-        return ""
-    return f"the end-to-end results in docs/e2e.md ({document['date']}) are older than the components: run make e2e"
+    """Return what is to be said of the kept results; empty where all are of these components."""
+    kept = json.loads(JSON.read_text(encoding="utf-8")) if JSON.exists() else {}
+    return said_of(kept, sorted(path.name for path in HERE.glob("test_*.py")), components_digest())
+
+
+def said_of(kept: dict[str, Any], files: list[str], of: str) -> str:
+    """Return which of these test files' results are not kept, and which are older than the components."""
+    missed = [name for name in files if name not in kept]
+    older = [f"{name} ({kept[name]['date']})" for name in files if name in kept and kept[name]["of"] != of]
+    said = [f"of {', '.join(missed)} there are no results in docs/e2e.md"] if missed else []
+    said += [f"those in docs/e2e.md of {', '.join(older)} are older than the components"] if older else []
+    return f"{'; '.join(said)}: run make e2e where Pulumi and Docker are" if said else ""
 
 
 if __name__ == "__main__":

@@ -511,7 +511,7 @@ def run(
     with contextlib.ExitStack() as patched, contextlib.chdir(root):
         patched.enter_context(patch.object(remote_program, "look", lambda *_arguments: found))
         for name in ("make_environment", "make_release"):
-            patched.enter_context(patch(f"platforms.remote.resources.{name}"))
+            patched.enter_context(patch(f"platforms.remote.release_steps.{name}"))
         return record(program, preview=preview, secrets={**SECRETS, "hosts_key": HOSTS_KEY})
 
 

@@ -77,8 +77,8 @@ def run(root: Path, *, preview: bool = False, stack: dict[str, Any] | None = Non
     secrets = {**SECRETS, "hosts_key": HOSTS_KEY, "acme_account": ACCOUNT}
     with contextlib.ExitStack() as patched, contextlib.chdir(root):
         patched.enter_context(patch.object(remote_program, "look", lambda *_arguments: found))
-        for name in ("make_environment", "make_release", "make_renewer"):
-            patched.enter_context(patch(f"platforms.remote.resources.{name}"))
+        for name in ("release_steps.make_environment", "release_steps.make_release", "site_steps.make_renewer"):
+            patched.enter_context(patch(f"platforms.remote.{name}"))
         return record(program, preview=preview, secrets=secrets)
 
 

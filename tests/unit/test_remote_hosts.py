@@ -82,7 +82,7 @@ def run(root: Path, *, preview: bool = False, secrets: dict[str, str] | None = N
     with contextlib.ExitStack() as patched, contextlib.chdir(root):
         patched.enter_context(patch.object(remote_program, "look", lambda *_arguments: seen(values)))
         for name in ("make_environment", "make_release"):
-            patched.enter_context(patch(f"platforms.remote.resources.{name}"))
+            patched.enter_context(patch(f"platforms.remote.release_steps.{name}"))
         return record(program, preview=preview, secrets=given)
 
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from cli import options  # noqa: TC001 - typer reads the annotations
+from cli.options import AsJson, StackName  # noqa: TC001 - as above
 from cluster.console import Terminal, tell
 from cluster.errors import CommandError
 from cluster.stack.judge import findings
 from cluster.stack.opened import DEFAULT_STACK, open_stack, stack_or_word
-from platforms.registry import DEFAULT, names
+from platforms.registry import DEFAULT
 from platforms.registry import platform as platform_of
 
 if TYPE_CHECKING:
@@ -27,9 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-StackName = Annotated[str, typer.Argument(metavar="[STACK]", help="The stack: stacks/Pulumi.STACK.yaml.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
 
 
 def _opened(name: str) -> tuple[Stack, Platform]:
@@ -68,36 +67,16 @@ def up(
 
 @app.command()
 def plan(  # noqa: PLR0913, PLR0917 - a command's options
-    stacks: Annotated[
-        list[str] | None, typer.Argument(metavar="[STACK]...", help="The stacks: stacks/Pulumi.STACK.yaml.")
-    ] = None,
-    as_text: Annotated[bool, typer.Option("--text", help="For a terminal: the default.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="For a pull request.")] = False,
+    stacks: options.Stacks = None,
+    as_text: options.AsText = False,
+    as_markdown: options.AsMarkdown = False,
     as_json: AsJson = False,
-    exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="Exit status 2 where something would change, 1 where `up` refuses.")
-    ] = False,
-    post: Annotated[
-        str | None, typer.Option(metavar="FORGE", help="Comment on the job's pull request: github or gitlab.")
-    ] = None,
-    gate: Annotated[
-        str | None,
-        typer.Option(metavar="FORGE", help="Exit status 3 where the job's pull request does not accept what it costs."),
-    ] = None,
-    accepted_by: Annotated[
-        str, typer.Option(help="Who may accept: labels, writers (labels, and authors who may push), or anyone.")
-    ] = "writers",
-    digest_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Append plan_digest=… and plan_changes=… for a later job.")
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            metavar="git:REVISION",
-            help="Compare the files of a revision with those here, of all stacks where none is named: no cluster, "
-            "engine or secret is asked.",
-        ),
-    ] = None,
+    exit_code: options.ExitCode = False,
+    post: options.Post = None,
+    gate: options.Gate = None,
+    accepted_by: options.AcceptedBy = "writers",
+    digest_file: options.DigestFile = None,
+    against: options.Against = None,
 ) -> None:
     """Show what `up` would do and what it costs; nothing is changed."""
     from cli import planning  # noqa: PLC0415 - each command imports only what it needs
@@ -313,49 +292,19 @@ def reference() -> None:
 
 @app.command()
 def init(  # noqa: PLR0913, PLR0917 - a command's options
-    stacks: Annotated[list[str], typer.Argument(metavar="STACK...", help="The stack's name; with --ci, all of them.")],
-    project: Annotated[Path | None, typer.Option(help="The directory that holds manage.py.")] = None,
-    platform: Annotated[str, typer.Option(help=f"{' or '.join(names())}.")] = DEFAULT,
-    settings: Annotated[
-        str | None, typer.Option(help="The settings module; default: wsgi.py's or manage.py's.")
-    ] = None,
-    requirements: Annotated[
-        str | None, typer.Option(help="The requirements file, from the project's directory.")
-    ] = None,
-    python: Annotated[
-        str | None, typer.Option(help="The version of Python, 3.13 for one; default: what the project asks for.")
-    ] = None,
-    sessions: Annotated[str | None, typer.Option(help="The session engine; default: the project's own.")] = None,
-    no_import: Annotated[
-        bool, typer.Option("--no-import", help="Read the project's files only, and run none of its code.")
-    ] = False,
-    adopt: Annotated[
-        bool, typer.Option("--adopt", help="Take over the project's sqlite database and its SECRET_KEY.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Keep Pulumi's state where a team finds it: s3://, gs://, azblob://, https:// (Pulumi's cloud), file:///.",
-        ),
-    ] = None,
-    secrets_provider: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="What encrypts the stack's secrets: passphrase (the default), awskms://, azurekeyvault://, gcpkms://, "
-            "hashivault://.",
-        ),
-    ] = None,
-    continuous: Annotated[
-        str | None,
-        typer.Option(
-            "--ci",
-            metavar="FORGE",
-            help="Write the files that plan pull requests and deploy what is merged: github or gitlab.",
-        ),
-    ] = None,
+    stacks: options.NewStacks,
+    project: options.ProjectDirectory = None,
+    platform: options.PlatformName = DEFAULT,
+    settings: options.Settings = None,
+    requirements: options.Requirements = None,
+    python: options.PythonVersion = None,
+    sessions: options.Sessions = None,
+    no_import: options.NoImport = False,
+    adopt: options.Adopt = False,
+    force: options.Force = False,
+    backend: options.Backend = None,
+    secrets_provider: options.SecretsProvider = None,
+    continuous: options.Forge = None,
 ) -> None:
     """Look at a Django project and write its stack file; without --project, set up a stack whose file is there."""
     if continuous is not None:
@@ -368,22 +317,24 @@ def init(  # noqa: PLR0913, PLR0917 - a command's options
     stack, *more = stacks
     if more:
         raise CommandError(f"one stack at a time, but with --ci: got {', '.join(stacks)}")
+    if project is None:
+        _set_up(stack, backend, secrets_provider)
+        return
+    if backend is not None or secrets_provider is not None:
+        raise CommandError("--backend is for a stack whose file is there: say it without --project")
+    from cli.initialise import Wanted, run_init  # noqa: PLC0415 - each command imports only what it needs
+
+    importing = not no_import
+    wanted = Wanted(platform, settings, requirements, python, sessions, importing=importing, adopt=adopt, force=force)
+    run_init(stack, project, wanted)
+
+
+def _set_up(stack: str, backend: str | None, secrets_provider: str | None) -> None:
+    """Set up a stack whose file is there."""
     from platforms.base import Shared  # noqa: PLC0415
 
-    shared = Shared(backend=backend, secrets_provider=secrets_provider)
-    if project is not None:
-        if shared != Shared():
-            raise CommandError("--backend is for a stack whose file is there: say it without --project")
-        from cli.initialise import Wanted, run_init  # noqa: PLC0415 - each command imports only what it needs
-
-        importing = not no_import
-        wanted = Wanted(
-            platform, settings, requirements, python, sessions, importing=importing, adopt=adopt, force=force
-        )
-        run_init(stack, project, wanted)
-        return
     _, on = _opened(stack)
-    on.set_up(shared)
+    on.set_up(Shared(backend=backend, secrets_provider=secrets_provider))
     tell(f"stack {stack} is set up; next: cluster up {stack}")
 
 

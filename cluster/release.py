@@ -22,7 +22,7 @@ from cluster_runtime.config import MADE_NAMES
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cluster.config.models import ClusterConfig
+    from cluster.config.models import ClusterConfig, Health
     from cluster.endpoints import Endpoint
     from cluster.requirements import LocalPackage, Requirements
     from cluster.source import Entry
@@ -235,15 +235,8 @@ def tree_digest(directory: Path) -> str:
 
 def runtime_config(config: ClusterConfig, paths: RuntimePaths, digest: str) -> dict[str, Any]:
     """Return the contents of the release's configuration file (cluster_runtime.config.RuntimeConfig)."""
-    app, health = config.app, config.app.health
+    app = config.app
     topology = build_topology(config)
-    database: dict[str, Any] | None = None
-    if config.database is not None:
-        database = {"engine": config.database.engine.value}
-        if config.database.engine == "sqlite":
-            database["path"] = paths.database
-            if config.database.replace:
-                database["replace"] = True
     return {
         "release": digest,
         "project": paths.project,
@@ -260,32 +253,14 @@ def runtime_config(config: ClusterConfig, paths: RuntimePaths, digest: str) -> d
         "workers": app.workers,
         "threads": app.threads,
         "preload": app.preload,
-        "health": {
-            "path": health.path,
-            "retries": health.retries,
-            "interval": health.interval.seconds,
-            "timeout": health.timeout.seconds,
-            "start_timeout": health.start_timeout.seconds,
-            "busy_timeout": health.busy_timeout.seconds,
-            "pages": health.pages,
-        },
+        "health": _runtime_health(app.health),
         "graceful_timeout": app.graceful_timeout.seconds,
         "drain": DRAIN_SECONDS,
         "environment": {**variables(topology, paths.endpoints, paths.authority), **app.environment},
         "hosts": allowed_hosts(config),
         "origins": trusted_origins(config),
-        "sessions": {
-            "engine": config.sessions.engine.value,
-            "memcached": [
-                str(paths.endpoints[node.name])
-                for node in topology.of_kind(Kind.MEMCACHED)
-                if node.name in paths.endpoints
-            ],
-            "path": config.sessions.path or paths.sessions,
-            "previous": former_engine(config),
-            "replace": config.sessions.replace,
-        },
-        "database": database,
+        "sessions": _runtime_sessions(config, paths, topology),
+        "database": _runtime_database(config, paths),
         # Where nothing is collected the project's own stays.
         "static_root": paths.static_root if app.collectstatic else "",
         "site": site_url(config).rstrip("/"),
@@ -296,6 +271,41 @@ def runtime_config(config: ClusterConfig, paths: RuntimePaths, digest: str) -> d
         "services": [Kind.WORKER, *([Kind.SCHEDULE] if config.schedule else [])],
         "packages": paths.packages,
     }
+
+
+def _runtime_health(health: Health) -> dict[str, Any]:
+    return {
+        "path": health.path,
+        "retries": health.retries,
+        "interval": health.interval.seconds,
+        "timeout": health.timeout.seconds,
+        "start_timeout": health.start_timeout.seconds,
+        "busy_timeout": health.busy_timeout.seconds,
+        "pages": health.pages,
+    }
+
+
+def _runtime_sessions(config: ClusterConfig, paths: RuntimePaths, topology: Topology) -> dict[str, Any]:
+    nodes = [node.name for node in topology.of_kind(Kind.MEMCACHED) if node.name in paths.endpoints]
+    return {
+        "engine": config.sessions.engine.value,
+        "memcached": [str(paths.endpoints[name]) for name in nodes],
+        "path": config.sessions.path or paths.sessions,
+        "previous": former_engine(config),
+        "replace": config.sessions.replace,
+    }
+
+
+def _runtime_database(config: ClusterConfig, paths: RuntimePaths) -> dict[str, Any] | None:
+    """Return what the runtime is told of the default database; None where it is the project's own."""
+    if config.database is None:
+        return None
+    database: dict[str, Any] = {"engine": config.database.engine.value}
+    if config.database.engine == "sqlite":
+        database["path"] = paths.database
+        if config.database.replace:
+            database["replace"] = True
+    return database
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,64 +59,69 @@ def asked_map(site: Site, version: Version) -> list[Directive]:
 
 def maps(site: Site) -> list[Directive]:
     """Return what is looked up of a request's way."""
-    found = []
-    trusted = ""
-    if site.trusted_proxies:
-        networks = [d(network, 1) for network in site.trusted_proxies]
-        # By the address of the connection: $remote_addr is the client's by then.
-        found.append(block("geo", "$realip_remote_addr", "$cluster_trusted", of=[d("default", 0), *networks]))
-        trusted = "$cluster_trusted"
-    if site.scheme_is_told:
-        found += [
-            block(
-                "map",
-                f"{trusted}$http_x_forwarded_proto",
-                "$cluster_scheme",
-                of=[d("default", "$scheme"), d("1http", "http"), d("1https", "https")],
-            ),
-            block(
-                "map",
-                f"{trusted}$cluster_scheme",
-                "$cluster_usual_port",
-                of=[d("default", "$server_port"), d("1http", 80), d("1https", 443)],
-            ),
-            block(
-                "map",
-                f"{trusted}$http_x_forwarded_port",
-                "$cluster_public_port",
-                of=[
-                    d("default", "$cluster_usual_port"),
-                    d("~^1(?<cluster_told_port>[0-9]{1,5})$", "$cluster_told_port"),
-                ],
-            ),
-        ]
+    trusted = "$cluster_trusted" if site.trusted_proxies else ""
+    told = _told_maps(trusted) if site.scheme_is_told else []
+    return [*_trusted_map(site), *told, _wrong_port_map(site, trusted)]
+
+
+def _trusted_map(site: Site) -> list[Directive]:
+    """Return where nginx has whether a request comes from a proxy that is trusted; empty where there is none."""
+    if not site.trusted_proxies:
+        return []
+    networks = [d(network, 1) for network in site.trusted_proxies]
+    # By the address of the connection: $remote_addr is the client's by then.
+    return [block("geo", "$realip_remote_addr", "$cluster_trusted", of=[d("default", 0), *networks])]
+
+
+def _told_maps(trusted: str) -> list[Directive]:
+    """Return where nginx has the scheme and the port of a client that a proxy tells. trusted: as `maps` has it."""
+    return [
+        block(
+            "map",
+            f"{trusted}$http_x_forwarded_proto",
+            "$cluster_scheme",
+            of=[d("default", "$scheme"), d("1http", "http"), d("1https", "https")],
+        ),
+        block(
+            "map",
+            f"{trusted}$cluster_scheme",
+            "$cluster_usual_port",
+            of=[d("default", "$server_port"), d("1http", 80), d("1https", 443)],
+        ),
+        block(
+            "map",
+            f"{trusted}$http_x_forwarded_port",
+            "$cluster_public_port",
+            of=[
+                d("default", "$cluster_usual_port"),
+                d("~^1(?<cluster_told_port>[0-9]{1,5})$", "$cluster_told_port"),
+            ],
+        ),
+    ]
+
+
+def _wrong_port_map(site: Site, trusted: str) -> Directive:
+    """Return where nginx has whether a client names a port that the site has not. trusted: as `maps` has it."""
     # Which port leads to a trusted proxy, that one has seen.
     believed = [d("~^1", "")] if trusted else []
-    ports = "|".join(
-        map(
-            str,
-            dict.fromkeys((*site.listeners, *site.forwarded_ports, *([site.https_port] if site.https_port else []))),
-        )
-    )
+    https = [site.https_port] if site.https_port else []
+    ports = "|".join(map(str, dict.fromkeys((*site.listeners, *site.forwarded_ports, *https))))
     begin = "^0" if trusted else ""
     # The site's own names are looked up; only others are matched by the patterns.
     ends = ("", *(f":{port}" for port in site.listeners))
     known = [f"{'0' if trusted else ''}{name}{end}" for name in looked_up(site) for end in ends]
-    found.append(
-        block(
-            "map",
-            f"{trusted}{asked(site)}",
-            "$cluster_wrong_port",
-            of=[
-                d("default", ""),
-                *(d(word, "") for word in known if word not in MAP_WORDS),
-                *believed,
-                d(f"~{begin}.*:({ports})$", ""),
-                d("~:[0-9]+$", 1),
-            ],
-        )
+    return block(
+        "map",
+        f"{trusted}{asked(site)}",
+        "$cluster_wrong_port",
+        of=[
+            d("default", ""),
+            *(d(word, "") for word in known if word not in MAP_WORDS),
+            *believed,
+            d(f"~{begin}.*:({ports})$", ""),
+            d("~:[0-9]+$", 1),
+        ],
     )
-    return found
 
 
 def client(site: Site) -> list[Directive]:

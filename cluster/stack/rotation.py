@@ -242,13 +242,7 @@ def rotate(  # noqa: PLR0913 - what it needs
         return rotation
     if fallbacks and mark(key) != rotation.new:
         raise LostKey(f"{kind.key} is not the new key any more: it was changed since the rotation began")
-    for line in kind.unknown if fallbacks else ():
-        say(line)
-    say(f"step 3 of 3: {kind.steps[2]}")
-    kept = keys.keep_aside(fallbacks) if fallbacks else ""
-    if kept:
-        say(f"the old key is kept aside: {kept}")
-    keys.write_fallbacks([])
+    _drop(keys, fallbacks, kind, say)
     release()
     progress.save(None)
     return None
@@ -279,6 +273,16 @@ def _sign(rotation: Rotation, keys: Keys, kind: Kind) -> None:
     rest = [one for one in fallbacks if mark(one) != rotation.new]
     if rest != fallbacks:
         keys.write_fallbacks(rest)
+
+
+def _drop(keys: Keys, fallbacks: list[str], kind: Kind, say: Callable[[str], None]) -> None:
+    for line in kind.unknown if fallbacks else ():
+        say(line)
+    say(f"step 3 of 3: {kind.steps[2]}")
+    kept = keys.keep_aside(fallbacks) if fallbacks else ""
+    if kept:
+        say(f"the old key is kept aside: {kept}")
+    keys.write_fallbacks([])
 
 
 def unverified_by(secrets: Mapping[str, str], key: str, release: str) -> str | None:

@@ -52,6 +52,10 @@ class Mount:
     path: str
     read_only: bool = False
 
+    def args(self) -> docker.ContainerVolumeArgs:
+        """Return what the provider takes."""
+        return docker.ContainerVolumeArgs(volume_name=self.volume, container_path=self.path, read_only=self.read_only)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
@@ -89,6 +93,10 @@ class Ports:
     def __str__(self) -> str:
         """Return it as a script is told it: TCP goes without saying."""
         return f"{self.ip}:{self.port}" + ("" if self.protocol == TCP else f"/{self.protocol}")
+
+    def args(self) -> docker.ContainerPortArgs:
+        """Return what the provider takes."""
+        return docker.ContainerPortArgs(internal=self.port, external=self.port, ip=self.ip, protocol=self.protocol)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,23 +163,12 @@ def make_container(  # noqa: PLR0913 - what every container needs
         memory=memory,
         memory_swap=memory,  # no swap beyond it
         shm_size=spec.shared_memory,
-        ulimits=[
-            docker.ContainerUlimitArgs(name="nofile", soft=OPEN_FILES, hard=OPEN_FILES),
-            docker.ContainerUlimitArgs(name="nproc", soft=spec.processes, hard=spec.processes),
-        ],
+        ulimits=_limits(spec),
         ipc_mode="private",
         network_mode="none" if network is None else "bridge",
-        networks_advanced=[]
-        if network is None
-        else [docker.ContainerNetworksAdvancedArgs(name=network, aliases=[spec.alias] if spec.alias else None)],
-        ports=[
-            docker.ContainerPortArgs(internal=port.port, external=port.port, ip=port.ip, protocol=port.protocol)
-            for port in spec.ports
-        ],
-        volumes=[
-            docker.ContainerVolumeArgs(volume_name=mount.volume, container_path=mount.path, read_only=mount.read_only)
-            for mount in mounts
-        ],
+        networks_advanced=_networks(spec, network),
+        ports=[port.args() for port in spec.ports],
+        volumes=[mount.args() for mount in mounts],
         log_driver="json-file",
         log_opts=LOG_OPTIONS,
         restart="unless-stopped",
@@ -185,3 +182,16 @@ def make_container(  # noqa: PLR0913 - what every container needs
         labels=[docker.ContainerLabelArgs(label=label, value=value) for label, value in sorted(labels.items())],
         opts=pulumi.ResourceOptions.merge(opts, options),
     )
+
+
+def _limits(spec: Spec) -> list[docker.ContainerUlimitArgs]:
+    return [
+        docker.ContainerUlimitArgs(name="nofile", soft=OPEN_FILES, hard=OPEN_FILES),
+        docker.ContainerUlimitArgs(name="nproc", soft=spec.processes, hard=spec.processes),
+    ]
+
+
+def _networks(spec: Spec, network: pulumi.Input[str] | None) -> list[docker.ContainerNetworksAdvancedArgs]:
+    if network is None:
+        return []
+    return [docker.ContainerNetworksAdvancedArgs(name=network, aliases=[spec.alias] if spec.alias else None)]

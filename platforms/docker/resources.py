@@ -10,11 +10,10 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
-from cluster.config.models import DatabaseEngine, Replacement, SessionEngine
+from cluster.config.models import DatabaseEngine, SessionEngine
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE, version_in_image
-from cluster.services import Kind, instance_grace
+from cluster.services import Kind
 from cluster.source import shared_paths, shared_place
-from cluster.topology import batches
 from platforms import base
 from platforms.docker import scripts
 from platforms.docker.container_paths import (
@@ -38,16 +37,13 @@ from platforms.docker.family import Family
 from platforms.docker.images import runnable
 from platforms.docker.made import Instances, MadeDatabase, MadeOthers, Prepared, Store
 from platforms.docker.renewer import start_renewer
-from platforms.docker.scripts import Variable
-from platforms.docker.specs import instance_spec, service_spec
+from platforms.docker.serving import Serving
+from platforms.docker.task import TASK_LOCK, task
 from platforms.pulumi.made import ours
 from platforms.pulumi.preparing import release_words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cluster.config.models import ClusterConfig
-    from cluster.config.site import Site
     from cluster.release import ReleaseSpec
     from cluster.services import Service
     from cluster.tls.certificates import Certificate
@@ -55,9 +51,6 @@ if TYPE_CHECKING:
     from cluster.topology import Topology
     from platforms.docker.family import Target
     from platforms.pulumi.live import Live
-
-#: Only one task of a stack runs at a time: that of an `up` that was killed may still be at it.
-TASK_LOCK = f"{STATIC}/lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,13 +168,7 @@ class Docker:
         store, made = ours(Store, store), ours(MadeDatabase, made)
         own, app = self._family(name, opts), topology.config.app
         image = own.release_image(topology, spec)
-        network = docker.Network(
-            own.name("outgoing"),
-            driver="bridge",
-            # Nobody on it reaches anybody else on it: it is for going out.
-            options={"com.docker.network.bridge.enable_icc": "false"},
-            opts=own.opts("outgoing"),
-        )
+        network = _outgoing(own)
         secrets, static = own.volume("secrets"), own.volume("static")
         project = () if app.read_only else (Mount(volume=None, path=project_directory(topology.config)),)
         shared = own.volume("shared", protect=True)
@@ -198,28 +185,19 @@ class Docker:
             Mount(volume=static.name, path=STATIC),
             Mount(volume=sockets.name, path=RUN, read_only=True),
         )
-        words = [
-            *release_words(topology, lock=TASK_LOCK, sockets=RUN),
-            *(word for name, path in made.secret_links.items() for word in ("--link", f"{name}={path}")),
-        ]
+        links = (word for name, path in made.secret_links.items() for word in ("--link", f"{name}={path}"))
         prepared = own.command(
             "prepare",
-            scripts.script("task.sh", *words),
+            scripts.script("task.sh", *release_words(topology, lock=TASK_LOCK, sockets=RUN), *links),
             stdin=self.secrets,
-            environment={
-                "IMAGE": image,
-                "NETWORK": network.name,
-                "MEMORY": str(int(app.memory)),
-                "VOLUMES": _volume_words(volumes),
-            },
+            environment=task(topology, image, network.name, volumes),
             after=(*store.ready, *made.ready, *others.ready, *seeded),
             logging=local.Logging.NONE,
         )
-        # A project's static storage may read its own manifest there.
-        seen = (*mounts, Mount(volume=static.name, path=STATIC, read_only=True))
         return Prepared(
             image=image,
-            mounts=seen,
+            # A project's static storage may read its own manifest there.
+            mounts=(*mounts, Mount(volume=static.name, path=STATIC, read_only=True)),
             static=static.name,
             shared=shared.name,
             sockets=sockets.name,
@@ -270,170 +248,16 @@ class Docker:
         opts: pulumi.ResourceOptions,
     ) -> Instances:
         """Start the release's instances beside those that serve; once a batch is healthy it takes its names."""
-        prepared, own = ours(Prepared, prepared), self._family(name, opts)
-        mounts = (*prepared.mounts, Mount(volume=prepared.sockets, path=RUN))
-        alone = isinstance(topology.config.app.rollout.batch, int)
-        before: tuple[pulumi.Resource, ...] = prepared.ready
-        shown: local.Command | None = None
-        served: list[local.Command] = []
-        for batch in batches(topology.names, topology.config.app):
-            containers = {
-                instance: own.container(
-                    instance,
-                    instance_spec(topology, spec.digest, instance),
-                    image=prepared.image,
-                    mounts=mounts,
-                    network=prepared.network,
-                    after=before,
-                )
-                for instance in batch
-            }
-            healthy: tuple[pulumi.Resource, ...] = tuple(containers.values())
-            if shown is None:
-                # They would take jobs of a release that does not get healthy.
-                beside = self._beside(topology, spec.digest, prepared, Replacement.BESIDE, own, healthy)
-                healthy = (*healthy, *beside)
-                shown = self._show_static(topology, spec.digest, prepared, own, healthy)
-            taken = [
-                self._serve(
-                    *(topology, spec.digest, instance, container, own, (*healthy, shown)),
-                    sockets=prepared.sockets,
-                    alone=alone,
-                )
-                for instance, container in containers.items()
-            ]
-            served += taken
-            before = (*prepared.ready, *taken) if alone else prepared.ready
-        last = self._beside(topology, spec.digest, prepared, Replacement.ALONE, own, served)
-        return Instances(
-            release=pulumi.Output.all(*(command.stdout for command in served)).apply(lambda _: spec.digest),
-            sockets=prepared.sockets,
-            static=prepared.static,
-            shared=prepared.shared,
-            ready=(*served, *last),
-        )
-
-    def _beside(  # noqa: PLR0913, PLR0917 - what it needs
-        self,
-        topology: Topology,
-        release: str,
-        prepared: Prepared,
-        replacement: Replacement,
-        own: Family,
-        after: Sequence[pulumi.Resource],
-    ) -> list[docker.Container]:
-        """Start the workers and schedules that are replaced so; each has its own program's state for its health."""
-        for service in topology.beside:
-            if service.replacement is replacement and service.kind not in prepared.services:
-                pulumi.log.warn(f"{service.name}: release {release} was made before the stack had it, and can't run it")
-        return [
-            own.container(
-                service.name,
-                service_spec(topology, service, release),
-                image=prepared.image,
-                mounts=(*prepared.mounts, Mount(volume=prepared.sockets, path=RUN)),
-                network=prepared.network,
-                after=after,
-                alone=replacement is Replacement.ALONE,
-            )
-            for service in topology.beside
-            if service.replacement is replacement and service.kind in prepared.services
-        ]
-
-    def _show_static(
-        self,
-        topology: Topology,
-        release: str,
-        prepared: Prepared,
-        own: Family,
-        after: Sequence[pulumi.Resource],
-    ) -> local.Command:
-        return own.command(
-            "static-current",
-            scripts.script("task.sh", "--lock", TASK_LOCK, "show", "--static", STATIC, "--turn", Variable("TURN")),
-            environment={
-                "IMAGE": prepared.image,
-                "TURN": str(self.live.next_static_generation(release)),
-                "NETWORK": "none",
-                "MEMORY": str(int(topology.config.app.memory)),
-                "VOLUMES": _volume_words(
-                    (
-                        *(mount for mount in prepared.mounts if mount.path != STATIC),
-                        Mount(volume=prepared.static, path=STATIC),
-                    )
-                ),
-            },
-            after=after,
-        )
-
-    def _serve(  # noqa: PLR0913, PLR0917 - what it needs
-        self,
-        topology: Topology,
-        release: str,
-        instance: str,
-        container: docker.Container,
-        own: Family,
-        after: Sequence[pulumi.Resource],
-        *,
-        sockets: pulumi.Input[str],
-        alone: bool,
-    ) -> local.Command:
-        generation = container.id.apply(
-            lambda found: str(self.live.next_generation(instance, f"{release}.{found[:12]}"))
-        )
-        environment: dict[str, pulumi.Input[str]] = {
-            "CONTAINER": container.id,
-            "INSTANCE": instance,
-            "RELEASE": release,
-            "TURN": generation,
-            "ALONE": "yes" if alone else "no",
-            "GRACE": str(int(instance_grace(topology.config.app.graceful_timeout.seconds))),
-            "WAIT": str(int(topology.config.app.health.start_timeout.seconds)),
-            "SOCKETS": sockets,
-        }
-        return own.command(f"{instance}-serve", scripts.script("serve.sh"), environment=environment, after=after)
+        made, own = ours(Prepared, prepared), self._family(name, opts)
+        return Serving(topology=topology, release=spec.digest, prepared=made, live=self.live, own=own).instances()
 
     # --- site
 
     def site(self, name: str, topology: Topology, instances: base.Instances, opts: pulumi.ResourceOptions) -> base.Site:
         """Put nginx before the instances; its configuration is checked, swapped and reloaded once."""
         instances, own = ours(Instances, instances), self._family(name, opts)
-        config = topology.config
-        network = docker.Network(own.name("site"), driver="bridge", opts=own.opts("site"))
-        # What visitors are told in place of the site stays while the stack is down.
-        home, maintenance = own.volume("nginx"), own.volume("maintenance", protect=True)
-        lone = [Ports(port=i.port, ip="127.0.0.1") for i in topology.instances if i.port is not None]
-        (service,) = topology.of_kind(Kind.NGINX)
-        image = own.service_image(service, config)
-        ports = (*_published(config.site), *lone)
-        renewer, kept = start_renewer(topology, network.name, own, self.account)
-        # Said while the former one still listens elsewhere.
-        free = own.command(
-            "nginx-ports",
-            scripts.script("ports.sh"),
-            environment={
-                "IMAGE": image,
-                "NGINX_HOME": home.name,
-                "PORTS": " ".join(map(str, ports)),
-            },
-        )
-        nginx = own.service(
-            service,
-            image=image,
-            mounts=(
-                Mount(volume=instances.sockets, path=RUN, read_only=True),
-                Mount(volume=instances.static, path=STATIC, read_only=True),
-                Mount(volume=instances.shared, path=SHARED, read_only=True),
-                Mount(volume=home.name, path=NGINX_HOME),
-                Mount(volume=maintenance.name, path=MAINTENANCE),
-                *(replace(mount, read_only=True) for mount in kept),
-            ),
-            network=network.name,
-            after=[free, *renewer],
-            ports=ports,
-            alias=service.name if renewer else "",
-        )
-        version = version_in_image(base_image(config, "nginx"))
+        nginx = self._nginx(topology, instances, own)
+        version = version_in_image(base_image(topology.config, "nginx"))
         rendered = nginx_config(topology, self.certificate, self.users)
         # Of each its own, so that a preview tells which is another.
         private = {"PRIVATE": delivered_files(rendered.private), "USERS": rendered.users}
@@ -452,19 +276,57 @@ class Docker:
         )
         return base.Site(digest=delivered.stdout.apply(lambda _: rendered.digest))
 
+    def _nginx(self, topology: Topology, instances: Instances, own: Family) -> docker.Container:
+        """Make nginx's container, and beside it what keeps its certificate."""
+        network = docker.Network(own.name("site"), driver="bridge", opts=own.opts("site"))
+        # What visitors are told in place of the site stays while the stack is down.
+        home, maintenance = own.volume("nginx"), own.volume("maintenance", protect=True)
+        (service,) = topology.of_kind(Kind.NGINX)
+        image = own.service_image(service, topology.config)
+        ports = _published(topology)
+        renewer, kept = start_renewer(topology, network.name, own, self.account)
+        # Said while the former one still listens elsewhere.
+        free = own.command(
+            "nginx-ports",
+            scripts.script("ports.sh"),
+            environment={
+                "IMAGE": image,
+                "NGINX_HOME": home.name,
+                "PORTS": " ".join(map(str, ports)),
+            },
+        )
+        return own.service(
+            service,
+            image=image,
+            mounts=(
+                Mount(volume=instances.sockets, path=RUN, read_only=True),
+                Mount(volume=instances.static, path=STATIC, read_only=True),
+                Mount(volume=instances.shared, path=SHARED, read_only=True),
+                Mount(volume=home.name, path=NGINX_HOME),
+                Mount(volume=maintenance.name, path=MAINTENANCE),
+                *(replace(mount, read_only=True) for mount in kept),
+            ),
+            network=network.name,
+            after=[free, *renewer],
+            ports=ports,
+            alias=service.name if renewer else "",
+        )
 
-def _published(site: Site) -> list[Ports]:
-    """Return the ports by which visitors come."""
+
+def _outgoing(own: Family) -> docker.Network:
+    """Make the network by which instances ask for what is elsewhere."""
+    return docker.Network(
+        own.name("outgoing"),
+        driver="bridge",
+        # Nobody on it reaches anybody else on it: it is for going out.
+        options={"com.docker.network.bridge.enable_icc": "false"},
+        opts=own.opts("outgoing"),
+    )
+
+
+def _published(topology: Topology) -> tuple[Ports, ...]:
+    """Return the ports by which visitors come, and those at which an instance answers alone."""
+    site = topology.config.site
     by_udp = [Ports(port=site.tls.listen, protocol=UDP)] if site.tls is not None and site.tls.http3 else []
-    return [*(Ports(port=port) for port in site.listeners), *by_udp]
-
-
-def _volume_words(mounts: Sequence[Mount]) -> pulumi.Output[str]:
-    """Return volumes as words for `docker run --volume`."""
-    modes = [(mount.path, ":ro" if mount.read_only else "") for mount in mounts]
-
-    def words(names: Sequence[str]) -> str:
-        pairs = zip(names, modes, strict=True)
-        return " ".join(f"{name}:{path}{mode}" if name else path for name, (path, mode) in pairs)
-
-    return pulumi.Output.all(*(mount.volume or "" for mount in mounts)).apply(words)
+    lone = [Ports(port=one.port, ip="127.0.0.1") for one in topology.instances if one.port is not None]
+    return (*(Ports(port=port) for port in site.listeners), *by_udp, *lone)

@@ -27,6 +27,7 @@ from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.migrations import lacking_url
 from cluster_runtime.paths import is_within
 from cluster_runtime.unfollowed import printable
+from platforms.local.comparing import Comparison
 from platforms.local.ending import Ending
 from platforms.local.lasting import former_secrets, gone_of
 from platforms.local.listeners import ports_held
@@ -34,7 +35,7 @@ from platforms.local.maintaining import Maintaining
 from platforms.local.migrations import holds_tables
 from platforms.local.nginx import PROGRAM as NGINX
 from platforms.local.orphans import Kind, end_processes, orphaned_nginx, orphaned_processes, stack_processes
-from platforms.local.plan import SHOWN, Plan, make_plan
+from platforms.local.plan import SHOWN
 from platforms.local.programs import Programs
 from platforms.local.release import MIGRATED, Release
 from platforms.local.retention import forget_old
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
     from cluster.config.models import ClusterConfig
     from platforms.local.paths import LocalPaths
+    from platforms.local.plan import Plan
 
 
 class LocalCluster(Site):
@@ -196,7 +198,7 @@ class LocalCluster(Site):
         observed = self.observe()
         if self.maintaining.trouble():
             self.nginx.reload_wanted = True
-        return make_plan(
+        return Comparison(
             topology=self.topology,
             release=release,
             parts=parts,
@@ -212,7 +214,7 @@ class LocalCluster(Site):
             orphans=0 if observed.kept else len(orphaned_processes(self.paths)),
             nginx=self.nginx,
             config=self.nginx_config(whole=True),
-        )
+        ).plan()
 
     def _was_set_back(self, release: Release, observed: Observed) -> bool:
         """Tell whether older databases were put back since the release's migrations ran: they run again then.

@@ -1,4 +1,4 @@
-"""The difference between what a stack file asks for and what runs: what `up` will do, and how it says so first."""
+"""What `up` will do on this machine, and how it says so first."""
 
 from __future__ import annotations
 
@@ -6,23 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.config.models import SessionEngine
-from cluster.plan.compare import compare_shares
-from cluster.plan.judged import former_config
-from cluster.plan.nginx import OTHER_USERS, difference
 from cluster.plan.shown import listed
 from cluster.plan.steps import in_which_order, release_line, reloaded
 from cluster.services import Kind
-from cluster.topology import Topology, shares
 from platforms.local.daemons import kind_of
-from platforms.local.state import WATCH, Observed, is_daemon, is_instance, is_service, program_name
+from platforms.local.state import is_daemon, is_instance, is_service
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
     from cluster.plan.planned import Share
-    from cluster.render.nginx import NginxConfig
     from cluster.services import Service
-    from platforms.local.nginx import Nginx
+    from cluster.topology import Topology
 
 #: How many hurt files a plan names.
 SHOWN = 3
@@ -179,100 +172,4 @@ class Plan:
         return [words[self.nginx]]
 
 
-def make_plan(  # noqa: PLR0913 - what is wanted, and what is there
-    *,
-    topology: Topology,
-    release: str,
-    parts: Mapping[str, str],
-    former: str | None,
-    former_parts: Mapping[str, str],
-    made: bool,
-    migrated: bool,
-    observed: Observed,
-    daemons: Mapping[str, WantedDaemon],
-    beside: Mapping[str, Service],
-    hurt: tuple[str, ...],
-    orphans: int,
-    watched: bool,
-    nginx: Nginx,
-    config: NginxConfig,
-) -> Plan:
-    """Compare; daemons, and the workers and schedules `beside` are those that are wanted, by Supervisor's names."""
-    wanted = {program_name(name, release) for name in topology.names} | set(daemons) | set(beside)
-    # What Supervisor does not keep is ended, and started again.
-    kept = observed.running if observed.kept else ()
-    there = {running.program for running in kept if running.process.state in ("RUNNING", "STARTING")}
-    start = tuple(name for name in topology.names if program_name(name, release) not in there)
-    serve = tuple(
-        name
-        for name in topology.names
-        if (observed.holders.get(name), observed.given.get(name)) != (release, release)
-        or not any(running.release == release and running.state == "serving" for running in observed.of(name))
-    )
-    stale = tuple(name for name in sorted(observed.processes) if observed.kept and name not in wanted and is_ours(name))
-    # Those that run with other options than they should.
-    other = [name for name, one in daemons.items() if observed.kept and name in observed.processes and not one.current]
-    action = _nginx_action(observed, nginx, config)
-    same = observed.static == release
-    running = observed.nginx is not None or action == "restart"
-    return Plan(
-        topology=topology,
-        release=release,
-        former=former,
-        changed_parts=tuple(part for part in parts if former_parts.get(part) != parts[part]) if former_parts else (),
-        make=not made,
-        migrate=bool(topology.config.app.migrate) and not migrated,
-        start=start,
-        serve=serve,
-        stop=stale,
-        daemons=tuple(
-            name for name, one in daemons.items() if not (one.current and observed.kept and _runs(observed, name))
-        ),
-        emptied=tuple(name for name in other if not daemons[name].service.kept),
-        again=tuple(name for name in other if daemons[name].service.kept),
-        beside=tuple(name for name in beside if not (observed.kept and _is_there(observed, name))),
-        unable=tuple(service.name for service in topology.beside if service not in beside.values()),
-        hurt=hurt,
-        orphans=orphans,
-        watch=not (watched and observed.kept and _runs(observed, WATCH)),
-        static=not same,
-        nginx=action,
-        nginx_lines=tuple(_nginx_difference(nginx, config, [*map(str, (nginx.paths.state, nginx.paths.run))]))
-        if action == "reload"
-        else (),
-        # What is lost of the configuration in place does not tell what was before.
-        traffic=_traffic(nginx, topology) if action and (nginx.current_stack() or not running) else (),
-    )
-
-
-def is_ours(program: str) -> bool:
-    """Tell whether Supervisor's program of this name goes where the stack file does not ask for it."""
-    return is_daemon(program) or is_instance(program) or is_service(program)
-
-
-def _is_there(observed: Observed, program: str) -> bool:
-    return program in observed.processes and observed.processes[program].state in ("RUNNING", "STARTING")
-
-
-def _runs(observed: Observed, program: str) -> bool:
-    return program in observed.processes and observed.processes[program].state == "RUNNING"
-
-
-def _nginx_action(observed: Observed, nginx: Nginx, config: NginxConfig) -> str | None:
-    """Compare with what nginx runs, and with what it would load if it were started again."""
-    if observed.nginx is None or not observed.kept:
-        return "restart" if observed.kept and observed.silent else "start"
-    current = observed.nginx == config.digest and nginx.is_in_place(config)
-    return None if current and not nginx.reload_wanted else "reload"
-
-
-def _nginx_difference(nginx: Nginx, config: NginxConfig, places: Collection[str] = ()) -> list[str]:
-    users = [] if nginx.has_users(config) else [OTHER_USERS]
-    return [*users, *difference(nginx.current_text, config.files, config.digest, places=places)]
-
-
-def _traffic(nginx: Nginx, topology: Topology) -> tuple[Share, ...]:
-    former = former_config(nginx.current_stack())
-    before = {} if former is None else shares(former.upstream.servers)
-    after = {instance.name: instance.share for instance in topology.instances}
-    return compare_shares(before, after)
+__all__ = ["SHOWN", "Plan", "WantedDaemon"]

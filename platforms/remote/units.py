@@ -6,7 +6,7 @@ Source: systemd.exec(5), systemd.service(5), tmpfiles.d(5).
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cluster.services import PACKAGED, instance_grace
@@ -71,9 +71,9 @@ def instance_unit(topology: Topology, places: Places) -> str:
         f'r="${{1##*-}}"; i="${{1%-*}}"; PYTHONPATH={own}/runtime exec {own}/environment/bin/python '
         f'-P -m cluster_runtime.instance run --instance "$i" --config {own}/config.json --sockets {places.sockets}'
     )
-    return _unit(
-        places,
-        run,
+    unit = _Unit(
+        places=places,
+        run=run,
         called="%i",
         start=app.health.start_timeout.seconds + START_MARGIN,
         grace=instance_grace(app.graceful_timeout.seconds),
@@ -81,6 +81,7 @@ def instance_unit(topology: Topology, places: Places) -> str:
         processes=app.processes,
         filesystem=_filesystem(topology.config, places),
     )
+    return unit.text()
 
 
 def service_unit(service: Service, topology: Topology, places: Places) -> str:
@@ -95,7 +96,7 @@ def service_unit(service: Service, topology: Topology, places: Places) -> str:
     ]
     python = f"{own}/environment/bin/python {' '.join(words)}"
     run = f'r="${{1%%.*}}"; PYTHONPATH={own}/runtime exec {python}'
-    return _unit_of(service, places, run, filesystem=_filesystem(topology.config, places))
+    return replace(_unit_of(service, places, run), filesystem=_filesystem(topology.config, places)).text()
 
 
 def daemon_unit(service: Service, places: Places) -> str:
@@ -107,32 +108,20 @@ def daemon_unit(service: Service, places: Places) -> str:
     named = " || ".join(f"command -v {name}" for name in PACKAGED[service.kind].names)
     run = f'p=$({named}) && exec "$p" {shlex.join(words)}'
     given = str(places.broker_given) if service.daemon.is_given else ""
-    return _unit_of(service, places, run, of_release=False, own=[f"-{data}"], given=given)
+    unit = _unit_of(service, places, run)
+    return replace(unit, of_release=False, own=(f"-{data}",), given=given).text()
 
 
-def _unit_of(  # noqa: PLR0913 - what a unit says
-    service: Service,
-    places: Places,
-    run: str,
-    *,
-    of_release: bool = True,
-    own: Sequence[str] = (),
-    filesystem: Filesystem | None = None,
-    given: str = "",
-) -> str:
-    """Return the unit of a service, or its template, as `_unit` does."""
-    return _unit(
-        places,
-        run,
+def _unit_of(service: Service, places: Places, run: str) -> _Unit:
+    """Return the unit of a service, or its template, as of a program of a release."""
+    return _Unit(
+        places=places,
+        run=run,
         called=service.name,
         start=service.start_seconds,
         grace=service.grace,
         memory=service.memory,
         processes=service.processes,
-        of_release=of_release,
-        own=own,
-        filesystem=filesystem,
-        given=given,
     )
 
 
@@ -142,67 +131,81 @@ def socket_of(service: Service, places: Places) -> str:
     return str(service.endpoint.below(str(places.sockets_of(service.kind.value))))
 
 
-def _unit(  # noqa: PLR0913 - what a unit says
-    places: Places,
-    run: str,
-    *,
-    called: str,
-    start: float,
-    grace: float,
-    memory: int,
-    processes: int,
-    of_release: bool = True,
-    own: Sequence[str] = (),
-    filesystem: Filesystem | None = None,
-    given: str = "",
-) -> str:
-    """Return a template whose units run a shell's words, in which $1 is what a unit is called.
+@dataclass(frozen=True, kw_only=True)
+class _Unit:
+    """A template whose units run a shell's words, in which $1 is what a unit is called.
 
-    of_release: whether it is a release's program, which tells systemd that it is ready, and that it lives, and is given
-    the release's secrets. own: what it alone writes to.
+    start, grace: seconds. memory: bytes. of_release: whether it is a release's program, which tells systemd that it is
+    ready, and that it lives, and is given the release's secrets. own: what it alone writes to.
     filesystem: where that is which the project writes, if hosts share it. given: the directory of what another program
     is given.
     """
-    writable = " ".join(
-        map(str, (places.sockets, *own, places.shared, places.data, places.sessions, places.home)),
-    )
-    return "\n".join(
-        [
-            "# Made by django-cluster: what is changed here is put back by the next `cluster up`.",
-            "[Unit]",
-            f"Description={called} of the Django cluster {places.stack}",
-            f"After=network-online.target{'' if filesystem is None else ' remote-fs.target'}",
-            "Wants=network-online.target",
-            "StartLimitIntervalSec=0",
-            "",
-            "[Service]",
-            *(("Type=notify", "NotifyAccess=main", loaded(f"{places.given}/%i")) if of_release else ()),
-            *((loaded(given),) if given else ()),
-            *(() if filesystem is None else (filesystem.check(places),)),
-            f"ExecStart=/bin/sh -c {quoted(run)} sh %i",
+
+    places: Places
+    run: str
+    called: str
+    start: float
+    grace: float
+    memory: int
+    processes: int
+    of_release: bool = True
+    own: tuple[str, ...] = ()
+    filesystem: Filesystem | None = None
+    given: str = ""
+
+    def text(self) -> str:
+        """Return it as its file has it."""
+        return "\n".join(
+            [
+                "# Made by django-cluster: what is changed here is put back by the next `cluster up`.",
+                "[Unit]",
+                f"Description={self.called} of the Django cluster {self.places.stack}",
+                f"After=network-online.target{'' if self.filesystem is None else ' remote-fs.target'}",
+                "Wants=network-online.target",
+                "StartLimitIntervalSec=0",
+                "",
+                "[Service]",
+                *self._process(),
+                "# sandbox",
+                *self._sandbox(),
+                "# end",
+                "",
+                "[Install]",
+                "WantedBy=multi-user.target",
+                "",
+            ]
+        )
+
+    def _process(self) -> list[str]:
+        """Return how it is started, watched, limited and stopped."""
+        return [
+            *(("Type=notify", "NotifyAccess=main", loaded(f"{self.places.given}/%i")) if self.of_release else ()),
+            *((loaded(self.given),) if self.given else ()),
+            *(() if self.filesystem is None else (self.filesystem.check(self.places),)),
+            f"ExecStart=/bin/sh -c {quoted(self.run)} sh %i",
             "Restart=always",
             "RestartSec=1",
-            f"TimeoutStartSec={int(start)}",
-            f"TimeoutStopSec={int(grace)}",
-            *((f"WatchdogSec={WATCHDOG}",) if of_release else ()),
+            f"TimeoutStartSec={int(self.start)}",
+            f"TimeoutStopSec={int(self.grace)}",
+            *((f"WatchdogSec={WATCHDOG}",) if self.of_release else ()),
             "KillMode=mixed",
             "SyslogIdentifier=%p@%i",
-            f"MemoryMax={memory}",
-            f"TasksMax={processes}",
-            "# sandbox",
+            f"MemoryMax={self.memory}",
+            f"TasksMax={self.processes}",
+        ]
+
+    def _sandbox(self) -> list[str]:
+        """Return as whom it runs, and what it may."""
+        places = self.places
+        writable = (places.sockets, *self.own, places.shared, places.data, places.sessions, places.home)
+        return [
             f"User={places.name}",
             f"Group={places.name}",
             f"Environment=HOME={places.home}",
-            f"ReadWritePaths={writable}",
-            *(() if filesystem is None else filesystem.binds(places)),
+            f"ReadWritePaths={' '.join(map(str, writable))}",
+            *(() if self.filesystem is None else self.filesystem.binds(places)),
             *SANDBOX,
-            "# end",
-            "",
-            "[Install]",
-            "WantedBy=multi-user.target",
-            "",
         ]
-    )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pulumi
 
-from platforms.docker import resources, scripts, specs
+from platforms.docker import scripts, serving, specs
 from platforms.docker.family import Family
 from platforms.docker.resources import Docker
 from tests.local.saboteur import broken_rendering, no_appendonly, no_retry
@@ -37,7 +37,7 @@ def no_health_gate() -> None:
         found = spec(*arguments)
         return replace(found, health=None)
 
-    resources.instance_spec = without_gate  # type: ignore[attr-defined,assignment]
+    serving.instance_spec = without_gate  # type: ignore[attr-defined,assignment]
     _other_script("serve.sh", "serve-without-gate.sh")
     original = scripts.script
 

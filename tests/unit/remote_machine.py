@@ -9,7 +9,7 @@ import pwd
 import tarfile
 from typing import TYPE_CHECKING
 
-from platforms.remote.host import releases, running, setting_up
+from platforms.remote.host import receiving, releases, running, setting_up
 from platforms.remote.host.places import Places
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ class Machine:
         monkeypatch.setattr(grp, "getgrnam", lambda _name: grp.getgrgid(os.getgid()))
         monkeypatch.setattr(os, "chown", lambda *_arguments, **_options: None)
         monkeypatch.setattr(os, "fchown", lambda *_arguments: None)
-        monkeypatch.setattr(releases, "identity", lambda _places: {})
+        for module in (receiving, releases):
+            monkeypatch.setattr(module, "identity", lambda _places: {})
         monkeypatch.setattr(running, "become", lambda _places: None)
         for path in ("etc/nginx/sites-available", "etc/nginx/sites-enabled", "etc/systemd/system", "run", "srv"):
             (root / path).mkdir(parents=True)

@@ -21,8 +21,8 @@ from cluster.stack.opened import Stack
 from cluster.topology import build_topology
 from platforms.base import Forward
 from platforms.local import platform as local
+from platforms.local.comparing import nginx_difference
 from platforms.local.paths import LocalPaths
-from platforms.local.plan import _nginx_difference
 from tests.unit.pulumi_mocks import stack_values
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def test_a_change_of_a_snippet_is_said_line_by_line() -> None:
             return config.users in {"", self.config.users}
 
     def said(before: NginxConfig, after: NginxConfig) -> list[str]:
-        return _nginx_difference(InPlace(before), after)  # type: ignore[arg-type]
+        return nginx_difference(InPlace(before), after)  # type: ignore[arg-type]
 
     plain, one = rendered(), rendered(server="gzip off;\n")
     two = rendered(server="gzip off;\netag off;", http="map $arg_a $a { default 1; }")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster.render.internal import DIGEST_PLACE
-from platforms.remote.host import relaying, releases, site
+from platforms.remote.host import relaying, sending, site
 from platforms.remote.host.places import Places
 from platforms.remote.host.running import HostError
 from platforms.remote.looked import check_name
@@ -190,16 +190,16 @@ def test_what_nginx_has_of_a_stack_is_no_other_stack_s() -> None:
 
 
 def sent(*members: tuple[str, str | None, str]) -> bytes:
-    return archive(*members, (releases.WHOLE, "", "file"))
+    return archive(*members, (sending.WHOLE, "", "file"))
 
 
 def test_static_files_come_as_they_are(machine: Machine) -> None:
     first = sent(("static/a.css", "a", "file"), ("static/b.css", "a.css", "link"))
-    releases.receive_static(machine.places, "r1", io.BytesIO(first))
+    sending.receive_static(machine.places, "r1", io.BytesIO(first))
     there_now = machine.places.static / "r1" / "static"
     assert (there_now / "b.css").read_text() == "a"
     # Again, and other ones: the new ones alone are there.
-    releases.receive_static(machine.places, "r1", io.BytesIO(sent(("static/c.css", "c", "file"))))
+    sending.receive_static(machine.places, "r1", io.BytesIO(sent(("static/c.css", "c", "file"))))
     assert [path.name for path in there_now.iterdir()] == ["c.css"]
 
 
@@ -209,7 +209,7 @@ WHOLE = sent(*((f"static/{number}.css", os.urandom(300).hex(), "file") for numbe
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.6, 0.95, 0.999])
 def test_what_was_cut_off_is_not_there(machine: Machine, share: float) -> None:
     with pytest.raises(HostError, match="static files of release r1 did not come whole"):
-        releases.receive_static(machine.places, "r1", io.BytesIO(WHOLE[: int(len(WHOLE) * share)]))
+        sending.receive_static(machine.places, "r1", io.BytesIO(WHOLE[: int(len(WHOLE) * share)]))
     assert [path.name for path in machine.places.static.iterdir() if "r1" in path.name] == []
 
 
@@ -235,7 +235,7 @@ def test_what_leads_out_or_is_there_already_is_refused_in_a_line(
     out.mkdir()
     told = [(name, None if text is None else text.format(out=out), kind) for name, text, kind in members]
     with pytest.raises(HostError, match="did not come whole"):
-        releases.receive_static(machine.places, "r1", io.BytesIO(sent(*told)))
+        sending.receive_static(machine.places, "r1", io.BytesIO(sent(*told)))
     assert list(out.iterdir()) == []
     assert not Path("/tmp/out-of-cluster").exists()
     assert [path.name for path in machine.places.static.iterdir() if "r1" in path.name] == []
@@ -248,12 +248,12 @@ def test_no_other_kind_of_file_is_taken(machine: Machine, kind: bytes) -> None:
         member = tarfile.TarInfo("static/x")
         member.type, member.linkname = kind, "/etc/passwd"
         made.addfile(member)
-        made.addfile(tarfile.TarInfo(releases.WHOLE))
+        made.addfile(tarfile.TarInfo(sending.WHOLE))
     if kind == tarfile.CONTTYPE:  # an old word for a file
-        releases.receive_static(machine.places, "r1", io.BytesIO(text.getvalue()))
+        sending.receive_static(machine.places, "r1", io.BytesIO(text.getvalue()))
         return
     with pytest.raises(HostError, match="not what a release holds"):
-        releases.receive_static(machine.places, "r1", io.BytesIO(text.getvalue()))
+        sending.receive_static(machine.places, "r1", io.BytesIO(text.getvalue()))
 
 
 def test_a_link_in_place_of_the_directory_is_not_written_through(machine: Machine, tmp_path: Path) -> None:
@@ -262,5 +262,5 @@ def test_a_link_in_place_of_the_directory_is_not_written_through(machine: Machin
     (out / "kept").write_text("x")
     (machine.places.static / ".r1.new").symlink_to(out)
     with pytest.raises(HostError):
-        releases.receive_static(machine.places, "r1", io.BytesIO(WHOLE))
+        sending.receive_static(machine.places, "r1", io.BytesIO(WHOLE))
     assert [path.name for path in out.iterdir()] == ["kept"]

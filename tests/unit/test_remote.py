@@ -30,7 +30,7 @@ from cluster.topology import build_topology
 from platforms.remote import looked as looking
 from platforms.remote import program as remote_program
 from platforms.remote.environments import built_for_this_machine
-from platforms.remote.host import releases, removing, site
+from platforms.remote.host import receiving, releases, removing, site
 from platforms.remote.host.places import Places
 from platforms.remote.host.running import HostError
 from platforms.remote.looked import Looked, Seen, check_name
@@ -317,7 +317,7 @@ def test_a_set_up_that_was_done_tells_systemd_nothing(machine: Machine) -> None:
 
 def test_a_release_is_root_s_own_whoever_sent_it(machine: Machine) -> None:
     set_up(machine)
-    releases.receive(machine.places, "release", "r1", io.BytesIO(a_release(("tree/run", "#!/bin/sh\n", "file"))))
+    receiving.receive(machine.places, "release", "r1", io.BytesIO(a_release(("tree/run", "#!/bin/sh\n", "file"))))
     there = machine.places.releases / "r1"
     assert (there / "environment").readlink() == machine.places.environments / "e1"
     assert (there / "tree/run").stat().st_mode & 0o7777 == 0o755
@@ -332,7 +332,7 @@ def test_a_release_is_root_s_own_whoever_sent_it(machine: Machine) -> None:
 def test_what_no_release_holds_is_refused_whole(machine: Machine, member: tuple[str, str | None, str]) -> None:
     set_up(machine)
     with pytest.raises(HostError, match="not what a release holds"):
-        releases.receive(machine.places, "release", "r1", io.BytesIO(a_release(member)))
+        receiving.receive(machine.places, "release", "r1", io.BytesIO(a_release(member)))
     assert not (machine.places.releases / "r1").exists()
     assert not (machine.places.releases.parent / "out").exists()
 
@@ -343,18 +343,18 @@ def test_a_link_in_a_release_is_not_written_through(machine: Machine, tmp_path: 
     out.mkdir()
     evil = a_release(("tree/way", str(out), "link"), ("tree/way/file", "x", "file"))
     with contextlib.suppress(HostError, OSError):
-        releases.receive(machine.places, "release", "r1", io.BytesIO(evil))
+        receiving.receive(machine.places, "release", "r1", io.BytesIO(evil))
     assert list(out.iterdir()) == []
 
 
 def test_what_the_project_holds_is_where_uploads_begin_and_never_takes_their_place(machine: Machine) -> None:
     set_up(machine)
-    releases.receive(machine.places, "release", "r1", io.BytesIO(a_release(("seed/media/a.txt", "first", "file"))))
+    receiving.receive(machine.places, "release", "r1", io.BytesIO(a_release(("seed/media/a.txt", "first", "file"))))
     there = machine.places.shared / "media"
     assert (there / "a.txt").read_text() == "first"
     (there / "a.txt").write_text("a visitor's")
     (there / "b.txt").write_text("another's")
-    releases.receive(machine.places, "release", "r2", io.BytesIO(a_release(("seed/media/a.txt", "second", "file"))))
+    receiving.receive(machine.places, "release", "r2", io.BytesIO(a_release(("seed/media/a.txt", "second", "file"))))
     assert {path.name: path.read_text() for path in there.iterdir()} == {"a.txt": "a visitor's", "b.txt": "another's"}
     removing.remove(machine.places, data=False)
     assert (there / "b.txt").read_text() == "another's"
@@ -511,7 +511,7 @@ def run(
     with contextlib.ExitStack() as patched, contextlib.chdir(root):
         patched.enter_context(patch.object(remote_program, "look", lambda *_arguments: found))
         for name in ("make_environment", "make_release"):
-            patched.enter_context(patch(f"platforms.remote.resources.{name}"))
+            patched.enter_context(patch(f"platforms.remote.release_steps.{name}"))
         return record(program, preview=preview, secrets={**SECRETS, "hosts_key": HOSTS_KEY})
 
 

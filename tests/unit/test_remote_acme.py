@@ -25,7 +25,7 @@ from cluster.topology import build_topology
 from platforms.remote import archives
 from platforms.remote import program as remote_program
 from platforms.remote.drift import drift
-from platforms.remote.host import releases, removing, renewing
+from platforms.remote.host import receiving, removing, renewing
 from platforms.remote.host.places import Places
 from platforms.remote.host.running import HostError
 from platforms.remote.looked import Looked, Seen
@@ -77,8 +77,8 @@ def run(root: Path, *, preview: bool = False, stack: dict[str, Any] | None = Non
     secrets = {**SECRETS, "hosts_key": HOSTS_KEY, "acme_account": ACCOUNT}
     with contextlib.ExitStack() as patched, contextlib.chdir(root):
         patched.enter_context(patch.object(remote_program, "look", lambda *_arguments: found))
-        for name in ("make_environment", "make_release", "make_renewer"):
-            patched.enter_context(patch(f"platforms.remote.resources.{name}"))
+        for name in ("release_steps.make_environment", "release_steps.make_release", "site_steps.make_renewer"):
+            patched.enter_context(patch(f"platforms.remote.{name}"))
         return record(program, preview=preview, secrets=secrets)
 
 
@@ -275,7 +275,7 @@ def test_a_renewer_that_makes_nothing_is_told(machine: Machine) -> None:
 def test_a_renewer_s_packages_are_everybody_s_to_read_and_root_s(machine: Machine) -> None:
     version = ".".join(map(str, sys.version_info[:2]))
     sent = archive((f"lib/python{version}/site-packages/cluster/acme/__init__.py", "", "file"))
-    releases.receive(machine.places, "renewer", "r1", io.BytesIO(sent))
+    receiving.receive(machine.places, "renewer", "r1", io.BytesIO(sent))
     there = machine.places.renewers / "r1"
     assert there.stat().st_mode & 0o777 == 0o755
     assert (there / "bin" / "python").readlink().name == f"python{version}"

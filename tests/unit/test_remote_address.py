@@ -513,7 +513,7 @@ def run(root: Path, values: dict[str, Any], each: Mapping[str, dict[str, Any] | 
     with contextlib.ExitStack() as patched, contextlib.chdir(root):
         patched.enter_context(patch.object(remote_program, "look", lambda *_arguments: found))
         for name in ("make_environment", "make_release"):
-            patched.enter_context(patch(f"platforms.remote.resources.{name}"))
+            patched.enter_context(patch(f"platforms.remote.release_steps.{name}"))
         return record(program, secrets={**SECRETS, "hosts_key": HOSTS_KEY, "database_url": DATABASE})
 
 

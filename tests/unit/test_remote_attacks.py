@@ -19,7 +19,7 @@ from cluster.config import parse_config
 from cluster.topology import build_topology
 from cluster_runtime import secret_files
 from platforms.remote.host import __main__ as commands
-from platforms.remote.host import asking, releases, running
+from platforms.remote.host import asking, receiving, releases, running
 from platforms.remote.host import look as host_look
 from platforms.remote.host.places import Places
 from platforms.remote.units import tmpfiles
@@ -222,7 +222,7 @@ def test_a_full_disk_is_told_in_a_line_and_leaves_nothing_half_made(
     def full(*_arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/srv/cluster")
 
-    monkeypatch.setattr(releases, "unpack", full)
+    monkeypatch.setattr(receiving, "unpack", full)
     monkeypatch.setattr(commands, "Places", lambda _stack: machine.places)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(a_release())))
     assert commands.main(["receive", "shop", "receive=1", "release", "r1"]) == 1

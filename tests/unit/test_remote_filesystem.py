@@ -19,7 +19,7 @@ from cluster.services import Kind
 from cluster.topology import build_topology
 from platforms.remote import filesystem
 from platforms.remote.host import filesystem as there
-from platforms.remote.host import releases, removing, running, setting_up
+from platforms.remote.host import receiving, releases, removing, running, setting_up
 from platforms.remote.host.places import Places
 from platforms.remote.host.running import HostError
 from platforms.remote.misplaced import misplaced
@@ -519,15 +519,15 @@ def test_a_release_brings_what_the_project_holds_and_another_host_may_be_quicker
 ) -> None:
     own = set_up(machine)
     held = archive(("tree/a", "", "file"), ("environment", "e1", "file"), ("seed/docs/x", "theirs", "file"))
-    original = releases._take_place
+    original = receiving._take_place
 
     def late(new: Path, place: Path) -> None:
         place.mkdir()
         (place / "x").write_text("quicker")
         original(new, place)
 
-    monkeypatch.setattr(releases, "_take_place", late)
-    releases.receive(machine.places, "release", "r1", io.BytesIO(held))
+    monkeypatch.setattr(receiving, "_take_place", late)
+    receiving.receive(machine.places, "release", "r1", io.BytesIO(held))
     assert (own / "docs" / "x").read_text() == "quicker"
     assert sorted(path.name for path in own.iterdir()) == [".owner", ".token", "docs", "media"]
 
@@ -542,12 +542,12 @@ def test_what_the_project_holds_is_put_once_into_what_instances_may_have_already
         *(("tree/a", "", "file"), ("environment", "e1", "file")),
         *(("seed/media/x", "theirs", "file"), ("seed/media/y", "theirs", "file")),
     )
-    releases.receive(machine.places, "release", "r1", io.BytesIO(held))
+    receiving.receive(machine.places, "release", "r1", io.BytesIO(held))
     assert (own / "media").stat().st_ino == mounted
     assert [(own / "media" / name).read_text() for name in ("x", "y")] == ["theirs", "an upload"]
     (own / "media" / "x").unlink()
     set_up(machine)
-    releases.receive(machine.places, "release", "r2", io.BytesIO(held))
+    receiving.receive(machine.places, "release", "r2", io.BytesIO(held))
     assert sorted(path.name for path in (own / "media").iterdir()) == ["y"]
 
 
@@ -558,7 +558,7 @@ def test_what_is_copied_from_a_host_is_not_filled_up_with_what_the_project_holds
     own = set_up(machine)
     there.gather(machine.places)
     held = archive(("tree/a", "", "file"), ("environment", "e1", "file"), ("seed/media/x", "theirs", "file"))
-    releases.receive(machine.places, "release", "r1", io.BytesIO(held))
+    receiving.receive(machine.places, "release", "r1", io.BytesIO(held))
     assert sorted(path.name for path in (own / "media").iterdir()) == ["y"]
 
 

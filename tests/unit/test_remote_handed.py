@@ -36,7 +36,7 @@ def run(root: Path, found: str, monkeypatch: pytest.MonkeyPatch, *, preview: boo
     with contextlib.ExitStack() as patched, contextlib.chdir(root):
         patched.enter_context(patch.object(remote_program, "look", look))
         for name in ("make_environment", "make_release"):
-            patched.enter_context(patch(f"platforms.remote.resources.{name}"))
+            patched.enter_context(patch(f"platforms.remote.release_steps.{name}"))
         made = record(program, preview=preview, secrets={**SECRETS, "hosts_key": HOSTS_KEY})
     return made, len(looks)
 

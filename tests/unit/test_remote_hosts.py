@@ -19,6 +19,7 @@ import pytest
 from cluster.config import parse_config
 from cluster.console import Terminal
 from cluster.errors import CommandError
+from cluster.placement import place
 from cluster.stack.opened import Stack
 from cluster.topology import build_topology
 from platforms.pulumi.engine import Pulumi
@@ -30,6 +31,8 @@ from platforms.remote.host.places import Places
 from platforms.remote.looked import Looked, Seen
 from platforms.remote.observe import Observed
 from platforms.remote.paths import nginx_config, relay_files
+from platforms.remote.progress import host_of
+from platforms.remote.settling import shut_out, tidied
 from platforms.remote.ssh import AwayError, HostError, Ssh
 from tests.unit.pulumi_mocks import COMMAND, SECRETS, is_secret, leaks, program, record, write_stack
 from tests.unit.test_remote import HOST, HOSTS_KEY, KEY, MACHINE, VALUES
@@ -79,7 +82,7 @@ def run(root: Path, *, preview: bool = False, secrets: dict[str, str] | None = N
     with contextlib.ExitStack() as patched, contextlib.chdir(root):
         patched.enter_context(patch.object(remote_program, "look", lambda *_arguments: seen(values)))
         for name in ("make_environment", "make_release"):
-            patched.enter_context(patch(f"platforms.remote.resources.{name}"))
+            patched.enter_context(patch(f"platforms.remote.release_steps.{name}"))
         return record(program, preview=preview, secrets=given)
 
 
@@ -389,12 +392,10 @@ def test_a_database_to_which_a_host_gets_that_left_is_not_well_and_is_shut_once_
     run = MagicMock()
     monkeypatch.setattr(Ssh, "run", run)
     ssh = Ssh(tmp_path, tmp_path / "ssh", "t", tuple(found.topology.config.hosts))
-    monkeypatch.setattr(remote_platform.RemotePlatform, "ssh", ssh)
-    platform = remote_platform.RemotePlatform(Stack(tmp_path, "t", found.topology.config), MagicMock())
-    platform._shut_out(observed().seen)
-    platform._shut_out(observed({"db1": "it does not answer"}, db1=left).seen)
+    shut_out(ssh, observed().seen)
+    shut_out(ssh, observed({"db1": "it does not answer"}, db1=left).seen)
     run.assert_not_called()
-    platform._shut_out(found.seen)
+    shut_out(ssh, found.seen)
     run.assert_called_once_with("db1", "shut-out")
 
 
@@ -423,14 +424,12 @@ def test_what_an_up_has_started_that_fails_is_tidied_on_each_host_with_instances
     monkeypatch.setattr(Ssh, "run", run)
     config = parse_config(SEVERAL)
     ssh = Ssh(tmp_path, tmp_path / "ssh", "t", tuple(config.hosts))
-    monkeypatch.setattr(remote_platform.RemotePlatform, "ssh", ssh)
-    platform = remote_platform.RemotePlatform(Stack(tmp_path, "t", config), MagicMock())
-    assert "web1: away" in platform._tidied()
+    assert "web1: away" in tidied(ssh, place(build_topology(config)))
     assert [one.args for one in run.call_args_list] == [("web1", "tidy", "stop"), ("web2", "tidy", "stop")]
     run = MagicMock(return_value="")
     monkeypatch.setattr(Ssh, "run", run)
     config = parse_config({**SEVERAL, "hosts": [{**HOSTS[0], "roles": ["app", "nginx", "database"]}]})
-    assert remote_platform.RemotePlatform(Stack(tmp_path, "t", config), MagicMock())._tidied() == ""
+    assert tidied(ssh, place(build_topology(config))) == ""
     run.assert_called_once_with("web1", "tidy")
 
 
@@ -445,7 +444,7 @@ def test_what_an_up_has_started_that_fails_is_tidied_on_each_host_with_instances
 )
 def test_whose_step_it_is_is_told_by_what_it_runs(create: str, host: str) -> None:
     """Not by its name alone: that of one host may be the end of another's."""
-    assert remote_platform._host_of({"create": create}) == host
+    assert host_of({"create": create}) == host
 
 
 class Kept(Pulumi):
@@ -472,13 +471,13 @@ def test_a_host_that_is_forgotten_leaves_nothing_that_waits_for_it() -> None:
 
     steps = [step("web1", "host"), step("web2", "host"), step("web1", "retire", "web1-host", "web2-host")]
     engine = Kept({"resources": steps, "pending_operations": [{"resource": steps[1]}, {"resource": steps[0]}]})
-    assert engine.forget(lambda one: remote_platform._host_of(one["inputs"]) == "web2") == 1
+    assert engine.forget(lambda one: host_of(one["inputs"]) == "web2") == 1
     left = engine.kept["deployment"]
     assert [one["urn"].rpartition("::")[2] for one in left["resources"]] == ["app-web1-host", "app-web1-retire"]
     assert "web2" not in json.dumps(left)
     assert len(left["pending_operations"]) == 1
     before = json.dumps(engine.kept)
-    assert engine.forget(lambda one: remote_platform._host_of(one["inputs"]) == "web9") == 0
+    assert engine.forget(lambda one: host_of(one["inputs"]) == "web9") == 0
     assert json.dumps(engine.kept) == before
 
 

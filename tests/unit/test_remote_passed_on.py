@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from platforms.remote.host import releases
+from platforms.remote.host import receiving, sending
 from platforms.remote.host.running import HostError
 from platforms.remote.passed_on import pass_on, sources
 from platforms.remote.ssh import HostError as NotThere
@@ -51,16 +51,16 @@ def test_what_is_sent_on_is_what_came(tmp_path: Path, monkeypatch: pytest.Monkey
     environment = archive((f"{packages}/shop.py", "A = 1\n", "file"), ("bin/shop", "#!/x/bin/python\n", "file"))
     for machine in (one, two):
         set_up(machine)
-    releases.receive(one.places, "environment", "e1", io.BytesIO(environment))
+    receiving.receive(one.places, "environment", "e1", io.BytesIO(environment))
     sent = a_release(
         ("tree/run", "#!/bin/sh\n", "file"), ("tree/way", "run", "link"), ("runtime/a.py", "B = 1\n", "file")
     )
-    releases.receive(one.places, "release", "r1", io.BytesIO(sent))
-    assert releases.environment_of(one.places, "r1") == "e1"
+    receiving.receive(one.places, "release", "r1", io.BytesIO(sent))
+    assert sending.environment_of(one.places, "r1") == "e1"
     for kind, name in (("environment", "e1"), ("release", "r1")):
         there = io.BytesIO()
-        releases.send(one.places, kind, name, there)
-        releases.receive(two.places, kind, name, io.BytesIO(there.getvalue()))
+        sending.send(one.places, kind, name, there)
+        receiving.receive(two.places, kind, name, io.BytesIO(there.getvalue()))
 
     def tree(machine: Machine) -> dict[str, Any]:
         top = machine.places.code
@@ -87,7 +87,7 @@ def test_what_is_not_there_is_not_sent(tmp_path: Path, monkeypatch: pytest.Monke
     for kind in ("release", "environment"):
         there = io.BytesIO()
         with pytest.raises(HostError, match="is not here"):
-            releases.send(machine.places, kind, "r9", there)
+            sending.send(machine.places, kind, "r9", there)
         assert there.getvalue() == b""
 
 

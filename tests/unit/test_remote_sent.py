@@ -12,7 +12,7 @@ from unittest.mock import ANY, patch
 
 import pytest
 
-from platforms.remote.host import relaying, releases
+from platforms.remote.host import receiving, relaying, releases, sending
 from platforms.remote.host.ports import listened
 from platforms.remote.host.running import HostError
 from tests.unit import test_remote_hosts as hosts
@@ -23,7 +23,7 @@ from tests.unit.remote_machine import Machine, a_release, set_up
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine(tmp_path, monkeypatch)
-    monkeypatch.setattr(releases, "become", lambda _places: None)
+    monkeypatch.setattr(sending, "become", lambda _places: None)
     set_up(made)
     return made
 
@@ -38,9 +38,9 @@ def collected(machine: Machine) -> Path:
 
 def test_static_files_that_are_sent_on_come_whole(machine: Machine) -> None:
     directory, sent = collected(machine), io.BytesIO()
-    releases.send_static(machine.places, "r1", sent)
+    sending.send_static(machine.places, "r1", sent)
     before = {path.name for path in directory.rglob("*")}
-    releases.receive_static(machine.places, "r1", io.BytesIO(sent.getvalue()))
+    sending.receive_static(machine.places, "r1", io.BytesIO(sent.getvalue()))
     assert {path.name for path in directory.rglob("*")} == before
 
 
@@ -58,11 +58,11 @@ def test_static_files_of_which_one_could_not_be_read_are_not_taken_for_all(
 
     monkeypatch.setattr(tarfile.TarFile, "add", fails)
     with pytest.raises(PermissionError):
-        releases.send_static(machine.places, "r1", sent)
+        sending.send_static(machine.places, "r1", sent)
     for path in (directory / "static").iterdir():
         path.unlink()
     with pytest.raises(HostError, match="did not come whole"):
-        releases.receive_static(machine.places, "r1", io.BytesIO(sent.getvalue()))
+        sending.receive_static(machine.places, "r1", io.BytesIO(sent.getvalue()))
     assert not (machine.places.static / ".r1.new").exists()
 
 
@@ -93,7 +93,9 @@ def test_a_host_that_gives_its_instances_away_keeps_no_secret_whatever_its_user_
 @pytest.mark.parametrize("place", ["tree", "runtime", "packages", "sources/libs/common"])
 def test_whatever_of_a_release_is_python_is_compiled_there(machine: Machine, place: str) -> None:
     """Nobody may write beside it later, and each process would compile it anew."""
-    releases.receive(machine.places, "release", "r1", io.BytesIO(a_release((f"{place}/shop.py", "WORD = 1\n", "file"))))
+    receiving.receive(
+        machine.places, "release", "r1", io.BytesIO(a_release((f"{place}/shop.py", "WORD = 1\n", "file")))
+    )
     compiled = list((machine.places.releases / "r1" / place / "__pycache__").glob("shop.*.pyc"))
     assert len(compiled) == 1
 
@@ -151,7 +153,7 @@ def test_a_host_that_was_set_up_by_another_name_is_set_up_again(tmp_path: Path, 
 def test_a_release_that_was_cut_off_is_not_there_and_says_so(machine: Machine, share: float) -> None:
     whole = a_release(("tree/a", os.urandom(4000).hex(), "file"))
     with pytest.raises(HostError, match="the release r1 did not come whole"):
-        releases.receive(machine.places, "release", "r1", io.BytesIO(whole[: int(len(whole) * share)]))
+        receiving.receive(machine.places, "release", "r1", io.BytesIO(whole[: int(len(whole) * share)]))
     assert [*machine.places.releases.iterdir()] == []
 
 
@@ -164,7 +166,7 @@ def test_an_archive_is_read_as_it_comes(machine: Machine) -> None:
             asked.append(-1 if size is None else size)
             return super().read(size)
 
-    whole = a_release(("tree/a", os.urandom(2 * releases.CHUNK).hex(), "file"))
-    releases.receive(machine.places, "release", "r1", Coming(whole))
-    assert 0 < max(asked) <= releases.CHUNK
+    whole = a_release(("tree/a", os.urandom(2 * receiving.CHUNK).hex(), "file"))
+    receiving.receive(machine.places, "release", "r1", Coming(whole))
+    assert 0 < max(asked) <= receiving.CHUNK
     assert min(asked) > 0

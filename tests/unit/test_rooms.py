@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import pkgutil
 import subprocess
 import sys
@@ -171,3 +172,47 @@ def test_a_command_line_that_is_only_explained_reads_no_models() -> None:
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert not {"cluster.config.models", "cluster.lint", "httpx", "pulumi"} & set(done.stdout.split())
+
+
+#: Of the product: what nobody reads in one go would have more lines.
+LONGEST_FUNCTION, LONGEST_FILE = 50, 550
+
+PRODUCT = ("cli", "cluster", "components", "platforms", "policy", "runtime")
+
+
+def too_long(root: Path) -> list[str]:
+    """Return the files and functions below `root` with more lines than they may have; a decorator counts for none."""
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        text = path.read_text()
+        lines = len(text.splitlines())
+        found += [f"{path}: {lines} lines"] if lines > LONGEST_FILE else []
+        for one in ast.walk(ast.parse(text)):
+            if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (one.end_lineno or one.lineno) - one.lineno + 1
+                found += [f"{path}:{one.lineno}: {one.name}: {lines} lines"] if lines > LONGEST_FUNCTION else []
+    return found
+
+
+@pytest.mark.parametrize("room", PRODUCT)
+def test_a_function_fits_a_screen_and_a_file_is_small(room: str) -> None:
+    assert [*(ROOT / room).rglob("*.py")]
+    assert too_long(ROOT / room) == []
+
+
+@pytest.mark.parametrize("word", ["def", "async def"])
+def test_a_function_with_a_line_too_many_is_found(word: str, tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    begin = f"class Shop:\n    @property\n    {word} sold(self):\n"
+    module.write_text(begin + "        x = 1\n" * (LONGEST_FUNCTION - 1))
+    assert too_long(tmp_path) == []
+    module.write_text(begin + "        x = 1\n" * LONGEST_FUNCTION)
+    assert too_long(tmp_path) == [f"{module}:3: sold: {LONGEST_FUNCTION + 1} lines"]
+
+
+def test_a_file_with_a_line_too_many_is_found(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text("x = 1\n" * LONGEST_FILE)
+    assert too_long(tmp_path) == []
+    module.write_text("x = 1\n" * (LONGEST_FILE + 1))
+    assert too_long(tmp_path) == [f"{module}: {LONGEST_FILE + 1} lines"]

@@ -59,9 +59,9 @@ def _ask_broker(places: Places, words: list[str]) -> None:
 
 
 def _receive(places: Places, words: list[str]) -> None:
-    from platforms.remote.host import releases
+    from platforms.remote.host import receiving
 
-    releases.receive(places, words[0], words[1], sys.stdin.buffer)
+    receiving.receive(places, words[0], words[1], sys.stdin.buffer)
 
 
 def _build(places: Places, _words: list[str]) -> None:
@@ -183,29 +183,29 @@ def _adopt(places: Places, words: list[str]) -> None:
 
 
 def _static_of(places: Places, words: list[str]) -> None:
-    from platforms.remote.host import releases
+    from platforms.remote.host import sending
 
-    releases.send_static(places, words[0], sys.stdout.buffer)
+    sending.send_static(places, words[0], sys.stdout.buffer)
 
 
 def _send(places: Places, words: list[str]) -> None:
     """Words: `release` or `environment`, and which."""
-    from platforms.remote.host import releases
+    from platforms.remote.host import sending
 
-    releases.send(places, words[0], words[1], sys.stdout.buffer)
+    sending.send(places, words[0], words[1], sys.stdout.buffer)
 
 
 def _environment_of(places: Places, words: list[str]) -> None:
     """Words: a release. Print what its environment of packages is called."""
-    from platforms.remote.host import releases
+    from platforms.remote.host import sending
 
-    print(releases.environment_of(places, words[0]))
+    print(sending.environment_of(places, words[0]))
 
 
 def _receive_static(places: Places, words: list[str]) -> None:
-    from platforms.remote.host import releases
+    from platforms.remote.host import sending
 
-    releases.receive_static(places, words[0], sys.stdin.buffer)
+    sending.receive_static(places, words[0], sys.stdin.buffer)
 
 
 def _prove(places: Places, _words: list[str]) -> None:

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from platforms.remote.host.releases import python_of, unpack
+from platforms.remote.host.receiving import python_of, unpack
 from platforms.remote.host.running import HostError, alone, output
 
 if TYPE_CHECKING:

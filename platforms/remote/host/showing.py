@@ -10,7 +10,8 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from platforms.remote.host.releases import ENVIRONMENT, RUNTIME, config_of
+from platforms.remote.host.receiving import ENVIRONMENT, RUNTIME
+from platforms.remote.host.releases import config_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -1,0 +1,149 @@
+"""What lets a release serve on Docker: its instances, batch by batch, and what runs the project's code beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pulumi
+
+from cluster.config.models import Replacement
+from cluster.services import instance_grace
+from cluster.topology import batches
+from platforms.docker import scripts
+from platforms.docker.container_paths import RUN, STATIC
+from platforms.docker.containers import Mount
+from platforms.docker.made import Instances
+from platforms.docker.scripts import Variable
+from platforms.docker.specs import instance_spec, service_spec
+from platforms.docker.task import TASK_LOCK, task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pulumi_docker as docker
+    from pulumi_command import local
+
+    from cluster.topology import Topology
+    from platforms.docker.family import Family
+    from platforms.docker.made import Prepared
+    from platforms.pulumi.live import Live
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """Makes a release's instances beside those that serve; once a batch is healthy it takes its names.
+
+    release: its digest. live: what runs, as found when the program began.
+    """
+
+    topology: Topology
+    release: str
+    prepared: Prepared
+    live: Live
+    own: Family
+
+    @property
+    def _mounts(self) -> tuple[Mount, ...]:
+        return (*self.prepared.mounts, Mount(volume=self.prepared.sockets, path=RUN))
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether those that held the names are stopped at once, since memory is short."""
+        return isinstance(self.topology.config.app.rollout.batch, int)
+
+    def instances(self) -> Instances:
+        """Make them all."""
+        prepared, release = self.prepared, self.release
+        before: tuple[pulumi.Resource, ...] = prepared.ready
+        shown: local.Command | None = None
+        served: list[local.Command] = []
+        for batch in batches(self.topology.names, self.topology.config.app):
+            containers = self._started(batch, before)
+            healthy: tuple[pulumi.Resource, ...] = tuple(containers.values())
+            if shown is None:
+                # They would take jobs of a release that does not get healthy.
+                healthy = (*healthy, *self._beside(Replacement.BESIDE, healthy))
+                shown = self._show_static(healthy)
+            taken = [self._serve(name, container, (*healthy, shown)) for name, container in containers.items()]
+            served += taken
+            before = (*prepared.ready, *taken) if self._is_alone else prepared.ready
+        last = self._beside(Replacement.ALONE, served)
+        return Instances(
+            release=pulumi.Output.all(*(command.stdout for command in served)).apply(lambda _: release),
+            sockets=prepared.sockets,
+            static=prepared.static,
+            shared=prepared.shared,
+            ready=(*served, *last),
+        )
+
+    def _started(self, batch: Sequence[str], after: Sequence[pulumi.Resource]) -> dict[str, docker.Container]:
+        """Start a batch of instances, by their names."""
+        return {
+            instance: self.own.container(
+                instance,
+                instance_spec(self.topology, self.release, instance),
+                image=self.prepared.image,
+                mounts=self._mounts,
+                network=self.prepared.network,
+                after=after,
+            )
+            for instance in batch
+        }
+
+    def _beside(self, replacement: Replacement, after: Sequence[pulumi.Resource]) -> list[docker.Container]:
+        """Start the workers and schedules that are replaced so; each has its own program's state for its health."""
+        release, known = self.release, self.prepared.services
+        services = [one for one in self.topology.beside if one.replacement is replacement]
+        for service in services:
+            if service.kind not in known:
+                pulumi.log.warn(f"{service.name}: release {release} was made before the stack had it, and can't run it")
+        return [
+            self.own.container(
+                service.name,
+                service_spec(self.topology, service, release),
+                image=self.prepared.image,
+                mounts=self._mounts,
+                network=self.prepared.network,
+                after=after,
+                alone=replacement is Replacement.ALONE,
+            )
+            for service in services
+            if service.kind in known
+        ]
+
+    def _show_static(self, after: Sequence[pulumi.Resource]) -> local.Command:
+        prepared = self.prepared
+        mounts = (
+            *(mount for mount in prepared.mounts if mount.path != STATIC),
+            Mount(volume=prepared.static, path=STATIC),
+        )
+        return self.own.command(
+            "static-current",
+            scripts.script("task.sh", "--lock", TASK_LOCK, "show", "--static", STATIC, "--turn", Variable("TURN")),
+            environment={
+                **task(self.topology, prepared.image, "none", mounts),
+                "TURN": str(self.live.next_static_generation(self.release)),
+            },
+            after=after,
+        )
+
+    def _serve(self, instance: str, container: docker.Container, after: Sequence[pulumi.Resource]) -> local.Command:
+        app, release = self.topology.config.app, self.release
+        generation = container.id.apply(
+            lambda found: str(self.live.next_generation(instance, f"{release}.{found[:12]}"))
+        )
+        environment: dict[str, pulumi.Input[str]] = {
+            "CONTAINER": container.id,
+            "INSTANCE": instance,
+            "RELEASE": release,
+            "TURN": generation,
+            "ALONE": "yes" if self._is_alone else "no",
+            "GRACE": str(int(instance_grace(app.graceful_timeout.seconds))),
+            "WAIT": str(int(app.health.start_timeout.seconds)),
+            "SOCKETS": self.prepared.sockets,
+        }
+        return self.own.command(f"{instance}-serve", scripts.script("serve.sh"), environment=environment, after=after)
+
+
+__all__ = ["Serving"]

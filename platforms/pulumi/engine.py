@@ -34,7 +34,7 @@ from cluster.stack.paths import STATE
 from cluster.stack.secrets import ALPHABET, KEY_LENGTH, write_secret
 from cluster_runtime.supervision import die_with_parent
 from platforms.pulumi.backend import PASSPHRASE, VARIABLE, named_backend
-from platforms.pulumi.policing import Policed, asking, not_run
+from platforms.pulumi.policing import SDK, Policed, asking, not_run
 from platforms.pulumi.programs import Programs, programs
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ INSTALL = "curl -fsSL https://get.pulumi.com | sh"
 SECRET_KEY = "cluster:secret_key"  # noqa: S105 - a name
 
 #: Seconds between two looks at what the engine says.
-TICK = 0.1
+TICK = 0.03
 
 #: Seconds that Pulumi has to end by itself after an interrupt.
 INTERRUPT_SECONDS = 60.0
@@ -152,7 +152,7 @@ class Pulumi:
     @cached_property
     def programs(self) -> Programs | None:
         """What runs the stack's program, which imports what it needs from now on; None where the engine is to do it."""
-        return programs(self.root, stack_path(self.root, self.stack), *filter(None, [self.program]))
+        return programs(self.root, stack_path(self.root, self.stack), *filter(None, [self.program]), SDK)
 
     def environment(self) -> dict[str, str]:
         """Return what Pulumi and the program need."""
@@ -298,7 +298,7 @@ class Pulumi:
         policed: ask the policy of each resource before it is changed: `preview`, which did, could not tell all.
         """
         options = ["--refresh"] if refresh else []
-        with asking(policed=policed) as pack:
+        with self._asking(policed=policed) as pack:
             return self._repaired(["up", "--yes", "--skip-preview", *options, *pack], tell_step, environment)
 
     def preview(self, tell_step: Callable[[Event], None], *, refresh: bool = False, **environment: str) -> Changes:
@@ -308,12 +308,15 @@ class Pulumi:
         """
         options = ["--refresh"] if refresh else []
         try:
-            with asking() as pack:
+            with self._asking() as pack:
                 return self._changing(["preview", *options, *pack], tell_step, environment)
         except PolicyError:
             raise
         except PulumiError as error:
             raise PulumiError(self._explained_or_same(str(error)), error.failed, error.remarks) from error
+
+    def _asking(self, *, policed: bool = True) -> contextlib.AbstractContextManager[list[str]]:
+        return asking(policed=policed, interpreter=self.programs.interpreter if self.programs is not None else None)
 
     def destroy(
         self, tell_step: Callable[[Event], None], *, protected: bool, before: Callable[[], object] = bool

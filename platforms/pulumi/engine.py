@@ -17,6 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import weakref
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -146,8 +147,38 @@ class Pulumi:
         self.command = find_pulumi(say)
         self.passphrase = root / STATE / stack / "passphrase"
         self.unsettled = False
+        self._reading: subprocess.Popen[str] | None = None
 
     # --- running it
+
+    def begin(self) -> None:
+        """Let what runs the program, and the stack's state, be read while others go on."""
+        _ = self.programs
+        if self._reading is None and stack_path(self.root, self.stack).exists() and self._logged_in():
+            self._reading = subprocess.Popen(
+                [self.command, "--non-interactive", *self._exporting],
+                cwd=self.root,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            weakref.finalize(self, _let_go, self._reading)
+
+    @property
+    def _exporting(self) -> list[str]:
+        return ["stack", "export", "--stack", self.stack]
+
+    def _read(self) -> str:
+        """Return the state, which may have been read already: by one look only, the next one is another."""
+        begun, self._reading = self._reading, None
+        if begun is None:
+            return self._explained(*self._exporting)
+        printed, words = begun.communicate()
+        if begun.returncode != 0:
+            raise CommandError(self._explain(plain(words or printed)))
+        return printed
 
     @cached_property
     def programs(self) -> Programs | None:
@@ -332,8 +363,7 @@ class Pulumi:
 
     def export(self, *, plain: bool = False) -> list[dict[str, Any]]:
         """Return the resources in the stack's state; `plain`: with secrets' values, for what shows none."""
-        options = ["--show-secrets"] if plain else []
-        document = json.loads(self._explained("stack", "export", "--stack", self.stack, *options))
+        document = json.loads(self._explained(*self._exporting, "--show-secrets") if plain else self._read())
         deployment = document.get("deployment") or {}
         self.unsettled = bool(deployment.get("pending_operations"))
         return list(deployment.get("resources") or [])
@@ -490,9 +520,15 @@ class _Seen:
 
 
 def warm(pulumi: Callable[[], Pulumi]) -> None:
-    """Let what the stack's program needs be imported while others go on, where Pulumi is there."""
+    """Let what the stack's program needs be imported, and its state be read, while others go on, where Pulumi is."""
     if installed_pulumi() is not None:
-        _ = pulumi().programs
+        pulumi().begin()
+
+
+def _let_go(process: subprocess.Popen[str]) -> None:
+    """End what nobody has asked for."""
+    process.kill()
+    process.communicate()
 
 
 def plain(text: str) -> str:

@@ -28,10 +28,23 @@ DEFAULT_RETRY_AFTER = "10m"
 #: What no page shows: control characters, and bytes of a command line that are no text.
 _UNSEEN = frozenset({"Cc", "Cs"})
 
+#: What Unicode keeps out of all text: a page has no way to say it.
+_NONCHARACTERS = frozenset(
+    chr(number)
+    for number in (
+        *range(0xFDD0, 0xFDF0),
+        *(plane + end for plane in range(0, 0x110000, 0x10000) for end in (0xFFFE, 0xFFFF)),
+    )
+)
+
 #: Bytes of a message as the page has it, in ASCII: with the rest of the page nginx reads it as one word of 4,095.
 LONGEST_ON_PAGE = 3700
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _is_unseen(char: str) -> bool:
+    return unicodedata.category(char) in _UNSEEN or char in _NONCHARACTERS
 
 
 def _message(text: str) -> str:
@@ -39,7 +52,7 @@ def _message(text: str) -> str:
     lines = "\n".join(line.strip() for line in text.splitlines()).strip()
     if not lines:
         raise ValueError("must say something")
-    wrong = next((char for char in lines if char != "\n" and unicodedata.category(char) in _UNSEEN), None)
+    wrong = next((char for char in lines if char != "\n" and _is_unseen(char)), None)
     if wrong is not None:
         raise ValueError(f"must be text, got {wrong!a} in it")
     if len(lines) > LONGEST_MESSAGE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cluster.topology import Topology
+
+#: How a line of /proc/net/tcp begins that is of a socket.
+ENTRY = re.compile(r"\s*\d+: ")
 
 #: What /proc/net/tcp calls a socket that listens.
 LISTENING = "0A"
@@ -71,14 +75,11 @@ def intruders(engine: Engine, stack: str) -> list[str]:
 
 
 def _listening(engine: Engine, container: str) -> list[int]:
+    # One table is missing where the kernel has no IPv6; both where the container has gone.
+    said = engine.output("exec", container, "cat", "/proc/net/tcp", "/proc/net/tcp6")
     ports = set()
-    for table in ("tcp", "tcp6"):
-        try:
-            lines = engine.run("exec", container, "cat", f"/proc/net/{table}").splitlines()[1:]
-        except EngineError:
-            continue  # no IPv6 in this kernel, or the container has gone
-        for line in lines:
-            address, state = line.split()[1], line.split()[3]
-            if state == LISTENING and not address.startswith(RESOLVER):
-                ports.add(int(address.rpartition(":")[2], 16))
+    for line in filter(ENTRY.match, said.splitlines()):
+        address, state = line.split()[1], line.split()[3]
+        if state == LISTENING and not address.startswith(RESOLVER):
+            ports.add(int(address.rpartition(":")[2], 16))
     return sorted(ports)

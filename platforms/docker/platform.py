@@ -198,12 +198,12 @@ class DockerPlatform:
             except PulumiError as error:
                 raise self._failed(docker, error) from error
         resources, orphans = look.resources, list[str]()
-        if not changes.none or "release" not in changes.outputs or strays:
+        if "release" not in changes.outputs or strays:
             resources = pulumi.export()
             orphans = remove_orphans(docker, resources, self.voice.say)
         release = changes.outputs.get("release") or _release_of(resources)
         changed = bool(orphans) or not changes.none
-        if changed or History.load(self.paths).current != release:
+        if History.load(self.paths).current != release:
             remember(docker, release, rolled_back=rolled_back)
         keep_stack(self.paths, docker.stack.config, changes.outputs)
         self._await_certificate(docker)

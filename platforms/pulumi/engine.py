@@ -17,6 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import weakref
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +35,7 @@ from cluster.stack.paths import STATE
 from cluster.stack.secrets import ALPHABET, KEY_LENGTH, write_secret
 from cluster_runtime.supervision import die_with_parent
 from platforms.pulumi.backend import PASSPHRASE, VARIABLE, named_backend
-from platforms.pulumi.policing import Policed, asking, not_run
+from platforms.pulumi.policing import SDK, Policed, asking, not_run
 from platforms.pulumi.programs import Programs, programs
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ INSTALL = "curl -fsSL https://get.pulumi.com | sh"
 SECRET_KEY = "cluster:secret_key"  # noqa: S105 - a name
 
 #: Seconds between two looks at what the engine says.
-TICK = 0.1
+TICK = 0.03
 
 #: Seconds that Pulumi has to end by itself after an interrupt.
 INTERRUPT_SECONDS = 60.0
@@ -146,13 +147,43 @@ class Pulumi:
         self.command = find_pulumi(say)
         self.passphrase = root / STATE / stack / "passphrase"
         self.unsettled = False
+        self._reading: subprocess.Popen[str] | None = None
 
     # --- running it
+
+    def begin(self) -> None:
+        """Let what runs the program, and the stack's state, be read while others go on."""
+        _ = self.programs
+        if self._reading is None and stack_path(self.root, self.stack).exists() and self._logged_in():
+            self._reading = subprocess.Popen(
+                [self.command, "--non-interactive", *self._exporting],
+                cwd=self.root,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            weakref.finalize(self, _let_go, self._reading)
+
+    @property
+    def _exporting(self) -> list[str]:
+        return ["stack", "export", "--stack", self.stack]
+
+    def _read(self) -> str:
+        """Return the state, which may have been read already: by one look only, the next one is another."""
+        begun, self._reading = self._reading, None
+        if begun is None:
+            return self._explained(*self._exporting)
+        printed, words = begun.communicate()
+        if begun.returncode != 0:
+            raise CommandError(self._explain(plain(words or printed)))
+        return printed
 
     @cached_property
     def programs(self) -> Programs | None:
         """What runs the stack's program, which imports what it needs from now on; None where the engine is to do it."""
-        return programs(self.root, stack_path(self.root, self.stack), *filter(None, [self.program]))
+        return programs(self.root, stack_path(self.root, self.stack), *filter(None, [self.program]), SDK)
 
     def environment(self) -> dict[str, str]:
         """Return what Pulumi and the program need."""
@@ -298,7 +329,7 @@ class Pulumi:
         policed: ask the policy of each resource before it is changed: `preview`, which did, could not tell all.
         """
         options = ["--refresh"] if refresh else []
-        with asking(policed=policed) as pack:
+        with self._asking(policed=policed) as pack:
             return self._repaired(["up", "--yes", "--skip-preview", *options, *pack], tell_step, environment)
 
     def preview(self, tell_step: Callable[[Event], None], *, refresh: bool = False, **environment: str) -> Changes:
@@ -308,12 +339,15 @@ class Pulumi:
         """
         options = ["--refresh"] if refresh else []
         try:
-            with asking() as pack:
+            with self._asking() as pack:
                 return self._changing(["preview", *options, *pack], tell_step, environment)
         except PolicyError:
             raise
         except PulumiError as error:
             raise PulumiError(self._explained_or_same(str(error)), error.failed, error.remarks) from error
+
+    def _asking(self, *, policed: bool = True) -> contextlib.AbstractContextManager[list[str]]:
+        return asking(policed=policed, interpreter=self.programs.interpreter if self.programs is not None else None)
 
     def destroy(
         self, tell_step: Callable[[Event], None], *, protected: bool, before: Callable[[], object] = bool
@@ -329,8 +363,7 @@ class Pulumi:
 
     def export(self, *, plain: bool = False) -> list[dict[str, Any]]:
         """Return the resources in the stack's state; `plain`: with secrets' values, for what shows none."""
-        options = ["--show-secrets"] if plain else []
-        document = json.loads(self._explained("stack", "export", "--stack", self.stack, *options))
+        document = json.loads(self._explained(*self._exporting, "--show-secrets") if plain else self._read())
         deployment = document.get("deployment") or {}
         self.unsettled = bool(deployment.get("pending_operations"))
         return list(deployment.get("resources") or [])
@@ -487,9 +520,15 @@ class _Seen:
 
 
 def warm(pulumi: Callable[[], Pulumi]) -> None:
-    """Let what the stack's program needs be imported while others go on, where Pulumi is there."""
+    """Let what the stack's program needs be imported, and its state be read, while others go on, where Pulumi is."""
     if installed_pulumi() is not None:
-        _ = pulumi().programs
+        pulumi().begin()
+
+
+def _let_go(process: subprocess.Popen[str]) -> None:
+    """End what nobody has asked for."""
+    process.kill()
+    process.communicate()
 
 
 def plain(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import yaml
 
 import cluster
 from cluster.errors import CommandError
+from platforms.pulumi import interpreters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,15 +37,25 @@ class Programs:
     def __init__(self, root: Path, modules: tuple[str, ...]) -> None:
         self.root = root
         self.said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", START, json.dumps(sys.path), *modules],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.said,
-            text=True,
-            start_new_session=True,  # an interrupt is for the engine alone, which lets the program end
-        )
+        self.directory = tempfile.TemporaryDirectory(dir="/tmp")  # a socket's path has to be short
+        self.interpreters = Path(self.directory.name) / "python"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(self.interpreters))
+            listener.listen()  # who asks too early waits
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", START, json.dumps(sys.path), str(listener.fileno()), *modules],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.said,
+                pass_fds=[listener.fileno()],
+                text=True,
+                start_new_session=True,  # an interrupt is for the engine alone, which lets the program end
+            )
         weakref.finalize(self, _let_go, self.process)
+
+    def interpreter(self, directory: Path) -> Path:
+        """Write a virtual environment below `directory` whose Python is a fork of the process; return it."""
+        return interpreters.write(directory, self.interpreters)
 
     @contextlib.contextmanager
     def serving(self, environment: Mapping[str, str], directory: Path) -> Iterator[str | None]:
@@ -52,16 +64,16 @@ class Programs:
         None where the engine is to run the program itself. directory: where a socket may be.
         """
         with contextlib.ExitStack() as stack:
-            socket = directory / "program"
-            if len(str(socket).encode()) > SOCKET_LENGTH or "%" in str(socket):
-                socket = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))) / "program"
-            order = {"socket": str(socket), "directory": str(self.root), "output": str(directory / "host")}
+            path = directory / "program"
+            if len(str(path).encode()) > SOCKET_LENGTH or "%" in str(path):
+                path = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))) / "program"
+            order = {"socket": str(path), "directory": str(self.root), "output": str(directory / "host")}
             answer = self._ask({**order, "environment": _activated(environment)})
             if "unfit" in answer:
                 yield None
                 return
             try:
-                yield f"unix:{socket}"
+                yield f"unix:{path}"
             finally:
                 # Where the process is gone its forks leave by themselves; what became of the run is known by now.
                 with contextlib.suppress(CommandError):

@@ -10,9 +10,9 @@ It is asked on standard input, and answers on standard output, a line of JSON ea
         ->  {"pid": NUMBER} or {"failed": WORDS} or {"unfit": true}
     {"end": NUMBER}  ->  {"ended": NUMBER}
 
-Why a host can't begin is in the file `output`. It is unfit where packages need what Pulumi's own language host alone
-knows. At the end of standard input it lets runs that are under way end: the engine may still ask them something
-(resource hooks), whatever became of the command.
+At a socket it lends forks to what stands for Python (interpreters.py). Why a host can't begin is in the file `output`.
+It is unfit where packages need what Pulumi's own language host alone knows. At the end of standard input it lets runs
+that are under way end: the engine may still ask them something (resource hooks), whatever became of the command.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ import contextlib
 import gc
 import json
 import os
+import selectors
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -37,6 +39,7 @@ from pulumi.runtime.proto import language_pb2_grpc
 
 from cluster_runtime.supervision import die_with_parent
 from platforms.pulumi.hosting import INTERRUPTED_WITHIN, Host, Job, plugins, run
+from platforms.pulumi.interpreters import lend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -84,12 +87,20 @@ def serve(order: Mapping[str, Any], found: Iterable[Mapping[str, Any]], ready: C
 
 
 class Forking:
-    """The process that forks what each run needs. answers: where it answers, which no fork of it holds open."""
+    """The process that forks what each run needs. answers, listener: where it answers, which no fork holds open."""
 
-    def __init__(self, answers: TextIO) -> None:
+    def __init__(self, answers: TextIO, listener: socket.socket) -> None:
         self.answers = answers
+        self.listener = listener
         self.plugins = plugins()
         self.running: set[int] = set()
+        self.lent: set[int] = set()
+
+    def _begin(self) -> None:
+        """Let go, in a fork, of what is not its own."""
+        os.setsid()  # what it starts ends with it
+        self.answers.close()
+        self.listener.close()
 
     def answer(self, order: Mapping[str, Any]) -> dict[str, Any]:
         """Do what is asked; return the answer."""
@@ -105,11 +116,17 @@ class Forking:
         self.running.add(pid)
         return {"pid": pid}
 
+    def lend(self) -> None:
+        """Fork for one that stands for Python."""
+        pid = lend(self.listener, self._begin)
+        if pid is not None:
+            self.lent.add(pid)
+
     def leave(self) -> None:
         """Let what is under way end, and wait for it."""
         for pid in self.running:
             os.kill(pid, signal.SIGTERM)
-        for pid in self.running:
+        for pid in self.running | self.lent:
             os.waitpid(pid, 0)
 
     def _end(self, pid: int) -> None:
@@ -138,8 +155,7 @@ class Forking:
             raise RuntimeError(words or f"its host ended with {os.waitstatus_to_exitcode(status)}")
         status = 1
         try:
-            os.setsid()  # what the program starts ends with it
-            self.answers.close()
+            self._begin()
             os.close(reading)
             nothing = os.open(os.devnull, os.O_RDONLY)
             os.dup2(nothing, 0)
@@ -163,15 +179,28 @@ class Forking:
 
 
 def main() -> None:
-    """Answer what is asked on standard input; the arguments are modules that the program will need."""
-    for module in sys.argv[1:]:
+    """Answer what is asked on standard input, and at a socket; the arguments: its number, and modules to be needed."""
+    number, *modules = sys.argv[1:]
+    listener = socket.socket(fileno=int(number))
+    for module in modules:
         with contextlib.suppress(Exception):  # who needs it imports it too, and says what is wrong
             import_module(module)
-    forking = Forking(os.fdopen(os.dup(1), "w", buffering=1))
+    forking = Forking(os.fdopen(os.dup(1), "w", buffering=1), listener)
     gc.collect()
     gc.freeze()  # so that forks keep what is imported in common
-    for line in sys.stdin:
-        print(json.dumps(forking.answer(json.loads(line))), file=forking.answers)
+    with selectors.DefaultSelector() as selector:
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        selector.register(listener, selectors.EVENT_READ)
+        while True:
+            found = [key.fileobj for key, _events in selector.select()]
+            if listener in found:
+                forking.lend()
+            if sys.stdin in found:
+                line = sys.stdin.readline()  # the next one is written once this is answered
+                if not line:
+                    break
+                print(json.dumps(forking.answer(json.loads(line))), file=forking.answers)
+    listener.close()
     forking.leave()
 
 

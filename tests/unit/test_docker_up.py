@@ -351,7 +351,9 @@ class Run:
     previewed: list[dict[str, str]] = field(default_factory=list)
     before: tuple[str, ...] = (OLD, NEW, NGINX)
     exports: int = 0
-    programs: None = None
+
+    def begin(self) -> None:
+        """What is read while others go on is none of what is told here."""
 
     def set_up(self) -> list[dict[str, Any]]:
         return state_of(*self.before)

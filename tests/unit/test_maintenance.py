@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import sys
 from contextlib import nullcontext
 from html.parser import HTMLParser
 from pathlib import Path
@@ -118,7 +119,22 @@ class Reader(HTMLParser):
             self.text += data
 
 
-messages = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=LONGEST_MESSAGE)
+#: Of each plane two, and some more: a page can't show them.
+NONCHARACTERS = "".join(
+    chr(number) for number in range(sys.maxunicode + 1) if 0xFDD0 <= number <= 0xFDEF or number % 0x10000 >= 0xFFFE
+)
+
+messages = st.text(
+    st.characters(exclude_categories=("Cc", "Cs"), exclude_characters=NONCHARACTERS),
+    min_size=1,
+    max_size=LONGEST_MESSAGE,
+)
+
+
+@pytest.mark.parametrize("char", ["\ufdd0", "\ufdef", "\uffff", "\U0010fffe"])
+def test_what_no_page_can_show_is_refused(char: str) -> None:
+    with pytest.raises(CommandError, match="must be text"):
+        asked_for(f"x{char}y", "1", [])
 
 
 @given(messages)

@@ -396,6 +396,9 @@ class Served:
         self.environments.append(environment)
         yield "unix:/somewhere"
 
+    def interpreter(self, directory: Path) -> Path:
+        return directory
+
 
 @pytest.mark.parametrize("there", [True, False])
 def test_the_engine_is_given_the_address_where_it_runs_the_program_by_it(tmp_path: Path, there: bool) -> None:

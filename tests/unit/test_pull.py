@@ -379,7 +379,9 @@ class FakePulumi:
 
     path: Path
     told: list[str] = field(default_factory=list)
-    programs: None = None
+
+    def begin(self) -> None:
+        """What is read while others go on is none of what is told here."""
 
     def set_up(self) -> list[dict[str, Any]]:
         return []

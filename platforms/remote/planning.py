@@ -213,41 +213,44 @@ class Planning(planning.Planning):
     def lasting(self, wanted: str, secrets: Mapping[str, str]) -> Lasting:
         """Return what sessions and data hang on in the wanted release."""
         if self.back is not None:
-            return lasting_of(json.loads(self.site.ssh.run(self._keeper(wanted), "config", wanted)), secrets)
+            return lasting_of(json.loads(self.site.ssh.run(self._keeper(wanted).host, "config", wanted)), secrets)
         runtime = runtime_config(self.config, runtime_paths(self.topology, self.places, wanted), wanted)
         return lasting_of(runtime, secrets)
 
     def sides(self, former: str, wanted: str, old: Mapping[str, str] | None, new: Mapping[str, str]) -> Sides:
         """Return both releases; UnkeptError where no host has the former one any more."""
         try:
-            after = self._wanted(wanted, new)
-            before = self._fetched(former, old or new, after.files)
+            # Both on one host: on another one they may be for another Python.
+            keeper = self._keeper(former)
+            after = self._wanted(wanted, new, keeper)
+            before = self._fetched(keeper, former, old or new, after.files)
         except (HostError, NoReleaseError, ReleaseError) as error:
             raise UnkeptError(str(error)) from error
         return Sides(old=before.side, new=after.side, parts=changed_parts(before, after))
 
-    def _wanted(self, release: str, secrets: Mapping[str, str]) -> Kept:
+    def _wanted(self, release: str, secrets: Mapping[str, str], beside: Looked) -> Kept:
         if self.back is not None:
-            return self._fetched(release, secrets, {})
-        target = "-".join(target_of(dict(self.hosts[0].looked.machine)))
+            keeper = beside if release in beside.releases else self._keeper(release)
+            return self._fetched(keeper, release, secrets, {})
+        target = "-".join(target_of(dict(beside.machine)))
         return wanted(self.topology, self.places, self.stack.root, secrets, digest=release, target=target)
 
-    def _fetched(self, release: str, secrets: Mapping[str, str], beside: Mapping[str, Path]) -> Kept:
+    def _fetched(self, keeper: Looked, release: str, secrets: Mapping[str, str], beside: Mapping[str, Path]) -> Kept:
         there = self.aside / release
         there.mkdir()
 
         def ask(release: str, known: Mapping[str, str]) -> dict[str, Any]:
             told = json.dumps(known)
-            found: dict[str, Any] = json.loads(self.site.ssh.run(self._keeper(release), "release", release, told=told))
+            found: dict[str, Any] = json.loads(self.site.ssh.run(keeper.host, "release", release, told=told))
             return found
 
         return fetched(ask, release, self.config, secrets, there, beside=beside)
 
-    def _keeper(self, release: str) -> str:
-        """Return a host that keeps a release; HostError where none does."""
+    def _keeper(self, release: str) -> Looked:
+        """Return what a host says that keeps a release; HostError where none does."""
         for host in self.hosts:
             if release in host.looked.releases:
-                return host.looked.host
+                return host.looked
         raise HostError(f"release {release} is on no host any more")
 
     # --- nginx

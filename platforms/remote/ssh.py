@@ -17,7 +17,7 @@ import subprocess
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.config.hosts import Host
 from cluster.errors import ClusterError
@@ -211,20 +211,25 @@ class Ssh:
 
     def run(self, host: str, what: str, *words: str, told: str = "", seconds: float | None = None) -> str:
         """Run a command and return what it printed; HostError: it can't be done, AwayError: nothing answers."""
+        return self._run(
+            host, what, self.command(host, what, *words), input=f"{self.agent().decode('ascii')}{told}", timeout=seconds
+        )
+
+    def send(self, host: str, what: str, *words: str, sent: Path) -> str:
+        """Run a command that is told a file, of which neither side ever holds the whole; as `run` otherwise."""
+        with sent.open("rb") as file:
+            return self._run(host, what, shlex.split(self.script(host, what, *words)), stdin=file, cwd=self.root)
+
+    @staticmethod
+    def _run(host: str, what: str, command: Sequence[str], *, timeout: float | None = None, **given: Any) -> str:
         try:
-            done = subprocess.run(
-                self.command(host, what, *words),
-                input=f"{self.agent().decode('ascii')}{told}",
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=seconds,
-                check=False,
+            done: subprocess.CompletedProcess[str] = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False, **given
             )
         except FileNotFoundError:
             raise HostError("the ssh command is missing: apt-get install openssh-client") from None
         except subprocess.TimeoutExpired:
-            raise AwayError(f"{host}: does not answer within {seconds:g} s") from None
+            raise AwayError(f"{host}: does not answer within {timeout:g} s") from None
         if done.returncode != 0:
             away = done.returncode == OF_SSH and not any(seen in done.stderr for seen in ANSWERED)
             why = explain(done.stderr.strip() or f"`{what}` failed ({done.returncode})")

@@ -10,6 +10,7 @@ import binascii
 import hashlib
 import json
 import re
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,15 +151,14 @@ class Wheels:
                 made = Path(temporary)
                 self._make_environment(made, found, package, sent, constraints)
                 (made / "source").mkdir()
-                (made / "source" / sdist.path.name).write_bytes(sdist.path.read_bytes())
+                shutil.copyfile(sdist.path, made / "source" / sdist.path.name)
                 (made / "how.json").write_text(json.dumps(how), encoding="utf-8")
                 packed = made.with_suffix(".tar.gz")
                 try:
                     archive(packed, made)
-                    told = base64.b64encode(packed.read_bytes()).decode("ascii")
+                    said: dict[str, Any] = json.loads(self.ssh.send(self.host, "build", sent=packed))
                 finally:
                     packed.unlink(missing_ok=True)
-            said: dict[str, Any] = json.loads(self.ssh.run(self.host, "build", told=told))
             if "requires" not in said:
                 return said
             sent = list(dict.fromkeys((*sent, *said["requires"])))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.celery_jobs import Shop
 from tests.e2e.tools import docker
-from tests.jobs import Journal, Kind, until
+from tests.jobs import Journal, Kill, Kind, until
 from tests.queues import PATIENCE, SHORT, WORKERS
 
 if TYPE_CHECKING:
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
 
 #: Where a host's jobs say that they start and end: what no other host has, and their unit may write.
 JOURNAL = "/var/lib/cluster-{stack}/home/jobs.log"
+
+
+#: What systemd calls it in its journal that a unit begins to stop, and that it was started (systemd's sd-messages.h).
+STOPPING, STARTED = "de5b426a63be47a7b6ac3eaac82e2f6f", "39f53479d3a045ac8e11786248231fbf"
 
 
 class HostsJournal(Journal):
@@ -84,6 +91,21 @@ class HostsQueue(Shop):
                 store.start()
             until(lambda: _is_there(store, unit, "" if end in {"boot", "crash"} else before), PATIENCE)
             self.wait_well()
+
+    @contextlib.contextmanager
+    def broker_starts(self, what: str) -> Iterator[None]:
+        """Count each time that the broker is started again in it as a kill that hit all processes."""
+        store, began = self.host("store1"), time.monotonic()
+        yield
+        said = store.run("journalctl", f"--unit=cluster-{self.hosts.name}.broker.service", "--output=json")
+        stopped = 0.0
+        hit = frozenset(run.process for runs in self.journal.runs().values() for run in runs)
+        for line in map(json.loads, said.splitlines()):
+            at = int(line["__MONOTONIC_TIMESTAMP"]) / 1e6
+            if line.get("MESSAGE_ID") == STOPPING:
+                stopped = at
+            elif line.get("MESSAGE_ID") == STARTED and began < stopped < at:
+                self.kills.append(Kill(what, stopped, at, hit))
 
 
 def _is_there(store: Host, unit: str, former: str) -> bool:

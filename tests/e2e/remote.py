@@ -25,26 +25,35 @@ HOST_BASE = os.environ.get("HOST_BASE", BASE)
 #: Seconds for what takes a few: the machine may be busy with something else.
 PATIENCE = 300.0
 
-#: What has the broker there, as Debian 12 calls it and those after it.
-VALKEY = "redis-server" if "bookworm" in HOST_BASE else "valkey-server"
 
-#: A bare server: systemd, its SSH server, sudo and Python, as an installer leaves them. nginx is `up`'s to install;
-#: here it is there already, since not every machine that tests has a mirror at hand. In a container / is not shared by
-#: itself, which units' credentials need, and no seat or network is the container's to look after.
-HOST = f"""
-FROM {HOST_BASE}
+def dockerfile_of(base: str) -> str:
+    """Return what a bare server of a Debian is made by: systemd, its SSH server, sudo and Python, as an installer does.
+
+    nginx is `up`'s to install; here it is there already, since not every machine that tests has a mirror at hand. In a
+    container / is not shared by itself, which units' credentials need, and no seat or network is the container's to
+    look after.
+    """
+    valkey = "redis-server" if "bookworm" in base else "valkey-server"  # as Debian 12 calls it, and those after it
+    return f"""
+FROM {base}
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends systemd systemd-sysv dbus \\
-    openssh-server sudo python3 nginx procps memcached {VALKEY} && rm -rf /var/lib/apt/lists/*
+    openssh-server sudo python3 nginx procps memcached {valkey} && rm -rf /var/lib/apt/lists/*
 RUN printf '[Unit]\\nDefaultDependencies=no\\nBefore=sysinit.target\\n[Service]\\nType=oneshot\\n\\
 ExecStart=/bin/mount --make-rshared /\\n[Install]\\nWantedBy=sysinit.target\\n' >/etc/systemd/system/shared.service \\
-    && systemctl enable shared.service ssh.service && systemctl disable memcached.service {VALKEY}.service \\
+    && systemctl enable shared.service ssh.service && systemctl disable memcached.service {valkey}.service \\
     && systemctl mask systemd-logind.service getty.target console-getty.service systemd-udevd.service \\
     && useradd --create-home --shell /bin/bash deploy && echo 'deploy ALL=(ALL) NOPASSWD:ALL' >/etc/sudoers.d/deploy
 STOPSIGNAL SIGRTMIN+3
 CMD ["/sbin/init"]
 """
 
-IMAGE = "django-cluster-test-host" if HOST_BASE == BASE else f"django-cluster-test-host-{HOST_BASE.replace(':', '-')}"
+
+def image_of(base: str) -> str:
+    """Return the name of such a server's image."""
+    return "django-cluster-test-host" + ("" if base == BASE else f"-{base.replace(':', '-')}")
+
+
+IMAGE, HOST = image_of(HOST_BASE), dockerfile_of(HOST_BASE)
 
 OPTIONS = (
     *("--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--cap-add", "DAC_READ_SEARCH"),

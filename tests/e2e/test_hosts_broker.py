@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests import conformance
 from tests.celery_jobs import VISIBILITY_TIMEOUT, mixed
+from tests.conformance import AROUND
 from tests.e2e.host_queues import JOURNAL, HostsQueue, write_journal
-from tests.e2e.hosts import HostsStand, Store, hosts_stand, reached_from
+from tests.e2e.hosts import HostsStand, LoadOfAll, Store, hosts_stand, reached_from
 from tests.e2e.remote import Host
 from tests.jobs import Kind, asked_during, last_of_its_process, late_by, until
+from tests.local.test_commands import assert_done
 from tests.queues import HELD, PATIENCE, SHORT, WORKERS
 
 if TYPE_CHECKING:
@@ -101,6 +105,18 @@ RULES = {
     "not acknowledged within visibility_timeout": late_by(VISIBILITY_TIMEOUT),
     "enqueued while the broker was away": asked_during(*BROKER_ENDS),
 }
+
+
+#: What `rotate-key` changes, by its words.
+KEYS = ("secret_key", "hosts_key")
+
+#: Seconds of a job that is not done when the broker is started again for another key.
+AGES = 90.0
+
+
+def visitors(stand: HostsStand) -> LoadOfAll:
+    """Return clients of each host that has visitors; they have sessions."""
+    return LoadOfAll(stand, host="localhost", clients=4, slow=0, posts=False)
 
 
 def assert_nothing_lost(name: str, account: Account) -> None:
@@ -193,6 +209,71 @@ def test_no_job_is_lost_by_what_is_killed_and_started_again(queue: HostsQueue) -
             queue.without_broker(what, Kind("late", HELD), end)
             customers.wait_for(100)
     assert_nothing_lost("kills, the broker and its host", queue.drained())
+
+
+@pytest.mark.parametrize("words", [(), ("--hosts",)], ids=["secret_key", "hosts_key"])
+def test_another_key_loses_no_request_no_session_and_no_job(queue: HostsQueue, words: tuple[str, ...]) -> None:
+    stand, name = queue.hosts, f"rotate-key {' '.join(words)}".strip()
+    before = {key: stand.kept_secret(key) for key in KEYS}
+    with (
+        queue.broker_starts("its unit"),
+        # Few of them are handed over at a time: one that is just then is in nobody's books (docs/workers.md).
+        queue.customers(mixed("late", "early", every=4), clients=3, pause=0.5) as customers,
+        visitors(stand) as load,
+    ):
+        customers.wait_for(30)
+        assert_done(stand.run("rotate-key", stand.name, *words, timeout=900))
+        if not words:
+            stand.end_waiting_of_rotation()
+            assert_done(stand.run("rotate-key", stand.name, timeout=900))
+        customers.wait_for(30)
+    assert_nothing_lost(name, queue.drained())
+    print(f"{name}: {load.counts}")
+    conformance.assert_nothing_lost(load.counts)
+    assert {release for _instance, release in load.counts.by} > {stand.release()}, "there was another release"
+    assert bool(queue.kills) == bool(words), "the broker shows a certificate of hosts_key, and knows its password"
+    assert [key for key in KEYS if stand.kept_secret(key) != before[key]] == ["hosts_key" if words else "secret_key"]
+    assert "no changes" in assert_done(stand.up())
+    assert_done(stand.run("verify", stand.name))
+
+
+def test_other_keys_in_one_step_lose_requests_and_sessions(queue: HostsQueue) -> None:
+    """The saboteurs of the requests and the sessions."""
+    stand = queue.hosts
+    stand.keep_secret("secret_key", secrets.token_hex(32))
+    stand.edit_stack(lambda stack: stack["sessions"].update(discard=True))  # else `up` refuses
+    with visitors(stand) as load:
+        load.wait_for(AROUND)
+        assert_done(stand.up())
+        load.wait_for(AROUND)
+    print(f"another secret_key in one step: {load.counts}")
+    assert load.counts.lost
+    stand.edit_stack(lambda stack: stack["sessions"].pop("discard"))
+    stand.keep_secret("hosts_key", secrets.token_hex(32))
+    with stand.sabotaged("key_in_one_step"), visitors(stand) as load:
+        load.wait_for(AROUND)
+        assert_done(stand.up())
+        load.wait_for(AROUND)
+    print(f"another hosts_key in one step: {load.counts}")
+    assert load.counts.failed
+
+
+def test_another_key_loses_what_waits_where_the_broker_keeps_nothing_on_disk(queue: HostsQueue) -> None:
+    """The saboteur of the jobs."""
+    stand = queue.hosts
+    with stand.sabotaged("no_appendonly"):
+        stand.edit_stack(lambda stack: stack["broker"].update(memory="65m"))
+        assert_done(stand.up())
+        queue.hold(queue.processes(*WORKERS), Kind("late", AGES))
+        queue.enqueue(20, Kind("late", SHORT))
+        assert_done(stand.run("rotate-key", stand.name, "--hosts", timeout=900))
+        queue.enqueue(1, Kind("late", SHORT))  # what waited before it would be begun before it
+        until(lambda: queue.orders[-1].job in queue.journal.ended(), PATIENCE)
+        account = queue.drained(2 * HELD)
+        print(f"rotate-key --hosts without appendonly: {account.told(**RULES)}")
+        assert [job for job in account.lost if job not in account.runs]
+    stand.edit_stack(lambda stack: stack["broker"].update(memory="64m"))
+    assert_done(stand.up())
 
 
 def test_a_broker_that_keeps_nothing_on_disk_loses_what_waits(queue: HostsQueue) -> None:

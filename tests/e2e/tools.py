@@ -43,35 +43,36 @@ def missing() -> str:
         docker("version", timeout=10)
     except (AssertionError, OSError, subprocess.TimeoutExpired):
         return "no Docker engine answers"
-    return _missing_base()
+    return missing_base(BASE)
 
 
-def _missing_base() -> str:
-    """See that the engine has the base image: pulled, or made by debootstrap where nothing can be pulled."""
-    if docker("image", "ls", "--quiet", BASE):
+def missing_base(base: str) -> str:
+    """See that the engine has an image of Debian: pulled, or made by debootstrap where nothing can be pulled."""
+    if docker("image", "ls", "--quiet", base):
         return ""
-    pulled = subprocess.run(["docker", "pull", "--quiet", BASE], capture_output=True, text=True, check=False)
+    pulled = subprocess.run(["docker", "pull", "--quiet", base], capture_output=True, text=True, check=False)
     if pulled.returncode == 0:
         return ""
     debootstrap = shutil.which("debootstrap", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if debootstrap is None or os.geteuid() != 0:
-        return f"{BASE} can't be pulled, nor made (debootstrap, as root)"
+        return f"{base} can't be pulled, nor made (debootstrap, as root)"
+    suite = base.partition(":")[2].removesuffix("-slim")
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "root"
         made = subprocess.run(
-            [debootstrap, "--variant=minbase", "--include=ca-certificates", "trixie", str(root)],
+            [debootstrap, "--variant=minbase", "--include=ca-certificates", suite, str(root)],
             capture_output=True,
             text=True,
             check=False,
         )
         if made.returncode != 0:
-            return f"{BASE} can't be pulled, nor made: {made.stdout.strip().splitlines()[-1:]}"
+            return f"{base} can't be pulled, nor made: {made.stdout.strip().splitlines()[-1:]}"
         if CERTIFICATES.is_file():
             shutil.copy(CERTIFICATES, root / "etc" / "ssl" / "certs" / CERTIFICATES.name)
         shutil.rmtree(root / "var" / "cache" / "apt" / "archives")
         archive = Path(temporary) / "root.tar"
         subprocess.run(["tar", "-C", str(root), "-cf", str(archive), "."], check=True)
-        docker("import", "--change", 'CMD ["bash"]', str(archive), BASE)
+        docker("import", "--change", 'CMD ["bash"]', str(archive), base)
     return ""
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import sys
 import tarfile
+import tracemalloc
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from platforms.remote.host import __main__ as commands
 from platforms.remote.host import backend, building
 from platforms.remote.host.running import HostError
 from tests.unit.remote_machine import Machine
@@ -67,12 +71,13 @@ def test_a_backend_is_asked_in_the_directory_of_its_package(tmp_path: Path, monk
         assert backend.answer(what, HOW, archive, work) == found
 
 
-def a_build(directory: Path, *, machine: Machine, how: Mapping[str, Any] = HOW) -> io.BytesIO:
+def a_build(directory: Path, *, machine: Machine, how: Mapping[str, Any] = HOW, large: bytes = b"") -> io.BytesIO:
     made = directory / "sent"
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     (made / "environment" / "lib" / f"python{version}" / "site-packages").mkdir(parents=True)
     (made / "source").mkdir()
     shutil.copy2(source(directory / "own-1.tar.gz"), made / "source")
+    (made / "environment" / "large").write_bytes(large)
     (made / "how.json").write_text(json.dumps(how))
     machine.places.building.parent.mkdir(parents=True, exist_ok=True)
     told = io.BytesIO()
@@ -159,3 +164,28 @@ def test_of_the_last_words_there_is_an_end(machine: Machine, tmp_path: Path) -> 
     said = building.build(machine.places, a_build(tmp_path, machine=machine))["failed"]
     assert said.endswith("last")
     assert len(said) <= building.LAST_WORDS
+
+
+#: Bytes of a package's source that nothing makes smaller, and those that may be held of it at a time.
+LARGE, HELD = 32 * 1024**2, 4 * 1024**2
+
+
+def test_a_large_package_is_never_held_as_a_whole(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    systemd_run(machine, ANSWERS)
+    sent, large = tmp_path / "sent.tar.gz", os.urandom(LARGE)
+    sent.write_bytes(a_build(tmp_path, machine=machine, large=large).getbuffer())
+    del large
+    monkeypatch.setattr(commands, "Places", lambda _stack: machine.places)
+    with sent.open("rb") as file:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=file))
+        tracemalloc.start()
+        try:
+            assert commands.main(["build", "shop"]) == 0
+            _now, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert json.loads(capsys.readouterr().out) == {"wheel": "a-1-py3-none-any.whl", "content": "YQ=="}
+    assert sent.stat().st_size > LARGE
+    assert most < HELD

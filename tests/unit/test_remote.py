@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import itertools
 import json
@@ -166,6 +167,16 @@ def test_a_host_that_says_nothing_is_not_waited_for(here: Path) -> None:
     (here / "programs" / "ssh").write_text("#!/bin/sh\nexec sleep 30\n")
     with pytest.raises(UnreachableError, match=r"^web1: does not answer within 0\.3 s$"):
         ssh_of(here).run("web1", "look", seconds=0.3)
+
+
+def test_a_file_is_sent_as_it_is(here: Path) -> None:
+    (here / "programs" / "ssh").write_text("#!/bin/sh\ntail -n +2 | sha256sum\n")
+    sent, content = here / "sent", b"\0\n\xff" * 100_000
+    sent.write_bytes(content)
+    assert ssh_of(here).send("web1", "build", sent=sent).split()[0] == hashlib.sha256(content).hexdigest()
+    (here / "programs" / "ssh").write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    with pytest.raises(UnreachableError, match=r"^web1: sudo asks for a password"):
+        ssh_of(here).send("web1", "build", sent=sent)
 
 
 def test_a_connection_s_socket_has_room_however_long_the_home_directory_s_path_is(

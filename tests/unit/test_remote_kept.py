@@ -16,18 +16,25 @@ from cluster.plan.compare import compare_code
 from cluster.plan.nginx_check import Refusal, UncheckedError
 from cluster.plan.planned import FileChange, Kind
 from cluster.stack.history import History
+from cluster.stack.opened import Stack
+from cluster.topology import build_topology
+from platforms.base import RELEASE_VARIABLE
+from platforms.pulumi.preview import Preview
+from platforms.remote import planning
 from platforms.remote.host import checking, showing
 from platforms.remote.host.running import HostError as ThereError
 from platforms.remote.kept import NoReleaseError, changed_parts, fetched, history_of
-from platforms.remote.looked import Looked
+from platforms.remote.looked import Looked, Seen
 from platforms.remote.nginx_check import HostChecker
 from platforms.remote.paths import RemotePaths
+from platforms.remote.planning import Site
 from platforms.remote.ssh import HostError
 from tests.unit.pulumi_mocks import SECRETS
 from tests.unit.remote_machine import Machine
 from tests.unit.remote_stack import (
     FORMER,
     PLACES,
+    WANTED,
     Answering,
     digest,
     host,
@@ -259,3 +266,60 @@ def test_releases_of_other_checkouts_are_those_that_the_hosts_have(
         History(releases=here, current=here[-1]).save(paths)
     seen: Any = SimpleNamespace(leader=SimpleNamespace(releases=on_the_host))
     assert history_of(paths, seen).releases == told
+
+
+# --- releases of hosts with several Pythons
+
+#: A release before FORMER.
+OLDEST = "7d5f1c6a0b1e"
+
+SPREAD = values(
+    database={"engine": "external"},
+    hosts=[
+        {**VALUES["hosts"][0], "name": name, "address": f"10.0.0.{number}", "roles": [role]}
+        for number, (name, role) in enumerate((("edge1", "nginx"), ("web1", "app"), ("web2", "app")), 11)
+    ],
+)
+
+
+def test_of_hosts_with_several_pythons_both_releases_are_compared_on_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    newer, older = ({**MACHINE, "python": [3, minor, 1]} for minor in (13, 11))
+    kept = {"edge1": (older, []), "web1": (newer, [FORMER]), "web2": (older, [FORMER, OLDEST])}
+    each = {
+        name: Looked(host=name, places=PLACES, machine=machine, stack={**there(SPREAD), "releases": releases})
+        for name, (machine, releases) in kept.items()
+    }
+    seen: Any = Seen(each=each, topology=build_topology(parse_config(SPREAD)))
+    nobody: Any = None
+    asked: list[tuple[str, ...]] = []
+
+    def ssh(host: str, what: str, release: str, **_told: str) -> str:
+        asked.append((host, what, release))
+        return "{}"
+
+    def asked_for(*_words: Any, target: str, **_more: Any) -> Any:
+        asked.append(("here", target))
+        return SimpleNamespace(side=None, files={})
+
+    def fetched(ask: Any, release: str, *_words: Any, **_more: Any) -> Any:
+        ask(release, {})
+        return SimpleNamespace(side=None, files={})
+
+    monkeypatch.setattr(planning, "wanted", asked_for)
+    monkeypatch.setattr(planning, "fetched", fetched)
+    monkeypatch.setattr(planning, "changed_parts", lambda *_both: ())
+    way: Any = SimpleNamespace(run=ssh)
+    for former, wanted, expected in (
+        (FORMER, WANTED, [("here", "3.13-x86_64-manylinux_2_40"), ("web1", "release", FORMER)]),
+        (OLDEST, FORMER, [("web2", "release", FORMER), ("web2", "release", OLDEST)]),
+        (FORMER, OLDEST, [("web2", "release", OLDEST), ("web1", "release", FORMER)]),
+    ):
+        asked.clear()
+        back = {} if wanted == WANTED else {RELEASE_VARIABLE: wanted}
+        site = Site(Stack(tmp_path, "shop", parse_config(SPREAD)), nobody, way, seen, nobody, None, back)
+        aside = tmp_path / f"{former}-{wanted}"
+        aside.mkdir()
+        planning.Planning(site, Preview(), nobody, aside).sides(former, wanted, None, {})
+        assert asked == expected, (former, wanted)

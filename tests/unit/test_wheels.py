@@ -6,9 +6,11 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import tarfile
+import tracemalloc
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,10 +60,12 @@ class There:
 
     answers: list[dict[str, Any]]
     told: list[dict[str, Any]] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
 
-    def run(self, host: str, what: str, *, told: str) -> str:
+    def send(self, host: str, what: str, *, sent: Path) -> str:
         assert (host, what) == ("web1", "build")
-        with tarfile.open(fileobj=io.BytesIO(base64.b64decode(told))) as archive:
+        self.sizes.append(sent.stat().st_size)
+        with tarfile.open(sent) as archive:
             content = archive.extractfile("./how.json")
             assert content is not None
             self.told.append({**json.load(content), "names": archive.getnames()})
@@ -108,6 +112,20 @@ def test_a_wheel_is_built_once_for_a_kind_of_host_and_kept(tmp_path: Path, sdist
     (told,) = there.told
     assert "./source/fast_add-1.2.tar.gz" in told["names"]
     assert told["backend"] == "setuptools.build_meta:__legacy__"
+
+
+def test_a_large_source_is_never_held_as_a_whole(tmp_path: Path, sdist: Sdist, sent: list[list[str]]) -> None:
+    large, most_held = 32 * 1024**2, 4 * 1024**2  # bytes
+    sdist.path.write_bytes(os.urandom(large))
+    there = There([built()])
+    tracemalloc.start()
+    try:
+        on(there, tmp_path / "kept").wheel(requirements(tmp_path), PACKAGE, sdist)
+        _now, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(sent), there.sizes[0] > large) == (1, True)
+    assert most < most_held
 
 
 @pytest.mark.parametrize("change", [{"python": "3.11"}, {"platform": "aarch64-manylinux_2_40"}, {"codename": "forky"}])

@@ -65,13 +65,10 @@ def _receive(places: Places, words: list[str]) -> None:
 
 
 def _build(places: Places, _words: list[str]) -> None:
-    """Print as JSON what became of a package that is to be built; told: an archive, base64."""
-    import base64
-    import io
-
+    """Print as JSON what became of a package that is to be built; told: an archive, which is read as it comes."""
     from platforms.remote.host import building
 
-    print(json.dumps(building.build(places, io.BytesIO(base64.b64decode(sys.stdin.buffer.read())))))
+    print(json.dumps(building.build(places, sys.stdin.buffer)))
 
 
 def _prepare(places: Places, words: list[str]) -> None:

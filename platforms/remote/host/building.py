@@ -28,8 +28,8 @@ ENVIRONMENT, SOURCE, HOW, BACKEND = "environment", "source", "how.json", "backen
 #: Where the package's code finds that, and where it may write. A disk: /tmp may be memory.
 THERE, WORK = Path("/run/build"), "/var/tmp"  # noqa: S108 - systemd gives the unit one of its own
 
-#: Bytes of a wheel as JSON has it, and of what a build has said last.
-LARGEST, LAST_WORDS = 512 * 1024**2, 16 * 1024
+#: Bytes of a wheel as JSON has it, of what a build has said last, and of what is read of it at a time.
+LARGEST, LAST_WORDS, CHUNK = 512 * 1024**2, 16 * 1024, 1024**2
 
 #: Seconds after which a build is ended.
 LONGEST = 3600
@@ -108,7 +108,7 @@ def _sandbox(unit: str, directory: Path, how: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _run(command: Sequence[str], unit: str) -> tuple[bytes, str]:
+def _run(command: Sequence[str], unit: str) -> tuple[bytearray, str]:
     """Run a unit; return what it said, and the last of its other words. It may say anything, and without an end."""
     with (
         subprocess.Popen(["tail", "-c", str(LAST_WORDS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as tail,
@@ -118,13 +118,18 @@ def _run(command: Sequence[str], unit: str) -> tuple[bytes, str]:
         assert tail.stdin is not None  # noqa: S101 - as above
         assert tail.stdout is not None  # noqa: S101 - as above
         tail.stdin.close()
-        said = running.stdout.read(LARGEST + 1)
-        if len(said) > LARGEST:
-            output("systemctl", "stop", unit)
-            raise HostError(f"what is built is larger than {LARGEST // 1024**2} MB")
+        said = bytearray()
+        while more := running.stdout.read(CHUNK):  # room is made for as much as comes, and not for the most
+            said += more
+            if len(said) > LARGEST:
+                output("systemctl", "stop", unit)
+                raise HostError(f"what is built is larger than {LARGEST // 1024**2} MB")
         status = running.wait()
         last = tail.stdout.read().decode(errors="replace").strip()
-    return said if status == 0 else b"", last or f"it was ended after at most {LONGEST // 60} minutes ({status})"
+    return (
+        said if status == 0 else bytearray(),
+        last or f"it was ended after at most {LONGEST // 60} minutes ({status})",
+    )
 
 
 __all__ = ["build"]

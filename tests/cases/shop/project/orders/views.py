@@ -1,3 +1,5 @@
+import os
+
 from django.http import HttpResponse, JsonResponse
 
 from orders import tasks
@@ -5,6 +7,13 @@ from orders import tasks
 
 def index(request):
     return HttpResponse("ok\n")
+
+
+def whoami(request):
+    """Count a visit in the session."""
+    request.session["visits"] = request.session.get("visits", 0) + 1
+    told = {name: os.environ.get(f"CLUSTER_{name.upper()}", "") for name in ("instance", "release")}
+    return JsonResponse({**told, "visits": request.session["visits"]})
 
 
 def jobs(request):

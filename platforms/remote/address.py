@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from cluster.topology import Topology
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
     from platforms.remote.looked import Looked, Seen
 
 #: The numbers of VRRP's instances, and the highest priority of a host that may have to give the address to another.
@@ -76,7 +76,7 @@ class Shared:
         return not found or not found["active"] or found["unit"] != digests({"unit": self.wanted["unit"]})["unit"]
 
 
-def shared(topology: Topology, places: Places, seen: Seen) -> dict[str, Shared]:
+def shared(topology: Topology, places: HostPaths, seen: Seen) -> dict[str, Shared]:
     """Return what each host is told that is to hold the site's address in turn, by its name, in the order of telling.
 
     First those that hear each other already, of these last the one that holds it, so that it moves once at most; then
@@ -145,7 +145,7 @@ def _cut(held: str) -> tuple[str, str]:
     return leave, f"ss --tcp --kill state connected src {source} >/dev/null"
 
 
-def unit(places: Places, held: Sequence[str]) -> str:
+def unit(places: HostPaths, held: Sequence[str]) -> str:
     """Return the unit of keepalived. held: the addresses that it gives up when it is stopped.
 
     A boot stops it before nginx, and starts it after that. Where this host holds the address when it is stopped,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from cluster.release import ReleaseSpec
     from cluster.topology import Topology
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
     from platforms.remote.wheels import Wheels
 
 
@@ -67,7 +67,7 @@ def make_renewer(path: Path, lock: Path, code: Mapping[str, bytes], python: str,
 
 
 def make_release(  # noqa: PLR0913 - what it is made of
-    path: Path, topology: Topology, spec: ReleaseSpec, places: Places, environment: str, *, wheels: Wheels
+    path: Path, topology: Topology, spec: ReleaseSpec, places: HostPaths, environment: str, *, wheels: Wheels
 ) -> None:
     """Write the archive of a release where it is not there yet; ReleaseError where it can't be made."""
     if path.exists():

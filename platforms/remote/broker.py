@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cluster.services import Service
     from cluster.tls.hosts import HostCertificate
     from cluster.topology import Topology
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: Who has the password may do all but what changes the server itself: where it writes, whose copy it is, who may what.
 MAY = "~* &* +@all -@admin"
@@ -45,7 +45,7 @@ def reached_at(topology: Topology) -> tuple[str, int]:
     return address, _broker(topology).port
 
 
-def url(topology: Topology, places: Places, secret: str) -> str:
+def url(topology: Topology, places: HostPaths, secret: str) -> str:
     """Return the URL of the broker, which is a secret, as kombu and redis-py read it."""
     address, port = reached_at(topology)
     checked = {"ssl_cert_reqs": "required", "ssl_ca_certs": str(places.authority), "ssl_check_hostname": "true"}
@@ -58,7 +58,7 @@ def certificate(secret: str, stack: str, host: Host) -> HostCertificate:
     return certificate_of_broker(secret, stack, host.name, LOOPBACK, *([host.internal] if host.internal else []))
 
 
-def wanted(topology: Topology, places: Places, keys: HostsKeys) -> dict[str, Any]:
+def wanted(topology: Topology, places: HostPaths, keys: HostsKeys) -> dict[str, Any]:
     """Return what the host is told (platforms.remote.host.broker.make)."""
     placement, host, service = place(topology), _host(topology), service_of(topology)
     assert service.daemon is not None  # noqa: S101 - it is a program of the distribution's

@@ -14,7 +14,7 @@ from cluster.tls.hosts import HostsKeys, certificate_of_database, password_of
 if TYPE_CHECKING:
     from cluster.config.hosts import Host
     from cluster.topology import Topology
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: Hexadecimal digits that tell a user of the database from the one of another key.
 TAG_LENGTH = 8
@@ -41,7 +41,7 @@ def reached_at(topology: Topology) -> tuple[str, int]:
     return _host(topology).between, _port(topology)
 
 
-def url(topology: Topology, places: Places, secret: str) -> str:
+def url(topology: Topology, places: HostPaths, secret: str) -> str:
     """Return the URL of the database, which is a secret. It is known by its host's name, wherever that is."""
     address, port = reached_at(topology)
     login = f"{login_of(places, secret)}:{password_of(secret, 'database')}"
@@ -49,12 +49,12 @@ def url(topology: Topology, places: Places, secret: str) -> str:
     return f"postgres://{login}@{_host(topology).name}:{port}/{places.table}?{options}"
 
 
-def login_of(places: Places, secret: str) -> str:
+def login_of(places: HostPaths, secret: str) -> str:
     """Return the user as whom instances log in: each secret has one of its own, so that two are good at a time."""
     return f"{places.table}_{password_of(secret, 'login')[:TAG_LENGTH]}"
 
 
-def wanted(topology: Topology, places: Places, keys: HostsKeys, owner: str) -> dict[str, Any]:
+def wanted(topology: Topology, places: HostPaths, keys: HostsKeys, owner: str) -> dict[str, Any]:
     """Return what the host is told (platforms.remote.host.postgres.make)."""
     placement, host = place(topology), _host(topology)
     shown = certificate_of_database(keys.key, places.stack, host.name)

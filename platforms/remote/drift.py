@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from platforms.pulumi.preview import Preview
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
     from platforms.remote.looked import Looked
     from platforms.remote.told import Hosted
 
@@ -197,7 +197,7 @@ def _of_systemd(looked: Looked, delivered: Mapping[str, Any]) -> Iterator[str]:
             yield f"{path} {'was edited' if found.get(name) else 'is gone'}"
 
 
-def _path(places: Places, name: str) -> str:
+def _path(places: HostPaths, name: str) -> str:
     """Return the file of systemd's that a set-up calls so; empty for what is none."""
     if name.startswith(SERVICE):
         return str(places.template_of(name.removeprefix(SERVICE)))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cluster.config import ClusterConfig
     from cluster.stack.paths import StackPaths
     from cluster.topology import Topology
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
     from platforms.remote.looked import Seen
 
 
@@ -60,7 +60,7 @@ def history_of(paths: StackPaths, seen: Seen) -> History:
 
 def wanted(  # noqa: PLR0913 - what a release is told by
     topology: Topology,
-    places: Places,
+    places: HostPaths,
     root: Path,
     secrets: Mapping[str, str],
     *,

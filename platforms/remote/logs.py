@@ -12,7 +12,7 @@ from platforms.remote.paths import access_log
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
     from platforms.remote.looked import Looked, Seen
     from platforms.remote.ssh import Ssh
 
@@ -23,7 +23,7 @@ class Logs:
 
     ssh: Ssh
     seen: Seen
-    places: Places
+    places: HostPaths
 
     def each(self, *, lines: int, follow: bool) -> Iterator[LogSource]:
         """Yield them all. lines: of each, its last; follow: and what comes."""

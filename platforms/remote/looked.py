@@ -19,7 +19,7 @@ from cluster.placement import place
 from cluster.render.versions import DISTRIBUTIONS, KEEPALIVE_MIN_TIMEOUT_SINCE, OLDEST
 from cluster_runtime.status import STARTING
 from platforms.pulumi.live import Live
-from platforms.remote.host.places import THERE, Places
+from platforms.remote.host.paths import THERE, HostPaths
 from platforms.remote.ssh import LOOK_SECONDS, HostError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ UNKNOWN: Mapping[str, Any] = {"nginx": None, "codename": ""}
 MOST_AT_ONCE, CLOCKS_APART = 32, 30.0
 
 #: What a stack may be called on a host: it is a part of its user's name, which has 32 characters at most.
-#: One that ends in -nginx would have its sockets where another one's nginx has its own (Places.nginx_run).
+#: One that ends in -nginx would have its sockets where another one's nginx has its own (HostPaths.nginx_run).
 NAME = re.compile(r"(?!.*-nginx$)[a-z][a-z0-9-]{0,23}")
 
 #: Where a preview finds what was looked at just before it: its path.
@@ -60,7 +60,7 @@ class Looked:
     """A host as it was found. machine, stack: as `host.look` says them; stack None: it was never here."""
 
     host: str
-    places: Places
+    places: HostPaths
     machine: Mapping[str, Any]
     stack: Mapping[str, Any] | None
 
@@ -391,7 +391,7 @@ def look_around(ssh: Ssh, topology: Topology) -> Seen:
     away = {name: str(one) for name, one in found.items() if isinstance(one, HostError)}
     if len(away) == len(found):
         raise HostError("\n".join(away.values()))
-    places = Places(ssh.stack)
+    places = HostPaths(ssh.stack)
     nothing = {name: Looked(host=name, places=places, machine=UNKNOWN, stack=None) for name in away}
     each = {name: one if isinstance(one, Looked) else nothing[name] for name, one in found.items()}
     return Seen(each=each, topology=topology, away=away)
@@ -416,7 +416,7 @@ def taken(text: str, ssh: Ssh, topology: Topology) -> Seen | None:
     found = json.loads(text)
     if [*found] != [host.name for host in ssh.hosts]:
         return None
-    places = Places(ssh.stack)
+    places = HostPaths(ssh.stack)
     return Seen(
         each={name: Looked(host=name, places=places, **told) for name, told in found.items()}, topology=topology
     )
@@ -436,7 +436,7 @@ def _looked(ssh: Ssh, host: Host, shared_filesystem: str | None = None) -> Looke
     except HostError as error:
         return error
     found["machine"]["late"] = time.time() - float(found["machine"]["clock"])
-    looked = Looked(host=host.name, places=Places(ssh.stack), machine=found["machine"], stack=found["stack"])
+    looked = Looked(host=host.name, places=HostPaths(ssh.stack), machine=found["machine"], stack=found["stack"])
     problems = looked.problems()
     return HostError("\n".join(problems)) if problems else looked
 

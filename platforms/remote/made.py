@@ -10,7 +10,7 @@ from platforms.remote import broker, database
 
 if TYPE_CHECKING:
     from cluster.topology import Topology
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 
 def makes_secrets(topology: Topology) -> bool:
@@ -23,7 +23,7 @@ def needs_hosts_key(topology: Topology) -> bool:
     return makes_secrets(topology) or place(topology).is_spread
 
 
-def made_secrets(topology: Topology, places: Places, key: str) -> dict[str, str]:
+def made_secrets(topology: Topology, places: HostPaths, key: str) -> dict[str, str]:
     """Return them, by their names. key: the hosts'."""
     found = {}
     if topology.config.makes_postgres:

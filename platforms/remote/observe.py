@@ -14,7 +14,7 @@ from cluster.services import Kind
 from cluster_runtime.status import SERVING
 from platforms.base import InstanceStatus, NginxStatus, Process, ServiceStatus, Status
 from platforms.remote import filesystem
-from platforms.remote.host.places import THERE
+from platforms.remote.host.paths import THERE
 from platforms.remote.paths import nginx_config, relay_files
 from platforms.remote.renewing import said_of
 from platforms.remote.told import renewer_name
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cluster.services import Service
     from cluster.tls.certificates import Certificate
     from cluster.topology import Topology
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
     from platforms.remote.looked import Seen
 
 
@@ -34,7 +34,7 @@ class Observed:
 
     seen: Seen
     topology: Topology
-    places: Places
+    places: HostPaths
     certificate: Certificate | None
 
     @property

@@ -16,7 +16,7 @@ from cluster.services import Kind
 from cluster.source import TREE, project_place, shared_paths, shared_place
 from cluster.stack.paths import StackPaths
 from cluster.tls.hosts import HostsKeys, certificate_of_host
-from platforms.remote.host.places import AUTHORITY, CERTIFICATE, KEY
+from platforms.remote.host.paths import AUTHORITY, CERTIFICATE, KEY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cluster.render.versions import Version
     from cluster.tls.certificates import Certificate
     from cluster.topology import Topology
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class RemotePaths(StackPaths):
         return [], None
 
 
-def project_directory(config: ClusterConfig, places: Places, release: str) -> str:
+def project_directory(config: ClusterConfig, places: HostPaths, release: str) -> str:
     """Return where the project lies on a host."""
     return f"{places.releases / release}/{project_place(config)}"
 
 
-def runtime_paths(topology: Topology, places: Places, release: str) -> RuntimePaths:
+def runtime_paths(topology: Topology, places: HostPaths, release: str) -> RuntimePaths:
     """Return what a release's configuration names."""
     static_url = topology.config.site.static_url or "/static/"
     return RuntimePaths(
@@ -76,7 +76,7 @@ def runtime_paths(topology: Topology, places: Places, release: str) -> RuntimePa
     )
 
 
-def written(config: ClusterConfig, places: Places) -> str:
+def written(config: ClusterConfig, places: HostPaths) -> str:
     """Return the directory that holds what the project writes, as nginx finds it."""
     path = config.app.shared_filesystem
     return str(places.shared if path is None else f"{path}/{places.name}")
@@ -88,12 +88,12 @@ def kept_there(config: ClusterConfig) -> list[str]:
     return [shared_place(path).partition("/")[0] for path in paths]
 
 
-def access_log(places: Places) -> str:
+def access_log(places: HostPaths) -> str:
     """Return the log of the site's requests, where the distribution's logrotate looks after it."""
     return str(places.logs / places.access_log)
 
 
-def between(places: Places) -> Between:
+def between(places: HostPaths) -> Between:
     """Return where a host has what it shows other hosts."""
     return Between(
         authority=str(places.shown / AUTHORITY),
@@ -102,13 +102,13 @@ def between(places: Places) -> Between:
     )
 
 
-def shown_files(places: Places, keys: HostsKeys, host: str) -> dict[str, str]:
+def shown_files(places: HostPaths, keys: HostsKeys, host: str) -> dict[str, str]:
     """Return what a host shows other hosts, and by what it knows them, by its paths; keys: of which it is made."""
     paths, made = between(places), certificate_of_host(keys.key, places.stack, host)
     return {paths.authority: keys.authorities(places.stack), paths.certificate: made.certificate, paths.key: made.key}
 
 
-def nginx_paths(topology: Topology, places: Places, host: str) -> NginxPaths:
+def nginx_paths(topology: Topology, places: HostPaths, host: str) -> NginxPaths:
     """Return where things are for a host's nginx."""
     placement = place(topology)
     reaches_out = placement.reaches_out(host)
@@ -146,7 +146,7 @@ def relay_ports(topology: Topology) -> dict[str, int]:
 
 def nginx_config(  # noqa: PLR0913, PLR0917 - what a site is made of
     topology: Topology,
-    places: Places,
+    places: HostPaths,
     host: str,
     version: Version,
     certificate: Certificate | None = None,
@@ -164,11 +164,11 @@ def nginx_config(  # noqa: PLR0913, PLR0917 - what a site is made of
     return replace(rendered, private={**rendered.private, **shown_files(places, keys, host)})
 
 
-def _place(places: Places) -> Place:
+def _place(places: HostPaths) -> Place:
     return Place(name=places.name, directory=str(places.own_nginx))
 
 
-def relay_files(topology: Topology, places: Places, host: str, version: Version) -> dict[str, str]:
+def relay_files(topology: Topology, places: HostPaths, host: str, version: Version) -> dict[str, str]:
     """Return the files of a host's relay; empty where nginx asks for its instances without one."""
     placement = place(topology)
     # Also of the one host that has visitors, and instances beside others': it asks for its own as for those.

@@ -32,7 +32,7 @@ from platforms.pulumi.planning import state_of
 from platforms.pulumi.policing import tell_disabled
 from platforms.pulumi.preview import Preview
 from platforms.pulumi.progress import NGINX_CONFIG
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from platforms.remote.host.releases import in_release
 from platforms.remote.kept import history_of
 from platforms.remote.logs import Logs
@@ -69,7 +69,7 @@ class RemotePlatform:
         self.voice = voice
         self.paths = RemotePaths(stack.root, stack.name)
         self.topology = build_topology(stack.config)
-        self.places = Places(stack.name)
+        self.places = HostPaths(stack.name)
 
     @cached_property
     def pulumi(self) -> Pulumi:

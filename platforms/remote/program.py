@@ -19,7 +19,7 @@ from cluster.tls.hosts import HostsKeys, read_fallbacks
 from cluster.topology import build_topology
 from platforms.remote import filesystem
 from platforms.remote.believed import disbelieved
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from platforms.remote.looked import (
     LOOKED_VARIABLE,
     Seen,
@@ -79,7 +79,7 @@ class RemoteGround:
         self.name = f"{running}-{site}" if site else running
         check_name(self.name)
         self.kept = RemotePaths(root, f"{running}.{site}" if site else running)
-        self.places = Places(self.name)
+        self.places = HostPaths(self.name)
         self.hosts: tuple[Host, ...] = ()
         self._seen: Seen | None = None
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cluster.services import Service
     from cluster.tls.renewing import Account
     from cluster.topology import Topology
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
     from platforms.remote.looked import Looked
 
 PACKAGES = Path(acme.__file__).resolve().parent
@@ -106,7 +106,7 @@ class Renewer:
         return digest_of_start(self.units, self.given)
 
 
-def renewer_of(topology: Topology, places: Places, looked: Looked, account: Account | None) -> Renewer | None:
+def renewer_of(topology: Topology, places: HostPaths, looked: Looked, account: Account | None) -> Renewer | None:
     """Return what keeps the certificate of a host's nginx; None where the site's comes otherwise."""
     services = topology.of_kind(Kind.ACME)
     if not services or account is None or looked.host not in place(topology).nginx:
@@ -123,7 +123,7 @@ def renewer_of(topology: Topology, places: Places, looked: Looked, account: Acco
 
 
 def _unit(  # noqa: PLR0913, PLR0917 - what it is told
-    service: Service, topology: Topology, places: Places, host: str, digest: str, given: tuple[str, ...]
+    service: Service, topology: Topology, places: HostPaths, host: str, digest: str, given: tuple[str, ...]
 ) -> str:
     config = topology.config
     unit, port = places.renewer_units["renewer"].name, config.site.listen
@@ -158,7 +158,7 @@ def _unit(  # noqa: PLR0913, PLR0917 - what it is told
     )
 
 
-def _load_unit(places: Places, digest: str, *, polite: bool) -> str:
+def _load_unit(places: HostPaths, digest: str, *, polite: bool) -> str:
     words = f"-P -m platforms.remote.host load {places.stack}{' polite' if polite else ''}"
     return _text(
         f"nginx loads the certificate of the Django cluster {places.stack}",
@@ -182,12 +182,12 @@ def _load_unit(places: Places, digest: str, *, polite: bool) -> str:
     )
 
 
-def _path_unit(places: Places) -> str:
+def _path_unit(places: HostPaths) -> str:
     lines = ["[Path]", f"PathChanged={places.acme / MAP}", f"Unit={places.renewer_units['load'].name}"]
     return _text(f"Looks for another certificate of the Django cluster {places.stack}", lines, boot=True)
 
 
-def _python(places: Places, digest: str) -> str:
+def _python(places: HostPaths, digest: str) -> str:
     return f"{places.renewers / digest}/bin/python"
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cluster.tls.certificates import Certificate
     from cluster.tls.renewing import Account
     from cluster.topology import Topology
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
     from platforms.remote.looked import Seen
     from platforms.remote.ssh import Ssh
 
@@ -38,7 +38,7 @@ class SiteOnHosts:
     owner: str
     ssh: Ssh
     seen: Seen
-    places: Places
+    places: HostPaths
     sent: Path
     wheels: Path
     secrets: pulumi.Output[str]
@@ -82,7 +82,7 @@ class Steps:
         return self.site.seen
 
     @property
-    def places(self) -> Places:
+    def places(self) -> HostPaths:
         """Where things are on a host."""
         return self.site.places
 

@@ -14,7 +14,7 @@ from platforms.pulumi import told
 from platforms.pulumi.preview import names
 from platforms.pulumi.progress import COMMAND, NGINX_CONFIG
 from platforms.pulumi.told import DAEMONS
-from platforms.remote.host.places import THERE
+from platforms.remote.host.paths import THERE
 from platforms.remote.units import daemon_unit
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from cluster.services import PACKAGED, instance_grace
 from cluster_runtime.secret_files import CREDENTIAL
 from platforms.remote.host.credentials import loaded
 from platforms.remote.host.filesystem import TOKEN
-from platforms.remote.host.places import NGINX_USER
+from platforms.remote.host.paths import NGINX_USER
 from platforms.remote.paths import kept_there, written
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cluster.config.models import ClusterConfig
     from cluster.services import Service
     from cluster.topology import Topology
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: What keeps an instance from whatever is not its own. nginx reaches its sockets by their directory's group.
 SANDBOX = (
@@ -63,7 +63,7 @@ WATCHDOG = 30
 START_MARGIN = 15
 
 
-def instance_unit(topology: Topology, places: Places) -> str:
+def instance_unit(topology: Topology, places: HostPaths) -> str:
     """Return the template of the instances' units; an instance of it is called `app1-<release>`."""
     app = topology.config.app
     own = f"{places.releases}/$r"
@@ -84,7 +84,7 @@ def instance_unit(topology: Topology, places: Places) -> str:
     return unit.text()
 
 
-def service_unit(service: Service, topology: Topology, places: Places) -> str:
+def service_unit(service: Service, topology: Topology, places: HostPaths) -> str:
     """Return the template of the units of a service that runs the project's code beside the instances.
 
     An instance of it is called as its generation, which begins with the release.
@@ -99,7 +99,7 @@ def service_unit(service: Service, topology: Topology, places: Places) -> str:
     return replace(_unit_of(service, places, run), filesystem=_filesystem(topology.config, places)).text()
 
 
-def daemon_unit(service: Service, places: Places) -> str:
+def daemon_unit(service: Service, places: HostPaths) -> str:
     """Return the unit of a program of the distribution's, which listens for the instances' user alone."""
     assert service.daemon is not None  # noqa: S101 - whoever asks has one
     data = places.kept_by(service.kind.value)
@@ -112,7 +112,7 @@ def daemon_unit(service: Service, places: Places) -> str:
     return replace(unit, of_release=False, own=(f"-{data}",), given=given).text()
 
 
-def _unit_of(service: Service, places: Places, run: str) -> _Unit:
+def _unit_of(service: Service, places: HostPaths, run: str) -> _Unit:
     """Return the unit of a service, or its template, as of a program of a release."""
     return _Unit(
         places=places,
@@ -125,7 +125,7 @@ def _unit_of(service: Service, places: Places, run: str) -> _Unit:
     )
 
 
-def socket_of(service: Service, places: Places) -> str:
+def socket_of(service: Service, places: HostPaths) -> str:
     """Return where a program of the distribution's listens."""
     assert service.endpoint is not None  # noqa: S101 - as above
     return str(service.endpoint.below(str(places.sockets_of(service.kind.value))))
@@ -141,7 +141,7 @@ class _Unit:
     is given.
     """
 
-    places: Places
+    places: HostPaths
     run: str
     called: str
     start: float
@@ -216,12 +216,12 @@ class Filesystem:
     own: str
     shared: Sequence[str]
 
-    def binds(self, places: Places) -> list[str]:
+    def binds(self, places: HostPaths) -> list[str]:
         """Return what gives a unit what is there, where a release looks for it; one that has it loses it no more."""
         pairs = [f"{self.own}/{name}:{places.shared / name}" for name in self.shared]
         return [f"BindPaths={pair.replace('%', '%%')}" for pair in pairs]
 
-    def check(self, places: Places) -> str:
+    def check(self, places: HostPaths) -> str:
         """Return what keeps a unit from starting where it is not mounted; once it is, systemd's next try succeeds.
 
         Not RequiresMountsFor=: after a mount that failed at boot, nothing would start the unit. As the stack's user,
@@ -234,7 +234,7 @@ class Filesystem:
         return f"ExecStartPre=+/bin/sh -c {quoted(f'{is_mounted} && {is_it} || {otherwise}')}"
 
 
-def _filesystem(config: ClusterConfig, places: Places) -> Filesystem | None:
+def _filesystem(config: ClusterConfig, places: HostPaths) -> Filesystem | None:
     path = config.app.shared_filesystem
     return None if path is None else Filesystem(path, written(config, places), kept_there(config))
 
@@ -248,7 +248,7 @@ def quoted(word: str) -> str:
     return f"'{escaped}'"
 
 
-def nginx_unit(places: Places) -> str:
+def nginx_unit(places: HostPaths) -> str:
     """Return what the stack adds to nginx's unit: an nginx that was killed leaves its sockets in its own way."""
     return "\n".join(
         [
@@ -261,7 +261,7 @@ def nginx_unit(places: Places) -> str:
     )
 
 
-def tmpfiles(topology: Topology, places: Places) -> str:
+def tmpfiles(topology: Topology, places: HostPaths) -> str:
     """Return which directories are made at boot. What is made in the instances' is nginx's to reach, by its group."""
     daemons = {service.kind.value: service for service in topology.services if service.daemon is not None}
     return "\n".join(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from cluster.placement import Placement
     from cluster.topology import Topology
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
     from platforms.remote.observe import Observed
     from platforms.remote.ssh import Ssh
 
@@ -38,7 +38,7 @@ class Verifying:
     """
 
     topology: Topology
-    places: Places
+    places: HostPaths
     ssh: Ssh
     start: Callable[..., subprocess.Popen[bytes]]
     authority: str

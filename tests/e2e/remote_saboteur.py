@@ -31,7 +31,7 @@ KILLED = """\
 """
 
 NOT_AWAITED = """\
-def _await_filled(places: Places, name: str) -> None:
+def _await_filled(places: HostPaths, name: str) -> None:
     return
 """
 
@@ -87,7 +87,7 @@ def no_retry() -> None:
 
 def no_waiting() -> None:
     """A memcached node is started again as soon as the former one listens."""
-    _edited(("def _await_filled(places: Places, name: str) -> None:\n", NOT_AWAITED), of=DAEMONS)
+    _edited(("def _await_filled(places: HostPaths, name: str) -> None:\n", NOT_AWAITED), of=DAEMONS)
 
 
 def no_proof() -> None:

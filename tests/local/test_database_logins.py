@@ -14,7 +14,7 @@ from cluster.tls.hosts import HostsKeys, password_of
 from cluster.topology import build_topology
 from platforms.remote import database
 from platforms.remote.host import postgres
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from tests.local.postgres import USER, Postgres, missing
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
-PLACES = Places("shop")
+PLACES = HostPaths("shop")
 OLD, NEW = "5e" * 32, "07" * 32
 
 #: All that logs in are those that are the stack's owner.

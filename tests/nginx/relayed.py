@@ -25,7 +25,7 @@ from cluster.render.internal import DIGEST_PLACE
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.tls.hosts import HostsKeys
 from cluster.topology import build_topology
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from platforms.remote.paths import nginx_config, relay_files, relay_ports, shown_files
 from tests.nginx.running import CLOSING_SECONDS, PATIENCE, SETTLING_SECONDS, Mortal, UnixConnection, ask, free_ports
 from tests.nginx.test_shared import DISTRIBUTION
@@ -156,7 +156,7 @@ class Host:
     """A host's nginx, and what is delivered to it."""
 
     name: str
-    places: Places
+    places: HostPaths
     nginx: Nginx
     process: subprocess.Popen[bytes] | None = None
 
@@ -273,7 +273,7 @@ class Hosts:
         self.directory = Path(tempfile.mkdtemp(prefix="cl", dir="/tmp"))
         self.directory.chmod(0o755)
         self.each = {
-            host["name"]: Host(host["name"], Places(self.stack, self.directory / host["name"]), self.nginx)
+            host["name"]: Host(host["name"], HostPaths(self.stack, self.directory / host["name"]), self.nginx)
             for host in self.values["hosts"]
         }
         self.instances: dict[str, Instance] = {}

@@ -13,7 +13,7 @@ import pytest
 from cluster.tls.authority import make_authority
 from cluster.tls.certificates import RELAY
 from cluster.tls.hosts import HostsKeys, certificate_of_host
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from tests.nginx.relayed import ADDRESSES, OTHER_SECRET, SECRET, Host, Hosts, on, values_of
 from tests.nginx.running import PATIENCE, versions
 
@@ -162,7 +162,7 @@ def test_two_stacks_lie_beside_each_other(nginx: Nginx) -> None:
             other = Hosts(nginx, values_of(["both", "web2"], on("both", "web2")), stack=stack)
             other.values["site"]["server_names"] = ["other.test"]
             other.directory, other.instances = one.directory, {}
-            other.each = {name: Host(name, Places(stack, one.directory / name), nginx) for name in ("both", "web2")}
+            other.each = {name: Host(name, HostPaths(stack, one.directory / name), nginx) for name in ("both", "web2")}
             other.deliver(other.values)
             for host in other.each.values():
                 checked = host.check()

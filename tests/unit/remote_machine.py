@@ -10,7 +10,7 @@ import tarfile
 from typing import TYPE_CHECKING
 
 from platforms.remote.host import receiving, releases, running, setting_up
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ class Machine:
     """A host's root in a directory; its programs keep what they are asked, and nginx accepts what `accepts` says."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.places = Places("shop", root)
+        self.places = HostPaths("shop", root)
         self.said = root / "said"
         programs = root / "programs"
         programs.mkdir(parents=True)

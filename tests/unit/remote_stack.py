@@ -11,7 +11,7 @@ from cluster.config import parse_config
 from cluster.stack.opened import Stack
 from cluster.topology import build_topology
 from platforms.pulumi.preview import Preview
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from platforms.remote.looked import Looked, Seen
 from platforms.remote.paths import nginx_config
 from platforms.remote.planning import Site
@@ -34,7 +34,7 @@ FORMER, WANTED = "aee6bc29a566", "94cd6efe7d00"
 SERVERS = {"servers": [{"name": "app1", "weight": 3}, {"name": "app2"}]}
 
 
-PLACES = Places("shop")
+PLACES = HostPaths("shop")
 
 
 #: What a look says of the machine.

@@ -13,7 +13,7 @@ import pytest
 
 from cluster.render.internal import DIGEST_PLACE
 from platforms.remote.host import relaying, sending, site
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from platforms.remote.host.running import HostError
 from platforms.remote.looked import check_name
 from platforms.remote.ssh import HostError as NotThere
@@ -179,7 +179,7 @@ def test_removing_a_stack_takes_it_and_leaves_others(machine: Machine) -> None:
 
 
 def test_what_nginx_has_of_a_stack_is_no_other_stack_s() -> None:
-    one, other = Places("shop"), Places("shop-nginx")
+    one, other = HostPaths("shop"), HostPaths("shop-nginx")
     assert one.nginx_run == other.sockets
     check_name("shop-nginxes")
     with pytest.raises(NotThere, match="not ending in -nginx"):

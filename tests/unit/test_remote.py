@@ -32,7 +32,7 @@ from platforms.remote import looked as looking
 from platforms.remote import program as remote_program
 from platforms.remote.environments import built_for_this_machine
 from platforms.remote.host import receiving, releases, removing, site
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from platforms.remote.host.running import HostError
 from platforms.remote.looked import Looked, Seen, check_name
 from platforms.remote.ssh import HostError as UnreachableError
@@ -236,7 +236,7 @@ def test_what_was_built_here_of_more_than_python_is_seen(tmp_path: Path) -> None
 
 
 def looked(stack: dict[str, Any] | None = None, **machine: Any) -> Looked:
-    return Looked(host="web1", places=Places("shop"), machine={**MACHINE, **machine}, stack=stack)
+    return Looked(host="web1", places=HostPaths("shop"), machine={**MACHINE, **machine}, stack=stack)
 
 
 def test_what_keeps_a_host_from_being_one_is_said_all_at_once() -> None:
@@ -485,18 +485,18 @@ def test_what_is_removed_leaves_other_sites_as_they_are(machine: Machine, monkey
 
 
 def test_an_instance_s_unit_keeps_it_from_what_is_not_its_own() -> None:
-    text = instance_unit(build_topology(parse_config(VALUES)), Places("shop"))
+    text = instance_unit(build_topology(parse_config(VALUES)), HostPaths("shop"))
     for line in (*SANDBOX, "User=cluster-shop", "Type=notify", "Restart=always", "StartLimitIntervalSec=0"):
         assert f"\n{line}\n" in text
     assert "/var/lib/cluster-shop/secrets" not in text, "nothing but what prepares a release writes secrets"
-    words = releases.in_release(Places("shop"), "r1", text)
+    words = releases.in_release(HostPaths("shop"), "r1", text)
     assert "User=cluster-shop" in words
     assert "ProtectSystem=strict" in words
     assert not any(word.startswith(("ExecStart", "Restart", "# ")) for word in words)
 
 
 def test_a_unit_s_command_finds_the_instance_and_its_release() -> None:
-    text = instance_unit(build_topology(parse_config(VALUES)), Places("shop"))
+    text = instance_unit(build_topology(parse_config(VALUES)), HostPaths("shop"))
     (line,) = (line for line in text.splitlines() if line.startswith("ExecStart="))
     script = line.partition("-c '")[2].rpartition("' sh %i")[0].replace("$$", "$").replace("%%", "%")
     told = script.replace("exec ", "echo ")

@@ -26,7 +26,7 @@ from platforms.remote import archives
 from platforms.remote import program as remote_program
 from platforms.remote.drift import drift
 from platforms.remote.host import receiving, removing, renewing
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from platforms.remote.host.running import HostError
 from platforms.remote.looked import Looked, Seen
 from platforms.remote.observe import Observed
@@ -58,12 +58,12 @@ BY_ACME: dict[str, Any] = {
 
 
 def looked(name: str = "web1", stack: dict[str, Any] | None = None, **machine: Any) -> Looked:
-    return Looked(host=name, places=Places("shop"), machine={**MACHINE, **machine}, stack=stack)
+    return Looked(host=name, places=HostPaths("shop"), machine={**MACHINE, **machine}, stack=stack)
 
 
 def renewer(values: dict[str, Any] = BY_ACME, host: str = "web1", **machine: Any) -> Any:
     topology = build_topology(parse_config(values))
-    return renewer_of(topology, Places("shop"), looked(host, **machine), Account(key=ACCOUNT))
+    return renewer_of(topology, HostPaths("shop"), looked(host, **machine), Account(key=ACCOUNT))
 
 
 # --- the program
@@ -291,7 +291,7 @@ class Answers:
         monkeypatch.setattr(renewing, "ask", lambda _socket, _url: self.told)
         monkeypatch.setattr(renewing, "reload_until", self.reload)
 
-    def reload(self, places: Places, taken: Any, *, polite: bool) -> bool:
+    def reload(self, places: HostPaths, taken: Any, *, polite: bool) -> bool:
         self.reloads.append(polite)
         if self.takes:
             self.told = renewing.kept(places)
@@ -383,7 +383,7 @@ def observed(*renewals: dict[str, Any]) -> Observed:
         for host, renewal in zip(hosts, renewals, strict=True)
     }
     seen = Seen(each=each, topology=topology)
-    return Observed(seen=seen, topology=topology, places=Places("shop"), certificate=None)
+    return Observed(seen=seen, topology=topology, places=HostPaths("shop"), certificate=None)
 
 
 def said(**changes: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from platforms.remote import program as remote_program
 from platforms.remote.address import router_of, shared
 from platforms.remote.drift import drift
 from platforms.remote.host import address, site
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from platforms.remote.host.running import HostError
 from platforms.remote.looked import Looked, Seen
 from platforms.remote.observe import Observed
@@ -230,7 +230,7 @@ def test_a_number_of_another_one_s_is_refused_and_its_file_is_not_touched(machin
     theirs = machine.places.root / "etc/keepalived/keepalived.conf"
     theirs.parent.mkdir()
     theirs.write_text("vrrp_instance a {\n  virtual_router_id 77\n}\n")
-    other = Places("blog", machine.places.root).address / "keepalived.conf"
+    other = HostPaths("blog", machine.places.root).address / "keepalived.conf"
     other.parent.mkdir(parents=True)
     other.write_text("    virtual_router_id 78\n")
     assert address.others_routers(machine.places) == {"77": str(theirs), "78": str(other)}

@@ -21,7 +21,7 @@ from cluster_runtime import secret_files
 from platforms.remote.host import __main__ as commands
 from platforms.remote.host import asking, receiving, releases, running
 from platforms.remote.host import look as host_look
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from platforms.remote.units import tmpfiles
 from tests.unit.remote_machine import Machine, a_release, set_up
 
@@ -88,7 +88,7 @@ def test_whatever_stands_for_a_secret_an_old_release_is_forgotten(machine: Machi
     assert not (machine.places.releases / "old0").exists()
 
 
-def be_nobody(_places: Places) -> None:
+def be_nobody(_places: HostPaths) -> None:
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)
@@ -137,7 +137,7 @@ def test_secrets_are_forgotten_and_directories_swept_whatever_is_closed_to_their
         if child == 0:
             status = 1
             try:
-                be_nobody(Places("shop"))
+                be_nobody(HostPaths("shop"))
                 the_closed_directory(Path(top))
                 status = 0
             finally:
@@ -207,7 +207,7 @@ def test_nginx_s_own_sockets_are_nobody_s_but_root_s_and_nginx_s() -> None:
         "site": {"server_names": ["shop.test"], "listen": 80},
     }
     topology = build_topology(parse_config(values))
-    (line,) = (line for line in tmpfiles(topology, Places("shop")).splitlines() if "-nginx " in line)
+    (line,) = (line for line in tmpfiles(topology, HostPaths("shop")).splitlines() if "-nginx " in line)
     assert line.split()[2:5] == ["0750", "root", "www-data"]
 
 
@@ -223,7 +223,7 @@ def test_a_full_disk_is_told_in_a_line_and_leaves_nothing_half_made(
         raise OSError(errno.ENOSPC, "No space left on device", "/srv/cluster")
 
     monkeypatch.setattr(receiving, "unpack", full)
-    monkeypatch.setattr(commands, "Places", lambda _stack: machine.places)
+    monkeypatch.setattr(commands, "HostPaths", lambda _stack: machine.places)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(a_release())))
     assert commands.main(["receive", "shop", "receive=1", "release", "r1"]) == 1
     assert capsys.readouterr().err == "No space left on device: /srv/cluster\n"

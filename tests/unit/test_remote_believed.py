@@ -12,7 +12,7 @@ from cluster.tls.hosts import HostsKeys, authority_of, certificate_of_database, 
 from cluster.topology import build_topology
 from platforms.remote.believed import disbelieved
 from platforms.remote.host import relaying
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from platforms.remote.looked import Looked, Seen
 from tests.unit.remote_machine import Machine, set_up
 from tests.unit.remote_stack import there
@@ -51,7 +51,7 @@ def digest(text: str) -> str:
 def host(name: str, keys: HostsKeys | None, **more: Any) -> Looked:
     """Return a host that was told these keys last; None: nothing is there."""
     if keys is None:
-        return Looked(host=name, places=Places("shop"), machine=MACHINE, stack=None)
+        return Looked(host=name, places=HostPaths("shop"), machine=MACHINE, stack=None)
     authorities = [digest(authority_of(key, "shop")) for key in keys.all]
     between: dict[str, Any] = {"shown": "", "believed": [], "instances": []}
     database = None
@@ -64,7 +64,7 @@ def host(name: str, keys: HostsKeys | None, **more: Any) -> Looked:
             "instances": authorities,
         }
     stack = {**there(), "between": {**between, **more}, "database": database}
-    return Looked(host=name, places=Places("shop"), machine=MACHINE, stack=stack)
+    return Looked(host=name, places=HostPaths("shop"), machine=MACHINE, stack=stack)
 
 
 def told(wanted: HostsKeys, *found: HostsKeys | None, **web1: Any) -> str | None:

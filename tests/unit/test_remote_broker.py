@@ -23,7 +23,7 @@ from platforms.pulumi.preview import Preview
 from platforms.remote import broker as asked
 from platforms.remote.believed import disbelieved
 from platforms.remote.host import broker, broker_client, credentials, daemons, guarding, look, releases
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from platforms.remote.host.running import HostError
 from platforms.remote.made import made_secrets, needs_hosts_key
 from platforms.remote.reached import checked_broker, reaching
@@ -59,7 +59,7 @@ SEVERAL: dict[str, Any] = {
     "broker": {"engine": "valkey", "memory": "64m"},
 }
 
-PLACES = Places("shop")
+PLACES = HostPaths("shop")
 
 
 def topology_of(**changes: Any) -> Any:
@@ -310,18 +310,18 @@ class Answering(threading.Thread):
 
 
 @pytest.fixture
-def release(tmp_path: Path) -> tuple[Places, ssl.SSLContext]:
+def release(tmp_path: Path) -> tuple[HostPaths, ssl.SSLContext]:
     """A host that knows the stack's broker, and what that shows."""
     shown = certificate_of_broker(HOSTS_KEY, "shop", "jobs1", "127.0.0.1")
     for name, text in (("pem", shown.certificate), ("key", shown.key), ("authority", shown.authority)):
         (tmp_path / name).write_text(text)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "pem", tmp_path / "key")
-    return Places("shop", tmp_path), context
+    return HostPaths("shop", tmp_path), context
 
 
 def problems(
-    places: Places, context: ssl.SSLContext | None, answers: dict[str, str], host: str = "127.0.0.1"
+    places: HostPaths, context: ssl.SSLContext | None, answers: dict[str, str], host: str = "127.0.0.1"
 ) -> list[str]:
     server = Answering(answers, context)
     server.start()
@@ -338,7 +338,7 @@ def problems(
 GOOD = {"AUTH secret": "+OK", "PING": "+PONG"}
 
 
-def test_a_broker_that_answers_anybody_or_without_tls_is_told(release: tuple[Places, ssl.SSLContext]) -> None:
+def test_a_broker_that_answers_anybody_or_without_tls_is_told(release: tuple[HostPaths, ssl.SSLContext]) -> None:
     places, context = release
     assert problems(places, context, GOOD) == ["it asks for no password"]
     assert problems(places, context, {"PING": "-NOAUTH Authentication required."}) == [
@@ -348,7 +348,7 @@ def test_a_broker_that_answers_anybody_or_without_tls_is_told(release: tuple[Pla
     assert why.startswith("it does not answer: ")
 
 
-def test_a_broker_of_somebody_else_s_is_not_believed(release: tuple[Places, ssl.SSLContext]) -> None:
+def test_a_broker_of_somebody_else_s_is_not_believed(release: tuple[HostPaths, ssl.SSLContext]) -> None:
     places, context = release
     other = certificate_of_broker(OTHER, "shop", "jobs1", "127.0.0.1")
     (places.root / "authority").write_text(other.authority)

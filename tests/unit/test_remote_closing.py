@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PATIENCE = 60.0
 
 
-class Places:
+class HostPaths:
     """Of a host's paths the one that lets responses end their connections."""
 
     def __init__(self, root: Path) -> None:
@@ -33,7 +33,7 @@ class Places:
 
 @pytest.fixture
 def places(tmp_path: Path) -> Any:
-    return Places(tmp_path)
+    return HostPaths(tmp_path)
 
 
 def gone(path: Path) -> bool:

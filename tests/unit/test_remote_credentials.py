@@ -15,7 +15,7 @@ from cluster.config import parse_config
 from cluster.topology import build_topology
 from cluster_runtime.secret_files import hold_release, is_held
 from platforms.remote.host import credentials, releases, removing
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from platforms.remote.host.running import HostError
 from platforms.remote.units import daemon_unit, instance_unit, service_unit
 from tests.unit.remote_machine import Machine, set_up
@@ -47,7 +47,7 @@ def keep(machine: Machine, release: str, *, files: bool = False) -> Path:
     return directory
 
 
-def modes(places: Places) -> set[tuple[str, int]]:
+def modes(places: HostPaths) -> set[tuple[str, int]]:
     above = places.credentials.parent
     return {
         ("file" if path.is_file() else "directory", path.stat().st_mode & 0o777)
@@ -101,7 +101,7 @@ def test_a_look_finds_those_that_systemd_can_give_and_nobody_else_reads(machine:
 
 
 def test_each_unit_of_a_release_is_given_that_release_s_and_no_daemon_any(machine: Machine) -> None:
-    places = Places("shop")
+    places = HostPaths("shop")
     topology = build_topology(
         parse_config(
             {
@@ -127,10 +127,10 @@ def test_each_unit_of_a_release_is_given_that_release_s_and_no_daemon_any(machin
 
 
 def test_what_runs_once_in_a_release_is_given_them_where_systemd_has_them(machine: Machine) -> None:
-    unit = instance_unit(build_topology(parse_config(VALUES)), Places("shop"))
+    unit = instance_unit(build_topology(parse_config(VALUES)), HostPaths("shop"))
     line = "LoadCredential=cluster:/etc/cluster/shop/secrets/r1"
-    assert line in releases.in_release(Places("shop"), "r1", unit)
-    words = releases.in_release(Places("shop"), "r1", unit, given=False)
+    assert line in releases.in_release(HostPaths("shop"), "r1", unit)
+    words = releases.in_release(HostPaths("shop"), "r1", unit, given=False)
     assert not any("LoadCredential" in word for word in words), "of a stack before its first `up`"
     assert "/var/lib/cluster-shop/secrets" not in " ".join(words)
 
@@ -202,7 +202,7 @@ def test_those_of_a_release_that_did_not_get_healthy_go_with_it(
     """Before the first release that serves, and beside one: whoever goes on writes them again."""
     running, at_boot = set[str](), set[str]()
     monkeypatch.setattr(releases, "units_there", lambda _places: running)
-    monkeypatch.setattr(Places, "enabled", lambda _places: at_boot)
+    monkeypatch.setattr(HostPaths, "enabled", lambda _places: at_boot)
     credentials.write(machine.places, "r1", SECRETS)
     releases.tidy(machine.places, stop=False)
     assert credentials.there(machine.places) == []

@@ -20,7 +20,7 @@ from cluster.topology import build_topology
 from platforms.remote import filesystem
 from platforms.remote.host import filesystem as there
 from platforms.remote.host import receiving, releases, removing, running, setting_up
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from platforms.remote.host.running import HostError
 from platforms.remote.misplaced import misplaced
 from platforms.remote.paths import nginx_config
@@ -270,7 +270,7 @@ def test_up_refuses_before_it_makes_anything_and_a_preview_writes_nothing(tmp_pa
 
 
 def test_units_get_what_is_written_where_a_release_looks_for_it_and_start_with_it_alone() -> None:
-    topology, places = build_topology(parse_config(SHARING)), Places("t")
+    topology, places = build_topology(parse_config(SHARING)), HostPaths("t")
     units = [instance_unit(topology, places)]
     units += [service_unit(one, topology, places) for one in topology.beside]
     assert len(units) == 4
@@ -290,12 +290,12 @@ def test_units_get_what_is_written_where_a_release_looks_for_it_and_start_with_i
 def test_a_memcached_node_has_nothing_of_it() -> None:
     values = {**SHARING, "hosts": hosts.HOSTS[:1], "database": {"engine": "external"}, "sessions": {"engine": "cache"}}
     node, *_others = build_topology(parse_config(values)).of_kind(Kind.MEMCACHED)
-    assert "/mnt/shop" not in daemon_unit(node, Places("t"))
+    assert "/mnt/shop" not in daemon_unit(node, HostPaths("t"))
 
 
 def test_what_runs_once_in_a_release_has_it_too() -> None:
-    unit = instance_unit(build_topology(parse_config(SHARING)), Places("t"))
-    words = releases.in_release(Places("t"), "r1", unit)
+    unit = instance_unit(build_topology(parse_config(SHARING)), HostPaths("t"))
+    words = releases.in_release(HostPaths("t"), "r1", unit)
     assert "BindPaths=/mnt/shop/cluster-t/var%2Fup_loads:/var/lib/cluster-t/shared/var%2Fup_loads" in words
 
 
@@ -312,7 +312,7 @@ def test_a_unit_does_not_start_into_a_hole(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     mount = tmp_path / "mnt"
     (mount / "cluster-t").mkdir(parents=True)
-    places = Places("t", tmp_path)
+    places = HostPaths("t", tmp_path)
     places.token.parent.mkdir(parents=True)
     topology = build_topology(parse_config({**SHARING, "app": {**APP, "shared_filesystem": "/mnt/x"}}))
     (line,) = (one for one in instance_unit(topology, places).splitlines() if one.startswith("ExecStartPre="))
@@ -335,7 +335,7 @@ def test_nginx_reads_uploads_where_they_are_on_hosts_without_instances_too() -> 
     values = {**SHARING, "app": {**APP, "media": {"root": "media"}}}
     topology = build_topology(parse_config(values))
     for host in ("web1", "edge1"):
-        text = "\n".join(nginx_config(topology, Places("t"), host, (1, 26, 3)).files.values())
+        text = "\n".join(nginx_config(topology, HostPaths("t"), host, (1, 26, 3)).files.values())
         assert "root /mnt/shop/cluster-t/media;" in text
         assert "/var/lib/cluster-t/shared" not in text
 
@@ -430,12 +430,12 @@ def test_what_the_user_has_put_in_a_mount_point_s_place_is_refused(machine: Mach
 
 
 def test_a_place_is_a_filesystem_of_its_own(tmp_path: Path) -> None:
-    places = Places("shop", tmp_path)
+    places = HostPaths("shop", tmp_path)
     assert "No such file" in there.problem_of(places, tmp_path / "none")
     (tmp_path / "file").write_text("x")
     assert there.problem_of(places, tmp_path / "file").endswith("is no directory")
     assert there.problem_of(places, tmp_path).startswith(f"nothing is mounted at {tmp_path}")
-    assert there.problem_of(Places("shop", Path("/proc")), tmp_path) == ""
+    assert there.problem_of(HostPaths("shop", Path("/proc")), tmp_path) == ""
 
 
 def test_a_filesystem_that_does_not_answer_is_told_and_not_waited_for(
@@ -443,7 +443,7 @@ def test_a_filesystem_that_does_not_answer_is_told_and_not_waited_for(
 ) -> None:
     monkeypatch.setattr(there, "ANSWERS", 0.2)
     monkeypatch.setattr(there, "problem_of", lambda *_arguments: time.sleep(60))
-    assert there.found(Places("shop"), str(tmp_path))["problem"] == f"{tmp_path}: no answer within 0.2 s"
+    assert there.found(HostPaths("shop"), str(tmp_path))["problem"] == f"{tmp_path}: no answer within 0.2 s"
 
 
 def test_a_look_says_what_is_there(machine: Machine) -> None:

@@ -27,7 +27,7 @@ from platforms.remote import looked as looking
 from platforms.remote import platform as remote_platform
 from platforms.remote import program as remote_program
 from platforms.remote.database import url, verifier
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from platforms.remote.looked import Looked, Seen
 from platforms.remote.observe import Observed
 from platforms.remote.paths import nginx_config, relay_files
@@ -63,13 +63,13 @@ SEVERAL: dict[str, Any] = {
     "schedule": [{"name": "digest", "command": "manage.py digest", "at": "0 6 * * *"}],
 }
 
-PASSWORD = url(build_topology(parse_config(SEVERAL)), Places("t"), HOSTS_KEY).partition("@")[0].rpartition(":")[2]
+PASSWORD = url(build_topology(parse_config(SEVERAL)), HostPaths("t"), HOSTS_KEY).partition("@")[0].rpartition(":")[2]
 
 
 def seen(values: dict[str, Any] = SEVERAL, **stacks: dict[str, Any]) -> Seen:
     topology = build_topology(parse_config(values))
     each = {
-        host.name: Looked(host=host.name, places=Places("t"), machine=MACHINE, stack=stacks.get(host.name))
+        host.name: Looked(host=host.name, places=HostPaths("t"), machine=MACHINE, stack=stacks.get(host.name))
         for host in topology.config.hosts
     }
     return Seen(each=each, topology=topology)
@@ -168,7 +168,7 @@ def test_an_edge_asks_by_tls_and_a_host_with_both_asks_itself_by_a_socket() -> N
     topology = build_topology(parse_config(SEVERAL))
 
     def servers(host: str) -> list[str]:
-        (text,) = nginx_config(topology, Places("t"), host, (1, 26, 3)).files.values()
+        (text,) = nginx_config(topology, HostPaths("t"), host, (1, 26, 3)).files.values()
         return [line.split()[1].rstrip(";") for line in text.splitlines() if line.startswith("    server ")][:4]
 
     assert servers("edge1") == ["10.1.0.11:8441", "10.1.0.12:8442", "10.1.0.11:8443", "10.1.0.12:8444"]
@@ -179,7 +179,7 @@ def test_an_edge_asks_by_tls_and_a_host_with_both_asks_itself_by_a_socket() -> N
 def test_what_the_stack_file_says_of_failures_stays() -> None:
     def line(**server: Any) -> str:
         values = {**SEVERAL, "upstream": {"servers": [{"name": "app1", **server}, {"name": "app2"}]}}
-        (text,) = nginx_config(build_topology(parse_config(values)), Places("t"), "edge1", (1, 26, 3)).files.values()
+        (text,) = nginx_config(build_topology(parse_config(values)), HostPaths("t"), "edge1", (1, 26, 3)).files.values()
         return next(line for line in text.splitlines() if ":8441" in line).strip()
 
     assert line() == "server 10.1.0.11:8441 max_fails=2 fail_timeout=2s;"
@@ -189,12 +189,12 @@ def test_what_the_stack_file_says_of_failures_stays() -> None:
 
 def test_a_relay_has_its_own_instances_alone_at_the_internal_address() -> None:
     topology = build_topology(parse_config(SEVERAL))
-    files = relay_files(topology, Places("t"), "web2", (1, 26, 3))
+    files = relay_files(topology, HostPaths("t"), "web2", (1, 26, 3))
     assert sorted(path.rpartition("/")[2] for path in files) == ["8442.conf", "8444.conf", "zz-cluster-t.relay"]
     listens = [line.strip() for text in files.values() for line in text.splitlines() if " listen " in line]
     assert "listen 10.1.0.12:8442 ssl;" in listens
     assert not [line for line in listens if line.startswith("listen 8") or "*" in line]
-    assert relay_files(topology, Places("t"), "edge1", (1, 26, 3)) == {}
+    assert relay_files(topology, HostPaths("t"), "edge1", (1, 26, 3)) == {}
 
 
 # --- status
@@ -203,7 +203,7 @@ def test_a_relay_has_its_own_instances_alone_at_the_internal_address() -> None:
 def a_stack(values: dict[str, Any], host: str, release: str = "r1", **changes: Any) -> dict[str, Any]:
     """Return what a host says of a stack of which all is well."""
     topology = build_topology(parse_config(values))
-    placement, places = seen(values).placement, Places("t")
+    placement, places = seen(values).placement, HostPaths("t")
     names = placement.on(host, topology.names)
     beside = [one for one in topology.beside if placement.host_of[one.name] == host]
     files = relay_files(topology, places, host, (1, 26, 3))
@@ -240,7 +240,7 @@ def observed(away: dict[str, str] | None = None, **changes: dict[str, Any]) -> O
     stacks = {one["name"]: a_stack(SEVERAL, one["name"], **changes.get(one["name"], {})) for one in HOSTS}
     found = seen(**{name: stack for name, stack in stacks.items() if name not in (away or {})})
     found = replace(found, away=away or {})
-    return Observed(seen=found, topology=found.topology, places=Places("t"), certificate=None)
+    return Observed(seen=found, topology=found.topology, places=HostPaths("t"), certificate=None)
 
 
 def test_all_is_well() -> None:
@@ -371,7 +371,7 @@ def test_postgres_takes_the_verifier_of_its_password() -> None:
 
 def test_the_database_is_known_by_its_host_wherever_that_is() -> None:
     def address(**changes: Any) -> str:
-        return url(build_topology(parse_config({**SEVERAL, **changes})), Places("t"), HOSTS_KEY)
+        return url(build_topology(parse_config({**SEVERAL, **changes})), HostPaths("t"), HOSTS_KEY)
 
     assert "@db1:5432/cluster_t?hostaddr=10.1.0.31&sslmode=verify-full&" in address()
     moved = [*HOSTS[:3], {**HOSTS[3], "internal": "10.9.0.31"}]

@@ -14,7 +14,7 @@ from cluster.config import parse_config
 from cluster.topology import build_topology
 from platforms.remote.host import leaving, releases, walking
 from platforms.remote.host.__main__ import COMMANDS
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from platforms.remote.looked import Looked, Seen
 from platforms.remote.misplaced import let_go, misplaced
 from tests.unit import test_remote_hosts as hosts
@@ -59,7 +59,7 @@ def stack_of(
         stack = {"kept": [kind] if has else [], "database": {"active": True} if has else None, "instances": {}}
         stack["let_go"] = [kind] if left else []
         more = {"nginx": None, "nginx_turn": 0, "static": None, "static_turn": 0}
-        return Looked(host=name, places=Places("t"), machine=MACHINE, stack={**stack, **more})
+        return Looked(host=name, places=HostPaths("t"), machine=MACHINE, stack={**stack, **more})
 
     seen = Seen(each={one["name"]: looked(one["name"]) for one in named}, topology=topology)
     return topology, seen, lambda: [looked("old")] if former else []

@@ -24,7 +24,7 @@ from cluster.sdists import Sdist, Unbuilt
 from cluster.topology import build_topology
 from platforms.remote import environments, wheels
 from platforms.remote.archives import make_release
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from platforms.remote.looked import Looked, Seen
 from platforms.remote.wheels import PROPERTIES, UNVERSIONED, Wheels, said_of_building, wheels_for
 from tests.unit.test_remote import MACHINE, VALUES
@@ -252,7 +252,7 @@ def test_only_a_copy_of_a_directory_is_given_a_version(
 
 def test_the_user_of_a_build_is_never_the_user_of_another_stack_s_instances() -> None:
     """systemd calls a dynamic user after its unit, and takes one that is there already where it is called so."""
-    built, instances = Places("shop").build_unit.removesuffix(".service"), Places("shop-build").name
+    built, instances = HostPaths("shop").build_unit.removesuffix(".service"), HostPaths("shop-build").name
     assert built != instances
     assert "." in built, "a name of a user has none, and systemd makes one of the unit's hash"
 
@@ -287,7 +287,7 @@ def seen(**codenames: str) -> Seen:
     ]
     told = {**VALUES, "hosts": hosts, "database": {"engine": "external"}, "sessions": {"engine": "db"}}
     each = {
-        name: Looked(host=name, places=Places("shop"), machine={**MACHINE, "codename": codename}, stack=None)
+        name: Looked(host=name, places=HostPaths("shop"), machine={**MACHINE, "codename": codename}, stack=None)
         for name, codename in codenames.items()
     }
     return Seen(each=each, topology=build_topology(parse_config(told)))
@@ -437,7 +437,7 @@ class Local:
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(environments, "run_program", run)
-            make_release(self.root / "r.tar.gz", build_topology(config), spec, Places("shop"), "e1", wheels=wheels_)
+            make_release(self.root / "r.tar.gz", build_topology(config), spec, HostPaths("shop"), "e1", wheels=wheels_)
         self.there = f"/srv/cluster/shop/releases/{spec.digest}"
         with tarfile.open(self.root / "r.tar.gz") as archive:
             files = [member for member in archive if member.isfile()]

@@ -10,27 +10,27 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from platforms.remote.host.places import Places
+from platforms.remote.host.paths import HostPaths
 from platforms.remote.host.running import HostError, alone, become, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def _look(places: Places, words: list[str]) -> None:
+def _look(places: HostPaths, words: list[str]) -> None:
     """Words: where a filesystem is to be mounted that the stack's hosts share, if one is."""
     from platforms.remote.host.look import look
 
     print(json.dumps(look(places, *words)))
 
 
-def _set_up(places: Places, _words: list[str]) -> None:
+def _set_up(places: HostPaths, _words: list[str]) -> None:
     from platforms.remote.host import setting_up
 
     setting_up.set_up(places, json.load(sys.stdin))
 
 
-def _lacks(places: Places, words: list[str]) -> None:
+def _lacks(places: HostPaths, words: list[str]) -> None:
     """Print as `kind/digest` what a release needs that is not here; it is not forgotten before its environment."""
     release, environment = words
     if (places.releases / release).is_dir():
@@ -39,57 +39,57 @@ def _lacks(places: Places, words: list[str]) -> None:
     print("\n".join([*needed, f"release/{release}"]))
 
 
-def _daemons(places: Places, _words: list[str]) -> None:
+def _daemons(places: HostPaths, _words: list[str]) -> None:
     from platforms.remote.host import daemons
 
     daemons.start(places, json.load(sys.stdin))
 
 
-def _broker(places: Places, _words: list[str]) -> None:
+def _broker(places: HostPaths, _words: list[str]) -> None:
     from platforms.remote.host import broker
 
     broker.make(places, json.load(sys.stdin))
 
 
-def _ask_broker(places: Places, words: list[str]) -> None:
+def _ask_broker(places: HostPaths, words: list[str]) -> None:
     """Words: a release. Print as JSON what of the broker is not as it should be for its instances here."""
     from platforms.remote.host import broker_client
 
     print(json.dumps(broker_client.problems(places, words[0])))
 
 
-def _receive(places: Places, words: list[str]) -> None:
+def _receive(places: HostPaths, words: list[str]) -> None:
     from platforms.remote.host import receiving
 
     receiving.receive(places, words[0], words[1], sys.stdin.buffer)
 
 
-def _build(places: Places, _words: list[str]) -> None:
+def _build(places: HostPaths, _words: list[str]) -> None:
     """Print as JSON what became of a package that is to be built; told: an archive, which is read as it comes."""
     from platforms.remote.host import building
 
     print(json.dumps(building.build(places, sys.stdin.buffer)))
 
 
-def _prepare(places: Places, words: list[str]) -> None:
+def _prepare(places: HostPaths, words: list[str]) -> None:
     from platforms.remote.host import releases
 
     releases.prepare(places, words[0], words[1:], sys.stdin.read())
 
 
-def _start(places: Places, words: list[str]) -> None:
+def _start(places: HostPaths, words: list[str]) -> None:
     from platforms.remote.host import releases
 
     releases.start(places, words[0], words[1:])
 
 
-def _show(places: Places, words: list[str]) -> None:
+def _show(places: HostPaths, words: list[str]) -> None:
     from platforms.remote.host import releases
 
     releases.show(places, *words)
 
 
-def _serve(places: Places, words: list[str]) -> None:
+def _serve(places: HostPaths, words: list[str]) -> None:
     """Words: the release, `alone` or `beside`, and for each instance `name=generation`."""
     from platforms.remote.host import releases
 
@@ -101,14 +101,14 @@ def _serve(places: Places, words: list[str]) -> None:
         _gather(places, [])
 
 
-def _start_services(places: Places, words: list[str]) -> None:
+def _start_services(places: HostPaths, words: list[str]) -> None:
     """Words: `alone` or `beside`, and for each service `name=generation`."""
     from platforms.remote.host import releases
 
     releases.start_services(places, words[1:], alone=words[0] == "alone")
 
 
-def _tidy(places: Places, words: list[str]) -> None:
+def _tidy(places: HostPaths, words: list[str]) -> None:
     """Words: `stop` where another host has failed; where this one has, it has stopped itself what it had started."""
     from platforms.remote.host import releases
 
@@ -116,7 +116,7 @@ def _tidy(places: Places, words: list[str]) -> None:
         releases.tidy(places, stop="stop" in words)
 
 
-def _let_go(places: Places, words: list[str]) -> None:
+def _let_go(places: HostPaths, words: list[str]) -> None:
     """Words: what is kept here and was let be left behind."""
     from platforms.remote.host import leaving
 
@@ -124,7 +124,7 @@ def _let_go(places: Places, words: list[str]) -> None:
         leaving.leave(places, words)
 
 
-def _retire(places: Places, _words: list[str]) -> None:
+def _retire(places: HostPaths, _words: list[str]) -> None:
     """Let go of what is not wanted: all that is told as JSON is what stays.
 
     `release`, `instances`, `services` (each as `name=generation`), `daemons`, `relayed` (the ports where other hosts
@@ -154,64 +154,64 @@ def _retire(places: Places, _words: list[str]) -> None:
             filesystem.forget(places)
 
 
-def _relays(places: Places, _words: list[str]) -> None:
+def _relays(places: HostPaths, _words: list[str]) -> None:
     from platforms.remote.host import relaying
 
     relaying.deliver(places, json.load(sys.stdin))
 
 
-def _address(places: Places, _words: list[str]) -> None:
+def _address(places: HostPaths, _words: list[str]) -> None:
     from platforms.remote.host import address
 
     address.hold(places, json.load(sys.stdin))
 
 
-def _part(places: Places, _words: list[str]) -> None:
+def _part(places: HostPaths, _words: list[str]) -> None:
     from platforms.remote.host import address
 
     with alone(places.lock):
         address.part(places)
 
 
-def _adopt(places: Places, words: list[str]) -> None:
+def _adopt(places: HostPaths, words: list[str]) -> None:
     from platforms.remote.host import releases
 
     releases.adopt(places, words[0], sys.stdin.read())
 
 
-def _static_of(places: Places, words: list[str]) -> None:
+def _static_of(places: HostPaths, words: list[str]) -> None:
     from platforms.remote.host import sending
 
     sending.send_static(places, words[0], sys.stdout.buffer)
 
 
-def _send(places: Places, words: list[str]) -> None:
+def _send(places: HostPaths, words: list[str]) -> None:
     """Words: `release` or `environment`, and which."""
     from platforms.remote.host import sending
 
     sending.send(places, words[0], words[1], sys.stdout.buffer)
 
 
-def _environment_of(places: Places, words: list[str]) -> None:
+def _environment_of(places: HostPaths, words: list[str]) -> None:
     """Words: a release. Print what its environment of packages is called."""
     from platforms.remote.host import sending
 
     print(sending.environment_of(places, words[0]))
 
 
-def _receive_static(places: Places, words: list[str]) -> None:
+def _receive_static(places: HostPaths, words: list[str]) -> None:
     from platforms.remote.host import sending
 
     sending.receive_static(places, words[0], sys.stdin.buffer)
 
 
-def _prove(places: Places, _words: list[str]) -> None:
+def _prove(places: HostPaths, _words: list[str]) -> None:
     from platforms.remote.host import filesystem
 
     filesystem.write_proof(places, json.load(sys.stdin))
 
 
-def _unread(places: Places, _words: list[str]) -> None:
+def _unread(places: HostPaths, _words: list[str]) -> None:
     """Print as JSON what other hosts have written that is not seen here, and the instances that don't see any of it."""
     from platforms.remote.host import filesystem
 
@@ -220,19 +220,19 @@ def _unread(places: Places, _words: list[str]) -> None:
     print(json.dumps({"unread": filesystem.unread(places, asked), "blind": blind}))
 
 
-def _gather(places: Places, _words: list[str]) -> None:
+def _gather(places: HostPaths, _words: list[str]) -> None:
     from platforms.remote.host import filesystem
 
     filesystem.gather(places)
 
 
-def _postgres(places: Places, _words: list[str]) -> None:
+def _postgres(places: HostPaths, _words: list[str]) -> None:
     from platforms.remote.host import postgres
 
     postgres.make(places, json.load(sys.stdin))
 
 
-def _shut_out(places: Places, _words: list[str]) -> None:
+def _shut_out(places: HostPaths, _words: list[str]) -> None:
     from platforms.remote.host import broker, postgres
 
     with alone(places.lock):
@@ -240,20 +240,20 @@ def _shut_out(places: Places, _words: list[str]) -> None:
         broker.shut_out(places)
 
 
-def _reaches(_places: Places, words: list[str]) -> None:
+def _reaches(_places: HostPaths, words: list[str]) -> None:
     """Words: an address and a port. Print whether something takes a connection there."""
     from platforms.remote.host.guarding import reaches
 
     print("yes" if reaches(words[0], int(words[1])) else "no")
 
 
-def _site(places: Places, _words: list[str]) -> None:
+def _site(places: HostPaths, _words: list[str]) -> None:
     from platforms.remote.host import site
 
     site.deliver(places, json.load(sys.stdin))
 
 
-def _closing(places: Places, _words: list[str]) -> None:
+def _closing(places: HostPaths, _words: list[str]) -> None:
     """Let responses end their connections until standard input ends, or for a while."""
     import select
     import signal
@@ -265,75 +265,75 @@ def _closing(places: Places, _words: list[str]) -> None:
     site.hold_closing(places, lambda seconds: select.select([sys.stdin], [], [], seconds))
 
 
-def _maintain(places: Places, _words: list[str]) -> None:
+def _maintain(places: HostPaths, _words: list[str]) -> None:
     from platforms.remote.host import maintaining
 
     maintaining.maintain(places, json.load(sys.stdin))
 
 
-def _renew(places: Places, _words: list[str]) -> None:
+def _renew(places: HostPaths, _words: list[str]) -> None:
     from platforms.remote.host import renewing
 
     renewing.renew(places, json.load(sys.stdin))
 
 
-def _renewal(places: Places, _words: list[str]) -> None:
+def _renewal(places: HostPaths, _words: list[str]) -> None:
     from platforms.remote.host import renewing
 
     print(json.dumps(renewing.said(places)))
 
 
-def _load(places: Places, words: list[str]) -> None:
+def _load(places: HostPaths, words: list[str]) -> None:
     """Words: `polite` where clients' connections are closed before a reload."""
     from platforms.remote.host import renewing
 
     renewing.load(places, polite="polite" in words)
 
 
-def _lacks_renewer(places: Places, words: list[str]) -> None:
+def _lacks_renewer(places: HostPaths, words: list[str]) -> None:
     """Print what keeps a certificate where it is not here."""
     if not (places.renewers / words[0]).is_dir():
         print(words[0])
 
 
-def _listening(places: Places, _words: list[str]) -> None:
+def _listening(places: HostPaths, _words: list[str]) -> None:
     from platforms.remote.host.look import listening
 
     print("\n".join(map(str, listening(places))))
 
 
-def _unit(places: Places, _words: list[str]) -> None:
+def _unit(places: HostPaths, _words: list[str]) -> None:
     """Print the template of the instances' units, as the last set-up has put it here."""
     print(places.unit.read_text(encoding="utf-8"), end="")
 
 
-def _config(places: Places, words: list[str]) -> None:
+def _config(places: HostPaths, words: list[str]) -> None:
     from platforms.remote.host import releases
 
     print(releases.config_of(places, words[0]))
 
 
-def _release(places: Places, words: list[str]) -> None:
+def _release(places: HostPaths, words: list[str]) -> None:
     """Print what a release was made of; told: the digests of files that need not be said, by their paths."""
     from platforms.remote.host import showing
 
     print(json.dumps(showing.release(places, words[0], json.load(sys.stdin))))
 
 
-def _site_files(places: Places, _words: list[str]) -> None:
+def _site_files(places: HostPaths, _words: list[str]) -> None:
     from platforms.remote.host import showing
 
     print(json.dumps(showing.site(places)))
 
 
-def _check_nginx(places: Places, _words: list[str]) -> None:
+def _check_nginx(places: HostPaths, _words: list[str]) -> None:
     """Print as JSON what nginx says of a site's file that it refuses, or null."""
     from platforms.remote.host import checking
 
     print(json.dumps(checking.check(places, json.load(sys.stdin))))
 
 
-def _ask(places: Places, words: list[str]) -> None:
+def _ask(places: HostPaths, words: list[str]) -> None:
     from platforms.remote.host.asking import ask
 
     found = ask(places.internal, words[0])
@@ -342,7 +342,7 @@ def _ask(places: Places, words: list[str]) -> None:
     print(found)
 
 
-def _relay(places: Places, words: list[str]) -> None:
+def _relay(places: HostPaths, words: list[str]) -> None:
     """Pass a connection on to a socket: as the instances' user, but to nginx's own, which only root reaches."""
     from platforms.remote.host import passing
 
@@ -351,13 +351,13 @@ def _relay(places: Places, words: list[str]) -> None:
     passing.relay(words[0])
 
 
-def _relay_all(places: Places, _words: list[str]) -> None:
+def _relay_all(places: HostPaths, _words: list[str]) -> None:
     from platforms.remote.host import passing
 
     passing.relay_all(places)
 
 
-def _remove(places: Places, words: list[str]) -> None:
+def _remove(places: HostPaths, words: list[str]) -> None:
     """Words: `data` for what the site has stored too, or `by=` and the resource that goes."""
     from platforms.remote.host import removing
 
@@ -366,7 +366,7 @@ def _remove(places: Places, words: list[str]) -> None:
         removing.remove(places, data="data" in words, made_by=made_by)
 
 
-COMMANDS: dict[str, Callable[[Places, list[str]], None]] = {
+COMMANDS: dict[str, Callable[[HostPaths, list[str]], None]] = {
     "address": _address,
     "adopt": _adopt,
     "ask": _ask,
@@ -448,7 +448,7 @@ def main(arguments: list[str]) -> int:
     """Do what the words say; return the exit status."""
     what, stack, *words = arguments
     os.umask(0o022)
-    places = Places(stack)
+    places = HostPaths(stack)
     try:
         if what not in CHANGING:
             COMMANDS[what](places, words)

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from platforms.remote.host.asking import ask
 from platforms.remote.host.installing import install, nothing_starts
-from platforms.remote.host.places import NGINX_USER
+from platforms.remote.host.paths import NGINX_USER
 from platforms.remote.host.running import HostError, digest_of, is_active, output, put, run
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: Seconds between two times that a host says that it holds the address. Another one takes it where three of these have
 #: gone by, and a little more, so that hosts come one after another.
@@ -54,7 +54,7 @@ _ROUTER = re.compile(r"^\s*virtual_router_id\s+([0-9]+)", re.MULTILINE)
 PROGRAM = 0o755
 
 
-def hold(places: Places, wanted: dict[str, Any]) -> None:
+def hold(places: HostPaths, wanted: dict[str, Any]) -> None:
     """Let this host take the address where no other one holds it; HostError where it can't.
 
     wanted: `addresses`, the first of the kind by which hosts hear each other; `own`, this host's, and those of the
@@ -92,7 +92,7 @@ def hold(places: Places, wanted: dict[str, Any]) -> None:
     put(places.address / TOLD, json.dumps({**told, "digest": digest(wanted), "files": files}))
 
 
-def _check_others(places: Places, wanted: Mapping[str, Any]) -> None:
+def _check_others(places: HostPaths, wanted: Mapping[str, Any]) -> None:
     """Refuse what somebody else has on this host."""
     for path, text in _others(places):
         if str(wanted["router"]) in _ROUTER.findall(text):
@@ -107,7 +107,7 @@ def _check_others(places: Places, wanted: Mapping[str, Any]) -> None:
             raise HostError(f"site.address: {one} is this host's already, and not by keepalived: take it off there")
 
 
-def part(places: Places) -> None:
+def part(places: HostPaths) -> None:
     """Hear hosts no more that are to hold the address no more: by now they have let go."""
     told = _told(places)
     if not told["left"] or not is_active(places.address_unit.name):
@@ -119,7 +119,7 @@ def part(places: Places) -> None:
     put(places.address / TOLD, json.dumps(told))
 
 
-def leave(places: Places) -> None:
+def leave(places: HostPaths) -> None:
     """Give the address up, and be none of its hosts any more. Where it is held, clients' connections close before."""
     unit = places.address_unit
     if unit.is_file():
@@ -132,7 +132,7 @@ def leave(places: Places) -> None:
     shutil.rmtree(places.address, ignore_errors=True)
 
 
-def found(places: Places) -> dict[str, Any] | None:
+def found(places: HostPaths) -> dict[str, Any] | None:
     """Return what there is of it; None where this host is none of those that hold an address."""
     if not places.address_unit.is_file() and not places.address.is_dir():
         return None
@@ -157,12 +157,12 @@ def digest(wanted: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(dict(wanted), sort_keys=True).encode()).hexdigest()
 
 
-def others_routers(places: Places) -> dict[str, str]:
+def others_routers(places: HostPaths) -> dict[str, str]:
     """Return the numbers of what else holds addresses here, each with the file that says it."""
     return {number: str(path) for path, text in _others(places) for number in _ROUTER.findall(text)}
 
 
-def _others(places: Places) -> Iterator[tuple[Path, str]]:
+def _others(places: HostPaths) -> Iterator[tuple[Path, str]]:
     """Yield what other keepalived read here: the distribution's, and those of other stacks."""
     files = sorted((places.root / "etc/keepalived").rglob("*.conf"))
     files += sorted(places.state.parent.glob(f"cluster-*/{places.address.name}/{CONFIG}"))
@@ -177,7 +177,7 @@ def is_held(address: str) -> bool:
     return bool(_interface_of(address))
 
 
-def _told(places: Places) -> dict[str, Any]:
+def _told(places: HostPaths) -> dict[str, Any]:
     """Return what this host was told the last time."""
     kept: dict[str, Any] = {"digest": "", "router": 0, "addresses": [], "peers": [], "left": [], "files": {}}
     with contextlib.suppress(OSError, ValueError):
@@ -185,7 +185,7 @@ def _told(places: Places) -> dict[str, Any]:
     return kept
 
 
-def _write(places: Places, told: Mapping[str, Any]) -> bool:
+def _write(places: HostPaths, told: Mapping[str, Any]) -> bool:
     """Write what keepalived reads, once that has accepted it; tell whether it is another one than before."""
     text = "\n".join(_text(places, told, _network_interface(told))) + "\n"
     tried = places.address / f"{CONFIG}.new"
@@ -200,7 +200,7 @@ def _write(places: Places, told: Mapping[str, Any]) -> bool:
     return put(places.address / CONFIG, text)
 
 
-def _text(places: Places, told: Mapping[str, Any], interface: str) -> Iterator[str]:
+def _text(places: HostPaths, told: Mapping[str, Any], interface: str) -> Iterator[str]:
     """Yield the lines of keepalived's configuration. None of the hosts takes the address back: a move has its price."""
     by = _interface_of(told["own"])
     if not by:

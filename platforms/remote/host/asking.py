@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platforms.remote.host.places import AUTHORITY, CERTIFICATE, KEY
+from platforms.remote.host.paths import AUTHORITY, CERTIFICATE, KEY
 from platforms.remote.host.running import HostError
 
 if TYPE_CHECKING:

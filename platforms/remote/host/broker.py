@@ -17,13 +17,13 @@ from platforms.remote.host import credentials, daemons, guarding, leaving
 from platforms.remote.host.running import certificates_in, is_active, is_so, put
 
 if TYPE_CHECKING:
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: Of what it is given: its certificate.
 CERTIFICATE = "certificate.pem"
 
 
-def make(places: Places, wanted: dict[str, Any]) -> None:
+def make(places: HostPaths, wanted: dict[str, Any]) -> None:
     """Let the broker be as it should; HostError where it can't.
 
     wanted: as `daemons.start` has it of one, and `port`, `listen` (addresses beside the host's own), `allowed`
@@ -43,7 +43,7 @@ def make(places: Places, wanted: dict[str, Any]) -> None:
     put(places.broker_told, json.dumps(told))
 
 
-def _give(places: Places, wanted: dict[str, Any]) -> None:
+def _give(places: HostPaths, wanted: dict[str, Any]) -> None:
     """Put what it is given in place; it reads that when it starts."""
     directory, files = places.broker_given, wanted["given"]
     if all(is_so(directory / name, text, credentials.FILE) for name, text in files.items()):
@@ -58,7 +58,7 @@ def _give(places: Places, wanted: dict[str, Any]) -> None:
         put(directory / name, text, credentials.FILE)
 
 
-def shut_out(places: Places) -> None:
+def shut_out(places: HostPaths) -> None:
     """Let hosts get there no more that had instances before the last `make`, and have none now."""
     told = _told(places)
     if places.broker_told.is_file() and told["left"]:
@@ -67,7 +67,7 @@ def shut_out(places: Places) -> None:
         put(places.broker_told, json.dumps(told))
 
 
-def _guard(places: Places, told: dict[str, Any]) -> None:
+def _guard(places: HostPaths, told: dict[str, Any]) -> None:
     admitted = [*told["allowed"], *told["left"]]
     if admitted or told["listen"]:
         guarding.guard(places.broker_guard, told["port"], admitted)
@@ -75,7 +75,7 @@ def _guard(places: Places, told: dict[str, Any]) -> None:
         guarding.unguard(places.broker_guard)
 
 
-def _told(places: Places) -> dict[str, Any]:
+def _told(places: HostPaths) -> dict[str, Any]:
     """Return what was made the last time: nothing of it is a secret."""
     found: dict[str, Any] = {"name": "", "digest": "", "given": "", "port": 0, "listen": [], "allowed": [], "left": []}
     with contextlib.suppress(OSError, ValueError):
@@ -98,7 +98,7 @@ def _digest(told: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def found(places: Places) -> dict[str, Any] | None:
+def found(places: HostPaths) -> dict[str, Any] | None:
     """Return what is to be said of it; None where none was made to be asked by TLS."""
     if not places.broker_told.is_file():
         return None
@@ -109,17 +109,17 @@ def found(places: Places) -> dict[str, Any] | None:
     return {"digest": told["digest"], "safe": guarded, "whole": whole, "left": told["left"], "shown": shown}
 
 
-def is_asked(places: Places) -> bool:
+def is_asked(places: HostPaths) -> bool:
     """Tell whether instances here ask for a broker by TLS, as far as they have secrets."""
     return any((places.credentials / release / BROKER_SECRET).is_file() for release in credentials.there(places))
 
 
-def port(places: Places) -> int:
+def port(places: HostPaths) -> int:
     """Return the port at which it is asked by TLS; 0 where there is none."""
     return int(_told(places)["port"])
 
 
-def _given_now(places: Places) -> str:
+def _given_now(places: HostPaths) -> str:
     """Return the digest of what it is given, as it is there; empty where something else or nothing is."""
     files = [*places.broker_given.iterdir()] if places.broker_given.is_dir() else []
     texts = {path.name: path.read_text(encoding="utf-8") for path in files}
@@ -128,7 +128,7 @@ def _given_now(places: Places) -> str:
     return given_digest({"given": texts}) if is_whole else ""
 
 
-def forget(places: Places) -> None:
+def forget(places: HostPaths) -> None:
     """Let nobody ask for it by TLS any more; what it keeps stays."""
     guarding.unguard(places.broker_guard)
     places.broker_told.unlink(missing_ok=True)

@@ -13,13 +13,13 @@ from platforms.remote.host.running import HostError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: Seconds that it has to answer.
 PATIENCE = 5.0
 
 
-def problems(places: Places, release: str) -> list[str]:
+def problems(places: HostPaths, release: str) -> list[str]:
     """Return what of the broker is not as it should be for a release's instances on this host, in words."""
     try:
         url = urlsplit((places.credentials / release / BROKER_SECRET).read_text(encoding="utf-8"))

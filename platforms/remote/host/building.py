@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import IO
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: What is sent: what a package is built with, its source, and how it is built.
 ENVIRONMENT, SOURCE, HOW, BACKEND = "environment", "source", "how.json", "backend.py"
@@ -35,7 +35,7 @@ LARGEST, LAST_WORDS, CHUNK = 512 * 1024**2, 16 * 1024, 1024**2
 LONGEST = 3600
 
 
-def build(places: Places, sent: IO[bytes]) -> dict[str, Any]:
+def build(places: HostPaths, sent: IO[bytes]) -> dict[str, Any]:
     """Build a package of what is sent, a tar archive of ENVIRONMENT, SOURCE and HOW; one at a time.
 
     Return `wheel` and `content` as `backend` says them, or `requires`, where it needs more than it was sent, or
@@ -57,7 +57,7 @@ def build(places: Places, sent: IO[bytes]) -> dict[str, Any]:
         return _ask(places, directory, how, "wheel")
 
 
-def _ask(places: Places, directory: Path, how: Mapping[str, Any], what: str) -> dict[str, Any]:
+def _ask(places: HostPaths, directory: Path, how: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Ask the package's backend; `failed` where it fails."""
     output("systemctl", "stop", places.build_unit)  # of an `up` that was killed
     (source,) = (directory / SOURCE).iterdir()

@@ -18,7 +18,7 @@ from platforms.remote.host.running import HostError, output
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: How a check's directory is called, which nobody but root can have made.
 DIRECTORY = re.compile(r"/run/cluster-check-[0-9a-f]{8}")
@@ -27,7 +27,7 @@ DIRECTORY = re.compile(r"/run/cluster-check-[0-9a-f]{8}")
 OWN = ("nginx.conf", "sites-enabled", "sites-available")
 
 
-def check(places: Places, asked: dict[str, Any]) -> str | None:
+def check(places: HostPaths, asked: dict[str, Any]) -> str | None:
     """Return what nginx says of a site's file that it refuses; None where it takes it.
 
     asked: the `directory` whose paths the files say, `files` and `links` by their paths from there or absolute ones in
@@ -50,7 +50,7 @@ def check(places: Places, asked: dict[str, Any]) -> str | None:
 
 
 @contextlib.contextmanager
-def _directory(places: Places, said: str) -> Iterator[Path]:
+def _directory(places: HostPaths, said: str) -> Iterator[Path]:
     """Give a directory that is root's alone."""
     if DIRECTORY.fullmatch(said) is None:
         raise HostError(f"{said}: not the directory of a check")
@@ -62,7 +62,7 @@ def _directory(places: Places, said: str) -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
-def _within(directory: Path, places: Places, path: str) -> Path:
+def _within(directory: Path, places: HostPaths, path: str) -> Path:
     """Return where a path is in a check's directory; HostError where it leads out of it."""
     there = places.root / path.lstrip("/") if path.startswith("/") else directory / path
     if not Path(os.path.normpath(there)).is_relative_to(directory):
@@ -70,13 +70,13 @@ def _within(directory: Path, places: Places, path: str) -> Path:
     return there
 
 
-def _made(directory: Path, places: Places, path: str) -> Path:
+def _made(directory: Path, places: HostPaths, path: str) -> Path:
     there = _within(directory, places, path)
     there.parent.mkdir(parents=True, exist_ok=True)
     return there
 
 
-def _main(places: Places, directory: Path) -> bytes:
+def _main(places: HostPaths, directory: Path) -> bytes:
     """Return this host's nginx.conf, which includes the check's sites and writes where the check is."""
     text = (places.nginx / "nginx.conf").read_text(encoding="utf-8", errors="surrogateescape")
     sites = re.compile(rf"(?m)^(\s*include\s+)(?:{re.escape(str(places.nginx))}/)?sites-enabled/")
@@ -88,7 +88,7 @@ def _main(places: Places, directory: Path) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _link_others(places: Places, directory: Path) -> None:
+def _link_others(places: HostPaths, directory: Path) -> None:
     """Let what nginx.conf names by relative paths be found; of the stack's own, what the check has not itself."""
     for path in places.nginx.iterdir():
         if path.name not in OWN and not os.path.lexists(directory / path.name):

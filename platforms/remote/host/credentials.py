@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 DIRECTORY, FILE = 0o700, 0o600
 
@@ -33,7 +33,7 @@ def loaded(directory: Path | str) -> str:
     return f"LoadCredential={CREDENTIAL}:{directory}"
 
 
-def check(places: Places) -> None:
+def check(places: HostPaths) -> None:
     """See that systemd gives units what they alone read: where it can't, it says nothing. HostError where it does not.
 
     In a container systemd leaves / as it finds it, and what it mounts for a unit is not seen there.
@@ -48,7 +48,7 @@ def check(places: Places) -> None:
         )
 
 
-def write(places: Places, release: str, values: Mapping[str, str]) -> None:
+def write(places: HostPaths, release: str, values: Mapping[str, str]) -> None:
     """Put a release's secrets in place, all at once; those that are there already are left alone."""
     directory, new = places.credentials / release, places.credentials / f".{release}.new"
     _make(places)
@@ -71,13 +71,13 @@ def _says(directory: Path, values: Mapping[str, str]) -> bool:
     return same and _is_root_s(directory)
 
 
-def reads_files(places: Places, release: str) -> bool:
+def reads_files(places: HostPaths, release: str) -> bool:
     """Tell whether a release reads its secrets as files of its own user, as those before systemd gave them."""
     path = places.releases / release / CONFIG
     return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8")).get("secrets"))
 
 
-def give(places: Places, units: Iterable[str]) -> None:
+def give(places: HostPaths, units: Iterable[str]) -> None:
     """Let systemd give units the secrets of their releases, whenever it starts them.
 
     A release that reads them as files of its own needs none, and gets an empty directory where it has no other.
@@ -92,7 +92,7 @@ def give(places: Places, units: Iterable[str]) -> None:
             link.symlink_to(target)
 
 
-def _make(places: Places) -> None:
+def _make(places: HostPaths) -> None:
     above = places.credentials.parent
     above.parent.mkdir(mode=0o755, exist_ok=True)
     for path in (above, places.credentials, places.given):
@@ -100,7 +100,7 @@ def _make(places: Places) -> None:
         path.chmod(DIRECTORY)
 
 
-def there(places: Places) -> list[str]:
+def there(places: HostPaths) -> list[str]:
     """Return the releases whose secrets are there, for nobody else to read."""
     found = places.credentials.iterdir() if places.credentials.is_dir() else ()
     return sorted(path.name for path in found if not path.name.startswith(".") and _is_whole(path))
@@ -116,7 +116,7 @@ def _is_root_s(directory: Path) -> bool:
     return directory.stat().st_mode & 0o777 == DIRECTORY and said <= {FILE}
 
 
-def forget(places: Places, release: str, units: Collection[str]) -> None:
+def forget(places: HostPaths, release: str, units: Collection[str]) -> None:
     """Remove the secrets that no unit needs: whoever goes back to a former release writes them again."""
     called = {unit.removesuffix(".service").partition("@")[2] for unit in units}
     for path in places.given.iterdir() if places.given.is_dir() else ():
@@ -127,7 +127,7 @@ def forget(places: Places, release: str, units: Collection[str]) -> None:
             shutil.rmtree(path)
 
 
-def forget_unused(places: Places, units: Collection[str]) -> None:
+def forget_unused(places: HostPaths, units: Collection[str]) -> None:
     """Remove the secrets of releases that none of these units has."""
     called = {unit.removesuffix(".service").partition("@")[2] for unit in units}
     for path in places.given.iterdir() if places.given.is_dir() else ():
@@ -139,14 +139,14 @@ def forget_unused(places: Places, units: Collection[str]) -> None:
             shutil.rmtree(path)
 
 
-def remove(places: Places) -> None:
+def remove(places: HostPaths) -> None:
     """Remove all of them; what a broker is given is its own."""
     for path in (places.credentials, places.given):
         shutil.rmtree(path, ignore_errors=True)
     leave_nothing(places)
 
 
-def leave_nothing(places: Places) -> None:
+def leave_nothing(places: HostPaths) -> None:
     """Remove the directories above, where nothing is in them any more."""
     above = places.credentials.parent
     for path in (above, above.parent):

@@ -15,7 +15,7 @@ from platforms.remote.host.running import HostError, is_active, output, put, run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: Where nginx asks an instance whether a node that has begun with nothing holds again what it should.
 RESTORED = "/-/probe/restore"
@@ -27,7 +27,7 @@ FILLED_WITHIN, SAID_WITHIN = 60.0, 20.0
 PATIENCE = 1.0
 
 
-def start(places: Places, wanted: Sequence[dict[str, Any]]) -> None:
+def start(places: HostPaths, wanted: Sequence[dict[str, Any]]) -> None:
     """Let daemons run as they should, one after another; HostError where one does not answer.
 
     wanted: of each its `name`, the `unit`'s text, the `programs` that it may be, the `socket` on which it listens,
@@ -52,7 +52,7 @@ def start(places: Places, wanted: Sequence[dict[str, Any]]) -> None:
             _await_filled(places, one["name"])
 
 
-def _is_as_wanted(places: Places, one: dict[str, Any]) -> bool:
+def _is_as_wanted(places: HostPaths, one: dict[str, Any]) -> bool:
     """Tell whether a daemon runs, and was started by the unit that is wanted."""
     unit, started = places.daemon(one["name"]), places.started(one["name"])
     said = [path.read_text(encoding="utf-8") if path.is_file() else "" for path in (unit, started)]
@@ -69,7 +69,7 @@ def _install(programs: Sequence[str]) -> None:
         output("systemctl", "disable", "--quiet", f"{name}.service")
 
 
-def _await(places: Places, one: dict[str, Any], unit: str) -> None:
+def _await(places: HostPaths, one: dict[str, Any], unit: str) -> None:
     deadline = time.monotonic() + one["seconds"]
     while not _answers(places, one):
         if time.monotonic() > deadline:
@@ -78,7 +78,7 @@ def _await(places: Places, one: dict[str, Any], unit: str) -> None:
         time.sleep(0.05)
 
 
-def _answers(places: Places, one: dict[str, Any]) -> bool:
+def _answers(places: HostPaths, one: dict[str, Any]) -> bool:
     """Tell whether a daemon answers its user, in whose directory its socket is."""
     return bool(told_by(places, lambda: _answered(one)))
 
@@ -100,7 +100,7 @@ def _answered(one: dict[str, Any]) -> bool:
             return False
 
 
-def _await_filled(places: Places, name: str) -> None:
+def _await_filled(places: HostPaths, name: str) -> None:
     """Wait until instances have given a node what it should hold; where none serves there is nothing to wait for."""
     began = time.monotonic()
     while time.monotonic() < began + FILLED_WITHIN:
@@ -116,7 +116,7 @@ def _await_filled(places: Places, name: str) -> None:
     )
 
 
-def forget(places: Places, kept: set[str]) -> None:
+def forget(places: HostPaths, kept: set[str]) -> None:
     """Stop the daemons that are not named any more; what a broker keeps stays."""
     for unit in places.daemons():
         name = unit.name.removeprefix(f"{places.name}.").removesuffix(".service")

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster_runtime import unfollowed
-from platforms.remote.host.places import NGINX_USER, UNSEEDED
+from platforms.remote.host.paths import NGINX_USER, UNSEEDED
 from platforms.remote.host.running import HostError, directory_of, done_by_number, opened, output, put
 from platforms.remote.host.walking import holds_files, unless_kept
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: Files in the stack's directory: what it is known by, whose it is, and what a host writes for the others to read.
 TOKEN, OWNER, PROOF = ".token", ".owner", ".proof-"
@@ -48,7 +48,7 @@ NOTHING: Mapping[str, Any] = {"problem": "", "owner": None, "group": None, "toke
 LAST_SYSTEM = 999
 
 
-def found(places: Places, path: str) -> dict[str, Any]:
+def found(places: HostPaths, path: str) -> dict[str, Any]:
     """Return what there is: `problem` in words, or an empty text, and of the stack's own directory what is known.
 
     `owner` and `group` are numbers; None where it is not there. `token` tells one filesystem from another, `claimed` is
@@ -61,7 +61,7 @@ def found(places: Places, path: str) -> dict[str, Any]:
     return said
 
 
-def numbers(places: Places) -> dict[str, Any]:
+def numbers(places: HostPaths) -> dict[str, Any]:
     """Return the numbers of users: the stack's `own` (None: there is none yet), nginx's group, and those `taken`."""
     return {
         "own": next((one.pw_uid for one in pwd.getpwall() if one.pw_name == places.name), None),
@@ -70,7 +70,7 @@ def numbers(places: Places) -> dict[str, Any]:
     }
 
 
-def problem_of(places: Places, path: Path) -> str:
+def problem_of(places: HostPaths, path: Path) -> str:
     """Return why a directory is none that hosts can share; empty where it is."""
     try:
         there = path.stat()
@@ -83,7 +83,7 @@ def problem_of(places: Places, path: Path) -> str:
     return ""
 
 
-def _found(places: Places, path: Path) -> dict[str, Any]:
+def _found(places: HostPaths, path: Path) -> dict[str, Any]:
     problem = problem_of(places, path)
     if problem:
         return {**NOTHING, "problem": problem}
@@ -118,7 +118,7 @@ def _text(path: Path) -> str:
 # --- what is made there
 
 
-def record(places: Places, wanted: Mapping[str, Any] | None, owner: str) -> None:
+def record(places: HostPaths, wanted: Mapping[str, Any] | None, owner: str) -> None:
     """Make what a stack needs of a filesystem that hosts share, and write down which it is.
 
     wanted: its `path`, the `number` of the stack's user, and `shared`, the directories there of what the project
@@ -148,7 +148,7 @@ def record(places: Places, wanted: Mapping[str, Any] | None, owner: str) -> None
         _mount_point(places.shared / name)
 
 
-def forget(places: Places) -> None:
+def forget(places: HostPaths) -> None:
     """Have nothing to do with a filesystem of several hosts any more."""
     for path in (places.filesystem, places.token):
         path.unlink(missing_ok=True)
@@ -169,7 +169,7 @@ def _mount_point(path: Path) -> None:
     os.close(opened(path))
 
 
-def make(places: Places, path: str, number: int) -> None:
+def make(places: HostPaths, path: str, number: int) -> None:
     """Make the stack's own directory where it is not there yet; HostError where it can't be, or is somebody else's."""
     problem = problem_of(places, Path(path))
     if problem:
@@ -231,7 +231,7 @@ def _write(path: Path, text: str) -> None:
 # --- that all hosts see the same
 
 
-def write_proof(places: Places, asked: Mapping[str, Any]) -> None:
+def write_proof(places: HostPaths, asked: Mapping[str, Any]) -> None:
     """Write what the other hosts are to read; HostError where this host can't write there as its instances would.
 
     asked: `path`, `number`, and the `name` of what is written, and the `mark` in it.
@@ -251,7 +251,7 @@ def _prove(own: Path, name: str, mark: str) -> None:
     _write(own / f"{PROOF}{name}", mark)
 
 
-def unread(places: Places, asked: Mapping[str, Any]) -> list[str]:
+def unread(places: HostPaths, asked: Mapping[str, Any]) -> list[str]:
     """Return which of what other hosts have written is not seen here, as instances see it, and as nginx does.
 
     asked: `path`, `number` (None where no instances run), `visited` (whether nginx reads there), `marks` by `names`.
@@ -279,7 +279,7 @@ def _missing(own: Path, marks: Mapping[str, str]) -> list[str]:
         time.sleep(0.2)
 
 
-def blind(places: Places, shared: Sequence[str]) -> list[str]:
+def blind(places: HostPaths, shared: Sequence[str]) -> list[str]:
     """Return the units of instances that run and have another filesystem, or none, where the project writes."""
     device = places.written().stat().st_dev
     wanted = {(f"{os.major(device)}:{os.minor(device)}", str(places.shared / name)) for name in shared}
@@ -298,7 +298,7 @@ def _mounts(unit: str, otherwise: set[tuple[str, str]]) -> set[tuple[str, str]]:
 # --- what a host had itself before
 
 
-def gather(places: Places) -> None:
+def gather(places: HostPaths) -> None:
     """Copy what this host's instances have written to itself to where all hosts have it; what is there stays.
 
     HostError names what can't be copied.
@@ -324,7 +324,7 @@ def _has_all(note: Path) -> None:
     note.unlink(missing_ok=True)
 
 
-def put_aside(places: Places) -> None:
+def put_aside(places: HostPaths) -> None:
     """Copy what was written meanwhile, and then put all of it aside: nothing of this host's is in the way any more."""
     gather(places)
     if places.shared_filesystem():
@@ -345,7 +345,7 @@ def _put_aside(top: Path, moved: Path) -> None:
         os.close(inside)
 
 
-def _entries(places: Places) -> list[str]:
+def _entries(places: HostPaths) -> list[str]:
     """Return the directories here of what the project writes, but those that are not shared."""
     return sorted(
         one.name
@@ -354,7 +354,7 @@ def _entries(places: Places) -> list[str]:
     )
 
 
-def delete(places: Places) -> None:
+def delete(places: HostPaths) -> None:
     """Delete what the project has written for all hosts; HostError, and nothing is deleted, where it is not seen."""
     path = places.shared_filesystem()
     if not path:

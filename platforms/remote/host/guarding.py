@@ -12,7 +12,7 @@ from platforms.remote.host.running import HostError, output, put, run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from platforms.remote.host.places import Guard
+    from platforms.remote.host.paths import Guard
 
 #: Seconds that a connection may take where somebody is to be let in, or kept out.
 REACHED_WITHIN = 3.0

@@ -9,20 +9,20 @@ from platforms.remote.host.running import put
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 
-def found(places: Places) -> list[str]:
+def found(places: HostPaths) -> list[str]:
     """Return the kinds of what was left behind here."""
     return places.let_go.read_text(encoding="utf-8").split() if places.let_go.is_file() else []
 
 
-def leave(places: Places, kinds: Collection[str]) -> None:
+def leave(places: HostPaths, kinds: Collection[str]) -> None:
     """Say that these are left behind, too."""
     put(places.let_go, "".join(f"{one}\n" for one in sorted({*found(places), *kinds})))
 
 
-def use_again(places: Places, *kinds: str) -> None:
+def use_again(places: HostPaths, *kinds: str) -> None:
     """Say that these are used here; all, where none is named."""
     left = {*found(places)} - {*kinds} if kinds else set()
     if left:

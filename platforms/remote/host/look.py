@@ -23,7 +23,7 @@ from platforms.remote.host.running import digest_of, has_user, output, told_by
 from platforms.remote.host.walking import holds_files, unless_kept
 
 if TYPE_CHECKING:
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: What an instance may be called.
 INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -40,7 +40,7 @@ DIGITS = 12
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-def look(places: Places, shared_filesystem: str = "") -> dict[str, Any]:
+def look(places: HostPaths, shared_filesystem: str = "") -> dict[str, Any]:
     """Return it. shared_filesystem: where one is to be mounted that the stack's hosts share; empty where none is."""
     machine = _machine(places)
     if shared_filesystem:
@@ -54,7 +54,7 @@ def look(places: Places, shared_filesystem: str = "") -> dict[str, Any]:
     return {"machine": machine, "stack": stack}
 
 
-def _machine(places: Places) -> dict[str, Any]:
+def _machine(places: HostPaths) -> dict[str, Any]:
     release = platform.freedesktop_os_release()
     version = re.search(r"nginx/([0-9]+)\.([0-9]+)\.([0-9]+)", _said("nginx", "-v"))
     free = {
@@ -89,7 +89,7 @@ def _said(*command: str) -> str:
     return done.stdout + done.stderr
 
 
-def _stack(places: Places) -> dict[str, Any] | None:
+def _stack(places: HostPaths) -> dict[str, Any] | None:
     """Return what there is of the stack; None where it was never here, or its first set-up was killed."""
     if not places.owner.is_file() or not has_user(places):
         return None
@@ -122,7 +122,7 @@ def _stack(places: Places) -> dict[str, Any] | None:
     }
 
 
-def _filesystem(places: Places, wanted: str, machine: dict[str, Any]) -> dict[str, Any] | None:
+def _filesystem(places: HostPaths, wanted: str, machine: dict[str, Any]) -> dict[str, Any] | None:
     """Return where this host has what the project writes; None where it has it itself.
 
     wanted: what was looked at for the machine already: one whose server is away takes its time.
@@ -137,7 +137,7 @@ def _filesystem(places: Places, wanted: str, machine: dict[str, Any]) -> dict[st
     return {"path": path, "token": token, "seen": said["token"] == token, "holds": said["holds"]}
 
 
-def _said_by_processes(places: Places) -> dict[str, Any]:
+def _said_by_processes(places: HostPaths) -> dict[str, Any]:
     """Return what instances and services say, in directories that are their user's: to be read as that user."""
     return {
         "static": unless_kept(lambda: printable(str((places.static / "current").readlink()))),
@@ -149,7 +149,7 @@ def _said_by_processes(places: Places) -> dict[str, Any]:
     }
 
 
-def _kept_here(places: Places) -> tuple[Path, ...]:
+def _kept_here(places: HostPaths) -> tuple[Path, ...]:
     """Return the directories of what outlives releases and is on this host alone."""
     return (places.data, places.shared, places.sessions, places.kept_by("broker"))
 
@@ -166,7 +166,7 @@ def _directories(top: Path) -> list[Path]:
     return unless_kept(found) or []
 
 
-def _instance(places: Places, directory: Path) -> dict[str, Any]:
+def _instance(places: HostPaths, directory: Path) -> dict[str, Any]:
     """Return what an instance's directory says; nothing where its own user keeps it from being read.
 
     Whatever that user makes of it, the next release must be able to replace it.
@@ -215,7 +215,7 @@ def _kept(directory: Path) -> list[str]:
     return [one.name for one in sorted(made, key=lambda one: one.stat().st_mtime)]
 
 
-def _units(places: Places) -> dict[str, dict[str, Any]]:
+def _units(places: HostPaths) -> dict[str, dict[str, Any]]:
     """Return what systemd says of the stack's units, by their names."""
     names = "Id,ActiveState,SubState,MainPID,StatusText,NRestarts"
     listed = _said("systemctl", "show", *places.patterns, f"--property={names}", "--all")
@@ -236,20 +236,20 @@ def _units(places: Places) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _daemon(places: Places, unit: Path) -> dict[str, Any]:
+def _daemon(places: HostPaths, unit: Path) -> dict[str, Any]:
     """Return what is to be said of a program of the distribution's: its state, and by which unit it was started."""
     name = unit.name.removeprefix(f"{places.name}.").removesuffix(".service")
     state = _said("systemctl", "is-active", unit.name).strip()
     return {"state": state, "unit": digest_of(unit), "started": digest_of(places.started(name))}
 
 
-def _services(places: Places) -> dict[str, dict[str, Any]]:
+def _services(places: HostPaths) -> dict[str, dict[str, Any]]:
     """Return what each process beside the instances says of itself, by its service and its generation."""
     top = places.sockets / SERVICES
     return {one.name: _said_in(InstanceLink(top, one.name)) for one in _directories(top)}
 
 
-def _site(places: Places) -> dict[str, str]:
+def _site(places: HostPaths) -> dict[str, str]:
     """Return a digest of each of nginx's files of the stack, and where its links lead, by their paths."""
     enabled, available = places.nginx / "sites-enabled", places.nginx / "sites-available"
     found = [*enabled.glob(f"zz-{places.name}"), *available.glob(f"zz-{places.name}"), *places.own_nginx.rglob("*")]
@@ -260,7 +260,7 @@ def _site(places: Places) -> dict[str, str]:
     }
 
 
-def _called(places: Places, path: Path) -> str:
+def _called(places: HostPaths, path: Path) -> str:
     """Return the path of one of nginx's files as a configuration has it: what its site names is absolute."""
     return str(path if path.is_relative_to(places.own_nginx) else path.relative_to(places.nginx))
 
@@ -269,7 +269,7 @@ def _called(places: Places, path: Path) -> str:
 LISTENING, ADDRESS, STATE, USER = "0A", 1, 3, 7
 
 
-def listening(places: Places) -> list[int]:
+def listening(places: HostPaths) -> list[int]:
     """Return the ports on which the instances' user listens, but a broker's that others ask: only nginx should."""
     if not has_user(places):
         return []

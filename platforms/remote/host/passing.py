@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import io
     from typing import IO
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 
 def relay(path: str) -> None:
@@ -37,7 +37,7 @@ def _pass_on(there: socket.socket) -> None:
     there.shutdown(socket.SHUT_WR)
 
 
-def relay_all(places: Places) -> None:
+def relay_all(places: HostPaths) -> None:
     """Pass connections on, which standard input and output have by frames, until there is no input any more.
 
     As the instances' user, who says where a name leads.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: A port of the network; a socket's path has none.
 _LISTEN = re.compile(r"^\s*listen\s+(?!unix:)(?:\S+:)?([0-9]+)[\s;]", re.MULTILINE)
@@ -22,7 +22,7 @@ def listened(texts: Iterable[str]) -> set[int]:
     return {int(port) for text in texts for port in _LISTEN.findall(text)}
 
 
-def check_relay_ports(places: Places, files: Iterable[str]) -> None:
+def check_relay_ports(places: HostPaths, files: Iterable[str]) -> None:
     """Refuse ports for other hosts on which another site of this nginx listens: who asks it would get that one.
 
     files: the texts of what is to listen. HostError names the port and the site.
@@ -37,7 +37,7 @@ def check_relay_ports(places: Places, files: Iterable[str]) -> None:
             )
 
 
-def _others(places: Places) -> Iterator[Path]:
+def _others(places: HostPaths) -> Iterator[Path]:
     """Return the files of what nginx does here beside the stack's own relay."""
     own = {places.relay_site.name}
     enabled = [path for path in sorted((places.nginx / "sites-enabled").glob("*")) if path.name not in own]

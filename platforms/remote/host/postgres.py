@@ -26,7 +26,7 @@ from platforms.remote.host.setting_up import claim
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: Whose server it is, as the distribution has it.
 USER = "postgres"
@@ -50,7 +50,7 @@ After=network-online.target
 """
 
 
-def make(places: Places, wanted: dict[str, Any]) -> None:
+def make(places: HostPaths, wanted: dict[str, Any]) -> None:
     """Let the database be as it should; HostError where it can't.
 
     wanted: `owner` (as `setting_up.claim`), `port`, `listen` (addresses), `allowed` (addresses of hosts that run
@@ -78,7 +78,7 @@ def make(places: Places, wanted: dict[str, Any]) -> None:
     put(places.state / TOLD, json.dumps({**told, "version": cluster.version}))
 
 
-def shut_out(places: Places) -> None:
+def shut_out(places: HostPaths) -> None:
     """Let hosts get there no more that had instances before the last `make`, and have none now; nor the owner."""
     told = _told(places)
     cluster = _Cluster(places)
@@ -93,7 +93,7 @@ def shut_out(places: Places) -> None:
     put(places.state / TOLD, json.dumps(told))
 
 
-def _told(places: Places) -> dict[str, Any]:
+def _told(places: HostPaths) -> dict[str, Any]:
     """Return what was made the last time: nothing of it is a secret."""
     found: dict[str, Any] = {"digest": "", "version": "", "port": 0, "listen": [], "allowed": [], "left": []}
     found |= {"owner_logs_in": False}
@@ -128,7 +128,7 @@ _ALONE = (
 class _Cluster:
     """The stack's cluster of databases, as the distribution's tools know it."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: HostPaths) -> None:
         self.places = places
         self.name = places.table
         self.etc = places.root / "etc" / "postgresql"
@@ -311,7 +311,7 @@ def _is_guarded(told: dict[str, Any]) -> bool:
     return bool(_admitted(told) or told["listen"])
 
 
-def _guard(places: Places, told: dict[str, Any]) -> None:
+def _guard(places: HostPaths, told: dict[str, Any]) -> None:
     """Let nobody of the network get to the port but hosts that run instances; other rules stay as they are."""
     if _is_guarded(told):
         guarding.guard(places.database_guard, told["port"], _admitted(told))
@@ -322,7 +322,7 @@ def _guard(places: Places, told: dict[str, Any]) -> None:
 # --- looking, and letting go
 
 
-def found(places: Places) -> dict[str, Any] | None:
+def found(places: HostPaths) -> dict[str, Any] | None:
     """Return what is to be said of the database: None where there never was one."""
     cluster = _Cluster(places)
     if not cluster.there:
@@ -339,7 +339,7 @@ def found(places: Places) -> dict[str, Any] | None:
     }
 
 
-def stop(places: Places) -> None:
+def stop(places: HostPaths) -> None:
     """Stop the database, and let no boot start it; what it holds stays."""
     cluster = _Cluster(places)
     if not cluster.there:
@@ -350,7 +350,7 @@ def stop(places: Places) -> None:
     guarding.unguard(places.database_guard)
 
 
-def drop(places: Places) -> None:
+def drop(places: HostPaths) -> None:
     """Remove the database, and what it holds; each version of it that is there."""
     cluster = _Cluster(places)
     while cluster.there:

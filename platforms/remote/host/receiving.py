@@ -14,13 +14,13 @@ from functools import partial
 from secrets import token_hex
 from typing import IO, TYPE_CHECKING
 
-from platforms.remote.host.places import UNSEEDED
+from platforms.remote.host.paths import UNSEEDED
 from platforms.remote.host.running import HostError, done_by, identity, output, run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: Bytes that are read at a time.
 CHUNK = 1 << 20
@@ -35,7 +35,7 @@ CODE = ("tree", RUNTIME, "packages", "sources")
 BROKEN = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
 
 
-def receive(places: Places, kind: str, digest: str, sent: IO[bytes]) -> None:
+def receive(places: HostPaths, kind: str, digest: str, sent: IO[bytes]) -> None:
     """Unpack a release, an environment or a renewer, whole or not at all; a tar archive of root's own files, gzipped.
 
     It is read as it comes: a host may have less memory than its packages have bytes.
@@ -55,7 +55,7 @@ def receive(places: Places, kind: str, digest: str, sent: IO[bytes]) -> None:
         raise
 
 
-def _make(places: Places, kind: str, new: Path, directory: Path, sent: IO[bytes]) -> None:
+def _make(places: HostPaths, kind: str, new: Path, directory: Path, sent: IO[bytes]) -> None:
     """Make in `new` what `directory` is to be, and let it be that."""
     is_renewer = kind == "renewer"  # which has a user of its own, and holds no code of the project's
     group = 0 if is_renewer else grp.getgrnam(places.name).gr_gid
@@ -151,7 +151,7 @@ def _compile(*directories: Path) -> None:
     output(sys.executable, *words, *map(str, directories))
 
 
-def _seed(places: Places, seed: Path) -> None:
+def _seed(places: HostPaths, seed: Path) -> None:
     """Make what the project writes, where it is not there yet, of what it holds there; nothing there is touched.
 
     As the instances' user: what it may write, root must not.

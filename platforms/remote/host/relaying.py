@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from platforms.remote.host import site
 from platforms.remote.host.asking import ask
-from platforms.remote.host.places import AUTHORITY, CERTIFICATE
+from platforms.remote.host.paths import AUTHORITY, CERTIFICATE
 from platforms.remote.host.ports import check_relay_ports
 from platforms.remote.host.running import certificates_in
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: Stands in the text for the digest while it is being computed (cluster.render.internal).
 DIGEST_PLACE = "0" * 64
@@ -24,7 +24,7 @@ DIGEST_PLACE = "0" * 64
 _TOLD = re.compile(r"[0-9a-f]{64}")
 
 
-def deliver(places: Places, wanted: dict[str, Any]) -> None:
+def deliver(places: HostPaths, wanted: dict[str, Any]) -> None:
     """Put it in place. Ports that are not named stay as they are: who asks there is told later.
 
     wanted: `files`, `private` and `polite`, as `site.swap` has them; the digest is made here.
@@ -34,7 +34,7 @@ def deliver(places: Places, wanted: dict[str, Any]) -> None:
     _swap(places, {**kept, **wanted["files"]}, wanted["private"], polite=wanted["polite"], gone=())
 
 
-def trim(places: Places, ports: Collection[str], *, polite: bool) -> None:
+def trim(places: HostPaths, ports: Collection[str], *, polite: bool) -> None:
     """Let go of other ports than these; of all that is done for other hosts where none is named."""
     if not ports:
         site.take_away(places, places.relay_site.name)
@@ -47,7 +47,7 @@ def trim(places: Places, ports: Collection[str], *, polite: bool) -> None:
         _swap(places, files, {}, polite=polite, gone=map(str, gone))
 
 
-def _swap(places: Places, files: Mapping[str, str], private: Mapping[str, str], *, polite: bool, gone: Any) -> None:
+def _swap(places: HostPaths, files: Mapping[str, str], private: Mapping[str, str], *, polite: bool, gone: Any) -> None:
     shown = dict(private) or _shown(places)
     digest = _digest({**files, **shown})
     name = f"sites-enabled/{places.relay_site.name}"
@@ -62,15 +62,15 @@ def _swap(places: Places, files: Mapping[str, str], private: Mapping[str, str], 
     site.swap(places, wanted, places.relay_internal)
 
 
-def _files(places: Places) -> list[Path]:
+def _files(places: HostPaths) -> list[Path]:
     return sorted(places.relay_files.glob("*.conf"))
 
 
-def _shown(places: Places) -> dict[str, str]:
+def _shown(places: HostPaths) -> dict[str, str]:
     return {str(path): path.read_text(encoding="ascii") for path in sorted(places.shown.glob("*"))}
 
 
-def _texts(places: Places) -> dict[str, str]:
+def _texts(places: HostPaths) -> dict[str, str]:
     """Return its files as they were before the digest was put in, by their paths as a configuration has them."""
     main = places.relay_site
     found = {str(path): path.read_text(encoding="utf-8") for path in _files(places)}
@@ -85,7 +85,7 @@ def _digest(texts: Mapping[str, str]) -> str:
     return hashlib.sha256("\0".join(told).encode()).hexdigest()
 
 
-def between(places: Places) -> dict[str, Any]:
+def between(places: HostPaths) -> dict[str, Any]:
     """Return digests of what this host shows other hosts and whom it believes, as far as nginx or instances use it."""
     sites = [places.nginx / "sites-enabled" / name for name in (places.relay_site.name, f"zz-{places.name}")]
     texts = [path.read_text(encoding="utf-8") for path in (*sites, *_files(places)) if path.exists()]
@@ -97,7 +97,7 @@ def between(places: Places) -> dict[str, Any]:
     }
 
 
-def found(places: Places) -> dict[str, Any]:
+def found(places: HostPaths) -> dict[str, Any]:
     """Return a digest of each of its files, and whether nginx runs just these and would do so again."""
     texts = _texts(places)
     link = places.nginx / "sites-enabled" / places.relay_site.name

@@ -16,7 +16,7 @@ from cluster_runtime.instance_link import SERVICES
 from cluster_runtime.secret_files import is_held
 from platforms.remote.host import credentials, leaving
 from platforms.remote.host.credentials import CONFIG, reads_files
-from platforms.remote.host.places import THERE
+from platforms.remote.host.paths import THERE
 from platforms.remote.host.receiving import ENVIRONMENT, RUNTIME
 from platforms.remote.host.running import HostError, directory_of, identity, is_active, output, run, told_by
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: Releases that are kept beside the one that serves.
 KEPT = 3
@@ -37,7 +37,13 @@ LOG_LINES = 20
 
 
 def in_release(  # noqa: PLR0913 - what it is given
-    places: Places, release: str, unit: str, *, terminal: bool = False, given: bool = True, writes: Sequence[Path] = ()
+    places: HostPaths,
+    release: str,
+    unit: str,
+    *,
+    terminal: bool = False,
+    given: bool = True,
+    writes: Sequence[Path] = (),
 ) -> list[str]:
     """Return the words of a Python that runs once in a release as an instance does, in the same sandbox.
 
@@ -59,14 +65,14 @@ def in_release(  # noqa: PLR0913 - what it is given
     ]
 
 
-def _python(places: Places, release: str) -> list[str]:
+def _python(places: HostPaths, release: str) -> list[str]:
     return in_release(
         *(places, release, places.unit.read_text(encoding="utf-8")),
         writes=[places.secrets] if reads_files(places, release) else [],
     )
 
 
-def _put_secrets(places: Places, release: str, secrets: str) -> str:
+def _put_secrets(places: HostPaths, release: str, secrets: str) -> str:
     """Put a release's secrets in place; return what its own program is told of them."""
     credentials.write(places, release, json.loads(secrets))
     if not reads_files(places, release):
@@ -76,7 +82,7 @@ def _put_secrets(places: Places, release: str, secrets: str) -> str:
     return secrets
 
 
-def prepare(places: Places, release: str, words: Sequence[str], secrets: str) -> None:
+def prepare(places: HostPaths, release: str, words: Sequence[str], secrets: str) -> None:
     """Do what is done once for a release (cluster_runtime.prepare); it tells its progress itself."""
     leaving.use_again(places)
     told = _put_secrets(places, release, secrets)
@@ -87,7 +93,7 @@ def prepare(places: Places, release: str, words: Sequence[str], secrets: str) ->
         raise HostError(done.stderr.strip() or f"preparing release {release} failed ({done.returncode})")
 
 
-def start(places: Places, release: str, instances: Sequence[str]) -> None:
+def start(places: HostPaths, release: str, instances: Sequence[str]) -> None:
     """Start instances beside those that serve; HostError where one does not get healthy.
 
     None is left then that never served: of those that a boot starts systemd goes on trying.
@@ -95,7 +101,7 @@ def start(places: Places, release: str, instances: Sequence[str]) -> None:
     _start(places, {f"{name} of release {release}": places.unit_of(name, release) for name in instances})
 
 
-def start_services(places: Places, services: Sequence[str], *, alone: bool) -> None:
+def start_services(places: HostPaths, services: Sequence[str], *, alone: bool) -> None:
     """Start what runs the project's code beside the instances, each as `name=generation`; as `start`.
 
     alone: whether the former ones end before.
@@ -108,7 +114,7 @@ def start_services(places: Places, services: Sequence[str], *, alone: bool) -> N
     run("systemctl", "enable", "--quiet", *units.values())
 
 
-def _start(places: Places, units: Mapping[str, str]) -> None:
+def _start(places: HostPaths, units: Mapping[str, str]) -> None:
     """Start units, by what they are called in a message."""
     credentials.give(places, units.values())
     begun = time.time()
@@ -127,7 +133,7 @@ def _start(places: Places, units: Mapping[str, str]) -> None:
     raise HostError("\n".join(words) or done.stderr.strip())
 
 
-def tidy(places: Places, *, stop: bool) -> None:
+def tidy(places: HostPaths, *, stop: bool) -> None:
     """Remove the secrets of a release that did not get healthy, here or on another host; who goes on writes them again.
 
     stop: stop what was started of it beside those that serve, too: on another host something has failed.
@@ -141,7 +147,7 @@ def _indented(text: str) -> list[str]:
     return [f"    {line}" for line in text.strip().splitlines()]
 
 
-def serve(places: Places, release: str, instances: Sequence[str], turns: Sequence[str], *, alone: bool) -> None:
+def serve(places: HostPaths, release: str, instances: Sequence[str], turns: Sequence[str], *, alone: bool) -> None:
     """Let instances of a release take their names, and be those that the next boot starts.
 
     turns: the generation of each name. alone: whether those that held them are stopped at once, since memory is short.
@@ -165,7 +171,7 @@ def serve(places: Places, release: str, instances: Sequence[str], turns: Sequenc
         _say("stop", (one for one in units_there(places) - units if one.startswith(begin)))
 
 
-def units_there(places: Places) -> set[str]:
+def units_there(places: HostPaths) -> set[str]:
     """Return the stack's units that are there."""
     words = ("systemctl", "list-units", *places.patterns, f"--state={','.join(THERE)}", "--no-legend", "--plain")
     return {line.split()[0] for line in output(*words).stdout.splitlines() if line.split()}
@@ -178,7 +184,7 @@ def _say(word: str, units: Iterable[str]) -> None:
         run("systemctl", word, "--quiet", *names)
 
 
-def retire(places: Places, release: str, instances: Sequence[str], services: Sequence[str]) -> None:
+def retire(places: HostPaths, release: str, instances: Sequence[str], services: Sequence[str]) -> None:
     """Drain and stop whatever is not of the release that serves, and forget releases beyond the kept ones.
 
     services: what runs beside the instances, each as `name=generation`.
@@ -228,7 +234,7 @@ def _sweep(directory: Path, kept: set[str]) -> None:
             shutil.rmtree(one, ignore_errors=True)
 
 
-def _forget(places: Places, release: str) -> None:
+def _forget(places: HostPaths, release: str) -> None:
     made = sorted((one for one in places.releases.iterdir() if not one.name.startswith(".")), key=_age)
     old = [one.name for one in made[:-KEPT] if one.name != release]
     held = told_by(places, lambda: [name for name in old if is_held(places.secrets / name)])
@@ -242,7 +248,7 @@ def _forget(places: Places, release: str) -> None:
             shutil.rmtree(directory)
 
 
-def _forget_files(places: Places, release: str) -> None:
+def _forget_files(places: HostPaths, release: str) -> None:
     """Remove the secrets that releases read as files, where none does any more: whoever goes back writes them again."""
     if not places.secrets.is_dir():
         return
@@ -264,7 +270,7 @@ def _age(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def config_of(places: Places, release: str) -> str:
+def config_of(places: HostPaths, release: str) -> str:
     """Return the configuration file of a release; HostError where it is not here."""
     try:
         text = (places.releases / release / CONFIG).read_text(encoding="utf-8")
@@ -274,12 +280,12 @@ def config_of(places: Places, release: str) -> str:
     return text
 
 
-def show(places: Places, release: str, turn: str) -> None:
+def show(places: HostPaths, release: str, turn: str) -> None:
     """Let nginx serve the release's static files first. What is there is the instances' user's."""
     told_by(places, lambda: static_files.show(places.static, release, int(turn)))
 
 
-def adopt(places: Places, release: str, secrets: str) -> None:
+def adopt(places: HostPaths, release: str, secrets: str) -> None:
     """Put a release's secrets in place, whose other files were made on another host."""
     told = _put_secrets(places, release, secrets)
     if not told:
@@ -290,7 +296,7 @@ def adopt(places: Places, release: str, secrets: str) -> None:
         raise HostError(done.stderr.strip() or f"the secrets of release {release} can't be put in place")
 
 
-def retire_all(places: Places) -> None:
+def retire_all(places: HostPaths) -> None:
     """Drain and stop all that runs the project's code, and let no boot start it."""
     _say("disable", places.enabled())
     _say("stop", units_there(places))

@@ -10,10 +10,10 @@ from platforms.remote.host.releases import retire_all
 from platforms.remote.host.running import output
 
 if TYPE_CHECKING:
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 
-def remove(places: Places, *, data: bool, made_by: str = "") -> None:
+def remove(places: HostPaths, *, data: bool, made_by: str = "") -> None:
     """Stop all, and remove what `up` made; with `data` also what the site has stored.
 
     made_by: the resource of a program that goes. Where another one has set the stack up since, it was called otherwise

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: Where nginx tells which certificate it has read (cluster.render.acme).
 LOCATION = "/-/certificate"
@@ -33,11 +33,11 @@ MAP, SAID = "acme.map", "renewal.json"
 SECRET = 0o600
 
 
-def renew(places: Places, wanted: dict[str, Any]) -> None:
+def renew(places: HostPaths, wanted: dict[str, Any]) -> None:
     """Let the renewer run as it should; return when nginx can start. HostError where that is not so in time.
 
-    wanted: `renewer`, the digest of its packages; `units`, texts by their names as in `Places.renewer_units`; `given`,
-    what it alone is to read, texts by the files' names; `seconds` that it has.
+    wanted: `renewer`, the digest of its packages; `units`, texts by their names as in `HostPaths.renewer_units`;
+    `given`, what it alone is to read, texts by the files' names; `seconds` that it has.
     """
     _give(places, wanted["given"])
     units, told = places.renewer_units, digest_of_start(wanted["units"], wanted["given"])
@@ -59,7 +59,7 @@ def renew(places: Places, wanted: dict[str, Any]) -> None:
             shutil.rmtree(one)
 
 
-def _give(places: Places, given: dict[str, str]) -> None:
+def _give(places: HostPaths, given: dict[str, str]) -> None:
     """Write what systemd gives the renewer, and nobody else reads."""
     places.account.mkdir(mode=0o700, exist_ok=True)
     for name, text in given.items():
@@ -69,7 +69,7 @@ def _give(places: Places, given: dict[str, str]) -> None:
             path.unlink()
 
 
-def _await(places: Places, unit: str, seconds: float) -> None:
+def _await(places: HostPaths, unit: str, seconds: float) -> None:
     """Wait until the renewer has put a certificate in place, if it is one that nobody believes."""
     deadline = time.monotonic() + seconds
     while not (is_active(unit) and kept(places)):
@@ -79,7 +79,7 @@ def _await(places: Places, unit: str, seconds: float) -> None:
         time.sleep(0.1)
 
 
-def _started(places: Places) -> str:
+def _started(places: HostPaths) -> str:
     path = places.started(places.renewer_units["renewer"].name)
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
@@ -89,7 +89,7 @@ def digest_of_start(units: Mapping[str, str], given: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps([dict(units), dict(given)], sort_keys=True).encode()).hexdigest()
 
 
-def kept(places: Places) -> str:
+def kept(places: HostPaths) -> str:
     """Return what nginx tells once it has read the certificate that is there; empty where none is."""
     lines = _read(places.acme / MAP).splitlines()
     return " ".join(line.rpartition(" ")[2].rstrip(";") for line in lines)
@@ -103,7 +103,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def load(places: Places, *, polite: bool) -> None:
+def load(places: HostPaths, *, polite: bool) -> None:
     """Let nginx load the certificate that is there, where it runs; HostError where it does not."""
     with alone(places.lock):
         while (told := ask(places.internal, LOCATION)) is not None and (wanted := kept(places)) and told != wanted:
@@ -111,7 +111,7 @@ def load(places: Places, *, polite: bool) -> None:
                 raise HostError(f"nginx has not loaded the certificate within {TAKEN_WITHIN:g} s")
 
 
-def found(places: Places) -> dict[str, Any]:
+def found(places: HostPaths) -> dict[str, Any]:
     """Return what there is of the renewer, what it says, and which certificate nginx has read."""
     units = places.renewer_units
     return {
@@ -126,7 +126,7 @@ def found(places: Places) -> dict[str, Any]:
     }
 
 
-def said(places: Places) -> dict[str, Any]:
+def said(places: HostPaths) -> dict[str, Any]:
     """Return what the renewer says, which is nobody's word but its own, and which certificate nginx has read."""
     told, found = ask(places.internal, LOCATION), object_in(_read(places.acme / SAID)) or {}
     return {
@@ -135,7 +135,7 @@ def said(places: Places) -> dict[str, Any]:
     }
 
 
-def forget(places: Places) -> None:
+def forget(places: HostPaths) -> None:
     """Keep no certificate any more; those that are there stay, since authorities give few a week."""
     there = {name: path for name, path in places.renewer_units.items() if path.is_file()}
     if there:
@@ -148,6 +148,6 @@ def forget(places: Places) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def forget_certificates(places: Places) -> None:
+def forget_certificates(places: HostPaths) -> None:
     """Remove the certificates and their keys, too."""
     shutil.rmtree(places.acme_kept, ignore_errors=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: The group that has no files (Debian's nogroup).
 NO_GROUP = 65534
@@ -60,13 +60,13 @@ def digest_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
-def identity(places: Places) -> dict[str, Any]:
+def identity(places: HostPaths) -> dict[str, Any]:
     """Return the instances' user, as subprocess.run is told."""
     user = pwd.getpwnam(places.name)
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
-def has_user(places: Places) -> bool:
+def has_user(places: HostPaths) -> bool:
     """Tell whether the instances' user is there."""
     try:
         pwd.getpwnam(places.name)
@@ -75,7 +75,7 @@ def has_user(places: Places) -> bool:
     return True
 
 
-def become(places: Places) -> None:
+def become(places: HostPaths) -> None:
     """Be the instances' user from now on: for what only looks at, or asks, what that user can change."""
     _be(places.name)
 
@@ -87,7 +87,7 @@ def _be(name: str) -> None:
     os.setuid(user.pw_uid)
 
 
-def told_by(places: Places, look: Callable[[], Any]) -> Any:
+def told_by(places: HostPaths, look: Callable[[], Any]) -> Any:
     """Return what `look` returns, as JSON has it, in a process of the instances' user: links lead it no further."""
     return _told(lambda: become(places), look, f"what the instances of {places.name} say can't be read")
 

@@ -14,13 +14,13 @@ from platforms.remote.host.running import HostError, become, told_by
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: The last file of static files that are sent on.
 WHOLE = ".whole"
 
 
-def environment_of(places: Places, release: str) -> str:
+def environment_of(places: HostPaths, release: str) -> str:
     """Return the name of a release's environment of packages; HostError where it is not here."""
     try:
         return (places.releases / release / ENVIRONMENT).readlink().name
@@ -28,7 +28,7 @@ def environment_of(places: Places, release: str) -> str:
         raise HostError(f"release {release} is not here") from None
 
 
-def send(places: Places, kind: str, name: str, there: IO[bytes]) -> None:
+def send(places: HostPaths, kind: str, name: str, there: IO[bytes]) -> None:
     """Write a release or an environment as the archive by which it came; HostError where it is not here."""
     directory = {"release": places.releases, "environment": places.environments}[kind] / name
     environment = environment_of(places, name).encode() if kind == "release" else b""
@@ -47,7 +47,7 @@ def send(places: Places, kind: str, name: str, there: IO[bytes]) -> None:
             archive.addfile(told, io.BytesIO(environment))
 
 
-def send_static(places: Places, release: str, there: IO[bytes]) -> None:
+def send_static(places: HostPaths, release: str, there: IO[bytes]) -> None:
     """Write a release's static files as an archive, as the user who collected them."""
     become(places)
     # Of a stream tarfile takes no level before Python 3.12.
@@ -63,7 +63,7 @@ def send_static(places: Places, release: str, there: IO[bytes]) -> None:
         archive.addfile(tarfile.TarInfo(WHOLE))
 
 
-def receive_static(places: Places, release: str, sent: IO[bytes]) -> None:
+def receive_static(places: HostPaths, release: str, sent: IO[bytes]) -> None:
     """Unpack a release's static files as the user whose they are; HostError, and none are there, if one is missing."""
     problem = told_by(places, lambda: _receive_static(places.static, release, sent))
     if problem:

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from platforms.remote.host import credentials
 from platforms.remote.host.installing import install
-from platforms.remote.host.places import NGINX_USER
+from platforms.remote.host.paths import NGINX_USER
 from platforms.remote.host.releases import units_there
 from platforms.remote.host.running import HostError, directory_of, has_user, is_so, put, run
 
 if TYPE_CHECKING:
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 
 #: What the template of a service is called here, before its name.
 SERVICE = "service "
 
 
-def set_up(places: Places, wanted: dict[str, Any]) -> None:
+def set_up(places: HostPaths, wanted: dict[str, Any]) -> None:
     """Make it, where it is not there yet.
 
     wanted: `owner` says whose stack this is, `made_by` by which resource of its program; `unit` (where instances run),
@@ -54,7 +54,7 @@ def set_up(places: Places, wanted: dict[str, Any]) -> None:
         places.not_read.unlink()
 
 
-def _tell_systemd(places: Places, wanted: dict[str, Any]) -> bool:
+def _tell_systemd(places: HostPaths, wanted: dict[str, Any]) -> bool:
     """Put units in place; tell whether systemd is still to read them, also of a set-up that was killed before that."""
     texts = {places.unit: wanted.get("unit"), places.nginx_unit: wanted.get("nginx_unit")}
     texts |= {
@@ -68,7 +68,7 @@ def _tell_systemd(places: Places, wanted: dict[str, Any]) -> bool:
     return places.not_read.is_file()
 
 
-def claim(places: Places, owner: str) -> None:
+def claim(places: HostPaths, owner: str) -> None:
     """Say whose stack this is; HostError where it is somebody else's already.
 
     owner: the program and its stack, and what tells its stack file from another of that name.
@@ -88,7 +88,7 @@ def claim(places: Places, owner: str) -> None:
         )
 
 
-def _make_user(places: Places, number: int | None) -> None:
+def _make_user(places: HostPaths, number: int | None) -> None:
     """Make the instances' user, whose name every unit says. number: what it is to have; None: whatever is free."""
     if not has_user(places):
         words = ("--system", "--user-group", "--no-create-home", "--home-dir", str(places.home))
@@ -96,7 +96,7 @@ def _make_user(places: Places, number: int | None) -> None:
         run("useradd", *words, *called, "--shell", "/usr/sbin/nologin", places.name)
 
 
-def _make_directories(places: Places, *, shares: bool) -> None:
+def _make_directories(places: HostPaths, *, shares: bool) -> None:
     """Make directories; shares: whether what the project writes is where other hosts have it, too."""
     user = pwd.getpwnam(places.name)
     nginx = pwd.getpwnam(NGINX_USER).pw_gid

@@ -16,7 +16,7 @@ from platforms.remote.host.releases import config_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: Bytes of a file beyond which nobody reads what is in it.
 LARGEST = 400_000
@@ -28,7 +28,7 @@ MADE_OF = ("tree", RUNTIME)
 ABOVE = "above"
 
 
-def release(places: Places, digest: str, known: Mapping[str, str]) -> dict[str, Any]:
+def release(places: HostPaths, digest: str, known: Mapping[str, str]) -> dict[str, Any]:
     """Return what a release was made of, as JSON has it; HostError where it is not here.
 
     `config` is its configuration file, `environment` names its packages, `above` tells its local packages that do not
@@ -68,7 +68,7 @@ def _said(path: Path, known: str | None) -> dict[str, Any]:
     return {"digest": digest, "size": len(held), "program": bool(path.stat().st_mode & 0o100), **text}
 
 
-def site(places: Places) -> dict[str, str]:
+def site(places: HostPaths) -> dict[str, str]:
     """Return the texts of the site's file, of the one for other hosts, and of those that they name.
 
     By their paths, as a configuration has them. What not everybody may read there is none of it: a certificate's key,

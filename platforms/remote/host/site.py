@@ -18,7 +18,7 @@ from platforms.remote.host.running import HostError, is_active, output, put, run
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from platforms.remote.host.places import Places
+    from platforms.remote.host.paths import HostPaths
 
 #: Seconds for which responses end their connections before a reload (nginx before 1.27.4), and after it.
 CLOSING, SETTLING = 2.0, 1.0
@@ -44,7 +44,7 @@ SECOND_DEFAULT = (
 SECRET, ROOTS, NGINXS = 0o600, 0o644, 0o640
 
 
-def deliver(places: Places, wanted: dict[str, Any]) -> None:
+def deliver(places: HostPaths, wanted: dict[str, Any]) -> None:
     """Put the site's configuration in place; HostError, and the former one serves on, where nginx refuses it.
 
     wanted: as `swap`, with `users`; `relays` and `shown`, as `asking.check_relays`: these must answer before.
@@ -60,7 +60,7 @@ def deliver(places: Places, wanted: dict[str, Any]) -> None:
         places.users.unlink(missing_ok=True)
 
 
-def swap(places: Places, wanted: dict[str, Any], internal: Path, former: _Former | None = None) -> None:
+def swap(places: HostPaths, wanted: dict[str, Any], internal: Path, former: _Former | None = None) -> None:
     """Put a configuration in place; HostError, and the former one serves on, where nginx refuses it.
 
     wanted: `files`, `private` and `links` by their paths from nginx's directory, `digest`, and `polite`: whether
@@ -84,7 +84,7 @@ def swap(places: Places, wanted: dict[str, Any], internal: Path, former: _Former
 class _Former:
     """What stood where a configuration was put, until that is taken."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: HostPaths) -> None:
         self.kept: dict[Path, tuple[Path | str | None, bool]] = {}
         self.directory = places.state / "former-site"
         if self.directory.exists():
@@ -120,7 +120,7 @@ class _Former:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def _write(places: Places, wanted: dict[str, Any], former: _Former) -> bool:
+def _write(places: HostPaths, wanted: dict[str, Any], former: _Former) -> bool:
     """Write the files and links; tell whether one says something else than before."""
     changed = False
     files = {path: (text, ROOTS) for path, text in wanted["files"].items()}
@@ -147,7 +147,7 @@ def _write(places: Places, wanted: dict[str, Any], former: _Former) -> bool:
     return changed
 
 
-def _take(places: Places, wanted: dict[str, Any], internal: Path, former: _Former, *, runs: bool) -> None:
+def _take(places: HostPaths, wanted: dict[str, Any], internal: Path, former: _Former, *, runs: bool) -> None:
     """Let nginx take what is in place, which it has accepted."""
 
     def taken() -> bool:
@@ -160,7 +160,7 @@ def _take(places: Places, wanted: dict[str, Any], internal: Path, former: _Forme
         raise HostError(f"nginx did not take the configuration within {TAKEN_WITHIN:g} s:\n{log}")
 
 
-def reload_until(places: Places, taken: Callable[[], bool], *, polite: bool) -> bool:
+def reload_until(places: HostPaths, taken: Callable[[], bool], *, polite: bool) -> bool:
     """Reload nginx once, or start it, and wait until it has taken what is in place; tell whether it has.
 
     polite: connections of busy clients are closed before, response by response.
@@ -180,7 +180,7 @@ def reload_until(places: Places, taken: Callable[[], bool], *, polite: bool) -> 
 
 
 @contextlib.contextmanager
-def _closing(places: Places) -> Iterator[None]:
+def _closing(places: HostPaths) -> Iterator[None]:
     """Let each response end its connection for a while: a reload of this nginx closes idle ones.
 
     Whoever has begun that takes it away again when he needs it no more: then the while begins anew.
@@ -200,7 +200,7 @@ def _closing(places: Places) -> Iterator[None]:
     _settle(places)
 
 
-def hold_closing(places: Places, ended: Callable[[float], object]) -> None:
+def hold_closing(places: HostPaths, ended: Callable[[float], object]) -> None:
     """Let responses end their connections before a reload that is soon to come, which waits for so much less then.
 
     ended: waits so many seconds, or until nobody needs it any more. Where a reload has come meanwhile it is that one's;
@@ -228,7 +228,7 @@ def _sign(since: float) -> str:
     return f"{since} {secrets.token_hex(8)}"
 
 
-def _close(places: Places, since: float) -> str:
+def _close(places: HostPaths, since: float) -> str:
     """Let responses end their connections, or go on to; return what tells it from what others want."""
     own = _sign(since)
     new = places.closing.with_name(f".{places.closing.name}.{os.getpid()}")
@@ -237,7 +237,7 @@ def _close(places: Places, since: float) -> str:
     return own
 
 
-def _closing_since(places: Places) -> float:
+def _closing_since(places: HostPaths) -> float:
     """Return since when responses end their connections: from now on, where nothing says another time."""
     now = _now()
     try:
@@ -246,14 +246,14 @@ def _closing_since(places: Places) -> float:
         return now
 
 
-def _stop_closing(places: Places, own: str) -> None:
+def _stop_closing(places: HostPaths, own: str) -> None:
     """Let connections be kept again, where nobody else wants them to end."""
     with contextlib.suppress(FileNotFoundError):
         if places.closing.read_text(encoding="ascii") == own:
             places.closing.unlink()
 
 
-def _settle(places: Places) -> None:
+def _settle(places: HostPaths) -> None:
     """Let connections be kept again once former workers are surely told to end; nobody waits for that."""
     own = _close(places, _now())
     try:
@@ -274,7 +274,7 @@ def _settle(places: Places) -> None:
         os._exit(0)
 
 
-def _write_users(places: Places, users: str) -> None:
+def _write_users(places: HostPaths, users: str) -> None:
     """Put the users in place for whom nginx asks; its workers read them with each request."""
     put(places.users, users, NGINXS)
     os.chown(places.users, 0, places.own_nginx.stat().st_gid)
@@ -292,18 +292,18 @@ def _has_former_workers() -> bool:
     return any(line.startswith("nginx: worker process is shutting down") for line in said.splitlines())
 
 
-def withdraw(places: Places) -> None:
+def withdraw(places: HostPaths) -> None:
     """Take the site away from a host that has no visitors any more; what it does for other hosts goes on."""
     take_away(places, f"zz-{places.name}")
 
 
-def remove(places: Places) -> None:
+def remove(places: HostPaths) -> None:
     """Take all files of the stack away; other sites serve on."""
     take_away(places, f"zz-{places.name}", places.relay_site.name)
     shutil.rmtree(places.own_nginx, ignore_errors=True)
 
 
-def take_away(places: Places, *names: str) -> None:
+def take_away(places: HostPaths, *names: str) -> None:
     """Remove files of sites, by their names, and let nginx forget them."""
     there = [places.nginx / directory / name for directory in ("sites-enabled", "sites-available") for name in names]
     found = [path for path in there if path.is_symlink() or path.exists()]

@@ -1,4 +1,4 @@
-"""Where things of a stack are on a host. All that is called after it is called `cluster-<stack>`."""
+"""The paths of a stack on a host. All that is called after it is called `cluster-<stack>`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNSEEDED = ".unseeded-"
 #: Of the distribution's nginx.
 NGINX = Path("/etc/nginx")
 
-#: What a host shows other hosts, and by what it knows them; in `Places.shown`.
+#: What a host shows other hosts, and by what it knows them; in `HostPaths.shown`.
 AUTHORITY, CERTIFICATE, KEY = "authority.pem", "certificate.pem", "certificate.key"
 
 #: States of a unit that is there.
@@ -36,8 +36,8 @@ class Guard:
 
 
 @dataclass(frozen=True)
-class Places:
-    """The places of one stack, below `root` (/ but in tests)."""
+class HostPaths:
+    """The paths of one stack on a host, below `root` (/ but in tests), and what units and the like are called."""
 
     stack: str
     root: Path = Path("/")

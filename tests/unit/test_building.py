@@ -177,7 +177,7 @@ def test_a_large_package_is_never_held_as_a_whole(
     sent, large = tmp_path / "sent.tar.gz", os.urandom(LARGE)
     sent.write_bytes(a_build(tmp_path, machine=machine, large=large).getbuffer())
     del large
-    monkeypatch.setattr(commands, "Places", lambda _stack: machine.places)
+    monkeypatch.setattr(commands, "HostPaths", lambda _stack: machine.places)
     with sent.open("rb") as file:
         monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=file))
         tracemalloc.start()

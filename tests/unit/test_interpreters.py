@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import pytest
 
 from cluster import interpreters
 from cluster.config import parse_config
-from cluster.interpreters import find_interpreter, needs_of, python_too_old, request
+from cluster.interpreters import ASK, find_interpreter, needs_of, python_too_old, request
 from cluster.requirements import read_requirements
 from cluster.source import ReleaseError
 
@@ -143,3 +144,8 @@ def test_interpreters_of_another_user_are_passed_over(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "/usr/bin/python3" in done.stdout
+
+
+def test_an_interpreter_says_the_version_that_platform_has() -> None:
+    done = subprocess.run([sys.executable, "-I", "-c", ASK], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["cpython", platform.python_version()]

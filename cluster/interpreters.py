@@ -28,7 +28,8 @@ LEAST = SpecifierSet(">=3.11")
 #: Directories that are looked through before those in PATH.
 SYSTEM = ("/usr/bin", "/usr/local/bin")
 
-ASK = "import platform, sys; print(sys.implementation.name, platform.python_version())"
+#: The version as platform.python_version() has it, whose module takes as long to import as Python to start.
+ASK = "import sys; print(sys.implementation.name, sys.version.split()[0])"
 
 
 @dataclass(frozen=True, kw_only=True)

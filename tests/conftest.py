@@ -6,6 +6,7 @@ import compileall
 import gc
 import os
 import re
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Make the directory in which the stands of a run leave for each other what takes long (tests/local/stand.py)."""
     gc.set_threshold(*RARELY)
+    # What pytest makes of each test's file is half of what it takes to collect them, and each worker collects all.
+    sys.dont_write_bytecode = False
     if not hasattr(config, "workerinput"):
         directory = tempfile.TemporaryDirectory(prefix="ct")
         os.environ[SHARED] = directory.name

@@ -77,8 +77,10 @@ class Environments:
 
     def works(self, directory: Path) -> bool:
         """Tell whether an environment is whole, and the instances' user can start its Python."""
-        if hurt(directory, COMPLETE) != []:
-            return False
+        return hurt(directory, COMPLETE) == [] and self.starts(directory)
+
+    def starts(self, directory: Path) -> bool:
+        """Tell whether the instances' user can start the Python of an environment that was found whole."""
         command = [str(directory / "bin" / "python"), "-I", "-c", f"{ASK}; import gunicorn"]
         try:
             options = self.owner.subprocess_options()

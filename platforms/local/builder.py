@@ -150,6 +150,7 @@ class Builder:
 
         What can't be compiled is not for this Python, or there is no room for it: each process compiles it then.
         """
+        take_compiled(directory / "runtime" / RUNTIME.name, self._interpreter().version)
         command = [self._interpreter().path, "-I", "-S", "-m", "compileall", "-q"]
         subprocess.run([*command, str(directory / "runtime")], cwd="/", check=False, capture_output=True)
         theirs = [str(directory / name) for name in (TREE, PACKAGES, SOURCES)]
@@ -298,3 +299,25 @@ def _cleaned(found: Any) -> Any:
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file with its mode and times."""
     shutil.copy2(source, target)
+
+
+def take_compiled(runtime: Path, version: str) -> None:
+    """Copy to a release's runtime what is compiled already of this one for Python `version`.
+
+    Each file has its time with it, by which compileall, and whoever imports it, tells whether it is of the same text.
+    """
+    tag = "cpython-" + "".join(version.split(".")[:2])
+    for compiled in RUNTIME.rglob(f"__pycache__/*.{tag}.pyc"):
+        source = runtime / compiled.parent.parent.relative_to(RUNTIME) / f"{compiled.name.partition('.')[0]}.py"
+        if not source.is_file() or compiled.is_symlink():
+            continue
+        target = source.parent / "__pycache__" / compiled.name
+        new = target.with_name(f".{target.name}.new")  # half a file would be taken for one that is compiled
+        try:
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(compiled, new)
+            shutil.copymode(source, new)
+            new.rename(target)
+        except OSError:  # no room, or removed meanwhile: it is compiled, by compileall or by each process
+            new.unlink(missing_ok=True)
+            return

@@ -204,7 +204,7 @@ class LocalCluster(Site):
             parts=parts,
             former=history.current,
             former_parts=former.parts() if former else {},
-            made=made is not None and self.builder.environments.works(made.directory / "environment"),
+            made=made is not None and self.builder.environments.starts(made.directory / "environment"),
             migrated=made is not None and made.migrated and not self._was_set_back(made, observed),
             observed=observed,
             watched=self.supervisor.is_current(self.programs.watch()),

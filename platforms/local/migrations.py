@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from pydantic import TypeAdapter
 
@@ -22,12 +24,14 @@ APPLIED: TypeAdapter[list[str]] = TypeAdapter(list[str])
 #: What may be waited for, seconds: the file is on this machine.
 PATIENCE = 10.0
 
-#: Run as the database's user, isolated: whatever is in the file, it is read with that user's rights.
+#: Run as the database's user, isolated: whatever is in the file, it is read with that user's rights. It imports no more
+#: than it needs: json and urllib.parse take as long as Python to start, and an `up` looks two or three times.
 CONNECT = """
-import json, sqlite3, sys, urllib.parse
-connection = sqlite3.connect(f"file:{urllib.parse.quote(sys.argv[1])}?mode=ro", uri=True, timeout=5)
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], uri=True, timeout=5)
 """
 LOOK = """
+import json
 print(json.dumps([f"{app}.{name}" for app, name in connection.execute("SELECT app, name FROM django_migrations")]))
 """
 COUNT = """
@@ -57,7 +61,7 @@ def holds_tables(database: Path, owner: Owner) -> bool:
 def _look(code: str, database: Path, owner: Owner) -> subprocess.CompletedProcess[str] | None:
     try:
         return subprocess.run(
-            [base_python(), "-I", "-c", f"{CONNECT}{code}", str(database)],
+            [base_python(), "-I", "-c", f"{CONNECT}{code}", f"file:{quote(os.fsencode(database))}?mode=ro"],
             env=clean_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -35,6 +35,7 @@ from cluster.stack.paths import STATE
 from cluster.stack.secrets import ALPHABET, KEY_LENGTH, write_secret
 from cluster_runtime.supervision import die_with_parent
 from platforms.pulumi.backend import PASSPHRASE, VARIABLE, named_backend
+from platforms.pulumi.forgetting import forget
 from platforms.pulumi.policing import SDK, Policed, asking, not_run
 from platforms.pulumi.programs import Programs, programs
 
@@ -371,17 +372,10 @@ class Pulumi:
     def forget(self, gone: Callable[[dict[str, Any]], bool]) -> int:
         """Take resources out of the state without touching what they are; return how many. gone: tells which."""
         document = json.loads(self._explained("stack", "export", "--stack", self.stack))
-        deployment = document.get("deployment") or {}
-        resources = list(deployment.get("resources") or [])
-        urns = {one["urn"] for one in resources if gone(one)}
-        if not urns:
-            return 0
-        deployment["resources"] = [_without(one, urns) for one in resources if one["urn"] not in urns]
-        deployment["pending_operations"] = [
-            one for one in deployment.get("pending_operations") or [] if one["resource"]["urn"] not in urns
-        ]
-        self._explained("stack", "import", "--stack", self.stack, stdin=json.dumps(document))
-        return len(urns)
+        count = forget(document, gone)
+        if count:
+            self._explained("stack", "import", "--stack", self.stack, stdin=json.dumps(document))
+        return count
 
     def _repaired(self, arguments: list[str], tell_step: Callable[[Event], None], more: Mapping[str, str]) -> Changes:
         try:
@@ -448,17 +442,6 @@ class Pulumi:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _without(resource: dict[str, Any], urns: set[str]) -> dict[str, Any]:
-    """Return a resource of a state that waits for none of others."""
-    found = dict(resource)
-    if "dependencies" in found:
-        found["dependencies"] = [urn for urn in found["dependencies"] if urn not in urns]
-    if "propertyDependencies" in found:
-        told = found["propertyDependencies"]
-        found["propertyDependencies"] = {key: [urn for urn in of or [] if urn not in urns] for key, of in told.items()}
-    return found
 
 
 def _end_with_parent() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -160,14 +161,15 @@ CHANGED = [
 
 
 def changed(hosts: Hosts, steps: list[HostsKeys]) -> Load:
-    """Let hosts have other keys, one host after another, and count what visitors get meanwhile."""
+    """Let hosts have other keys, one host after another, and count what visitors get meanwhile, to the first loss."""
     with Load(hosts) as load:
-        for keys in steps:
-            for host in hosts.each:
-                hosts.keys = {**hosts.keys, host: keys}
-                hosts.deliver(hosts.values)
-                hosts.reload(host)
-                time.sleep(0.3)
+        for keys, host in itertools.product(steps, hosts.each):
+            hosts.keys = {**hosts.keys, host: keys}
+            hosts.deliver(hosts.values)
+            hosts.reload(host)
+            time.sleep(0.3)
+            if load.failed:
+                break
     return load
 
 

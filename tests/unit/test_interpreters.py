@@ -1,126 +1,151 @@
-"""What stands for Python where the engine starts one is a fork of a process that has imported much."""
+"""Which Python a project runs on."""
 
 from __future__ import annotations
 
 import os
-import signal
-import socket
+import platform
 import subprocess
 import sys
-import threading
-import time
-from contextlib import closing
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from platforms.pulumi.interpreters import write
-from platforms.pulumi.programs import Programs
+from cluster import interpreters
+from cluster.config import parse_config
+from cluster.interpreters import ASK, find_interpreter, needs_of, python_too_old, request
+from cluster.requirements import read_requirements
+from cluster.source import ReleaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-PATIENCE = 120.0
+    from pathlib import Path
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A Python whose processes are forks of one that has imported `fractions`."""
-    directory = tmp_path_factory.mktemp("python")
-    programs = Programs(directory, ("fractions",))
-    yield programs.interpreter(directory / "environment") / "bin" / "python"
-    assert programs.process.stdin is not None
-    programs.process.stdin.close()
-    assert programs.process.wait(PATIENCE) == 0
+def made(directory: Path, name: str, version: str) -> str:
+    """Make a program that says it is a Python."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / name
+    path.write_text(f"#!/bin/sh\necho cpython {version}\n")
+    path.chmod(0o755)
+    return str(path)
 
 
-def said(python: Path, *words: str, **more: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # type: ignore[call-overload, no-any-return]
-        [python, *words], capture_output=True, text=True, check=False, timeout=PATIENCE, **more
-    )
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a directory in which this machine's only interpreters are 3.11.2, 3.12.4 and 3.13.1."""
+    for version in ("3.11.2", "3.12.4", "3.13.1"):
+        made(tmp_path / "usr", f"python{version.rpartition('.')[0]}", version)
+    found = [str(path) for path in sorted((tmp_path / "usr").iterdir())]
+    monkeypatch.setattr(interpreters, "candidates", lambda _pythons: iter(found))
+    monkeypatch.setattr(interpreters, "_bring", lambda *_: None)
+    return tmp_path
 
 
-def test_it_has_imported_what_it_was_made_with(python: Path) -> None:
-    assert said(python, "-c", "import sys; print('fractions' in sys.modules)").stdout == "True\n"
-    assert said(Path(sys.executable), "-c", "import sys; print('fractions' in sys.modules)").stdout == "False\n"
-
-
-def test_directory_environment_words_and_streams_are_those_of_who_starts_it(python: Path, tmp_path: Path) -> None:
-    (tmp_path / "found.py").write_text(
-        "import os, sys\nprint(os.getcwd(), os.environ['TOLD'], sys.argv[1:], sys.stdin.read(), __name__)\n"
-        "print('wrong', file=sys.stderr)\n"
-    )
-    done = said(python, "-u", "-m", "found", "a", "b c", cwd=tmp_path, env={**os.environ, "TOLD": "told"}, input="in")
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path} told ['a', 'b c'] in __main__\n")
-    assert done.stderr == "wrong\n"
+def chosen(root: Path, python: str | None = None, **files: str) -> str:
+    for name, text in {"manage.py": "", "requirements.txt": "django\n", **files}.items():
+        (root / name).write_text(text)
+    values: dict[str, Any] = {
+        "platform": "local",
+        "app": {"project": ".", "settings": "s", "python": python},
+        "upstream": {"servers": 1},
+        "site": {"server_names": ["localhost"]},
+    }
+    app = parse_config(values).app
+    needs = needs_of(app, read_requirements(app, root), root)
+    return find_interpreter(needs, root / "pythons", {}, "somebody").version
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "words"),
+    ("python", "files", "version"),
     [
-        ("raise SystemExit(3)", 3, ""),
-        ("raise SystemExit('no')", 1, "no\n"),
-        ("raise SystemExit", 0, ""),
-        ("import no_such_module", 1, "ModuleNotFoundError: No module named 'no_such_module'\n"),
-        ("import atexit; atexit.register(print, 'at its end')", 0, "at its end\n"),
+        (None, {}, "3.11.2"),
+        ("3.13", {}, "3.13.1"),
+        ("3.12.4", {}, "3.12.4"),
+        (None, {".python-version": "3.12.1\n"}, "3.12.4"),
+        (None, {".python-version": "a-virtual-environment\n"}, "3.11.2"),
+        ("3.13", {".python-version": "3.12\n"}, "3.13.1"),
+        (None, {"pyproject.toml": '[project]\nname = "x"\nrequires-python = ">=3.12"\n'}, "3.12.4"),
+        (None, {"pyproject.toml": '[tool.poetry.dependencies]\npython = "^3.13"\n'}, "3.13.1"),
+        (None, {"pyproject.toml": '[tool.poetry.dependencies]\npython = "~3.12"\n'}, "3.12.4"),
+        (None, {"pyproject.toml": '[tool.poetry.dependencies]\npython = ">=3.8,<4.0"\n'}, "3.11.2"),
     ],
 )
-def test_it_ends_as_python_does(python: Path, code: str, status: int, words: str) -> None:
-    for one in (python, Path(sys.executable)):
-        done = said(one, "-c", code)
-        assert done.returncode == status
-        assert (done.stdout + done.stderr).endswith(words)
+def test_the_first_interpreter_that_the_project_can_run_on_is_taken(
+    python: str | None, files: dict[str, str], version: str, machine: Path
+) -> None:
+    root = machine / "repository"
+    root.mkdir()
+    assert chosen(root, python, **files) == version
 
 
-def test_what_is_written_is_there_at_once(python: Path) -> None:
-    code = "import sys; sys.stdout.buffer.write(b'40000'); sys.stdin.read()"
-    with subprocess.Popen([python, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.read(5) == b"40000"  # while it waits
-        assert process.poll() is None
-        process.communicate()
+def test_one_that_is_not_there_is_one_line_with_the_key_and_those_that_are(machine: Path) -> None:
+    root = machine / "repository"
+    root.mkdir()
+    with pytest.raises(ReleaseError) as told:
+        chosen(root, "3.14")
+    words = str(told.value)
+    assert words.startswith("app.python: Python ==3.14.* (app.python) is needed; here are 3.11.2 (")
+    assert all(version in words for version in ("3.12.4", "3.13.1"))
+    assert "\n" not in words
 
 
-def test_many_run_beside_each_other(python: Path) -> None:
-    found: list[str] = []
-    threads = [
-        threading.Thread(target=lambda number=number: found.append(said(python, "-c", f"print({number})").stdout))
-        for number in range(8)
-    ]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join(PATIENCE)
-    assert sorted(found) == [f"{number}\n" for number in range(8)]
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs programs as others")
+def test_an_interpreter_that_the_instances_user_can_t_run_is_passed_over_and_named(
+    machine: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    hidden = tmp_path_factory.mktemp("hidden")
+    hidden.chmod(0o700)
+    only = made(hidden, "python3.13", "3.13.1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreters, "candidates", lambda _pythons: iter([only]))
+        options = {"user": 65534, "group": 65534, "extra_groups": []}
+        with pytest.raises(ReleaseError, match=r"here are none \(nobody can't run \S+python3\.13\)"):
+            find_interpreter([], machine / "pythons", options, "nobody")
+        assert find_interpreter([], machine / "pythons", {}, "root").version == "3.13.1"
 
 
-def test_it_ends_with_who_was_started(python: Path) -> None:
-    code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
-    with subprocess.Popen([python, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        there = Path("/proc", process.stdout.readline().strip(), "stat")
-        assert there.exists()
-        process.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + PATIENCE
-    while there.exists() and there.read_text().rpartition(")")[2].split()[0] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def test_what_is_asked_of_an_image_is_what_uv_takes() -> None:
+    assert request([]) == ">=3.11"
+    needs = [interpreters._need("^3.12", "python"), interpreters._need("==3.13.*", "app.python")]
+    assert request(needs) == ">=3.11,<4,>=3.12,==3.13.*"
 
 
-def test_other_words_are_for_python_itself(python: Path) -> None:
-    assert said(python, "--version").stdout == said(Path(sys.executable), "--version").stdout
+def test_a_resolver_s_words_about_an_old_python_are_one_line() -> None:
+    words = (
+        "error: No solution found\n  cause: Because the current Python version (3.11.2) does not satisfy\n"
+        "   Python>=3.12 and django==6.1 depends on Python>=3.12, we can conclude that django==6.1 cannot be used."
+    )
+    assert python_too_old(words) == (
+        "app.python: django==6.1 needs Python >=3.12, and the environment has 3.11.2: set app.python to a version that "
+        "fits, or ask for another version of the package"
+    )
+    of_a_package = (
+        "cause: Because lib==1 requires Python >=3.99 and only lib==1 is available, we can conclude that all versions\n"
+        "of lib cannot be used."
+    )
+    assert (python_too_old(of_a_package) or "").startswith(
+        "app.python: lib==1 needs Python >=3.99, and the environment"
+    )
+    assert python_too_old("error: no such index") is None
 
 
-def test_where_nobody_answers_it_is_python_itself(tmp_path: Path) -> None:
-    alone = write(tmp_path / "environment", tmp_path / "nobody") / "bin" / "python"
-    assert said(alone, "-c", "import sys; print(sys.prefix, sys.argv)").stdout == f"{sys.prefix} ['-c']\n"
-    with closing(socket.socket(socket.AF_UNIX)) as ended:
-        ended.bind(str(tmp_path / "nobody"))
-    assert said(alone, "-c", "print('there')").stdout == "there\n"
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_interpreters_of_another_user_are_passed_over(tmp_path: Path) -> None:
+    """Another user's home may be named by PYENV_ROOT and PATH (sudo -u keeps both)."""
+    tmp_path.chmod(0o755)
+    home = tmp_path / "home"
+    (home / "versions" / "3.12.1" / "bin").mkdir(parents=True)
+    home.chmod(0o700)
+    code = (
+        "import os, pathlib; from cluster.interpreters import candidates; os.setuid(65534); "
+        f"print(*candidates(pathlib.Path({str(home)!r})))"
+    )
+    path = f"{home / 'versions' / '3.12.1' / 'bin'}:{os.environ['PATH']}"
+    environment = {**os.environ, "PYENV_ROOT": str(home), "HOME": str(home), "PATH": path}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "/usr/bin/python3" in done.stdout
 
 
-def test_a_path_may_have_spaces_and_quotes(tmp_path: Path) -> None:
-    strange = tmp_path / "o'clock in here"
-    alone = write(strange / "environment", strange / "nobody") / "bin" / "python"
-    assert said(alone, "-c", "print('there')").stdout == "there\n"
+def test_an_interpreter_says_the_version_that_platform_has() -> None:
+    done = subprocess.run([sys.executable, "-I", "-c", ASK], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["cpython", platform.python_version()]

@@ -172,7 +172,7 @@ def test_another_nginx_is_named_by_preview_and_refuses_connections_for_seconds_a
     nginx, instances = serving.containers("nginx"), serving.containers("instance")
     serving.edit_stack(lambda stack: stack.update(images={"nginx": another_nginx}))
     shown = serving.pulumi("preview")
-    assert re.search(r"Container\s+nginx\s+(create )?replace", shown.stdout), shown.stdout
+    assert re.search(r"Container\s+nginx-nginx\s+(create )?replace", shown.stdout), shown.stdout
     planned = serving.run("plan", serving.name).output
     assert "nginx is replaced: connections are refused" in planned.splitlines()[0]
     with Outages(serving.address) as load:

@@ -12,12 +12,16 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.conftest import RESULT
 from tests.e2e.tools import BASE, PULUMI_HOME, docker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
@@ -30,7 +34,13 @@ LOCK = Path(tempfile.gettempdir()) / "django-cluster-e2e-results"
 TOLD = ("date", "of", "tests")
 
 #: What the results are of.
-PARTS = ("components", "platforms", "runtime", "cluster", "cli", "policy", "__main__.py")
+PARTS = (
+    *("components", "runtime", "cluster", "cli", "policy", "__main__.py"),
+    *("platforms/base.py", "platforms/registry.py", "platforms/pulumi"),
+)
+
+#: How files of tests are called that are of hosts; all others are of Docker.
+OF_HOSTS = ("test_hosts", "test_remote")
 
 COUNTED = re.compile(r"(\d+) of ([\d,]+) requests failed")
 
@@ -60,8 +70,10 @@ def digest_of(parts: tuple[str, ...]) -> str:
     return taken.hexdigest()[:12]
 
 
-def components_digest() -> str:
-    return digest_of(PARTS)
+@cache
+def components_digest(file: str) -> str:
+    """Return the digest of what a file's tests are of: the common parts, and the platform."""
+    return digest_of((*PARTS, f"platforms/{'remote' if file.startswith(OF_HOSTS) else 'docker'}"))
 
 
 def versions() -> dict[str, str]:
@@ -84,7 +96,7 @@ def write(rows: list[Row]) -> None:
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         kept = json.loads(JSON.read_text(encoding="utf-8")) if JSON.exists() else {}
-        document = merged(kept, rows, {"date": today(), "of": components_digest(), **versions()})
+        document = merged(kept, rows, {"date": today(), **versions()}, components_digest)
         JSON.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         PAGE.write_text(page(document), encoding="utf-8")
 
@@ -93,11 +105,11 @@ def today() -> str:
     return dt.datetime.now(tz=dt.UTC).date().isoformat()
 
 
-def merged(kept: dict[str, Any], rows: list[Row], told: dict[str, str]) -> dict[str, Any]:
-    """Return what is kept once these rows are, by test file; told: when they were seen, of what, and with what."""
+def merged(kept: dict[str, Any], rows: list[Row], told: dict[str, str], of: Callable[[str], str]) -> dict[str, Any]:
+    """Return what is kept once these rows are, by test file; told: when they were seen, and with what; of: of what."""
     files = {name: one for name, one in kept.items() if (HERE / name).exists()}
     for name, found in groupby(sorted(rows, key=lambda one: one.test), key=lambda one: one.test.partition("::")[0]):
-        files[name] = {**told, "tests": [asdict(one) for one in found]}
+        files[name] = {**told, "of": of(name), "tests": [asdict(one) for one in found]}
     return dict(sorted(files.items()))
 
 
@@ -135,18 +147,18 @@ def page(document: dict[str, Any]) -> str:
 def age() -> str:
     """Return what is to be said of the kept results; empty where all are of these components."""
     kept = json.loads(JSON.read_text(encoding="utf-8")) if JSON.exists() else {}
-    return said_of(kept, sorted(path.name for path in HERE.glob("test_*.py")), components_digest())
+    return said_of(kept, sorted(path.name for path in HERE.glob("test_*.py")), components_digest)
 
 
-def said_of(kept: dict[str, Any], files: list[str], of: str) -> str:
+def said_of(kept: dict[str, Any], files: list[str], of: Callable[[str], str]) -> str:
     """Return which of these test files' results are not kept, and which are older than the components."""
     missed = [name for name in files if name not in kept]
-    older = [f"{name} ({kept[name]['date']})" for name in files if name in kept and kept[name]["of"] != of]
+    older = [f"{name} ({kept[name]['date']})" for name in files if name in kept and kept[name]["of"] != of(name)]
     said = [f"of {', '.join(missed)} there are no results in docs/e2e.md"] if missed else []
     said += [f"those in docs/e2e.md of {', '.join(older)} are older than the components"] if older else []
     return f"{'; '.join(said)}: run make e2e where Pulumi and Docker are" if said else ""
 
 
 if __name__ == "__main__":
-    print(age() or f"the end-to-end results in docs/e2e.md are of these components ({components_digest()})")
+    print(age() or "the end-to-end results in docs/e2e.md are of these components")
     sys.exit(0)

@@ -49,7 +49,7 @@ from platforms.remote.ssh import LOOK_SECONDS, AwayError, HostError, Ssh
 from platforms.remote.verifying import Verifying
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from cluster.checks import Check
     from cluster.lint import Facts
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from cluster.stack.opened import Stack
     from platforms.base import Gate, Shared, Voice
     from platforms.pulumi.engine import Changes
+    from platforms.remote.looked import Looked
 
 
 class RemotePlatform:
@@ -97,13 +98,11 @@ class RemotePlatform:
 
     def observe(self) -> Observed:
         """Look at what runs, as far as hosts answer."""
+        return self._observed(look_around(self.ssh, self.topology))
+
+    def _observed(self, seen: Seen) -> Observed:
         certificate = named(self.stack.config, self.stack.root, dt.datetime.now(dt.UTC))
-        return Observed(
-            seen=look_around(self.ssh, self.topology),
-            topology=self.topology,
-            places=self.places,
-            certificate=certificate,
-        )
+        return Observed(seen=seen, topology=self.topology, places=self.places, certificate=certificate)
 
     def facts(self) -> Facts:
         """Return what the lints may look at; who only looks needs no host that answers."""
@@ -191,6 +190,7 @@ class RemotePlatform:
 
     def _apply(self, site: Site, planned: Planned, changes: Changes) -> Applied:
         """Let Pulumi do what it has previewed."""
+        progress = self._progress()
         if planned.changes or not changes.none or self.pulumi.unsettled:
             former = site.environment.get(RELEASE_VARIABLE)
             if former is not None:
@@ -198,7 +198,7 @@ class RemotePlatform:
             try:
                 policed = bool(changes.unjudged)  # else the preview has asked of everything
                 with self._closing(site, planned):
-                    changes = self.pulumi.up(self._progress().take, refresh=False, policed=policed, **site.environment)
+                    changes = self.pulumi.up(progress.take, refresh=False, policed=policed, **site.environment)
             except PulumiError as error:
                 raise _failed(error, tidied(self.ssh, self.placement)) from error
         release = str(changes.outputs["release"])
@@ -212,7 +212,7 @@ class RemotePlatform:
             forget_archives(self.paths, keep)
         keep_stack(self.paths, self.stack.config, changes.outputs)
         await_certificates(self.ssh, self.topology, self.placement, self._say_of)
-        observed = self.observe()
+        observed = self._afterwards(site, progress.begun)
         shut_out(self.ssh, observed.seen)
         for host, kinds in let_go(self.topology, observed.seen, lambda: look_at_former(self.ssh)).items():
             if host not in observed.seen.away:
@@ -224,14 +224,25 @@ class RemotePlatform:
             maintenance=observed.maintenance,
         )
 
+    def _afterwards(self, site: Site, begun: Collection[str]) -> Observed:
+        """Look again, but where nginx alone was told something: then all the rest is as it was found.
+
+        begun: the steps that were begun.
+        """
+        return self._observed(site.seen) if set(begun) <= self._reloaded(site).keys() else self.observe()
+
+    @staticmethod
+    def _reloaded(site: Site) -> dict[str, Looked]:
+        """Return the hosts that have visitors, by the step in which each nginx is told its configuration."""
+        return {f"{one.host}-{NGINX_CONFIG}": one for one in site.seen.edges}
+
     @contextmanager
     def _closing(self, site: Site, planned: Planned) -> Iterator[None]:
         """While the engine begins, let responses end their connections where nothing comes before nginx's reload.
 
         Where that can't be begun the reload waits for as long itself.
         """
-        steps = {one.name for one in planned.resources}
-        reloaded = {f"{one.host}-{NGINX_CONFIG}": one for one in site.seen.edges}
+        steps, reloaded = {one.name for one in planned.resources}, self._reloaded(site)
         with contextlib.ExitStack() as begun:
             for name in sorted(steps) if steps <= reloaded.keys() else ():
                 if reloaded[name].polite:

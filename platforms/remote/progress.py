@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from platforms.pulumi.engine import Event, name_of
+from platforms.pulumi.progress import UNCHANGED, part_of
 from platforms.remote.wheels import said_of_building
 
 if TYPE_CHECKING:
@@ -43,11 +44,15 @@ def host_of(inputs: dict[str, Any]) -> str:
 
 
 class Progress:
-    """Says each step as it is begun. say: is told of the stack; say_of: of a host, whose name comes first."""
+    """Says each step as it is begun. say: is told of the stack; say_of: of a host, whose name comes first.
+
+    begun: the steps that were begun, removals among them, as their components call them.
+    """
 
     def __init__(self, say: Callable[[str], None], say_of: Callable[[str, str], None]) -> None:
         self._say = say
         self._say_of = say_of
+        self.begun: set[str] = set()
 
     def take(self, event: Event) -> None:
         """Take one event of the engine's."""
@@ -55,7 +60,10 @@ class Progress:
         if building:
             self._say(building)
         step = (event.get("resourcePreEvent") or {}).get("metadata")
-        if not step or step["op"] in ("same", "read", "refresh", "delete", "delete-replaced"):
+        if not step or step["op"] in UNCHANGED:
+            return
+        self.begun.add(part_of(step)[1])
+        if step["op"] in ("delete", "delete-replaced"):
             return
         inputs = (step.get("new") or {}).get("inputs") or {}
         host = host_of(inputs)

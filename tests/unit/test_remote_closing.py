@@ -17,6 +17,7 @@ import pytest
 from cluster.plan.planned import Planned, Resource
 from platforms.remote.host import site
 from platforms.remote.platform import RemotePlatform
+from platforms.remote.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -278,3 +279,34 @@ def test_a_host_that_does_not_take_it_is_left_to_its_reload(monkeypatch: pytest.
     with platform._closing(where, planned("edge1-nginx-config")):
         done = True
     assert done
+
+
+def step(operation: str, name: str) -> dict[str, Any]:
+    component = "urn:pulumi:t::django-cluster::cluster:index:NginxSite::nginx"
+    urn = f"urn:pulumi:t::django-cluster::cluster:index:NginxSite$command:local:Command::nginx-{name}"
+    return {"resourcePreEvent": {"metadata": {"op": operation, "urn": urn, "new": {"parent": component}}}}
+
+
+@pytest.mark.parametrize(
+    ("events", "again"),
+    [
+        ([], False),
+        ([step("same", "web1-start1"), step("update", "edge1-nginx-config")], False),
+        ([step("update", "edge1-nginx-config"), step("replace", "edge2-nginx-config")], False),
+        ([step("update", "edge1-nginx-config"), step("update", "web1-relays")], True),
+        ([step("delete", "web2-nginx-config")], True),
+        ([step("create", "web1-start1")], True),
+    ],
+    ids=["nothing", "one nginx", "two of them", "a relay", "a host less", "a release"],
+)
+def test_hosts_are_looked_at_again_where_anything_but_a_reload_was_begun(
+    events: list[dict[str, Any]], again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = RemotePlatform.__new__(RemotePlatform)
+    monkeypatch.setattr(platform, "observe", lambda: "looked again")
+    monkeypatch.setattr(platform, "_observed", lambda seen: seen)
+    progress = Progress(lambda _line: None, lambda _host, _line: None)
+    for event in events:
+        progress.take(event)
+    site: Any = Site(Edge("edge1", polite=True), Edge("edge2", polite=False))
+    assert platform._afterwards(site, progress.begun) == ("looked again" if again else site.seen)

@@ -2,100 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import os
+import re
 import socket
-import ssl
-import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platforms.remote.host.paths import AUTHORITY, CERTIFICATE, KEY
-from platforms.remote.host.running import HostError
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-#: Seconds that another host's nginx has to accept a connection, and the name by which it is known.
-REACHED_WITHIN, RELAY = 5.0, "relay"
+    from pathlib import Path
 
 #: Seconds that an answer may take, and bytes that it may have: an instance may be what answers.
 SECONDS, LONGEST = 10.0, 64 * 1024
 
-
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=SECONDS)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(SECONDS)
-        self.sock.connect(str(self.path))
+#: How an answer begins that has what was asked for, and the line of its head that says how long the rest is.
+OK, LENGTH = re.compile(rb"HTTP/1\.[01] 200 "), re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 
 
 def ask(internal: Path, url: str) -> str | None:
-    """Return what nginx answers on its internal socket; None where it does not, or with anything but 200."""
-    with contextlib.closing(_Connection(internal)) as connection:
-        try:
-            connection.request("GET", url)
-            response = connection.getresponse()
-            body = _read(response)
-        except (OSError, http.client.HTTPException):
-            return None
-    return body.decode("utf-8", "replace") if response.status == http.client.OK else None
+    """Return what nginx answers on its internal socket; None where it does not, or with anything but 200.
 
-
-def _read(response: http.client.HTTPResponse) -> bytes:
-    """Return a body; TimeoutError where it does not end in time or is too long, however it drips."""
-    deadline, body = time.monotonic() + SECONDS, b""
-    while data := response.read1(LONGEST):
-        body += data
-        if time.monotonic() > deadline or len(body) > LONGEST:
-            raise TimeoutError
-    if response.length:
-        raise http.client.IncompleteRead(body, response.length)
-    return body
-
-
-def check_relays(shown: Mapping[str, str], relays: Sequence[Sequence[str | int]]) -> None:
-    """See that other hosts' nginx answer this host's; HostError has a line for each that does not.
-
-    shown: what this host shows them, PEM files by their paths. relays: their names, addresses and ports. Where a
-    firewall is between them, the site would lead to nowhere.
+    In HTTP/1.0, whose answer ends with the connection, without http.client: that takes as long to import as all the
+    rest of a look, and each look at a host begins with a new Python.
     """
-    if not relays:
-        return
-    with tempfile.TemporaryDirectory(dir="/run") as directory:
-        context = _context(Path(directory), shown)
-        with ThreadPoolExecutor(max_workers=len(relays)) as pool:
-            problems = [line for line in pool.map(lambda one: _problem(context, *one), relays) if line]
-    if problems:
-        raise HostError("\n".join(problems))
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(SECONDS)
+        try:
+            connection.connect(str(internal))
+            connection.sendall(f"GET {url} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+            head, _, body = _read(connection).partition(b"\r\n\r\n")
+        except OSError:
+            return None
+    told = LENGTH.search(head)
+    if not OK.match(head) or (told and int(told[1]) != len(body)):
+        return None
+    return body.decode("utf-8", "replace")
 
 
-def _context(directory: Path, shown: Mapping[str, str]) -> ssl.SSLContext:
-    for path, text in shown.items():
-        with open(os.open(directory / Path(path).name, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:  # noqa: PTH123
-            file.write(text)
-    context = ssl.create_default_context(cafile=str(directory / AUTHORITY))
-    context.load_cert_chain(directory / CERTIFICATE, directory / KEY)
-    return context
-
-
-def _problem(context: ssl.SSLContext, name: str | int, address: str | int, port: str | int) -> str:
-    try:
-        with (
-            socket.create_connection((str(address), int(port)), timeout=REACHED_WITHIN) as plain,
-            context.wrap_socket(plain, server_hostname=RELAY) as secured,
-        ):
-            # Of a client that it refuses, a server says so only once it is asked.
-            secured.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            secured.recv(1)
-    except OSError as error:
-        why = error.reason if isinstance(error, ssl.SSLError) else error.strerror or str(error) or "no answer"
-        return f"can't reach nginx of {name} at {address}:{port}: {why}"
-    return ""
+def _read(connection: socket.socket) -> bytes:
+    """Return an answer; TimeoutError where it does not end in time or is too long, however it drips."""
+    deadline, found = time.monotonic() + SECONDS, b""
+    while data := connection.recv(LONGEST):
+        found += data
+        if time.monotonic() > deadline or len(found) > LONGEST:
+            raise TimeoutError
+    return found

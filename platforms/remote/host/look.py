@@ -34,6 +34,9 @@ PROCESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: Instances, and processes of one, that are looked at: what a directory holds beyond that, no `up` has made.
 MOST = 100
 
+#: The distribution's.
+NGINX_UNIT = "nginx.service"
+
 #: Of a turn, which may be seconds since the epoch.
 DIGITS = 12
 
@@ -56,7 +59,8 @@ def look(places: HostPaths, shared_filesystem: str = "") -> dict[str, Any]:
 
 def _machine(places: HostPaths) -> dict[str, Any]:
     release = platform.freedesktop_os_release()
-    version = re.search(r"nginx/([0-9]+)\.([0-9]+)\.([0-9]+)", _said("nginx", "-v"))
+    nginx = _said("nginx", "-V")
+    version = re.search(r"nginx/([0-9]+)\.([0-9]+)\.([0-9]+)", nginx)
     free = {
         str(path): shutil.disk_usage(_there(path)).free for path in (places.state.parent, places.code.parent.parent)
     }
@@ -67,7 +71,7 @@ def _machine(places: HostPaths) -> dict[str, Any]:
         "architecture": platform.machine(),
         "python": list(sys.version_info[:3]),
         "nginx": [int(one) for one in version.groups()] if version else None,
-        "http3": "--with-http_v3_module" in _said("nginx", "-V").split() if version else None,
+        "http3": "--with-http_v3_module" in nginx.split() if version else None,
         "systemd": Path("/run/systemd/system").is_dir(),
         "free": free[fullest],
         "fullest": fullest,
@@ -94,11 +98,13 @@ def _stack(places: HostPaths) -> dict[str, Any] | None:
     if not places.owner.is_file() or not has_user(places):
         return None
     nginx = ask(places.internal, "/-/config")
+    units = _units(places)
+    its_own = units.pop(NGINX_UNIT, {"state": ""})
     return {
         "owner": places.owner.read_text(encoding="utf-8").strip(),
         "made_by": places.made_by.read_text(encoding="utf-8").strip() if places.made_by.is_file() else "",
         "nginx": nginx if nginx is not None and DIGEST.fullmatch(nginx) else None,
-        "nginx_runs": _said("systemctl", "is-active", "nginx.service").strip() == "active",
+        "nginx_runs": its_own["state"] == "active",
         "nginx_turn": _number(places.turns / "site"),
         "turns": {path.name: _number(path) for path in places.turns.iterdir()} if places.turns.is_dir() else {},
         "maintenance": maintaining.found(places),
@@ -106,7 +112,7 @@ def _stack(places: HostPaths) -> dict[str, Any] | None:
         "environments": _kept(places.environments),
         "secrets": credentials.there(places),
         "read_files": [name for name in _kept(places.releases) if credentials.reads_files(places, name)],
-        "units": _units(places),
+        "units": units,
         "files": {name: digest_of(path) for name, path in places.of_systemd.items()},
         "site": _site(places),
         "relay": relaying.found(places),
@@ -216,9 +222,9 @@ def _kept(directory: Path) -> list[str]:
 
 
 def _units(places: HostPaths) -> dict[str, dict[str, Any]]:
-    """Return what systemd says of the stack's units, by their names."""
+    """Return what systemd says of the stack's units and of nginx's, by their names."""
     names = "Id,ActiveState,SubState,MainPID,StatusText,NRestarts"
-    listed = _said("systemctl", "show", *places.patterns, f"--property={names}", "--all")
+    listed = _said("systemctl", "show", NGINX_UNIT, *places.patterns, f"--property={names}", "--all")
     found: dict[str, dict[str, Any]] = {}
     for block in listed.split("\n\n"):
         said = dict(line.partition("=")[::2] for line in block.splitlines() if "=" in line)

@@ -21,7 +21,6 @@ from platforms.remote.host import guarding
 from platforms.remote.host.guarding import reaches
 from platforms.remote.host.installing import install
 from platforms.remote.host.running import HostError, certificates_in, done_by, is_active, output, put, run
-from platforms.remote.host.setting_up import claim
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,6 +56,8 @@ def make(places: HostPaths, wanted: dict[str, Any]) -> None:
     instances; none: this host alone), `certificate`, `key`, `user` and `database` (the owner and what it owns),
     `logins` (users who are it), and `verifiers`, their passwords by their names as PostgreSQL keeps them.
     """
+    from platforms.remote.host.setting_up import claim  # noqa: PLC0415 - who only looks makes nothing
+
     claim(places, wanted["owner"])
     if shutil.which("pg_createcluster") is None:
         put(places.root / NO_MAIN, "create_main_cluster = false\n")

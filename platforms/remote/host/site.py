@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from platforms.remote.host import asking
 from platforms.remote.host.asking import ask
 from platforms.remote.host.running import HostError, is_active, output, put, run
 
@@ -47,9 +46,11 @@ SECRET, ROOTS, NGINXS = 0o600, 0o644, 0o640
 def deliver(places: HostPaths, wanted: dict[str, Any]) -> None:
     """Put the site's configuration in place; HostError, and the former one serves on, where nginx refuses it.
 
-    wanted: as `swap`, with `users`; `relays` and `shown`, as `asking.check_relays`: these must answer before.
+    wanted: as `swap`, with `users`; `relays` and `shown`, as `knocking.check_relays`: these must answer before.
     """
-    asking.check_relays(wanted["shown"], wanted["relays"])
+    from platforms.remote.host.knocking import check_relays  # noqa: PLC0415 - who only looks knocks nowhere
+
+    check_relays(wanted["shown"], wanted["relays"])
     former = _Former(places)
     former.keep(places.users)
     if wanted["users"]:

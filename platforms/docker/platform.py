@@ -53,7 +53,7 @@ from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
 from platforms.pulumi.planning import begun, state_of
 from platforms.pulumi.policing import tell_disabled
 from platforms.pulumi.preview import Preview
-from platforms.pulumi.progress import Progress
+from platforms.pulumi.progress import NGINX_CONFIG, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -191,9 +191,9 @@ class DockerPlatform:
         changes = previewed
         # What a killed run left is judged, and removed, by who has gone through the lock.
         strays = bool(look.found().strays)
+        progress = Progress(docker.topology, self.voice.say, proof.begin)
         if strays or pulumi.unsettled or look.lost or not previewed.none or look.preview.before != look.preview.after:
             try:
-                progress = Progress(docker.topology, self.voice.say, proof.begin)
                 changes = pulumi.up(progress.take, refresh=bool(look.lost), policed=bool(look.unjudged), **environment)
             except PulumiError as error:
                 raise self._failed(docker, error) from error
@@ -203,7 +203,8 @@ class DockerPlatform:
             orphans = remove_orphans(docker, resources, self.voice.say)
         release = changes.outputs.get("release") or _release_of(resources)
         changed = bool(orphans) or not changes.none
-        if History.load(self.paths).current != release:
+        # Another checkout may have let releases serve since; where nginx alone was told something, none was.
+        if not progress.begun <= {NGINX_CONFIG} or orphans or History.load(self.paths).current != release:
             remember(docker, release, rolled_back=rolled_back)
         keep_stack(self.paths, docker.stack.config, changes.outputs)
         self._await_certificate(docker)

@@ -29,15 +29,26 @@ STARTER = Path(__file__).with_name("starter.py")
 #: How many streams a fork is given, and how many bytes say how long the rest is.
 STREAMS, HEAD = 3, 4
 
+#: What a fork says first; who hears nothing becomes Python itself.
+BEGUN = b"+"
+
 
 def write(directory: Path, path: Path, python: str = sys.executable) -> Path:
-    """Write what the engine takes for a virtual environment, whose Python asks at the socket `path`; return it."""
+    """Write what the engine takes for a virtual environment, whose Python asks at the socket `path`; return it.
+
+    Where nothing may be executed below `directory` it is no environment: see `works`.
+    """
     command = directory / "bin" / "python"
     command.parent.mkdir(parents=True)
     words = shlex.join([python, "-IS", str(STARTER), str(path), python])
     command.write_text(f'#!/bin/sh\nexec {words} "$@"\n', encoding="utf-8")
     command.chmod(0o700)
     return directory
+
+
+def works(directory: Path) -> bool:
+    """Tell whether what was written there can be executed: a temporary directory may be mounted `noexec`."""
+    return os.access(directory / "bin" / "python", os.X_OK)
 
 
 def lend(listener: socket.socket, prepare: Callable[[], object]) -> int | None:
@@ -56,11 +67,13 @@ def lend(listener: socket.socket, prepare: Callable[[], object]) -> int | None:
         status = 1
         try:
             prepare()
+            connection.send(BEGUN)
             status = _be(connection)
         except BaseException:  # noqa: BLE001 - a fork never goes back into what it was forked from
             traceback.print_exc()
         finally:
-            atexit._run_exitfuncs()  # noqa: SLF001 - as Python does where it ends
+            threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - as Python does where it ends
+            atexit._run_exitfuncs()  # noqa: SLF001
             _flush()
             with contextlib.suppress(OSError):  # who asked may have been killed
                 connection.send(bytes([status]))
@@ -82,7 +95,7 @@ def _be(connection: socket.socket) -> int:
         os.dup2(stream, there)
         os.close(stream)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - as long as the process
-    sys.stdout, sys.stderr = (_unbuffered(there) for there in (1, 2))
+    sys.stdout, sys.stderr = _unbuffered(1, "strict"), _unbuffered(2, "backslashreplace")
     threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
     os.chdir(order["directory"])
     os.environ.clear()
@@ -97,10 +110,10 @@ def _be(connection: socket.socket) -> int:
     return 0
 
 
-def _unbuffered(stream: int) -> TextIO:
+def _unbuffered(stream: int, errors: str) -> TextIO:
     """Return a stream as `python -u` has it: what is written to its buffer is passed on at once too."""
     raw = io.FileIO(stream, "w", closefd=False)
-    return io.TextIOWrapper(raw, write_through=True)
+    return io.TextIOWrapper(raw, errors=errors, write_through=True)
 
 
 def _end_with(connection: socket.socket) -> None:
@@ -111,15 +124,14 @@ def _end_with(connection: socket.socket) -> None:
 
 
 def _run(words: list[str]) -> None:
-    """Do what Python does with these words: `-c CODE` or `-u -m MODULE …`, as the engine starts a policy pack."""
-    words = [word for word in words if word != "-u"]  # as all streams are here
+    """Do what Python does with these words, which the starter knows: `-c CODE …` or `-u -m MODULE …`."""
     sys.path.insert(0, str(Path.cwd()))
     match words:
-        case ["-c", code]:
-            sys.argv = ["-c"]
+        case ["-c", code, *rest]:
+            sys.argv = ["-c", *rest]
             exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102 - as `python -c`
-        case ["-m", module, *rest]:
+        case ["-u", "-m", module, *rest]:
             sys.argv = [module, *rest]
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         case _:
-            raise ValueError(f"neither -c nor -m: {shlex.join(words)}")
+            raise ValueError(f"neither -c nor -u -m: {shlex.join(words)}")

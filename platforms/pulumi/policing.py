@@ -15,6 +15,7 @@ import yaml
 
 from cluster.errors import CommandError
 from cluster.plan.judged import disabled_rules
+from platforms.pulumi.interpreters import works
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -87,8 +88,8 @@ def asking(*, policed: bool = True, interpreter: Callable[[Path], Path] | None =
     manifest = yaml.safe_load((PACK / MANIFEST).read_text(encoding="utf-8"))
     own = {"virtualenv": sys.prefix} if sys.prefix != sys.base_prefix else {}
     with tempfile.TemporaryDirectory() as directory:
-        if interpreter is not None:
-            own = {"virtualenv": str(interpreter(Path(directory) / "python"))}
+        if interpreter is not None and works(quicker := interpreter(Path(directory) / "python")):
+            own = {"virtualenv": str(quicker)}
         manifest["runtime"] = {"name": "python", "options": own}
         (Path(directory) / MANIFEST).write_text(yaml.safe_dump(manifest), encoding="utf-8")
         main = f"import runpy\nrunpy.run_path({str(PACK)!r}, run_name='__main__')\n"

@@ -35,7 +35,7 @@ class Progress:
     """Says what the engine does, in words, as it is begun (and for a name taken, once it is done).
 
     say: is told a line each. served: called with the release once all of it serves as the stack file says, when only
-    removals are left.
+    removals are left. begun: the steps that were begun, as their components call them.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Progress:
         self._say = say
         self.told: set[str] = set()
         self._served = served
-        self._changed = False
+        self.begun: set[str] = set()
         self._releases: dict[str, str] = {}
 
     def take(self, event: Event) -> None:
@@ -59,8 +59,8 @@ class Progress:
 
     def _look_for_the_end(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
         """nginx's configuration is the last that is done; Pulumi removes what was replaced when all else is."""
-        if before:
-            self._changed = self._changed or before["metadata"]["op"] not in UNCHANGED
+        if before and before["metadata"]["op"] not in UNCHANGED:
+            self.begun.add(part_of(before["metadata"])[1])
         if not after or not self._served:
             return
         kind, name = part_of(after["metadata"])
@@ -68,7 +68,7 @@ class Progress:
             self._releases[name.removesuffix(SERVE)] = named_release(after["metadata"])[1]
         releases = set(self._releases.values())
         all_serve = len(releases) == 1 and self._releases.keys() == set(self.topology.names)
-        if (kind, name) == (COMMAND, NGINX_CONFIG) and self._changed and all_serve:
+        if (kind, name) == (COMMAND, NGINX_CONFIG) and self.begun and all_serve:
             self._served(releases.pop())
             self._served = None
 

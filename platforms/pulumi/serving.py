@@ -178,6 +178,15 @@ class Forking:
             os._exit(status)
 
 
+def _forget(listener: socket.socket) -> None:
+    """Remove the socket and its directory, which whoever was killed leaves."""
+    path = Path(listener.getsockname())
+    listener.close()
+    with contextlib.suppress(OSError):  # it was removed by who made it
+        path.unlink()
+        path.parent.rmdir()
+
+
 def main() -> None:
     """Answer what is asked on standard input, and at a socket; the arguments: its number, and modules to be needed."""
     number, *modules = sys.argv[1:]
@@ -200,7 +209,7 @@ def main() -> None:
                 if not line:
                     break
                 print(json.dumps(forking.answer(json.loads(line))), file=forking.answers)
-    listener.close()
+    _forget(listener)
     forking.leave()
 
 

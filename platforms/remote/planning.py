@@ -221,7 +221,7 @@ class Planning(planning.Planning):
         """Return both releases; UnkeptError where no host has the former one any more."""
         try:
             # Both on one host: on another one they may be for another Python.
-            keeper = self._keeper(former)
+            keeper = self._keeper(former, wanted)
             after = self._wanted(wanted, new, keeper)
             before = self._fetched(keeper, former, old or new, after.files)
         except (HostError, NoReleaseError, ReleaseError) as error:
@@ -246,12 +246,12 @@ class Planning(planning.Planning):
 
         return fetched(ask, release, self.config, secrets, there, beside=beside)
 
-    def _keeper(self, release: str) -> Looked:
-        """Return what a host says that keeps a release; HostError where none does."""
-        for host in self.hosts:
-            if release in host.looked.releases:
-                return host.looked
-        raise HostError(f"release {release} is on no host any more")
+    def _keeper(self, release: str, other: str = "") -> Looked:
+        """Return what a host says that keeps a release, and another one too if any has both; HostError for none."""
+        found = [host.looked for host in self.hosts if release in host.looked.releases]
+        if not found:
+            raise HostError(f"release {release} is on no host any more")
+        return next((one for one in found if other in one.releases), found[0])
 
     # --- nginx
 

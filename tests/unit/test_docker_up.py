@@ -367,8 +367,11 @@ class Run:
         return SOMETHING if isinstance(self.outcome, PulumiError) else self.outcome
 
     policed: bool | None = None
+    events: tuple[dict[str, Any], ...] = ()
 
-    def up(self, _tell_step: object, *, refresh: bool, policed: bool, **environment: str) -> Changes:
+    def up(self, tell_step: Callable[[Any], None], *, refresh: bool, policed: bool, **environment: str) -> Changes:
+        for event in self.events:
+            tell_step(event)
         self.asked.append(environment)
         self.policed = policed
         if isinstance(self.outcome, PulumiError):
@@ -441,6 +444,36 @@ def test_an_up_that_changes_nothing_remembers_what_pulumi_itself_has_let_serve(
     up(stack)
     assert remembered(stack) == (after, "new")
     assert "no changes; release new serves" in capsys.readouterr().out
+
+
+def step(operation: str, kind: str, name: str) -> dict[str, Any]:
+    urn = f"urn:pulumi:t::p::cluster:index:NginxSite${kind}::nginx-{name}"
+    parent = {"parent": "urn:pulumi:t::p::cluster:index:NginxSite::nginx"}
+    return {"resourcePreEvent": {"metadata": {"op": operation, "urn": urn, "new": parent}}}
+
+
+@pytest.mark.parametrize(
+    ("events", "noted"),
+    [
+        ([step("same", "Container", "app1"), step("update", "Command", "nginx-config")], False),
+        ([step("replace", "Container", "app1"), step("update", "Command", "nginx-config")], True),
+        ([step("delete", "Container", "app9")], True),
+    ],
+    ids=["nginx alone", "a container", "one less"],
+)
+def test_what_serves_is_noted_again_where_more_than_nginx_was_told_something(
+    events: list[dict[str, Any]],
+    noted: bool,
+    with_run: Callable[[Told, Run], Stack],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another checkout may have let a release serve, from which this one goes back to its own last one."""
+    found: list[str] = []
+    monkeypatch.setattr(cli, "remember", lambda _docker, release, **_more: found.append(release))
+    stack = with_run(Told(found=STARTED, live_text=SERVED), Run(SOMETHING, "new", events=tuple(events)))
+    remember(stack, "old", "new")
+    up(stack)
+    assert found == (["new"] if noted else [])
 
 
 @pytest.mark.parametrize(
@@ -585,7 +618,7 @@ def test_what_can_t_be_stopped_does_not_hide_why_an_up_failed(
     stack = with_run(engine, run)
     failing = run.up
 
-    def up_to_the_failure(*said: object, **how: Any) -> Changes:
+    def up_to_the_failure(*said: Any, **how: Any) -> Changes:
         object.__setattr__(engine, "refused", (verb,))
         return failing(*said, **how)
 

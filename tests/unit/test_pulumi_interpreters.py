@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from platforms.pulumi.interpreters import write
+from platforms.pulumi.interpreters import works, write
 from platforms.pulumi.programs import Programs
 
 if TYPE_CHECKING:
@@ -63,6 +63,12 @@ def test_directory_environment_words_and_streams_are_those_of_who_starts_it(pyth
         ("raise SystemExit('no')", 1, "no\n"),
         ("raise SystemExit", 0, ""),
         ("import no_such_module", 1, "ModuleNotFoundError: No module named 'no_such_module'\n"),
+        ("raise RuntimeError('\\udcff is no text')", 1, "RuntimeError: \\udcff is no text\n"),
+        (
+            "import threading, time\nthreading.Thread(target=lambda: print(time.sleep(0.3) or 'late')).start()",
+            0,
+            "late\n",
+        ),
         ("import atexit; atexit.register(print, 'at its end')", 0, "at its end\n"),
     ],
 )
@@ -71,6 +77,16 @@ def test_it_ends_as_python_does(python: Path, code: str, status: int, words: str
         done = said(one, "-c", code)
         assert done.returncode == status
         assert (done.stdout + done.stderr).endswith(words)
+
+
+@pytest.mark.parametrize("words", [("-c", "import sys; print(sys.argv)", "a", "-u"), ("-u", "-m", "found", "-u", "b")])
+def test_words_behind_those_of_python_are_the_programs_own(
+    python: Path, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "found.py").write_text("import sys; print(sys.argv[1:])\n")
+    theirs = said(Path(sys.executable), *words, cwd=tmp_path)
+    assert theirs.returncode == 0
+    assert said(python, *words, cwd=tmp_path).stdout == theirs.stdout
 
 
 def test_what_is_written_is_there_at_once(python: Path) -> None:
@@ -118,6 +134,35 @@ def test_where_nobody_answers_it_is_python_itself(tmp_path: Path) -> None:
     with closing(socket.socket(socket.AF_UNIX)) as ended:
         ended.bind(str(tmp_path / "nobody"))
     assert said(alone, "-c", "print('there')").stdout == "there\n"
+
+
+def test_where_what_answers_is_killed_before_there_is_a_fork_it_is_python_itself(tmp_path: Path) -> None:
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+
+        def hang_up() -> None:
+            listener.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        alone = write(tmp_path / "environment", tmp_path / "socket") / "bin" / "python"
+        assert said(alone, "-c", "print('there')").stdout == "there\n"
+
+
+def test_what_cannot_be_executed_does_not_work(tmp_path: Path) -> None:
+    made = write(tmp_path / "environment", tmp_path / "nobody")
+    assert works(made)
+    (made / "bin" / "python").chmod(0o600)  # as all is where nothing may be executed
+    assert not works(made)
+
+
+def test_who_is_killed_leaves_no_socket(tmp_path: Path) -> None:
+    programs = Programs(tmp_path, ())
+    assert programs.interpreters.exists()
+    assert programs.process.stdin is not None
+    programs.process.stdin.close()  # as the kernel closes it
+    programs.process.wait(PATIENCE)
+    assert not programs.interpreters.parent.exists()
 
 
 def test_a_path_may_have_spaces_and_quotes(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +28,7 @@ from platforms.remote.database import url
 from platforms.remote.drift import drift
 from platforms.remote.host import showing
 from platforms.remote.paths import nginx_config
+from platforms.remote.planning import Planning
 from platforms.remote.ssh import HostError, Ssh
 from platforms.remote.told import Told
 from tests.planned import NOTHING, WEIGHTED
@@ -501,3 +503,23 @@ def test_the_url_of_a_database_that_is_made_is_no_secret_that_went(
     found, _host = planned(opened, pulumi, monkeypatch, answers, **changes)
     assert found.release.secrets == ()
     assert "code" in found.release.parts
+
+
+@pytest.mark.parametrize(
+    ("kept", "found"),
+    [
+        ({"old": [FORMER], "both": [FORMER, WANTED]}, "both"),
+        ({"new": [WANTED], "old": [FORMER]}, "old"),
+        ({"old": [FORMER], "new": [WANTED]}, "old"),
+    ],
+    ids=["one has both", "the second", "the first"],
+)
+def test_two_releases_are_compared_on_a_host_that_has_both_where_any_has(
+    kept: Mapping[str, list[str]], found: str
+) -> None:
+    plan = Planning.__new__(Planning)
+    there: list[Any] = [SimpleNamespace(looked=SimpleNamespace(host=name, releases=one)) for name, one in kept.items()]
+    plan.hosts = there
+    assert plan._keeper(FORMER, WANTED).host == found
+    with pytest.raises(HostError, match="is on no host any more"):
+        plan._keeper("another")

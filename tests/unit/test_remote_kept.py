@@ -314,7 +314,7 @@ def test_of_hosts_with_several_pythons_both_releases_are_compared_on_one(
     for former, wanted, expected in (
         (FORMER, WANTED, [("here", "3.13-x86_64-manylinux_2_40"), ("web1", "release", FORMER)]),
         (OLDEST, FORMER, [("web2", "release", FORMER), ("web2", "release", OLDEST)]),
-        (FORMER, OLDEST, [("web2", "release", OLDEST), ("web1", "release", FORMER)]),
+        (FORMER, OLDEST, [("web2", "release", OLDEST), ("web2", "release", FORMER)]),
     ):
         asked.clear()
         back = {} if wanted == WANTED else {RELEASE_VARIABLE: wanted}

@@ -43,20 +43,3 @@ OWN_KEYS = (
 
 #: Secrets that a person gives.
 GIVEN_KEYS = (*SECRET_KEYS, USERS, EAB_KEY)
-
-
-__all__ = [
-    "ACCOUNT",
-    "AUTHORITY",
-    "DROPPED_KEYS",
-    "EAB_KEY",
-    "GIVEN_KEYS",
-    "HOSTS_KEY",
-    "HOSTS_KEY_FALLBACKS",
-    "HOSTS_ROTATION",
-    "OWN",
-    "OWN_KEYS",
-    "ROTATION",
-    "SECRET_KEYS",
-    "USERS",
-]

@@ -156,15 +156,7 @@ class Pulumi:
         """Let what runs the program, and the stack's state, be read while others go on."""
         _ = self.programs
         if self._reading is None and stack_path(self.root, self.stack).exists() and self._logged_in():
-            self._reading = subprocess.Popen(
-                [self.command, "--non-interactive", *self._exporting],
-                cwd=self.root,
-                env=self.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            self._reading = self._started(*self._exporting)
             weakref.finalize(self, _let_go, self._reading)
 
     @property
@@ -174,12 +166,8 @@ class Pulumi:
     def _read(self) -> str:
         """Return the state, which may have been read already: by one look only, the next one is another."""
         begun, self._reading = self._reading, None
-        if begun is None:
-            return self._explained(*self._exporting)
-        printed, words = begun.communicate()
-        if begun.returncode != 0:
-            raise CommandError(self._explain(plain(words or printed)))
-        return printed
+        with self._explaining():
+            return _printed(begun or self._started(*self._exporting))
 
     @cached_property
     def programs(self) -> Programs | None:
@@ -202,18 +190,19 @@ class Pulumi:
 
     def run(self, *arguments: str, stdin: str | None = None) -> str:
         """Run a short command of Pulumi's and return what it printed; PulumiError has its words."""
-        done = subprocess.run(
+        return _printed(self._started(*arguments), stdin or "")
+
+    def _started(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a short command of Pulumi's."""
+        return subprocess.Popen(
             [self.command, "--non-interactive", *arguments],
             cwd=self.root,
             env=self.environment(),
-            input=stdin if stdin is not None else "",
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
         )
-        if done.returncode != 0:
-            raise PulumiError(plain(done.stderr or done.stdout))
-        return done.stdout
 
     # --- setting up
 
@@ -306,8 +295,14 @@ class Pulumi:
         self._explained("stack", "init", self.stack, "--no-select", *options)
 
     def _explained(self, *arguments: str, stdin: str | None = None) -> str:
-        try:
+        with self._explaining():
             return self.run(*arguments, stdin=stdin)
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Let what Pulumi says be a CommandError's."""
+        try:
+            yield
         except PulumiError as error:
             raise CommandError(self._explain(str(error))) from error
 
@@ -371,7 +366,7 @@ class Pulumi:
 
     def forget(self, gone: Callable[[dict[str, Any]], bool]) -> int:
         """Take resources out of the state without touching what they are; return how many. gone: tells which."""
-        document = json.loads(self._explained("stack", "export", "--stack", self.stack))
+        document = json.loads(self._explained(*self._exporting))
         count = forget(document, gone)
         if count:
             self._explained("stack", "import", "--stack", self.stack, stdin=json.dumps(document))
@@ -506,6 +501,19 @@ def warm(pulumi: Callable[[], Pulumi]) -> None:
     """Let what the stack's program needs be imported, and its state be read, while others go on, where Pulumi is."""
     if installed_pulumi() is not None:
         pulumi().begin()
+
+
+def _printed(process: subprocess.Popen[str], told: str = "") -> str:
+    """Return what a short command of Pulumi's prints until its end; PulumiError has its words where it fails."""
+    with process:
+        try:
+            printed, words = process.communicate(told)
+        except BaseException:
+            process.kill()  # who is interrupted waits for none
+            raise
+    if process.returncode != 0:
+        raise PulumiError(plain(words or printed))
+    return printed
 
 
 def _let_go(process: subprocess.Popen[str]) -> None:

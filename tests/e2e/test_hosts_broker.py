@@ -258,6 +258,15 @@ def test_other_keys_in_one_step_lose_requests_and_sessions(queue: HostsQueue) ->
     assert load.counts.failed
 
 
+def assert_waiting_jobs_are_lost(queue: HostsQueue, what: str) -> None:
+    """See that some of those that waited are never begun. what: said before the counts."""
+    queue.enqueue(1, Kind("late", SHORT))  # what waited before it would be begun before it
+    until(lambda: queue.orders[-1].job in queue.journal.ended(), PATIENCE)
+    account = queue.drained(2 * HELD)
+    print(f"{what}: {account.told(**RULES)}")
+    assert [job for job in account.lost if job not in account.runs]
+
+
 def test_another_key_loses_what_waits_where_the_broker_keeps_nothing_on_disk(queue: HostsQueue) -> None:
     """The saboteur of the jobs."""
     stand = queue.hosts
@@ -267,11 +276,7 @@ def test_another_key_loses_what_waits_where_the_broker_keeps_nothing_on_disk(que
         queue.hold(queue.processes(*WORKERS), Kind("late", AGES))
         queue.enqueue(20, Kind("late", SHORT))
         assert_done(stand.run("rotate-key", stand.name, "--hosts", timeout=900))
-        queue.enqueue(1, Kind("late", SHORT))  # what waited before it would be begun before it
-        until(lambda: queue.orders[-1].job in queue.journal.ended(), PATIENCE)
-        account = queue.drained(2 * HELD)
-        print(f"rotate-key --hosts without appendonly: {account.told(**RULES)}")
-        assert [job for job in account.lost if job not in account.runs]
+        assert_waiting_jobs_are_lost(queue, "rotate-key --hosts without appendonly")
     stand.edit_stack(lambda stack: stack["broker"].update(memory="64m"))
     assert_done(stand.up())
 
@@ -284,11 +289,7 @@ def test_a_broker_that_keeps_nothing_on_disk_loses_what_waits(queue: HostsQueue)
         result = stand.up()
         assert result.status == 0, result.output
         queue.without_broker("the broker's process", Kind("late", HELD), "kill", waiting=20)
-        queue.enqueue(1, Kind("late", SHORT))  # what waited before it would be begun before it
-        until(lambda: queue.orders[-1].job in queue.journal.ended(), PATIENCE)
-        account = queue.drained(2 * HELD)
-        print(f"without appendonly: {account.told(**RULES)}")
-        assert [job for job in account.lost if job not in account.runs]
+        assert_waiting_jobs_are_lost(queue, "without appendonly")
     stand.edit_stack(lambda stack: stack["broker"].update(memory="64m"))
     result = stand.up()
     assert result.status == 0, result.output

@@ -6,6 +6,8 @@ import subprocess
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from cluster_runtime.status import READY, SERVING
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
@@ -73,6 +75,15 @@ class Process:
             message=said.get("message", ""),
             sessions=said.get("sessions"),
         )
+
+
+def by_holder(said: Mapping[str, Any], *, holds: bool) -> dict[str, Any]:
+    """Return what a process of an instance says of itself; whether it serves, by whether it holds the name.
+
+    It says so itself a moment after the name was given or taken away, and later where it is busy.
+    """
+    state = said.get("state")
+    return {**said, "state": SERVING if holds else READY} if state in (READY, SERVING) else dict(said)
 
 
 @dataclass(frozen=True, kw_only=True)

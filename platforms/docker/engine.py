@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.acme.kept import Said
 from cluster.errors import ClusterError
 from cluster_runtime.status import believable
+from platforms.base import by_holder
 from platforms.pulumi.live import Live
 
 if TYPE_CHECKING:
@@ -205,6 +206,7 @@ def read_live(text: str) -> Live:
                     statuses[words[0], words[1]] = status
         except (ValueError, IndexError, RecursionError):
             continue
+    statuses = {key: by_holder(said, holds=holders.get(key[0]) == key[1]) for key, said in statuses.items()}
     return Live(
         nginx=nginx,
         nginx_generation=generation,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.status import READY, SERVING
+from platforms.base import by_holder
 from platforms.local.nginx import PROGRAM as NGINX
 from platforms.local.orphans import Kind, stack_processes
 from platforms.local.supervisor import Condition, Process
@@ -133,7 +134,7 @@ def observe(paths: LocalPaths, supervisor: Supervisor, nginx: Nginx) -> Observed
             continue
         instance, _dash, release = process.name.rpartition("-")
         name = InstanceLink(paths.run, instance)
-        status, listens = _own_status(name, release, process), name.alive(release)
+        status, listens = own_status(name, release, process), name.alive(release)
         running.append(Running(instance=instance, release=release, process=process, status=status, listens=listens))
         holders[instance], given[instance] = name.holder(), name.given()
     return Observed(
@@ -175,10 +176,12 @@ def _static_release(paths: LocalPaths) -> str | None:
         return None
 
 
-def _own_status(name: InstanceLink, release: str, process: Process) -> dict[str, Any] | None:
+def own_status(name: InstanceLink, release: str, process: Process) -> dict[str, Any] | None:
     """Return the process's word of itself; one that another, ended process left is not its word."""
     status = name.status(release)
-    return status if status is not None and status.get("pid") == process.pid else None
+    if status is None or status.get("pid") != process.pid:
+        return None
+    return by_holder(status, holds=name.holder() == release)
 
 
 def mark_served(paths: LocalPaths, release: str) -> None:

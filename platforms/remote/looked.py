@@ -18,6 +18,7 @@ from cluster.lint import Facts
 from cluster.placement import place
 from cluster.render.versions import DISTRIBUTIONS, KEEPALIVE_MIN_TIMEOUT_SINCE, OLDEST
 from cluster_runtime.status import STARTING
+from platforms.base import by_holder
 from platforms.pulumi.live import Live
 from platforms.remote.host.paths import THERE, HostPaths
 from platforms.remote.ssh import LOOK_SECONDS, HostError
@@ -98,7 +99,9 @@ class Looked:
             given={name: one["given"] for name, one in instances.items()},
             answers={name: one["answers"] for name, one in instances.items()},
             statuses={
-                (name, process): said for name, one in instances.items() for process, said in one["said"].items()
+                (name, process): by_holder(said, holds=one["holder"] == process)
+                for name, one in instances.items()
+                for process, said in one["said"].items()
             },
             static=stack["static"],
             static_generation=stack["static_turn"],

@@ -8,7 +8,7 @@ import fcntl
 import json
 import subprocess
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from cluster.config.models import HOSTS_KEY
@@ -31,12 +31,13 @@ from platforms.pulumi.keys import PulumiHostsKeys, PulumiKeys, make_secrets, sec
 from platforms.pulumi.planning import state_of
 from platforms.pulumi.policing import tell_disabled
 from platforms.pulumi.preview import Preview
-from platforms.pulumi.progress import NGINX_CONFIG
+from platforms.remote.closing import Closing, end, reloaded, will_reload
 from platforms.remote.host.paths import HostPaths
 from platforms.remote.host.releases import in_release
 from platforms.remote.kept import history_of
 from platforms.remote.logs import Logs
 from platforms.remote.looked import Seen, check_name, facts_of, look, look_around, look_at_former, said_of_sessions
+from platforms.remote.looking import looking
 from platforms.remote.made import needs_hosts_key
 from platforms.remote.misplaced import let_go
 from platforms.remote.observe import Observed, told
@@ -49,7 +50,7 @@ from platforms.remote.ssh import LOOK_SECONDS, AwayError, HostError, Ssh
 from platforms.remote.verifying import Verifying
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from cluster.checks import Check
     from cluster.lint import Facts
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     from cluster.stack.opened import Stack
     from platforms.base import Gate, Shared, Voice
     from platforms.pulumi.engine import Changes
-    from platforms.remote.looked import Looked
 
 
 class RemotePlatform:
@@ -161,16 +161,19 @@ class RemotePlatform:
             seen.check_room()
         site = self._site(wanted, seen, facts)
         self._set_up()
-        try:
-            planned, changes = previewed(site, self.pulumi)
-        except PolicyError as error:
-            raise CommandError(str(error)) from error
-        except PulumiError as error:
-            raise _failed(error) from error
-        lines = text(planned) if planned.changes else []
-        if not lines:
-            tell_disabled(self.stack.config, self.voice)
-        yield Change(lines=lines, apply=lambda: self._apply(site, planned, changes))
+        with contextlib.closing(Closing(self._start)) as closing:
+            closing.begin(will_reload(site.hosts))
+            try:
+                planned, changes = previewed(site, self.pulumi)
+            except PolicyError as error:
+                raise CommandError(str(error)) from error
+            except PulumiError as error:
+                raise _failed(error) from error
+            closing.go_on(site, planned)
+            lines = text(planned) if planned.changes else []
+            if not lines:
+                tell_disabled(self.stack.config, self.voice)
+            yield Change(lines=lines, apply=lambda: self._apply(site, planned, changes))
 
     def _secrets(self) -> frozenset[str]:
         return secrets_there(self.stack.root, self.stack.name)
@@ -190,18 +193,44 @@ class RemotePlatform:
 
     def _apply(self, site: Site, planned: Planned, changes: Changes) -> Applied:
         """Let Pulumi do what it has previewed."""
-        progress = self._progress()
-        if planned.changes or not changes.none or self.pulumi.unsettled:
-            former = site.environment.get(RELEASE_VARIABLE)
-            if former is not None:
-                pass_on(self.ssh, site.seen, former, sources(site.seen, former) or {}, self._say_of)
-            try:
-                policed = bool(changes.unjudged)  # else the preview has asked of everything
-                with self._closing(site, planned):
-                    changes = self.pulumi.up(progress.take, refresh=False, policed=policed, **site.environment)
-            except PulumiError as error:
-                raise _failed(error, tidied(self.ssh, self.placement)) from error
-        release = str(changes.outputs["release"])
+        verifying = self._verifying()
+        progress = self._progress(partial(verifying.begin, site.seen.away))
+        with contextlib.ExitStack() as failing:
+            failing.callback(verifying.close)
+            if planned.changes or not changes.none or self.pulumi.unsettled:
+                changes = self._up(site, changes, progress)
+            release = str(changes.outputs["release"])
+            self._remember(site, release, changes)
+            await_certificates(self.ssh, self.topology, self.placement, self._say_of)
+            observed = self._afterwards(site, progress.begun)
+            shut_out(self.ssh, observed.seen)
+            for host, kinds in let_go(self.topology, observed.seen, lambda: look_at_former(self.ssh)).items():
+                if host not in observed.seen.away:
+                    self.ssh.run(host, "let-go", *kinds)
+            failing.pop_all()
+        return Applied(
+            release=release,
+            changed=not changes.none,
+            checks=lambda: verifying.checked(observed, release),
+            maintenance=observed.maintenance,
+        )
+
+    def _up(self, site: Site, changes: Changes, progress: Progress) -> Changes:
+        """Let Pulumi change what is to be changed; changes: what it has previewed."""
+        former = site.environment.get(RELEASE_VARIABLE)
+        if former is not None:
+            pass_on(self.ssh, site.seen, former, sources(site.seen, former) or {}, self._say_of)
+        policed = bool(changes.unjudged)  # else the preview has asked of everything
+        try:
+            # What they are by now, not what was previewed.
+            with looking(lambda: look(self.ssh, self.topology)) as looked:
+                environment = {**site.environment, **looked}
+                return self.pulumi.up(progress.take, refresh=False, policed=policed, **environment)
+        except PulumiError as error:
+            raise _failed(error, tidied(self.ssh, self.placement)) from error
+
+    def _remember(self, site: Site, release: str, changes: Changes) -> None:
+        """Keep here which release serves, and what it is made of."""
         history = history_of(self.paths, site.seen)
         if not changes.none or history.current != release:
             history.served(release, rolled_back=bool(site.environment))
@@ -211,50 +240,19 @@ class RemotePlatform:
             history.save(self.paths)
             forget_archives(self.paths, keep)
         keep_stack(self.paths, self.stack.config, changes.outputs)
-        await_certificates(self.ssh, self.topology, self.placement, self._say_of)
-        observed = self._afterwards(site, progress.begun)
-        shut_out(self.ssh, observed.seen)
-        for host, kinds in let_go(self.topology, observed.seen, lambda: look_at_former(self.ssh)).items():
-            if host not in observed.seen.away:
-                self.ssh.run(host, "let-go", *kinds)
-        return Applied(
-            release=release,
-            changed=not changes.none,
-            checks=lambda: self._verifying().checked(observed, release),
-            maintenance=observed.maintenance,
-        )
 
     def _afterwards(self, site: Site, begun: Collection[str]) -> Observed:
         """Look again, but where nginx alone was told something: then all the rest is as it was found.
 
         begun: the steps that were begun.
         """
-        return self._observed(site.seen) if set(begun) <= self._reloaded(site).keys() else self.observe()
-
-    @staticmethod
-    def _reloaded(site: Site) -> dict[str, Looked]:
-        """Return the hosts that have visitors, by the step in which each nginx is told its configuration."""
-        return {f"{one.host}-{NGINX_CONFIG}": one for one in site.seen.edges}
-
-    @contextmanager
-    def _closing(self, site: Site, planned: Planned) -> Iterator[None]:
-        """While the engine begins, let responses end their connections where nothing comes before nginx's reload.
-
-        Where that can't be begun the reload waits for as long itself.
-        """
-        steps, reloaded = {one.name for one in planned.resources}, self._reloaded(site)
-        with contextlib.ExitStack() as begun:
-            for name in sorted(steps) if steps <= reloaded.keys() else ():
-                if reloaded[name].polite:
-                    with contextlib.suppress(OSError):
-                        begun.callback(_end, self._start(reloaded[name].host, "closing"))
-            yield
+        return self._observed(site.seen) if set(begun) <= reloaded(site).keys() else self.observe()
 
     def _say_of(self, host: str, words: str) -> None:
         self.voice.say(f"{host}: {words}" if len(self.ssh.hosts) > 1 else words)
 
-    def _progress(self) -> Progress:
-        return Progress(self.voice.say, self._say_of)
+    def _progress(self, reloading: Callable[[], object] = lambda: None) -> Progress:
+        return Progress(self.voice.say, self._say_of, reloading)
 
     def keys(self) -> PulumiKeys:
         """Return where the stack's keys are."""
@@ -389,7 +387,7 @@ class RemotePlatform:
             process.stdin.write(agent)
             process.stdin.flush()
         except OSError:
-            _end(process)
+            end(process)
             raise
         return process
 
@@ -418,15 +416,6 @@ class RemotePlatform:
         python = in_release(self.places, release, unit, terminal=terminal, given=given)
         command = [*python, "-P", "-m", "cluster_runtime.program", *words]
         return Invocation(command=self.ssh.plain(there[0], command, terminal=terminal))
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command of a host's, which does so as its standard input ends."""
-    try:
-        process.communicate(timeout=LOOK_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
 
 
 def _failed(error: PulumiError, tidied: str = "") -> CommandError:

@@ -30,6 +30,7 @@ from platforms.remote.looked import (
     said_of_sessions,
     taken,
 )
+from platforms.remote.looking import seen_by_another
 from platforms.remote.made import made_secrets, makes_secrets, needs_hosts_key
 from platforms.remote.misplaced import misplaced
 from platforms.remote.paths import RemotePaths, runtime_paths
@@ -93,18 +94,22 @@ class RemoteGround:
     def seen(self, topology: Topology) -> Seen:
         """Return what there is on the hosts, which is looked at once; HostError where one is away.
 
-        A preview that a command has begun takes what that one has found; what changes hosts looks itself.
+        A preview that a command has begun takes what that one has found; what changes hosts, what is looked at while
+        the engine begins, or it looks itself.
         """
         if self._seen is None:
             self._seen = self._handed(topology) or look(self.ssh, topology)
         return self._seen
 
     def _handed(self, topology: Topology) -> Seen | None:
-        path = os.environ.get(LOOKED_VARIABLE)
-        # Another site of the program is another stack on the same hosts, perhaps.
-        if path is None or self.site is not None or not pulumi.runtime.is_dry_run():
+        if self.site is not None:  # another stack on the same hosts, perhaps
             return None
-        return taken(Path(path).read_text(encoding="utf-8"), self.ssh, topology)
+        path = os.environ.get(LOOKED_VARIABLE)
+        if not pulumi.runtime.is_dry_run():
+            found = seen_by_another()
+        else:
+            found = None if path is None else Path(path).read_text(encoding="utf-8")
+        return None if found is None else taken(found, self.ssh, topology)
 
     def facts(self, config: ClusterConfig, secrets: frozenset[str]) -> Facts:
         """Return what the lints may look at."""

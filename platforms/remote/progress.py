@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from platforms.pulumi.engine import Event, name_of
-from platforms.pulumi.progress import UNCHANGED, part_of
+from platforms.pulumi.progress import NGINX_CONFIG, UNCHANGED, part_of
 from platforms.remote.wheels import said_of_building
 
 if TYPE_CHECKING:
@@ -46,12 +46,19 @@ def host_of(inputs: dict[str, Any]) -> str:
 class Progress:
     """Says each step as it is begun. say: is told of the stack; say_of: of a host, whose name comes first.
 
-    begun: the steps that were begun, removals among them, as their components call them.
+    begun: the steps that were begun, removals among them, as their components call them. reloading: called once, where
+    the first of them is an nginx's, which takes its time.
     """
 
-    def __init__(self, say: Callable[[str], None], say_of: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        say_of: Callable[[str, str], None],
+        reloading: Callable[[], object] = lambda: None,
+    ) -> None:
         self._say = say
         self._say_of = say_of
+        self._reloading = reloading
         self.begun: set[str] = set()
 
     def take(self, event: Event) -> None:
@@ -62,7 +69,10 @@ class Progress:
         step = (event.get("resourcePreEvent") or {}).get("metadata")
         if not step or step["op"] in UNCHANGED:
             return
+        first = not self.begun
         self.begun.add(part_of(step)[1])
+        if first and part_of(step)[1].endswith(NGINX_CONFIG):
+            self._reloading()
         if step["op"] in ("delete", "delete-replaced"):
             return
         inputs = (step.get("new") or {}).get("inputs") or {}

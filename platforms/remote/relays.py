@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Relays:
     """Sockets here that lead to sockets on a host.
 
-    start: begins the program there, whose standard input and output have the connections by frames. It is begun once,
-    with the first connection; where it has ended, each connection ends at once.
+    start: begins the program there, whose standard input and output have the connections by frames; OSError where it
+    can't be. It is begun once, with the first connection at the latest; where it has ended, each connection ends too.
     """
 
     def __init__(self, start: Callable[[], subprocess.Popen[bytes]]) -> None:
@@ -38,16 +38,34 @@ class Relays:
         """Return a socket here that leads to the one at a path there, or to a port."""
         return self._sockets.to(there)
 
+    def begin(self) -> None:
+        """Begin the program, so that the first connection need not wait for it; what keeps it from that is theirs."""
+        with contextlib.suppress(OSError), self._lock:
+            self._started()
+
+    def said(self, what: str) -> str:
+        """Return what the program says by itself; empty where it says nothing, or has ended."""
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.connect(str(self.to(what).path))
+            return b"".join(iter(lambda: asking.recv(LONGEST), b"")).decode()
+
+    def _started(self) -> None:
+        """Begin the program where it was not; to be called with the lock."""
+        if self._process is None:
+            self._process = self._start()
+            self._answers = threading.Thread(target=self._take_answers, args=(self._process,), daemon=True)
+            self._answers.start()
+
     def _connect(self, connection: socket.socket, there: str) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, WITHIN)
         with self._lock:
             self._given += 1
             number = self._given
             self._open[number] = connection
-            if self._process is None:
-                self._process = self._start()
-                self._answers = threading.Thread(target=self._take_answers, args=(self._process,), daemon=True)
-                self._answers.start()
+            try:
+                self._started()
+            except OSError:  # the host does not take it
+                self._has_ended = True
         self._say(number, Frame.OPEN, there.encode())
         threading.Thread(target=self._ask, args=(number, connection), daemon=True).start()
 
@@ -59,12 +77,12 @@ class Relays:
         self._say(number, Frame.DATA)
 
     def _say(self, number: int, kind: Frame, data: bytes = b"") -> None:
-        assert self._process is not None  # noqa: S101 - begun with the first connection
-        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
         try:
             with self._lock:
                 if self._has_ended:
                     raise BrokenPipeError
+                assert self._process is not None  # noqa: S101 - begun with the first connection
+                assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
                 self._process.stdin.write(framed(number, kind, data))
                 self._process.stdin.flush()
         except OSError:  # it has ended

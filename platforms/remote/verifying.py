@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,11 @@ from cluster.placement import place
 from cluster.services import Kind
 from platforms.pulumi.relay import Relay
 from platforms.remote import filesystem
+from platforms.remote.host.passing import LISTENING
 from platforms.remote.looked import MOST_AT_ONCE
 from platforms.remote.reached import checked_broker, reaching
 from platforms.remote.relays import Relays
+from platforms.remote.ssh import HostError
 
 if TYPE_CHECKING:
     import subprocess
@@ -34,7 +37,7 @@ class Verifying:
     """Checks a stack on its hosts; HostError where one can't be asked.
 
     start: begins a command of a host's, which gets standard input. authority: the certificate of the stack's own, PEM;
-    empty where it has none.
+    empty where it has none. Where it was begun and nothing is checked, it is to be closed.
     """
 
     topology: Topology
@@ -42,14 +45,34 @@ class Verifying:
     ssh: Ssh
     start: Callable[..., subprocess.Popen[bytes]]
     authority: str
+    _ways: dict[str, Relays] = field(default_factory=dict)
 
     @cached_property
     def placement(self) -> Placement:
         """Which host runs what."""
         return place(self.topology)
 
+    def begin(self, away: Collection[str]) -> None:
+        """Begin what leads to the hosts, so that it is there when it is checked what serves; once is enough."""
+        from cluster import verify  # noqa: F401, PLC0415 - most commands send no requests
+
+        for host in {*self.placement.app, *self.placement.nginx} - self._ways.keys():
+            self._ways[host] = Relays(partial(self.start, host, "relay-all"))
+            if host not in away:
+                self._ways[host].begin()
+
+    def close(self) -> None:
+        """End what leads to the hosts."""
+        while self._ways:
+            self._ways.popitem()[1].close()
+
     def checked(self, observed: Observed, release: str) -> list[Check]:
         """Check each host that has visitors, as one of them does."""
+        with contextlib.closing(self):
+            self.begin(observed.seen.away)
+            return self._checked(observed, release)
+
+    def _checked(self, observed: Observed, release: str) -> list[Check]:
         several, away = len(self.placement.nginx) > 1, observed.seen.away
         unseen = [Check(name=f"{name} answers", ok=False, expected="yes", found=why) for name, why in away.items()]
         unseen += filesystem.checked(self.ssh, observed.seen)
@@ -89,19 +112,14 @@ class Verifying:
         from cluster.verify import Endpoints, verify  # noqa: PLC0415 - most commands send no requests
 
         site, away = self.topology.config.site, observed.seen.away
-        with contextlib.ExitStack() as relays:
-            to = {
-                host: relays.enter_context(contextlib.closing(Relays(partial(self.start, host, "relay-all")))).to
-                for host in {*self.placement.app, visited}
-            }
-            nginx = relays.enter_context(contextlib.closing(Relay(partial(self.start, visited, "relay"))))
+        with contextlib.closing(Relay(partial(self.start, visited, "relay"))) as nginx:
             sockets = self.topology.endpoints(lambda _kind: str(self.places.sockets), Kind.INSTANCE)
             host = self.topology.config.host(visited)
             # Where it is reached through another one, its address may be nobody's here.
             ports = [] if host.jump is None else [site.listen, *([] if site.tls is None else [site.tls.listen])]
             there = Endpoints(
                 internal=nginx.to(str(self.places.internal)),
-                instances={name: to[self.placement.host_of[name]](one.path) for name, one in sockets.items()},
+                instances={name: self._to(self.placement.host_of[name], one.path) for name, one in sockets.items()},
                 site=Endpoint(host=self._asked_at(visited, observed), port=site.listen),
                 release=release,
                 intruders=partial(self._intruders, away),
@@ -109,19 +127,33 @@ class Verifying:
                 if self.placement.reaches_out(visited)
                 else (),
                 authority=self.authority,
-                ways={port: to[visited](str(port)) for port in ports},
+                ways={port: self._to(visited, str(port)) for port in ports},
             )
             return verify(self.topology, there)
 
     def _intruders(self, away: Collection[str]) -> list[str]:
         """Return what listens though it must not, on hosts that are not away; and who gets where nobody must."""
-        listening = self._said([host.name for host in self.ssh.hosts if host.name not in away], "listening")
         found = [
             f"an instance on {host} listens on port {port}"
-            for host, ports in listening.items()
-            for port in ports.split()
+            for host, ports in self._listening(away).items()
+            for port in json.loads(ports)
         ]
         return [*found, *reaching(self.topology, self._said, away)]
+
+    def _listening(self, away: Collection[str]) -> dict[str, str]:
+        """Return on which ports of each host the instances' user listens, as JSON; HostError where one is silent."""
+        hosts = [host.name for host in self.ssh.hosts if host.name not in away]
+        with ThreadPoolExecutor(max_workers=MOST_AT_ONCE) as pool:
+            led_to = [host for host in hosts if host in self._ways]
+            found = dict(zip(led_to, pool.map(lambda host: self._ways[host].said(LISTENING), led_to), strict=True))
+        silent = [host for host in led_to if not found[host]]
+        if silent:
+            raise HostError("\n".join(f"{host}: it does not say who listens there" for host in silent))
+        return {**found, **self._said([host for host in hosts if host not in self._ways], "listening")}
+
+    def _to(self, host: str, there: str) -> Endpoint:
+        """Return a socket here that leads to one of a host's, or to a port of it."""
+        return self._ways[host].to(there)
 
     def _said(self, hosts: Sequence[str], what: str, *words: str) -> dict[str, str]:
         """Return what hosts say, asked at once, by their names; HostError where one can't be."""

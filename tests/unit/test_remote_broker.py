@@ -386,9 +386,9 @@ def test_its_port_is_no_instance_s(machine: Machine) -> None:
     """It runs as their user, and any other port of that user's is told."""
     with closing(socket.create_server(("127.0.0.1", 0))) as one, closing(socket.create_server(("127.0.0.1", 0))) as two:
         ports = [server.getsockname()[1] for server in (one, two)]
-        assert set(ports) <= {*look.listening(machine.places)}
+        assert set(ports) <= {*look.listening(machine.places, broker.port(machine.places))}
         broker.make(machine.places, {**wanted(), "port": ports[0]})
-        found = look.listening(machine.places)
+        found = look.listening(machine.places, broker.port(machine.places))
         assert ports[0] not in found
         assert ports[1] in found
 

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cluster.plan.planned import Planned, Resource
+from platforms.remote.closing import Closing, will_reload
 from platforms.remote.host import site
 from platforms.remote.platform import RemotePlatform
 from platforms.remote.progress import Progress
@@ -241,9 +243,8 @@ def planned(*names: str) -> Planned:
     ],
 )
 def test_responses_end_their_connections_early_only_where_the_reload_is_all_that_is_done(
-    names: list[str], begun: list[str], monkeypatch: pytest.MonkeyPatch
+    names: list[str], begun: list[str]
 ) -> None:
-    platform = RemotePlatform.__new__(RemotePlatform)
     processes: list[subprocess.Popen[bytes]] = []
     asked: list[tuple[str, str]] = []
 
@@ -252,14 +253,57 @@ def test_responses_end_their_connections_early_only_where_the_reload_is_all_that
         processes.append(subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         return processes[-1]
 
-    monkeypatch.setattr(platform, "_start", start)
     where: Any = Site(Edge("edge1", polite=True), Edge("edge2", polite=False), Edge("edge3", polite=True))
-    with contextlib.suppress(KeyboardInterrupt), platform._closing(where, planned(*names)):
+    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(Closing(start)) as closing:
+        closing.go_on(where, planned(*names))
         assert asked == [(host, "closing") for host in begun]
         assert [process.poll() for process in processes] == [None] * len(begun)
         raise KeyboardInterrupt
     assert len(asked) == len(begun)
     assert [process.poll() for process in processes] == [0] * len(begun)
+
+
+def test_what_was_begun_before_the_preview_goes_on_only_where_the_reload_is_all_that_is_done() -> None:
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(host: str, _what: str) -> subprocess.Popen[bytes]:
+        assert host not in processes, "it was begun already"
+        processes[host] = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return processes[host]
+
+    def living() -> list[str]:
+        return sorted(host for host, process in processes.items() if process.poll() is None)
+
+    edges = [Edge(name, polite=True) for name in ("edge1", "edge2", "edge3")]
+    where: Any = Site(*edges)
+    for names, go_on in (
+        (("edge1-nginx-config", "edge2-nginx-config"), ["edge1", "edge2"]),
+        (("edge2-nginx-config", "edge3-nginx-config"), ["edge2", "edge3"]),
+        (("web1-serve", "edge1-nginx-config"), []),
+        ((), []),
+    ):
+        processes.clear()
+        with contextlib.closing(Closing(start)) as closing:
+            begun: Any = edges[:2]
+            closing.begin(begun)
+            assert living() == ["edge1", "edge2"]
+            closing.go_on(where, planned(*names))
+            assert living() == go_on
+        assert living() == []
+
+
+def test_it_is_known_before_a_preview_which_nginx_is_to_have_another_configuration() -> None:
+    def hosted(host: str, runs: str | None, wanted: str | None) -> SimpleNamespace:
+        looked = SimpleNamespace(host=host, live=SimpleNamespace(nginx=runs))
+        return SimpleNamespace(looked=looked, rendered=None if wanted is None else SimpleNamespace(digest=wanted))
+
+    hosts: Any = [
+        hosted("other", "a", "b"),
+        hosted("same", "a", "a"),
+        hosted("silent", None, "b"),
+        hosted("no visitors", "a", None),
+    ]
+    assert [looked.host for looked in will_reload(hosts)] == ["other"]
 
 
 def test_a_host_that_does_not_take_it_is_left_to_its_reload(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +320,8 @@ def test_a_host_that_does_not_take_it_is_left_to_its_reload(monkeypatch: pytest.
     platform.ssh = AwaySsh()  # type: ignore[assignment]
     where: Any = Site(Edge("edge1", polite=True))
     done = False
-    with platform._closing(where, planned("edge1-nginx-config")):
+    with contextlib.closing(Closing(platform._start)) as closing:
+        closing.go_on(where, planned("edge1-nginx-config"))
         done = True
     assert done
 

@@ -1,8 +1,12 @@
-"""A preview that a command has begun takes what that one has found on the hosts; an `up` looks itself."""
+"""A preview that a command has begun takes what that one has found on the hosts; an `up`, what is seen as it begins."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -12,13 +16,16 @@ import pytest
 
 from platforms.remote import program as remote_program
 from platforms.remote.looked import LOOKED_VARIABLE, handed
+from platforms.remote.looking import LOOKING_VARIABLE, looking
+from platforms.remote.ssh import HostError
 from tests.unit import test_remote_hosts as hosts
 from tests.unit.pulumi_mocks import SECRETS, program, record, write_stack
 from tests.unit.test_remote import HOSTS_KEY
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
+    from platforms.remote.looked import Seen
     from tests.unit.pulumi_mocks import Record
 
 
@@ -72,3 +79,58 @@ def test_what_was_found_of_a_program_s_own_stack_is_not_its_other_site_s(
             ground = SimpleNamespace(site=site, ssh=ssh)
             found = remote_program.RemoteGround._handed(ground, seen.topology)  # type: ignore[arg-type]
             assert (found is not None) == is_taken
+
+
+@pytest.mark.parametrize("preview", [True, False], ids=["preview", "up"])
+def test_an_up_takes_what_is_seen_while_the_engine_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preview: bool
+) -> None:
+    """A preview takes what the command has found, though what another `up` sees is in the environment."""
+    with looking(lambda: slowly(hosts.seen())) as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        _made, looks = run(tmp_path, handed(hosts.seen()), monkeypatch, preview=preview)
+    assert looks == 0
+
+
+def slowly(seen: Seen) -> Seen:
+    time.sleep(1.0)
+    return seen
+
+
+def away() -> Seen:
+    raise HostError("hosts: web1: it does not answer")
+
+
+def killed() -> Seen:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("look", [away, killed])
+def test_an_up_looks_itself_where_nobody_could_see_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable[[], Seen]
+) -> None:
+    with looking(look) as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        _made, looks = run(tmp_path, handed(hosts.seen()), monkeypatch, preview=False)
+    assert looks == 1
+
+
+def test_what_looks_ends_with_who_asked_for_it(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+
+    def look() -> Seen:
+        pid.with_suffix(".new").write_text(str(os.getpid()))
+        pid.with_suffix(".new").rename(pid)
+        time.sleep(600)
+        raise AssertionError
+
+    with looking(look) as variables:
+        while not pid.exists():
+            time.sleep(0.01)
+        assert Path(variables[LOOKING_VARIABLE]).exists()
+    assert not Path(variables[LOOKING_VARIABLE]).exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)

@@ -141,3 +141,37 @@ def test_an_answer_that_is_cut_off_is_passed_on_to_nobody() -> None:
     program = f"import sys\nsys.stdout.buffer.write({framed(1, Frame.DATA, b'y' * 10)[:-1]!r})"
     with relays(Begun(program)) as ways:
         assert asked_nothing(ways.to("/there").path) == b""
+
+
+SAYING = (
+    "import sys\nfrom platforms.remote.host.passing import Passing\n"
+    "def broken(): raise OSError\n"
+    "Passing(sys.stdin.buffer, sys.stdout.buffer, {'ports': lambda: '[8000]', 'broken': broken}).run()"
+)
+
+
+def test_the_program_says_something_itself_beside_its_connections(tmp_path: Path) -> None:
+    answering(tmp_path / "app1")
+    begun = Begun(SAYING)
+    with relays(begun) as ways:
+        ways.begin()
+        assert len(begun.processes) == 1
+        assert ways.said("ports") == "[8000]"
+        assert asked(ways.to(str(tmp_path / "app1")).path, b" x") == b"app1 x"
+    assert len(begun.processes) == 1
+
+
+@pytest.mark.parametrize("what", ["broken", "unknown"])
+def test_what_it_can_not_say_is_nothing(what: str) -> None:
+    with relays(Begun(SAYING)) as ways:
+        assert ways.said(what) == ""
+
+
+def test_a_program_that_can_not_be_begun_says_nothing_and_has_no_connections(tmp_path: Path) -> None:
+    def refused() -> subprocess.Popen[bytes]:
+        raise BrokenPipeError
+
+    with contextlib.closing(Relays(refused)) as ways:
+        ways.begin()
+        assert ways.said("ports") == ""
+        assert asked_nothing(ways.to(str(tmp_path / "app1")).path) == b""

@@ -297,9 +297,10 @@ def _lacks_renewer(places: HostPaths, words: list[str]) -> None:
 
 
 def _listening(places: HostPaths, _words: list[str]) -> None:
+    from platforms.remote.host import broker
     from platforms.remote.host.look import listening
 
-    print("\n".join(map(str, listening(places))))
+    print(json.dumps(listening(places, broker.port(places))))
 
 
 def _unit(places: HostPaths, _words: list[str]) -> None:

@@ -21,7 +21,7 @@ LONGEST = 65536
 
 
 class Frame(IntEnum):
-    """OPEN: leads to the socket at a path, or to a port of the host.
+    """OPEN: leads to the socket at a path, to a port of the host, or to what the program there says itself.
 
     DATA: bytes; none where no more will come. CLOSED: it is no connection.
     """

@@ -275,11 +275,13 @@ def _called(places: HostPaths, path: Path) -> str:
 LISTENING, ADDRESS, STATE, USER = "0A", 1, 3, 7
 
 
-def listening(places: HostPaths) -> list[int]:
-    """Return the ports on which the instances' user listens, but a broker's that others ask: only nginx should."""
+def listening(places: HostPaths, asked: int) -> list[int]:
+    """Return the ports on which the instances' user listens, but a broker's that others ask: only nginx should.
+
+    asked: the broker's, where only root sees it; 0 where there is none.
+    """
     if not has_user(places):
         return []
-    asked = broker.port(places)
     user = str(pwd.getpwnam(places.name).pw_uid)
     ports = set()
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import sys
 import threading
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
+from platforms.remote.host import broker
 from platforms.remote.host.frames import LONGEST, WITHIN, Frame, framed, read_frame
 from platforms.remote.host.running import become
 
 if TYPE_CHECKING:
     import io
+    from collections.abc import Callable, Mapping
     from typing import IO
 
     from platforms.remote.host.paths import HostPaths
+
+#: Asks for the ports on which the instances' user listens, as a JSON list.
+LISTENING = "listening"
 
 
 def relay(path: str) -> None:
@@ -40,19 +47,30 @@ def _pass_on(there: socket.socket) -> None:
 def relay_all(places: HostPaths) -> None:
     """Pass connections on, which standard input and output have by frames, until there is no input any more.
 
-    As the instances' user, who says where a name leads.
+    As the instances' user, who says where a name leads. It says itself on which ports that user listens.
     """
+    asked = broker.port(places)
     become(places)
-    Passing(sys.stdin.buffer, sys.stdout.buffer).run()
+    said = {LISTENING: lambda: json.dumps(_listening(places, asked))}
+    Passing(sys.stdin.buffer, sys.stdout.buffer, said).run()
     os._exit(0)  # threads wait for sockets
 
 
-class Passing:
-    """Connections to sockets, asked for by frames."""
+def _listening(places: HostPaths, asked: int) -> list[int]:
+    from platforms.remote.host.look import listening  # noqa: PLC0415 - imports much, and not all ask
 
-    def __init__(self, told: IO[bytes], answers: IO[bytes]) -> None:
+    return listening(places, asked)
+
+
+class Passing:
+    """Connections to sockets, asked for by frames. said: what is answered by itself, by what is asked for."""
+
+    def __init__(
+        self, told: IO[bytes], answers: IO[bytes], said: Mapping[str, Callable[[], str]] = MappingProxyType({})
+    ) -> None:
         self._told = told
         self._answers = answers
+        self._said = said
         self._lock = threading.Lock()
         self._open: dict[int, socket.socket] = {}
 
@@ -66,7 +84,10 @@ class Passing:
                 _send(there, data)
 
     def _connect(self, number: int, to: str) -> None:
-        """Connect to a path, or to a port of this host."""
+        """Connect to a path, or to a port of this host; or say what is asked for."""
+        if to in self._said:
+            threading.Thread(target=self._say_itself, args=(number, self._said[to]), daemon=True).start()
+            return
         there = socket.socket(socket.AF_UNIX if to.startswith("/") else socket.AF_INET)
         there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, WITHIN)
         try:
@@ -77,6 +98,13 @@ class Passing:
             return
         self._open[number] = there
         threading.Thread(target=self._answer, args=(number, there), daemon=True).start()
+
+    def _say_itself(self, number: int, what: Callable[[], str]) -> None:
+        """Say it at once, or nothing where that fails, which whoever asks takes for no answer."""
+        try:
+            self._say(framed(number, Frame.DATA, what().encode()))
+        finally:
+            self._say(framed(number, Frame.CLOSED))
 
     def _answer(self, number: int, there: socket.socket) -> None:
         """Pass on what a socket answers, until it ends."""

@@ -37,7 +37,7 @@ class TestAnswers(OnAll, conformance.Answers):
 
 
 class TestChanges(OnAll, conformance.Changes):
-    least = 10_000
+    least = 50_000
 
 
 class TestFaults(OnAll, conformance.Faults):

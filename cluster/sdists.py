@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urldefrag, urlsplit
 
-import httpx
 import uv
 
 from cluster.packages import base_python, index_urls, last_lines, mask_urls, run_program, uv_config
@@ -255,6 +254,8 @@ def _download(found: Requirements, package: Unbuilt, url: str, path: Path) -> No
     auth = (
         (unquote(known[0].username or ""), unquote(known[0].password or "")) if known and not parts.username else None
     )
+    import httpx  # noqa: PLC0415 - takes its time, and few packages are had so
+
     try:
         with (
             httpx.Client(verify=ssl.create_default_context(), timeout=TIMEOUT, follow_redirects=True) as client,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import crossplane
-
 Directive = dict[str, Any]
 
 
@@ -21,5 +19,7 @@ def block(directive: str, *args: str | int, of: list[Directive]) -> Directive:
 
 def build(tree: list[Directive]) -> str:
     """Return the text of a configuration."""
+    import crossplane  # noqa: PLC0415 - what renders nothing need not wait for it
+
     text: str = crossplane.build(tree, indent=4)
     return text + "\n"

@@ -74,7 +74,7 @@ SECRET_KEY = Kind(
 
 
 def _new_hosts_key() -> str:
-    from cluster.tls.hosts import new_hosts_key  # noqa: PLC0415 - takes time, and is needed only then
+    from cluster.tls.hosts_keys import new_hosts_key  # noqa: PLC0415 - takes time, and is needed only then
 
     return new_hosts_key()
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import ipaddress
-import json
-import secrets
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -24,9 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cluster.tls.authority import ORDER, SIGNS
 from cluster.tls.certificates import RELAY
-
-#: Bytes of the secret and of each key.
-SECRET_BYTES = 32
+from cluster.tls.hosts_keys import SECRET_BYTES, secret_bytes
 
 #: Certificates without an end have this one.
 BEGIN, END = dt.datetime(2020, 1, 1, tzinfo=dt.UTC), dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
@@ -39,59 +35,6 @@ class HostCertificate:
     authority: str
     certificate: str
     key: str = field(repr=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class HostsKeys:
-    """Of what a stack's hosts make what they show each other, and what they believe beside while that is changed.
-
-    key: hexadecimal; empty where hosts ask each other for nothing. fallbacks: others, of what is believed as well.
-    """
-
-    key: str = field(default="", repr=False)
-    fallbacks: tuple[str, ...] = field(default=(), repr=False)
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        """That of what is shown, and then the others; each once."""
-        return tuple(dict.fromkeys((self.key, *self.fallbacks)))
-
-    def authorities(self, stack: str) -> str:
-        """Return by what hosts know each other, PEM. ValueError: one of them is no secret."""
-        return "".join(authority_of(key, stack) for key in self.all)
-
-
-def new_hosts_key() -> str:
-    """Return a new secret of a stack, hexadecimal."""
-    return secrets.token_hex(SECRET_BYTES)
-
-
-def read_fallbacks(text: str | None) -> tuple[str, ...]:
-    """Return the secrets that hosts believe beside, as a stack file has them. ValueError: they are none."""
-    try:
-        found = json.loads(text or "[]")
-    except ValueError:
-        found = None
-    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-        raise ValueError("must be a JSON list of keys")
-    for one in found:
-        _bytes(one)
-    return tuple(found)
-
-
-def password_of(secret: str, what: str) -> str:
-    """Return a password of a stack's for what its hosts ask each other for. ValueError: the secret is none."""
-    return HKDF(hashes.SHA256(), SECRET_BYTES, None, f"password {what}".encode()).derive(_bytes(secret)).hex()
-
-
-def _bytes(secret: str) -> bytes:
-    try:
-        found = bytes.fromhex(secret)
-    except ValueError:
-        found = b""
-    if len(found) != SECRET_BYTES:
-        raise ValueError(f"must be {2 * SECRET_BYTES} hexadecimal digits")
-    return found
 
 
 @cache
@@ -158,7 +101,7 @@ def _authority(stack: str, above: ec.EllipticCurvePrivateKey) -> x509.Certificat
 
 def _key(secret: str, what: str) -> ec.EllipticCurvePrivateKey:
     # Of more bits than the key has, so that each key is as likely as another (FIPS 186-5, A.2.1).
-    derived = HKDF(hashes.SHA256(), SECRET_BYTES + 16, None, f"key {what}".encode()).derive(_bytes(secret))
+    derived = HKDF(hashes.SHA256(), SECRET_BYTES + 16, None, f"key {what}".encode()).derive(secret_bytes(secret))
     return ec.derive_private_key(int.from_bytes(derived, "big") % (ORDER - 1) + 1, ec.SECP256R1())
 
 

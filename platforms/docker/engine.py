@@ -136,6 +136,12 @@ class Engine:
         """Return the id of the image of that name and tag; None where the engine has none."""
         return next(iter(self.run("images", "--quiet", "--no-trunc", name).split()), None)
 
+    def images_of(self, stack: str) -> dict[str, str]:
+        """Return the ids of the images that a stack's services have, by their names and tags."""
+        named, told = f"reference={image_repository(stack, '*')}", "{{.Repository}}:{{.Tag}} {{.ID}}"
+        lines = self.run("images", "--no-trunc", "--filter", named, "--format", told).splitlines()
+        return dict(line.split(" ", 1) for line in lines)
+
     def sessions(self, stack: str) -> dict[str, Any] | None:
         """Return what an instance says of the session store; None where none says it."""
         return self.ask(stack, "/-/probe/sessions")

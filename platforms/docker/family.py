@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pulumi
@@ -53,6 +54,11 @@ class Target:
     aside: Path | None = None
     pulling: asyncio.Lock = field(default_factory=asyncio.Lock)
     refused: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def images(self) -> dict[str, str]:
+        """The images that the engine has, by their names and tags; EngineError where it is away."""
+        return self.engine.images_of(self.stack)
 
     def context(self, place: Path) -> Path:
         """Return where the build context of `place` is to be written."""
@@ -184,7 +190,7 @@ class Family:
         if not pulumi.runtime.is_dry_run():
             return None
         with contextlib.suppress(EngineError):  # an engine that is away is told by what needs it
-            return self.target.engine.image(name)
+            return self.target.images.get(name)
         return None
 
     def _pulled(self, name: str, base: Base) -> pulumi.ResourceHook:

@@ -25,7 +25,6 @@ from cluster.config.models import (
 from cluster.errors import CommandError
 from cluster.stack.rotation import KEPT, ProgressFile, unsaid
 from cluster.stack.secrets import with_dropped
-from cluster.tls.authority import make_authority, show_authority
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,6 +151,8 @@ def make_secrets(pulumi: Pulumi, config: ClusterConfig, shown: Path, say: Callab
     """Make the secrets of a site that its stack lacks; shown: where browsers find what they are to trust."""
     tls = config.site.tls
     if tls is not None and tls.self_signed:
+        from cluster.tls.authority import make_authority, show_authority  # noqa: PLC0415 - cryptography takes its time
+
         authority = pulumi.secret(AUTHORITY)
         if authority is None:
             authority = make_authority(pulumi.stack, dt.datetime.now(dt.UTC))

@@ -17,7 +17,8 @@ from platforms.remote.made import makes_secrets
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cluster.tls.hosts import HostCertificate, HostsKeys
+    from cluster.tls.hosts import HostCertificate
+    from cluster.tls.hosts_keys import HostsKeys
     from cluster.topology import Topology
     from platforms.remote.looked import Seen
 

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from cluster.endpoints import Endpoint
 from cluster.placement import place
 from cluster.services import BROKER_CERTIFICATE, BROKER_KEY, BROKER_USERS, LOOPBACK, PACKAGED, Kind
-from cluster.tls.hosts import HostsKeys, certificate_of_broker, password_of
+from cluster.tls.hosts_keys import HostsKeys, password_of
 from platforms.remote.units import daemon_unit, socket_of
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def url(topology: Topology, places: HostPaths, secret: str) -> str:
 
 def certificate(secret: str, stack: str, host: Host) -> HostCertificate:
     """Return what the broker on a host shows."""
+    from cluster.tls.hosts import certificate_of_broker  # noqa: PLC0415 - cryptography takes its time
+
     return certificate_of_broker(secret, stack, host.name, LOOPBACK, *([host.internal] if host.internal else []))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.placement import place
 from cluster.services import LOOPBACK
-from cluster.tls.hosts import HostsKeys, certificate_of_database, password_of
+from cluster.tls.hosts_keys import HostsKeys, password_of
 
 if TYPE_CHECKING:
     from cluster.config.hosts import Host
@@ -56,6 +56,8 @@ def login_of(places: HostPaths, secret: str) -> str:
 
 def wanted(topology: Topology, places: HostPaths, keys: HostsKeys, owner: str) -> dict[str, Any]:
     """Return what the host is told (platforms.remote.host.postgres.make)."""
+    from cluster.tls.hosts import certificate_of_database  # noqa: PLC0415 - cryptography takes its time
+
     placement, host = place(topology), _host(topology)
     shown = certificate_of_database(keys.key, places.stack, host.name)
     verifiers = {

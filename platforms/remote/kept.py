@@ -49,12 +49,12 @@ class Kept:
 def history_of(paths: StackPaths, seen: Seen) -> History:
     """Return which releases have served and are on the hosts, by what this checkout knows and what the first host has.
 
-    What this checkout does not know another one has made.
+    What this checkout does not know another one has made. One that failed never served, and is there all the same.
     """
-    found, there = History.load(paths), seen.leader.releases
-    if not set(there) <= set(found.releases):
-        found.join(there)
-    found.releases = [release for release in found.releases if release in there]
+    found, served = History.load(paths), seen.leader.served
+    if not set(served) <= set(found.releases):
+        found.join(served)
+    found.releases = [release for release in found.releases if release in seen.leader.releases]
     return found
 
 

@@ -113,6 +113,12 @@ class Looked:
         found: Sequence[str] = (self.stack or {}).get("releases", ())
         return found
 
+    @property
+    def served(self) -> Sequence[str]:
+        """Those of them that served once all was done, the latest last; one that failed is there, too."""
+        found: Sequence[str] = (self.stack or {}).get("served", ())
+        return found
+
     def has_secrets(self, release: str) -> bool:
         """Tell whether systemd has a release's secrets to give."""
         return release in (self.stack or {}).get("secrets", ())

@@ -15,7 +15,6 @@ from cluster.render.shared import Place, render_shared
 from cluster.services import Kind
 from cluster.source import TREE, project_place, shared_paths, shared_place
 from cluster.stack.paths import StackPaths
-from cluster.tls.hosts import HostsKeys, certificate_of_host
 from platforms.remote.host.paths import AUTHORITY, CERTIFICATE, KEY
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from cluster.render.nginx import NginxConfig
     from cluster.render.versions import Version
     from cluster.tls.certificates import Certificate
+    from cluster.tls.hosts_keys import HostsKeys
     from cluster.topology import Topology
     from platforms.remote.host.paths import HostPaths
 
@@ -104,6 +104,8 @@ def between(places: HostPaths) -> Between:
 
 def shown_files(places: HostPaths, keys: HostsKeys, host: str) -> dict[str, str]:
     """Return what a host shows other hosts, and by what it knows them, by its paths; keys: of which it is made."""
+    from cluster.tls.hosts import certificate_of_host  # noqa: PLC0415 - cryptography takes its time
+
     paths, made = between(places), certificate_of_host(keys.key, places.stack, host)
     return {paths.authority: keys.authorities(places.stack), paths.certificate: made.certificate, paths.key: made.key}
 

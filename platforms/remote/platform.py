@@ -21,7 +21,7 @@ from cluster.plan.shown import text
 from cluster.render.maintenance import digest_of, render_maintenance
 from cluster.stack.history import KEPT_RELEASES
 from cluster.tls.certificates import named
-from cluster.tls.hosts import new_hosts_key
+from cluster.tls.hosts_keys import new_hosts_key
 from cluster.topology import build_topology
 from platforms.base import RELEASE_VARIABLE, Applied, Back, Change, Forward, Invocation, LogSource, Status
 from platforms.pulumi.backend import share

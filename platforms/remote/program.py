@@ -15,7 +15,7 @@ import yaml
 from cluster.config import stack_path
 from cluster.config.models import HOSTS_KEY, HOSTS_KEY_FALLBACKS, OWN
 from cluster.lint.hosts import hosts_fit
-from cluster.tls.hosts import HostsKeys, read_fallbacks
+from cluster.tls.hosts_keys import HostsKeys, read_fallbacks
 from cluster.topology import build_topology
 from platforms.remote import filesystem
 from platforms.remote.believed import disbelieved

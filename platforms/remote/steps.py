@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pulumi
 from pulumi_command import local
 
-from cluster.tls.hosts import HostsKeys
+from cluster.tls.hosts_keys import HostsKeys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

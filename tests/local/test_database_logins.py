@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster.config import parse_config
-from cluster.tls.hosts import HostsKeys, password_of
+from cluster.tls.hosts_keys import HostsKeys, password_of
 from cluster.topology import build_topology
 from platforms.remote import database
 from platforms.remote.host import postgres

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.config import parse_config
 from cluster.render.internal import DIGEST_PLACE
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
-from cluster.tls.hosts import HostsKeys
+from cluster.tls.hosts_keys import HostsKeys
 from cluster.topology import build_topology
 from platforms.remote.host.paths import HostPaths
 from platforms.remote.paths import nginx_config, relay_files, relay_ports, shown_files

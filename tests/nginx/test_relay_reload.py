@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
-from cluster.tls.hosts import HostsKeys
+from cluster.tls.hosts_keys import HostsKeys
 from tests.clients import Clients
 from tests.nginx.relayed import OTHER_SECRET, SECRET, Hosts, on, values_of
 from tests.nginx.running import PATIENCE, versions

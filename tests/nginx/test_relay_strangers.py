@@ -12,7 +12,8 @@ import pytest
 
 from cluster.tls.authority import make_authority
 from cluster.tls.certificates import RELAY
-from cluster.tls.hosts import HostsKeys, certificate_of_host
+from cluster.tls.hosts import certificate_of_host
+from cluster.tls.hosts_keys import HostsKeys
 from platforms.remote.host.paths import HostPaths
 from tests.nginx.relayed import ADDRESSES, OTHER_SECRET, SECRET, Host, Hosts, on, values_of
 from tests.nginx.running import PATIENCE, versions

@@ -15,6 +15,7 @@ import json
 import runpy
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -291,7 +292,8 @@ def run_main(
     image: the id of the image that the engine has by each name; None: it has none.
     """
     write_stack(root, values)
-    engine = patch.multiple(Engine, live=lambda *_: live or Live(), image=lambda *_: image)
+    images = SimpleNamespace(get=lambda _name: image)
+    engine = patch.multiple(Engine, live=lambda *_: live or Live(), image=lambda *_: image, images_of=lambda *_: images)
     with engine, patch("platforms.docker.facts.ages", return_value={}), contextlib.chdir(root):
         return record(program, preview=preview, secrets=secrets)
 

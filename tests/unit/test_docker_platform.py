@@ -339,6 +339,19 @@ def test_an_image_is_known_by_its_name_and_tag(text: str, found: str | None, doc
     assert calls.read_text() == "images --quiet --no-trunc django-cluster/dev/nginx:0\n"
 
 
+def test_the_images_of_a_stack_are_asked_for_at_once(docker: Callable[[str], Path]) -> None:
+    named = "echo django-cluster/dev/nginx:0 sha256:a; echo django-cluster/dev/app:1 sha256:b"
+    calls = docker(named)
+    assert Engine().images_of("dev") == {
+        "django-cluster/dev/nginx:0": "sha256:a",
+        "django-cluster/dev/app:1": "sha256:b",
+    }
+    assert len(calls.read_text().splitlines()) == 1
+    assert "reference=django-cluster/dev/*" in calls.read_text()
+    docker("exit 0")
+    assert Engine().images_of("dev") == {}
+
+
 def test_an_engine_elsewhere_is_asked_there_and_its_commands_go_there_too(
     docker: Callable[[str], Path], tmp_path: Path
 ) -> None:

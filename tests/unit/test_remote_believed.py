@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster.config import parse_config
-from cluster.tls.hosts import HostsKeys, authority_of, certificate_of_database, certificate_of_host, read_fallbacks
+from cluster.tls.hosts import authority_of, certificate_of_database, certificate_of_host
+from cluster.tls.hosts_keys import HostsKeys, read_fallbacks
 from cluster.topology import build_topology
 from platforms.remote.believed import disbelieved
 from platforms.remote.host import relaying

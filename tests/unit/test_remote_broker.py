@@ -17,7 +17,8 @@ from cryptography import x509
 from cluster.config import parse_config
 from cluster.release import variables
 from cluster.services import Kind, refused_without
-from cluster.tls.hosts import HostsKeys, authority_of, certificate_of_broker
+from cluster.tls.hosts import authority_of, certificate_of_broker
+from cluster.tls.hosts_keys import HostsKeys
 from cluster.topology import build_topology
 from platforms.pulumi.preview import Preview
 from platforms.remote import broker as asked

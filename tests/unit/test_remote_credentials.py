@@ -14,7 +14,7 @@ import pytest
 from cluster.config import parse_config
 from cluster.topology import build_topology
 from cluster_runtime.secret_files import hold_release, is_held
-from platforms.remote.host import credentials, releases, removing
+from platforms.remote.host import credentials, look, releases, removing
 from platforms.remote.host.paths import HostPaths
 from platforms.remote.host.running import HostError
 from platforms.remote.units import daemon_unit, instance_unit, service_unit
@@ -251,6 +251,20 @@ def test_a_command_keeps_its_release_by_its_configuration(machine: Machine) -> N
     os.close(held)
     releases.retire(machine.places, "r4", ["app1"], [])
     assert {path.name for path in machine.places.releases.iterdir()} == {"r2", "r3", "r4"}
+
+
+def test_what_failed_takes_no_place_of_a_release_that_served(machine: Machine) -> None:
+    for number, release in enumerate(["r1", "r2"]):
+        keep(machine, release)
+        releases.retire(machine.places, release, ["app1"], [])
+        os.utime(machine.places.releases / release, (number, number))
+    for number in range(releases.KEPT + 1):
+        os.utime(keep(machine, f"failed{number}"), (100 + number, 100 + number))
+    keep(machine, "r3")
+    releases.retire(machine.places, "r3", ["app1"], [])
+    found = look.releases_there(machine.places)
+    assert found["served"] == ["r1", "r2", "r3"]
+    assert found["releases"] == ["r1", "r2", "failed2", "failed3", "r3"]
 
 
 @pytest.mark.parametrize("how", ["its instances", "all"])

@@ -264,8 +264,21 @@ def test_releases_of_other_checkouts_are_those_that_the_hosts_have(
     paths.state.mkdir(parents=True)
     if here:
         History(releases=here, current=here[-1]).save(paths)
-    seen: Any = SimpleNamespace(leader=SimpleNamespace(releases=on_the_host))
+    seen: Any = SimpleNamespace(leader=SimpleNamespace(releases=on_the_host, served=on_the_host))
     assert history_of(paths, seen).releases == told
+
+
+@pytest.mark.parametrize("here", [[], ["r1", "r2"]], ids=["another checkout", "the one that has released"])
+def test_a_release_that_failed_is_none_to_go_back_to(here: list[str], tmp_path: Path) -> None:
+    """It was sent before the one was made again that serves."""
+    paths = RemotePaths(tmp_path, "shop")
+    paths.state.mkdir(parents=True)
+    if here:
+        History(releases=here, current=here[-1]).save(paths)
+    seen: Any = SimpleNamespace(leader=SimpleNamespace(releases=["r1", "failed", "r2"], served=["r1", "r2"]))
+    found = history_of(paths, seen)
+    found.served("r2", rolled_back=True)
+    assert (found.releases, found.former()) == (["r1", "r2"], "r1")
 
 
 # --- releases of hosts with several Pythons

@@ -17,7 +17,7 @@ from cluster.plan.shown import document, text
 from cluster.published import Lacking
 from cluster.release import ReleaseError
 from cluster.stack.opened import Stack
-from cluster.tls.hosts import new_hosts_key
+from cluster.tls.hosts_keys import new_hosts_key
 from cluster.topology import build_topology
 from platforms.base import Back, Forward
 from platforms.pulumi import planning

@@ -15,7 +15,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from cluster.tls.certificates import RELAY
-from cluster.tls.hosts import HostCertificate, certificate_of_host, new_hosts_key
+from cluster.tls.hosts import HostCertificate, certificate_of_host
+from cluster.tls.hosts_keys import new_hosts_key
 
 if TYPE_CHECKING:
     from pathlib import Path

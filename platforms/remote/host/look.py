@@ -19,6 +19,7 @@ from cluster_runtime.instance_link import GENERATION, NAME, SERVICES, InstanceLi
 from cluster_runtime.unfollowed import printable
 from platforms.remote.host import address, broker, credentials, leaving, maintaining, postgres, relaying, renewing
 from platforms.remote.host.asking import ask
+from platforms.remote.host.releases import SERVED
 from platforms.remote.host.running import digest_of, has_user, output, told_by
 from platforms.remote.host.walking import holds_files, unless_kept
 
@@ -108,7 +109,7 @@ def _stack(places: HostPaths) -> dict[str, Any] | None:
         "nginx_turn": _number(places.turns / "site"),
         "turns": {path.name: _number(path) for path in places.turns.iterdir()} if places.turns.is_dir() else {},
         "maintenance": maintaining.found(places),
-        "releases": _kept(places.releases),
+        **releases_there(places),
         "environments": _kept(places.environments),
         "secrets": credentials.there(places),
         "read_files": [name for name in _kept(places.releases) if credentials.reads_files(places, name)],
@@ -213,6 +214,12 @@ def _number(path: Path) -> int:
     except OSError:
         return 0
     return int(text) if text.isdigit() and len(text) <= DIGITS else 0
+
+
+def releases_there(places: HostPaths) -> dict[str, list[str]]:
+    """Return the releases that are there, and those of them that have served, the latest last."""
+    there = _kept(places.releases)
+    return {"releases": there, "served": [name for name in there if (places.releases / name / SERVED).is_file()]}
 
 
 def _kept(directory: Path) -> list[str]:

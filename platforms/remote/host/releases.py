@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: Releases that are kept beside the one that serves.
 KEPT = 3
 
+#: The mark of a release that served once all was done: one that failed is kept for a while, too.
+SERVED = "served"
+
 #: Lines of a log that tell why an instance did not get healthy.
 LOG_LINES = 20
 
@@ -204,6 +207,7 @@ def retire(places: HostPaths, release: str, instances: Sequence[str], services: 
     told_by(places, lambda: _sweep(places.sockets, {*instances}))
     told_by(places, lambda: _sweep(places.sockets / SERVICES, names))
     if instances:
+        (places.releases / release / SERVED).touch()
         os.utime(places.releases / release)
         _forget(places, release)
         credentials.forget(places, release, wanted)
@@ -236,7 +240,9 @@ def _sweep(directory: Path, kept: set[str]) -> None:
 
 def _forget(places: HostPaths, release: str) -> None:
     made = sorted((one for one in places.releases.iterdir() if not one.name.startswith(".")), key=_age)
-    old = [one.name for one in made[:-KEPT] if one.name != release]
+    # What failed takes no place of what one may go back to.
+    kept = {*made[-KEPT:], *[one for one in made if (one / SERVED).is_file()][-KEPT:]}
+    old = [one.name for one in made if one not in kept and one.name != release]
     held = told_by(places, lambda: [name for name in old if is_held(places.secrets / name)])
     for name in old:
         if name not in held and not is_held(places.releases / name, CONFIG):

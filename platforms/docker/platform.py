@@ -191,7 +191,7 @@ class DockerPlatform:
         changes = previewed
         # What a killed run left is judged, and removed, by who has gone through the lock.
         strays = bool(look.found().strays)
-        progress = Progress(docker.topology, self.voice.say, proof.begin)
+        progress = Progress(docker.topology, self.voice.say, proof.begin, proof.prepare)
         if strays or pulumi.unsettled or look.lost or not previewed.none or look.preview.before != look.preview.after:
             try:
                 changes = pulumi.up(progress.take, refresh=bool(look.lost), policed=bool(look.unjudged), **environment)

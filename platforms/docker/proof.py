@@ -21,6 +21,12 @@ class Proof:
         self._executor = ThreadPoolExecutor(max_workers=1)
         self._begun: tuple[str, Future[list[Check]]] | None = None
 
+    @staticmethod
+    def prepare() -> None:
+        """Import what it takes, which takes its time; most commands send no requests."""
+        from cluster import verify  # noqa: F401, PLC0415
+        from platforms.docker import endpoints  # noqa: F401, PLC0415
+
     def begin(self, release: str) -> None:
         """Begin to check that `release` serves, as well as everything else."""
         if not self.docker.topology.of_kind(Kind.ACME):  # which is to be waited for

@@ -35,14 +35,20 @@ class Progress:
     """Says what the engine does, in words, as it is begun (and for a name taken, once it is done).
 
     say: is told a line each. served: called with the release once all of it serves as the stack file says, when only
-    removals are left. begun: the steps that were begun, as their components call them.
+    removals are left. begun: the steps that were begun, as their components call them. reloading: called when nginx is
+    told its configuration, which takes its time.
     """
 
     def __init__(
-        self, topology: Topology, say: Callable[[str], None], served: Callable[[str], None] | None = None
+        self,
+        topology: Topology,
+        say: Callable[[str], None],
+        served: Callable[[str], None] | None = None,
+        reloading: Callable[[], object] = lambda: None,
     ) -> None:
         self.topology = topology
         self._say = say
+        self._reloading = reloading
         self.told: set[str] = set()
         self._served = served
         self.begun: set[str] = set()
@@ -61,6 +67,8 @@ class Progress:
         """nginx's configuration is the last that is done; Pulumi removes what was replaced when all else is."""
         if before and before["metadata"]["op"] not in UNCHANGED:
             self.begun.add(part_of(before["metadata"])[1])
+            if part_of(before["metadata"]) == (COMMAND, NGINX_CONFIG):
+                self._reloading()
         if not after or not self._served:
             return
         kind, name = part_of(after["metadata"])

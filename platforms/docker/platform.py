@@ -47,7 +47,8 @@ from platforms.docker.remembering import remember
 from platforms.docker.repair import lost, remove_orphans, stop_what_never_served
 from platforms.docker.stack import DockerStack, engine_host, paths
 from platforms.pulumi.backend import share
-from platforms.pulumi.engine import STACK, PolicyError, Pulumi, PulumiError, installed_pulumi, warm
+from platforms.pulumi.engine import STACK, PolicyError, Pulumi, PulumiError, warm
+from platforms.pulumi.installing import installed_pulumi
 from platforms.pulumi.kept_stack import keep_stack
 from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
 from platforms.pulumi.planning import begun, state_of

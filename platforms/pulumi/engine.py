@@ -11,7 +11,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -36,19 +35,12 @@ from cluster.stack.secrets import ALPHABET, KEY_LENGTH, write_secret
 from cluster_runtime.supervision import die_with_parent
 from platforms.pulumi.backend import PASSPHRASE, VARIABLE, named_backend
 from platforms.pulumi.forgetting import forget
+from platforms.pulumi.installing import HOME, find_pulumi, installed_pulumi
 from platforms.pulumi.policing import SDK, Policed, asking, not_run
 from platforms.pulumi.programs import Programs, programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-
-#: Where Pulumi's installer puts it.
-HOME = Path("~/.pulumi")
-
-#: The version that is installed where there is none; any newer one will do.
-VERSION = "3.272.0"
-
-INSTALL = "curl -fsSL https://get.pulumi.com | sh"
 
 #: Key of the stack file that every stack needs and `cluster init` makes.
 SECRET_KEY = "cluster:secret_key"  # noqa: S105 - a name
@@ -107,30 +99,6 @@ class Changes:
 
 
 Event = dict[str, Any]
-
-
-def installed_pulumi() -> str | None:
-    """Return the pulumi command; None where it is missing."""
-    return shutil.which("pulumi", path=f"{os.environ.get('PATH', '')}:{HOME.expanduser() / 'bin'}")
-
-
-def find_pulumi(say: Callable[[str], None]) -> str:
-    """Return the pulumi command; installed by the SDK's own installer where it is missing. CommandError says how."""
-    own = HOME.expanduser() / "bin"
-    found = installed_pulumi()
-    if found is not None:
-        return found
-    say(f"installing Pulumi {VERSION}")
-    from pulumi.automation import PulumiCommand  # noqa: PLC0415 - takes a while to import
-    from semver import VersionInfo  # noqa: PLC0415
-
-    try:
-        return PulumiCommand.install(root=str(own.parent), version=VersionInfo.parse(VERSION)).command
-    except Exception as error:
-        raise CommandError(
-            f"Pulumi is missing, and its installer can't be reached from here. Install it ({INSTALL}), "
-            f"or put `pulumi` and `pulumi-language-python` into {own}"
-        ) from error
 
 
 class Pulumi:
@@ -318,15 +286,23 @@ class Pulumi:
     # --- changing
 
     def up(
-        self, tell_step: Callable[[Event], None], *, refresh: bool = False, policed: bool = False, **environment: str
+        self,
+        tell_step: Callable[[Event], None],
+        at_first: Mapping[str, str] = MappingProxyType({}),
+        /,
+        *,
+        refresh: bool = False,
+        policed: bool = False,
+        **environment: str,
     ) -> Changes:
         """Run `pulumi up`; a lock that a killed run left is removed first. PulumiError says what failed.
 
         policed: ask the policy of each resource before it is changed: `preview`, which did, could not tell all.
+        at_first: variables that are no good any more once a killed run's lock had to be removed.
         """
         options = ["--refresh"] if refresh else []
         with self._asking(policed=policed) as pack:
-            return self._repaired(["up", "--yes", "--skip-preview", *options, *pack], tell_step, environment)
+            return self._repaired(["up", "--yes", "--skip-preview", *options, *pack], tell_step, environment, at_first)
 
     def preview(self, tell_step: Callable[[Event], None], *, refresh: bool = False, **environment: str) -> Changes:
         """Run `pulumi preview`: it changes nothing, and no lock keeps it waiting. PulumiError says what failed.
@@ -372,9 +348,15 @@ class Pulumi:
             self._explained("stack", "import", "--stack", self.stack, stdin=json.dumps(document))
         return count
 
-    def _repaired(self, arguments: list[str], tell_step: Callable[[Event], None], more: Mapping[str, str]) -> Changes:
+    def _repaired(
+        self,
+        arguments: list[str],
+        tell_step: Callable[[Event], None],
+        more: Mapping[str, str],
+        at_first: Mapping[str, str] = MappingProxyType({}),
+    ) -> Changes:
         try:
-            return self._changing(arguments, tell_step, more)
+            return self._changing(arguments, tell_step, {**more, **at_first})
         except PulumiError as error:
             if "currently locked" not in str(error):
                 raise PulumiError(self._explained_or_same(str(error)), error.failed, error.remarks) from error

@@ -25,7 +25,8 @@ from cluster.plan.releases import compare_releases, retired
 from cluster.plan.risk import at_risk, discarded
 from cluster.sessions import Lasting, refused_loss
 from cluster.topology import build_topology, shares
-from platforms.pulumi.engine import SECRET_KEY, installed_pulumi
+from platforms.pulumi.engine import SECRET_KEY
+from platforms.pulumi.installing import installed_pulumi
 from platforms.pulumi.kept_stack import kept_stack
 from platforms.pulumi.keys import stack_keys
 from platforms.pulumi.progress import COMMAND, part_of

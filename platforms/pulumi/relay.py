@@ -38,7 +38,7 @@ class Sockets:
         return Endpoint(path=str(here))
 
     def _accept(self, listener: socket.socket, there: str) -> None:
-        with contextlib.suppress(OSError):  # closed
+        with listener, contextlib.suppress(OSError):  # closed, or no more can be had: whoever waits is told
             while True:
                 connection, _ = listener.accept()
                 self._take(connection, there)
@@ -46,7 +46,8 @@ class Sockets:
     def close(self) -> None:
         """Take no connection any more."""
         for listener in self._listeners:
-            listener.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # it is closed
+                listener.shutdown(socket.SHUT_RDWR)
             listener.close()
         for path in self._directory.iterdir():
             path.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 from platforms.pulumi.progress import NGINX_CONFIG
@@ -42,11 +43,14 @@ class Closing:
     def __init__(self, start: Callable[[str, str], subprocess.Popen[bytes]]) -> None:
         self._start = start
         self._begun: dict[str, subprocess.Popen[bytes]] = {}
+        self._ending: list[subprocess.Popen[bytes]] = []
 
     def begin(self, hosts: Iterable[Looked]) -> None:
-        """Begin it where a reload would close idle connections, and it was not begun yet."""
+        """Begin it where a reload would close idle connections, and it does not go on already."""
         for one in hosts:
-            if one.polite and one.host not in self._begun:
+            begun = self._begun.get(one.host)
+            if one.polite and (begun is None or begun.poll() is not None):
+                self._tell([one.host] if begun is not None else [])
                 with contextlib.suppress(OSError):
                     self._begun[one.host] = self._start(one.host, "closing")
 
@@ -54,25 +58,42 @@ class Closing:
         """Let it be where nothing comes before nginx's reload; what comes before that may take its time."""
         steps, hosts = {one.name for one in planned.resources}, reloaded(site)
         wanted = [hosts[name] for name in sorted(steps)] if steps <= hosts.keys() else []
-        self._end(self._begun.keys() - {one.host for one in wanted})
+        self._tell(self._begun.keys() - {one.host for one in wanted})
         self.begin(wanted)
 
     def close(self) -> None:
         """End it everywhere."""
-        self._end([*self._begun])
+        self._tell([*self._begun])
+        deadline = time.monotonic() + LOOK_SECONDS
+        for process in self._ending:
+            end(process, deadline - time.monotonic())
+        self._ending.clear()
 
-    def _end(self, hosts: Iterable[str]) -> None:
+    def _tell(self, hosts: Iterable[str]) -> None:
+        """Tell hosts that it is to end; nobody waits for that yet."""
         for host in hosts:
-            end(self._begun.pop(host))
+            process = self._begun.pop(host)
+            told(process)
+            self._ending.append(process)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a command of a host's, which does so as its standard input ends."""
+def told(process: subprocess.Popen[bytes]) -> None:
+    """Tell a command of a host's to end: it does so as its standard input ends."""
+    assert process.stdin is not None  # noqa: S101 - a pipe was asked for
+    with contextlib.suppress(OSError):  # what it would not take
+        process.stdin.close()
+
+
+def end(process: subprocess.Popen[bytes], seconds: float = LOOK_SECONDS) -> None:
+    """End a command of a host's, which has that long for it."""
+    told(process)
     try:
-        process.communicate(timeout=LOOK_SECONDS)
+        process.wait(max(0.0, seconds))
     except subprocess.TimeoutExpired:
         process.kill()
-        process.communicate()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 __all__ = ["Closing", "end", "reloaded", "will_reload"]

@@ -10,7 +10,7 @@ import tempfile
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from cluster_runtime.supervision import die_with_parent
 from platforms.remote.looked import handed
@@ -24,41 +24,76 @@ if TYPE_CHECKING:
 #: Where an `up` that a command has begun finds what is being looked at: a path, locked until all is there.
 LOOKING_VARIABLE = "CLUSTER_LOOKING"
 
+#: Ends what was written whole, and is nowhere else in it.
+WHOLE = "\n"
+
 
 @contextmanager
 def looking(look: Callable[[], Seen]) -> Iterator[dict[str, str]]:
     """Look in a process of its own; yield the variables by which the program finds what that sees.
 
-    Nothing else runs here meanwhile: it is a fork.
+    Nothing else runs here meanwhile: it is a fork. None where none may be had: the program looks itself.
     """
     with tempfile.TemporaryDirectory() as aside:
         path = Path(aside) / "looked"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # the fork's too, until it ends
-        pid = os.fork()
-        if pid == 0:
-            _be(descriptor, look)
-        os.close(descriptor)
+        pid = None
         try:
-            yield {LOOKING_VARIABLE: str(path)}
+            with _uninterrupted():
+                pid = _forked(path, look)
+            yield {} if pid is None else {LOOKING_VARIABLE: str(path)}
         finally:
-            os.kill(pid, signal.SIGKILL)  # whoever would wait for it has ended
-            os.waitpid(pid, 0)
+            if pid is not None:  # whoever would wait for it has ended
+                _end(pid)
 
 
-def _be(descriptor: int, look: Callable[[], Seen]) -> None:
-    """Look, write it down, and end; a host that is away is told by whoever looks again."""
-    status = 1
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let an interrupt wait until what was begun is known."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt is told to all; whoever asked says so
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _forked(path: Path, look: Callable[[], Seen]) -> int | None:
+    """Begin the process that looks; None where none may be had. The file is locked until that one ends."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # the fork's too
+            parent, pid = os.getpid(), os.fork()
+            if pid == 0:
+                _be(file, look, parent)
+            return pid
+    except OSError:
+        return None
+
+
+def _be(file: TextIO, look: Callable[[], Seen], parent: int) -> None:
+    """Look, write it down, and end; a host that is away is told by whoever looks again."""
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever asked says that it was interrupted
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        os.setsid()  # so that what it begins can be ended with it
         die_with_parent()
-        with contextlib.suppress(HostError), os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(handed(look()))
-            status = 0
+        if os.getppid() == parent:
+            with contextlib.suppress(HostError, OSError):
+                file.write(f"{handed(look())}{WHOLE}")
+                file.flush()
     except BaseException:  # noqa: BLE001 - a fork never goes back into what it was forked from
         traceback.print_exc()
     finally:
-        os._exit(status)
+        os._exit(0)
+
+
+def _end(pid: int) -> None:
+    """End it, and what it has begun."""
+    for kill in (os.kill, os.killpg):  # it may not have come to a group of its own
+        with contextlib.suppress(ProcessLookupError):
+            kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):  # where nobody is told of children that have ended
+        os.waitpid(pid, 0)
 
 
 def seen_by_another() -> str | None:
@@ -69,9 +104,10 @@ def seen_by_another() -> str | None:
     try:
         with Path(path).open(encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
-            return file.read() or None
+            found = file.read()
     except OSError:
         return None
+    return found if found.endswith(WHOLE) else None
 
 
 __all__ = ["LOOKING_VARIABLE", "looking", "seen_by_another"]

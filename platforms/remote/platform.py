@@ -194,7 +194,7 @@ class RemotePlatform:
     def _apply(self, site: Site, planned: Planned, changes: Changes) -> Applied:
         """Let Pulumi do what it has previewed."""
         verifying = self._verifying()
-        progress = self._progress(partial(verifying.begin, site.seen.away))
+        progress = self._progress(partial(verifying.begin_early, site.seen.away))
         with contextlib.ExitStack() as failing:
             failing.callback(verifying.close)
             if planned.changes or not changes.none or self.pulumi.unsettled:
@@ -224,8 +224,7 @@ class RemotePlatform:
         try:
             # What they are by now, not what was previewed.
             with looking(lambda: look(self.ssh, self.topology)) as looked:
-                environment = {**site.environment, **looked}
-                return self.pulumi.up(progress.take, refresh=False, policed=policed, **environment)
+                return self.pulumi.up(progress.take, looked, refresh=False, policed=policed, **site.environment)
         except PulumiError as error:
             raise _failed(error, tidied(self.ssh, self.placement)) from error
 

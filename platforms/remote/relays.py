@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from cluster.endpoints import Endpoint
 
+#: Seconds in which the program says what it says by itself.
+SAID_WITHIN = 20.0
+
 
 class Relays:
     """Sockets here that lead to sockets on a host.
@@ -30,13 +33,16 @@ class Relays:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: threading.Thread | None = None
-        self._has_ended = False
+        self.has_ended = False
+        self._ways: dict[str, Endpoint] = {}
         self._open: dict[int, socket.socket] = {}
         self._given = 0
 
     def to(self, there: str) -> Endpoint:
-        """Return a socket here that leads to the one at a path there, or to a port."""
-        return self._sockets.to(there)
+        """Return a socket here that leads to the one at a path there, or to a port; the same one each time."""
+        if there not in self._ways:
+            self._ways[there] = self._sockets.to(there)
+        return self._ways[there]
 
     def begin(self) -> None:
         """Begin the program, so that the first connection need not wait for it; what keeps it from that is theirs."""
@@ -44,10 +50,12 @@ class Relays:
             self._started()
 
     def said(self, what: str) -> str:
-        """Return what the program says by itself; empty where it says nothing, or has ended."""
-        with socket.socket(socket.AF_UNIX) as asking:
+        """Return what the program says by itself; empty where it says nothing in time, or has ended."""
+        with socket.socket(socket.AF_UNIX) as asking, contextlib.suppress(OSError):
+            asking.settimeout(SAID_WITHIN)
             asking.connect(str(self.to(what).path))
             return b"".join(iter(lambda: asking.recv(LONGEST), b"")).decode()
+        return ""
 
     def _started(self) -> None:
         """Begin the program where it was not; to be called with the lock."""
@@ -65,7 +73,7 @@ class Relays:
             try:
                 self._started()
             except OSError:  # the host does not take it
-                self._has_ended = True
+                self.has_ended = True
         self._say(number, Frame.OPEN, there.encode())
         threading.Thread(target=self._ask, args=(number, connection), daemon=True).start()
 
@@ -79,7 +87,7 @@ class Relays:
     def _say(self, number: int, kind: Frame, data: bytes = b"") -> None:
         try:
             with self._lock:
-                if self._has_ended:
+                if self.has_ended:
                     raise BrokenPipeError
                 assert self._process is not None  # noqa: S101 - begun with the first connection
                 assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
@@ -102,7 +110,7 @@ class Relays:
             except OSError:
                 self._end(number)
         with self._lock:
-            self._has_ended = True
+            self.has_ended = True
         for number in [*self._open]:
             self._end(number)
 

@@ -19,7 +19,6 @@ from platforms.remote.host.passing import LISTENING
 from platforms.remote.looked import MOST_AT_ONCE
 from platforms.remote.reached import checked_broker, reaching
 from platforms.remote.relays import Relays
-from platforms.remote.ssh import HostError
 
 if TYPE_CHECKING:
     import subprocess
@@ -56,10 +55,18 @@ class Verifying:
         """Begin what leads to the hosts, so that it is there when it is checked what serves; once is enough."""
         from cluster import verify  # noqa: F401, PLC0415 - most commands send no requests
 
-        for host in {*self.placement.app, *self.placement.nginx} - self._ways.keys():
-            self._ways[host] = Relays(partial(self.start, host, "relay-all"))
-            if host not in away:
-                self._ways[host].begin()
+        for host in sorted({*self.placement.app, *self.placement.nginx}):
+            if host in self._ways and self._ways[host].has_ended:
+                self._ways.pop(host).close()
+            if host not in self._ways:
+                self._ways[host] = Relays(partial(self.start, host, "relay-all"))
+                if host not in away:
+                    self._ways[host].begin()
+
+    def begin_early(self, away: Collection[str]) -> None:
+        """Do so while something else is done, which it must not keep from being done: it is tried again."""
+        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: no thread can be had
+            self.begin(away)
 
     def close(self) -> None:
         """End what leads to the hosts."""
@@ -146,10 +153,9 @@ class Verifying:
         with ThreadPoolExecutor(max_workers=MOST_AT_ONCE) as pool:
             led_to = [host for host in hosts if host in self._ways]
             found = dict(zip(led_to, pool.map(lambda host: self._ways[host].said(LISTENING), led_to), strict=True))
-        silent = [host for host in led_to if not found[host]]
-        if silent:
-            raise HostError("\n".join(f"{host}: it does not say who listens there" for host in silent))
-        return {**found, **self._said([host for host in hosts if host not in self._ways], "listening")}
+        # A program of its own says it of the others, or why it can't.
+        said = {host: ports for host, ports in found.items() if ports.endswith("]")}
+        return {**said, **self._said([host for host in hosts if host not in said], LISTENING)}
 
     def _to(self, host: str, there: str) -> Endpoint:
         """Return a socket here that leads to one of a host's, or to a port of it."""

@@ -12,6 +12,7 @@ import contextlib
 import contextvars
 import hashlib
 import json
+import re
 import runpy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -278,6 +279,10 @@ def write_stack(root: Path, values: Mapping[str, Any]) -> Path:
     return root
 
 
+#: What an image of a stack's is called by the engine.
+IMAGE_NAME = re.compile(r"django-cluster/django-cluster-[a-z0-9-]+/[a-z]+:[0-9a-f]{12}")
+
+
 def run_main(
     root: Path,
     values: Mapping[str, Any],
@@ -292,7 +297,7 @@ def run_main(
     image: the id of the image that the engine has by each name; None: it has none.
     """
     write_stack(root, values)
-    images = SimpleNamespace(get=lambda _name: image)
+    images = SimpleNamespace(get=lambda name: image if IMAGE_NAME.fullmatch(name) else None)
     engine = patch.multiple(Engine, live=lambda *_: live or Live(), image=lambda *_: image, images_of=lambda *_: images)
     with engine, patch("platforms.docker.facts.ages", return_value={}), contextlib.chdir(root):
         return record(program, preview=preview, secrets=secrets)

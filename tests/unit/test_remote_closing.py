@@ -288,8 +288,32 @@ def test_what_was_begun_before_the_preview_goes_on_only_where_the_reload_is_all_
             closing.begin(begun)
             assert living() == ["edge1", "edge2"]
             closing.go_on(where, planned(*names))
+            for name in processes.keys() - {*go_on}:
+                processes[name].wait(PATIENCE)  # it was told to end
             assert living() == go_on
         assert living() == []
+
+
+def test_what_has_ended_by_itself_is_begun_anew() -> None:
+    """A preview may take longer than a host goes on."""
+    asked: list[str] = []
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(host: str, _what: str) -> subprocess.Popen[bytes]:
+        asked.append(host)
+        processes.append(subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        return processes[-1]
+
+    edges: Any = [Edge("edge1", polite=True)]
+    with contextlib.closing(Closing(start)) as closing:
+        closing.begin(edges)
+        closing.begin(edges)
+        assert asked == ["edge1"]
+        processes[0].kill()
+        processes[0].wait(PATIENCE)
+        closing.begin(edges)
+        assert asked == ["edge1", "edge1"]
+    assert [process.poll() for process in processes] == [-signal.SIGKILL, 0]
 
 
 def test_it_is_known_before_a_preview_which_nginx_is_to_have_another_configuration() -> None:

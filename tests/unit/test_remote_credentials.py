@@ -253,6 +253,24 @@ def test_a_command_keeps_its_release_by_its_configuration(machine: Machine) -> N
     assert {path.name for path in machine.places.releases.iterdir()} == {"r2", "r3", "r4"}
 
 
+def test_a_release_that_served_before_there_were_marks_has_one_once_another_serves(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three that failed since would have pushed it out."""
+    os.utime(keep(machine, "r1"), (1, 1))
+    assert look.releases_there(machine.places)["served"] == ["r1"]
+    for number in range(releases.KEPT):
+        os.utime(keep(machine, f"failed{number}"), (100 + number, 100 + number))
+    keep(machine, "r2")
+    monkeypatch.setattr(HostPaths, "enabled", lambda places: {places.unit_of("app1", "r1")})
+    monkeypatch.setattr(releases, "run", lambda *_words, **_more: "")
+    releases.serve(machine.places, "r2", ["app1"], ["2"], alone=False)
+    releases.retire(machine.places, "r2", ["app1"], [])
+    found = look.releases_there(machine.places)
+    assert found["served"] == ["r1", "r2"]
+    assert found["releases"] == ["r1", "failed1", "failed2", "r2"]
+
+
 def test_what_failed_takes_no_place_of_a_release_that_served(machine: Machine) -> None:
     for number, release in enumerate(["r1", "r2"]):
         keep(machine, release)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +19,7 @@ import pytest
 
 from platforms.remote import program as remote_program
 from platforms.remote.looked import LOOKED_VARIABLE, handed
-from platforms.remote.looking import LOOKING_VARIABLE, looking
+from platforms.remote.looking import LOOKING_VARIABLE, looking, seen_by_another
 from platforms.remote.ssh import HostError
 from tests.unit import test_remote_hosts as hosts
 from tests.unit.pulumi_mocks import SECRETS, program, record, write_stack
@@ -86,11 +89,18 @@ def test_an_up_takes_what_is_seen_while_the_engine_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preview: bool
 ) -> None:
     """A preview takes what the command has found, though what another `up` sees is in the environment."""
+    other = hosts.seen({**hosts.SEVERAL, "hosts": [*hosts.HOSTS[1:], hosts.a_host(41, "web4", "app", "nginx")]})
     with looking(lambda: slowly(hosts.seen())) as variables:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        _made, looks = run(tmp_path, handed(hosts.seen()), monkeypatch, preview=preview)
+        # What is taken from the wrong one is of other hosts, so that they are looked at.
+        _made, looks = run(tmp_path, handed(hosts.seen() if preview else other), monkeypatch, preview=preview)
     assert looks == 0
+    with looking(lambda: other) as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        _made, looks = run(tmp_path, handed(hosts.seen() if preview else other), monkeypatch, preview=preview)
+    assert looks == (0 if preview else 1)
 
 
 def slowly(seen: Seen) -> Seen:
@@ -107,7 +117,14 @@ def killed() -> Seen:
     raise AssertionError
 
 
-@pytest.mark.parametrize("look", [away, killed])
+def half() -> Seen:
+    """Be killed as it is being written down."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    return hosts.seen()
+
+
+@pytest.mark.parametrize("look", [away, killed, half])
 def test_an_up_looks_itself_where_nobody_could_see_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable[[], Seen]
 ) -> None:
@@ -116,6 +133,59 @@ def test_an_up_looks_itself_where_nobody_could_see_for_it(
             monkeypatch.setenv(name, value)
         _made, looks = run(tmp_path, handed(hosts.seen()), monkeypatch, preview=False)
     assert looks == 1
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from platforms.remote.looking import looking
+def look():
+    Path(sys.argv[1]).with_suffix(".new").write_text(str(os.getpid()))
+    Path(sys.argv[1]).with_suffix(".new").rename(sys.argv[1])
+    time.sleep(600)
+with looking(look) as variables:
+    print(*variables.values(), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_looks_ends_where_the_command_is_killed_and_whoever_waits_looks_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = tmp_path / "pid"
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(pid)], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        monkeypatch.setenv(LOOKING_VARIABLE, command.stdout.readline().strip())
+        wait_for(pid)
+        command.kill()
+    assert seen_by_another() is None  # which waits for the end of the process that looks
+
+
+def test_where_no_process_may_be_had_the_program_looks_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "fork", refused)
+    with looking(hosts.seen) as variables:
+        assert variables == {}
+
+
+def test_what_looks_may_be_taken_away_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where whoever began the command is not told of children that have ended, nobody else is."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with looking(hosts.seen) as variables:
+            monkeypatch.setenv(LOOKING_VARIABLE, variables[LOOKING_VARIABLE])
+            assert seen_by_another()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_what_looks_ends_with_who_asked_for_it(tmp_path: Path) -> None:
@@ -128,8 +198,7 @@ def test_what_looks_ends_with_who_asked_for_it(tmp_path: Path) -> None:
         raise AssertionError
 
     with looking(look) as variables:
-        while not pid.exists():
-            time.sleep(0.01)
+        wait_for(pid)
         assert Path(variables[LOOKING_VARIABLE]).exists()
     assert not Path(variables[LOOKING_VARIABLE]).exists()
     with pytest.raises(ProcessLookupError):

@@ -146,7 +146,8 @@ def test_an_answer_that_is_cut_off_is_passed_on_to_nobody() -> None:
 SAYING = (
     "import sys\nfrom platforms.remote.host.passing import Passing\n"
     "def broken(): raise OSError\n"
-    "Passing(sys.stdin.buffer, sys.stdout.buffer, {'ports': lambda: '[8000]', 'broken': broken}).run()"
+    "said = {'ports': lambda: '[8000]', 'broken': broken, 'many': lambda: 'x' * 200_000}\n"
+    "Passing(sys.stdin.buffer, sys.stdout.buffer, said).run()"
 )
 
 
@@ -157,6 +158,8 @@ def test_the_program_says_something_itself_beside_its_connections(tmp_path: Path
         ways.begin()
         assert len(begun.processes) == 1
         assert ways.said("ports") == "[8000]"
+        assert len(ways.said("many")) == 200_000
+        assert {ways.to("ports").path for _ in range(3)} == {ways.to("ports").path}
         assert asked(ways.to(str(tmp_path / "app1")).path, b" x") == b"app1 x"
     assert len(begun.processes) == 1
 

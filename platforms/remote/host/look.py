@@ -217,9 +217,13 @@ def _number(path: Path) -> int:
 
 
 def releases_there(places: HostPaths) -> dict[str, list[str]]:
-    """Return the releases that are there, and those of them that have served, the latest last."""
+    """Return the releases that are there, and those of them that have served, the latest last.
+
+    All of them, where none has a mark: a host that had releases before there were marks.
+    """
     there = _kept(places.releases)
-    return {"releases": there, "served": [name for name in there if (places.releases / name / SERVED).is_file()]}
+    served = [name for name in there if (places.releases / name / SERVED).is_file()]
+    return {"releases": there, "served": served or there}
 
 
 def _kept(directory: Path) -> list[str]:

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import threading
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
@@ -49,17 +50,20 @@ def relay_all(places: HostPaths) -> None:
 
     As the instances' user, who says where a name leads. It says itself on which ports that user listens.
     """
-    asked = broker.port(places)
+    try:
+        asked: int | None = broker.port(places)
+    except (OSError, ValueError, KeyError):  # `listening` says why
+        asked = None
     become(places)
-    said = {LISTENING: lambda: json.dumps(_listening(places, asked))}
+    said = {} if asked is None else {LISTENING: partial(_listening, places, asked)}
     Passing(sys.stdin.buffer, sys.stdout.buffer, said).run()
     os._exit(0)  # threads wait for sockets
 
 
-def _listening(places: HostPaths, asked: int) -> list[int]:
+def _listening(places: HostPaths, asked: int) -> str:
     from platforms.remote.host.look import listening  # noqa: PLC0415 - imports much, and not all ask
 
-    return listening(places, asked)
+    return json.dumps(listening(places, asked))
 
 
 class Passing:
@@ -102,7 +106,9 @@ class Passing:
     def _say_itself(self, number: int, what: Callable[[], str]) -> None:
         """Say it at once, or nothing where that fails, which whoever asks takes for no answer."""
         try:
-            self._say(framed(number, Frame.DATA, what().encode()))
+            told = what().encode()
+            for begin in range(0, len(told), LONGEST):
+                self._say(framed(number, Frame.DATA, told[begin : begin + LONGEST]))
         finally:
             self._say(framed(number, Frame.CLOSED))
 

@@ -167,11 +167,22 @@ def serve(places: HostPaths, release: str, instances: Sequence[str], turns: Sequ
             variables={"PYTHONPATH": str(directory / RUNTIME)},
         )
     units = {places.unit_of(name, release) for name in instances}
+    _note_served(places)
     run("systemctl", "enable", "--quiet", *units)
     begin = tuple(places.unit_of(name, "").removesuffix(".service") for name in instances)
     _say("disable", (one for one in places.enabled() - units if one.startswith(begin)))
     if alone:
         _say("stop", (one for one in units_there(places) - units if one.startswith(begin)))
+
+
+def _note_served(places: HostPaths) -> None:
+    """Mark what serves by now, which boots start: it was retired before there were marks, perhaps."""
+    for directory in places.releases.iterdir():
+        begun = any(one.endswith(f"-{directory.name}.service") for one in places.enabled())
+        if begun and not (directory / SERVED).exists():
+            age = _age(directory)
+            (directory / SERVED).touch()
+            os.utime(directory, (age, age))
 
 
 def units_there(places: HostPaths) -> set[str]:

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 
 from tests.local.stand import Stand
 
@@ -118,6 +119,7 @@ def test_a_site_in_use_is_taken_over_with_its_users_sessions_and_links() -> None
         assert "is there already, and would be lost" in result.output
 
 
+@pytest.mark.wide
 def test_a_site_in_use_that_is_not_taken_over_is_told_of() -> None:
     with standing("adopt") as stand:
         environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "mysite.settings", "PYTHONPATH": str(stand.project)}

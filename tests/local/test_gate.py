@@ -11,6 +11,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.local.stand import Stand
 
 if TYPE_CHECKING:
@@ -154,6 +156,7 @@ def test_a_page_whose_file_is_missing_is_not_released() -> None:
 # --- ssl-redirect
 
 
+@pytest.mark.wide
 def test_a_redirect_to_tls_that_the_stack_does_not_have_is_not_released() -> None:
     with case("ssl-redirect") as stand:
         refused(stand, "GET / leads to https://localhost:", "SECURE_SSL_REDIRECT must be off for this stack")
@@ -165,6 +168,7 @@ def test_a_redirect_to_tls_that_the_stack_does_not_have_is_not_released() -> Non
 # --- maintenance
 
 
+@pytest.mark.wide
 def test_a_site_in_maintenance_can_be_released_and_its_dead_instances_come_back() -> None:
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
@@ -219,6 +223,7 @@ def test_workers_that_recycle_themselves_and_begin_slowly_lose_no_request() -> N
 # --- traceback
 
 
+@pytest.mark.wide
 def test_the_projects_404_page_does_not_decide_and_a_failing_page_is_shown_once() -> None:
     with case("traceback") as stand:
         brought_up(stand)

@@ -74,8 +74,7 @@ def two_hosts(nginx: Nginx, edit: Callable[[str, str], str] = lambda _path, text
     return Hosts(nginx, values_of(["web1", "web2", "edge"], on("web1", "web1", "web2", "web2")), edit=edit)
 
 
-@pytest.mark.wide
-@pytest.mark.parametrize("host", ["web1", "edge"])
+@pytest.mark.parametrize("host", ["web1", pytest.param("edge", marks=pytest.mark.wide)])
 def test_no_request_is_lost_by_reloads(nginx: Nginx, host: str) -> None:
     with two_hosts(nginx) as hosts:
         with Load(hosts) as load:

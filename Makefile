@@ -69,7 +69,7 @@ quick: check
 		tests/nginx/test_reload.py tests/local/test_quick.py
 
 test: check
-	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) -m "not wide" --durations=10 $(ON_THIS_MACHINE)
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) -m "not wide and not quick" --durations=10 $(ON_THIS_MACHINE)
 
 # Those on Docker alone: they start a dozen containers each.
 test-all: check

@@ -11,6 +11,8 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.jobs import Kind, asked_during, children, last_of_its_process, late_by, until
 from tests.queues import ENDLESS, HELD, LONG, PATIENCE, SHORT, WORKERS, Queue
 
@@ -123,6 +125,7 @@ class Saboteurs:
         assert account.lost
         assert all(account.killed(job) for job in account.lost)
 
+    @pytest.mark.wide
     def test_workers_that_are_not_given_their_time_lose_what_was_acknowledged(self, queue: Shop) -> None:
         """The saboteur of the releases: they are killed as soon as they are told to stop."""
         with queue.without_graceful_timeout():

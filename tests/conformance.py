@@ -5,6 +5,7 @@ A platform's test module makes a fixture `cluster` (a `ClusterUnderTest`) and in
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -234,7 +235,8 @@ class Saboteurs(Loaded):
             with cluster.sabotaged(how):
                 cluster.edit_code(path, text)
                 cluster.up()
-            time.sleep(3)
+            with contextlib.suppress(AssertionError):
+                wait_until(lambda: bool(load.snapshot().failed), "a request was lost", seconds=3)
         print(f"{how}: {load.counts}")
         assert load.counts.failed, f"{how} was not noticed"
         cluster.edit_code(path, "")
@@ -256,6 +258,7 @@ class Saboteurs(Loaded):
 class Faults(Loaded):
     """What a fault of an instance may cost: no GET, and of POSTs only those that it already had."""
 
+    @pytest.mark.wide
     def test_each_instance_killed_in_turn_costs_no_get(self, cluster: ClusterUnderTest) -> None:
         names = list(servers(cluster.stack))
         with self.load(cluster) as load:

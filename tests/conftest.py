@@ -18,9 +18,10 @@ RESULT = re.compile(r"\d of [\d,]+ |\d stacks|\d s$|in [\d.]+ s\b")
 
 #: The files whose tests take the most time, the slowest first: begun last, they would run alone at the end.
 SLOWEST = (
-    *("test_conformance", "test_killed_up", "test_sessions", "test_variants", "test_hurt_state", "test_bad_input"),
-    *("test_workers_celery", "test_workers_tasks", "test_commands", "test_choices", "test_written", "test_gate"),
-    *("test_acme", "test_packages", "test_plan", "test_recorded_plans", "test_foreign", "test_browser"),
+    *("test_conformance", "test_sessions", "test_workers", "test_killed_up", "test_acme", "test_plan"),
+    *("test_commands", "test_maintenance", "test_bad_input", "test_variants", "test_written", "test_choices"),
+    *("test_workers_celery", "test_packages", "test_gate", "test_hurt_state", "test_tls", "test_set_back"),
+    *("test_auth_basic", "test_recorded_plans", "test_foreign", "test_workers_tasks", "test_browser"),
 )
 
 RUNTIME = Path(__file__).resolve().parents[1] / "runtime"

@@ -17,7 +17,7 @@ from tests.load import Load
 from tests.local.stand import Stand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from tests.local.stand import Result
@@ -142,7 +142,19 @@ STACK_FILES: dict[str, tuple[Callable[[dict[str, Any]], object], tuple[str, ...]
 }
 
 
-@pytest.mark.parametrize("what", STACK_FILES)
+#: Refused where another of the table is; tests/unit has the words of each.
+ALIKE = {
+    *("several errors at once", "a project that is not there", "a file of requirements that is not there"),
+    *("urls that are no Python", "urls that fail in an instance only", "requirements that no installer reads"),
+    *("two migrations that conflict", "static files below another path", "no object", "no list"),
+}
+
+
+def each(table: Iterable[str]) -> list[Any]:
+    return [pytest.param(what, marks=pytest.mark.wide if what in ALIKE else ()) for what in table]
+
+
+@pytest.mark.parametrize("what", each(STACK_FILES))
 def test_a_stack_file_is_refused_by_a_line_for_each_problem(stand: Stand, what: str) -> None:
     change, lines = STACK_FILES[what]
     with taken_back(stand):
@@ -244,7 +256,7 @@ PROJECTS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("what", PROJECTS)
+@pytest.mark.parametrize("what", each(PROJECTS))
 def test_a_project_that_can_not_serve_takes_no_name(stand: Stand, what: str) -> None:
     files, phrases = PROJECTS[what]
     with taken_back(stand):
@@ -280,7 +292,7 @@ SECRETS: dict[str, tuple[str, str, int, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", SECRETS)
+@pytest.mark.parametrize("what", each(SECRETS))
 def test_a_secret_that_can_not_be_used_is_named_and_not_shown(stand: Stand, what: str) -> None:
     name, value, mode, phrase = SECRETS[what]
     with taken_back(stand):
@@ -327,7 +339,7 @@ def test_an_nginx_that_is_too_old_is_refused(stand: Stand, tmp_path: Path) -> No
         refused(stand, f"nginx 1.18.0 ({nginx}) is too old: 1.22.0 or newer is needed", path=path)
 
 
-@pytest.mark.parametrize("program", ["nginx", "memcached"])
+@pytest.mark.parametrize("program", ["nginx", pytest.param("memcached", marks=pytest.mark.wide)])
 def test_a_missing_program_is_told_with_the_command_that_installs_it(stand: Stand, program: str) -> None:
     with taken_back(stand):
         stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=7))

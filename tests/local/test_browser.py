@@ -70,6 +70,7 @@ class Person:
         return dict(found)
 
 
+@pytest.mark.wide
 def test_two_people_stay_logged_in_through_engine_key_release_and_three_dead_instances(stand: Stand) -> None:
     with contextlib.ExitStack() as stack:
         people = [Person(stand, name, stack) for name in PEOPLE]
@@ -99,6 +100,7 @@ def test_two_people_stay_logged_in_through_engine_key_release_and_three_dead_ins
         still("three of four instances killed")
 
 
+@pytest.mark.wide
 def test_somebody_with_another_key_is_logged_out(stand: Stand) -> None:
     """The saboteur: the key is replaced and not rotated."""
     with contextlib.ExitStack() as stack:

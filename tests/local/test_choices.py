@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 
 from tests.local.stand import Stand
 
@@ -118,6 +119,7 @@ def test_a_site_in_use_is_taken_over_with_its_users_sessions_and_links() -> None
         assert "is there already, and would be lost" in result.output
 
 
+@pytest.mark.wide
 def test_a_site_in_use_that_is_not_taken_over_is_told_of() -> None:
     with standing("adopt") as stand:
         environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "mysite.settings", "PYTHONPATH": str(stand.project)}
@@ -175,30 +177,38 @@ def test_init_without_an_import_reads_files_alone() -> None:
         assert not (stand.root / ".cluster" / ".init").exists()
 
 
-def test_a_project_that_does_not_import_is_told_once_by_its_own_last_lines() -> None:
+@pytest.fixture(scope="module")
+def imported() -> Iterator[Stand]:
+    """A stand whose project is imported in vain first; what its environment has stays the same."""
     with standing("adopt") as stand:
-        settings = stand.project / "mysite" / "settings.py"
-        settings.write_text(settings.read_text() + "\nimport nowhere.to.be.found\n")
-        result = stand.run("init", stand.name, "--project", "project", "--force")
-        assert result.status == 0, result.output
-        assert result.output.count("ModuleNotFoundError: No module named 'nowhere'") == 1
-        assert re.search(r"mysite/settings\.py:\d+: import nowhere", result.output)
-        assert "nothing in requirements.txt brings nowhere" in result.output
-        assert len(result.output.splitlines()) < 25
+        yield stand
 
 
-def test_a_database_that_is_opened_on_import_below_a_directory_that_is_not_there_is_shared() -> None:
+def test_a_project_that_does_not_import_is_told_once_by_its_own_last_lines(imported: Stand) -> None:
+    stand, settings = imported, imported.project / "mysite" / "settings.py"
+    before = settings.read_text()
+    settings.write_text(before + "\nimport nowhere.to.be.found\n")
+    result = stand.run("init", stand.name, "--project", "project", "--force")
+    assert result.status == 0, result.output
+    assert result.output.count("ModuleNotFoundError: No module named 'nowhere'") == 1
+    assert re.search(r"mysite/settings\.py:\d+: import nowhere", result.output)
+    assert "nothing in requirements.txt brings nowhere" in result.output
+    assert len(result.output.splitlines()) < 25
+    settings.write_text(before)
+    stand.write()
+
+
+def test_a_database_that_is_opened_on_import_below_a_directory_that_is_not_there_is_shared(imported: Stand) -> None:
     """As huey does. sqlite's own error names no file."""
-    with standing("adopt") as stand:
-        settings = stand.project / "mysite" / "settings.py"
-        opened = "\nimport sqlite3\nsqlite3.connect(BASE_DIR / 'queue' / 'tasks.sqlite3')\n"
-        settings.write_text(settings.read_text() + opened)
-        result = stand.up()
-        assert result.status == 1
-        assert "add queue to app.shared" in result.output
-        values, said = initialise(stand)
-        assert values["app"].get("shared") == ["queue"], said
-        assert "does not import" not in said
-        result = stand.up()
-        assert result.status == 0, result.output
-        assert (stand.paths.shared / "project" / "queue").is_dir() or list(stand.paths.shared.rglob("queue"))
+    stand, settings = imported, imported.project / "mysite" / "settings.py"
+    opened = "\nimport sqlite3\nsqlite3.connect(BASE_DIR / 'queue' / 'tasks.sqlite3')\n"
+    settings.write_text(settings.read_text() + opened)
+    result = stand.up()
+    assert result.status == 1
+    assert "add queue to app.shared" in result.output
+    values, said = initialise(stand)
+    assert values["app"].get("shared") == ["queue"], said
+    assert "does not import" not in said
+    result = stand.up()
+    assert result.status == 0, result.output
+    assert (stand.paths.shared / "project" / "queue").is_dir() or list(stand.paths.shared.rglob("queue"))

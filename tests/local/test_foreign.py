@@ -67,8 +67,8 @@ PROJECTS = {
 }
 
 
-#: What the biggest of them show, tests/local/test_packages.py and test_choices.py show too.
-WIDE = ("django-ca",)
+#: What these show, tests/local/test_packages.py and test_choices.py, and the third of them show too.
+WIDE = ("django-ca", "django-allauth")
 
 
 @pytest.fixture(

@@ -11,6 +11,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.local.stand import Stand
 
 if TYPE_CHECKING:
@@ -99,30 +101,38 @@ def test_release_commands_run_before_the_gate_and_what_they_write_is_served() ->
 # --- cdn-static
 
 
-def test_static_files_are_collected_whoever_serves_them() -> None:
+@pytest.fixture(scope="module")
+def behind_cdn() -> Iterator[Stand]:
+    """A stand whose project names static files at a CDN; each test that has it brings it up."""
     with case("cdn-static") as stand:
-        brought_up(stand)
-        status, page = get(stand)
-        assert status == 200
-        (sheet,) = static_files(page)
-        assert get(stand, sheet)[0] == 200, "whitenoise has nothing that the CDN could take"
-        stand.edit_stack(lambda stack: stack["site"].update(static_url="/static/"))
-        assert "static-elsewhere" not in brought_up(stand).output
-        assert (get(stand)[0], get(stand, sheet)[0]) == (200, 200)
+        yield stand
 
 
-def test_where_nothing_is_collected_the_projects_own_static_root_stays() -> None:
-    with case("cdn-static", collectstatic=False) as stand:
-        refused(stand, "app.health.pages: GET / is answered with 500", "Missing staticfiles manifest entry")
-        root = stand.project / "staticfiles"
-        root.mkdir()
-        (root / "site.0123456789ab.css").write_text("a {}")
-        (root / "staticfiles.json").write_text(
-            '{"paths": {"site.css": "site.0123456789ab.css"}, "version": "1.1", "hash": ""}'
-        )
-        brought_up(stand)
-        (sheet,) = static_files(get(stand)[1])
-        assert get(stand, sheet) == (200, "a {}"), "what the project made by itself"
+def test_static_files_are_collected_whoever_serves_them(behind_cdn: Stand) -> None:
+    stand = behind_cdn
+    brought_up(stand)
+    status, page = get(stand)
+    assert status == 200
+    (sheet,) = static_files(page)
+    assert get(stand, sheet)[0] == 200, "whitenoise has nothing that the CDN could take"
+    stand.edit_stack(lambda stack: stack["site"].update(static_url="/static/"))
+    assert "static-elsewhere" not in brought_up(stand).output
+    assert (get(stand)[0], get(stand, sheet)[0]) == (200, 200)
+
+
+def test_where_nothing_is_collected_the_projects_own_static_root_stays(behind_cdn: Stand) -> None:
+    stand = behind_cdn
+    stand.edit_stack(lambda stack: (stack["app"].update(collectstatic=False), stack["site"].pop("static_url", None)))
+    refused(stand, "app.health.pages: GET / is answered with 500", "Missing staticfiles manifest entry")
+    root = stand.project / "staticfiles"
+    root.mkdir()
+    (root / "site.0123456789ab.css").write_text("a {}")
+    (root / "staticfiles.json").write_text(
+        '{"paths": {"site.css": "site.0123456789ab.css"}, "version": "1.1", "hash": ""}'
+    )
+    brought_up(stand)
+    (sheet,) = static_files(get(stand)[1])
+    assert get(stand, sheet) == (200, "a {}"), "what the project made by itself"
 
 
 # --- node-modules: a file that a page names and nobody has
@@ -154,6 +164,7 @@ def test_a_page_whose_file_is_missing_is_not_released() -> None:
 # --- ssl-redirect
 
 
+@pytest.mark.wide
 def test_a_redirect_to_tls_that_the_stack_does_not_have_is_not_released() -> None:
     with case("ssl-redirect") as stand:
         refused(stand, "GET / leads to https://localhost:", "SECURE_SSL_REDIRECT must be off for this stack")
@@ -165,6 +176,7 @@ def test_a_redirect_to_tls_that_the_stack_does_not_have_is_not_released() -> Non
 # --- maintenance
 
 
+@pytest.mark.wide
 def test_a_site_in_maintenance_can_be_released_and_its_dead_instances_come_back() -> None:
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
@@ -219,6 +231,7 @@ def test_workers_that_recycle_themselves_and_begin_slowly_lose_no_request() -> N
 # --- traceback
 
 
+@pytest.mark.wide
 def test_the_projects_404_page_does_not_decide_and_a_failing_page_is_shown_once() -> None:
     with case("traceback") as stand:
         brought_up(stand)

@@ -115,6 +115,10 @@ ROUNDS = {
 }
 
 
+#: The others hurt the same paths; tests/unit/test_kept.py has each way for each kind of file.
+ALIKE = ("files emptied, links files", "files of a wrong type, directories files", "files and links directories")
+
+
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
     with contextlib.closing(Stand()) as stand:
@@ -225,7 +229,9 @@ def told_of(stand: Stand, named: list[str]) -> str:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("what", ROUNDS)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=pytest.mark.wide if what in ALIKE else ()) for what in ROUNDS]
+)
 def test_what_was_hurt_is_mended_while_the_stack_is_up(stand: Stand, what: str) -> None:
     release = serving(stand)
     before = look_at_all(stand, release)

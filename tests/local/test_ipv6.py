@@ -34,6 +34,7 @@ def status(stand: Stand) -> int:
         return connection.getresponse().status
 
 
+@pytest.mark.wide
 def test_it_comes_and_goes_without_a_request_lost_and_not_where_somebody_else_has_the_port(stand: Stand) -> None:
     before = stand.nginx_digest()
     load = Load(stand.address, pause=SPARSE)

@@ -57,27 +57,38 @@ class Kill:
     options: dict[str, object] = field(default_factory=dict)
 
 
-#: Every step that `up` says once, in its order; a reload of an old nginx waits for two seconds before it happens.
+#: A step for each kind of what a killed `up` leaves, in their order: half an environment, half a release, one that was
+#: migrated, processes that do not serve, half of the instances serving, an nginx that was not told, one instance that
+#: drains. A reload of an old nginx waits for two seconds before it happens.
 KILLS = (
     Kill("making the environment", after=0.3, requirements=True, added="app4"),
-    Kill("copying the code"),
-    Kill("importing the project", removed="app4"),
-    Kill("importing the project", after=0.5, added="app5"),
+    Kill("importing the project", after=0.5, removed="app4"),
     Kill("migrating the database"),
-    Kill("starting app1 of", removed="app5"),
     Kill("app1 is healthy", added="app6"),
-    Kill("app1 serves release"),
-    Kill("app2 serves release", removed="app6"),
+    Kill("app1 serves release", removed="app6"),
     Kill("reloading nginx", added="app7"),
-    Kill("reloading nginx", after=0.02),
     Kill("draining ", after=0.5, removed="app7", options={"rollout": {"batch": 1}}),
 )
 
+#: All other steps that `up` says once: each leaves what one of those leaves.
+OTHER_KILLS = (
+    Kill("copying the code", added="app4"),
+    Kill("importing the project", removed="app4"),
+    Kill("starting app1 of", added="app5"),
+    Kill("app2 serves release", removed="app5"),
+    Kill("reloading nginx", after=0.02),
+)
 
-def test_up_killed_at_every_step_loses_nothing_and_converges(stand: Stand) -> None:
+
+@pytest.mark.parametrize(
+    ("kills", "first"),
+    [(KILLS, 0), pytest.param(OTHER_KILLS, len(KILLS), marks=pytest.mark.wide)],
+    ids=["of each kind", "the others"],
+)
+def test_up_killed_at_every_step_loses_nothing_and_converges(stand: Stand, kills: tuple[Kill, ...], first: int) -> None:
     with load_of(stand) as load:
         load.wait_for(AROUND)
-        for number, kill in enumerate(KILLS):
+        for number, kill in enumerate(kills, first):
             before, began = load.snapshot(), time.monotonic()
             change(stand, number, kill)
             seen = killed(stand, kill)
@@ -90,7 +101,7 @@ def test_up_killed_at_every_step_loses_nothing_and_converges(stand: Stand) -> No
             print(f"{number + 1}. killed {kill.after:g} s after {seen[-1].strip()!r}: {counts} in {seconds:.1f} s")
             assert between.total >= AROUND
             assert_nothing_lost(counts)
-    print(f"{len(KILLS)} kills: {load.counts}")
+    print(f"{len(kills)} kills: {load.counts}")
     assert_nothing_lost(load.counts)
 
 
@@ -153,7 +164,14 @@ def assert_converges(stand: Stand) -> None:
     assert (again.status, "no changes" in again.output) == (0, True), again.output
 
 
-@pytest.mark.parametrize("at", ["starting Supervisor", "starting app1", "starting nginx"])
+@pytest.mark.parametrize(
+    "at",
+    [
+        pytest.param("starting Supervisor", marks=pytest.mark.wide),
+        "starting app1",
+        pytest.param("starting nginx", marks=pytest.mark.wide),
+    ],
+)
 def test_up_killed_while_everything_starts_converges(stand: Stand, at: str) -> None:
     result = stand.down()
     assert result.status == 0, result.output
@@ -190,6 +208,7 @@ def await_another(stand: Stand, former: str | None) -> None:
     wait_until(lambda: stand.nginx_digest() not in (former, None), "nginx runs the new configuration")
 
 
+@pytest.mark.wide
 def test_killed_after_the_reload_and_nothing_goes_back(stand: Stand) -> None:
     former = stand.nginx_digest()
     stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=78))
@@ -216,6 +235,7 @@ def test_a_killed_supervisor_leaves_the_site_serving_and_up_brings_it_back(stand
     assert_serves(stand)
 
 
+@pytest.mark.wide
 def test_a_killed_supervisor_can_be_followed_by_a_change(stand: Stand) -> None:
     kill_supervisor(stand)
     stand.edit_code("visits/apps.py", "# after Supervisor\n")
@@ -231,7 +251,7 @@ def test_after_a_killed_supervisor_down_ends_all(stand: Stand) -> None:
     assert_serves(stand)
 
 
-@pytest.mark.parametrize("keeps", ["run", "nothing"])
+@pytest.mark.parametrize("keeps", ["run", pytest.param("nothing", marks=pytest.mark.wide)])
 def test_after_a_power_cut_up_starts_everything_again(stand: Stand, keeps: str) -> None:
     """Everything ends at once; a run directory that is kept holds sockets, names and words of the dead."""
     release = stand.release()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import httpx
+import pytest
 
 from tests.conformance import assert_up, wait_until
 from tests.local.stand import Stand
@@ -22,6 +23,7 @@ def workers(stand: Stand) -> dict[str, set[int]]:
     return {name: {pid for what, pid in stand.processes(name).items() if " worker " in what and pid} for name in NAMES}
 
 
+@pytest.mark.wide
 def test_a_request_that_kills_ends_two_workers_of_four() -> None:
     with contextlib.closing(Stand(instances=len(NAMES))) as stand:
         stand.edit_code("example/urls.py", DIE)

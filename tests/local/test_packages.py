@@ -127,7 +127,9 @@ def environments(directory: Path) -> dict[str, set[str]]:
     }
 
 
-@pytest.mark.parametrize(("case", "lock"), [("poetry", "poetry.lock"), ("pdm", "pdm.lock")])
+@pytest.mark.parametrize(
+    ("case", "lock"), [("poetry", "poetry.lock"), pytest.param("pdm", "pdm.lock", marks=pytest.mark.wide)]
+)
 def test_init_looks_with_the_versions_of_a_lock_which_are_those_that_up_runs(case: str, lock: str) -> None:
     with contextlib.closing(Stand(case=case)) as stand:
         before = listing(stand.project)
@@ -267,8 +269,12 @@ def test_an_old_gunicorn_gets_the_setuptools_that_it_imports(how: str, tmp_path:
     ("requires", "backend", "table"),
     [
         ("setuptools-scm>=8", "setuptools.build_meta", "[tool.setuptools_scm]"),
-        ("hatch-vcs>=0.5", "hatchling.build", '[tool.hatch.version]\nsource = "vcs"'),
-        ("pdm-backend>=2.4", "pdm.backend", '[tool.pdm.version]\nsource = "scm"'),
+        pytest.param(
+            *("hatch-vcs>=0.5", "hatchling.build", '[tool.hatch.version]\nsource = "vcs"'), marks=pytest.mark.wide
+        ),
+        pytest.param(
+            *("pdm-backend>=2.4", "pdm.backend", '[tool.pdm.version]\nsource = "scm"'), marks=pytest.mark.wide
+        ),
     ],
 )
 def test_a_package_that_git_numbers_is_installed_from_a_release_which_has_no_git(

@@ -238,16 +238,16 @@ def test_what_a_killed_supervisor_left_is_started_again_at_a_cost(stand: Stand) 
     assert load.counts.failed, "it cost nothing"
 
 
-def test_a_database_that_is_left_behind_is_the_first_thing_that_is_said() -> None:
-    with contextlib.closing(Stand()) as stand:
-        assert_up(stand)
-        assert entries(stand, "left behind") == 1
-        stand.edit_stack(lambda stack: (stack.pop("database"), stack["sessions"].update(discard=True)))
-        found = planned(stand)
-        assert found["costs"][0] == "data-left", found
-        assert found["headline"].startswith("what the database holds is not seen any more")
-        assert_up(stand)
-        assert entries(stand) == 0, "what is said to be left behind is still seen"
+def test_a_database_that_is_left_behind_is_the_first_thing_that_is_said(stand: Stand) -> None:
+    """The last one: nothing of it could be put back."""
+    assert_up(stand)
+    assert entries(stand, "left behind") == 1
+    stand.edit_stack(lambda stack: (stack.pop("database"), stack["sessions"].update(discard=True)))
+    found = planned(stand)
+    assert found["costs"][0] == "data-left", found
+    assert found["headline"].startswith("what the database holds is not seen any more")
+    assert_up(stand)
+    assert entries(stand) == 0, "what is said to be left behind is still seen"
 
 
 def entries(stand: Stand, text: str = "") -> int:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 
+import pytest
+
 from tests.conformance import AROUND, assert_nothing_lost, assert_up, servers
 from tests.load import SPARSE, Load
 from tests.local.stand import Stand
 
 
+# `make test` has each of it: under load in test_conformance.py, by whole processes in test_commands.py.
+@pytest.mark.quick
 def test_up_a_weight_change_a_release_and_down_lose_nothing() -> None:
     with contextlib.closing(Stand()) as stand:
         stand.forks = False

@@ -23,10 +23,24 @@ SECONDS = 600
 SHORT = f"\nSESSION_COOKIE_AGE = PASSWORD_RESET_TIMEOUT = {SECONDS}\n"
 
 
-@pytest.fixture
-def stand() -> Iterator[Stand]:
+@contextlib.contextmanager
+def standing(engine: str = "cached_db") -> Iterator[Stand]:
     with contextlib.closing(Stand()) as found:
+        found.edit_stack(lambda stack: stack["sessions"].update(engine=engine))
         assert found.up().status == 0
+        yield found
+
+
+@pytest.fixture
+def own() -> Iterator[Stand]:
+    with standing() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def stand() -> Iterator[Stand]:
+    """A stand whose sessions are in cached_db; each test that has it leaves them there, but the last."""
+    with standing() as found:
         yield found
 
 
@@ -38,10 +52,10 @@ def memory(matrix: Matrix, size: str) -> None:
     "engines", [CYCLE[1:2], pytest.param(CYCLE[1:], marks=pytest.mark.wide)], ids=["the first change", "all changes"]
 )
 def test_no_session_is_lost_by_faults_and_by_changes_from_each_engine_to_the_next(
-    stand: Stand, engines: tuple[str, ...]
+    own: Stand, engines: tuple[str, ...]
 ) -> None:
-    with load_of(stand) as load:
-        matrix = Matrix(stand, load)
+    with load_of(own) as load:
+        matrix = Matrix(own, load)
         for number, engine in enumerate(engines):
             faults_of_engine(matrix, 2 + number)
             matrix.change(engine)
@@ -73,11 +87,10 @@ def test_a_restart_of_the_database_under_load_loses_no_session_and_is_over_withi
         assert [bool(row.failed) for row in restarts] == [True, True], "nobody noticed the restarts"
 
 
-def test_without_filling_a_node_a_change_of_memcached_logs_users_out(stand: Stand) -> None:
+def test_without_filling_a_node_a_change_of_memcached_logs_users_out() -> None:
     """The saboteur: the second node is started again before the first one was filled."""
-    with load_of(stand) as load:
+    with standing("cache") as stand, load_of(stand) as load:
         matrix = Matrix(stand, load)
-        matrix.change("cache")
         with stand.sabotaged("no_filling"):
             # Whether it is verified depends on the moment: for as long as both nodes are away no session can be made.
             stand.edit_stack(lambda stack: stack["sessions"].update(memcached={"nodes": 2, "memory": "48m"}))
@@ -99,10 +112,11 @@ def test_a_change_of_the_engine_that_is_taken_back_loses_nothing(stand: Stand) -
     assert matrix.wrong() == []
 
 
-def test_without_the_bridge_a_change_of_the_engine_logs_everybody_out(stand: Stand) -> None:
+@pytest.mark.wide
+def test_without_the_bridge_a_change_of_the_engine_logs_everybody_out(own: Stand) -> None:
     """The saboteur: the same change, with the sessions of the former engine given up."""
-    with load_of(stand) as load:
-        matrix = Matrix(stand, load)
+    with load_of(own) as load:
+        matrix = Matrix(own, load)
         row = matrix.event("to file, discarding", lambda: matrix.set(engine="file", discard=True))
     assert len(row.lost) > len(matrix.idle.cookies), row
 
@@ -143,6 +157,7 @@ def test_a_key_that_is_just_replaced_logs_everybody_out(stand: Stand) -> None:
         key.write_text("x" * 50)
         stand.edit_stack(lambda stack: stack["sessions"].update(discard=True))
         row = matrix.event("another key", matrix.up)
+    stand.edit_stack(lambda stack: stack["sessions"].pop("discard"))
     assert len(row.lost) >= len(matrix.idle.cookies), row
 
 

@@ -1,4 +1,7 @@
-"""A database that was put back from a backup older than its release is migrated again, whatever holds it."""
+"""A database that was put back from a backup older than its release is migrated again: a server.
+
+A second sqlite: tests/local/test_written.py.
+"""
 
 from __future__ import annotations
 
@@ -45,19 +48,3 @@ def test_a_server_is_migrated_again_while_it_runs_and_after_it_was_down() -> Non
         result = stand.up()
         assert result.status == 0, result.output
         assert unapplied(stand) == 0
-
-
-def test_a_second_sqlite_is_migrated_again() -> None:
-    with contextlib.closing(Stand(case="second-database")) as stand:
-        assert stand.up().status == 0
-        set_back(stand, "audit", "zero", "--database", "audit")
-        assert unapplied(stand, "--database", "audit") > 0
-        result = stand.up()
-        assert (result.status, result.output.count(AGAIN)) == (0, 1), result.output
-        listed = stand.run("manage", stand.name, "--", "showmigrations", "audit", "--database", "audit")
-        assert "[ ]" not in listed.output
-        assert "no changes" in stand.up().output
-        # Whoever migrates by hand is not interfered with.
-        stand.edit_stack(lambda stack: stack["app"].update(migrate=False))
-        set_back(stand, "audit", "zero", "--database", "audit")
-        assert AGAIN not in stand.up().output

@@ -136,6 +136,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         yield found
 
 
+@pytest.mark.wide
 def test_a_release_loses_no_request_and_no_session(pair: Pair) -> None:
     with Load(("127.0.0.1", pair.port)) as load:
         load.wait_for(AROUND)
@@ -156,6 +157,7 @@ def test_a_release_loses_no_request_and_no_session(pair: Pair) -> None:
     assert {release for _instance, release in load.counts.by} == {"one", "two"}
 
 
+@pytest.mark.wide
 def test_stopping_in_place_without_giving_the_name_up_does_lose_requests(pair: Pair) -> None:
     with Load(("127.0.0.1", pair.port)) as load:
         load.wait_for(AROUND)

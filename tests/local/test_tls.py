@@ -57,6 +57,7 @@ def test_nobody_but_nginx_can_read_the_key_and_no_instance_has_the_authority(sta
     assert not [path for path in inside if secret in path.read_bytes()]
 
 
+@pytest.mark.wide
 def test_no_change_loses_a_request_or_a_session_over_tls(stand: Stand) -> None:
     """Weights, a release, another certificate by other names, another authority, and the way back."""
     first = stand.release()

@@ -26,7 +26,13 @@ def stand() -> Iterator[Stand]:
         yield found
 
 
-@pytest.mark.parametrize("engine", ["db", "cached_db", "cache", "file", "signed_cookies"])
+#: Releases under load with these are what tests/local/test_conformance.py and test_sessions.py have.
+ELSEWHERE = ("cached_db", "cache", "file")
+
+
+@pytest.mark.parametrize(
+    "engine", ["db", *(pytest.param(name, marks=pytest.mark.wide) for name in ELSEWHERE), "signed_cookies"]
+)
 def test_sessions_of_each_engine_hold_on_every_instance_and_over_a_release(stand: Stand, engine: str) -> None:
     stand.edit_stack(lambda stack: stack.update(sessions={"engine": engine, "discard": True}))
     assert_up(stand)

@@ -15,7 +15,8 @@ from tests.tasks_jobs import Tasks
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+# That workers lose no job is guarded with a queue of files and with Celery.
+pytestmark = [pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.wide]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,6 @@ class TestQuickly(tasks_jobs.Quickly):
     pass
 
 
-@pytest.mark.wide
 class TestEverything(tasks_jobs.Everything):
     pass
 

@@ -9,8 +9,10 @@ import threading
 from typing import TYPE_CHECKING
 
 import httpx
+import pytest
 
 from tests.local.stand import Stand
+from tests.local.test_set_back import AGAIN, set_back, unapplied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +41,20 @@ def standing(case: str) -> Iterator[Stand]:
         yield stand
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Stand]:
+    """A stand of a project whose uploads are kept in one place for all releases; each test brings it up."""
+    with standing("media") as stand:
+        yield stand
+
+
+@pytest.fixture(scope="module")
+def audited() -> Iterator[Stand]:
+    """A stand of a project with a second database of its own; each test brings it up."""
+    with standing("second-database") as stand:
+        yield stand
+
+
 def up(stand: Stand) -> Result:
     result = stand.up()
     assert result.status == 0, result.output
@@ -54,43 +70,43 @@ def upload(stand: Stand, name: str, content: bytes) -> None:
     assert httpx.post(url, files={"f": (name, content)}, headers=HOST, timeout=30).status_code == 200
 
 
-def test_uploads_unspoken_files_and_commands_outlive_the_releases() -> None:
-    with standing("media") as stand:
-        (stand.project / "media" / "docs").mkdir(parents=True)
-        (stand.project / "media" / "docs" / "before.txt").write_text("from before the cluster")
-        said = up(stand).output
-        assert "copying media: from now on it is kept in .cluster/t/shared/media" in said
-        upload(stand, "photo.txt", b"hello")
-        upload(stand, "page.html", b"<script>alert(1)</script>")
-        first = stand.paths.releases / stand.release()
-        project = next(first.glob("tree/*/project"))
-        (project / "core" / "unspoken.txt").write_text("written by the project")
-        (project / "core" / "views.py").touch()
-        command = stand.start("manage", "t", "--", "shell", "-c", LONG_COMMAND.format(stop=stand.root / "stop"))
-        try:
-            assert command.stdout is not None
-            assert any("began" in line for line in command.stdout), "the command never began"
-            for number in range(RELEASES - 1):
-                stand.edit_code("core/views.py", f"\n# release {number}\n")
-                output = up(stand).output
-                assert first.is_dir(), "the release went from under a command that runs in it"
-                assert get(stand, "/").text.split()[1:] == ["before.txt", "page.html", "photo.txt"]
-            (stand.root / "stop").touch()
-            assert command.wait(60) == 0, command.stdout.read()
-            assert "the end" in command.stdout.read(), "what it imported later was gone"
-        finally:
-            command.kill()
-        assert_served_as_files(stand)
-        stand.edit_code("core/views.py", "\n# the last release\n")
-        output = up(stand).output
-        assert f"release {first.name} goes, and its project had written" in output
-        assert "core/unspoken.txt" in output
-        assert not first.exists()
-        kept = stand.paths.kept / first.name
-        assert [path.read_text() for path in kept.rglob("unspoken.txt")] == ["written by the project"]
-        assert not list(kept.rglob("urls.py")), "what nobody has touched is only a copy"
-        names = {path.name for path in (stand.paths.shared / "media" / "docs").iterdir()}
-        assert names == {"before.txt", "page.html", "photo.txt"}
+def test_uploads_unspoken_files_and_commands_outlive_the_releases(shared: Stand) -> None:
+    stand = shared
+    (stand.project / "media" / "docs").mkdir(parents=True)
+    (stand.project / "media" / "docs" / "before.txt").write_text("from before the cluster")
+    said = up(stand).output
+    assert "copying media: from now on it is kept in .cluster/t/shared/media" in said
+    upload(stand, "photo.txt", b"hello")
+    upload(stand, "page.html", b"<script>alert(1)</script>")
+    first = stand.paths.releases / stand.release()
+    project = next(first.glob("tree/*/project"))
+    (project / "core" / "unspoken.txt").write_text("written by the project")
+    (project / "core" / "views.py").touch()
+    command = stand.start("manage", "t", "--", "shell", "-c", LONG_COMMAND.format(stop=stand.root / "stop"))
+    try:
+        assert command.stdout is not None
+        assert any("began" in line for line in command.stdout), "the command never began"
+        for number in range(RELEASES - 1):
+            stand.edit_code("core/views.py", f"\n# release {number}\n")
+            output = up(stand).output
+            assert first.is_dir(), "the release went from under a command that runs in it"
+            assert get(stand, "/").text.split()[1:] == ["before.txt", "page.html", "photo.txt"]
+        (stand.root / "stop").touch()
+        assert command.wait(60) == 0, command.stdout.read()
+        assert "the end" in command.stdout.read(), "what it imported later was gone"
+    finally:
+        command.kill()
+    assert_served_as_files(stand)
+    stand.edit_code("core/views.py", "\n# the last release\n")
+    output = up(stand).output
+    assert f"release {first.name} goes, and its project had written" in output
+    assert "core/unspoken.txt" in output
+    assert not first.exists()
+    kept = stand.paths.kept / first.name
+    assert [path.read_text() for path in kept.rglob("unspoken.txt")] == ["written by the project"]
+    assert not list(kept.rglob("urls.py")), "what nobody has touched is only a copy"
+    names = {path.name for path in (stand.paths.shared / "media" / "docs").iterdir()}
+    assert names == {"before.txt", "page.html", "photo.txt"}
 
 
 def assert_served_as_files(stand: Stand, plant: Callable[[tuple[str, str]], object] | None = None) -> None:
@@ -115,20 +131,21 @@ def assert_served_as_files(stand: Stand, plant: Callable[[tuple[str, str]], obje
     assert get(stand, "/media/leak.txt").status_code in {403, 404}, "a link leads out of the uploads"
 
 
-def test_every_database_is_migrated_and_keeps_its_rows() -> None:
-    with standing("second-database") as stand:
-        up(stand)
-        for count in (1, 2, 3):
-            assert get(stand, "/log").text.split()[0] == str(count)
-        stand.edit_code("core/views.py", "\n# v2\n")
-        up(stand)
-        assert get(stand, "/log").text.split()[0] == "4", "the second database began anew with the release"
-        assert (stand.paths.data / "databases" / "audit.sqlite3").is_file()
-        stand.edit_stack(lambda stack: stack["app"].update(migrate=["default", "other"]))
-        stand.edit_code("core/views.py", "\n# v3\n")
-        result = stand.up()
-        assert result.status == 1
-        assert "app.migrate: no database other; those to migrate are: default, audit" in result.output
+def test_every_database_is_migrated_and_keeps_its_rows(audited: Stand) -> None:
+    stand = audited
+    up(stand)
+    for count in (1, 2, 3):
+        assert get(stand, "/log").text.split()[0] == str(count)
+    stand.edit_code("core/views.py", "\n# v2\n")
+    up(stand)
+    assert get(stand, "/log").text.split()[0] == "4", "the second database began anew with the release"
+    assert (stand.paths.data / "databases" / "audit.sqlite3").is_file()
+    stand.edit_stack(lambda stack: stack["app"].update(migrate=["default", "other"]))
+    stand.edit_code("core/views.py", "\n# v3\n")
+    result = stand.up()
+    assert result.status == 1
+    assert "app.migrate: no database other; those to migrate are: default, audit" in result.output
+    stand.edit_stack(lambda stack: stack["app"].pop("migrate"))
 
 
 def test_what_lies_above_the_project_is_taken_or_named_before_anything_is_changed() -> None:
@@ -239,38 +256,54 @@ def test_without_a_second_copy_what_is_uploaded_meanwhile_is_lost() -> None:
         assert lost_while_shared(stand)[0] > 0
 
 
-def test_what_is_kept_and_was_removed_is_told_and_made_again() -> None:
-    with standing("media") as stand:
-        up(stand)
-        upload(stand, "photo.txt", b"hello")
-        kept = stand.paths.shared / "media"
-        kept.rename(stand.root / "aside")
-        status = stand.status()
-        assert not status["ok"]
-        assert f"{kept}, which is media of the project, is gone; `cluster up t` mends it" in status["troubles"]
-        kept.symlink_to(stand.root / "no-disk")
-        result = stand.up()
-        assert result.status == 1
-        assert f"{kept}, which is media of the project, leads nowhere: is its disk mounted?" in result.output
-        kept.unlink()
-        assert f"{kept} was gone, which is media of the project: it is there again, and empty" in up(stand).output
-        upload(stand, "photo.txt", b"hello again")
-        assert stand.status()["ok"]
+def test_what_is_kept_and_was_removed_is_told_and_made_again(shared: Stand) -> None:
+    stand = shared
+    up(stand)
+    upload(stand, "photo.txt", b"hello")
+    kept = stand.paths.shared / "media"
+    kept.rename(stand.root / "aside")
+    status = stand.status()
+    assert not status["ok"]
+    assert f"{kept}, which is media of the project, is gone; `cluster up t` mends it" in status["troubles"]
+    kept.symlink_to(stand.root / "no-disk")
+    result = stand.up()
+    assert result.status == 1
+    assert f"{kept}, which is media of the project, leads nowhere: is its disk mounted?" in result.output
+    kept.unlink()
+    assert f"{kept} was gone, which is media of the project: it is there again, and empty" in up(stand).output
+    upload(stand, "photo.txt", b"hello again")
+    assert stand.status()["ok"]
 
 
-def test_a_database_of_the_projects_own_that_is_gone_is_refused_until_told() -> None:
-    with standing("second-database") as stand:
-        up(stand)
-        audit = stand.paths.data / "databases" / "audit.sqlite3"
-        aside = stand.root / "aside"
-        aside.mkdir()
-        for path in audit.parent.glob("audit*"):
-            path.rename(aside / path.name)
-        sqlite3.connect(audit).execute("PRAGMA journal_mode=WAL").close()  # as an instance that connects does
-        result = stand.up()
-        assert result.status == 1
-        assert f"database: {audit} is gone or empty" in result.output
-        assert "set `database.discard: true`" in result.output
-        for path in aside.iterdir():
-            path.rename(audit.parent / path.name)
-        assert "no changes" in up(stand).output
+def test_a_database_of_the_projects_own_that_is_gone_is_refused_until_told(audited: Stand) -> None:
+    stand = audited
+    up(stand)
+    audit = stand.paths.data / "databases" / "audit.sqlite3"
+    aside = stand.root / "aside"
+    aside.mkdir()
+    for path in audit.parent.glob("audit*"):
+        path.rename(aside / path.name)
+    sqlite3.connect(audit).execute("PRAGMA journal_mode=WAL").close()  # as an instance that connects does
+    result = stand.up()
+    assert result.status == 1
+    assert f"database: {audit} is gone or empty" in result.output
+    assert "set `database.discard: true`" in result.output
+    for path in aside.iterdir():
+        path.rename(audit.parent / path.name)
+    assert "no changes" in up(stand).output
+
+
+def test_a_second_sqlite_that_was_set_back_is_migrated_again(audited: Stand) -> None:
+    stand = audited
+    assert stand.up().status == 0
+    set_back(stand, "audit", "zero", "--database", "audit")
+    assert unapplied(stand, "--database", "audit") > 0
+    result = stand.up()
+    assert (result.status, result.output.count(AGAIN)) == (0, 1), result.output
+    listed = stand.run("manage", stand.name, "--", "showmigrations", "audit", "--database", "audit")
+    assert "[ ]" not in listed.output
+    assert "no changes" in stand.up().output
+    # Whoever migrates by hand is not interfered with.
+    stand.edit_stack(lambda stack: stack["app"].update(migrate=False))
+    set_back(stand, "audit", "zero", "--database", "audit")
+    assert AGAIN not in stand.up().output

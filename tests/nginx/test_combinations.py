@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +44,13 @@ BEFORE: dict[str, dict[str, Any]] = {
 #: None of the keys, each alone, and all together.
 SETS: list[tuple[str, ...]] = [(), *((key,) for key in KEYS), tuple(KEYS)]
 
-WAYS = list(itertools.product(TLS, BEFORE, (False, True)))
+#: Each with each, by IPv6 too in every other one; `make test-all` has each with and without.
+WAYS = [
+    pytest.param(tls, before, ipv6, marks=pytest.mark.wide if (one + two) % 2 == ipv6 else ())
+    for one, tls in enumerate(TLS)
+    for two, before in enumerate(BEFORE)
+    for ipv6 in (False, True)
+]
 
 
 #: What gixy finds by https and is meant: it wants 421 for a name that is not the site's in a connection that is there

@@ -42,6 +42,7 @@ class SecureVisitors(Visitors):
         return sum(client.again for client in self.over_http2)
 
 
+@pytest.mark.wide
 def test_on_and_off_lose_no_request_by_https(nginx: Nginx) -> None:
     with Running(nginx, secure(4)) as running:
         add_static_file(running)

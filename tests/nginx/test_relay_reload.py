@@ -74,7 +74,7 @@ def two_hosts(nginx: Nginx, edit: Callable[[str, str], str] = lambda _path, text
     return Hosts(nginx, values_of(["web1", "web2", "edge"], on("web1", "web1", "web2", "web2")), edit=edit)
 
 
-@pytest.mark.parametrize("host", ["web1", "edge"])
+@pytest.mark.parametrize("host", ["web1", pytest.param("edge", marks=pytest.mark.wide)])
 def test_no_request_is_lost_by_reloads(nginx: Nginx, host: str) -> None:
     with two_hosts(nginx) as hosts:
         with Load(hosts) as load:
@@ -181,6 +181,7 @@ def test_hosts_come_to_know_each_other_by_another_key_and_lose_no_request(nginx:
         assert load.requests.total() > 500
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("left_out", [0, 1], ids=["shown before it is believed", "believed no more while it is shown"])
 def test_another_key_with_a_step_left_out_loses_requests(nginx: Nginx, left_out: int) -> None:
     """The saboteur: while hosts are told one after another."""

@@ -97,6 +97,8 @@ def loaded(nginx: Nginx) -> Iterator[Running]:
         yield running
 
 
+# `make test` has it over TLS, into maintenance and out of it, and by `cluster up`.
+@pytest.mark.quick
 def test_no_request_is_lost_by_reloads(loaded: Running) -> None:
     with Load(loaded) as load:
         for turn in range(1, RELOADS + 1):

@@ -220,7 +220,11 @@ def test_the_lifespan_of_the_project_runs(stand: Stand) -> None:
 
 
 @pytest.mark.parametrize(
-    "failure", ['raise OSError("no broker")', 'await send({"type": "lifespan.startup.failed", "message": "no broker"})']
+    "failure",
+    [
+        'raise OSError("no broker")',
+        pytest.param('await send({"type": "lifespan.startup.failed", "message": "no broker"})', marks=pytest.mark.wide),
+    ],
 )
 def test_a_project_whose_lifespan_fails_is_never_healthy(stand: Stand, failure: str) -> None:
     lifespan = LIFESPAN.replace("START", f"{failure}\n    return")

@@ -98,16 +98,17 @@ def test_without_filling_a_node_a_change_of_memcached_logs_users_out() -> None:
     assert row.lost, row
 
 
-def test_a_change_of_the_engine_that_is_taken_back_loses_nothing(stand: Stand) -> None:
-    with load_of(stand) as load:
-        matrix = Matrix(stand, load)
-        stand.edit_stack(lambda stack: stack["sessions"].update(engine="file"))
-        refused = stand.up()
+def test_a_change_of_the_engine_that_is_taken_back_loses_nothing(own: Stand) -> None:
+    """It ends in a release with sessions in two engines, which the next one has to keep."""
+    with load_of(own) as load:
+        matrix = Matrix(own, load)
+        own.edit_stack(lambda stack: stack["sessions"].update(engine="file"))
+        refused = own.up()
         assert refused.status == 1
         assert "sessions are in cached_db now" in refused.output
-        stand.edit_stack(lambda stack: stack["sessions"].update(engine="cached_db"))
+        own.edit_stack(lambda stack: stack["sessions"].update(engine="cached_db"))
         matrix.take_back("file")
-        rollback = stand.rollback()
+        rollback = own.rollback()
         assert rollback.status == 0, rollback.output
     assert matrix.wrong() == []
 

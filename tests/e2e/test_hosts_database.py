@@ -27,6 +27,7 @@ given = {key: value for key, value in given.items() if key not in ("cursor_facto
 for change in ({}, {"sslmode": "disable"}, {"hostaddr": given["hostaddr"], "host": "another"}, {"password": "x"}):
     try:
         with psycopg.connect(**{**given, **change}) as there:
+            there.execute("set role none")  # who logged in sees how; the owner, who it is from then on, does not
             print("in", there.execute("select version from pg_stat_ssl where pid = pg_backend_pid()").fetchone()[0])
     except psycopg.OperationalError as error:
         print("out", str(error).replace(chr(10), " "))

@@ -27,6 +27,7 @@ from pydantic import TypeAdapter
 from cluster.config.models import HOSTS_KEY, HOSTS_KEY_FALLBACKS
 from cluster.kept import HurtFile, read_kept, write_kept
 from cluster.stack.secrets import ALPHABET, KEY_LENGTH
+from cluster.tls.hosts_keys import new_hosts_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,16 +74,10 @@ SECRET_KEY = Kind(
 )
 
 
-def _new_hosts_key() -> str:
-    from cluster.tls.hosts_keys import new_hosts_key  # noqa: PLC0415 - takes time, and is needed only then
-
-    return new_hosts_key()
-
-
 HOSTS = Kind(
     key=HOSTS_KEY,
     fallbacks=HOSTS_KEY_FALLBACKS,
-    new=_new_hosts_key,
+    new=new_hosts_key,
     steps=(
         "every host believes certificates of the new key, and the database knows its password",
         "hosts show certificates of the new key, and instances use its password",

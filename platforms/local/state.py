@@ -134,9 +134,10 @@ def observe(paths: LocalPaths, supervisor: Supervisor, nginx: Nginx) -> Observed
             continue
         instance, _dash, release = process.name.rpartition("-")
         name = InstanceLink(paths.run, instance)
-        status, listens = own_status(name, release, process), name.alive(release)
-        running.append(Running(instance=instance, release=release, process=process, status=status, listens=listens))
         holders[instance], given[instance] = name.holder(), name.given()
+        status = own_status(name, release, process, holder=holders[instance])
+        listens = name.alive(release)
+        running.append(Running(instance=instance, release=release, process=process, status=status, listens=listens))
     return Observed(
         supervisor=condition,
         processes=processes,
@@ -176,12 +177,15 @@ def _static_release(paths: LocalPaths) -> str | None:
         return None
 
 
-def own_status(name: InstanceLink, release: str, process: Process) -> dict[str, Any] | None:
-    """Return the process's word of itself; one that another, ended process left is not its word."""
+def own_status(name: InstanceLink, release: str, process: Process, *, holder: str | None) -> dict[str, Any] | None:
+    """Return the process's word of itself; one that another, ended process left is not its word.
+
+    holder: the release that holds the name.
+    """
     status = name.status(release)
     if status is None or status.get("pid") != process.pid:
         return None
-    return by_holder(status, holds=name.holder() == release)
+    return by_holder(status, holds=holder == release)
 
 
 def mark_served(paths: LocalPaths, release: str) -> None:

@@ -66,8 +66,9 @@ class Progress:
     def _look_for_the_end(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
         """nginx's configuration is the last that is done; Pulumi removes what was replaced when all else is."""
         if before and before["metadata"]["op"] not in UNCHANGED:
-            self.begun.add(part_of(before["metadata"])[1])
-            if part_of(before["metadata"]) == (COMMAND, NGINX_CONFIG):
+            kind, name = part_of(before["metadata"])
+            self.begun.add(name)
+            if (kind, name) == (COMMAND, NGINX_CONFIG):
                 self._reloading()
         if not after or not self._served:
             return

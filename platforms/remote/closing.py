@@ -50,7 +50,8 @@ class Closing:
         for one in hosts:
             begun = self._begun.get(one.host)
             if one.polite and (begun is None or begun.poll() is not None):
-                self._tell([one.host] if begun is not None else [])
+                if begun is not None:
+                    self._tell([one.host])
                 with contextlib.suppress(OSError):
                     self._begun[one.host] = self._start(one.host, "closing")
 
@@ -73,11 +74,11 @@ class Closing:
         """Tell hosts that it is to end; nobody waits for that yet."""
         for host in hosts:
             process = self._begun.pop(host)
-            told(process)
+            _tell_to_end(process)
             self._ending.append(process)
 
 
-def told(process: subprocess.Popen[bytes]) -> None:
+def _tell_to_end(process: subprocess.Popen[bytes]) -> None:
     """Tell a command of a host's to end: it does so as its standard input ends."""
     assert process.stdin is not None  # noqa: S101 - a pipe was asked for
     with contextlib.suppress(OSError):  # what it would not take
@@ -86,7 +87,7 @@ def told(process: subprocess.Popen[bytes]) -> None:
 
 def end(process: subprocess.Popen[bytes], seconds: float = LOOK_SECONDS) -> None:
     """End a command of a host's, which has that long for it."""
-    told(process)
+    _tell_to_end(process)
     try:
         process.wait(max(0.0, seconds))
     except subprocess.TimeoutExpired:

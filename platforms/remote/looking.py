@@ -32,7 +32,7 @@ WHOLE = "\n"
 def looking(look: Callable[[], Seen]) -> Iterator[dict[str, str]]:
     """Look in a process of its own; yield the variables by which the program finds what that sees.
 
-    Nothing else runs here meanwhile: it is a fork. None where none may be had: the program looks itself.
+    Nothing else runs here meanwhile: it is a fork. No variables where none may be had: the program looks itself.
     """
     with tempfile.TemporaryDirectory() as aside:
         path = Path(aside) / "looked"

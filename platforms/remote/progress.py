@@ -69,9 +69,9 @@ class Progress:
         step = (event.get("resourcePreEvent") or {}).get("metadata")
         if not step or step["op"] in UNCHANGED:
             return
-        first = not self.begun
-        self.begun.add(part_of(step)[1])
-        if first and part_of(step)[1].endswith(NGINX_CONFIG):
+        first, part = not self.begun, part_of(step)[1]
+        self.begun.add(part)
+        if first and part.endswith(NGINX_CONFIG):
             self._reloading()
         if step["op"] in ("delete", "delete-replaced"):
             return

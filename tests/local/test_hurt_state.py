@@ -17,6 +17,7 @@ import pytest
 from cluster.stack.history import History
 from cluster_runtime.instance_link import InstanceLink
 from platforms.local.orphans import Kind, stack_processes
+from tests.conformance import wait_until
 from tests.local.stand import Stand
 
 if TYPE_CHECKING:
@@ -172,7 +173,8 @@ def assert_written_anew(stand: Stand, release: str) -> None:
     assert paths.lock.read_text().startswith("`cluster up")
     name = InstanceLink(paths.run, "app1")
     assert (name.given(), name.holder()) == (release, release)
-    assert said_by(name, release, "serving") == "serving"
+    # It sees a moment later that it was given the name.
+    wait_until(lambda: (name.status(release) or {}).get("state") == "serving", "app1 says that it serves")
     for path, kind in ((paths.supervisor_pid, Kind.SUPERVISOR), (paths.nginx_pid, Kind.NGINX)):
         assert int(path.read_text()) == one_of(stand, kind)
     for file in ("config.json", "parts.json", "project.json", "complete"):
@@ -181,14 +183,6 @@ def assert_written_anew(stand: Stand, release: str) -> None:
     assert "sessions.0001_initial" in migrated
     # What a release was made of can't be told again: then it is empty, and all that the project may have is kept.
     assert isinstance(json.loads((directory / "files.json").read_text()), dict)
-
-
-def said_by(name: InstanceLink, release: str, expected: str) -> object:
-    """Return what the process says it does: it sees that it was given the name a moment later."""
-    deadline = time.monotonic() + 60
-    while (said := (name.status(release) or {}).get("state")) != expected and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return said
 
 
 def no_traceback(stand: Stand, command: str) -> str:

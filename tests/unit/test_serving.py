@@ -38,7 +38,7 @@ def on_this_machine(said: Mapping[str, object], holder: str | None, directory: P
     if holder is not None:
         name.take(holder)
     name.write_status(MINE, {**said, "pid": 7})
-    status = own_status(name, MINE, Process(f"app1-{MINE}", "RUNNING", 7))
+    status = own_status(name, MINE, Process(f"app1-{MINE}", "RUNNING", 7), holder=name.holder())
     assert status is not None
     return status["state"]
 

@@ -101,6 +101,7 @@ def _stack(places: HostPaths) -> dict[str, Any] | None:
     nginx = ask(places.internal, "/-/config")
     units = _units(places)
     its_own = units.pop(NGINX_UNIT, {"state": ""})
+    releases = releases_there(places)
     return {
         "owner": places.owner.read_text(encoding="utf-8").strip(),
         "made_by": places.made_by.read_text(encoding="utf-8").strip() if places.made_by.is_file() else "",
@@ -109,10 +110,10 @@ def _stack(places: HostPaths) -> dict[str, Any] | None:
         "nginx_turn": _number(places.turns / "site"),
         "turns": {path.name: _number(path) for path in places.turns.iterdir()} if places.turns.is_dir() else {},
         "maintenance": maintaining.found(places),
-        **releases_there(places),
+        **releases,
         "environments": _kept(places.environments),
         "secrets": credentials.there(places),
-        "read_files": [name for name in _kept(places.releases) if credentials.reads_files(places, name)],
+        "read_files": [name for name in releases["releases"] if credentials.reads_files(places, name)],
         "units": units,
         "files": {name: digest_of(path) for name, path in places.of_systemd.items()},
         "site": _site(places),

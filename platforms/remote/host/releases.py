@@ -177,8 +177,9 @@ def serve(places: HostPaths, release: str, instances: Sequence[str], turns: Sequ
 
 def _note_served(places: HostPaths) -> None:
     """Mark what serves by now, which boots start: it was retired before there were marks, perhaps."""
+    enabled = places.enabled()
     for directory in places.releases.iterdir():
-        begun = any(one.endswith(f"-{directory.name}.service") for one in places.enabled())
+        begun = any(one.endswith(f"-{directory.name}.service") for one in enabled)
         if begun and not (directory / SERVED).exists():
             age = _age(directory)
             (directory / SERVED).touch()

@@ -176,9 +176,9 @@ def test_the_password_is_nowhere_but_among_secrets(stand: HostsStand) -> None:
     assert password not in state + stand.file.read_text()
     for one in stand.all_hosts:
         script = (
-            f"grep -rsl {password} /etc /run /var/log /var/lib /srv /root /home /tmp;"
-            f"journalctl --no-pager | grep -l {password};"
-            f"grep -sl {password} /proc/[0-9]*/cmdline /proc/[0-9]*/environ"
+            f"grep -rsl -e {password} /etc /run /var/log /var/lib /srv /root /home /tmp;"
+            f"journalctl --no-pager | grep -l -e {password};"
+            f"grep -sl -e {password} /proc/[0-9]*/cmdline /proc/[0-9]*/environ"
         )
         # Of the process that looks itself.
         found = [line for line in one.run("sh", "-c", script, check=False).split() if "/proc/" not in line]

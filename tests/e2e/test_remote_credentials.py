@@ -114,7 +114,7 @@ def test_a_key_that_is_rotated_reaches_new_instances_and_leaves_no_former_one(st
     after = stand.pulumi("config", "get", "cluster:secret_key").stdout.strip()
     assert after != before
     assert given(stand) == {stand.release()}
-    found = host.run("grep", "-rlsF", after, "/etc/cluster", "/run/credentials").splitlines()
+    found = host.run("grep", "-rlsF", "-e", after, "/etc/cluster", "/run/credentials").splitlines()
     assert len(found) == 1 + 2 + 2, "at rest, of each instance, of each worker"
 
 

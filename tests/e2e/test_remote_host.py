@@ -77,7 +77,7 @@ def test_the_secrets_are_root_s_and_each_unit_s_that_is_given_them_and_nowhere_e
     given = [f"/run/credentials/{one}/" for one in (unit, other)]
     key = stand.pulumi("config", "get", "cluster:secret_key").stdout.strip()
     for word in (CANARY, key):
-        found = host.run("grep", "-rlsF", word, "/etc", "/srv", "/var", "/run", "/home", "/root", check=False)
+        found = host.run("grep", "-rlsF", "-e", word, "/etc", "/srv", "/var", "/run", "/home", "/root", check=False)
         places = set(found.splitlines())
         assert places, "what is looked for is there"
         at_rest = {place for place in places if place.startswith(f"/etc/cluster/{name}/secrets/{stand.release()}/")}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Iterator, Sequence
 
-#: What its hosts are made of: HOST_BASE names another Debian than the tests of containers have.
+#: What its hosts are made of: HOST_BASE names another Debian, or Ubuntu, than the tests of containers have.
 HOST_BASE = os.environ.get("HOST_BASE", BASE)
 
 #: Seconds for what takes a few: the machine may be busy with something else.

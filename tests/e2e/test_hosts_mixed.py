@@ -1,4 +1,7 @@
-"""One stack on hosts of two Debians: two Pythons with their packages, and two nginx; by the real engine."""
+"""One stack on hosts of two Debians and of Ubuntu: three Pythons with their packages, three nginx; by the real engine.
+
+Ubuntu is among them where its base image is.
+"""
 
 from __future__ import annotations
 
@@ -20,27 +23,37 @@ if TYPE_CHECKING:
     from tests.e2e.hosts import HostsStand
     from tests.load import Counts
 
-OLDER = "debian:bookworm-slim"
+OLDER, UBUNTU = "debian:bookworm-slim", "ubuntu:noble"
 
 
-class Debian12(Host):
+class Mixed(Host):
+    """A host that says which Python it has."""
+
+    python = ""
+
+
+class Debian12(Mixed):
     """A host with Python 3.11 and nginx 1.22."""
 
-    image, text = image_of(OLDER), dockerfile_of(OLDER)
+    image, text, python = image_of(OLDER), dockerfile_of(OLDER), "3.11"
 
 
-class Debian13(Host):
+class Debian13(Mixed):
     """A host with Python 3.13 and nginx 1.26."""
 
-    image, text = image_of(BASE), dockerfile_of(BASE)
+    image, text, python = image_of(BASE), dockerfile_of(BASE), "3.13"
 
 
-#: Each nginx that has visitors asks for instances on hosts of both Debians.
+class Ubuntu2404(Mixed):
+    """A host with Python 3.12 and nginx 1.24."""
+
+    image, text, python = image_of(UBUNTU), dockerfile_of(UBUNTU), "3.12"
+
+
+#: Each nginx that has visitors asks for instances on hosts of all.
 ROLES: dict[str, tuple[str, ...]] = {"edge1": ("nginx",), "web1": ("app", "nginx"), "web2": ("app",)}
 
-KINDS = {"edge1": Debian12, "web1": Debian13, "web2": Debian12}
-
-PYTHONS = {"web1": "3.13", "web2": "3.11"}
+KINDS: dict[str, type[Mixed]] = {"edge1": Debian12, "web1": Debian13, "web2": Debian12}
 
 #: It imports while the release is made, on the first host; an instance on an older Python does not.
 NEWER_ALONE = """import os, sys
@@ -53,13 +66,27 @@ ASK = "import psycopg, sys; print('%d.%d' % sys.version_info[:2], psycopg.pq.__i
 
 
 @pytest.fixture(scope="module")
-def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostsStand]:
+def without_ubuntu() -> str:
+    """Return why no host is Ubuntu's; "" where one is."""
+    return missing_base(UBUNTU)
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory, without_ubuntu: str) -> Iterator[HostsStand]:
     for base in (OLDER, BASE):
         if why := missing_base(base):
             pytest.skip(f"hosts of two Debians were not tried: {why}")
-    with hosts_stand(tmp_path_factory.mktemp("hosts"), ROLES, KINDS) as found:
+    roles, kinds = (
+        (ROLES, KINDS) if without_ubuntu else (ROLES | {"web3": ("app", "nginx")}, KINDS | {"web3": Ubuntu2404})
+    )
+    with hosts_stand(tmp_path_factory.mktemp("hosts"), roles, kinds) as found:
         assert_done(found.up())
         yield found
+
+
+def pythons_of_hosts(stand: HostsStand) -> dict[str, str]:
+    """Return which Python each host with instances has."""
+    return {host.name: host.python for host in with_instances(stand) if isinstance(host, Mixed)}
 
 
 def with_instances(stand: HostsStand) -> list[Host]:
@@ -111,14 +138,21 @@ def up(stand: HostsStand) -> None:
     assert_done(stand.up())
 
 
+def test_ubuntu_is_among_them(stand: HostsStand, without_ubuntu: str) -> None:
+    if without_ubuntu:
+        pytest.skip(f"Ubuntu was not tried: {without_ubuntu}")
+    told = {host.name: host.run("sh", "-c", '. /etc/os-release && echo "$ID $VERSION_ID"') for host in stand.all_hosts}
+    assert told == {"edge1": "debian 12", "web1": "debian 13", "web2": "debian 12", "web3": "ubuntu 24.04"}
+
+
 def test_each_host_serves_by_its_own_python_and_by_packages_for_it(stand: HostsStand) -> None:
-    assert pythons(stand) == {name: f"{python} binary" for name, python in PYTHONS.items()}
-    assert serving(stand) == {name: {f"/usr/bin/python{python}"} for name, python in PYTHONS.items()}
-    first, second = (environment(stand, host) for host in with_instances(stand))
-    assert first.partition("-")[0] == second.partition("-")[0], "the requirements are the same"
-    assert (first.split("-")[1], second.split("-")[1]) == ("3.13", "3.11")
+    assert pythons(stand) == {name: f"{python} binary" for name, python in pythons_of_hosts(stand).items()}
+    assert serving(stand) == {name: {f"/usr/bin/python{python}"} for name, python in pythons_of_hosts(stand).items()}
+    environments = {host.name: environment(stand, host).split("-") for host in with_instances(stand)}
+    assert len({requirements for requirements, *_ in environments.values()}) == 1, environments
+    assert {name: python for name, (_, python, *_) in environments.items()} == pythons_of_hosts(stand)
     versions = {host.name: host.run("sh", "-c", "nginx -v 2>&1").rpartition("/")[2] for host in stand.all_hosts}
-    assert versions["edge1"] == versions["web2"] < versions["web1"], versions
+    assert versions["edge1"] == versions["web2"] < versions.get("web3", "1.24") < versions["web1"], versions
     assert "no changes" in assert_done(stand.up())
     assert_done(stand.run("verify", stand.name))
 
@@ -148,12 +182,12 @@ def test_releases_with_other_packages_and_the_way_back_and_forth_lose_nothing(st
     new = stand.release()
     assert new != former
     assert {environment(stand, host) for host in with_instances(stand)}.isdisjoint(packages)
-    assert pythons(stand) == {name: f"{python} binary" for name, python in PYTHONS.items()}
+    assert pythons(stand) == {name: f"{python} binary" for name, python in pythons_of_hosts(stand).items()}
     counts = loaded(stand, "the way back", lambda: assert_done(stand.rollback()))
     assert_nothing_lost(counts)
     assert stand.release() == former
     assert [environment(stand, host) for host in with_instances(stand)] == packages
-    assert serving(stand) == {name: {f"/usr/bin/python{python}"} for name, python in PYTHONS.items()}
+    assert serving(stand) == {name: {f"/usr/bin/python{python}"} for name, python in pythons_of_hosts(stand).items()}
     unharmed(stand, "and forth", lambda: up(stand))
     assert stand.release() == new
 

@@ -11,7 +11,7 @@ import pytest
 from tests.by_acme import LASTS, assert_renewals_lose_nothing, certificate_row, load_of, tls_of
 from tests.conformance import AROUND, assert_nothing_lost, assert_up
 from tests.e2e.stand import DockerStand, docker_stack
-from tests.e2e.tools import docker
+from tests.e2e.tools import docker, gateway
 from tests.local.stand import free_port
 from tests.pebble import Pebble, needs_pebble
 
@@ -25,14 +25,6 @@ KID, EAB_KEY = "ours", "dGhlIGtleSB0aGF0IHRoZSBhdXRob3JpdHkgZ2F2ZSE"
 
 
 @pytest.fixture(scope="module")
-def gateway() -> str:
-    """Where containers reach this machine."""
-    (found,) = json.loads(docker("network", "inspect", "bridge"))
-    address: str = found["IPAM"]["Config"][0]["Gateway"]
-    return address
-
-
-@pytest.fixture(scope="module")
 def stack() -> dict[str, Any]:
     found = docker_stack()
     found["upstream"]["servers"] = found["upstream"]["servers"][:2]
@@ -41,9 +33,9 @@ def stack() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def pebble(stack: dict[str, Any], gateway: str) -> Iterator[Pebble]:
+def pebble(stack: dict[str, Any]) -> Iterator[Pebble]:
     bound = {KID: EAB_KEY}
-    with contextlib.closing(Pebble(stack["site"]["listen"], host=gateway, seconds=LASTS, bound=bound)) as found:
+    with contextlib.closing(Pebble(stack["site"]["listen"], host=gateway(), seconds=LASTS, bound=bound)) as found:
         yield found
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.by_acme import LASTS, assert_renewals_lose_nothing, certificate_row, certificate_rows, load_of, port, tls_of
 from tests.conformance import AROUND, assert_nothing_lost, assert_up, wait_until
 from tests.e2e.remote import Host, Network, RemoteStand
-from tests.e2e.tools import docker
+from tests.e2e.tools import gateway
 from tests.pebble import Pebble, needs_pebble, shown
 
 if TYPE_CHECKING:
@@ -74,9 +74,7 @@ def host(directory: Path) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def pebble(host: Host) -> Iterator[Pebble]:
-    (bridge,) = json.loads(docker("network", "inspect", "bridge"))
-    gateway: str = bridge["IPAM"]["Config"][0]["Gateway"]
-    with contextlib.closing(Pebble(HTTP, host=gateway, seconds=LASTS, at=host.address)) as found:
+    with contextlib.closing(Pebble(HTTP, host=gateway(), seconds=LASTS, at=host.address)) as found:
         yield found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
 import os
 import shutil
 import subprocess
@@ -26,6 +28,16 @@ def docker(*arguments: str, check: bool = True, timeout: float = 300) -> str:
     )
     assert not check or done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def gateway() -> str:
+    """Return where containers of the engine's own network reach this machine.
+
+    An engine that has just made that network does not say it before its next start, but takes the first address.
+    """
+    (bridge,) = json.loads(docker("network", "inspect", "bridge"))
+    (first, *_) = bridge["IPAM"]["Config"]
+    return str(first.get("Gateway") or ipaddress.ip_network(first["Subnet"])[1])
 
 
 @cache

@@ -83,7 +83,11 @@ class Kamal:
             self.git("init", "--quiet")
             self.commit("first")
             self.run("build", "push", "--output=docker")  # fills the engine's cache of layers, and pushes nothing
-            self.size = docker("image", "ls", "--format", "{{.Size}}", f"{IMAGES}:latest")
+            self.about = {
+                "size": docker("image", "ls", "--format", "{{.Size}}", f"{IMAGES}:latest"),
+                "kamal": self.run("version").strip(),
+                "docker": self.hosts.all[0].run("docker", "version", "--format", "{{.Server.Version}}"),
+            }
             there.pop_all()
 
     def _configure(self) -> None:
@@ -106,10 +110,11 @@ class Kamal:
         (known.parent / "secrets").write_text(f"DATABASE_PASSWORD={self.hosts.store.password}\n")
         (self.root / ".gitignore").write_text(".kamal/\n")
 
-    def run(self, *words: str) -> None:
+    def run(self, *words: str) -> str:
         done = subprocess.run([KAMAL, *words], cwd=self.root, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise SystemExit(done.stdout + done.stderr)
+        return done.stdout
 
     def git(self, *words: str) -> None:
         who = ("-c", "user.name=bench", "-c", "user.email=bench@localhost")
@@ -134,22 +139,22 @@ class Kamal:
     def close(self) -> None:
         with contextlib.suppress(SystemExit):  # there may be none yet
             self.run("registry", "remove")
-        images = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", IMAGES).split()
-        docker("image", "rm", "--force", *images, check=False)
+        docker("image", "rm", "--force", *set(docker("image", "ls", "--quiet", IMAGES).split()), check=False)
         self.hosts.close()
         shutil.rmtree(self.root)
 
 
 def measure(count: int) -> dict[str, Any]:
-    notes, size = Notes(), ""
+    notes = Notes()
+    about: dict[str, str] = {}
     for name, make in (("Kamal", partial(Kamal, count)), ("cluster up", partial(Ours, count, ALONE, edge=False))):
         with contextlib.closing(make()) as side:
-            size = side.size if isinstance(side, Kamal) else size
+            about |= side.about if isinstance(side, Kamal) else {}
             notes.note(name, "first up", timed(side.first_up))
             for number in range(ROUNDS):
                 notes.note(name, "up without changes", *under_load(side.up, *side.addresses))
                 notes.note(name, "release", *under_load(partial(side.release, number), *side.addresses))
-    return {"taken": notes.taken, "lost": notes.lost, "count": count, "size": size}
+    return {"taken": notes.taken, "lost": notes.lost, "count": count, **about}
 
 
 def report(found: dict[str, Any]) -> str:
@@ -189,9 +194,7 @@ def main() -> int:
         print(f"not measured: {why or f'{KAMAL} is not installed (gem install kamal; KAMAL names another command)'}")
         return 1
     found = measure(int(sys.argv[1]) if sys.argv[1:] else COMPARED)
-    said = subprocess.run([KAMAL, "version"], capture_output=True, text=True, check=True)
-    inside = docker("run", "--rm", DockerHost.image, "docker", "--version").split()[2].strip(",")
-    found = {**found, "versions": versions(), "kamal": said.stdout.strip(), "docker": inside}
+    found = {**found, "versions": versions()}
     (RESULTS / "kamal.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     text = report(found)
     (RESULTS / "kamal.md").write_text(text, encoding="utf-8")

@@ -23,13 +23,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from platforms.docker.initial import NGINX_IMAGE
+from tests.e2e.hosts import LoadOfEach
 from tests.e2e.results import versions
 from tests.e2e.stand import PASSPHRASE, DockerStand, docker_port
 from tests.e2e.tools import docker, missing
-from tests.load import Counts, Load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from tests.load import Counts
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = Path(__file__).parent / "compose"
@@ -200,24 +202,31 @@ def timed(action: Callable[[], object]) -> float:
     return time.monotonic() - began
 
 
-def under_load(address: tuple[str, int], action: Callable[[], object]) -> tuple[float, Counts]:
-    with Load(address, clients=8, slow=2) as load:
+def under_load(action: Callable[[], object], *addresses: tuple[str, int]) -> tuple[float, Counts]:
+    with LoadOfEach(*addresses, clients=8, slow=2) as load:
         load.wait_for(200)
         seconds = timed(action)
         load.wait_for(200)
     return seconds, load.counts
 
 
-def measure(nginx: str) -> dict[str, Any]:
-    taken: dict[str, dict[str, list[float]]] = {}
-    lost: dict[str, dict[str, list[tuple[int, int]]]] = {}
+class Notes:
+    """What was measured: seconds, and requests lost of those counted, by operation and side."""
 
-    def note(side: str, operation: str, seconds: float, counts: Counts | None = None) -> None:
-        taken.setdefault(operation, {}).setdefault(side, []).append(round(seconds, 2))
+    def __init__(self) -> None:
+        self.taken: dict[str, dict[str, list[float]]] = {}
+        self.lost: dict[str, dict[str, list[tuple[int, int]]]] = {}
+
+    def note(self, side: str, operation: str, seconds: float, counts: Counts | None = None) -> None:
+        self.taken.setdefault(operation, {}).setdefault(side, []).append(round(seconds, 2))
         if counts is not None:
-            lost.setdefault(operation, {}).setdefault(side, []).append((len(counts.failed), counts.total))
-            print(f"{operation}, {side}: {seconds:.1f} s, {counts}", flush=True)
+            self.lost.setdefault(operation, {}).setdefault(side, []).append((len(counts.failed), counts.total))
+        print(f"{operation}, {side}: {seconds:.1f} s {counts or ''}", flush=True)
 
+
+def measure(nginx: str) -> dict[str, Any]:
+    notes = Notes()
+    note = notes.note
     with contextlib.ExitStack() as stack:
         sides: dict[str, Any] = {}
         warm: dict[str, Any] = {"docker-compose": Compose(), "cluster up": Ours(nginx, plain=False)}
@@ -234,10 +243,10 @@ def measure(nginx: str) -> dict[str, Any]:
         for number in range(ROUNDS):
             for name, side in sides.items():
                 note(name, "up without changes", timed(side.up))
-                note(name, "weight change", *under_load(side.address, partial(side.weight, 10 + number)))
-                note(name, "release", *under_load(side.address, partial(side.release, number)))
+                note(name, "weight change", *under_load(partial(side.weight, 10 + number), side.address))
+                note(name, "release", *under_load(partial(side.release, number), side.address))
         previews = measure_previews(sides["pulumi up"].stand)
-    return {"taken": taken, "lost": lost, "previews": previews}
+    return {"taken": notes.taken, "lost": notes.lost, "previews": previews}
 
 
 def measure_previews(stand: DockerStand) -> dict[str, list[float]]:
@@ -307,10 +316,12 @@ for resource in json.load(open("resources.json")):
 """
 
 
-def rows(taken: dict[str, Any], lost: dict[str, Any], sides: Sequence[str]) -> list[str]:
+def rows(
+    taken: dict[str, Any], lost: dict[str, Any], sides: Sequence[str], operations: Sequence[str] = OPERATIONS
+) -> list[str]:
     """Return a table's row for each operation: median seconds, least and most, and requests lost of those counted."""
     lines = []
-    for operation in OPERATIONS:
+    for operation in operations:
         cells = []
         for side in sides:
             seconds = taken[operation][side]

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.docker import OPERATIONS, Changing, rows, timed, under_load
+from bench.docker import OPERATIONS, Changing, Notes, rows, timed, under_load
 from tests.e2e.hosts import HostsStand, Store
 from tests.e2e.remote import Host, Network
 from tests.e2e.results import versions
@@ -45,16 +45,17 @@ TIMES = 3.0
 
 
 class Hosts:
-    """Containers that stand for hosts."""
+    """Containers that stand for hosts. edge: nginx is on one of its own, and not on each."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, kind: type[Host] = Host, *, edge: bool = True) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="hosts"))
         with contextlib.ExitStack() as there:
             self.network = there.enter_context(contextlib.closing(Network()))
             self.store = there.enter_context(contextlib.closing(Store(self.directory, self.network.place())))
-            names = [(f"web{number}", ("app",)) for number in range(1, count + 1)] + [("edge1", ("nginx",))]
+            roles = ("app",) if edge else ("app", "nginx")
+            names = [(f"web{number}", roles) for number in range(1, count + 1)] + [("edge1", ("nginx",))] * edge
             self.all = [
-                there.enter_context(contextlib.closing(Host(self.directory, *one, self.network.place())))
+                there.enter_context(contextlib.closing(kind(self.directory, *one, self.network.place())))
                 for one in names
             ]
             self.there = there.pop_all()
@@ -74,12 +75,12 @@ class Ours(Changing):
 
     stand: HostsStand
 
-    def __init__(self, count: int, instances: int = INSTANCES) -> None:
-        self.hosts = Hosts(count)
+    def __init__(self, count: int, instances: int = INSTANCES, *, edge: bool = True) -> None:
+        self.hosts = Hosts(count, edge=edge)
         servers = [{"name": f"app{number}"} for number in range(1, instances * count + 1)]
         more = {"database": {"engine": "external"}, "upstream": {"servers": servers}}
         self.stand = HostsStand(self.hosts.network, *self.hosts.all, **more)
-        self.address = (self.hosts.all[-1].address, self.stand.port)
+        self.addresses = [(host.address, self.stand.port) for host in self.stand.visited]
 
     def first_up(self) -> None:
         self.stand.use(self.hosts.store)
@@ -99,7 +100,7 @@ class Ansible:
         shutil.copytree(PLAYBOOK, self.root, dirs_exist_ok=True)
         self.project = self.root / "project"
         shutil.copytree(ROOT / "example", self.project, ignore=shutil.ignore_patterns("__pycache__", "*.sqlite3"))
-        self.address = (self.hosts.all[-1].address, 8080)
+        self.addresses = [(self.hosts.all[-1].address, 8080)]
         self.number = 1
         for host in self.hosts.all:  # which the playbook's users have installed
             host.run(
@@ -156,24 +157,17 @@ class Ansible:
 
 
 def measure(compared: int, grown: tuple[int, ...]) -> dict[str, Any]:
-    taken: dict[str, dict[str, list[float]]] = {}
-    lost: dict[str, dict[str, list[tuple[int, int]]]] = {}
-
-    def note(side: str, operation: str, seconds: float, counts: Any = None) -> None:
-        taken.setdefault(operation, {}).setdefault(side, []).append(round(seconds, 2))
-        if counts is not None:
-            lost.setdefault(operation, {}).setdefault(side, []).append((len(counts.failed), counts.total))
-        print(f"{operation}, {side}: {seconds:.1f} s {counts or ''}", flush=True)
-
+    notes = Notes()
+    note = notes.note
     for name, make in (("Ansible", Ansible), ("cluster up", Ours)):
         with contextlib.closing(make(compared)) as side:
             note(name, "first up", timed(side.first_up))
             for number in range(ROUNDS):
                 note(name, "up without changes", timed(side.up))
-                note(name, "weight change", *under_load(side.address, partial(side.weight, 10 + number)))
-                note(name, "release", *under_load(side.address, partial(side.release, number)))
+                note(name, "weight change", *under_load(partial(side.weight, 10 + number), *side.addresses))
+                note(name, "release", *under_load(partial(side.release, number), *side.addresses))
     growth = {count: grow(count) for count in grown}
-    return {"taken": taken, "lost": lost, "growth": growth, "compared": compared}
+    return {"taken": notes.taken, "lost": notes.lost, "growth": growth, "compared": compared}
 
 
 def grow(count: int) -> dict[str, tuple[float, int]]:

@@ -117,16 +117,23 @@ class HostsStand(RemoteStand):
             assert done.returncode == 0, done.stdout
 
 
-class LoadOfAll(Load):
-    """Clients of which each one asks another host."""
+class LoadOfEach(Load):
+    """Clients of which each one asks another address."""
 
-    def __init__(self, stand: HostsStand, **options: Any) -> None:
-        self.addresses = [(host.address, stand.port) for host in stand.visited]
-        super().__init__(self.addresses[0], **options)
+    def __init__(self, *addresses: tuple[str, int], **options: Any) -> None:
+        self.addresses = addresses
+        super().__init__(addresses[0], **options)
 
     def connect(self, number: int) -> http.client.HTTPConnection:
         self.address = self.addresses[number % len(self.addresses)]
         return super().connect(number)
+
+
+class LoadOfAll(LoadOfEach):
+    """Clients of which each one asks another host."""
+
+    def __init__(self, stand: HostsStand, **options: Any) -> None:
+        super().__init__(*((host.address, stand.port) for host in stand.visited), **options)
 
 
 #: What each host does.

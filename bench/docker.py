@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.results import keep
 from platforms.docker.initial import NGINX_IMAGE
 from tests.e2e.hosts import LoadOfEach
 from tests.e2e.results import versions
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = Path(__file__).parent / "compose"
-RESULTS = ROOT / "docs" / "benchmarks"
 
 ROUNDS = 3
 PREVIEWS = 7
@@ -403,10 +403,7 @@ def main() -> int:
     found = {**measure(nginx), "nginx": nginx}
     compose = subprocess.run(["docker-compose", "version", "--short"], capture_output=True, text=True, check=True)
     found = {**found, "versions": versions(), "compose": compose.stdout.strip()}
-    (RESULTS / "docker.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    text = report(found)
-    (RESULTS / "docker.md").write_text(text, encoding="utf-8")
-    print(text)
+    keep("docker", found, report(found))
     return 0
 
 

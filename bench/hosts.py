@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.docker import OPERATIONS, Changing, Notes, rows, timed, under_load
+from bench.results import keep
 from tests.e2e.hosts import HostsStand, Store
 from tests.e2e.remote import Host, Network
 from tests.e2e.results import versions
@@ -31,7 +32,6 @@ from tests.e2e.tools import missing
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAYBOOK = Path(__file__).parent / "ansible"
-RESULTS = ROOT / "docs" / "benchmarks"
 
 #: Hosts with instances: of the comparison, and of those by which it is seen how all grows.
 COMPARED, GROWN = 5, (1, 2, 5, 10, 20)
@@ -238,10 +238,7 @@ def main() -> int:
     found = measure(compared, GROWN if not sys.argv[2:] else tuple(map(int, sys.argv[2].split(","))))
     said = subprocess.run(["ansible-playbook", "--version"], capture_output=True, text=True, check=True)
     found = {**found, "versions": versions(), "ansible": said.stdout.splitlines()[0]}
-    (RESULTS / "hosts.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    text = report(found)
-    (RESULTS / "hosts.md").write_text(text, encoding="utf-8")
-    print(text)
+    keep("hosts", found, report(found))
     return 0
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import json
 import os
 import shutil
 import string
@@ -25,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.docker import Notes, rows, timed, under_load
-from bench.hosts import ALONE, COMPARED, RESULTS, ROOT, ROUNDS, Hosts, Ours
+from bench.hosts import ALONE, COMPARED, ROOT, ROUNDS, Hosts, Ours
+from bench.results import keep
 from tests.e2e.remote import IMAGE, Host
 from tests.e2e.results import versions
 from tests.e2e.tools import docker, missing
@@ -195,10 +195,7 @@ def main() -> int:
         return 1
     found = measure(int(sys.argv[1]) if sys.argv[1:] else COMPARED)
     found = {**found, "versions": versions()}
-    (RESULTS / "kamal.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    text = report(found)
-    (RESULTS / "kamal.md").write_text(text, encoding="utf-8")
-    print(text)
+    keep("kamal", found, report(found))
     return 0
 
 

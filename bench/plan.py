@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import json
 import os
 import statistics
 import sys
@@ -17,6 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.results import keep
 from tests.e2e.results import versions
 from tests.e2e.stand import DockerStand, docker_stack
 from tests.e2e.tools import missing
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "docs" / "benchmarks"
 
 #: The stacks: how many instances, and how many rounds.
 UP, MADE, ROUNDS, ROUNDS_MADE = 4, 100, 7, 3
@@ -122,10 +121,7 @@ def main() -> int:
         print(f"not measured: {why}")
         return 1
     found = measure()
-    (RESULTS / "plan.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    text = report(found)
-    (RESULTS / "plan.md").write_text(text, encoding="utf-8")
-    print(text)
+    keep("plan", found, report(found))
     return 0
 
 

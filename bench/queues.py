@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import uv
 
+from bench.results import keep
 from tests.jobs import Journal, called, children, lives, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "docs" / "benchmarks"
 COMMAND = "PYTHONPATH=.:runtime .venv/bin/python -m bench.queues"
 
 #: Times that something is stopped or killed while jobs of milliseconds are handed over all the time, and jobs for each.
@@ -401,10 +401,7 @@ def report(found: dict[str, Any]) -> str:
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_what: sys.exit(1))  # what was started is ended
     found = measure()
-    (RESULTS / "queues.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    text = report(found)
-    (RESULTS / "queues.md").write_text(text, encoding="utf-8")
-    print(text)
+    keep("queues", found, report(found))
     return 0
 
 

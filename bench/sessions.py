@@ -24,6 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.results import keep
 from cluster_runtime.config import Sessions
 from cluster_runtime.databases import sqlite
 from cluster_runtime.sessions import settings_for
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "docs" / "benchmarks"
 COMMAND = "PYTHONPATH=.:runtime .venv/bin/python -m bench.sessions"
 
 ROUNDS, SECONDS, THREADS, SESSIONS = 5, 1.0, 4, 200
@@ -222,10 +222,7 @@ def main() -> int:
         json.dump(work(side["settings"], side["database"]), sys.stdout)
         return 0
     found = measure()
-    (RESULTS / "sessions.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    text = report(found)
-    (RESULTS / "sessions.md").write_text(text, encoding="utf-8")
-    print(text)
+    keep("sessions", found, report(found))
     return 0
 
 

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tests.conformance import MIGRATED_MODEL, MIGRATION
+from tests.trees import below
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,9 +71,8 @@ def planned(stand: Stand) -> dict[str, Any]:
 def repository_of(stand: Stand, *without: Path) -> dict[str, object]:
     """Return what there is in a stand's repository, Pulumi's state among it, but for these directories."""
     found: dict[str, object] = {}
-    for path in (stand.root, *sorted(stand.root.rglob("*"))):
-        if "__pycache__" not in path.parts and not any(path.is_relative_to(one) for one in without):
-            there = path.lstat()
+    for path, there in below(stand.root, *without):
+        if "__pycache__" not in path.parts:
             found[str(path)] = (there.st_mode, there.st_ino, there.st_size, there.st_mtime_ns)
     return found
 

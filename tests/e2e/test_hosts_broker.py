@@ -18,6 +18,7 @@ from tests.e2e.remote import Host
 from tests.jobs import Kind, asked_during, last_of_its_process, late_by, until
 from tests.local.test_commands import assert_done
 from tests.queues import HELD, PATIENCE, SHORT, WORKERS
+from tests.trees import files_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -172,8 +173,8 @@ def test_the_password_is_nowhere_but_among_secrets(stand: HostsStand) -> None:
     (url,) = [line.split()[1] for line in output.splitlines() if line.startswith("url ")]
     password = url.partition("@")[0].rpartition(":")[2]
     assert len(password) == 64
-    state = "".join(path.read_text() for path in (stand.root / "state").rglob("*") if path.is_file())
-    assert password not in state + stand.file.read_text()
+    assert not files_with(stand.root / "state", password)
+    assert password not in stand.file.read_text()
     for one in stand.all_hosts:
         script = (
             f"grep -rsl -e {password} /etc /run /var/log /var/lib /srv /root /home /tmp;"

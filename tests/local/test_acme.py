@@ -15,6 +15,7 @@ from tests.by_acme import LASTS, assert_renewals_lose_nothing, certificate_row, 
 from tests.conformance import AROUND, assert_nothing_lost, assert_up
 from tests.local.stand import Stand, free_port
 from tests.pebble import Pebble, needs_pebble, shown
+from tests.trees import files_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +73,7 @@ def test_nobody_else_reads_the_keys_and_no_instance_has_the_account(stand: Stand
         assert key.stat().st_uid == os.geteuid()
     assert stand.paths.acme.stat().st_mode & 0o077 == 0
     account = (stand.paths.secrets / "acme_account").read_bytes()[40:140]
-    assert not [path for path in stand.paths.releases.rglob("*") if path.is_file() and account in path.read_bytes()]
+    assert not files_with(stand.paths.releases, account)
 
 
 def test_renewals_releases_and_weights_lose_no_request_and_no_session(stand: Stand, pebble: Pebble) -> None:
@@ -158,8 +159,7 @@ def test_an_account_is_bound_by_a_key_of_the_authoritys_that_no_instance_has() -
         assert result.status == 0, result.output
         assert "the certificate: valid, until " in result.output
         assert bound.issued() == 1
-        files = [file for file in stand.paths.state.rglob("*") if file.is_file() and not file.is_symlink()]
-        assert [file for file in files if key.encode() in file.read_bytes()] == [path]
+        assert files_with(stand.paths.state, key) == [path]
         processes = [Path(f"/proc/{pid}") for pid in stand.processes("app1").values()]
         assert processes
         for process in processes:

@@ -26,6 +26,7 @@ from platforms.local.listeners import with_children
 from tests.conformance import servers, wait_until
 from tests.load import Load
 from tests.local.stand import ROOT, Stand
+from tests.trees import below, files_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -254,9 +255,8 @@ def test_secrets_are_nowhere_but_in_files_of_those_who_read_them(stand: Stand) -
     assert all(len(value) > 20 for value in values)
     processes = dumped(stand)
     assert len(processes) >= 10
-    files = [path for path in stand.paths.state.rglob("*") if path.is_file() and not path.is_symlink()]
-    holding = [path for path in files if any(value.encode() in path.read_bytes() for value in values)]
-    print(f"{len(values)} secrets looked for in {len(processes)} processes and {len(files)} files")
+    holding = files_with(stand.paths.state, *values)
+    print(f"{len(values)} secrets looked for in {len(processes)} processes; {len(holding)} files hold them")
     assert holding
     for path in holding:
         assert path.parent.name == "secrets", path
@@ -282,10 +282,13 @@ def dumped(stand: Stand) -> dict[str, bytes]:
 
 
 def test_what_a_session_holds_is_for_nobody_else_to_read(stand: Stand) -> None:
-    for path in (*stand.paths.data.rglob("*"), *stand.paths.run.rglob("*")):
-        inside = stat.S_IMODE(path.lstat().st_mode) & 0o007 == 0
-        closed = any(stat.S_IMODE(above.stat().st_mode) & 0o007 == 0 for above in (path.parent, path.parent.parent))
-        assert inside or closed, path
+    tops = (stand.paths.data, stand.paths.run)
+    modes = {path: stat.S_IMODE(found.st_mode) for top in tops for path, found in below(top)}
+    inside = [path for path in modes if path not in tops]
+    assert inside
+    modes |= {top.parent: stat.S_IMODE(top.parent.stat().st_mode) for top in tops}
+    for path in inside:
+        assert any(modes[one] & 0o007 == 0 for one in (path, path.parent, path.parent.parent)), path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")

@@ -17,6 +17,7 @@ from tests.conformance import AROUND, MIGRATED_MODEL, MIGRATION, assert_nothing_
 from tests.load import Load
 from tests.local.stand import Stand
 from tests.planned import NOTHING, TOKEN, WEIGHTED, assert_release_is_told, change_the_release
+from tests.trees import below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,10 +48,8 @@ def state_of(stand: Stand) -> dict[str, tuple[int, ...]]:
     """Return what each path of the repository is, but for what processes that run write all the time."""
     busy = (stand.paths.logs, stand.paths.run, stand.paths.data)
     found = {}
-    for path in (stand.root, *sorted(stand.root.rglob("*"))):
-        if not any(path == one or one in path.parents for one in busy):
-            there = path.lstat()
-            found[str(path)] = (there.st_mode, there.st_uid, there.st_ino, there.st_size, there.st_mtime_ns)
+    for path, there in below(stand.root, *busy):
+        found[str(path)] = (there.st_mode, there.st_uid, there.st_ino, there.st_size, there.st_mtime_ns)
     names = {path.name for directory in busy if directory.is_dir() for path in directory.iterdir()}
     return {**found, **dict.fromkeys(names, ())}
 

@@ -1,25 +1,27 @@
 """Settings that a project makes from DEBUG: imported with DEBUG False where that can be told, named where not.
 
-`python -m cluster_runtime.debug FILE [--forced]` imports the project's settings, with --forced as if every DEBUG in
-them were False, and writes a digest of each setting there.
+What DEBUG has made is found by importing the settings twice more, once as if every DEBUG in them were False. Forks do
+it that are made before anything of the project is imported: each is what a new interpreter would be, at a fifth of it.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import hashlib
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import json
+import os
 import re
-import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from cluster_runtime.sources import (
     Read,
@@ -51,8 +53,6 @@ OWNED = frozenset(
 
 #: As many steps from DEBUG to what it is made of: DEBUG = _debug; _debug = os.environ.get("DEBUG").
 MOST_STEPS = 4
-
-FORCED = "--forced"
 
 
 def sources_of(settings: str, project: str) -> list[Source]:
@@ -164,29 +164,102 @@ def _of_classes(tree: ast.AST) -> dict[str, str]:
 # --- what stays made from DEBUG
 
 
-def derived(config: RuntimeConfig) -> dict[str, Any]:
-    """Return {"debug_derived": [{"name", "where"}], "debug_where": …, "debug_unknown": …}: what DEBUG has made.
+class Imports:
+    """Imports of a project's settings alone, to be made before its process has imported anything of it.
 
-    unknown: why that can't be told; the settings are imported a second and a third time to compare them.
+    prepare() has run. None are made where no DEBUG may be True.
     """
-    nothing: dict[str, Any] = {"debug_derived": [], "debug_where": "", "debug_unknown": ""}
-    sources = sources_of(config.settings, config.project)
-    if not _may_be_true(sources, config):
-        return nothing
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - every process of an instance comes by here
 
-    with ThreadPoolExecutor() as pool:
-        (plain, _words), (forced, words) = pool.map(lambda options: _digests(*options), ((), (FORCED,)))
-    if plain is None or forced is None:
-        return {**nothing, "debug_unknown": words if plain is not None else ""}
-    different = sorted(name for name in {*plain, *forced} - OWNED if plain.get(name) != forced.get(name))
-    if different:
-        again, _words = _digests()
-        # What is another at each import (a time, a random number) is not made from DEBUG.
-        different = [name for name in different if plain.get(name) == (again or {}).get(name)]
-    root = Path(config.project)
-    where = [{"name": name, "where": place_of(sources, name, "DEBUG", root)} for name in different]
-    return {**nothing, "debug_derived": where, "debug_where": place_of(sources, "DEBUG", "True", root)}
+    def __init__(self, config: RuntimeConfig) -> None:
+        self.config = config
+        self.sources = sources_of(config.settings, config.project)
+        wanted = _may_be_true(self.sources, config)
+        # The third is wanted only where the first two differ.
+        self.forks = [_Fork(config, self.sources, forced=forced) for forced in (False, True, False) if wanted]
+
+    def derived(self) -> dict[str, Any]:
+        """Return {"debug_derived": [{"name", "where"}], "debug_where": …, "debug_unknown": …}: what DEBUG has made.
+
+        unknown: why that can't be told; the settings are imported a second and a third time to compare them. That is
+        done only now: a file that they write when it is missing is there by now.
+        """
+        nothing: dict[str, Any] = {"debug_derived": [], "debug_where": "", "debug_unknown": ""}
+        if not self.forks:
+            return nothing
+        for fork in self.forks[:2]:
+            fork.begin()
+        (plain, _words), (forced, words) = (fork.digests() for fork in self.forks[:2])
+        if plain is None or forced is None:
+            return {**nothing, "debug_unknown": words if plain is not None else ""}
+        different = sorted(name for name in {*plain, *forced} - OWNED if plain.get(name) != forced.get(name))
+        if different:
+            self.forks[2].begin()
+            again, _words = self.forks[2].digests()
+            # What is another at each import (a time, a random number) is not made from DEBUG.
+            different = [name for name in different if plain.get(name) == (again or {}).get(name)]
+        root = Path(self.config.project)
+        where = [{"name": name, "where": place_of(self.sources, name, "DEBUG", root)} for name in different]
+        return {**nothing, "debug_derived": where, "debug_where": place_of(self.sources, "DEBUG", "True", root)}
+
+
+class _Fork:
+    """A fork that waits until it may import the settings; it ends when the process that made it does.
+
+    forced: as if every DEBUG in them were False.
+    """
+
+    def __init__(self, config: RuntimeConfig, sources: Sequence[Source], *, forced: bool) -> None:
+        self._found, self._said = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 - read when it has ended
+        waiting, self._go = os.pipe()
+        self._pid = os.fork()
+        if self._pid:
+            os.close(waiting)
+            return
+        status = 1
+        try:
+            os.close(self._go)
+            if os.read(waiting, 1):
+                _write_digests(config, sources, self._found, self._said, forced=forced)
+                status = 0
+        except BaseException:  # noqa: BLE001 - whatever it is: the project's own code may raise anything
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(Exception):  # the project may have put something of its own there
+                sys.stderr.flush()
+            os._exit(status)
+
+    def begin(self) -> None:
+        """Let it import the settings."""
+        os.write(self._go, b"1")
+
+    def digests(self) -> tuple[dict[str, str] | None, str]:
+        """Return the digests of all settings; None and the last words of the import where it fails."""
+        try:
+            _pid, status = os.waitpid(self._pid, 0)
+        except ChildProcessError:  # the project lets the kernel wait for children
+            status = 0
+        with self._found, self._said:
+            found, said = ((file.seek(0), file.read())[1] for file in (self._found, self._said))
+        if status != 0 or not found:
+            words = said.decode("utf-8", "replace").strip().splitlines()
+            return None, (words or [f"status {os.waitstatus_to_exitcode(status)}"])[-1]
+        digests: dict[str, str] = json.loads(found)
+        return digests, ""
+
+
+def _write_digests(
+    config: RuntimeConfig, sources: Sequence[Source], found: IO[bytes], said: IO[bytes], *, forced: bool
+) -> None:
+    """Import the settings, and write a digest of each; what the project prints meanwhile is in `said`."""
+    from cluster_runtime.django_setup import import_settings  # noqa: PLC0415 - it imports this module
+
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor, target in ((nothing, 0), (nothing, 1), (said.fileno(), 2)):
+        os.dup2(descriptor, target)
+    if forced:
+        sys.meta_path.insert(0, _Forced(sources))
+    found.write(json.dumps(digests(import_settings(config))).encode())
+    found.flush()
 
 
 def _may_be_true(sources: Sequence[Source], config: RuntimeConfig) -> bool:
@@ -215,24 +288,6 @@ def apply(config: RuntimeConfig, environment: MutableMapping[str, str]) -> None:
     for name, no in variables(sources_of(config.settings, config.project)).items():
         if name not in said:
             environment[name] = no
-
-
-def _digests(*options: str) -> tuple[dict[str, str] | None, str]:
-    """Return the digests of all settings; None and the last words of the import where it fails."""
-    with tempfile.TemporaryDirectory() as temporary:
-        file = Path(temporary) / "digests.json"
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "cluster_runtime.debug", str(file), *options],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        if done.returncode != 0 or not file.exists():
-            return None, (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        found: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
-        return found, ""
 
 
 class _Forced(importlib.abc.MetaPathFinder):
@@ -275,22 +330,3 @@ def digests(module: ModuleType) -> dict[str, str]:
     texts = {name: repr(getattr(module, name)) for name in dir(module) if name.isupper()}
     plain = {name: re.sub(r" at 0x[0-9a-f]+", "", text) for name, text in texts.items()}
     return {name: hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16] for name, text in plain.items()}
-
-
-def main() -> None:
-    """Write the digests."""
-    from cluster_runtime.config import RuntimeConfig  # noqa: PLC0415
-    from cluster_runtime.django_setup import import_settings, prepare  # noqa: PLC0415
-
-    config = RuntimeConfig.from_environment()
-    prepare(config)
-    if FORCED in sys.argv:
-        sys.meta_path.insert(0, _Forced(sources_of(config.settings, config.project)))
-    Path(sys.argv[1]).write_text(json.dumps(digests(import_settings(config))), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    from cluster_runtime.django_setup import leave
-
-    main()
-    leave(0)

@@ -24,7 +24,7 @@ from cluster_runtime.choices import choices, refusals
 from cluster_runtime.compress import compress
 from cluster_runtime.config import RuntimeConfig
 from cluster_runtime.databases import begin_with_the_projects, file_of, is_of_files, not_begun
-from cluster_runtime.debug import derived, sources_of, variables
+from cluster_runtime.debug import Imports, sources_of, variables
 from cluster_runtime.django_setup import OVERLAY, leave, prepare
 from cluster_runtime.failure import explain, remedy
 from cluster_runtime.loading import loading
@@ -135,12 +135,13 @@ def main() -> int:
     output, opened = Path(sys.argv[1]), Opened(config)
     try:
         prepare(config)
+        imports = Imports(config)
         opened.begin()
         with loading():
             set_up(config)
             known = dict(os.environ)
             import_application(config)
-        facts = describe(config, opened) | derived(config) | {"set_late": _set_late(config, known)}
+        facts = describe(config, opened) | imports.derived() | {"set_late": _set_late(config, known)}
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is: the project's own code may raise anything
         failure = explain(error, config.project, sources_of(config.settings, config.project), opened.database)
         output.write_text(json.dumps({**_choices(), "failure": failure}, default=str), encoding="utf-8")

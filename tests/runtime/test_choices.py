@@ -151,6 +151,22 @@ def test_settings_that_fail_without_debug_are_told_of(stand: Stand) -> None:
     assert found["debug_unknown"] == "RuntimeError: no mail server"
 
 
+def test_settings_that_end_the_process_without_debug_are_told_of(stand: Stand) -> None:
+    found = facts(stand, "DEBUG = True\nif not DEBUG:\n    print('told')\n    raise SystemExit('no licence')\n")
+    assert found["debug_unknown"] == "SystemExit: no licence"
+
+
+def test_a_project_whose_children_nobody_waits_for_is_compared_all_the_same(stand: Stand) -> None:
+    ignoring = "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nDEBUG = True\nOPEN = DEBUG\n"
+    found = facts(stand, ignoring)
+    assert [setting["name"] for setting in found["debug_derived"]] == ["OPEN"]
+
+
+def test_what_the_settings_set_in_the_environment_is_not_there_when_they_are_imported_again(stand: Stand) -> None:
+    found = facts(stand, "import os\nDEBUG = True\nFOUND = os.environ.get('MINE')\nos.environ['MINE'] = 'x'\n")
+    assert (found["debug_derived"], found["debug_unknown"]) == ([], "")
+
+
 # --- what must not be replaced
 
 

@@ -6,15 +6,19 @@ import threading
 from abc import ABC, abstractmethod
 from typing import Self
 
+#: Seconds of a client between an answer and its next request. A reload that takes no care closes connections at rest as
+#: the next request comes: a client that never rests meets it less often, and a dozen of them take all processor time.
+PAUSE = 0.05
+
 
 class Clients(ABC):
     """A number of clients, as a context manager; `failed` has a line for each request that did, and is under `lock`.
 
-    patience: seconds in which each has to end once it is stopped.
+    patience: seconds in which each has to end once it is stopped. pause: seconds for which each rests.
     """
 
-    def __init__(self, count: int, patience: float) -> None:
-        self.patience = patience
+    def __init__(self, count: int, patience: float, pause: float = PAUSE) -> None:
+        self.patience, self.pause = patience, pause
         self.stopped = threading.Event()
         self.failed: list[str] = []
         self.lock = threading.Lock()
@@ -23,6 +27,10 @@ class Clients(ABC):
     @abstractmethod
     def client(self, number: int) -> None:
         """Ask until `stopped` is set."""
+
+    def rest(self) -> None:
+        """Ask nothing for a moment."""
+        self.stopped.wait(self.pause)
 
     def __enter__(self) -> Self:
         for thread in self.threads:

@@ -72,7 +72,7 @@ class Visitors(Clients):
                     visits = found
             else:
                 self.count(None, f"{path}: {response.status} {body[:200]!r}")
-            time.sleep(0.02)
+            self.rest()
         connection.close()
 
     @staticmethod

@@ -14,6 +14,7 @@ from cluster.maintenance import LONGEST_MESSAGE, MOST_NETWORKS, Maintenance, ask
 from cluster.render.maintenance import SUFFIX, digest_of, page, render_maintenance
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from tests.clients import Clients
+from tests.conformance import wait_until
 from tests.nginx.running import PATIENCE, Reply, Running, ask, free_ports, read_reply, stack
 from tests.nginx.test_reload import add_static_file, is_old
 
@@ -220,6 +221,7 @@ class Visitors(Clients):
                     self.answers[f"{found} to the allowed client" if allowed else found] += 1
                 else:
                     self.failed.append(found)
+            self.rest()
         connection.close()
 
     def connect(self, _number: int, source: tuple[str, int] | None) -> http.client.HTTPConnection:
@@ -249,7 +251,7 @@ def test_on_and_off_lose_no_request(nginx: Nginx) -> None:
                 turn(running, ASKED)
                 time.sleep(0.3)
                 turn(running, None)
-            time.sleep(0.3)
+            wait_until(lambda: min(visitors.answers.values()) > 300, f"300 answers of each kind: {visitors}")
     print(f"{nginx}: {TURNS} times on and off, {visitors}")
     assert visitors.failed == []
     assert min(visitors.answers.values()) > 300

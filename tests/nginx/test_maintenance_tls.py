@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
+from tests.conformance import wait_until
 from tests.h2_client import Client, Connection
 from tests.nginx.running import PATIENCE, Running
 from tests.nginx.test_maintenance import ASKED, TURNS, Visitors, turn, turn_without_care
@@ -52,7 +53,7 @@ def test_on_and_off_lose_no_request_by_https(nginx: Nginx) -> None:
                 turn(running, ASKED)
                 time.sleep(0.3)
                 turn(running, None)
-            time.sleep(0.3)
+            wait_until(lambda: min(visitors.answers.values()) > 100, f"100 answers of each kind: {visitors}")
     print(f"{nginx}: {TURNS} times on and off over TLS, {visitors}, {visitors.again} asked again")
     assert visitors.failed == []
     assert set(visitors.answers) == {"200", "503", "200 to the allowed client"}

@@ -15,6 +15,7 @@ import pytest
 
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from tests.clients import Clients
+from tests.conformance import wait_until
 from tests.nginx.running import PATIENCE, Reply, Running, Values, ask, free_ports, read_reply, stack
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Load(Clients):
                 self.requests[kind] += 1
                 if failure:
                     self.failed.append(f"{time.strftime('%H:%M:%S')} {kind}: {failure}")
+            self.rest()
         connection.close()
 
     def connect(self) -> http.client.HTTPConnection:
@@ -104,7 +106,7 @@ def test_no_request_is_lost_by_reloads(loaded: Running) -> None:
         for turn in range(1, RELOADS + 1):
             time.sleep(0.3)
             loaded.reload(weighted(loaded.port, turn))
-        time.sleep(0.3)
+        wait_until(lambda: load.requests.total() > 1000, f"1,000 requests: {load}")
     print(f"{loaded.nginx}: {RELOADS} reloads, {load}")
     assert load.failed == []
     assert load.requests.total() > 1000

@@ -186,11 +186,17 @@ class Imports:
         nothing: dict[str, Any] = {"debug_derived": [], "debug_where": "", "debug_unknown": ""}
         if not self.forks:
             return nothing
+        try:
+            return {**nothing, **self._compared()}
+        except (OSError, ValueError) as error:  # the project has closed what it did not open, or there is no room
+            return {**nothing, "debug_unknown": f"{type(error).__name__}: {error}"}
+
+    def _compared(self) -> dict[str, Any]:
         for fork in self.forks[:2]:
             fork.begin()
         (plain, _words), (forced, words) = (fork.digests() for fork in self.forks[:2])
         if plain is None or forced is None:
-            return {**nothing, "debug_unknown": words if plain is not None else ""}
+            return {"debug_unknown": words if plain is not None else ""}
         different = sorted(name for name in {*plain, *forced} - OWNED if plain.get(name) != forced.get(name))
         if different:
             self.forks[2].begin()
@@ -199,34 +205,44 @@ class Imports:
             different = [name for name in different if plain.get(name) == (again or {}).get(name)]
         root = Path(self.config.project)
         where = [{"name": name, "where": place_of(self.sources, name, "DEBUG", root)} for name in different]
-        return {**nothing, "debug_derived": where, "debug_where": place_of(self.sources, "DEBUG", "True", root)}
+        return {"debug_derived": where, "debug_where": place_of(self.sources, "DEBUG", "True", root)}
 
 
 class _Fork:
     """A fork that waits until it may import the settings; it ends when the process that made it does.
 
-    forced: as if every DEBUG in them were False.
+    It is no child of that process, whose project may wait for all children that it finds. forced: as if every DEBUG in
+    the settings were False.
     """
 
     def __init__(self, config: RuntimeConfig, sources: Sequence[Source], *, forced: bool) -> None:
         self._found, self._said = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 - read when it has ended
         waiting, self._go = os.pipe()
-        self._pid = os.fork()
-        if self._pid:
+        self._done, done = os.pipe()
+        child = os.fork()
+        if child:
             os.close(waiting)
+            os.close(done)
+            os.waitpid(child, 0)
             return
-        status = 1
         try:
-            os.close(self._go)
-            if os.read(waiting, 1):
-                _write_digests(config, sources, self._found, self._said, forced=forced)
-                status = 0
+            if os.fork() == 0:
+                self._speak_aside()
+                os.close(self._go)
+                if os.read(waiting, 1):
+                    _write_digests(config, sources, self._found, forced=forced)
         except BaseException:  # noqa: BLE001 - whatever it is: the project's own code may raise anything
             traceback.print_exc()
         finally:
             with contextlib.suppress(Exception):  # the project may have put something of its own there
                 sys.stderr.flush()
-            os._exit(status)
+            os._exit(0)  # by which `done` is closed
+
+    def _speak_aside(self) -> None:
+        """Leave standard input, output and error to who made this, whose reader waits until all have closed them."""
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor, target in ((nothing, 0), (nothing, 1), (self._said.fileno(), 2)):
+            os.dup2(descriptor, target)
 
     def begin(self) -> None:
         """Let it import the settings."""
@@ -234,28 +250,20 @@ class _Fork:
 
     def digests(self) -> tuple[dict[str, str] | None, str]:
         """Return the digests of all settings; None and the last words of the import where it fails."""
-        try:
-            _pid, status = os.waitpid(self._pid, 0)
-        except ChildProcessError:  # the project lets the kernel wait for children
-            status = 0
+        os.read(self._done, 1)
         with self._found, self._said:
             found, said = ((file.seek(0), file.read())[1] for file in (self._found, self._said))
-        if status != 0 or not found:
+        if not found:
             words = said.decode("utf-8", "replace").strip().splitlines()
-            return None, (words or [f"status {os.waitstatus_to_exitcode(status)}"])[-1]
+            return None, (words or ["it ended without a word"])[-1]
         digests: dict[str, str] = json.loads(found)
         return digests, ""
 
 
-def _write_digests(
-    config: RuntimeConfig, sources: Sequence[Source], found: IO[bytes], said: IO[bytes], *, forced: bool
-) -> None:
-    """Import the settings, and write a digest of each; what the project prints meanwhile is in `said`."""
+def _write_digests(config: RuntimeConfig, sources: Sequence[Source], found: IO[bytes], *, forced: bool) -> None:
+    """Import the settings, and write a digest of each."""
     from cluster_runtime.django_setup import import_settings  # noqa: PLC0415 - it imports this module
 
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for descriptor, target in ((nothing, 0), (nothing, 1), (said.fileno(), 2)):
-        os.dup2(descriptor, target)
     if forced:
         sys.meta_path.insert(0, _Forced(sources))
     found.write(json.dumps(digests(import_settings(config))).encode())

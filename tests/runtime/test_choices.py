@@ -156,10 +156,24 @@ def test_settings_that_end_the_process_without_debug_are_told_of(stand: Stand) -
     assert found["debug_unknown"] == "SystemExit: no licence"
 
 
-def test_a_project_whose_children_nobody_waits_for_is_compared_all_the_same(stand: Stand) -> None:
-    ignoring = "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nDEBUG = True\nOPEN = DEBUG\n"
-    found = facts(stand, ignoring)
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n",
+        "import contextlib, os\nwith contextlib.suppress(ChildProcessError):\n    while True:\n        os.wait()\n",
+        "import os\nif os.fork() == 0:\n    import time\n    time.sleep(3)\n    os._exit(0)\n",
+    ],
+    ids=["waits for no child", "waits for every child", "leaves a child behind"],
+)
+def test_a_project_that_is_odd_with_children_is_compared_all_the_same(stand: Stand, odd: str) -> None:
+    found = facts(stand, f"{odd}DEBUG = True\nOPEN = DEBUG\n")
     assert [setting["name"] for setting in found["debug_derived"]] == ["OPEN"]
+
+
+def test_a_project_that_closes_what_it_did_not_open_is_told_that_it_was_not_compared(stand: Stand) -> None:
+    found = facts(stand, "import os\nDEBUG = True\nOPEN = DEBUG\nos.closerange(3, 99)\n")
+    assert found["debug_derived"] == []
+    assert "Bad file descriptor" in found["debug_unknown"]
 
 
 def test_what_the_settings_set_in_the_environment_is_not_there_when_they_are_imported_again(stand: Stand) -> None:

@@ -145,18 +145,26 @@ def forget(engine: Engine, stack: str, kept: Iterable[Base]) -> None:
 
 def ages(engine: Engine, topology: Topology) -> dict[str, dt.datetime]:
     """Return when the bases of a stack were made, by their names: of those that the engine has, and says so."""
+    images = list(dict.fromkeys(base_image(topology.config, service) for service in services(topology)))
     found: dict[str, dt.datetime] = {}
-    for image in dict.fromkeys(base_image(topology.config, service) for service in services(topology)):
+    for image, made in _made(engine, images).items():
         try:
-            made = engine.run("image", "inspect", "--format", "{{.Created}}", image, timeout=AGE_SECONDS)
             # Its fraction of a second and its zone don't matter to a lint that counts days.
-            moment = dt.datetime.fromisoformat(made.strip()[:19]).replace(tzinfo=dt.UTC)
+            moment = dt.datetime.fromisoformat(made[:19]).replace(tzinfo=dt.UTC)
         except ValueError:
             continue
-        except EngineError as error:
-            if NO_SUCH_IMAGE in str(error).lower():
-                continue
-            break  # an engine that is away is told by what needs it
         if moment.year >= FIRST_YEAR:
             found[image] = moment
     return found
+
+
+def _made(engine: Engine, images: list[str]) -> dict[str, str]:
+    """Return what the engine says of when images were made, by their names: of all it has, by one look if it can be."""
+    try:
+        told = engine.run("image", "inspect", "--format", "{{.Created}}", *images, timeout=AGE_SECONDS)
+    except EngineError as error:
+        if NO_SUCH_IMAGE not in str(error).lower() or len(images) == 1:
+            return {}  # an engine that is away is told by what needs it
+        return {name: made for image in images for name, made in _made(engine, [image]).items()}
+    lines = told.split()
+    return dict(zip(images, lines, strict=True)) if len(lines) == len(images) else {}

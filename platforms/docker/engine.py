@@ -15,7 +15,7 @@ from platforms.base import by_holder
 from platforms.pulumi.live import Live
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
 #: Labels of everything that belongs to a stack.
 STACK_LABEL, ROLE_LABEL = "django-cluster.stack", "django-cluster.role"
@@ -163,8 +163,7 @@ class Engine:
 
         Another checkout's stack of the same name has other volumes.
         """
-        found = self.inspect(self.containers(stack, role, stopped=True))
-        return [one for one in found if any(mount.get("Name") in volumes for mount in one["Mounts"] if "Name" in mount)]
+        return mounting(self.inspect(self.containers(stack, role, stopped=True)), volumes)
 
     def remove(self, container: str, *, grace: int) -> None:
         """Stop a container, which has `grace` seconds to end, and remove it."""
@@ -180,6 +179,11 @@ class Engine:
             return read_live(self.run("exec", running[0], "/usr/local/lib/cluster/live"))
         except EngineError:
             return Live(nginx_generation=None)
+
+
+def mounting(containers: Iterable[dict[str, Any]], volumes: Collection[str]) -> list[dict[str, Any]]:
+    """Return those of containers that mount one of these volumes; containers: what the engine says of them."""
+    return [one for one in containers if any(m.get("Name") in volumes for m in one["Mounts"] if "Name" in m)]
 
 
 def read_live(text: str) -> Live:

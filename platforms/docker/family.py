@@ -27,6 +27,7 @@ from platforms.docker.releases import usable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from cluster.config.models import ClusterConfig
@@ -45,7 +46,7 @@ class Target:
     stack: the value of the label that all its containers have.
     work: where build contexts are written, from the program's directory. aside: where those are that are not there yet,
     in a preview that is to leave nothing; None: in `work`.
-    pulling: held while a base is pulled. refused: why one can't be had.
+    pulling: held while a base is pulled. refused: why one can't be had. looked: the look at its images that has begun.
     """
 
     stack: str
@@ -54,11 +55,12 @@ class Target:
     aside: Path | None = None
     pulling: asyncio.Lock = field(default_factory=asyncio.Lock)
     refused: dict[str, str] = field(default_factory=dict)
+    looked: Future[dict[str, str]] | None = None
 
     @cached_property
     def images(self) -> dict[str, str]:
         """The images that the engine has, by their names and tags; EngineError where it is away."""
-        return self.engine.images_of(self.stack)
+        return self.engine.images_of(self.stack) if self.looked is None else self.looked.result()
 
     def context(self, place: Path) -> Path:
         """Return where the build context of `place` is to be written."""

@@ -101,7 +101,7 @@ class Look:
         observed = self.docker.observe()
         return Found(
             observed=observed,
-            strays=unknown(self.docker, self.resources),
+            strays=unknown(self.resources, observed.containers),
             lacking=lacking_migrations(self.docker),
             trouble=None if observed.live.nginx is None else self.maintenance(),
         )

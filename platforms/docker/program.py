@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from platforms.docker.specs import container_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from concurrent.futures import Future
 
     from cluster.config import ClusterConfig
     from cluster.lint import Facts
@@ -30,6 +33,23 @@ if TYPE_CHECKING:
     from cluster.topology import Topology
     from platforms.base import Ground
     from platforms.pulumi.live import Live
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """Looks at the engine, each a process beside the program. images: in a preview alone, which asks for them."""
+
+    live: Future[Live]
+    images: Future[dict[str, str]] | None
+
+    @classmethod
+    def begun(cls, engine: Engine, label: str) -> Looks:
+        """Begin them; EngineError comes with what is asked for."""
+        executor = ThreadPoolExecutor(max_workers=2)
+        live = executor.submit(engine.live, label)
+        images = executor.submit(engine.images_of, label) if pulumi.runtime.is_dry_run() else None
+        executor.shutdown(wait=False)
+        return cls(live=live, images=images)
 
 
 class DockerGround:
@@ -48,15 +68,27 @@ class DockerGround:
     def target(self) -> Target:
         """The engine, and where build contexts are written."""
         aside = os.environ.get(ASIDE_VARIABLE)
-        return Target(stack=self.label, work=self.work, engine=self.engine, aside=Path(aside) if aside else None)
+        return Target(
+            stack=self.label,
+            work=self.work,
+            engine=self.engine,
+            aside=Path(aside) if aside else None,
+            looked=self._looks.images,
+        )
+
+    @cached_property
+    def _looks(self) -> Looks:
+        """What the engine is asked while the program goes on, from when its stack file is judged."""
+        return Looks.begun(self.engine, self.label)
 
     @cached_property
     def live(self) -> Live:
         """What runs; EngineError where the engine is away."""
-        return self.engine.live(self.label)
+        return self._looks.live.result()
 
     def facts(self, config: ClusterConfig, secrets: frozenset[str]) -> Facts:
         """Return what the lints may look at."""
+        _ = self._looks  # they begin
         return facts_of(config, self.root, self.stack, self.engine, secrets, lambda: self.label)
 
     def made_secrets(self, config: ClusterConfig) -> dict[str, str]:  # noqa: ARG002 - a database's URL is in its volume

@@ -13,13 +13,14 @@ from platforms.docker.engine import (
     SERVICE_LABEL,
     STACK_LABEL,
     EngineError,
+    mounting,
 )
 from platforms.docker.observe import SHORT_ID, Observed, release_of
 from platforms.pulumi.engine import name_of
 from platforms.pulumi.progress import CONTAINER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from platforms.docker.stack import DockerStack
 
@@ -48,16 +49,19 @@ def _label(resource: dict[str, Any]) -> str | None:
     return next((label["value"] for label in labels if label["label"] == STACK_LABEL), None)
 
 
-def unknown(docker: DockerStack, resources: list[dict[str, Any]], *, tasks: bool = False) -> list[dict[str, Any]]:
-    """Return the containers of this stack that a killed run left and no state knows.
+def unknown(
+    resources: list[dict[str, Any]], containers: Iterable[dict[str, Any]], *, tasks: bool = False
+) -> list[dict[str, Any]]:
+    """Return those of a stack's containers that a killed run left and no state knows.
 
-    tasks: those too that run a task, or a management command.
+    containers: what the engine says of all that have the stack's label. tasks: those too that run a task, or a
+    management command.
     """
     known = {resource.get("id") for resource in resources}
     volumes = {resource["id"] for resource in resources if name_of(resource["urn"])[0] == "Volume"}
     return [
         container
-        for container in docker.engine.mounting(docker.label, volumes)
+        for container in mounting(containers, volumes)
         if container["Id"] not in known and (tasks or not _runs_task(container))
     ]
 
@@ -80,7 +84,8 @@ def remove_orphans(
 ) -> list[str]:
     """Remove what `unknown` returns, and `say` so; return the names."""
     names = []
-    for container in unknown(docker, resources, tasks=tasks):
+    there = docker.engine.inspect(docker.engine.containers(docker.label, stopped=True))
+    for container in unknown(resources, there, tasks=tasks):
         name = container["Name"].lstrip("/")
         say(f"removing {name}: {'its command ends' if _runs_task(container) else 'a killed run left it'}")
         docker.engine.remove(container["Id"], grace=_grace(container))

@@ -370,6 +370,30 @@ def test_when_a_base_was_made_is_known_where_the_engine_says_so(name: str, monke
     assert ages(Engine(), build_topology(parse_config(VALUES))) == ({} if expected is None else {DEBIAN: expected})
 
 
+@pytest.mark.parametrize("there", [(DEBIAN, "nginx:1.30"), (DEBIAN,), ("nginx:1.30",), ()], ids=str)
+def test_bases_are_looked_at_at_once_and_one_that_is_not_here_hides_no_other(
+    there: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def run(_engine: Engine, arguments: tuple[str, ...], _timeout: float) -> subprocess.CompletedProcess[str]:
+        *_words, images = arguments[:4], arguments[4:]
+        asked.append(images)
+        lines = "".join(f"2026-01-{2 + ('nginx' in image):02}T03:04:05Z\n" for image in images if image in there)
+        missing = [f"Error: No such image: {image}" for image in images if image not in there]
+        return subprocess.CompletedProcess(arguments, bool(missing), lines, "\n".join(missing))
+
+    monkeypatch.setattr(Engine, "_run", run)
+    topology = build_topology(parse_config(stack_values(images={"base": DEBIAN, "nginx": "nginx:1.30"})))
+    made = {
+        DEBIAN: dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC),
+        "nginx:1.30": dt.datetime(2026, 1, 3, 3, 4, 5, tzinfo=dt.UTC),
+    }
+    assert ages(Engine(), topology) == {image: made[image] for image in there}
+    assert set(asked[0]) == set(made)
+    assert len(asked) == (1 if len(there) == 2 else 3)
+
+
 # --- cluster up --pull
 
 

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Seconds of a client between an answer and its next request. A reload that takes no care closes connections at rest as
 #: the next request comes: a client that never rests meets it less often, and a dozen of them take all processor time.
 PAUSE = 0.05
+
+
+#: Seconds in which what is waited for comes on the busiest machine.
+LATEST = 120.0
+
+
+def until(condition: Callable[[], bool], told: Callable[[], str]) -> None:
+    """Return once a condition holds; AssertionError where it does not, with what is told then."""
+    deadline = time.monotonic() + LATEST
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {LATEST:g} s: {told()}"
+        time.sleep(0.05)
 
 
 class Clients(ABC):

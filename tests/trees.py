@@ -36,8 +36,8 @@ def below(directory: Path, *without: Path) -> Iterator[tuple[Path, os.stat_resul
         yield from below(path, *without)
 
 
-def files_with(directory: Path, *values: str | bytes) -> list[Path]:
-    """Return the files below a directory that hold one of these values, links not followed.
+def files_with(directory: Path, *values: str | bytes, links: bool = False) -> list[Path]:
+    """Return the files below a directory that hold one of these values. links: those too that links lead to.
 
     Raises:
         AssertionError: nothing was read, or a value is empty: then the search could find nothing, or only everything.
@@ -48,7 +48,7 @@ def files_with(directory: Path, *values: str | bytes) -> list[Path]:
     assert wanted
     read, holding = 0, []
     for path, found in below(directory):
-        if stat.S_ISREG(found.st_mode):
+        if stat.S_ISREG(found.st_mode) or (links and path.is_file()):
             try:
                 content = path.read_bytes()
             except FileNotFoundError:

@@ -166,5 +166,5 @@ def _made(engine: Engine, images: list[str]) -> dict[str, str]:
         if NO_SUCH_IMAGE not in str(error).lower() or len(images) == 1:
             return {}  # an engine that is away is told by what needs it
         return {name: made for image in images for name, made in _made(engine, [image]).items()}
-    lines = told.split()
+    lines = told.splitlines()  # empty for an image that has none
     return dict(zip(images, lines, strict=True)) if len(lines) == len(images) else {}

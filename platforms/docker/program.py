@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pulumi
 
@@ -22,8 +23,7 @@ from platforms.docker.resources import Docker
 from platforms.docker.specs import container_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Callable, Mapping, Sequence
 
     from cluster.config import ClusterConfig
     from cluster.lint import Facts
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from cluster.topology import Topology
     from platforms.base import Ground
     from platforms.pulumi.live import Live
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +48,22 @@ class Looks:
     @classmethod
     def begun(cls, engine: Engine, label: str) -> Looks:
         """Begin them; EngineError comes with what is asked for."""
-        executor = ThreadPoolExecutor(max_workers=2)
-        live = executor.submit(engine.live, label)
-        images = executor.submit(engine.images_of, label) if pulumi.runtime.is_dry_run() else None
-        executor.shutdown(wait=False)
-        return cls(live=live, images=images)
+        images = _beside(lambda: engine.images_of(label)) if pulumi.runtime.is_dry_run() else None
+        return cls(live=_beside(lambda: engine.live(label)), images=images)
+
+
+def _beside(look: Callable[[], T]) -> Future[T]:
+    """Let a look go on by itself: a program that ends before, refused by a lint, does not wait for it."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(look())
+        except BaseException as error:  # noqa: BLE001 - whoever asks for it gets it
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 class DockerGround:

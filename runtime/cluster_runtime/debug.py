@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
+import errno
 import hashlib
 import importlib
 import importlib.abc
@@ -18,7 +19,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import traceback
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -53,6 +53,9 @@ OWNED = frozenset(
 
 #: As many steps from DEBUG to what it is made of: DEBUG = _debug; _debug = os.environ.get("DEBUG").
 MOST_STEPS = 4
+
+#: What a fork is told, by a byte.
+BEGIN, END = b"1", b"0"
 
 
 def sources_of(settings: str, project: str) -> list[Source]:
@@ -173,9 +176,14 @@ class Imports:
     def __init__(self, config: RuntimeConfig) -> None:
         self.config = config
         self.sources = sources_of(config.settings, config.project)
-        wanted = _may_be_true(self.sources, config)
+        self.forks: list[_Fork] = []
+        self.failure: OSError | None = None
         # The third is wanted only where the first two differ.
-        self.forks = [_Fork(config, self.sources, forced=forced) for forced in (False, True, False) if wanted]
+        for forced in (False, True, False) if _may_be_true(self.sources, config) else ():
+            try:
+                self.forks.append(_Fork(config, self.sources, forced=forced))
+            except OSError as error:
+                self.failure = error
 
     def derived(self) -> dict[str, Any]:
         """Return {"debug_derived": [{"name", "where"}], "debug_where": …, "debug_unknown": …}: what DEBUG has made.
@@ -184,12 +192,19 @@ class Imports:
         done only now: a file that they write when it is missing is there by now.
         """
         nothing: dict[str, Any] = {"debug_derived": [], "debug_where": "", "debug_unknown": ""}
-        if not self.forks:
-            return nothing
         try:
-            return {**nothing, **self._compared()}
+            if self.failure is not None:
+                raise self.failure
+            return {**nothing, **(self._compared() if self.forks else {})}
         except (OSError, ValueError) as error:  # the project has closed what it did not open, or there is no room
             return {**nothing, "debug_unknown": f"{type(error).__name__}: {error}"}
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Let those go that nobody has asked for anything."""
+        while self.forks:
+            self.forks.pop().end()
 
     def _compared(self) -> dict[str, Any]:
         for fork in self.forks[:2]:
@@ -208,51 +223,94 @@ class Imports:
         return {"debug_derived": where, "debug_where": place_of(self.sources, "DEBUG", "True", root)}
 
 
-class _Fork:
-    """A fork that waits until it may import the settings; it ends when the process that made it does.
+class _Held:
+    """A descriptor that a project may have closed, and another file been opened by its number since."""
 
-    It is no child of that process, whose project may wait for all children that it finds. forced: as if every DEBUG in
-    the settings were False.
+    def __init__(self, number: int) -> None:
+        self._number, self._file = number, self._which(number)
+
+    @property
+    def number(self) -> int:
+        """The descriptor; OSError where it is no more what it was."""
+        if self._which(self._number) != self._file:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._number
+
+    @staticmethod
+    def _which(number: int) -> tuple[int, int]:
+        found = os.fstat(number)
+        return found.st_dev, found.st_ino
+
+    def read(self) -> bytes:
+        """Return all of a file."""
+        size = os.fstat(self.number).st_size
+        return os.pread(self.number, size, 0)
+
+    def write(self, word: bytes) -> None:
+        """Write into a pipe."""
+        os.write(self.number, word)
+
+
+class _Fork:
+    """A fork that waits until it may import the settings, or is told to end.
+
+    It is no child of the process that made it, whose project may wait for all children that it finds. forced: as if
+    every DEBUG in the settings were False.
     """
 
     def __init__(self, config: RuntimeConfig, sources: Sequence[Source], *, forced: bool) -> None:
-        self._found, self._said = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 - read when it has ended
-        waiting, self._go = os.pipe()
-        self._done, done = os.pipe()
+        self.begun = False
+        found, said = os.memfd_create("found"), os.memfd_create("said")
+        waiting, go = os.pipe()
+        done, ended = os.pipe()
         child = os.fork()
         if child:
             os.close(waiting)
-            os.close(done)
-            os.waitpid(child, 0)
+            os.close(ended)
+            with contextlib.suppress(ChildProcessError):  # the kernel waits for children itself: it is gone by then too
+                os.waitpid(child, 0)
+            self._go, self._done = _Held(go), _Held(done)
+            self._found, self._said = _Held(found), _Held(said)
             return
         try:
-            if os.fork() == 0:
-                self._speak_aside()
-                os.close(self._go)
-                if os.read(waiting, 1):
-                    _write_digests(config, sources, self._found, forced=forced)
+            if os.fork():
+                os._exit(0)
+            self._speak_aside(said)
+            os.close(go)
+            if os.read(waiting, 1) == BEGIN:
+                with open(found, "wb", closefd=False) as file:
+                    _write_digests(config, sources, file, forced=forced)
         except BaseException:  # noqa: BLE001 - whatever it is: the project's own code may raise anything
             traceback.print_exc()
         finally:
             with contextlib.suppress(Exception):  # the project may have put something of its own there
                 sys.stderr.flush()
-            os._exit(0)  # by which `done` is closed
+            with contextlib.suppress(OSError):
+                os.write(ended, END)  # what the project has left behind may hold it open
+            os._exit(0)
 
-    def _speak_aside(self) -> None:
+    @staticmethod
+    def _speak_aside(said: int) -> None:
         """Leave standard input, output and error to who made this, whose reader waits until all have closed them."""
         nothing = os.open(os.devnull, os.O_RDWR)
-        for descriptor, target in ((nothing, 0), (nothing, 1), (self._said.fileno(), 2)):
+        for descriptor, target in ((nothing, 0), (nothing, 1), (said, 2)):
             os.dup2(descriptor, target)
 
     def begin(self) -> None:
         """Let it import the settings."""
-        os.write(self._go, b"1")
+        self._go.write(BEGIN)
+        self.begun = True
+
+    def end(self) -> None:
+        """Let it end, where it has not begun."""
+        if not self.begun:
+            with contextlib.suppress(OSError):  # the project has closed the way to it, by which it ends too
+                self._go.write(END)
 
     def digests(self) -> tuple[dict[str, str] | None, str]:
         """Return the digests of all settings; None and the last words of the import where it fails."""
-        os.read(self._done, 1)
-        with self._found, self._said:
-            found, said = ((file.seek(0), file.read())[1] for file in (self._found, self._said))
+        os.read(self._done.number, 1)
+        found, said = self._found.read(), self._said.read()
         if not found:
             words = said.decode("utf-8", "replace").strip().splitlines()
             return None, (words or ["it ended without a word"])[-1]
@@ -267,7 +325,6 @@ def _write_digests(config: RuntimeConfig, sources: Sequence[Source], found: IO[b
     if forced:
         sys.meta_path.insert(0, _Forced(sources))
     found.write(json.dumps(digests(import_settings(config))).encode())
-    found.flush()
 
 
 def _may_be_true(sources: Sequence[Source], config: RuntimeConfig) -> bool:

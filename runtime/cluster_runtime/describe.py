@@ -133,6 +133,7 @@ def main() -> int:
 
     config = RuntimeConfig.from_environment()
     output, opened = Path(sys.argv[1]), Opened(config)
+    imports: Imports | None = None
     try:
         prepare(config)
         imports = Imports(config)
@@ -143,6 +144,8 @@ def main() -> int:
             import_application(config)
         facts = describe(config, opened) | imports.derived() | {"set_late": _set_late(config, known)}
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is: the project's own code may raise anything
+        if imports is not None:
+            imports.end()
         failure = explain(error, config.project, sources_of(config.settings, config.project), opened.database)
         output.write_text(json.dumps({**_choices(), "failure": failure}, default=str), encoding="utf-8")
         # Why it does not import may be that what it reads was left out of the release.

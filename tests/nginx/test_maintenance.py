@@ -13,8 +13,7 @@ import pytest
 from cluster.maintenance import LONGEST_MESSAGE, MOST_NETWORKS, Maintenance, asked_for
 from cluster.render.maintenance import SUFFIX, digest_of, page, render_maintenance
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
-from tests.clients import Clients
-from tests.conformance import wait_until
+from tests.clients import Clients, until
 from tests.nginx.running import PATIENCE, Reply, Running, ask, free_ports, read_reply, stack
 from tests.nginx.test_reload import add_static_file, is_old
 
@@ -209,6 +208,14 @@ class Visitors(Clients):
         total = self.answers.total() + len(self.failed)
         return f"{len(self.failed)} of {total:,} requests failed ({kinds})"
 
+    def wait_for(self, count: int, *kinds: str, all_in_all: bool = False) -> None:
+        """Return after so many more answers of each of these kinds, or so many in all; or once a request has failed."""
+        goals = {kind: count + (0 if all_in_all else self.answers[kind]) for kind in kinds}
+        until(
+            lambda: bool(self.failed) or all(self.answers[kind] >= goal for kind, goal in goals.items()),
+            lambda: f"{count} answers of {kinds}: {self}",
+        )
+
     def client(self, number: int) -> None:
         allowed = number == CLIENTS - 1
         connection = self.connect(number, (ALLOWED, 0) if allowed else None)
@@ -249,9 +256,9 @@ def test_on_and_off_lose_no_request(nginx: Nginx) -> None:
             for _ in range(TURNS):
                 time.sleep(0.3)
                 turn(running, ASKED)
-                time.sleep(0.3)
+                visitors.wait_for(300 // TURNS + 1, "503")
                 turn(running, None)
-            wait_until(lambda: min(visitors.answers.values()) > 300, f"300 answers of each kind: {visitors}")
+            visitors.wait_for(301, "200", "200 to the allowed client", all_in_all=True)
     print(f"{nginx}: {TURNS} times on and off, {visitors}")
     assert visitors.failed == []
     assert min(visitors.answers.values()) > 300

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
-from tests.conformance import wait_until
 from tests.h2_client import Client, Connection
 from tests.nginx.running import PATIENCE, Running
 from tests.nginx.test_maintenance import ASKED, TURNS, Visitors, turn, turn_without_care
@@ -51,9 +50,9 @@ def test_on_and_off_lose_no_request_by_https(nginx: Nginx) -> None:
             for _ in range(TURNS):
                 time.sleep(0.3)
                 turn(running, ASKED)
-                time.sleep(0.3)
+                visitors.wait_for(100 // TURNS + 1, "503")
                 turn(running, None)
-            wait_until(lambda: min(visitors.answers.values()) > 100, f"100 answers of each kind: {visitors}")
+            visitors.wait_for(101, "200", "200 to the allowed client", all_in_all=True)
     print(f"{nginx}: {TURNS} times on and off over TLS, {visitors}, {visitors.again} asked again")
     assert visitors.failed == []
     assert set(visitors.answers) == {"200", "503", "200 to the allowed client"}

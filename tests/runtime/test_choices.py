@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,13 +25,15 @@ CONSOLE = "django.core.mail.backends.console.EmailBackend"
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
 
 
-def describe(stand: Stand, settings: str, module: str = "mini.settings", **values: Any) -> tuple[int, Any, str]:
-    """Return the status of describe, what it wrote, and what it printed."""
+def describe(
+    stand: Stand, settings: str, module: str = "mini.settings", starter: tuple[str, ...] = (), **values: Any
+) -> tuple[int, Any, str]:
+    """Return the status of describe, what it wrote, and what it printed. starter: a program that becomes it."""
     stand.write({"mini/settings.py": SETTINGS + settings})
     config = stand.config(settings=module, **values)
     output = stand.root / "facts.json"
     done = subprocess.run(
-        [sys.executable, "-m", "cluster_runtime.describe", str(output)],
+        [*starter, sys.executable, "-m", "cluster_runtime.describe", str(output)],
         env=stand.environment(config),
         cwd=stand.root,
         capture_output=True,
@@ -156,24 +160,52 @@ def test_settings_that_end_the_process_without_debug_are_told_of(stand: Stand) -
     assert found["debug_unknown"] == "SystemExit: no licence"
 
 
-@pytest.mark.parametrize(
-    "odd",
-    [
-        "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n",
-        "import contextlib, os\nwith contextlib.suppress(ChildProcessError):\n    while True:\n        os.wait()\n",
-        "import os\nif os.fork() == 0:\n    import time\n    time.sleep(3)\n    os._exit(0)\n",
-    ],
-    ids=["waits for no child", "waits for every child", "leaves a child behind"],
-)
+ODD = {
+    "waits for no child": "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n",
+    "waits for every child": (
+        "import contextlib, os\nwith contextlib.suppress(ChildProcessError):\n    while True:\n        os.wait()\n"
+    ),
+    # As a daemon does; the test ends it.
+    "leaves a daemon behind": (
+        "import os, time\nif os.fork() == 0:\n"
+        "    null = os.open(os.devnull, os.O_RDWR)\n    [os.dup2(null, number) for number in (0, 1, 2)]\n"
+        "    with open('daemons', 'a') as file:\n        file.write(f'{os.getpid()}\\n')\n"
+        "    time.sleep(900)\n    os._exit(0)\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
 def test_a_project_that_is_odd_with_children_is_compared_all_the_same(stand: Stand, odd: str) -> None:
-    found = facts(stand, f"{odd}DEBUG = True\nOPEN = DEBUG\n")
+    found = facts(stand, f"{ODD[odd]}DEBUG = True\nOPEN = DEBUG\n")
+    assert [setting["name"] for setting in found["debug_derived"]] == ["OPEN"]
+    daemons = stand.project / "daemons"
+    pids = [int(line) for line in daemons.read_text().split()] if daemons.exists() else []
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert len(pids) == (4 if "daemon" in odd else 0)
+
+
+def test_whoever_started_it_may_wait_for_no_child(stand: Stand) -> None:
+    starter = ("sh", "-c", "trap '' CHLD; exec \"$@\"", "sh")
+    found = facts(stand, "DEBUG = True\nOPEN = DEBUG\n", starter=starter)
     assert [setting["name"] for setting in found["debug_derived"]] == ["OPEN"]
 
 
-def test_a_project_that_closes_what_it_did_not_open_is_told_that_it_was_not_compared(stand: Stand) -> None:
-    found = facts(stand, "import os\nDEBUG = True\nOPEN = DEBUG\nos.closerange(3, 99)\n")
+CLOSING = {
+    "nothing after it": "",
+    "files": "kept = [open(f'{number}.log', 'w+') for number in range(30)]\n",
+    "sockets": "import socket\nkept = [socket.socketpair() for _ in range(20)]\n",
+}
+
+
+@pytest.mark.parametrize("opened", CLOSING)
+def test_a_project_that_closes_what_it_did_not_open_is_told_that_it_was_not_compared(stand: Stand, opened: str) -> None:
+    closing = f"import os, sys\nDEBUG = True\nOPEN = DEBUG\nos.closerange(3, 99)\n{CLOSING[opened]}"
+    found = facts(stand, closing)
     assert found["debug_derived"] == []
     assert "Bad file descriptor" in found["debug_unknown"]
+    assert not [path for path in stand.project.glob("*.log") if path.read_bytes()], "what it opened was written into"
 
 
 def test_what_the_settings_set_in_the_environment_is_not_there_when_they_are_imported_again(stand: Stand) -> None:

@@ -394,6 +394,17 @@ def test_bases_are_looked_at_at_once_and_one_that_is_not_here_hides_no_other(
     assert len(asked) == (1 if len(there) == 2 else 3)
 
 
+def test_an_image_that_has_no_time_hides_that_of_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {DEBIAN: "", "nginx:1.30": "2026-01-03 03:04:05.1 +0000 UTC"}
+
+    def run(_engine: Engine, arguments: tuple[str, ...], _timeout: float) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(arguments, 0, "".join(f"{times[image]}\n" for image in arguments[4:]), "")
+
+    monkeypatch.setattr(Engine, "_run", run)
+    topology = build_topology(parse_config(stack_values(images={"base": DEBIAN, "nginx": "nginx:1.30"})))
+    assert ages(Engine(), topology) == {"nginx:1.30": dt.datetime(2026, 1, 3, 3, 4, 5, tzinfo=dt.UTC)}
+
+
 # --- cluster up --pull
 
 

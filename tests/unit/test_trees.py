@@ -22,6 +22,7 @@ def test_files_that_hold_a_value_are_found_and_links_are_not_followed(tmp_path: 
     assert files_with(top, "secret") == [top / "inner" / "one"]
     assert files_with(top, b"nothing", "secret") == [top / "inner" / "one", top / "two"]
     assert files_with(top, "elsewhere") == []
+    assert files_with(top, "secret", links=True) == [top / "inner" / "one", top / "link"]
 
 
 def test_paths_come_once_and_what_is_left_out_is_not_entered(tmp_path: Path) -> None:

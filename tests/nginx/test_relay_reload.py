@@ -28,7 +28,7 @@ CLIENTS, RELOADS = 12, 3
 RELOADS_WITHOUT_CARE = 60
 
 #: What a host closes is a connection of another host's nginx, which all clients share: it is seldom that one comes just
-#: then, and clients at rest would need ten times as many reloads to meet it.
+#: then, and clients at rest may need ten times as many reloads to meet it.
 BUSY = 0.0
 
 

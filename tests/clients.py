@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Self
+
+from tests.jobs import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,17 +15,8 @@ if TYPE_CHECKING:
 #: the next request comes: a client that never rests meets it less often, and a dozen of them take all processor time.
 PAUSE = 0.05
 
-
 #: Seconds in which what is waited for comes on the busiest machine.
 LATEST = 120.0
-
-
-def until(condition: Callable[[], bool], told: Callable[[], str]) -> None:
-    """Return once a condition holds; AssertionError where it does not, with what is told then."""
-    deadline = time.monotonic() + LATEST
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {LATEST:g} s: {told()}"
-        time.sleep(0.05)
 
 
 class Clients(ABC):
@@ -47,6 +39,10 @@ class Clients(ABC):
     def rest(self) -> None:
         """Ask nothing for a moment."""
         self.stopped.wait(self.pause)
+
+    def wait_until(self, holds: Callable[[], bool]) -> None:
+        """Return once something holds, or a request has failed; AssertionError, with what was counted, else."""
+        until(lambda: bool(self.failed) or holds(), LATEST, lambda: self)
 
     def __enter__(self) -> Self:
         for thread in self.threads:

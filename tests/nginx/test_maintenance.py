@@ -13,7 +13,7 @@ import pytest
 from cluster.maintenance import LONGEST_MESSAGE, MOST_NETWORKS, Maintenance, asked_for
 from cluster.render.maintenance import SUFFIX, digest_of, page, render_maintenance
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
-from tests.clients import Clients, until
+from tests.clients import Clients
 from tests.nginx.running import PATIENCE, Reply, Running, ask, free_ports, read_reply, stack
 from tests.nginx.test_reload import add_static_file, is_old
 
@@ -208,13 +208,9 @@ class Visitors(Clients):
         total = self.answers.total() + len(self.failed)
         return f"{len(self.failed)} of {total:,} requests failed ({kinds})"
 
-    def wait_for(self, count: int, *kinds: str, all_in_all: bool = False) -> None:
-        """Return after so many more answers of each of these kinds, or so many in all; or once a request has failed."""
-        goals = {kind: count + (0 if all_in_all else self.answers[kind]) for kind in kinds}
-        until(
-            lambda: bool(self.failed) or all(self.answers[kind] >= goal for kind, goal in goals.items()),
-            lambda: f"{count} answers of {kinds}: {self}",
-        )
+    def wait_for(self, count: int, *kinds: str) -> None:
+        """Return once there were so many answers of each of these kinds, or a request has failed."""
+        self.wait_until(lambda: all(self.answers[kind] >= count for kind in kinds))
 
     def client(self, number: int) -> None:
         allowed = number == CLIENTS - 1
@@ -253,12 +249,12 @@ def test_on_and_off_lose_no_request(nginx: Nginx) -> None:
     with Running(nginx, stack(4)) as running:
         add_static_file(running)
         with Visitors(running) as visitors:
-            for _ in range(TURNS):
+            for number in range(1, TURNS + 1):
                 time.sleep(0.3)
                 turn(running, ASKED)
-                visitors.wait_for(300 // TURNS + 1, "503")
+                visitors.wait_for(number * (300 // TURNS + 1), "503")
                 turn(running, None)
-            visitors.wait_for(301, "200", "200 to the allowed client", all_in_all=True)
+            visitors.wait_for(301, "200", "200 to the allowed client")
     print(f"{nginx}: {TURNS} times on and off, {visitors}")
     assert visitors.failed == []
     assert min(visitors.answers.values()) > 300

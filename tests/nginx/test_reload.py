@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
-from tests.clients import Clients, until
+from tests.clients import Clients
 from tests.nginx.running import PATIENCE, Reply, Running, Values, ask, free_ports, read_reply, stack
 
 if TYPE_CHECKING:
@@ -46,10 +46,6 @@ class Load(Clients):
     def __str__(self) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.requests.items()))
         return f"{len(self.failed)} of {self.requests.total():,} requests failed ({kinds})"
-
-    def wait_for(self, count: int) -> None:
-        """Return after so many requests in all, or once one has failed."""
-        until(lambda: bool(self.failed) or self.requests.total() >= count, lambda: f"{count} requests: {self}")
 
     def client(self, number: int) -> None:
         connection = self.connect()
@@ -109,7 +105,7 @@ def test_no_request_is_lost_by_reloads(loaded: Running) -> None:
         for turn in range(1, RELOADS + 1):
             time.sleep(0.3)
             loaded.reload(weighted(loaded.port, turn))
-        load.wait_for(1001)
+        load.wait_until(lambda: load.requests.total() > 1000)
     print(f"{loaded.nginx}: {RELOADS} reloads, {load}")
     assert load.failed == []
     assert load.requests.total() > 1000

@@ -18,7 +18,6 @@ from cluster.render.headers import STRICT
 from cluster.tls.authority import root_of
 from cluster.tls.verify import Https
 from cluster.topology import build_topology
-from tests.clients import until
 from tests.h2_client import Client
 from tests.nginx.running import AUTHORITY, PATIENCE, Running, ask, free_ports, stack
 from tests.nginx.test_reload import RELOADS, Load, add_static_file, is_old
@@ -436,8 +435,7 @@ def test_no_request_is_lost_by_reloads_and_another_certificate(nginx: Nginx) -> 
                 names = ["cluster", "localhost", *(["renewed"] if turn % 2 else [])]
                 site = {**values["site"], "server_names": names}
                 found.reload(weighted({**values, "site": site}, turn))
-            load.wait_for(1001)
-            until(lambda: bool(load.failed) or load.requests["GET h2"] > 100, lambda: f"100 GET by HTTP/2: {load}")
+            load.wait_until(lambda: load.requests.total() > 1000 and load.requests["GET h2"] > 100)
         print(f"{nginx}: {RELOADS} reloads over TLS, {load}, {load.again} asked again as HTTP/2 says")
     assert load.failed == []
     assert load.requests.total() > 1000

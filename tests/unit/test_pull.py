@@ -377,7 +377,7 @@ def test_bases_are_looked_at_at_once_and_one_that_is_not_here_hides_no_other(
     asked: list[tuple[str, ...]] = []
 
     def run(_engine: Engine, arguments: tuple[str, ...], _timeout: float) -> subprocess.CompletedProcess[str]:
-        *_words, images = arguments[:4], arguments[4:]
+        images = arguments[4:]
         asked.append(images)
         lines = "".join(f"2026-01-{2 + ('nginx' in image):02}T03:04:05Z\n" for image in images if image in there)
         missing = [f"Error: No such image: {image}" for image in images if image not in there]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cluster.render.between import CONNECT_TIMEOUT, asking
+from cluster.render.between import CONNECT_TIMEOUT, asking, kept_between
 from cluster.render.directives import Directive, block, build, d
 from cluster.render.internal import DIGEST_PLACE
 from cluster.render.locations import polite
@@ -117,7 +117,6 @@ def _all(site: Site, relay: Relay, paths: NginxPaths, version: Version) -> list[
     ]
     if relay.peers:
         peers = [d("server", endpoint.nginx, "max_fails=2", "fail_timeout=2s") for endpoint in relay.peers]
-        kept = [d("keepalive", 16), d("keepalive_timeout", "60s"), d("keepalive_requests", 100_000)]
         of = [
             d("listen", relay.peers_socket.nginx),
             d("server_name", "relay_peers"),
@@ -128,7 +127,7 @@ def _all(site: Site, relay: Relay, paths: NginxPaths, version: Version) -> list[
             *asking(relay.between),
             block("location", "/", of=[d("proxy_pass", f"https://{_PEERS}")]),
         ]
-        found += [block("upstream", _PEERS, of=[*peers, *kept]), block("server", of=of)]
+        found += [block("upstream", _PEERS, of=[*peers, *kept_between(16)]), block("server", of=of)]
     return found
 
 

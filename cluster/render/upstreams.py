@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cluster.config.models import Method, Server
 from cluster.config.units import Duration
+from cluster.render.between import kept_between
 from cluster.render.directives import Directive, block, d
 from cluster.services import UPSTREAM_CONNECTION_AGE
 
@@ -65,11 +66,7 @@ def _method(topology: Topology) -> list[Directive]:
 
 
 def _keepalive(connections: int, paths: NginxPaths) -> list[Directive]:
-    if paths.between is not None:
-        # To another host's nginx, which lives through releases: only what follows it has to end soon. A connection by
-        # TLS costs as much as ten requests. Its reload is announced by the end of each (cluster.render.between).
-        return [d("keepalive", connections), d("keepalive_timeout", "60s"), d("keepalive_requests", 100_000)]
-    return instance_keepalive(connections)
+    return instance_keepalive(connections) if paths.between is None else kept_between(connections)
 
 
 def instance_keepalive(connections: int) -> list[Directive]:

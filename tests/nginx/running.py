@@ -172,9 +172,14 @@ def write(config: NginxConfig, directory: Path) -> Path:
 
 
 def free_ports(count: int = 1) -> int:
-    """The first of `count` ports in a row that nobody listens on, below those that the kernel gives to clients."""
+    """The first of `count` ports in a row that nobody listens on, below those that the kernel gives to clients.
+
+    None has 443 in it: gixy takes every address with these three digits for one of https.
+    """
     for _ in range(200):
         first = random.randrange(12_000, 32_000 - count)
+        if any("443" in str(port) for port in range(first, first + count)):
+            continue
         with contextlib.ExitStack() as taken:
             try:
                 for port in range(first, first + count):

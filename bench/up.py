@@ -108,7 +108,8 @@ def together(runs: list[dict[str, list[float]]]) -> dict[str, list[float]]:
 
 
 def report(taken: dict[str, list[float]], before: dict[str, list[float]], revision: str) -> str:
-    from cluster.machine.nginx import find_nginx  # noqa: PLC0415 - former revisions have it elsewhere
+    from cluster.machine.nginx import find_nginx  # noqa: PLC0415 - former revisions have these elsewhere
+    from cluster.services import DRAIN_SECONDS  # noqa: PLC0415
 
     version = ".".join(map(str, find_nginx()[1]))
     setup = (
@@ -116,7 +117,8 @@ def report(taken: dict[str, list[float]], before: dict[str, list[float]], revisi
         f"{os.cpu_count()} cores, {dt.datetime.now(tz=dt.UTC).date()}."
     )
     closing = (
-        "A release waits three seconds while nginx's connections to the old processes wear out. A reload of an nginx "
+        f"In a release each old process serves for {DRAIN_SECONDS:g} s after it has given its name up, while nginx's "
+        "connections to it wear out. A reload of an nginx "
         "before 1.27.4 takes three seconds longer than one of a newer: busy clients end their connections first."
     )
     words = f" {revision}" if before else ""

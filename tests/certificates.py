@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import atexit
 import datetime as dt
+import fcntl
+import os
 import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,29 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from cluster.tls.authority import make_authority, root_of, signed
 from cluster.tls.certificates import half_year
+from tests.conftest import SHARED
 
 #: The names of the stacks of unit tests.
 NAMES = ("cluster", "localhost")
+
+#: When the authorities of the tests were made.
+MADE = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
+
+
+@cache
+def authority(name: str = "test") -> str:
+    """Return an authority of the tests' own: its key and its certificate, PEM; the same in all processes of a run.
+
+    To find its primes takes a tenth of a second and more, and each process of a run collects all tests.
+    """
+    if SHARED not in os.environ:
+        return make_authority(name, MADE)
+    path = Path(os.environ[SHARED]) / f"{name}.authority"
+    with Path(f"{path}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            path.write_text(make_authority(name, MADE))
+    return path.read_text()
 
 
 def made_certificates(now: dt.datetime, names: tuple[str, ...] = NAMES) -> Path:
@@ -29,13 +52,12 @@ def made_certificates(now: dt.datetime, names: tuple[str, ...] = NAMES) -> Path:
     directory = Path(tempfile.mkdtemp(prefix="certificates"))
     atexit.register(shutil.rmtree, directory)
     for name in ("ours", "other"):
-        authority = make_authority(name, now)
-        chain, key = signed(authority, names, half_year(now))
+        chain, key = signed(authority(name), names, half_year(now))
         (directory / f"{name}.pem").write_text(chain)
         (directory / f"{name}.key").touch(mode=0o600)
         (directory / f"{name}.key").write_text(key)
         if name == "ours":
-            (directory / "authority.pem").write_text(root_of(authority))
+            (directory / "authority.pem").write_text(root_of(authority(name)))
             (directory / "open.key").write_text(key)
             (directory / "open.key").chmod(0o644)
             for file, text in _as_public(key, names, now).items():

@@ -26,7 +26,7 @@ SLOWEST = (
 
 RUNTIME = Path(__file__).resolve().parents[1] / "runtime"
 
-#: Names the directory of a test run in which stands leave for each other what takes long to make.
+#: Names the directory of a test run in which its processes leave for each other what takes long to make.
 SHARED = "CLUSTER_TESTS_SHARED"
 
 #: What is imported and collected stays: to look through it again and again takes a fifth of the unit tests' time.
@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the directory in which the stands of a run leave for each other what takes long (tests/local/stand.py)."""
+    """Make the directory in which the processes of a run leave for each other what takes long to make."""
     gc.set_threshold(*RARELY)
     # What pytest makes of each test's file is half of what it takes to collect them, and each worker collects all.
     sys.dont_write_bytecode = False

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.tls.authority import make_authority, root_of, signed
+from cluster.tls.authority import root_of, signed
+from tests.certificates import authority
 from tests.local.stand import free_port
 
 #: The part of nonces that it refuses, in percent: its own default.
@@ -64,9 +65,8 @@ class Pebble:
         self.host = host
         self.directory = Path(tempfile.mkdtemp(prefix="pebble"))
         self.ca = self.directory / "ca.pem"
-        authority = make_authority("pebble", dt.datetime.now(dt.UTC))
-        chain, key = signed(authority, ["localhost", *({host} - {"localhost"})], dt.datetime.now(dt.UTC))
-        for name, text in (("ca.pem", root_of(authority)), ("cert.pem", chain), ("key.pem", key)):
+        chain, key = signed(authority("pebble"), ["localhost", *({host} - {"localhost"})], dt.datetime.now(dt.UTC))
+        for name, text in (("ca.pem", root_of(authority("pebble"))), ("cert.pem", chain), ("key.pem", key)):
             (self.directory / name).write_text(text)
         first = free_port(consecutive=20) + 16  # the stand has the first, and listens there later
         self.port, self.management, dns = first, first + 1, first + 2

@@ -10,14 +10,14 @@ import itertools
 import json
 import ssl
 import threading
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from cluster.acme.kept import new_key
-from cluster.tls.authority import make_authority, root_of, signed
+from cluster.tls.authority import root_of, signed
+from tests.certificates import authority
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,12 +45,6 @@ def certificate_to(public_key: Any, names: list[str], begins: dt.datetime, ends:
         .sign(key, hashes.SHA256())
     )
     return made.public_bytes(serialization.Encoding.PEM).decode()
-
-
-@cache
-def _above() -> str:
-    """Return who signs for the authority's own https: to make one takes a while."""
-    return make_authority("strange", NOW)
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -101,8 +95,8 @@ class StrangeAuthority:
 
     def __init__(self, directory: Path) -> None:
         self.ca, held = directory / "ca.pem", directory / "strange.pem"
-        self.ca.write_text(root_of(_above()))
-        held.write_text("".join(signed(_above(), ["localhost"], NOW)))
+        self.ca.write_text(root_of(authority("strange")))
+        held.write_text("".join(signed(authority("strange"), ["localhost"], NOW)))
         self.nonces = (f"nonce{number:07}" for number in itertools.count())
         self.asked: list[str] = []
         self.twists: dict[str, Twist] = {}

@@ -38,9 +38,9 @@ from cluster.render.nginx import NginxConfig, render_nginx
 from cluster.render.paths import NginxPaths
 from cluster.render.users import users_file
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
-from cluster.tls.authority import make_authority
 from cluster.tls.certificates import certificate_of, names_of
 from cluster.topology import build_topology
+from tests.certificates import authority
 from tests.nginx_versions import CACHE, SUITES, Nginx, NginxUnavailable, fetch, installed_nginx, nginx_versions
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ JSON = "application/json"
 Values = dict[str, Any]
 
 #: Signs the certificates of sites with `self_signed`.
-AUTHORITY = make_authority("test", dt.datetime.now(dt.UTC))
+AUTHORITY = authority()
 
 #: By which an authority of ACME knows the stack.
 ACCOUNT = new_key()

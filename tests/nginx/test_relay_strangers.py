@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import socket
 import ssl
 from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.tls.authority import make_authority
 from cluster.tls.certificates import RELAY
 from cluster.tls.hosts import certificate_of_host
 from cluster.tls.hosts_keys import HostsKeys
 from platforms.remote.host.paths import HostPaths
+from tests.certificates import authority
 from tests.nginx.relayed import ADDRESSES, OTHER_SECRET, SECRET, Host, Hosts, on, values_of
 from tests.nginx.running import PATIENCE, versions
 
@@ -84,7 +83,7 @@ def context(who: str, directory: Path) -> ssl.SSLContext:
     if own is not None:
         path.write_text(own.certificate + own.key)
     elif who == "another authority's":
-        path.write_text(make_authority("shop", dt.datetime.now(dt.UTC)))
+        path.write_text(authority("shop"))
     if path.exists():
         made.load_cert_chain(path)
     return made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import hashlib
 import json
 import os
@@ -25,8 +24,8 @@ from cluster.config import parse_config
 from cluster.errors import CommandError
 from cluster.plan import Cost, against, confined, revisions
 from cluster.plan.replaced import nginx_made_of, restarted
-from cluster.tls.authority import make_authority
 from cluster.topology import build_topology
+from tests.certificates import authority
 from tests.unit.pulumi_mocks import CONTAINER, SECRETS, run_main, stack_values
 
 if TYPE_CHECKING:
@@ -522,7 +521,7 @@ OF_SERVICES: dict[str, dict[str, Any]] = {
 
 
 def containers(root: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    keys = {"tls_authority": make_authority("test", dt.datetime.now(dt.UTC)), "acme_account": new_key()}
+    keys = {"tls_authority": authority(), "acme_account": new_key()}
     record = run_main(root, values, secrets={**SECRETS, **keys})
     return {name: record.named(name, CONTAINER).inputs for name in ("nginx", *SERVICES)}
 

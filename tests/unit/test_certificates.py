@@ -18,11 +18,11 @@ from cluster.config import parse_config
 from cluster.config.models import AUTHORITY, SECRET_KEYS, ClusterConfig, dump
 from cluster.source import source_of
 from cluster.stack.secrets import read_secrets
-from cluster.tls.authority import make_authority, root_of, show_authority, signed
+from cluster.tls.authority import root_of, show_authority, signed
 from cluster.tls.certificates import CertificateError, certificate_of, ending, half_year, named, names_of
 from cluster.tls.files import uncovered, unended
 from platforms.docker.delivery import delivered_files
-from tests.certificates import made_certificates
+from tests.certificates import authority, made_certificates
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 NOW = dt.datetime(2026, 11, 27, tzinfo=dt.UTC)
 NEXT = dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
 FILES = made_certificates(NOW)
-AN_AUTHORITY = make_authority("test", NOW)
+AN_AUTHORITY = authority()
 
 
 def stack(names: tuple[str, ...] = ("cluster", "localhost"), **tls: Any) -> ClusterConfig:
@@ -205,7 +205,7 @@ def test_its_certificate_is_the_same_each_time_and_another_for_other_names_times
     others = {
         signed(AN_AUTHORITY, names_of(config), NEXT),
         signed(AN_AUTHORITY, ["example.org"], half_year(NOW)),
-        signed(make_authority("test", NOW), names_of(config), half_year(NOW)),
+        signed(authority("other"), names_of(config), half_year(NOW)),
     }
     assert (first.chain, first.key) not in others
     assert len({key for _chain, key in others}) == 3

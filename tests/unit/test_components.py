@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import inspect
 import json
 import re
@@ -23,7 +22,6 @@ from cluster.config import parse_config
 from cluster.config.models import ACCOUNT, AUTHORITY, EAB_KEY, USERS
 from cluster.release import ReleaseSpec, specify
 from cluster.services import DRAIN_SECONDS
-from cluster.tls.authority import make_authority
 from cluster.topology import Topology, batches, build_topology
 from platforms import base
 from platforms.base import Resources
@@ -35,6 +33,7 @@ from platforms.docker.resources import Docker
 from platforms.docker.scripts import script
 from platforms.docker.specs import container_digest
 from platforms.pulumi.live import Live
+from tests.certificates import authority
 from tests.unit.pulumi_mocks import (
     CANARIES,
     COMMAND,
@@ -752,7 +751,7 @@ def test_no_other_resource_is_made_of_the_secrets(whole: Record) -> None:
 
 SECURE = stack_values(site={"tls": {"self_signed": True, "listen": 8453}})
 
-AN_AUTHORITY = make_authority("dev", dt.datetime.now(dt.UTC))
+AN_AUTHORITY = authority()
 
 
 def test_the_key_of_a_site_is_a_secret_beside_a_configuration_that_previews_show(

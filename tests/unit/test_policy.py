@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ from cluster.config import StackFileError, parse_config
 from cluster.config.models import OWN_KEYS, SECRET_KEYS
 from cluster.plan.judged import disabled_rules
 from cluster.policies import TOLD, PolicyRule
-from cluster.tls.authority import make_authority
 from platforms.docker import engine
 from policy import resources, rules
 from policy.exceptions import EXCEPTIONS
@@ -21,6 +19,7 @@ from policy.resources import COMMAND, CONTAINER, SECRET, SIGNATURE, UNKNOWN, VOL
 from policy.rules import OF_INPUTS, OF_OUTPUTS, disabled, site_of, violations
 from policy.scripts import engine_options
 from policy.texts import values_of
+from tests.certificates import authority
 from tests.unit import pulumi_mocks
 from tests.unit.pulumi_mocks import SECRETS, run_main, stack_values
 from tests.unit.test_remote import HOSTS_KEY, VALUES
@@ -80,13 +79,13 @@ OURS = [f"{name}-{run}" for name in (*STACKS, "remote", "hosts", "hosts_address"
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Resource]]:
     """Return all that the repository's own program makes of one of OURS."""
     known: dict[str, list[Resource]] = {}
-    authority, account = make_authority("test", dt.datetime.now(dt.UTC)), new_key()
+    account = new_key()
 
     def run(which: str) -> list[Resource]:
         if which not in known:
             name, _, how = which.partition("-")
             root, preview = tmp_path_factory.mktemp("policy"), how == "preview"
-            secrets = {**SECRETS, "tls_authority": authority, "acme_account": account}
+            secrets = {**SECRETS, "tls_authority": authority(), "acme_account": account}
             known[which] = resources_of(
                 run_remote(root, preview=preview, **ON_HOST)
                 if name == "remote"

@@ -83,13 +83,15 @@ class Look:
     def run(self, pulumi: Pulumi, environment: Mapping[str, str]) -> Changes:
         """Let the engine preview; PulumiError says what it refuses, PolicyError what the policy does."""
         more = {} if self.aside is None else {ASIDE_VARIABLE: str(self.aside)}
-        changes = pulumi.preview(self._take, refresh=bool(self.lost), **environment, **more)
+        take = planning.taking(self.preview, pulumi)
+
+        def taken(event: Event) -> None:
+            self._look()  # once Pulumi's process is there: none is started beside a thread
+            take(event)
+
+        changes = pulumi.preview(taken, refresh=bool(self.lost), **environment, **more)
         self.unjudged = changes.unjudged
         return changes
-
-    def _take(self, event: Event) -> None:
-        self._look()  # once Pulumi's process is there: none is started beside a thread
-        self.preview.take(event)
 
     def _look(self) -> tuple[ThreadPoolExecutor, Future[Found]]:
         if self._beside is None:

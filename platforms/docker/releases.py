@@ -85,7 +85,10 @@ def note_served(engine: Engine, stack: str, releases: Sequence[str]) -> None:
     wanted = [release for release in releases if release in there]
     if list(known) != wanted:
         turn = max((int(tag.partition("-")[0]) for tag in known.values()), default=0)
-        for number, release in enumerate(wanted, turn + 1):
+        stay = [release for release in known if release in wanted]
+        # Those that are in turn keep their tags.
+        later = wanted[len(stay) :] if wanted[: len(stay)] == stay else wanted
+        for number, release in enumerate(later, turn + 1):
             known[release] = f"{number:06}-{release}"
             engine.run("tag", image_name(stack, release), f"{repository}:{known[release]}")
     kept = {known[release] for release in wanted}

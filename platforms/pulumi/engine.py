@@ -98,6 +98,9 @@ class Changes:
         return not {name: count for name, count in self.counts.items() if name != "same" and count}
 
 
+#: Lets Pulumi print secrets in plain.
+SHOWN = "--show-secrets"
+
 Event = dict[str, Any]
 
 
@@ -116,26 +119,40 @@ class Pulumi:
         self.command = find_pulumi(say)
         self.passphrase = root / STATE / stack / "passphrase"
         self.unsettled = False
-        self._reading: subprocess.Popen[str] | None = None
+        self._begun: dict[tuple[str, ...], subprocess.Popen[str]] = {}
 
     # --- running it
 
     def begin(self) -> None:
         """Let what runs the program, and the stack's state, be read while others go on."""
         _ = self.programs
-        if self._reading is None and stack_path(self.root, self.stack).exists() and self._logged_in():
-            self._reading = self._started(*self._exporting)
-            weakref.finalize(self, _let_go, self._reading)
+        if stack_path(self.root, self.stack).exists() and self._logged_in():
+            self._begin(*self._exporting)
+
+    def begin_secrets(self) -> None:
+        """Let the secrets of the stack file and of the state be read while others go on: each derives a key for it."""
+        self._begin(*self._secrets)
+        self._begin(*self._exporting, SHOWN)
 
     @property
-    def _exporting(self) -> list[str]:
-        return ["stack", "export", "--stack", self.stack]
+    def _exporting(self) -> tuple[str, ...]:
+        return ("stack", "export", "--stack", self.stack)
 
-    def _read(self) -> str:
-        """Return the state, which may have been read already: by one look only, the next one is another."""
-        begun, self._reading = self._reading, None
+    @property
+    def _secrets(self) -> tuple[str, ...]:
+        return ("config", SHOWN, "--json", "--stack", self.stack)
+
+    def _begin(self, *arguments: str) -> None:
+        """Start a short command of Pulumi's whose words are asked for later, unless it has been."""
+        if arguments not in self._begun:
+            self._begun[arguments] = self._started(*arguments)
+            weakref.finalize(self, _let_go, self._begun[arguments])
+
+    def _read(self, *arguments: str) -> str:
+        """Return what a command prints that may have begun already: by one look only, the next one is another."""
+        begun = self._begun.pop(arguments, None)
         with self._explaining():
-            return _printed(begun or self._started(*self._exporting))
+            return _printed(begun or self._started(*arguments))
 
     @cached_property
     def programs(self) -> Programs | None:
@@ -214,11 +231,10 @@ class Pulumi:
         document = yaml.safe_load(stack_path(self.root, self.stack).read_text(encoding="utf-8"))
         return f"cluster:{name}" in document["config"]
 
-    def secrets(self) -> dict[str, str]:
-        """Return the secrets that the stack file has, in plain: for what must not show them."""
-        printed = self._explained("config", "--show-secrets", "--json", "--stack", self.stack)
-        found = {key: told.get("value") for key, told in json.loads(printed).items()}
-        return {name: value for name in SECRET_KEYS if (value := found.get(f"cluster:{name}"))}
+    def secrets(self, *more: str) -> dict[str, str]:
+        """Return the secrets that the stack file has, in plain: for what must not show them. more: names of others."""
+        found = {key: told.get("value") for key, told in json.loads(self._read(*self._secrets)).items()}
+        return {name: value for name in (*SECRET_KEYS, *more) if (value := found.get(f"cluster:{name}"))}
 
     def find(self) -> list[dict[str, Any]] | None:
         """Return the resources in the stack's state; None where no backend is known, or it has no such stack."""
@@ -335,7 +351,7 @@ class Pulumi:
 
     def export(self, *, plain: bool = False) -> list[dict[str, Any]]:
         """Return the resources in the stack's state; `plain`: with secrets' values, for what shows none."""
-        document = json.loads(self._explained(*self._exporting, "--show-secrets") if plain else self._read())
+        document = json.loads(self._read(*self._exporting, *([SHOWN] if plain else [])))
         deployment = document.get("deployment") or {}
         self.unsettled = bool(deployment.get("pending_operations"))
         return list(deployment.get("resources") or [])

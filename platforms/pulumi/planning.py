@@ -29,7 +29,7 @@ from platforms.pulumi.engine import SECRET_KEY
 from platforms.pulumi.installing import installed_pulumi
 from platforms.pulumi.kept_stack import kept_stack
 from platforms.pulumi.keys import stack_keys
-from platforms.pulumi.progress import COMMAND, part_of
+from platforms.pulumi.progress import COMMAND, UNCHANGED, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from cluster.stack.history import History
     from cluster.stack.opened import Stack
     from cluster.stack.paths import StackPaths
-    from platforms.pulumi.engine import Pulumi
+    from platforms.pulumi.engine import Event, Pulumi
     from platforms.pulumi.preview import Preview
     from platforms.pulumi.told import Told
 
@@ -83,6 +83,27 @@ def begun(
             known = dearest_first(costs) if costs else ()
             return Planned(stack=name, changes=True, costs=known, steps=tuple(moved), unknown=(unknown,))
     return resources
+
+
+def taking(preview: Preview, pulumi: Pulumi) -> Callable[[Event], None]:
+    """Return what takes a preview's events: as soon as one says that a release is prepared, secrets begin to be read.
+
+    Those that it has, and those of the one before, by which the plan says what becomes of sessions.
+    """
+
+    def take(event: Event) -> None:
+        preview.take(event)
+        begun = (event.get("resourcePreEvent") or {}).get("metadata")
+        if begun and begun["op"] not in UNCHANGED and _prepares(begun):
+            pulumi.begin_secrets()
+
+    return take
+
+
+def _prepares(step: Mapping[str, Any]) -> bool:
+    """Tell whether a step's resource is the command by which a migrated release is prepared."""
+    kind, name = part_of(step)
+    return kind == COMMAND and name.endswith(PREPARE)
 
 
 def state_of(stack: str, pulumi: Callable[[], Pulumi]) -> Resources | None:
@@ -266,6 +287,7 @@ class Planning(ABC):
         release = Release(before=former, after=wanted)
         if wanted is None or former == wanted:
             return Compared(release=release)
+        self.pulumi.begin_secrets()  # both at once, where no event has said it
         secrets = self.secrets()
         lasting = self.lasting(wanted, secrets)
         if former is None:
@@ -284,8 +306,7 @@ class Planning(ABC):
     def _former_secrets(self) -> dict[str, str] | None:
         """Return the secrets that the stack was made with last; None where they can't be read."""
         for resource in self.pulumi.export(plain=True):
-            kind, name = part_of({"urn": resource["urn"], "op": "same", "new": resource})
-            if kind == COMMAND and name.endswith(PREPARE):
+            if _prepares({"urn": resource["urn"], "op": "same", "new": resource}):
                 given = (resource.get("inputs") or {}).get("stdin")
                 text = given.get("plaintext") if isinstance(given, dict) else None
                 return None if text is None else dict(json.loads(json.loads(text)))

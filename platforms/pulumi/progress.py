@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from platforms.pulumi.engine import Event, name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from cluster.topology import Topology
 
@@ -82,7 +82,7 @@ class Progress:
             self._served = None
 
 
-def part_of(step: dict[str, Any]) -> tuple[str, str]:
+def part_of(step: Mapping[str, Any]) -> tuple[str, str]:
     """Return the type (its last word) of a step's resource, and what it is called within its component."""
     kind, name = name_of(step["urn"])
     component = name_of(((step.get("new") or step.get("old") or {}).get("parent")) or "")[1]

@@ -133,7 +133,7 @@ def _previewed(site: Site, pulumi: Pulumi) -> tuple[Preview, Changes]:
         path = Path(aside) / "looked"
         path.write_text(handed(site.seen), encoding="utf-8")
         environment = {**site.environment, LOOKED_VARIABLE: str(path)}
-        return preview, pulumi.preview(preview.take, refresh=False, **environment)
+        return preview, pulumi.preview(planning.taking(preview, pulumi), refresh=False, **environment)
 
 
 class Planning(planning.Planning):
@@ -206,9 +206,11 @@ class Planning(planning.Planning):
 
     def secrets(self) -> dict[str, str]:
         """Return the secrets of the wanted release: the URLs of what is made on hosts among them."""
-        found = self.pulumi.secrets()
-        made = self.pulumi.secret(HOSTS_KEY) if makes_secrets(self.topology) else None
-        return found if made is None else {**found, **made_secrets(self.topology, self.places, made)}
+        found = self.pulumi.secrets(HOSTS_KEY)
+        made = found.pop(HOSTS_KEY, "")
+        if made and makes_secrets(self.topology):
+            found |= made_secrets(self.topology, self.places, made)
+        return found
 
     def lasting(self, wanted: str, secrets: Mapping[str, str]) -> Lasting:
         """Return what sessions and data hang on in the wanted release."""

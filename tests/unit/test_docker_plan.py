@@ -242,6 +242,11 @@ class FakePulumi:
         self.name, self.former = name, former or SECRETS
         self.environment: dict[str, str] = {}
         self.refused = ""
+        #: Whether secrets began to be read while the preview went on.
+        self.is_reading, self.began_early = False, False
+
+    def begin_secrets(self) -> None:
+        self.is_reading = True
 
     def find(self) -> list[dict[str, Any]]:
         return []
@@ -255,12 +260,13 @@ class FakePulumi:
             write_context(Path(environment[ASIDE_VARIABLE]) / "dev" / "images" / WANTED, {"a.py": "1\n2\n"}, threads=7)
         for event in self.events():
             take(event)
+        self.began_early = self.is_reading
         return Changes()
 
     def events(self) -> list[dict[str, Any]]:
         return recorded(self.name)
 
-    def secrets(self) -> dict[str, str]:
+    def secrets(self, *_more: str) -> dict[str, str]:
         return SECRETS
 
     def export(self, *, plain: bool) -> list[dict[str, Any]]:
@@ -427,6 +433,16 @@ def test_a_release_is_compared_with_the_one_that_serves_and_leaves_nothing_behin
     shown = json.dumps([document([found]), text(found), markdown(found)])
     assert "canary" not in shown
     assert "secret_environment.TOKEN" in shown
+
+
+@pytest.mark.parametrize(("what", "early"), [("release", True), ("weight", False), ("same", False)])
+def test_secrets_begin_to_be_read_while_the_preview_goes_on_where_there_is_another_release(
+    opened: Stack, monkeypatch: pytest.MonkeyPatch, what: str, early: bool
+) -> None:
+    """Each takes a while: Pulumi derives a key of the passphrase."""
+    pulumi = FakePulumi(what)
+    planned(opened, pulumi, monkeypatch)
+    assert (pulumi.began_early, pulumi.is_reading) == (early, early)
 
 
 def test_of_a_former_release_that_is_not_kept_here_nothing_is_said_but_that(

@@ -121,7 +121,11 @@ def test_an_engine_knows_in_which_turn_releases_have_served() -> None:
     assert list(served(engine, STACK)) == [B, A, C]
     note_served(engine, STACK, [A, C])
     assert list(served(engine, STACK)) == [A, C]
-    assert len(tags(engine)) == 2, "what is forgotten has no tag"
+    assert tags(engine) == [f"000004-{A}", f"000005-{C}"], "what is forgotten has no tag, and what stays keeps its own"
+    note_served(engine, STACK, [C, B])
+    assert tags(engine) == [f"000005-{C}", f"000006-{B}"]
+    note_served(engine, STACK, [B, C])
+    assert list(served(engine, STACK)) == [B, C]
 
 
 def test_a_tag_whose_image_a_container_still_has_goes_the_next_time() -> None:

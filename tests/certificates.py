@@ -25,7 +25,7 @@ from tests.conftest import SHARED
 NAMES = ("cluster", "localhost")
 
 #: When the authorities of the tests were made.
-MADE = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
+MADE = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
 @cache
@@ -40,7 +40,8 @@ def authority(name: str = "test") -> str:
     with Path(f"{path}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            path.write_text(make_authority(name, MADE))
+            path.with_suffix(".new").write_text(make_authority(name, MADE))
+            path.with_suffix(".new").rename(path)  # whoever is killed leaves no half of it
     return path.read_text()
 
 

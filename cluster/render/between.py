@@ -19,21 +19,20 @@ if TYPE_CHECKING:
 #: Milliseconds that another host's nginx has to say that an instance took too long.
 MARGIN = 1000
 
-#: How long another host may take to accept a connection. One that is down takes all of it.
+#: How long another host may take to accept a connection, the handshake of TLS included. One that is down takes all of
+#: it.
 CONNECT_TIMEOUT = "250ms"
-
-#: How long a connection to another host's nginx is kept while nobody uses it: shorter than its connections are ended
-#: politely before it is reloaded (`polite` in cluster.render.locations, 2 s). One that was idle all that time would be
-#: there still when an nginx before 1.27.4 closes it, and a POST that takes it just then is lost.
-IDLE_TIMEOUT = "1s"
 
 
 def kept_between(connections: int) -> list[Directive]:
     """Return how connections to other hosts' nginx are kept; it lives through releases, so that they have no age.
 
-    A connection by TLS costs as much as ten requests: where there are many requests, none is idle for long.
+    A connection by TLS costs as much as ten requests. Its reload is announced by the end of each (`polite` in
+    cluster.render.locations), but for one that nobody uses meanwhile: a POST that takes it just as it is closed is
+    lost. To close those sooner loses more: after each rest many would be made at once, and what is not accepted in
+    time counts as a failure of the host.
     """
-    return [d("keepalive", connections), d("keepalive_timeout", IDLE_TIMEOUT), d("keepalive_requests", 100_000)]
+    return [d("keepalive", connections), d("keepalive_timeout", "60s"), d("keepalive_requests", 100_000)]
 
 
 def retried(site: Site, paths: NginxPaths) -> list[Directive]:

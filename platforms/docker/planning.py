@@ -86,7 +86,7 @@ class Look:
         take = planning.taking(self.preview, pulumi)
 
         def taken(event: Event) -> None:
-            self._look()  # once Pulumi's process is there: none is started beside a thread
+            self._look()  # once Pulumi's process is there: its preexec_fn is for a process without threads
             take(event)
 
         changes = pulumi.preview(taken, refresh=bool(self.lost), **environment, **more)

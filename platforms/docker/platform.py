@@ -6,7 +6,6 @@ import contextlib
 import datetime as dt
 import os
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -59,7 +58,6 @@ from platforms.pulumi.progress import NGINX_CONFIG, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from concurrent.futures import Future
 
     from cluster.checks import Check
     from cluster.lint import Facts
@@ -206,14 +204,12 @@ class DockerPlatform:
             orphans = remove_orphans(docker, resources, self.voice.say)
         release = changes.outputs.get("release") or _release_of(resources)
         changed = bool(orphans) or not changes.none
-        with ThreadPoolExecutor(max_workers=1) as beside:
-            found = beside.submit(self.maintaining.find)
-            # Another checkout may have let releases serve since; where nginx alone was told something, none was.
-            if not progress.begun <= {NGINX_CONFIG} or orphans or History.load(self.paths).current != release:
-                remember(docker, release, rolled_back=rolled_back)
-            keep_stack(self.paths, docker.stack.config, changes.outputs)
+        # Another checkout may have let releases serve since; where nginx alone was told something, none was.
+        if not progress.begun <= {NGINX_CONFIG} or orphans or History.load(self.paths).current != release:
+            remember(docker, release, rolled_back=rolled_back)
+        keep_stack(self.paths, docker.stack.config, changes.outputs)
         self._await_certificate(docker)
-        maintenance = self._left_in_maintenance(found)
+        maintenance = self._left_in_maintenance()
         return Applied(release=release, changed=changed, checks=lambda: proof.of(release), maintenance=maintenance)
 
     def _failed(self, docker: DockerStack, error: PulumiError) -> CommandError:
@@ -286,10 +282,10 @@ class DockerPlatform:
         again = f"{HURT}; say `cluster maintenance {self.stack.name} on`, or off, again"
         return found, [again] if found.hurt else []
 
-    def _left_in_maintenance(self, asked: Future[Found]) -> Maintenance | None:
+    def _left_in_maintenance(self) -> Maintenance | None:
         """Return the maintenance in which the site is; nginx is told again where it does something else."""
         try:
-            found = asked.result()
+            found = self.maintaining.find()
             if found.trouble:
                 self.voice.say(f"{found.trouble}: telling it again")
                 self.maintaining.maintain(found.kept)

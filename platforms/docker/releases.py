@@ -10,6 +10,7 @@ import contextlib
 import json
 import re
 import shutil
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from cluster.source import TREE
@@ -19,7 +20,7 @@ from platforms.docker.engine import EngineError, image_repository
 from platforms.docker.stack import paths
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from platforms.docker.engine import Engine
@@ -85,10 +86,7 @@ def note_served(engine: Engine, stack: str, releases: Sequence[str]) -> None:
     wanted = [release for release in releases if release in there]
     if list(known) != wanted:
         turn = max((int(tag.partition("-")[0]) for tag in known.values()), default=0)
-        stay = [release for release in known if release in wanted]
-        # Those that are in turn keep their tags.
-        later = wanted[len(stay) :] if wanted[: len(stay)] == stay else wanted
-        for number, release in enumerate(later, turn + 1):
+        for number, release in enumerate(_later(known, wanted), turn + 1):
             known[release] = f"{number:06}-{release}"
             engine.run("tag", image_name(stack, release), f"{repository}:{known[release]}")
     kept = {known[release] for release in wanted}
@@ -96,6 +94,13 @@ def note_served(engine: Engine, stack: str, releases: Sequence[str]) -> None:
         if tag not in kept:
             with contextlib.suppress(EngineError):  # a container of it is still ending: the next one takes it away
                 engine.run("rmi", f"{repository}:{tag}")
+
+
+def _later(known: Iterable[str], wanted: Sequence[str]) -> Sequence[str]:
+    """Return those of `wanted` that need a later tag: the ones before them are in turn, and keep theirs."""
+    rest = iter(known)
+    in_turn = [*takewhile(lambda release: release in rest, wanted)]  # each is looked for behind the one before it
+    return wanted[len(in_turn) :]
 
 
 def usable(engine: Engine, stack: str, context: Path) -> bool:

@@ -129,10 +129,18 @@ class Pulumi:
         if stack_path(self.root, self.stack).exists() and self._logged_in():
             self._begin(*self._exporting)
 
-    def begin_secrets(self) -> None:
-        """Let the secrets of the stack file and of the state be read while others go on: each derives a key for it."""
-        self._begin(*self._secrets)
-        self._begin(*self._exporting, SHOWN)
+    def begin_secrets(self, *, former: bool) -> None:
+        """Let the stack file's secrets be read while others go on; former: the state's, too. Each derives a key."""
+        with contextlib.suppress(OSError):  # what can't begin now begins when it is asked for
+            self._begin(*self._secrets)
+            if former:
+                self._begin(*self._exporting, SHOWN)
+
+    def end_secrets(self) -> None:
+        """Let nobody take later what has been read by now."""
+        shown = [arguments for arguments in self._begun if SHOWN in arguments]
+        for arguments in shown:
+            _let_go(self._begun.pop(arguments))
 
     @property
     def _exporting(self) -> tuple[str, ...]:

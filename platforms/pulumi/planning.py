@@ -93,9 +93,9 @@ def taking(preview: Preview, pulumi: Pulumi) -> Callable[[Event], None]:
 
     def take(event: Event) -> None:
         preview.take(event)
-        begun = (event.get("resourcePreEvent") or {}).get("metadata")
-        if begun and begun["op"] not in UNCHANGED and _prepares(begun):
-            pulumi.begin_secrets()
+        step = (event.get("resourcePreEvent") or {}).get("metadata")
+        if step and step["op"] not in UNCHANGED and _prepares(step):
+            pulumi.begin_secrets(former=step["op"] != "create")
 
     return take
 
@@ -247,7 +247,10 @@ class Planning(ABC):
         name = self.stack.name
         if not (self.preview.steps or self.broken()):
             return Planned(stack=name, changes=False, drift=by_hand, disabled=disabled_rules(self.config))
-        compared = self._compared(self.serving if self.serves else None)
+        try:
+            compared = self._compared(self.serving if self.serves else None)
+        finally:
+            self.pulumi.end_secrets()
         release = compared.release
         told = self.told_of(release)
         files = [*(self.nginx_files() if self.serves else ())]
@@ -287,7 +290,6 @@ class Planning(ABC):
         release = Release(before=former, after=wanted)
         if wanted is None or former == wanted:
             return Compared(release=release)
-        self.pulumi.begin_secrets()  # both at once, where no event has said it
         secrets = self.secrets()
         lasting = self.lasting(wanted, secrets)
         if former is None:

@@ -26,7 +26,7 @@ from platforms.remote.drift import drift
 from platforms.remote.foreseen import foreseen
 from platforms.remote.kept import NoReleaseError, changed_parts, fetched, history_of, wanted
 from platforms.remote.looked import LOOKED_VARIABLE, handed, said_of_sessions
-from platforms.remote.made import made_secrets, makes_secrets, needs_hosts_key
+from platforms.remote.made import made_secrets, needs_hosts_key
 from platforms.remote.nginx_check import HostChecker
 from platforms.remote.paths import nginx_config, relay_files, runtime_paths
 from platforms.remote.ssh import HostError
@@ -207,10 +207,8 @@ class Planning(planning.Planning):
     def secrets(self) -> dict[str, str]:
         """Return the secrets of the wanted release: the URLs of what is made on hosts among them."""
         found = self.pulumi.secrets(HOSTS_KEY)
-        made = found.pop(HOSTS_KEY, "")
-        if made and makes_secrets(self.topology):
-            found |= made_secrets(self.topology, self.places, made)
-        return found
+        key = found.pop(HOSTS_KEY, "")
+        return {**found, **(made_secrets(self.topology, self.places, key) if key else {})}
 
     def lasting(self, wanted: str, secrets: Mapping[str, str]) -> Lasting:
         """Return what sessions and data hang on in the wanted release."""

@@ -5,25 +5,16 @@ from __future__ import annotations
 import contextlib
 import http.client
 import itertools
-import re
 import time
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
-from cluster.config import parse_config
-from cluster.render.between import IDLE_TIMEOUT
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.tls.hosts_keys import HostsKeys
-from cluster.topology import build_topology
-from platforms.remote.host.paths import HostPaths
-from platforms.remote.host.site import CLOSING
-from platforms.remote.paths import nginx_config, relay_files
 from tests.clients import PAUSE, Clients
-from tests.nginx.relayed import ADDRESSES, KEYS, OTHER_SECRET, SECRET, Hosts, on, until, values_of
+from tests.nginx.relayed import OTHER_SECRET, SECRET, Hosts, on, values_of
 from tests.nginx.running import PATIENCE, versions
 
 if TYPE_CHECKING:
@@ -115,44 +106,6 @@ def test_a_relay_that_is_just_reloaded_loses_some(nginx: Nginx) -> None:
                 reloads += 1
         print(f"{nginx}: {reloads} reloads without care, {load}")
         assert load.failed
-
-
-def kept_to(hosts: Hosts, host: str) -> int:
-    """Return how many connections a host has from other hosts' nginx."""
-    ports = {*hosts.relays.values(), hosts.values["upstream"]["relay_port"]}
-    found = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_ESTABLISHED]
-    return sum(one.laddr[0] == ADDRESSES[host] and one.laddr[1] in ports for one in found if one.laddr)
-
-
-@pytest.mark.parametrize("idle", [IDLE_TIMEOUT, "60s"])
-def test_an_idle_connection_between_hosts_is_gone_when_a_host_is_reloaded(nginx: Nginx, idle: str) -> None:
-    """A request on it ends a connection before a reload; one without requests has to end by itself."""
-
-    def edit(_path: str, text: str) -> str:
-        return text.replace(f"keepalive_timeout {IDLE_TIMEOUT};", f"keepalive_timeout {idle};")
-
-    with two_hosts(nginx, edit) as hosts:
-        assert {hosts.status("/", method) for method in ("GET", "POST") * 4} == {200}
-        if idle == IDLE_TIMEOUT:
-            until(lambda: not kept_to(hosts, "web1"))
-        else:
-            time.sleep(CLOSING)
-            assert kept_to(hosts, "web1")
-
-
-def test_connections_between_hosts_are_idle_for_less_than_a_reload_waits() -> None:
-    topology = build_topology(parse_config(values_of(["web1", "web2", "edge"], on("web1", "web2"))))
-    places, version = HostPaths("shop", Path("/")), (1, 22, 1)
-    files = nginx_config(topology, places, "edge", version, keys=KEYS).files | relay_files(
-        topology, places, "web1", version
-    )
-    found = {}
-    for text in files.values():
-        for name in re.findall(r"proxy_pass https://([\w-]+);", text):
-            upstream = text.split(f"upstream {name} {{")[1].split("\n}")[0]
-            found[name] = re.findall(r"keepalive_timeout (\d+)s;", upstream)
-    assert sorted(found) == ["cluster-shop", "cluster-shop_relay-all-peers"]
-    assert all(float(seconds) < CLOSING for (seconds,) in found.values())
 
 
 def test_a_port_that_is_another_instance_s_now_serves_who_was_not_told_yet(nginx: Nginx) -> None:

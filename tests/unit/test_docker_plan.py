@@ -243,10 +243,13 @@ class FakePulumi:
         self.environment: dict[str, str] = {}
         self.refused = ""
         #: Whether secrets began to be read while the preview went on.
-        self.is_reading, self.began_early = False, False
+        self.is_reading, self.reads_former, self.began_early = False, False, False
 
-    def begin_secrets(self) -> None:
-        self.is_reading = True
+    def begin_secrets(self, *, former: bool) -> None:
+        self.is_reading, self.reads_former = True, former
+
+    def end_secrets(self) -> None:
+        self.is_reading = False
 
     def find(self) -> list[dict[str, Any]]:
         return []
@@ -442,7 +445,7 @@ def test_secrets_begin_to_be_read_while_the_preview_goes_on_where_there_is_anoth
     """Each takes a while: Pulumi derives a key of the passphrase."""
     pulumi = FakePulumi(what)
     planned(opened, pulumi, monkeypatch)
-    assert (pulumi.began_early, pulumi.is_reading) == (early, early)
+    assert (pulumi.began_early, pulumi.reads_former, pulumi.is_reading) == (early, early, False)
 
 
 def test_of_a_former_release_that_is_not_kept_here_nothing_is_said_but_that(

@@ -355,6 +355,9 @@ class Run:
     def begin(self) -> None:
         """What is read while others go on is none of what is told here."""
 
+    def end_secrets(self) -> None:
+        """Nothing has begun."""
+
     def set_up(self) -> list[dict[str, Any]]:
         return state_of(*self.before)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 from typing import TYPE_CHECKING
@@ -65,8 +66,8 @@ def test_the_secrets_of_the_stack_file_are_those_that_it_has_and_no_other(printi
 
 def test_secrets_that_began_to_be_read_are_read_once_and_anew_the_next_time(printing: tuple[Pulumi, Path]) -> None:
     found, told = printing
-    found.begin_secrets()
-    found.begin_secrets()
+    found.begin_secrets(former=True)
+    found.begin_secrets(former=True)
     until(lambda: told.exists() and len(told.read_text().splitlines()) == 2, PATIENCE)
     assert (found.secrets(), found.export(plain=True)) == ({"secret_key": "the key"}, [{"urn": "urn.shown"}])
     assert sorted(told.read_text().splitlines()) == [CONFIG, STATE]
@@ -78,7 +79,7 @@ def test_what_began_to_be_read_in_plain_is_never_taken_for_the_state_without_sec
     printing: tuple[Pulumi, Path],
 ) -> None:
     found, _told = printing
-    found.begin_secrets()
+    found.begin_secrets(former=True)
     assert found.export() == [{"urn": "urn"}]
 
 
@@ -86,10 +87,43 @@ def test_what_began_and_nobody_asks_for_ends(program: Path) -> None:
     for name in ("config", "stack"):  # more than a pipe holds: it waits for who reads it
         program.with_name(f"pulumi.{name}.shown").write_text("x" * 1_000_000)
     found = Pulumi(program.parent, "dev", lambda _: None)
-    found.begin_secrets()
+    found.begin_secrets(former=True)
     begun, told = list(found._begun.values()), program.with_name("pulumi.told")
     assert len(begun) == 2
     until(lambda: told.exists() and len(told.read_text().splitlines()) == 2, PATIENCE)
     assert [one.poll() for one in begun] == [None, None]
     del found
     assert [one.poll() for one in begun] == [-signal.SIGKILL] * 2
+
+
+def test_of_the_first_release_there_is_no_former_one_to_read(printing: tuple[Pulumi, Path]) -> None:
+    found, told = printing
+    found.begin_secrets(former=False)
+    assert found.secrets() == {"secret_key": "the key"}
+    assert told.read_text().splitlines() == [CONFIG]
+
+
+def test_secrets_that_were_read_before_are_not_taken_later(printing: tuple[Pulumi, Path], program: Path) -> None:
+    found, told = printing
+    found.begin_secrets(former=True)
+    until(lambda: told.exists() and len(told.read_text().splitlines()) == 2, PATIENCE)
+    begun = list(found._begun.values())
+    found.end_secrets()
+    assert all(one.poll() is not None for one in begun)
+    program.with_name("pulumi.config.shown").write_text(json.dumps({"cluster:secret_key": {"value": "another"}}))
+    assert found.secrets() == {"secret_key": "another"}
+
+
+def test_what_can_t_begin_is_done_when_it_is_asked_for(
+    printing: tuple[Pulumi, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, told = printing
+
+    def full(*_: object) -> None:
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    with monkeypatch.context() as short:
+        short.setattr(found, "_started", full)
+        found.begin_secrets(former=True)
+    assert found.secrets() == {"secret_key": "the key"}
+    assert told.read_text().splitlines() == [CONFIG]

@@ -335,7 +335,9 @@ def test_a_release_is_compared_with_what_the_host_keeps(
     was = {"example/settings.py": "", "a.py": "1\n", "b.py": "gone\n", "requirements.txt": "django==5.1\n"}
     keep(machine, FORMER, was, database={"engine": "sqlite"})
     answers = {"release": lambda release, known: showing.release(machine.places, release, known)}
-    found, host = planned(opened, Previewing(events(release=WANTED)), monkeypatch, answers)
+    pulumi = Previewing(events(release=WANTED))
+    found, host = planned(opened, pulumi, monkeypatch, answers)
+    assert pulumi.began_early
     assert (found.costs, found.release.before, found.release.after) == ((Cost.NONE,), FORMER, WANTED)
     assert found.release.code == (
         FileChange(path="a.py", kind=Kind.CHANGED, added=1, removed=0),

@@ -94,16 +94,15 @@ def taking(preview: Preview, pulumi: Pulumi) -> Callable[[Event], None]:
     def take(event: Event) -> None:
         preview.take(event)
         step = (event.get("resourcePreEvent") or {}).get("metadata")
-        if step and step["op"] not in UNCHANGED and _prepares(step):
+        if step and step["op"] not in UNCHANGED and _prepares(*part_of(step)):
             pulumi.begin_secrets(former=step["op"] != "create")
 
     return take
 
 
-def _prepares(step: Mapping[str, Any]) -> bool:
-    """Tell whether a step's resource is the command by which a migrated release is prepared."""
-    kind, name = part_of(step)
-    return kind == COMMAND and name.endswith(PREPARE)
+def _prepares(kind: str, part: str) -> bool:
+    """Tell whether a resource is the command by which a migrated release is prepared."""
+    return kind == COMMAND and part.endswith(PREPARE)
 
 
 def state_of(stack: str, pulumi: Callable[[], Pulumi]) -> Resources | None:
@@ -279,7 +278,7 @@ class Planning(ABC):
 
     def _migrates(self) -> bool:
         steps = self.preview.of(COMMAND, "create", "update", "replace")
-        return bool(self.config.app.migrate) and any(name.endswith(PREPARE) for name in steps)
+        return bool(self.config.app.migrate) and any(_prepares(COMMAND, part) for part in steps)
 
     # --- the release
 
@@ -308,7 +307,7 @@ class Planning(ABC):
     def _former_secrets(self) -> dict[str, str] | None:
         """Return the secrets that the stack was made with last; None where they can't be read."""
         for resource in self.pulumi.export(plain=True):
-            if _prepares({"urn": resource["urn"], "op": "same", "new": resource}):
+            if _prepares(*part_of({"urn": resource["urn"], "new": resource})):
                 given = (resource.get("inputs") or {}).get("stdin")
                 text = given.get("plaintext") if isinstance(given, dict) else None
                 return None if text is None else dict(json.loads(json.loads(text)))

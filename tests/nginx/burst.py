@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import selectors
-import socket
 import time
 from collections import Counter
 
 from cluster.render.between import CONNECT_TIMEOUT
-from tests.nginx.relayed import Hosts, on, values_of
+from tests.nginx.relayed import Hosts, on, request, values_of
 from tests.nginx.running import PATIENCE
 from tests.nginx_versions import installed_nginx
 
@@ -25,16 +24,16 @@ RELOADS = 6
 REST = 2.5
 
 
-def burst(port: int, count: int, method: str) -> tuple[Counter[str], float]:
+def burst(hosts: Hosts, count: int, method: str) -> tuple[Counter[str], float]:
     """Ask `count` times at once, by connections that are there; return how many had which status, and the seconds."""
-    request = f"{method} / HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode()
+    asked = hosts.called(request("/", method))
     found: Counter[str] = Counter()
     with contextlib.ExitStack() as ending:
         waiting = ending.enter_context(selectors.DefaultSelector())
-        clients = [ending.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE)) for _ in range(count)]
+        clients = [ending.enter_context(hosts.connect()) for _ in range(count)]
         began = time.monotonic()
         for client in clients:
-            client.sendall(request)
+            client.sendall(asked)
             waiting.register(client, selectors.EVENT_READ, client)
         while waiting.get_map() and time.monotonic() - began < PATIENCE:
             for key, _events in waiting.select(1):
@@ -62,7 +61,7 @@ def main() -> None:
         for number in range(RELOADS):
             hosts.reload("edge")
             time.sleep(REST)
-            statuses, seconds = burst(hosts.port, options.count, ("GET", "POST")[number % 2])
+            statuses, seconds = burst(hosts, options.count, ("GET", "POST")[number % 2])
             found += statuses
             slowest = max(slowest, seconds)
     lost = found.total() - found["200"]

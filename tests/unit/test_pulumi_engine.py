@@ -57,6 +57,11 @@ def printing(program: Path) -> tuple[Pulumi, Path]:
 CONFIG, STATE = "config --show-secrets --json --stack dev", "stack export --stack dev --show-secrets"
 
 
+def both_began(told: Path) -> None:
+    """Return once the secrets of the stack file and of the state are being read."""
+    until(lambda: told.exists() and len(told.read_text().splitlines()) == 2, PATIENCE)
+
+
 def test_the_secrets_of_the_stack_file_are_those_that_it_has_and_no_other(printing: tuple[Pulumi, Path]) -> None:
     found, told = printing
     assert found.secrets() == {"secret_key": "the key"}
@@ -68,7 +73,7 @@ def test_secrets_that_began_to_be_read_are_read_once_and_anew_the_next_time(prin
     found, told = printing
     found.begin_secrets(former=True)
     found.begin_secrets(former=True)
-    until(lambda: told.exists() and len(told.read_text().splitlines()) == 2, PATIENCE)
+    both_began(told)
     assert (found.secrets(), found.export(plain=True)) == ({"secret_key": "the key"}, [{"urn": "urn.shown"}])
     assert sorted(told.read_text().splitlines()) == [CONFIG, STATE]
     assert found.export(plain=True) == [{"urn": "urn.shown"}]
@@ -90,7 +95,7 @@ def test_what_began_and_nobody_asks_for_ends(program: Path) -> None:
     found.begin_secrets(former=True)
     begun, told = list(found._begun.values()), program.with_name("pulumi.told")
     assert len(begun) == 2
-    until(lambda: told.exists() and len(told.read_text().splitlines()) == 2, PATIENCE)
+    both_began(told)
     assert [one.poll() for one in begun] == [None, None]
     del found
     assert [one.poll() for one in begun] == [-signal.SIGKILL] * 2
@@ -106,7 +111,7 @@ def test_of_the_first_release_there_is_no_former_one_to_read(printing: tuple[Pul
 def test_secrets_that_were_read_before_are_not_taken_later(printing: tuple[Pulumi, Path], program: Path) -> None:
     found, told = printing
     found.begin_secrets(former=True)
-    until(lambda: told.exists() and len(told.read_text().splitlines()) == 2, PATIENCE)
+    both_began(told)
     begun = list(found._begun.values())
     found.end_secrets()
     assert all(one.poll() is not None for one in begun)

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 import uv
 
 from bench.results import keep
-from tests.jobs import Journal, called, children, lives, until
+from tests.jobs import Journal, called, children, until
+from tests.processes import lives
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,6 +20,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.processes import lives, stat
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -294,14 +296,6 @@ def children(pid: int) -> list[int]:
     return sorted(int(word) for word in done.stdout.split())
 
 
-def lives(pid: int) -> bool:
-    """Tell whether a process runs still; one that nobody has asked for its status yet does not."""
-    try:
-        return _stat(pid)[0] not in "ZX"
-    except OSError:
-        return False
-
-
 def called(pid: int, service: str = "") -> str:
     """Return what the journal calls a process, here or in a container, by its id here.
 
@@ -313,7 +307,7 @@ def called(pid: int, service: str = "") -> str:
     """
     status = Path(f"/proc/{pid}/status").read_text()
     inside = next(line.split()[-1] for line in status.splitlines() if line.startswith("NSpid:"))
-    return f"{service}:{inside}:{_stat(pid)[19]}"
+    return f"{service}:{inside}:{stat(pid)[19]}"
 
 
 def all_that_live() -> set[str]:
@@ -324,8 +318,3 @@ def all_that_live() -> set[str]:
             if lives(pid):
                 found.add(called(pid))
     return found
-
-
-def _stat(pid: int) -> list[str]:
-    """Return what the kernel says of a process, from its state on (proc(5))."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

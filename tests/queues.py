@@ -22,9 +22,9 @@ from tests.jobs import (
     all_that_live,
     called,
     children,
-    lives,
     until,
 )
+from tests.processes import lives
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -9,7 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.jobs import children, lives, until
+from tests.jobs import children, until
+from tests.processes import lives
 
 #: Where Debian has its programs, the newest version last.
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))

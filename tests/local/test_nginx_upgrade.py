@@ -45,7 +45,8 @@ def binary(paths: LocalPaths, tmp_path: Path) -> Iterator[Path]:
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 60
-    while not (paths.state / "nginx.pid").exists():
+    pid = paths.state / "nginx.pid"
+    while not (pid.exists() and pid.read_text().endswith("\n")):
         assert time.monotonic() < deadline
         assert process.poll() is None, "nginx did not start"
         time.sleep(0.05)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,11 @@ class Memcached:
         self.path.unlink(missing_ok=True)
         as_root = ("-u", "root") if os.geteuid() == 0 else ()
         self.process = subprocess.Popen([MEMCACHED, "-s", str(self.path), "-a", "0700", "-m", "8", *as_root])
-        wait_until(self.path.exists, "listening")
+        wait_until(self._listens, "listening")
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(str(self.path)) == 0
 
     def kill(self) -> None:
         self.process.kill()

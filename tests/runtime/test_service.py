@@ -17,6 +17,7 @@ import pytest
 from cluster_runtime.instance_link import SERVICES, InstanceLink
 from cluster_runtime.schedule import Runs
 from cluster_runtime.service import LONGEST_PAUSE
+from tests.processes import lives, stat
 from tests.runtime.standing import PATIENCE, SECRET_KEY, wait_until
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def test_a_worker_that_was_stopped_by_a_signal_goes_on(stand: Stand, start: Star
     (child,) = worker.children()
     os.kill(child, signal.SIGSTOP)
     worker.wait_until(lambda: "it goes on" in worker.log, "told")
-    assert Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "T"
+    assert stat(child)[0] != "T"
     assert worker.status["state"] == "running"
 
 
@@ -225,7 +226,7 @@ def test_its_program_ends_with_it(stand: Stand, start: Starting) -> None:
     worker.wait_for("running")
     (child,) = worker.children()
     worker.process.kill()
-    wait_until(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text(), "gone")
+    wait_until(lambda: not lives(child), "gone")
 
 
 #: A program whose child makes a process group of its own, and writes on and on whether its parent lives or not.
@@ -238,13 +239,6 @@ if os.fork() == 0:
         time.sleep(0.05)
 time.sleep(600)
 """
-
-
-def lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed and started again"])

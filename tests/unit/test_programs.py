@@ -30,6 +30,7 @@ from pulumi.runtime.proto import (
 from cluster.errors import CommandError
 from platforms.pulumi.engine import Pulumi, PulumiError
 from platforms.pulumi.programs import Programs, programs
+from tests.processes import lives
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -174,13 +175,6 @@ def until(done: Any) -> None:
 
 def pids(project: Project) -> list[int]:
     return [int(word) for word in (project.root / "pids").read_text().split()]
-
-
-def lives(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
 
 
 def test_a_program_is_run_with_its_configuration_environment_and_directory(project: Project) -> None:

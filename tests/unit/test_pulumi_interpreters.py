@@ -17,6 +17,7 @@ import pytest
 
 from platforms.pulumi.interpreters import works, write
 from platforms.pulumi.programs import Programs
+from tests.processes import lives
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,11 +116,11 @@ def test_it_ends_with_who_was_started(python: Path) -> None:
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     with subprocess.Popen([python, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        there = Path("/proc", process.stdout.readline().strip(), "stat")
-        assert there.exists()
+        pid = int(process.stdout.readline())
+        assert lives(pid)
         process.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + PATIENCE
-    while there.exists() and there.read_text().rpartition(")")[2].split()[0] != "Z":
+    while lives(pid):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 

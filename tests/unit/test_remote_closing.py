@@ -193,26 +193,72 @@ def test_what_a_reload_has_taken_over_is_left_to_it(places: Any, clock: Clock) -
     assert gone(places.closing)
 
 
-@pytest.mark.parametrize("ended_by", [signal.SIGTERM, signal.SIGHUP, None])
-def test_who_is_ended_lets_connections_be_kept_again(places: Any, tmp_path: Path, ended_by: int | None) -> None:
-    places_there = f"SimpleNamespace(closing=Path({str(places.closing)!r}))"
-    told = (
-        "from types import SimpleNamespace\nfrom pathlib import Path\nfrom platforms.remote.host import __main__\n"
-        f"__main__._closing({places_there}, [])\n"
+#: A host's command that lets responses end their connections, to which a signal comes at a step of its own.
+HOLDS = """
+import os, signal, sys
+from pathlib import Path
+from types import SimpleNamespace
+from platforms.remote.host import __main__, site
+
+places, step, number = SimpleNamespace(closing=Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
+
+def told(before, after):
+    def signalled(*words):
+        if before:
+            os.kill(os.getpid(), number)
+        done = real(*words)
+        if after:
+            os.kill(os.getpid(), number)
+        return done
+    return signalled
+
+if step == "it is seen":
+    real = os.link
+    os.link = told(False, True)
+elif step == "it ends":
+    real = site._stop_closing
+    site._stop_closing = told(True, False)
+__main__._closing(places, [])
+"""
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("step", ["it is seen", "it goes on", "it ends"])
+def test_who_is_ended_lets_connections_be_kept_again(places: Any, step: str, ended_by: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(places.closing), step, str(int(ended_by))], stdin=subprocess.PIPE
     )
-    process = subprocess.Popen([sys.executable, "-c", told], stdin=subprocess.PIPE)
-    deadline = time.monotonic() + PATIENCE
-    while not places.closing.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    if ended_by is None:
-        process.communicate()
-    else:
-        process.send_signal(ended_by)
-    process.wait(PATIENCE)
-    assert not places.closing.exists()
     assert process.stdin is not None
-    process.stdin.close()
+    try:
+        if step == "it goes on":
+            deadline = time.monotonic() + PATIENCE
+            while not places.closing.exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            process.send_signal(ended_by)
+        elif step == "it ends":
+            process.stdin.close()
+        assert process.wait(PATIENCE) == 0
+        assert list(places.closing.parent.iterdir()) == []
+    finally:
+        process.kill()
+        process.stdin.close()
+
+
+def test_what_it_says_is_seen_at_once_or_not_at_all(places: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads it half would wait for longer, and whoever wrote it would not know it for his."""
+    seen: list[str] = []
+    link = os.link
+
+    def linked(new: Path, place: Path) -> None:
+        link(new, place)
+        seen.append(place.read_text())
+
+    monkeypatch.setattr("platforms.remote.host.site.os.link", linked)
+    site.hold_closing(places, lambda _seconds: seen.append(places.closing.read_text()))
+    assert len(seen) == 2
+    assert len(set(seen)) == 1
+    assert float(seen[0].split()[0]) <= site._now()
 
 
 class Edge:

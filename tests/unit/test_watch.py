@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from platforms.local import watch
+from tests.processes import lives, stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ time.sleep(300)
 
 
 def state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return stat(pid)[0]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -93,7 +94,7 @@ def test_a_process_of_somebody_else_stays_stopped(kept: Kept, tmp_path: Path) ->
 def test_the_watch_ends_with_supervisor(kept: Kept) -> None:
     kept.parent.kill()
     kept.parent.wait()
-    wait_until(lambda: not Path(f"/proc/{kept.watch}").exists() or state_of(kept.watch) == "Z")
+    wait_until(lambda: not lives(kept.watch))
 
 
 def test_the_watch_of_another_parent_ends_at_once(tmp_path: Path) -> None:

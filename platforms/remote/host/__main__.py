@@ -254,15 +254,18 @@ def _site(places: HostPaths, _words: list[str]) -> None:
 
 
 def _closing(places: HostPaths, _words: list[str]) -> None:
-    """Let responses end their connections until standard input ends, or for a while."""
+    """Let responses end their connections until standard input ends, a signal says so, or for a while."""
     import select
     import signal
 
     from platforms.remote.host import site
 
-    for one in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(one, lambda *_: sys.exit(1))  # so that connections are kept again
-    site.hold_closing(places, lambda seconds: select.select([sys.stdin], [], [], seconds))
+    ended, end = os.pipe()
+    os.set_blocking(end, False)
+    signal.set_wakeup_fd(end)
+    for one in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(one, lambda *_: None)  # it interrupts nothing, so that connections are surely kept again
+    site.hold_closing(places, lambda seconds: select.select([sys.stdin, ended], [], [], seconds))
 
 
 def _maintain(places: HostPaths, _words: list[str]) -> None:

@@ -188,12 +188,12 @@ def _closing(places: HostPaths) -> Iterator[None]:
     """
     since = _closing_since(places)
     own = _close(places, since)
-    while (left := since + CLOSING - _now()) > 0:
-        time.sleep(min(left, LOOK_AGAIN))
-        if not places.closing.exists():
-            since = _now()
-            own = _close(places, since)
     try:
+        while (left := since + CLOSING - _now()) > 0:
+            time.sleep(min(left, LOOK_AGAIN))
+            if not places.closing.exists():
+                since = _now()
+                own = _close(places, since)
         yield
     except BaseException:
         _stop_closing(places, own)
@@ -209,8 +209,8 @@ def hold_closing(places: HostPaths, ended: Callable[[float], object]) -> None:
     """
     own = _sign(_now())
     try:
-        with places.closing.open("x", encoding="ascii") as file:
-            file.write(own)
+        with _written(places, own) as new:
+            os.link(new, places.closing)  # at once with all that it says: nobody takes half of it for another's
     except FileExistsError:
         return
     try:
@@ -232,10 +232,20 @@ def _sign(since: float) -> str:
 def _close(places: HostPaths, since: float) -> str:
     """Let responses end their connections, or go on to; return what tells it from what others want."""
     own = _sign(since)
-    new = places.closing.with_name(f".{places.closing.name}.{os.getpid()}")
-    new.write_text(own, encoding="ascii")
-    new.replace(places.closing)
+    with _written(places, own) as new:
+        new.replace(places.closing)
     return own
+
+
+@contextlib.contextmanager
+def _written(places: HostPaths, own: str) -> Iterator[Path]:
+    """Yield a file that says it, beside the one that lets responses end their connections."""
+    new = places.closing.with_name(f".{places.closing.name}.{os.getpid()}")
+    try:
+        new.write_text(own, encoding="ascii")
+        yield new
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _closing_since(places: HostPaths) -> float:

@@ -31,6 +31,9 @@ OPEN_FILES = 16384
 
 MEGABYTE = 1024**2
 
+#: Seconds, beyond those that a container may take to start, after which nobody waits for it any more.
+MARGIN = 30
+
 #: The least that the engine takes as a limit, megabytes.
 LEAST_MEMORY = 6
 
@@ -142,8 +145,13 @@ def make_container(  # noqa: PLR0913 - what every container needs
     network: pulumi.Input[str] | None,
     opts: pulumi.ResourceOptions,
     replace_first: bool = False,
+    awaited: bool = True,
 ) -> docker.Container:
-    """Register a container. `replace_first`: the old one goes before the new one comes (a port, a data directory)."""
+    """Register a container.
+
+    replace_first: the old one goes before the new one comes (a port, a data directory).
+    awaited: it is made once it is healthy, at which the provider looks once a second; else once it is started.
+    """
     memory = max(LEAST_MEMORY, spec.memory // MEGABYTE)
     labels = {STACK_LABEL: stack, ROLE_LABEL: spec.role, "django-cluster.spec": spec.fingerprint(), **spec.labels}
     options = pulumi.ResourceOptions(
@@ -173,8 +181,8 @@ def make_container(  # noqa: PLR0913 - what every container needs
         log_opts=LOG_OPTIONS,
         restart="unless-stopped",
         must_run=True,
-        wait=spec.health is not None,
-        wait_timeout=spec.start_seconds + 30,
+        wait=awaited and spec.health is not None,
+        wait_timeout=spec.start_seconds + MARGIN,
         healthcheck=None if spec.health is None else spec.health.args(),
         stop_signal=spec.stop_signal,
         stop_timeout=spec.grace,

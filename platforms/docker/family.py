@@ -230,8 +230,13 @@ class Family:
         network: pulumi.Input[str] | None,
         after: Sequence[pulumi.Resource] = (),
         alone: bool = False,
+        awaited: bool = True,
     ) -> docker.Container:
-        """Make a container. `alone`: there is one of its role at a time (a port, a data directory, a socket)."""
+        """Make a container.
+
+        alone: there is one of its role at a time (a port, a data directory, a socket).
+        awaited: it is made once it is healthy; else once it is started.
+        """
         more = [pulumi.ResourceOptions(depends_on=list(after))]
         if alone:
             hooks = pulumi.ResourceHookBinding(before_create=[self._lone(self.name(f"{part}-alone"), spec)])
@@ -245,6 +250,7 @@ class Family:
             network=network,
             opts=self.opts(part, *more),
             replace_first=alone,
+            awaited=awaited,
         )
 
     def _lone(self, name: str, spec: Spec) -> pulumi.ResourceHook:

@@ -12,10 +12,10 @@ from cluster.services import instance_grace
 from cluster.topology import batches
 from platforms.docker import scripts
 from platforms.docker.container_paths import RUN, STATIC
-from platforms.docker.containers import Mount
+from platforms.docker.containers import MARGIN, Mount
 from platforms.docker.made import Instances
 from platforms.docker.scripts import Variable
-from platforms.docker.specs import instance_spec, service_spec
+from platforms.docker.specs import INSTANCE_STATES, instance_spec, service_spec
 from platforms.docker.task import TASK_LOCK, task
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pulumi_docker as docker
     from pulumi_command import local
 
+    from cluster.services import Service
     from cluster.topology import Topology
     from platforms.docker.family import Family
     from platforms.docker.made import Prepared
@@ -48,6 +49,14 @@ class Serving:
         return (*self.prepared.mounts, Mount(volume=self.prepared.sockets, path=RUN))
 
     @property
+    def _is_awaited_together(self) -> bool:
+        """Whether what shows the static files waits for all instances: it gets ready itself while they do.
+
+        Elsewhere each container is waited for by itself, since more is begun before the static files are shown.
+        """
+        return not self._is_alone and not self._known_beside(Replacement.BESIDE)
+
+    @property
     def _is_alone(self) -> bool:
         """Whether those that held the names are stopped at once, since memory is short."""
         return isinstance(self.topology.config.app.rollout.batch, int)
@@ -60,6 +69,7 @@ class Serving:
         served: list[local.Command] = []
         for batch in batches(self.topology.names, self.topology.config.app):
             containers = self._started(batch, before)
+            # Or just started, where what shows the static files waits for them.
             healthy: tuple[pulumi.Resource, ...] = tuple(containers.values())
             if shown is None:
                 # They would take jobs of a release that does not get healthy.
@@ -87,16 +97,22 @@ class Serving:
                 mounts=self._mounts,
                 network=self.prepared.network,
                 after=after,
+                awaited=not self._is_awaited_together,
             )
             for instance in batch
         }
 
+    def _known_beside(self, replacement: Replacement) -> list[Service]:
+        """Return the workers and schedules that are replaced so, and that the release knows."""
+        return [
+            one for one in self.topology.beside if one.replacement is replacement and one.kind in self.prepared.services
+        ]
+
     def _beside(self, replacement: Replacement, after: Sequence[pulumi.Resource]) -> list[docker.Container]:
         """Start the workers and schedules that are replaced so; each has its own program's state for its health."""
-        release, known = self.release, self.prepared.services
-        services = [one for one in self.topology.beside if one.replacement is replacement]
-        for service in services:
-            if service.kind not in known:
+        release, known = self.release, self._known_beside(replacement)
+        for service in self.topology.beside:
+            if service.replacement is replacement and service not in known:
                 pulumi.log.warn(f"{service.name}: release {release} was made before the stack had it, and can't run it")
         return [
             self.own.container(
@@ -108,22 +124,30 @@ class Serving:
                 after=after,
                 alone=replacement is Replacement.ALONE,
             )
-            for service in services
-            if service.kind in known
+            for service in known
         ]
 
     def _show_static(self, after: Sequence[pulumi.Resource]) -> local.Command:
+        """Let nginx look in the release's static files first, once all its instances that were started are healthy."""
         prepared = self.prepared
+        start = self.topology.config.app.health.start_timeout
         mounts = (
             *(mount for mount in prepared.mounts if mount.path != STATIC),
             Mount(volume=prepared.static, path=STATIC),
+            Mount(volume=prepared.sockets, path=RUN, read_only=True),
         )
+        words = ("--once-healthy", "--lock", TASK_LOCK, "show", "--static", STATIC, "--turn", Variable("TURN"))
         return self.own.command(
             "static-current",
-            scripts.script("task.sh", "--lock", TASK_LOCK, "show", "--static", STATIC, "--turn", Variable("TURN")),
+            scripts.script("task.sh", *words),
             environment={
                 **task(self.topology, prepared.image, "none", mounts),
                 "TURN": str(self.live.next_static_generation(self.release)),
+                "RELEASE": self.release,
+                "SOCKETS": prepared.sockets,
+                "RUN": RUN,
+                "STATES": "|".join(INSTANCE_STATES),
+                "WAIT": str(int(start.seconds) + MARGIN),
             },
             after=after,
         )

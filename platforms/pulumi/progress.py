@@ -26,7 +26,7 @@ UNCHANGED = ("same", "read", "refresh")
 COMMANDS = {
     "database-password": "giving the database its password",
     "prepare": "the release: static files, migrations, and one instance that proves it healthy",
-    "static-current": "letting nginx serve the release's static files",
+    "static-current": "once its instances are healthy: nginx serves the release's static files",
     NGINX_CONFIG: "nginx: checking its configuration, one reload",
 }
 

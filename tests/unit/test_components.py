@@ -523,9 +523,13 @@ def test_an_instance_is_not_killed_before_it_drained_and_ended_its_requests(
 
 
 def test_what_others_wait_for_is_waited_for_until_it_is_healthy(whole: Record) -> None:
+    shown = whole.named("static-current")
+    assert "--once-healthy" in shown.inputs["create"]
+    assert int(shown.environment["WAIT"]) >= whole.named("app1", CONTAINER).inputs["waitTimeout"]
     for name in (*NAMES, *SERVICES):
         inputs = whole.named(name, CONTAINER).inputs
-        assert inputs["wait"] is True, f"{name}: the next would begin before it is healthy"
+        # Whatever follows the instances follows what waits for all of them, too.
+        assert inputs["wait"] is (name not in NAMES), f"{name}: the next would begin before it is healthy"
         check = inputs["healthcheck"]
         assert check["tests"][0] in ("CMD", "CMD-SHELL"), name
         assert "python" not in " ".join(check["tests"]), f"{name}: the check runs for ever, and must cost nothing"
@@ -1008,6 +1012,7 @@ def test_in_batches_the_next_instances_start_when_the_former_ones_serve(
 ) -> None:
     values = stack_values(app={"rollout": {"batch": batch}})
     found = recorded(values, preview=ahead)
+    assert all(found.named(name, CONTAINER).inputs["wait"] for name in NAMES), "the next batch waits for these alone"
     rounds = batches(NAMES, parse_config(values).app)
     assert rounds[0] == ("app1",), "the first goes alone"
     assert sum(rounds, ()) == NAMES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -149,6 +150,76 @@ def test_a_task_is_told_its_words_and_the_turn_that_it_has_by_then(host: Host) -
     told = ["--lock", "/srv/static/lock", "show", "--turn", "7"]
     assert call[-9 - 1 :] == ["app@sha256:0", "python", "-P", "-m", "cluster_runtime.prepare", *told]
     assert "--volume a:/a --volume b:/b:ro " in " ".join(call)
+
+
+AWAIT = {**TASK, "RELEASE": "r", "SOCKETS": "v", "STATES": "ready|serving", "WAIT": "1"}
+
+
+def test_a_task_that_waits_asks_for_each_instance_of_the_release_and_of_two_for_the_newest(host: Host) -> None:
+    words = ("--once-healthy", "--lock", "/srv/static/lock", "show")
+    done = host.run("task.sh", {**AWAIT, "RUN": "/run/cluster"}, *words, ps=[(0, "app1/aaa app10/bbb app1/ccc")])
+    assert (done.status, done.error) == (0, "")
+    asked, last = done.calls[0], done.calls[-1]
+    assert filters(asked) == {
+        *(f"label=django-cluster.{one}" for one in (f"stack={STACK}", "release=r", "role=instance")),
+        "volume=v",
+    }
+    program = ["python", "-P", "-m", "cluster_runtime.prepare", "--lock", "/srv/static/lock", "show"]
+    assert last == ['exec "$@"', "await", *program]
+    (call,) = done.of("run")
+    passed = [value for flag, value in pairwise(call) if flag == "--env"]
+    assert passed == ["AWAITED", "RELEASE", "RUN", "STATES", "WAIT"]
+
+
+def test_a_task_whose_release_runs_nowhere_is_not_begun(host: Host) -> None:
+    done = host.run("task.sh", {**AWAIT, "RUN": "/run/cluster"}, "--once-healthy", "show", ps=[(0, "")])
+    assert (done.status, done.error) == (1, "no instance of release r runs\n")
+    assert not done.of("run")
+
+
+#: Stands for docker where a container's words are run here: of `ps` it says what runs.
+RUNS = """#!/bin/sh
+if [ "$1" = ps ]; then printf '%s\\n' app1/aaa app2/bbb app2/old; exit; fi
+while [ "$1" != app@sha256:0 ]; do shift; done
+shift
+exec "$@"
+"""
+
+
+@pytest.mark.parametrize(
+    ("states", "status", "waited"),
+    [
+        ({"app1/r.aaa": "ready", "app2/r.bbb": "serving"}, 0, 0),
+        ({"app1/r.aaa": "ready", "app2/r.bbb": "starting"}, 1, 9),
+        ({"app1/r.aaa": "ready"}, 1, 9),
+        ({"app1/r.aaa": "ready", "app2/r.old": "ready"}, 1, 9),
+        ({"app1/r.aaa": "ready", "app2/s.bbb": "ready"}, 1, 9),
+    ],
+    ids=["all of them", "one starts", "one says nothing", "one of a killed run", "one of another release"],
+)
+def test_a_task_waits_until_all_instances_are_healthy(
+    states: dict[str, str], status: int, waited: int, tmp_path: Path
+) -> None:
+    programs = {"docker": RUNS, "python": "#!/bin/sh\necho done\n", "sleep": f"#!/bin/sh\necho >>{tmp_path}/waited\n"}
+    for called, text in programs.items():
+        path = tmp_path / "bin" / called
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    for process, state in states.items():
+        path = tmp_path / "run" / f"{process}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"release": "r", "state": state, "since": 0}))
+    done = subprocess.run(
+        ["/bin/sh", "-c", script("task.sh", "--once-healthy", "show")],
+        env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin", **AWAIT, "RUN": str(tmp_path / "run")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = "app2: release r did not get healthy within 1 s\n" if status else ""
+    assert (done.returncode, done.stdout, done.stderr) == (status, "" if status else "done\n", said)
+    assert (tmp_path / "waited").read_text().count("\n") == waited if waited else not (tmp_path / "waited").exists()
 
 
 # --- shared.sh

@@ -63,6 +63,7 @@ def test_they_see_what_the_instances_see(made: Record) -> None:
 def test_they_start_once_an_instance_is_healthy_and_before_any_name_is_taken(made: Record) -> None:
     for name in BESIDE:
         assert {"app1", "app2"} <= names(made.named(name, CONTAINER).dependencies)
+        assert all(made.named(one, CONTAINER).inputs["wait"] for one in ("app1", "app2", name))
         assert not made.named(name, CONTAINER).delete_before_replace
     serve = made.named("app1-serve", COMMAND)
     before = names(serve.dependencies)

@@ -310,6 +310,16 @@ def test_the_log_is_that_of_the_container_that_the_resource_is_whatever_its_comp
     assert f"The last lines of {called}'s log:" in explained(on(tmp_path, engine), PulumiError("no", (urn,)))
 
 
+def test_the_log_is_that_of_the_instance_for_which_the_others_have_waited(tmp_path: Path) -> None:
+    others = [container(letter * 64, name=name, release=FAILED) for letter, name in (("1", "app1"), ("2", "app2"))]
+    engine = Told(found=others, live_text=SERVED, log="its words")
+    urn = "urn:pulumi:dev::django-cluster::cluster:index:AppHosts$command:local:Command::app-static-current"
+    told = f"app-static-current: app2: release {FAILED} did not get healthy within 90 s"
+    words = explained(on(tmp_path, engine), PulumiError(told, (urn,))).splitlines()
+    assert words[:3] == [told, "The last lines of app2's log:", "    its words"]
+    assert not [line for line in words if "app1" in line]
+
+
 def test_containers_of_another_site_of_the_program_are_not_missed(tmp_path: Path) -> None:
     def resource(name: str, label: str) -> dict[str, Any]:
         labels = [{"label": "django-cluster.stack", "value": label}]

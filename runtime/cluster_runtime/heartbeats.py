@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import time
+from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 #: Bytes of a beat at most.
 LONGEST_BEAT = 4096
 
+#: Seconds in which a worker that is well beats, and surely again. No patience is shorter than twice of it.
+LAST_BEATS = 2 * BEAT_INTERVAL
+
 
 class Heartbeats:
     """The beats that arrive at the socket `path`. leaving_time: seconds that a worker has to end its last requests."""
@@ -40,6 +44,10 @@ class Heartbeats:
         self._beats: dict[int, tuple[float, Beat]] = {}
         self._booting: dict[int, float] = {}
         self._leaving: dict[int, float] = {}
+        #: When this process went on after it had stood still, and for how many seconds it had.
+        self._stood: deque[tuple[float, float]] = deque(maxlen=100)
+        #: Since when a worker is about to be killed for its silence.
+        self._suspected: dict[int, float] = {}
         self._receiver: socket.socket
 
     @contextmanager
@@ -64,8 +72,18 @@ class Heartbeats:
                 continue
             self._booting.pop(beat.pid, None)
             self._beats[beat.pid] = (now, beat)
+            self._suspected.pop(beat.pid, None)
             if beat.leaving:
                 self._leaving.setdefault(beat.pid, now)
+
+    def stood_still(self, seconds: float) -> None:
+        """Take it for nobody's silence that this process stood still for so long: all may have (a paused container)."""
+        self.read()
+        now = time.monotonic()
+        self._stood.append((now, seconds))
+        self._beats = {pid: (min(at + seconds, now), beat) for pid, (at, beat) in self._beats.items()}
+        for times in (self._booting, self._leaving, self._suspected):
+            times.update({pid: min(at + seconds, now) for pid, at in times.items()})
 
     def all_are_busy(self) -> bool:
         """Tell whether all threads are in requests: nobody would answer a check."""
@@ -73,8 +91,9 @@ class Heartbeats:
         return bool(beats) and all(beat.busy for beat in beats)
 
     def stuck_for(self) -> float:
-        """Return for how many seconds no request has moved, in any worker."""
-        return time.monotonic() - max(beat.progress for _at, beat in self._beats.values())
+        """Return for how many seconds no request has moved, in any worker, though this process did."""
+        moved = max(beat.progress for _at, beat in self._beats.values())
+        return time.monotonic() - moved - sum(seconds for at, seconds in self._stood if at > moved)
 
     def is_between_workers(self) -> bool:
         """Tell whether nobody answers because every worker begins or ends: what is asked meanwhile waits for the next.
@@ -103,13 +122,20 @@ class Heartbeats:
                     raise Unhealthy(f"no worker has loaded the project within {limit}")
 
     def kill_silent_workers(self) -> None:
-        """Kill workers that were alive and no longer beat: stopped, or spinning with the interpreter's lock held."""
+        """Kill workers that were alive and no longer beat: stopped, or spinning with the interpreter's lock held.
+
+        One that is found silent has time for two beats more: where all stood still, it may only not have gone on yet.
+        """
+        self.read()  # what was looked at since the last time may have taken a while
         patience = max(self.health.retries * self.health.interval + self.health.timeout, 4 * BEAT_INTERVAL)
         for pid, (at, _beat) in list(self._beats.items()):
-            silent = time.monotonic() - at
-            if silent <= patience:
+            now = time.monotonic()
+            silent = now - at
+            if silent <= patience - LAST_BEATS:
                 continue
-            del self._beats[pid]
+            if now - self._suspected.setdefault(pid, now) < LAST_BEATS or silent <= patience:
+                continue
+            del self._beats[pid], self._suspected[pid]
             if self._is_worker(pid):
                 self.log(f"worker {pid} has been silent for {silent:.1f} s: killed")
                 os.kill(pid, signal.SIGKILL)

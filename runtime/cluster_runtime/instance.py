@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cluster_runtime.activity import BEAT_VARIABLE
+from cluster_runtime.activity import BEAT_INTERVAL, BEAT_VARIABLE
 from cluster_runtime.attempts import BEGUN_VARIABLE, FILE
 from cluster_runtime.checks import Checks, Unhealthy
 from cluster_runtime.clearing import Clearing
@@ -403,8 +403,12 @@ class Instance:
 
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while not self.stopping and time.monotonic() < deadline:
-            time.sleep(min(TICK, seconds))
+        pause = min(TICK, seconds)
+        while not self.stopping and (began := time.monotonic()) < deadline:
+            time.sleep(pause)
+            late = time.monotonic() - began - pause
+            if late > BEAT_INTERVAL:
+                self.heartbeats.stood_still(late)
 
     def _set_state(self, state: str, message: str = "") -> None:
         if state != self.state:

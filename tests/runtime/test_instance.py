@@ -23,8 +23,8 @@ from tests.runtime.standing import ROOT, SECRET_KEY, SETTINGS, Asking, ask, proc
 if TYPE_CHECKING:
     from tests.runtime.standing import Running, Stand
 
-#: Two failed checks end an instance within two seconds; workers get the two seconds that silence is allowed at least.
-IMPATIENT = {"interval": 0.3, "timeout": 0.5, "retries": 2}
+#: Three failed checks end an instance within seven seconds.
+IMPATIENT = {"interval": 0.3, "timeout": 2.0, "retries": 3}
 
 #: The checks' patience (7 s) is longer than that with a silent worker (2.5 s): the worker goes, the instance stays.
 WORKER_FIRST = {"interval": 0.2, "timeout": 0.5, "retries": 10}
@@ -110,21 +110,21 @@ def test_an_unknown_or_starting_release_gets_no_name(stand: Stand, capsys: pytes
 
 
 def test_a_stop_gives_the_name_up_at_once_and_lets_what_runs_end(stand: Stand) -> None:
-    running = stand.serving(drain=1.5)
-    in_flight = ask(running, "/sleep?for=2", 1)[0]
+    running = stand.serving(drain=5)
+    in_flight = ask(running, "/sleep?for=6", 1)[0]
     gunicorn = running.gunicorn
     told = time.monotonic()
     running.process.terminate()
     wait_until(lambda: running.name.holder() is None, "given up")
-    assert time.monotonic() - told < 1.4
+    assert time.monotonic() - told < 4.5
     running.wait_for("draining")
-    if time.monotonic() - told < 1.2:
+    if time.monotonic() - told < 4:
         assert running.get("/")[0] == 200, "nginx may still send over the connections that it has"
     assert in_flight.wait() == (200, "slept")
     assert running.ended() == 0
-    assert time.monotonic() - told >= 1.5
+    assert time.monotonic() - told >= 5
     assert leftovers(running) == set()
-    assert session_is_gone(gunicorn)
+    wait_until(lambda: session_is_gone(gunicorn), "gone", running)
 
 
 def test_one_that_lost_its_name_just_before_the_stop_drains_as_long(stand: Stand) -> None:
@@ -133,8 +133,8 @@ def test_one_that_lost_its_name_just_before_the_stop_drains_as_long(stand: Stand
     two = stand.start("two")
     two.wait_for("ready")
     time.sleep(1.2)  # its start is not what it counts from
-    serve(stand.sockets, "app1", "two")
     told = time.monotonic()
+    serve(stand.sockets, "app1", "two")
     one.process.terminate()
     assert one.ended() == 0
     assert time.monotonic() - told >= 1.2
@@ -149,7 +149,7 @@ def test_a_request_that_takes_longer_than_the_grace_time_does_not_keep_it_for_ev
     running.process.terminate()
     assert running.ended() == 0
     assert time.monotonic() - told < 30
-    assert session_is_gone(gunicorn)
+    wait_until(lambda: session_is_gone(gunicorn), "gone", running)
     assert leftovers(running) == set()
 
 
@@ -176,7 +176,7 @@ def test_without_its_gunicorn_it_gives_the_name_up_and_ends(stand: Stand) -> Non
     assert running.ended() == 1
     assert "gunicorn ended with status -9" in running.log
     assert leftovers(running) == set()
-    assert session_is_gone(gunicorn)
+    wait_until(lambda: session_is_gone(gunicorn), "gone", running)
 
 
 def test_a_stopped_gunicorn_is_not_waited_for(stand: Stand) -> None:
@@ -185,7 +185,7 @@ def test_a_stopped_gunicorn_is_not_waited_for(stand: Stand) -> None:
     os.kill(gunicorn, signal.SIGSTOP)
     assert running.ended() == 1
     assert "gunicorn was stopped by a signal" in running.log
-    assert session_is_gone(gunicorn)
+    wait_until(lambda: session_is_gone(gunicorn), "gone", running)
 
 
 @pytest.mark.parametrize("worker", ["idle", "stuck", "stopped"])
@@ -386,7 +386,7 @@ def test_a_worker_that_begins_slowly_counts_as_starting_on_every_boot(stand: Sta
     stand.write({"mini/settings.py": SLOW_BOOT + SETTINGS})
     running = stand.serving(health=IMPATIENT, interface=interface, preload=False)
     gunicorn, workers = running.gunicorn, running.workers
-    slow_boots(stand, 6)  # three times what two failed checks take
+    slow_boots(stand, 15)  # twice what three failed checks take
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
     asked = Asking(running, "/")
@@ -411,7 +411,7 @@ def test_a_worker_that_recycles_itself_ends_its_requests_and_costs_nothing(stand
     command_line = {"GUNICORN_CMD_ARGS": "--max-requests 8"}
     running = stand.serving(health={**IMPATIENT, "interval": 0.2}, environment=command_line, threads=4)
     gunicorn, workers = running.gunicorn, running.workers
-    long = ask(running, "/sleep?for=6", 1)
+    long = ask(running, "/sleep?for=9", 1)
     wait_until(lambda: running.workers and not running.workers & workers, "recycled", running)
     assert [one.wait() for one in long] == [(200, "slept")]
     assert running.get("/")[0] == 200
@@ -482,7 +482,7 @@ def test_a_bad_configuration_file_is_named(
 def test_an_instance_with_all_threads_in_long_requests_is_left_alone(stand: Stand) -> None:
     running = stand.serving(threads=2, health={**IMPATIENT, "busy_timeout": 60.0})
     gunicorn, workers = running.gunicorn, running.workers
-    answers = [asked.wait() for asked in ask(running, "/sleep?for=4", 2)]
+    answers = [asked.wait() for asked in ask(running, "/sleep?for=9", 2)]
     assert answers == [(200, "slept")] * 2
     assert running.process.poll() is None
     assert (running.gunicorn, running.workers) == (gunicorn, workers)
@@ -490,14 +490,14 @@ def test_an_instance_with_all_threads_in_long_requests_is_left_alone(stand: Stan
 
 
 def test_streams_that_keep_moving_are_not_stuck_however_long_they_take(stand: Stand) -> None:
-    running = stand.serving(threads=2, health={**IMPATIENT, "busy_timeout": 1.5})
-    answers = [asked.wait() for asked in ask(running, "/stream?parts=16&every=0.2", 2)]
-    assert answers == [(200, "part" * 16)] * 2
+    running = stand.serving(threads=2, health={**IMPATIENT, "busy_timeout": 5.0})
+    answers = [asked.wait() for asked in ask(running, "/stream?parts=50&every=0.2", 2)]
+    assert answers == [(200, "part" * 50)] * 2
     assert running.process.poll() is None
 
 
 def test_files_that_are_fetched_slowly_by_all_clients_are_not_cut(stand: Stand) -> None:
-    running = stand.serving(threads=1, health={**IMPATIENT, "busy_timeout": 1.5})
+    running = stand.serving(threads=1, health={**IMPATIENT, "busy_timeout": 5.0})
     file = stand.root / "large"
     size = 8 * 1024 * 1024
     file.write_bytes(os.urandom(size))
@@ -505,7 +505,7 @@ def test_files_that_are_fetched_slowly_by_all_clients_are_not_cut(stand: Stand) 
         client.connect(str(running.name.socket("one")))
         client.sendall(f"GET /file?path={file} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         received = bytearray(client.recv(1000))
-        time.sleep(3)
+        time.sleep(9)
         assert running.process.poll() is None
         client.settimeout(30)
         while part := client.recv(1 << 16):
@@ -522,7 +522,7 @@ def test_an_instance_whose_threads_all_hang_is_started_again(stand: Stand) -> No
     assert running.ended() == 1
     assert "all threads are in requests, and none has moved for" in running.log
     assert leftovers(running) == set()
-    assert session_is_gone(gunicorn)
+    wait_until(lambda: session_is_gone(gunicorn), "gone", running)
 
 
 def test_a_stopped_worker_is_killed_and_replaced_under_the_same_name(stand: Stand) -> None:
@@ -537,6 +537,25 @@ def test_a_stopped_worker_is_killed_and_replaced_under_the_same_name(stand: Stan
     assert time.monotonic() - stopped < 20
     assert (running.gunicorn, running.name.holder()) == (gunicorn, "one")
     assert running.process.poll() is None
+
+
+def test_workers_that_go_on_later_than_their_instance_after_all_stood_still_are_well(stand: Stand) -> None:
+    """As in a container that is paused, or on a machine that has no processor for it."""
+    running = stand.serving(workers=2, health=WORKER_FIRST)
+    time.sleep(0.6)  # they have beaten once
+    gunicorn, workers = running.gunicorn, running.workers
+    instance = running.process.pid
+    for pid in (instance, *workers):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(4)  # longer than the 2.5 s for which a worker may be silent
+    os.kill(instance, signal.SIGCONT)
+    time.sleep(0.3)
+    for pid in workers:
+        os.kill(pid, signal.SIGCONT)
+    time.sleep(3)
+    assert (running.gunicorn, running.workers) == (gunicorn, workers), running.log
+    assert "silent" not in running.log
+    assert running.get("/")[0] == 200
 
 
 def test_a_worker_that_spins_with_the_interpreters_lock_held_is_killed_and_replaced(stand: Stand) -> None:

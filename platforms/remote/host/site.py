@@ -267,22 +267,24 @@ def _stop_closing(places: HostPaths, own: str) -> None:
 def _settle(places: HostPaths) -> None:
     """Let connections be kept again once former workers are surely told to end; nobody waits for that."""
     own = _close(places, _now())
+    # Before the fork: a unit's end is told to all that it has started, and may come before the fork does anything.
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP, signal.SIGINT})
     try:
-        if os.fork():
-            return
+        child = os.fork()
     except OSError:  # no process may be had: so it is this one
+        child = None
+    if child == 0:
+        try:
+            os.setsid()
+            os.closerange(0, os.sysconf("SC_OPEN_MAX"))  # the command ends, and its lock is free
+            time.sleep(SETTLING)
+            _stop_closing(places, own)
+        finally:
+            os._exit(0)
+    signal.pthread_sigmask(signal.SIG_SETMASK, former)
+    if child is None:
         time.sleep(SETTLING)
         _stop_closing(places, own)
-        return
-    try:
-        os.setsid()
-        for one in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signal.signal(one, signal.SIG_IGN)  # a unit's end is told to all that it has started
-        os.closerange(0, os.sysconf("SC_OPEN_MAX"))  # the command ends, and its lock is free
-        time.sleep(SETTLING)
-        _stop_closing(places, own)
-    finally:
-        os._exit(0)
 
 
 def _write_users(places: HostPaths, users: str) -> None:

@@ -147,18 +147,13 @@ def make_container(  # noqa: PLR0913 - what every container needs
     replace_first: bool = False,
     awaited: bool = True,
 ) -> docker.Container:
-    """Register a container.
+    """Register a container. `replace_first`: the old one goes before the new one comes (a port, a data directory).
 
-    replace_first: the old one goes before the new one comes (a port, a data directory).
-    awaited: it is made once it is healthy, at which the provider looks once a second; else once it is started.
+    awaited: it is made once it is healthy (the provider looks once a second); else once it is started.
     """
     memory = max(LEAST_MEMORY, spec.memory // MEGABYTE)
-    labels = {STACK_LABEL: stack, ROLE_LABEL: spec.role, "django-cluster.spec": spec.fingerprint(), **spec.labels}
-    options = pulumi.ResourceOptions(
-        delete_before_replace=replace_first,
-        # The engine tells these back in a form of its own, or changes them while a container runs.
-        ignore_changes=["networkDatas"],
-    )
+    # The engine tells these back in a form of its own, or changes them while a container runs.
+    options = pulumi.ResourceOptions(delete_before_replace=replace_first, ignore_changes=["networkDatas"])
     return docker.Container(
         name,
         image=image,
@@ -187,9 +182,14 @@ def make_container(  # noqa: PLR0913 - what every container needs
         stop_signal=spec.stop_signal,
         stop_timeout=spec.grace,
         destroy_grace_seconds=spec.grace,
-        labels=[docker.ContainerLabelArgs(label=label, value=value) for label, value in sorted(labels.items())],
+        labels=_labels(spec, stack),
         opts=pulumi.ResourceOptions.merge(opts, options),
     )
+
+
+def _labels(spec: Spec, stack: str) -> list[docker.ContainerLabelArgs]:
+    labels = {STACK_LABEL: stack, ROLE_LABEL: spec.role, "django-cluster.spec": spec.fingerprint(), **spec.labels}
+    return [docker.ContainerLabelArgs(label=label, value=value) for label, value in sorted(labels.items())]
 
 
 def _limits(spec: Spec) -> list[docker.ContainerUlimitArgs]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.jobs import Kind, asked_during, children, last_of_its_process, late_by, until
-from tests.queues import ENDLESS, HELD, LONG, PATIENCE, SHORT, WORKERS, Queue
+from tests.queues import AT_WORK, ENDLESS, HELD, LONG, PATIENCE, SHORT, WORKERS, Queue
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,8 +55,11 @@ class Shop(Queue):
     def kill_broker(self, kind: str, *, waiting: int = 0) -> None:
         """Kill the broker while all processes are at a job, and so many more wait."""
         hit = self.processes(*WORKERS)
-        self.hold(hit, Kind(kind, HELD))
-        self.enqueue(waiting, Kind(kind, SHORT))
+        names, busy = {one.name for one in hit}, set[str]()
+        while busy != names:  # all are still at a job: what waits was given to nobody
+            self.hold(hit, Kind(kind, HELD))
+            self.enqueue(waiting, Kind(kind, SHORT))
+            busy = self.journal.busy(names, since=0.0, left=AT_WORK)
         broker = self.stand.process_of("broker")
         with self.hits("the broker", hit):
             os.kill(broker, signal.SIGKILL)

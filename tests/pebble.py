@@ -69,7 +69,7 @@ class Pebble:
         for name, text in (("ca.pem", root_of(authority("pebble"))), ("cert.pem", chain), ("key.pem", key)):
             (self.directory / name).write_text(text)
         first = free_port(consecutive=20) + 16  # the stand has the first, and listens there later
-        self.port, self.management, dns = first, first + 1, first + 2
+        self.port, self.management, self.dns = first, first + 1, first + 2
         config = {
             "listenAddress": f"0.0.0.0:{self.port}",
             "managementListenAddress": f"127.0.0.1:{self.management}",
@@ -84,7 +84,7 @@ class Pebble:
         }
         (self.directory / "pebble.json").write_text(json.dumps({"pebble": config}))
         self.log = (self.directory / "log").open("wb")
-        names = ["-dns01", f"127.0.0.1:{dns}", "-defaultIPv4", at, "-defaultIPv6", "", "-management", ""]
+        names = ["-dns01", f"127.0.0.1:{self.dns}", "-defaultIPv4", at, "-defaultIPv6", "", "-management", ""]
         off = ["-http01", "", "-https01", "", "-tlsalpn01", ""]
         program = str(LATER_HERE) if later else "pebble"
         environment = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": str(REFUSED_NONCES)}
@@ -92,7 +92,7 @@ class Pebble:
             subprocess.Popen(words, stdout=self.log, stderr=subprocess.STDOUT, env=environment)
             for words in (
                 ["pebble-challtestsrv", *names, *off],
-                [program, "-config", str(self.directory / "pebble.json"), "-dnsserver", f"127.0.0.1:{dns}"],
+                [program, "-config", str(self.directory / "pebble.json"), "-dnsserver", f"127.0.0.1:{self.dns}"],
             )
         ]
         self._await()
@@ -116,11 +116,22 @@ class Pebble:
             found: bytes = answer.read()
             return found
 
+    def _resolve(self) -> None:
+        """Ask for the address of a name; OSError where nobody answers."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(1)
+            client.connect(("127.0.0.1", self.dns))
+            client.send(bytes.fromhex("00010100000100000000000004746573740000010001"))  # `test`, type A (RFC 1035, 4.1)
+            client.recv(512)
+
     def _await(self) -> None:
         deadline = time.monotonic() + 60
         while True:
             with contextlib.suppress(OSError):
                 self.root()
+                # It answers there before it does where it is asked for certificates, and names are another program's.
+                socket.create_connection(("127.0.0.1", self.port), 5).close()
+                self._resolve()
                 return
             assert time.monotonic() < deadline, self.said()
             assert self.processes[1].poll() is None, self.said()

@@ -53,6 +53,22 @@ class Result:
     output: str
 
 
+#: The ports that this process has drawn, by sockets whose names nobody else can have meanwhile.
+_drawn: dict[int, socket.socket] = {}
+
+
+def _draw(port: int) -> bool:
+    """Take a port among all test processes of this machine, for as long as this one lives: it may not listen yet."""
+    mine = socket.socket(socket.AF_UNIX)
+    try:
+        mine.bind(f"\0cluster-tests-port-{port}")
+    except OSError:
+        mine.close()
+        return False
+    _drawn[port] = mine
+    return True
+
+
 def free_port(*, consecutive: int = 1) -> int:
     """Return a port that is free, and the next ones too."""
     for port in range(20000 + os.getpid() % 300 * 40, 60000, 7):
@@ -63,7 +79,7 @@ def free_port(*, consecutive: int = 1) -> int:
                     trial.bind(("127.0.0.1", number))
                 except OSError:
                     free = False
-        if free:
+        if free and all(one in _drawn or _draw(one) for one in range(port, port + consecutive)):
             return port
     raise AssertionError("no free port")
 

@@ -34,7 +34,7 @@ OUR_FRAME = re.compile(r'File ".*/(cli|cluster/(config|console|lint|render|stack
 def impatient() -> Stand:
     stand = Stand()
     # A release that never gets healthy is waited for this long.
-    stand.edit_stack(lambda stack: stack["app"].update(health={"start_timeout": "8s"}))
+    stand.edit_stack(lambda stack: stack["app"].update(health={"start_timeout": "20s"}))
     return stand
 
 
@@ -274,7 +274,7 @@ def test_a_release_whose_database_does_not_answer_takes_no_name(stand: Stand) ->
         stand.edit_stack(lambda stack: stack["app"].update(migrate=False))
         result = refused(
             stand,
-            "did not get healthy: not healthy within 8 s",
+            "did not get healthy: not healthy within 20 s",
             "database: OperationalError: unable to open database file",
             "removing app1 of release",
         )
@@ -414,7 +414,7 @@ def assert_no_room(result: Result) -> None:
 # --- two at once
 
 #: The release takes its time where it is made, and nowhere else.
-SLOW_IMPORT = "import sys, time\ntime.sleep(6 if 'cluster_runtime.describe' in sys.orig_argv else 0)\n"
+SLOW_IMPORT = "import sys, time\ntime.sleep(20 if 'cluster_runtime.describe' in sys.orig_argv else 0)\n"
 
 
 def test_a_second_up_at_the_same_time_is_told_who_is_at_it(stand: Stand) -> None:

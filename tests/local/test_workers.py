@@ -141,8 +141,12 @@ def test_one_that_starts_alone_and_does_not_is_told_with_what_serves(stand: Stan
 
 def test_a_killed_worker_is_back_and_up_says_no_changes(stand: Stand) -> None:
     (program,) = (name for name in pids(stand) if name.startswith("jobs1@"))
-    os.kill(pids(stand)[program], signal.SIGKILL)
-    wait_until(lambda: services(stand)["jobs1"]["ok"], "back")
+    former = pids(stand)[program]
+    os.kill(former, signal.SIGKILL)
+    wait_until(
+        lambda: pids(stand).get(program) not in (None, 0, former) and services(stand)["jobs1"]["ok"],
+        "back",
+    )
     assert "no changes" in assert_done(stand.up())
 
 

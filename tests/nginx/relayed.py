@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from cluster.config import parse_config
 from cluster.render.internal import DIGEST_PLACE
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
@@ -27,7 +30,17 @@ from cluster.tls.hosts_keys import HostsKeys
 from cluster.topology import build_topology
 from platforms.remote.host.paths import HostPaths
 from platforms.remote.paths import nginx_config, relay_files, relay_ports, shown_files
-from tests.nginx.running import CLOSING_SECONDS, PATIENCE, SETTLING_SECONDS, Mortal, UnixConnection, ask, free_ports
+from tests.nginx.running import (
+    CLOSING_SECONDS,
+    PATIENCE,
+    SETTLING_SECONDS,
+    Mortal,
+    UnixConnection,
+    ask,
+    free_ports,
+    let_go,
+    wait,
+)
 from tests.nginx.test_shared import DISTRIBUTION
 
 if TYPE_CHECKING:
@@ -338,12 +351,14 @@ class Hosts:
         one = self.each[host]
         if politely is None:
             politely = self.nginx.version < KEEPALIVE_MIN_TIMEOUT_SINCE
+        assert one.process is not None
+        former = psutil.Process(one.process.pid).children()
         if politely:
             one.places.closing.touch()
-            time.sleep(CLOSING_SECONDS)
-        assert one.process is not None
+            wait(CLOSING_SECONDS)
         one.process.send_signal(signal.SIGHUP)
-        time.sleep(2 * settling)
+        let_go(former)
+        wait(settling)
         one.places.closing.unlink(missing_ok=True)
 
     @property
@@ -378,7 +393,11 @@ class Hosts:
         with contextlib.suppress(ConnectionResetError):
             while data := connection.recv(65536):
                 found += data
-        return bytes(found).replace(str(self.port).encode(), b"PORT")
+        return self.as_port(bytes(found))
+
+    def as_port(self, text: bytes) -> bytes:
+        """Return a text with PORT where it has the site's port by itself: its digits may be in another number."""
+        return re.sub(rb"(?<!\d)%d(?!\d)" % self.port, b"PORT", text)
 
     def status(self, path: str = "/", method: str = "GET", body: bytes = b"") -> int:
         """Return the status of an answer; 0 where none came."""

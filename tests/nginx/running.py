@@ -23,11 +23,13 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
+import psutil
 import pytest
 
 from cluster.acme.account import thumbprint_of
@@ -171,23 +173,52 @@ def write(config: NginxConfig, directory: Path) -> Path:
     return directory / "nginx.conf"
 
 
-def free_ports(count: int = 1) -> int:
-    """The first of `count` ports in a row that nobody listens on, below those that the kernel gives to clients.
+#: What this process has drawn last, and perhaps does not listen on yet.
+_drawn: deque[int] = deque(maxlen=200)
 
-    None has 443 in it: gixy takes every address with these three digits for one of https.
+
+def free_ports(count: int = 1) -> int:
+    """The first of `count` ports in a row that nobody listens on, at any address, nor is about to.
+
+    Each worker of the tests has its own share of those below tests/local's, which are below those that the kernel gives
+    to clients. None has 443 in it: gixy takes every address with these three digits for one of https.
     """
-    for _ in range(200):
-        first = random.randrange(12_000, 32_000 - count)
-        if any("443" in str(port) for port in range(first, first + count)):
+    share = 12_000 + 500 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 16)
+    for _ in range(500):
+        first = random.randrange(share, share + 500 - count)
+        ports = range(first, first + count)
+        if any("443" in str(port) or port in _drawn for port in ports):
             continue
         with contextlib.ExitStack() as taken:
             try:
-                for port in range(first, first + count):
-                    taken.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                for port in ports:
+                    taken.enter_context(socket.socket()).bind(("", port))
             except OSError:
                 continue
+            _drawn.extend(ports)
             return first
     raise AssertionError(f"no {count} free ports in a row")
+
+
+def wait(seconds: float) -> None:
+    """Wait in steps: a process that was not let run meanwhile has not let its clients ask either."""
+    for _ in range(round(10 * seconds)):
+        time.sleep(0.1)
+
+
+def _accepts(worker: psutil.Process) -> bool:
+    """Tell whether a worker of nginx still takes connections: one that does not calls itself shutting down."""
+    with contextlib.suppress(psutil.Error):
+        return worker.status() != psutil.STATUS_ZOMBIE and "shutting down" not in " ".join(worker.cmdline())
+    return False
+
+
+def let_go(former: list[psutil.Process]) -> None:
+    """Wait until former workers take no connections any more."""
+    deadline = time.monotonic() + PATIENCE
+    while any(map(_accepts, former)):
+        assert time.monotonic() < deadline, f"former workers take connections still: {former}"
+        time.sleep(0.01)
 
 
 @dataclass(frozen=True)
@@ -454,14 +485,16 @@ class Running:
         self.values = values
         self.config = self.put(values)
         closing = Path(self.paths.closing)
+        former = psutil.Process(self.process.pid).children()
         if politely:
             closing.touch()
-            time.sleep(CLOSING_SECONDS)
+            wait(CLOSING_SECONDS)
         try:
             self.process.send_signal(signal.SIGHUP)
             self.wait_for_digest()
             if politely:
-                time.sleep(settling)
+                let_go(former)  # where the digest is the same, a former one may have told it
+                wait(settling)
         finally:
             closing.unlink(missing_ok=True)
 

@@ -69,7 +69,7 @@ def nginx(request: pytest.FixtureRequest) -> Nginx:
 def from_address(running: Running, address: str, *, port: int | None = None) -> Reply | None:
     connection: socket.socket
     with running.open(port, address) as connection:
-        connection.sendall(b"GET /slow?seconds=2 HTTP/1.1\r\nHost: cluster\r\n\r\n")
+        connection.sendall(b"GET /slow?seconds=4 HTTP/1.1\r\nHost: cluster\r\n\r\n")
         return read_reply(connection)
 
 

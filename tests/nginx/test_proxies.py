@@ -138,7 +138,7 @@ def test_believed_by_all_they_would_be(nginx: Nginx) -> None:
 
 def test_the_limit_is_of_the_client_and_not_of_the_proxy(site: Running) -> None:
     slow = (
-        b"GET /slow?seconds=2 HTTP/1.1\r\nHost: cluster\r\nX-Forwarded-For: 203.0.113.%d\r\nConnection: close\r\n\r\n"
+        b"GET /slow?seconds=4 HTTP/1.1\r\nHost: cluster\r\nX-Forwarded-For: 203.0.113.%d\r\nConnection: close\r\n\r\n"
     )
     with contextlib.ExitStack() as stack_:
         connections = []

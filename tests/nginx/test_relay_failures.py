@@ -154,11 +154,11 @@ def test_a_host_that_swallows_connections_is_passed_over(nginx: Nginx) -> None:
                 began = time.monotonic()
                 assert hosts.status("/x", method) == 200
                 seconds.append(time.monotonic() - began)
-            slow = sum(one > 0.2 for one in seconds)
+            slow = sum(one >= 0.25 for one in seconds)
             print(f"{nginx}: 0 of 40 failed, {slow} waited, {max(seconds):.2f} s at most")
             # Of each of its two instances two tries, and then none for two seconds: again if 40 take longer.
             assert 1 <= slow <= 4 * (1 + sum(seconds) / 2)
-            assert sorted(seconds)[len(seconds) // 2] < 0.2
+            assert sorted(seconds)[len(seconds) // 2] < 0.25
         hosts.each["web1"].start()
         until(lambda: hosts.status() == 200 and {"app1", "app2"} <= {one.instance for one in hosts.seen})
 
@@ -225,10 +225,10 @@ def slow_ones(hosts: Hosts, path: str = "/slow", count: int = 16) -> Counter[int
 
 def test_requests_that_take_too_long_keep_no_other_from_being_answered(nginx: Nginx) -> None:
     """Whoever could make some at a time would take the site away: two for each instance, and all are passed over."""
-    with two_hosts(nginx, proxy_read_timeout="1s", locations=[{"path": "/long/", "proxy_read_timeout": "2s"}]) as hosts:
+    with two_hosts(nginx, proxy_read_timeout="3s", locations=[{"path": "/long/", "proxy_read_timeout": "4s"}]) as hosts:
         hosts.answers |= {"/slow": takes_its_time, "/long/": takes_its_time, "/long": takes_its_time}
         assert slow_ones(hosts) == {504: 16}
-        for path, least in (("/long/", 2.0), ("/long", 1.0), ("/slow", 1.0)):
+        for path, least in (("/long/", 4.0), ("/long", 3.0), ("/slow", 3.0)):
             began = time.monotonic()
             assert hosts.status(path) == 504
             assert time.monotonic() - began >= least

@@ -15,7 +15,7 @@ from cluster.tls.hosts_keys import HostsKeys
 from platforms.remote.host.paths import HostPaths
 from tests.certificates import authority
 from tests.nginx.relayed import ADDRESSES, OTHER_SECRET, SECRET, Host, Hosts, on, values_of
-from tests.nginx.running import PATIENCE, versions
+from tests.nginx.running import PATIENCE, free_ports, versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -182,7 +182,7 @@ def test_other_sites_of_a_host_with_instances_stay_what_they_are(nginx: Nginx, s
     )
     values = values_of(["web1", "edge"], on("web1"))
     with Hosts(nginx, values, stack=stack) as hosts:
-        web1, port = hosts.each["web1"], hosts.values["upstream"]["relay_port"] - 1
+        web1, port = hosts.each["web1"], free_ports()
         text = foreign.format(address=ADDRESSES["web1"], port=port, socket=hosts.instances["app1"].link)
         site = web1.places.relay_site
         (web1.places.nginx / "sites-enabled" / "plain").write_text(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import re
 import subprocess
 import time
@@ -21,6 +22,7 @@ import pytest
 from cluster.config import StackFileError, parse_config
 from cluster.render.nginx import NginxConfig
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
+from tests.conformance import wait_until
 from tests.nginx.running import (
     PATIENCE,
     Running,
@@ -238,7 +240,9 @@ def test_a_worker_serves_more_files_than_it_may_have_open(nginx: Nginx, kept_ope
         with_files(running)
         for path in paths:
             (running.directory / ("static/r1" if path.startswith("/static/") else "shared") / path[1:]).write_text("x")
-        for worker in psutil.Process(running.process.pid).children():
+        workers = psutil.Process(running.process.pid).children
+        wait_until(lambda: len(workers()) == os.cpu_count(), "all workers are there")
+        for worker in workers():
             worker.rlimit(psutil.RLIMIT_NOFILE, (512, 512))
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{running.port}", headers={"Host": "cluster"}) as client:
@@ -350,7 +354,7 @@ LOCATIONS: list[dict[str, Any]] = [
     {"path": "/upload/", "client_max_body_size": LARGE},
     {"path": "/upload/small/", "client_max_body_size": 10},
     {"path": "/once", "client_max_body_size": LARGE},
-    {"path": "/slow", "proxy_read_timeout": "300ms"},
+    {"path": "/slow", "proxy_read_timeout": "1s"},
     {"path": "/stream/", "buffering": False, "client_max_body_size": LARGE},
 ]
 
@@ -439,8 +443,8 @@ def test_a_location_has_a_size_of_its_own(
 def test_a_location_has_a_time_of_its_own(located: Running, about_to_reload: bool) -> None:
     with closing(located, really=about_to_reload):
         assert located.request("/slow?seconds=0.1").status == 200
-        assert located.request("/slow?seconds=1").status == 504
-        assert located.request("/slow/?seconds=0.5").status == 200, "not that path"
+        assert located.request("/slow?seconds=3").status == 504
+        assert located.request("/slow/?seconds=1.2").status == 200, "not that path"
 
 
 @pytest.mark.parametrize("about_to_reload", [False, True])
@@ -452,8 +456,11 @@ def test_without_buffering_an_instance_has_a_request_before_all_of_it_came(
     with closing(located, really=about_to_reload), located.open() as client:
         before = connections(located)
         client.sendall(f"POST {path} HTTP/1.1\r\nHost: cluster\r\nContent-Length: 20\r\n\r\n".encode() + b"x" * 10)
-        time.sleep(0.3)
-        assert (connections(located) > before) is at_once
+        if at_once:
+            wait_until(lambda: connections(located) > before, "an instance has it")
+        else:
+            time.sleep(0.3)
+            assert connections(located) == before
         client.sendall(b"x" * 10)
         reply = read_reply(client, "POST")
     assert reply is not None
@@ -541,10 +548,14 @@ def test_one_client_gets_what_its_limit_says_and_429_then(
 ) -> None:
     asked = [paths[number % len(paths)] for number in range(12)]
     before = len(limiting.requests)
+    began = time.monotonic()
     with closing(limiting, really=about_to_reload):
         found = answers(limiting, asked)
-    assert found[429] == 12 - passed
-    assert len(limiting.requests) - before == (0 if "/static/" in paths[0] else passed), "what is refused costs nothing"
+    # Three a second: more have their turn where the machine is busy. All others have one a minute.
+    later = int(3 * (time.monotonic() - began)) if paths == ["/default"] else 0
+    assert 12 - passed - later <= found[429] <= 12 - passed
+    refused_cost_nothing = len(limiting.requests) - before == (0 if "/static/" in paths[0] else 12 - found[429])
+    assert refused_cost_nothing
 
 
 METHODS: list[dict[str, Any]] = [
@@ -606,7 +617,7 @@ def test_requests_at_a_time_are_limited_in_each_location_too(nginx: Nginx) -> No
     values = stack(2, connections_per_address=2, limit="1000r/s", locations=[{"path": "/slow", "limit": "1000r/s"}])
     with Running(nginx, values) as running, ThreadPoolExecutor(6) as pool:
         client = next(addresses)
-        found = list(pool.map(lambda _: answers(running, ["/slow?seconds=1"], address=client), range(6)))
+        found = list(pool.map(lambda _: answers(running, ["/slow?seconds=4"], address=client), range(6)))
     assert sum(found, Counter()) == {200: 2, 429: 4}
 
 
@@ -643,7 +654,7 @@ if ($arg_stop) { return 410; }""",
 
 @pytest.fixture(scope="module")
 def snipped(nginx: Nginx) -> Iterator[Running]:
-    values = stack(1, snippets=SNIPPETS, instance_ports=free_ports(), proxy_read_timeout="500ms")
+    values = stack(1, snippets=SNIPPETS, instance_ports=free_ports(), proxy_read_timeout="5s")
     values["site"]["locations"] = [{"path": "/slow", "proxy_read_timeout": "300ms"}]
     with Running(nginx, values) as running:
         yield running

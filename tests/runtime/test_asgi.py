@@ -172,7 +172,9 @@ def test_a_websocket_is_the_projects(stand: Stand, path: str) -> None:
 def test_a_stop_lets_what_runs_end(stand: Stand) -> None:
     stand.write(FILES)
     running = stand.serving(**values(stand))
-    asked = ask(running, "/sleep?for=1.5", 1)[0]
+    begun = stand.root / "begun"
+    asked = ask(running, f"/slowly?for=1.5&log={begun}", 1)[0]
+    wait_until(begun.exists, "begun", running)
     running.process.terminate()
     assert asked.wait() == (200, "slept")
     assert running.ended() == 0

@@ -168,8 +168,8 @@ ODD = {
     # As a daemon does; the test ends it.
     "leaves a daemon behind": (
         "import os, time\nif os.fork() == 0:\n"
-        "    null = os.open(os.devnull, os.O_RDWR)\n    [os.dup2(null, number) for number in (0, 1, 2)]\n"
         "    with open('daemons', 'a') as file:\n        file.write(f'{os.getpid()}\\n')\n"
+        "    null = os.open(os.devnull, os.O_RDWR)\n    [os.dup2(null, number) for number in (0, 1, 2)]\n"
         "    time.sleep(900)\n    os._exit(0)\n"
     ),
 }

@@ -103,8 +103,8 @@ def test_the_project_sees_the_address_that_nginx_saw(running: Running) -> None:
 
 
 def test_requests_are_counted_while_they_run(running: Running) -> None:
-    asked = ask(running, "/sleep?for=1", 2)
-    assert running.json("/requests") == {"requests": 2}
+    asked = ask(running, "/sleep?for=4", 2)
+    wait_until(lambda: running.json("/requests") == {"requests": 2}, "counted in", running)
     assert [one.wait() for one in asked] == [(200, "slept")] * 2
     all_counted_out(running)
 

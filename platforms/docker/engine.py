@@ -24,6 +24,9 @@ INSTANCE_LABEL, RELEASE_LABEL = "django-cluster.instance", "django-cluster.relea
 #: What a container is that runs the project's code beside the instances: worker or schedule.
 SERVICE_LABEL = "django-cluster.service"
 
+#: Digits of a container's id that are its host name.
+SHORT_ID = 12
+
 #: Seconds that the engine may take to say what runs.
 LOOK_SECONDS = 20.0
 

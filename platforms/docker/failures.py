@@ -12,7 +12,7 @@ from platforms.docker.bases import SERVES_ON
 from platforms.docker.container_paths import DATABASE_SECRETS, base_image
 from platforms.docker.engine import INSTANCE_LABEL, ROLE_LABEL, EngineError
 from platforms.pulumi.engine import Pulumi, PulumiError, name_of
-from platforms.pulumi.progress import COMMAND, CONTAINER, IMAGE
+from platforms.pulumi.progress import COMMAND, CONTAINER, IMAGE, SERVE, SHOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +39,7 @@ UNREACHABLE = re.compile(r"failed to do request|pull access denied|failed to res
 
 
 #: What host/task.sh says of an instance that did not get healthy.
-UNHEALTHY = re.compile(r"(?P<instance>[\w-]+): release \w+ did not get healthy within")
+UNHEALTHY = re.compile(r"([\w-]+): release \w+ did not get healthy within")
 
 
 #: What BuildKit and the provider say of a build that is none of its output.
@@ -64,8 +64,11 @@ def explain(docker: DockerStack, error: PulumiError, pulumi: Pulumi) -> str:
         kind, name = name_of(urn)
         if kind == CONTAINER:
             words += _last_log(docker, name, pulumi)
-        for found in UNHEALTHY.finditer(str(error)) if kind == COMMAND else ():
-            words += _last_log(docker, found["instance"], pulumi)
+        if kind == COMMAND and name.endswith(SERVE):
+            words += _last_log(docker, name.removesuffix(SERVE), pulumi)
+        if kind == COMMAND and name.endswith(SHOW):
+            for instance in dict.fromkeys(UNHEALTHY.findall(str(error))):
+                words += _last_log(docker, instance, pulumi)
         if kind == IMAGE and SERVES_ON not in str(error):
             service = name.removesuffix("-image").rpartition("-")[2]
             base = base_image(docker.stack.config, service)

@@ -13,15 +13,12 @@ from cluster.services import Kind
 from cluster_runtime.status import SERVING, believable
 from platforms.base import InstanceStatus, NginxStatus, Process, ServiceStatus
 from platforms.docker.container_paths import nginx_config
-from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, SERVICE_LABEL, Engine
+from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, ROLE_LABEL, SERVICE_LABEL, SHORT_ID, Engine
 
 if TYPE_CHECKING:
     from cluster.tls.certificates import Certificate
     from cluster.topology import Topology
     from platforms.pulumi.live import Live
-
-#: Digits of a container's id that are its host name.
-SHORT_ID = 12
 
 
 @dataclass(frozen=True, kw_only=True)

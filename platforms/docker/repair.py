@@ -11,11 +11,12 @@ from platforms.docker.engine import (
     RELEASE_LABEL,
     ROLE_LABEL,
     SERVICE_LABEL,
+    SHORT_ID,
     STACK_LABEL,
     EngineError,
     mounting,
 )
-from platforms.docker.observe import SHORT_ID, Observed, release_of
+from platforms.docker.observe import Observed, release_of
 from platforms.pulumi.engine import name_of
 from platforms.pulumi.progress import CONTAINER
 

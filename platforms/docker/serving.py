@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,15 @@ from cluster.topology import batches
 from platforms.docker import scripts
 from platforms.docker.container_paths import RUN, STATIC
 from platforms.docker.containers import MARGIN, Mount
+from platforms.docker.engine import SHORT_ID
 from platforms.docker.made import Instances
 from platforms.docker.scripts import Variable
 from platforms.docker.specs import INSTANCE_STATES, instance_spec, service_spec
 from platforms.docker.task import TASK_LOCK, task
+from platforms.pulumi.progress import SHOW
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pulumi_docker as docker
     from pulumi_command import local
@@ -74,7 +77,7 @@ class Serving:
             if shown is None:
                 # They would take jobs of a release that does not get healthy.
                 healthy = (*healthy, *self._beside(Replacement.BESIDE, healthy))
-                shown = self._show_static(healthy)
+                shown = self._show_static(containers, healthy)
             taken = [self._serve(name, container, (*healthy, shown)) for name, container in containers.items()]
             served += taken
             before = (*prepared.ready, *taken) if self._is_alone else prepared.ready
@@ -127,8 +130,11 @@ class Serving:
             for service in known
         ]
 
-    def _show_static(self, after: Sequence[pulumi.Resource]) -> local.Command:
-        """Let nginx look in the release's static files first, once all its instances that were started are healthy."""
+    def _show_static(self, awaited: Mapping[str, docker.Container], after: Sequence[pulumi.Resource]) -> local.Command:
+        """Let nginx look in the release's static files first, once these instances are healthy.
+
+        So it is done again where one was made anew, as the gate of all of them.
+        """
         prepared = self.prepared
         start = self.topology.config.app.health.start_timeout
         mounts = (
@@ -138,16 +144,18 @@ class Serving:
         )
         words = ("--once-healthy", "--lock", TASK_LOCK, "show", "--static", STATIC, "--turn", Variable("TURN"))
         return self.own.command(
-            "static-current",
+            SHOW,
             scripts.script("task.sh", *words),
             environment={
                 **task(self.topology, prepared.image, "none", mounts),
                 "TURN": str(self.live.next_static_generation(self.release)),
                 "RELEASE": self.release,
-                "SOCKETS": prepared.sockets,
+                "AWAITED": pulumi.Output.all(*(one.id for one in awaited.values())).apply(
+                    lambda found: " ".join(f"{name}/{one[:SHORT_ID]}" for name, one in zip(awaited, found, strict=True))
+                ),
                 "RUN": RUN,
                 "STATES": "|".join(INSTANCE_STATES),
-                "WAIT": str(int(start.seconds) + MARGIN),
+                "WAIT": str(math.ceil(start.seconds) + MARGIN),
             },
             after=after,
         )
@@ -155,7 +163,7 @@ class Serving:
     def _serve(self, instance: str, container: docker.Container, after: Sequence[pulumi.Resource]) -> local.Command:
         app, release = self.topology.config.app, self.release
         generation = container.id.apply(
-            lambda found: str(self.live.next_generation(instance, f"{release}.{found[:12]}"))
+            lambda found: str(self.live.next_generation(instance, f"{release}.{found[:SHORT_ID]}"))
         )
         environment: dict[str, pulumi.Input[str]] = {
             "CONTAINER": container.id,

@@ -17,6 +17,9 @@ CONTAINER, COMMAND, IMAGE = "Container", "Command", "Image"
 #: How the command is called that waits for a memcached node, the one by which an instance takes its name, and nginx's.
 RESTORED, SERVE, NGINX_CONFIG = "-restored", "-serve", "nginx-config"
 
+#: The one that lets nginx look in a release's static files, once its instances are healthy.
+SHOW = "static-current"
+
 
 #: Operations of Pulumi's that change nothing.
 UNCHANGED = ("same", "read", "refresh")
@@ -26,7 +29,7 @@ UNCHANGED = ("same", "read", "refresh")
 COMMANDS = {
     "database-password": "giving the database its password",
     "prepare": "the release: static files, migrations, and one instance that proves it healthy",
-    "static-current": "once its instances are healthy: nginx serves the release's static files",
+    SHOW: "once its instances are healthy: nginx serves the release's static files",
     NGINX_CONFIG: "nginx: checking its configuration, one reload",
 }
 

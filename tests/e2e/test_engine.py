@@ -8,11 +8,12 @@ import os
 import re
 import signal
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conformance import assert_nothing_lost, servers
+from tests.conformance import assert_nothing_lost, servers, wait_until
 from tests.e2e.stand import DockerStand
 from tests.e2e.tools import docker
 from tests.load import Load
@@ -116,6 +117,48 @@ def test_a_release_killed_at_any_moment_leaves_the_site_serving_and_the_next_up_
     assert_nothing_lost(load.counts)
     status = stand.status()
     assert status["ok"], status
+    assert len(stand.containers("instance", stopped=True)) == 4, "orphans are left"
+    assert "no changes" in stand.up().output
+
+
+#: A release whose instances take their time; what proves it before may not write where they have their sockets.
+SLOW = "import os, time\ntime.sleep(12 if os.access('/run/cluster', os.W_OK) else 0)\n"
+
+
+def shown(stand: DockerStand) -> str:
+    """Return the release whose static files nginx looks in first."""
+    return docker("exec", *stand.containers("nginx"), "readlink", "/srv/static/current")
+
+
+def healths(stand: DockerStand) -> list[str]:
+    """Return what the engine says of each instance's health."""
+    return docker("inspect", "--format", "{{.State.Health.Status}}", *stand.containers("instance")).split()
+
+
+def test_of_a_killed_release_that_is_given_up_no_static_files_are_shown_however_healthy_it_gets(
+    stand: DockerStand,
+) -> None:
+    stand.edit_code("visits/apps.py", "")
+    assert stand.up().status == 0
+    former = stand.release()
+    stand.edit_code("visits/apps.py", SLOW)
+    process = stand.start_pulumi("up", "--yes", "--skip-preview")
+    try:
+        wait_until(lambda: bool(stand.containers("task")) and len(stand.containers("instance")) == 8, "all wait", 120)
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.kill()
+        process.communicate()
+    wait_until(lambda: not stand.containers("task"), "what waited has ended")
+    assert shown(stand) == former
+    assert Counter(healths(stand)) == {"healthy": 4, "starting": 4}, "it was killed too late"
+    wait_until(lambda: healths(stand) == ["healthy"] * 8, "healthy after all", 120)
+    stand.edit_code("visits/apps.py", "")
+    assert stand.pulumi("cancel", "--yes").returncode == 0
+    result = stand.up()
+    assert result.status == 0, result.output
+    assert (shown(stand), stand.release()) == (former, former)
+    assert stand.status()["ok"]
     assert len(stand.containers("instance", stopped=True)) == 4, "orphans are left"
     assert "no changes" in stand.up().output
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 from dataclasses import dataclass
 from itertools import pairwise
@@ -152,38 +154,67 @@ def test_a_task_is_told_its_words_and_the_turn_that_it_has_by_then(host: Host) -
     assert "--volume a:/a --volume b:/b:ro " in " ".join(call)
 
 
-AWAIT = {**TASK, "RELEASE": "r", "SOCKETS": "v", "STATES": "ready|serving", "WAIT": "1"}
+AWAIT = {**TASK, "AWAITED": "app1/aaa app2/bbb", "RELEASE": "r", "STATES": "ready|serving", "WAIT": "1"}
 
 
-def test_a_task_that_waits_asks_for_each_instance_of_the_release_and_of_two_for_the_newest(host: Host) -> None:
+def test_a_task_that_waits_starts_what_a_failed_up_has_stopped_and_is_told_for_what_it_waits(host: Host) -> None:
     words = ("--once-healthy", "--lock", "/srv/static/lock", "show")
-    done = host.run("task.sh", {**AWAIT, "RUN": "/run/cluster"}, *words, ps=[(0, "app1/aaa app10/bbb app1/ccc")])
+    done = host.run("task.sh", {**AWAIT, "RUN": "/run/cluster"}, *words)
     assert (done.status, done.error) == (0, "")
-    asked, last = done.calls[0], done.calls[-1]
-    assert filters(asked) == {
-        *(f"label=django-cluster.{one}" for one in (f"stack={STACK}", "release=r", "role=instance")),
-        "volume=v",
-    }
+    assert done.of("start") == [["start", "aaa"], ["start", "bbb"]]
     program = ["python", "-P", "-m", "cluster_runtime.prepare", "--lock", "/srv/static/lock", "show"]
-    assert last == ['exec "$@"', "await", *program]
+    assert done.calls[-1] == ['exec "$@" 3<&-', "await", *program]
     (call,) = done.of("run")
     passed = [value for flag, value in pairwise(call) if flag == "--env"]
     assert passed == ["AWAITED", "RELEASE", "RUN", "STATES", "WAIT"]
+    assert not [path for path in host.root.iterdir() if path.name.startswith("tmp.")], "what holds it open has no name"
 
 
-def test_a_task_whose_release_runs_nowhere_is_not_begun(host: Host) -> None:
-    done = host.run("task.sh", {**AWAIT, "RUN": "/run/cluster"}, "--once-healthy", "show", ps=[(0, "")])
-    assert (done.status, done.error) == (1, "no instance of release r runs\n")
-    assert not done.of("run")
-
-
-#: Stands for docker where a container's words are run here: of `ps` it says what runs.
+#: Stands for docker where a container's words are run here. HELD: its standard input is the script's, which lives on;
+#: else it ends, as where the script was killed.
 RUNS = """#!/bin/sh
-if [ "$1" = ps ]; then printf '%s\\n' app1/aaa app2/bbb app2/old; exit; fi
+[ "$1" = run ] || exit 0
 while [ "$1" != app@sha256:0 ]; do shift; done
 shift
-exec "$@"
+if [ "$HELD" = yes ]; then exec "$@"; fi
+exec "$@" </dev/null
 """
+
+#: A moment's rest that is seen, and in which what else there is may do something.
+RESTS = """#!/bin/sh
+echo >>{root}/waited
+exec /bin/sleep 0.02
+"""
+
+
+def awaited(tmp_path: Path, states: dict[str, str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a task that waits for app1 and app2, which say these states."""
+    programs = {"docker": RUNS, "python": "#!/bin/sh\necho done\n", "sleep": RESTS.format(root=tmp_path)}
+    for called, text in programs.items():
+        path = tmp_path / "bin" / called
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    for process, state in states.items():
+        path = tmp_path / "run" / f"{process}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"release": "r", "state": state, "since": 0}))
+    known = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "TMPDIR": str(tmp_path), "RUN": str(tmp_path / "run")}
+    done = subprocess.Popen(
+        ["/bin/sh", "-c", script("task.sh", "--once-healthy", "show")],
+        env={**AWAIT, **known, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = done.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(done.pid, signal.SIGKILL)  # what a container would end with its first process
+    return subprocess.CompletedProcess([], done.returncode, out, err)
 
 
 @pytest.mark.parametrize(
@@ -194,32 +225,29 @@ exec "$@"
         ({"app1/r.aaa": "ready"}, 1, 9),
         ({"app1/r.aaa": "ready", "app2/r.old": "ready"}, 1, 9),
         ({"app1/r.aaa": "ready", "app2/s.bbb": "ready"}, 1, 9),
+        ({"app1/r.aaa": "ready", "app2/r.bbb": 'starting", "message": "\\"state\\": \\"ready\\"'}, 1, 9),
     ],
-    ids=["all of them", "one starts", "one says nothing", "one of a killed run", "one of another release"],
+    ids=["all of them", "one starts", "one says nothing", "another container", "another release", "words"],
 )
 def test_a_task_waits_until_all_instances_are_healthy(
     states: dict[str, str], status: int, waited: int, tmp_path: Path
 ) -> None:
-    programs = {"docker": RUNS, "python": "#!/bin/sh\necho done\n", "sleep": f"#!/bin/sh\necho >>{tmp_path}/waited\n"}
-    for called, text in programs.items():
-        path = tmp_path / "bin" / called
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o755)
-    for process, state in states.items():
-        path = tmp_path / "run" / f"{process}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"release": "r", "state": state, "since": 0}))
-    done = subprocess.run(
-        ["/bin/sh", "-c", script("task.sh", "--once-healthy", "show")],
-        env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin", **AWAIT, "RUN": str(tmp_path / "run")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = awaited(tmp_path, states, HELD="yes")
     said = "app2: release r did not get healthy within 1 s\n" if status else ""
     assert (done.returncode, done.stdout, done.stderr) == (status, "" if status else "done\n", said)
-    assert (tmp_path / "waited").read_text().count("\n") == waited if waited else not (tmp_path / "waited").exists()
+    found = (tmp_path / "waited").read_text().count("\n") if waited else (tmp_path / "waited").exists()
+    assert found == waited
+
+
+@pytest.mark.parametrize("state", ["starting", "ready"])
+def test_a_task_that_waits_ends_with_the_script_that_has_begun_it(state: str, tmp_path: Path) -> None:
+    """Else one of an `up` that was killed would show the files of a release that somebody has given up since."""
+    late = '#!/bin/sh\n/bin/sleep 2\nexec /bin/grep "$@"\n'  # by then it has noticed
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "grep").write_text(late)
+    (tmp_path / "bin" / "grep").chmod(0o755)
+    done = awaited(tmp_path, {"app1/r.aaa": state, "app2/r.bbb": state}, HELD="no", WAIT="600")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
 # --- shared.sh

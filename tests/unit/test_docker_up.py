@@ -315,9 +315,17 @@ def test_the_log_is_that_of_the_instance_for_which_the_others_have_waited(tmp_pa
     engine = Told(found=others, live_text=SERVED, log="its words")
     urn = "urn:pulumi:dev::django-cluster::cluster:index:AppHosts$command:local:Command::app-static-current"
     told = f"app-static-current: app2: release {FAILED} did not get healthy within 90 s"
-    words = explained(on(tmp_path, engine), PulumiError(told, (urn,))).splitlines()
-    assert words[:3] == [told, "The last lines of app2's log:", "    its words"]
-    assert not [line for line in words if "app1" in line]
+    words = explained(on(tmp_path, engine), PulumiError(f"{told}\n{told}", (urn, f"{urn}-of-another"))).splitlines()
+    assert words[:4] == [told, told, "The last lines of app2's log:", "    its words"]
+    assert not [line for line in words[4:] if "app1" in line or "log:" in line]
+
+
+def test_the_log_is_that_of_the_instance_that_could_not_take_its_name(tmp_path: Path) -> None:
+    others = [container(letter * 64, name=name, release=FAILED) for letter, name in (("1", "app1"), ("2", "app2"))]
+    engine = Told(found=others, live_text=SERVED, log="its words")
+    urn = "urn:pulumi:dev::django-cluster::cluster:index:AppHosts$command:local:Command::app-app2-serve"
+    words = explained(on(tmp_path, engine), PulumiError("app2: release x is starting", (urn,))).splitlines()
+    assert words[1:3] == ["The last lines of app2's log:", "    its words"]
 
 
 def test_containers_of_another_site_of_the_program_are_not_missed(tmp_path: Path) -> None:

@@ -1,28 +1,26 @@
 #!/bin/sh
 # Runs a task of a release in a container of its own, which is removed with it: the arguments and standard input are
 # cluster_runtime.prepare's. IMAGE, STACK, NETWORK, MEMORY, and VOLUMES, as `docker run --volume` takes them.
-# After --once-healthy it first waits, in that container, until the instances of RELEASE that run are in one of STATES,
-# WAIT seconds at most; they mount SOCKETS, which it has at RUN. That is asked of no program of the image but its shell:
-# the release may be one of years ago.
+# After --once-healthy it first waits, in that container, until each of AWAITED, INSTANCE/CONTAINER of RELEASE, is in one
+# of STATES, WAIT seconds at most; what they say of themselves is at RUN. That is asked of no program of the image but its
+# shell: the release may be one of years ago. Where this script is killed, the container that waits ends.
 set -eu
 environment=
 if [ "$1" = --once-healthy ]; then
     shift
-    AWAITED=
-    export AWAITED
     environment="--env AWAITED --env RELEASE --env RUN --env STATES --env WAIT"
-    found=$(docker ps --filter "label=django-cluster.stack=$STACK" --filter "label=django-cluster.release=$RELEASE" \
-        --filter label=django-cluster.role=instance --filter "volume=$SOCKETS" \
-        --format '{{.Label "django-cluster.instance"}}/{{.ID}}')
-    for one in $found; do # the newest first: an older one of the same name was left by a killed run
-        case " $AWAITED" in *" ${one%/*}/"*) ;; *) AWAITED="$AWAITED$one " ;; esac
+    for one in $AWAITED; do
+        docker start "${one#*/}" >/dev/null # one that a failed `up` has stopped
     done
-    if [ -z "$AWAITED" ]; then
-        echo "no instance of release $RELEASE runs" >&2
-        exit 1
-    fi
+    held=$(mktemp -d)
+    mkfifo "$held/open"
+    exec 0<>"$held/open" # ends when this does, and not before
+    rm -r "$held"
     # shellcheck disable=SC2016 # expanded in the container
     set -- sh -c '
+exec 3<&0 </dev/null
+gone=$(mktemp -d)/gone
+{ cat <&3; : >"$gone"; } >/dev/null 2>&1 &
 left=$((WAIT * 10))
 for one in $AWAITED; do
     status="$RUN/${one%/*}/$RELEASE.${one#*/}.json"
@@ -32,10 +30,12 @@ for one in $AWAITED; do
             echo "${one%/*}: release $RELEASE did not get healthy within $WAIT s" >&2
             exit 1
         fi
+        [ ! -e "$gone" ] || exit 1
         sleep 0.1
     done
 done
-exec "$@"' await python -P -m cluster_runtime.prepare "$@"
+[ ! -e "$gone" ] || exit 1
+exec "$@" 3<&-' await python -P -m cluster_runtime.prepare "$@"
 else
     set -- python -P -m cluster_runtime.prepare "$@"
 fi

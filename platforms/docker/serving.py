@@ -150,7 +150,7 @@ class Serving:
                 **task(self.topology, prepared.image, "none", mounts),
                 "TURN": str(self.live.next_static_generation(self.release)),
                 "RELEASE": self.release,
-                "AWAITED": pulumi.Output.all(*(one.id for one in awaited.values())).apply(
+                "CONTAINERS": pulumi.Output.all(*(one.id for one in awaited.values())).apply(
                     lambda found: " ".join(f"{name}/{one[:SHORT_ID]}" for name, one in zip(awaited, found, strict=True))
                 ),
                 "RUN": RUN,

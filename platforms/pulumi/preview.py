@@ -37,7 +37,15 @@ NOISE = frozenset({"environment.TURN", "environment.DIGEST"})
 
 #: Inputs that are another image, or another container: of the release, where that is another one.
 FOLLOWING = frozenset(
-    {"image", "imageName", "build", "environment.IMAGE", "environment.CONTAINER", "environment.ENVIRONMENT"}
+    {
+        "image",
+        "imageName",
+        "build",
+        "environment.IMAGE",
+        "environment.CONTAINER",
+        "environment.CONTAINERS",
+        "environment.ENVIRONMENT",
+    }
 )
 
 #: The input that names a release, whosever it is.

@@ -154,7 +154,7 @@ def test_a_task_is_told_its_words_and_the_turn_that_it_has_by_then(host: Host) -
     assert "--volume a:/a --volume b:/b:ro " in " ".join(call)
 
 
-AWAIT = {**TASK, "AWAITED": "app1/aaa app2/bbb", "RELEASE": "r", "STATES": "ready|serving", "WAIT": "1"}
+AWAIT = {**TASK, "CONTAINERS": "app1/aaa app2/bbb", "RELEASE": "r", "STATES": "ready|serving", "WAIT": "1"}
 
 
 def test_a_task_that_waits_starts_what_a_failed_up_has_stopped_and_is_told_for_what_it_waits(host: Host) -> None:
@@ -166,7 +166,7 @@ def test_a_task_that_waits_starts_what_a_failed_up_has_stopped_and_is_told_for_w
     assert done.calls[-1] == ['exec "$@" 3<&-', "await", *program]
     (call,) = done.of("run")
     passed = [value for flag, value in pairwise(call) if flag == "--env"]
-    assert passed == ["AWAITED", "RELEASE", "RUN", "STATES", "WAIT"]
+    assert passed == ["CONTAINERS", "RELEASE", "RUN", "STATES", "WAIT"]
     assert not [path for path in host.root.iterdir() if path.name.startswith("tmp.")], "what holds it open has no name"
 
 

@@ -1,15 +1,15 @@
 #!/bin/sh
 # Runs a task of a release in a container of its own, which is removed with it: the arguments and standard input are
 # cluster_runtime.prepare's. IMAGE, STACK, NETWORK, MEMORY, and VOLUMES, as `docker run --volume` takes them.
-# After --once-healthy it first waits, in that container, until each of AWAITED, INSTANCE/CONTAINER of RELEASE, is in one
-# of STATES, WAIT seconds at most; what they say of themselves is at RUN. That is asked of no program of the image but its
-# shell: the release may be one of years ago. Where this script is killed, the container that waits ends.
+# After --once-healthy it first waits, in that container, until each of CONTAINERS, INSTANCE/CONTAINER of RELEASE, is in
+# one of STATES, WAIT seconds at most; what they say of themselves is at RUN. That is asked of no program of the image but
+# its shell: the release may be one of years ago. Where this script is killed, the container that waits ends.
 set -eu
 environment=
 if [ "$1" = --once-healthy ]; then
     shift
-    environment="--env AWAITED --env RELEASE --env RUN --env STATES --env WAIT"
-    for one in $AWAITED; do
+    environment="--env CONTAINERS --env RELEASE --env RUN --env STATES --env WAIT"
+    for one in $CONTAINERS; do
         docker start "${one#*/}" >/dev/null # one that a failed `up` has stopped
     done
     held=$(mktemp -d)
@@ -22,7 +22,7 @@ exec 3<&0 </dev/null
 gone=$(mktemp -d)/gone
 { cat <&3; : >"$gone"; } >/dev/null 2>&1 &
 left=$((WAIT * 10))
-for one in $AWAITED; do
+for one in $CONTAINERS; do
     status="$RUN/${one%/*}/$RELEASE.${one#*/}.json"
     until grep -qsE "\"state\": \"($STATES)\"" "$status"; do
         left=$((left - 1))

@@ -147,6 +147,32 @@ def test_nobody_waits_until_former_workers_are_told(
     os.waitpid(settling, 0)
 
 
+def test_what_settles_does_not_end_by_a_signal_that_comes_as_it_begins(
+    places: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a unit ends at once: that is told to all that it has started."""
+    monkeypatch.setattr(site, "CLOSING", 0.0)
+    monkeypatch.setattr(site, "SETTLING", 0.3)
+    fork, begun = os.fork, list[int]()
+
+    def told_at_once() -> int:
+        child = fork()
+        if child:
+            os.kill(child, signal.SIGTERM)
+            os.kill(child, signal.SIGHUP)
+            begun.append(child)
+        return child
+
+    monkeypatch.setattr("platforms.remote.host.site.os.fork", told_at_once)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    for _ in range(5):
+        with site._closing(places):
+            pass
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask, "whoever reloads hears signals as before"
+        _, status = os.waitpid(begun[-1], 0)
+        assert (status, places.closing.exists()) == (0, False)
+
+
 def children() -> set[int]:
     return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
 

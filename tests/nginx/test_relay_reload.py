@@ -13,8 +13,8 @@ import pytest
 
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.tls.hosts_keys import HostsKeys
-from tests.clients import LATEST, PAUSE, Clients
-from tests.nginx.relayed import OTHER_SECRET, SECRET, Hosts, on, until, values_of
+from tests.clients import PAUSE, Clients
+from tests.nginx.relayed import OTHER_SECRET, SECRET, Hosts, on, values_of
 from tests.nginx.running import PATIENCE, versions
 
 if TYPE_CHECKING:
@@ -26,10 +26,6 @@ CLIENTS, RELOADS = 12, 3
 
 #: Without the care that a reload takes, so many must be enough to see what the care is for.
 RELOADS_WITHOUT_CARE = 400
-
-#: What is known to be lost, seldom: a POST that takes a connection between hosts just as the reload closes it, at rest
-#: (docs/remote.md). Without the care that a reload takes there are many.
-KNOWN, KNOWN_AT_MOST = "POST: 502", 1
 
 #: What a host closes is a connection of another host's nginx, which all clients share: it is seldom that one comes just
 #: then, and clients at rest may need ten times as many reloads to meet it.
@@ -78,12 +74,6 @@ class Load(Clients):
             return f"{type(error).__name__}: {error}"
         return None if response.status == 200 else str(response.status)
 
-    @property
-    def unknown(self) -> list[str]:
-        """The requests that failed, but for what is known to."""
-        known = [one for one in self.failed if one == KNOWN]
-        return self.failed if len(known) > KNOWN_AT_MOST else [one for one in self.failed if one != KNOWN]
-
 
 def two_hosts(nginx: Nginx, edit: Callable[[str, str], str] = lambda _path, text: text) -> Hosts:
     return Hosts(nginx, values_of(["web1", "web2", "edge"], on("web1", "web1", "web2", "web2")), edit=edit)
@@ -96,9 +86,9 @@ def test_no_request_is_lost_by_reloads(nginx: Nginx, host: str) -> None:
             for _ in range(RELOADS):
                 time.sleep(0.3)
                 hosts.reload(host)
-            until(lambda: load.requests.total() > 500, LATEST)
+            load.wait_until(lambda: load.requests.total() > 500)
         print(f"{nginx}: {RELOADS} reloads of {host}, {load}")
-        assert load.unknown == []
+        assert load.failed == []
         assert load.requests.total() > 500
 
 
@@ -183,9 +173,9 @@ def changed(hosts: Hosts, steps: list[HostsKeys]) -> Load:
             hosts.deliver(hosts.values)
             hosts.reload(host)
             time.sleep(0.3)
-            if load.unknown:
+            if load.failed:
                 break
-        until(lambda: load.requests.total() > 500 or load.unknown, LATEST)
+        load.wait_until(lambda: load.requests.total() > 500)
     return load
 
 
@@ -193,7 +183,7 @@ def test_hosts_come_to_know_each_other_by_another_key_and_lose_no_request(nginx:
     with two_hosts(nginx) as hosts:
         load = changed(hosts, CHANGED)
         print(f"{nginx}: another key in {len(CHANGED)} steps, {load}")
-        assert load.unknown == []
+        assert load.failed == []
         assert load.requests.total() > 500
 
 
@@ -204,7 +194,7 @@ def test_another_key_with_a_step_left_out_loses_requests(nginx: Nginx, left_out:
     with two_hosts(nginx) as hosts:
         load = changed(hosts, CHANGED[:left_out] + CHANGED[left_out + 1 :])
         print(f"{nginx}: another key without step {left_out + 1}, {load}")
-        assert load.unknown
+        assert load.failed
 
 
 def test_another_key_in_one_step_loses_requests(nginx: Nginx) -> None:
@@ -212,4 +202,4 @@ def test_another_key_in_one_step_loses_requests(nginx: Nginx) -> None:
     with two_hosts(nginx) as hosts:
         load = changed(hosts, CHANGED[2:])
         print(f"{nginx}: another key in one step, {load}")
-        assert load.unknown
+        assert load.failed

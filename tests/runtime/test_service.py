@@ -111,12 +111,12 @@ class Service:
         found = self.name.status(self.generation)
         return found if found is not None and found["pid"] == self.process.pid else {}
 
-    def wait_for(self, state: str, *, well: bool | None = None) -> None:
+    def wait_for(self, state: str, *, well: bool | None = None, message: str = "") -> None:
         def reached() -> bool:
             said = self.status
-            return said.get("state") == state and well in (None, said["well"])
+            return said.get("state") == state and well in (None, said["well"]) and message in said["message"]
 
-        self.wait_until(reached, f"{state}, {well}")
+        self.wait_until(reached, f"{state}, {well}, {message}")
 
     def wait_until(self, true: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -303,7 +303,7 @@ def test_a_program_that_is_not_python_gets_the_plain_variables_alone(stand: Stan
 
 def test_a_program_that_is_not_there_is_said(start: Starting) -> None:
     worker = start("worker", "no-such-program")
-    worker.wait_until(lambda: "status 127" in worker.status.get("message", ""), "told")
+    worker.wait_for("crashed", well=False, message="status 127")
     assert "no-such-program: no such program among the project's packages, nor on PATH" in worker.log
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cluster.config.models import Broker, ClusterConfig, Schedule, Worker
 
 #: Seconds that nginx's connections to an instance live. After twice this, a process that lost its name holds none.
-UPSTREAM_CONNECTION_AGE = 0.5
+UPSTREAM_CONNECTION_AGE = 0.25
 
 #: Seconds between giving a name up and stopping.
 DRAIN_SECONDS = 2 * UPSTREAM_CONNECTION_AGE + 0.25

@@ -6,19 +6,28 @@ import contextlib
 import os
 import re
 import subprocess
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from cluster.endpoints import Endpoint
 from cluster.services import Kind
 from cluster.verify import Endpoints
 from platforms.docker.container_paths import NGINX_INTERNAL, sockets_of
 from platforms.docker.engine import Engine, EngineError
-from platforms.pulumi.relay import Relay
+from platforms.docker.scripts import HOST
+from platforms.pulumi.relays import Relays
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from cluster.topology import Topology
+
+#: What leads to all of them at once, in nginx's container.
+RELAYS = HOST / "relays.pl"
+
+#: Looks at containers that go on side by side: each is a process there, and most of it waits.
+LOOKS = 4
 
 #: How a line of /proc/net/tcp begins that is of a socket.
 ENTRY = re.compile(r"\s*\d+: ")
@@ -40,20 +49,21 @@ def endpoints(engine: Engine, stack: str, topology: Topology, release: str, auth
     if not running:
         raise EngineError("nginx is not running")
 
-    def start(path: str) -> subprocess.Popen[bytes]:
+    def start() -> subprocess.Popen[bytes]:
+        # Not a file of nginx's image: another image would replace nginx. The `relay` there is of former versions.
         return subprocess.Popen(
-            ["docker", "exec", "--interactive", running[0], "/usr/local/lib/cluster/relay", path],
+            ["docker", "exec", "--interactive", running[0], "perl", "-e", RELAYS.read_text(encoding="utf-8")],
             env={**os.environ, **engine.environment()},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
 
-    with contextlib.closing(Relay(start)) as relay:
+    with contextlib.closing(Relays(start)) as relays:
         there = topology.endpoints(sockets_of, Kind.INSTANCE)
         yield Endpoints(
-            internal=relay.to(NGINX_INTERNAL),
-            instances={name: relay.to(endpoint.path) for name, endpoint in there.items()},
+            internal=relays.to(NGINX_INTERNAL),
+            instances={name: relays.to(endpoint.path) for name, endpoint in there.items()},
             site=Endpoint(host=engine.address(), port=topology.config.site.listen),
             release=release,
             intruders=lambda: intruders(engine, stack),
@@ -63,15 +73,20 @@ def endpoints(engine: Engine, stack: str, topology: Topology, release: str, auth
 
 def intruders(engine: Engine, stack: str) -> list[str]:
     """Return what listens on a port though it is not nginx, and what the engine publishes for it, a line each."""
-    found = []
-    for container in engine.inspect(engine.containers(stack)):
-        name = container["Name"].lstrip("/")
-        if container["Config"]["Labels"]["django-cluster.role"] == "nginx":
-            continue
-        found += [f"{name} has port {port} published" for port in container["HostConfig"]["PortBindings"] or {}]
-        if container["HostConfig"]["NetworkMode"] != "none":
-            found += [f"{name} listens on port {port}" for port in _listening(engine, container["Id"])]
-    return found
+    with ThreadPoolExecutor(max_workers=LOOKS) as side_by_side:
+        found = side_by_side.map(partial(_intruding, engine), engine.inspect(engine.containers(stack)))
+        return [line for lines in found for line in lines]
+
+
+def _intruding(engine: Engine, container: Mapping[str, Any]) -> list[str]:
+    """Return the lines of one container."""
+    name = container["Name"].lstrip("/")
+    if container["Config"]["Labels"]["django-cluster.role"] == "nginx":
+        return []
+    published = [f"{name} has port {port} published" for port in container["HostConfig"]["PortBindings"] or {}]
+    if container["HostConfig"]["NetworkMode"] == "none":
+        return published
+    return [*published, *(f"{name} listens on port {port}" for port in _listening(engine, container["Id"]))]
 
 
 def _listening(engine: Engine, container: str) -> list[int]:

@@ -29,10 +29,11 @@ from platforms.pulumi.engine import SECRET_KEY
 from platforms.pulumi.installing import installed_pulumi
 from platforms.pulumi.kept_stack import kept_stack
 from platforms.pulumi.keys import stack_keys
+from platforms.pulumi.preview import changed_by
 from platforms.pulumi.progress import COMMAND, UNCHANGED, part_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from fractions import Fraction
 
@@ -56,7 +57,7 @@ Resources = list[dict[str, Any]]
 Left = tuple[list[Cost], list[str]]
 
 #: Ends the name of the command by which a migrated release is prepared; its standard input is the stack's secrets.
-PREPARE = "prepare"
+PREPARE, SECRETS_INPUT = "prepare", "stdin"
 
 
 def begun(
@@ -88,14 +89,15 @@ def begun(
 def taking(preview: Preview, pulumi: Pulumi) -> Callable[[Event], None]:
     """Return what takes a preview's events: as soon as one says that a release is prepared, secrets begin to be read.
 
-    Those that it has, and those of the one before, by which the plan says what becomes of sessions.
+    Those that it has and, where the engine says that they are others, those of the one before, by which the plan says
+    what becomes of sessions.
     """
 
     def take(event: Event) -> None:
         preview.take(event)
         step = (event.get("resourcePreEvent") or {}).get("metadata")
         if step and step["op"] not in UNCHANGED and _prepares(*part_of(step)):
-            pulumi.begin_secrets(former=step["op"] != "create")
+            pulumi.begin_secrets(former=step["op"] != "create" and not _keeps_secrets(changed_by(step)))
 
     return take
 
@@ -103,6 +105,14 @@ def taking(preview: Preview, pulumi: Pulumi) -> Callable[[Event], None]:
 def _prepares(kind: str, part: str) -> bool:
     """Tell whether a resource is the command by which a migrated release is prepared."""
     return kind == COMMAND and part.endswith(PREPARE)
+
+
+def _keeps_secrets(changed: Collection[str]) -> bool:
+    """Tell whether a release is prepared with the secrets of the one before; changed: the paths of other inputs.
+
+    To read the former ones takes half a second of a processor, since a key is derived for it.
+    """
+    return bool(changed) and SECRETS_INPUT not in changed
 
 
 def state_of(stack: str, pulumi: Callable[[], Pulumi]) -> Resources | None:
@@ -294,7 +304,7 @@ class Planning(ABC):
         if former is None:
             return Compared(release=release, lasting=lasting)
         try:
-            sides = self.sides(former, wanted, self._former_secrets(), secrets)
+            sides = self.sides(former, wanted, self._former_secrets(secrets), secrets)
         except UnkeptError as error:
             return Compared(release=release, lasting=lasting, unknown=(f"what of the release changes: {error}",))
         told, settings, lines = compare_releases(
@@ -304,8 +314,12 @@ class Planning(ABC):
         )
         return Compared(release=told, parts=sides.parts, settings=settings, unknown=lines, lasting=lasting)
 
-    def _former_secrets(self) -> dict[str, str] | None:
+    def _former_secrets(self, wanted: dict[str, str]) -> dict[str, str] | None:
         """Return the secrets that the stack was made with last; None where they can't be read."""
+        steps = [one for one in self.preview.all if _prepares(one.kind, one.part)]
+        there = [one for one in steps if one.operation not in ("create", "delete")]
+        if there and all(one.operation == "same" or _keeps_secrets(one.changed) for one in there):
+            return wanted
         for resource in self.pulumi.export(plain=True):
             if _prepares(*part_of({"urn": resource["urn"], "new": resource})):
                 given = (resource.get("inputs") or {}).get("stdin")
@@ -366,4 +380,14 @@ def _server(output: Mapping[str, Any]) -> dict[str, Any]:
     return {key: output[key] for key in ("name", "weight", "backup", "down") if key in output}
 
 
-__all__ = ["Compared", "Planning", "Sides", "UnkeptError", "begun", "lasting_of", "state_of"]
+__all__ = [
+    "PREPARE",
+    "SECRETS_INPUT",
+    "Compared",
+    "Planning",
+    "Sides",
+    "UnkeptError",
+    "begun",
+    "lasting_of",
+    "state_of",
+]

@@ -152,7 +152,6 @@ class Preview:
 def _step(metadata: Mapping[str, Any], operation: str) -> Step:
     kind, part = part_of(dict(metadata))
     old, new = ((metadata.get(one) or {}).get("inputs") or {} for one in ("old", "new"))
-    paths = metadata.get("detailedDiff") or metadata.get("diffs") or ()
     state = metadata.get("new") or metadata.get("old") or {}
     return Step(
         operation=operation,
@@ -161,8 +160,13 @@ def _step(metadata: Mapping[str, Any], operation: str) -> Step:
         component=name_of(state.get("parent") or "")[1],
         old=old,
         new=new,
-        changed=tuple(sorted(paths)) if operation in ("update", "replace") else (),
+        changed=changed_by(metadata) if operation in ("update", "replace") else (),
     )
+
+
+def changed_by(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the paths of the inputs in which a step differs, as an event of the engine's says them."""
+    return tuple(sorted(metadata.get("detailedDiff") or metadata.get("diffs") or ()))
 
 
 def _moved(step: Step) -> bool:
@@ -239,4 +243,4 @@ def names(steps: Iterable[str]) -> list[str]:
     return sorted(steps, key=_natural)
 
 
-__all__ = ["Preview", "Step", "names"]
+__all__ = ["Preview", "Step", "changed_by", "names"]

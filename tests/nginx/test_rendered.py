@@ -334,8 +334,8 @@ def test_instance_ports_add_a_server_and_an_upstream_for_each(nginx: Nginx, tmp_
         assert [line.split(" > ")[1] for line in upstream] == [
             f"server unix:/DIR/s/app{number}/http.sock",
             "keepalive 4",
-            "keepalive_time 500ms",
-            "keepalive_timeout 500ms",
+            "keepalive_time 250ms",
+            "keepalive_timeout 250ms",
             "keepalive_requests 100000",
         ]
     assert {line.split(" ")[0].split("[")[0] for line in added} == {"server", "upstream"}

@@ -36,6 +36,7 @@ from platforms.pulumi import planning
 from platforms.pulumi.engine import Changes, PulumiError
 from platforms.pulumi.kept_stack import keep_stack
 from platforms.pulumi.live import Live
+from platforms.pulumi.planning import PREPARE, SECRETS_INPUT
 from platforms.pulumi.preview import Preview
 from tests.unit.pulumi_mocks import PROJECT, SECRETS, write_stack
 
@@ -262,18 +263,26 @@ class FakePulumi:
         if ASIDE_VARIABLE in environment:
             write_context(Path(environment[ASIDE_VARIABLE]) / "dev" / "images" / WANTED, {"a.py": "1\n2\n"}, threads=7)
         for event in self.events():
-            take(event)
+            take(self._with_secrets(event))
         self.began_early = self.is_reading
         return Changes()
 
     def events(self) -> list[dict[str, Any]]:
         return recorded(self.name)
 
+    def _with_secrets(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Return an event as the engine says it where the secrets differ."""
+        step = (event.get("resourcePreEvent") or {}).get("metadata") or {"op": "", "urn": ""}
+        if self.former == SECRETS or step["op"] != "update" or not step["urn"].endswith(PREPARE):
+            return event
+        return {"resourcePreEvent": {"metadata": {**step, "detailedDiff": {**step["detailedDiff"], SECRETS_INPUT: {}}}}}
+
     def secrets(self, *_more: str) -> dict[str, str]:
         return SECRETS
 
     def export(self, *, plain: bool) -> list[dict[str, Any]]:
         assert plain
+        assert self.reads_former, "it should have begun while the preview went on, or is needless"
         parent = "urn:pulumi:dev::p::cluster:index:AppHosts::app"
         urn = "urn:pulumi:dev::p::cluster:index:AppHosts$command:local/command:Command::app-prepare"
         value = {"plaintext": json.dumps(json.dumps(self.former))}
@@ -438,14 +447,17 @@ def test_a_release_is_compared_with_the_one_that_serves_and_leaves_nothing_behin
     assert "secret_environment.TOKEN" in shown
 
 
+@pytest.mark.parametrize("former", [SECRETS, {"secret_key": "canary"}], ids=["the same", "others"])
 @pytest.mark.parametrize(("what", "early"), [("release", True), ("weight", False), ("same", False)])
 def test_secrets_begin_to_be_read_while_the_preview_goes_on_where_there_is_another_release(
-    opened: Stack, monkeypatch: pytest.MonkeyPatch, what: str, early: bool
+    opened: Stack, monkeypatch: pytest.MonkeyPatch, what: str, early: bool, former: dict[str, str]
 ) -> None:
-    """Each takes a while: Pulumi derives a key of the passphrase."""
-    pulumi = FakePulumi(what)
-    planned(opened, pulumi, monkeypatch)
-    assert (pulumi.began_early, pulumi.reads_former, pulumi.is_reading) == (early, early, False)
+    """Each takes a while: Pulumi derives a key of the passphrase. The former ones are read where they are others."""
+    pulumi = FakePulumi(what, former)
+    found = planned(opened, pulumi, monkeypatch)
+    assert (pulumi.began_early, pulumi.is_reading) == (early, False)
+    assert pulumi.reads_former == (early and former != SECRETS)
+    assert bool(found.release and found.release.secrets) == pulumi.reads_former
 
 
 def test_of_a_former_release_that_is_not_kept_here_nothing_is_said_but_that(

@@ -14,8 +14,8 @@ from cli.options import AsJson, StackName  # noqa: TC001 - as above
 from cluster.console import Terminal, tell
 from cluster.errors import CommandError
 from cluster.stack.judge import findings
-from cluster.stack.opened import DEFAULT_STACK, open_stack, stack_or_word
-from platforms.registry import DEFAULT
+from cluster.stack.opened import DEFAULT_STACK, find_root, open_stack, stack_or_word
+from platforms.registry import DEFAULT, begin
 from platforms.registry import platform as platform_of
 
 if TYPE_CHECKING:
@@ -35,6 +35,12 @@ def _opened(name: str) -> tuple[Stack, Platform]:
     """Return a stack, and the same on its platform."""
     stack = open_stack(name)
     return stack, platform_of(stack, Terminal())
+
+
+def _changing(name: str) -> tuple[Stack, Platform]:
+    """Return a stack whose changes are looked at, and the same on its platform: what that takes begins first."""
+    begin(find_root(), name)
+    return _opened(name)
 
 
 def _run(stack: str, words: list[str]) -> NoReturn:
@@ -62,7 +68,7 @@ def up(
     """Make the cluster what its stack file says, losing no request."""
     from cli import commands  # noqa: PLC0415 - each command imports only what it needs
 
-    commands.up(*_opened(stack), pull=pull, plan_digest=plan_digest)
+    commands.up(*_changing(stack), pull=pull, plan_digest=plan_digest)
 
 
 @app.command()
@@ -83,9 +89,10 @@ def plan(  # noqa: PLR0913, PLR0917 - a command's options
 
     chosen = [form for form, asked in ((planning.Form.TEXT, as_text), (planning.Form.MARKDOWN, as_markdown)) if asked]
     chosen += [planning.Form.JSON] if as_json else []
+    names = stacks or [DEFAULT_STACK]
     if len(chosen) > 1:
         raise CommandError("--text, --markdown and --json: say one of them")
-    if digest_file is not None and len(stacks or [DEFAULT_STACK]) > 1:
+    if digest_file is not None and len(names) > 1:
         raise CommandError("--digest-file: is for one stack at a time")
     if digest_file is not None and against is not None:
         raise CommandError("--digest-file: is of what runs, and --against tells nothing of that: say one of them")
@@ -98,7 +105,7 @@ def plan(  # noqa: PLR0913, PLR0917 - a command's options
         plans = (
             planning.against(against, stacks or [])
             if against is not None
-            else planning.plan([_opened(name) for name in stacks or [DEFAULT_STACK]])
+            else planning.plan([_changing(names[0]), *map(_opened, names[1:])])
         )
     planning.show(plans, chosen[0] if chosen else planning.Form.TEXT)
     if digest_file is not None:
@@ -115,7 +122,7 @@ def rollback(
     """Let the release before serve again, by the same way as forward."""
     from cli import commands  # noqa: PLC0415
 
-    commands.rollback(*_opened(stack), to)
+    commands.rollback(*_changing(stack), to)
 
 
 @app.command()

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.adopting import AdoptError, in_words, project_database, rows_in
-from cluster.config import SessionEngine, StackFileError, load_stack, stack_path
+from cluster.config import SessionEngine, StackFileError, load_stack
 from cluster.config.kinds import PYTHON_VERSION
-from cluster.config.load import STACKS
 from cluster.config.models import App, Requirements
 from cluster.console import Terminal, tell, warn
 from cluster.errors import CommandError
@@ -26,7 +25,7 @@ from cluster.machine.ports import is_free
 from cluster.release import ReleaseError
 from cluster.stack.judge import findings
 from cluster.stack.opened import Stack, find_root
-from cluster.stack.paths import PYTHONS, STATE
+from cluster.stack.paths import PYTHONS, STACKS, STATE, stack_path
 from platforms.registry import ADOPTING, DEFAULT, adopting, initial, names
 from platforms.registry import platform as platform_of
 

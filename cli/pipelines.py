@@ -5,12 +5,11 @@ from __future__ import annotations
 import subprocess
 from typing import TYPE_CHECKING
 
-from cluster.config import stack_path
-from cluster.config.load import STACKS
 from cluster.console import tell
 from cluster.errors import CommandError
 from cluster.initial.pipelines import Pipelines
 from cluster.stack.opened import find_root
+from cluster.stack.paths import STACKS, stack_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

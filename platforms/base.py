@@ -366,6 +366,14 @@ class Initial(Protocol):
         ...
 
 
+class Early(Protocol):
+    """What the module of a platform has that begins before a stack file is read."""
+
+    def begin(self, root: Path, stack: str) -> None:
+        """Let what a change or a plan takes begin by itself; nothing waits for it, and nothing is changed."""
+        ...
+
+
 class Adopting(Protocol):
     """What the module of each platform has that takes over what a project has in use."""
 

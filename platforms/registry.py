@@ -5,20 +5,27 @@ Its modules are imported where they are needed: who uses one platform reads noth
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 from cluster.errors import CommandError
 from cluster.platforms import Platform as Name
+from cluster.stack.paths import stack_path
 
 if TYPE_CHECKING:
-    from cluster.stack.opened import Stack
-    from platforms.base import Adopting, Ground, Grounds, Initial, Platform, Platforms, Voice
+    from pathlib import Path
 
-#: A platform's modules: for the commands, for stacks that have no file yet, for programs, and for taking over what a
-#: project has in use. Not each has the last two.
-COMMANDS, INITIAL, PROGRAM, ADOPTING = "platform", "initial", "program", "adopting"
+    from cluster.stack.opened import Stack
+    from platforms.base import Adopting, Early, Ground, Grounds, Initial, Platform, Platforms, Voice
+
+#: A platform's modules: for the commands, for stacks that have no file yet, for programs, for taking over what a
+#: project has in use, and for what begins before a stack file is read. Not each has the last three.
+COMMANDS, INITIAL, PROGRAM, ADOPTING, EARLY = "platform", "initial", "program", "adopting", "early"
+
+#: The line of a stack file that says which one it is for.
+NAMED = re.compile(r"""^\s*cluster:platform:\s*["']?(\w+)""", re.MULTILINE)
 
 #: What a stack file is written for where nobody names another one.
 DEFAULT = Name.LOCAL
@@ -42,6 +49,20 @@ def _module(platform: str, module: str) -> Any:
 def platform(stack: Stack, voice: Voice) -> Platform:
     """Return the stack on its platform, which tells `voice` what it does."""
     return cast("Platforms", _module(stack.config.platform, COMMANDS)).platform(stack, voice)
+
+
+def begin(root: Path, stack: str) -> None:
+    """Let what changes a stack be imported, in a process of its own, while its file is read and judged.
+
+    What can't be told of the file at a glance begins later.
+    """
+    file = stack_path(root, stack)
+    try:
+        found = NAMED.search(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # who reads it says so
+    if found and found[1] in names(EARLY):
+        cast("Early", _module(found[1], EARLY)).begin(root, stack)
 
 
 def initial(platform: str) -> Initial:

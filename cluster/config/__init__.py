@@ -1,6 +1,6 @@
 """The stack file: models, and reading one with every problem said at once."""
 
-from cluster.config.load import Problem, StackFileError, load_stack, parse_config, stack_path
+from cluster.config.load import Problem, StackFileError, load_stack, parse_config
 from cluster.config.models import ClusterConfig, DatabaseEngine, Interface, Method, Server, SessionEngine
 from cluster.config.units import Duration, Size
 from cluster.platforms import Platform
@@ -19,5 +19,4 @@ __all__ = [
     "StackFileError",
     "load_stack",
     "parse_config",
-    "stack_path",
 ]

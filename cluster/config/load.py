@@ -16,6 +16,7 @@ from cluster.config.refusing import KEY, VALUE
 from cluster.config.units import MOMENT, Duration
 from cluster.errors import ClusterError
 from cluster.source import find_media
+from cluster.stack.paths import STACKS, stack_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,8 +41,6 @@ MOST_PROBLEMS = 50
 
 #: Characters of a value that a message repeats.
 LINE = 80
-
-STACKS = "stacks"
 
 #: Named in a message where no file is known.
 SOURCE = "stack file"
@@ -105,11 +104,6 @@ class StackFileError(ClusterError):
         self.source = source
         self.problems = problems
         super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
-
-
-def stack_path(root: Path, stack: str) -> Path:
-    """Return where the stack file of `stack` is, whether it exists or not."""
-    return root / STACKS / f"Pulumi.{stack}.yaml"
 
 
 def load_stack(root: Path, stack: str) -> ClusterConfig:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster.config.document import DocumentError, lines_of, read_document
-from cluster.config.load import PREFIX, STACKS, StackFileError, load_stack, stack_path
+from cluster.config.load import PREFIX, StackFileError, load_stack
 from cluster.config.models import OWN_KEYS, SECRET_KEYS
 from cluster.errors import ClusterError
 from cluster.plan.compare import packages_of, tree_of
@@ -18,6 +18,7 @@ from cluster.render.paths import NginxPaths
 from cluster.render.shared import Place, render_shared
 from cluster.render.versions import NEW_NGINX, version_in_image
 from cluster.services import Kind
+from cluster.stack.paths import STACKS, stack_path
 from cluster.tls.certificates import Certificate, CertificateError, named
 from cluster.topology import build_topology
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.errors import CommandError
-from cluster.stack.paths import STATE
+from cluster.stack.paths import STACKS, STATE, stack_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -25,8 +25,6 @@ UNSAFE = frozenset("\"'`\\$%*?[]{};#:|<>&!\N{REPLACEMENT CHARACTER}")
 
 def find_root() -> Path:
     """Return the repository: the nearest directory upwards that holds `stacks`."""
-    from cluster.config.load import STACKS  # noqa: PLC0415
-
     try:
         here = Path.cwd()
     except FileNotFoundError as error:
@@ -72,8 +70,6 @@ def stack_or_word(name: str, words: Collection[str] | None = None) -> tuple[str,
 
     words: those that it may be; any for None. Another one is a stack that is not there.
     """
-    from cluster.config.load import stack_path  # noqa: PLC0415
-
     if stack_path(find_root(), name).exists() or (words is not None and name not in words):
         return name, []
     return DEFAULT_STACK, [name]

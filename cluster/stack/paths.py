@@ -1,4 +1,4 @@
-"""Where what is kept of a stack lies on this machine, whichever platform runs it: below `.cluster/<stack>/`."""
+"""Where a stack file is, and what is kept of the stack on this machine on every platform: below `.cluster/<stack>/`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - a field's type
 
+#: In the repository: the stack files.
+STACKS = "stacks"
+
 #: In the repository: all that is kept of its stacks.
 STATE = ".cluster"
 
 #: Interpreters that uv brought, for all of them.
 PYTHONS = f"{STATE}/pythons"
+
+
+def stack_path(root: Path, stack: str) -> Path:
+    """Return where the stack file of `stack` is, whether it exists or not."""
+    return root / STACKS / f"Pulumi.{stack}.yaml"
 
 
 @dataclass(frozen=True)

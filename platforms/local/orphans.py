@@ -17,8 +17,8 @@ from enum import StrEnum
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from cluster.config.load import STACKS
 from cluster.services import PACKAGED
+from cluster.stack.paths import STACKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from cluster.acme.kept import Store
 from cluster.asking import sessions_report
 from cluster.config import StackFileError, load_stack
-from cluster.config.load import STACKS
 from cluster.config.models import DatabaseEngine
 from cluster.endpoints import Endpoint
 from cluster.errors import CommandError
@@ -25,6 +24,7 @@ from cluster.render.versions import NEW_NGINX
 from cluster.services import asked_by, refused_without
 from cluster.sessions import Lasting, refusal, refused_loss, refused_rollback
 from cluster.stack.history import History, locked
+from cluster.stack.paths import STACKS
 from cluster.stack.rotation import ProgressFile, unverified_by
 from cluster.stack.secrets import ensure_secrets, keep_dropped, write_secret
 from cluster.tls.certificates import named

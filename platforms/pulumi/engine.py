@@ -25,19 +25,18 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cluster.config import stack_path
 from cluster.config.models import SECRET_KEYS
 from cluster.console import interrupts
 from cluster.errors import CommandError
 from cluster.stack.history import Busy
-from cluster.stack.paths import STATE
+from cluster.stack.paths import STATE, stack_path
 from cluster.stack.secrets import ALPHABET, KEY_LENGTH, write_secret
 from cluster_runtime.supervision import die_with_parent
 from platforms.pulumi.backend import PASSPHRASE, VARIABLE, named_backend
 from platforms.pulumi.forgetting import forget
 from platforms.pulumi.installing import HOME, find_pulumi, installed_pulumi
-from platforms.pulumi.policing import SDK, Policed, asking, not_run
-from platforms.pulumi.programs import Programs, programs
+from platforms.pulumi.policing import Policed, asking, not_run
+from platforms.pulumi.programs import SDK, Programs, programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cluster.acme.kept import new_key
-from cluster.config import stack_path
 from cluster.config.models import (
     ACCOUNT,
     AUTHORITY,
@@ -23,6 +22,7 @@ from cluster.config.models import (
     ROTATION,
 )
 from cluster.errors import CommandError
+from cluster.stack.paths import stack_path
 from cluster.stack.rotation import KEPT, ProgressFile, unsaid
 from cluster.stack.secrets import with_dropped
 

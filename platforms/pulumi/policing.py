@@ -16,6 +16,7 @@ import yaml
 from cluster.errors import CommandError
 from cluster.plan.judged import disabled_rules
 from platforms.pulumi.interpreters import works
+from platforms.pulumi.programs import SDK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,9 +29,6 @@ PACK = Path(__file__).resolve().parents[2] / "policy"
 
 #: What Pulumi reads of a pack first.
 MANIFEST = "PulumiPolicy.yaml"
-
-#: What the pack is made of, beside Python's own.
-SDK = "pulumi_policy"
 
 #: The level of what it refuses.
 MANDATORY = "mandatory"

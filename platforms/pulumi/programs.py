@@ -17,12 +17,16 @@ import yaml
 import cluster
 from cluster.errors import CommandError
 from platforms.pulumi import interpreters
+from platforms.pulumi.installing import installed_pulumi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 #: The project's file.
 PROJECT = "Pulumi.yaml"
+
+#: What the policy pack is made of, beside Python's own.
+SDK = "pulumi_policy"
 
 #: The longest path of a socket, in bytes.
 SOCKET_LENGTH = 100
@@ -114,11 +118,23 @@ def _let_go(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
+#: Those that have begun before anybody has asked for them, by what they are asked for with.
+_begun: dict[tuple[Path, Path, tuple[str, ...]], Programs | None] = {}
+
+
+def begin(root: Path, file: Path, module: str) -> None:
+    """Let what the program imports, `module` among it, be imported while the stack file is read, where Pulumi is."""
+    if installed_pulumi() is not None:
+        _begun[root, file, (module, SDK)] = programs(root, file, module, SDK)
+
+
 def programs(root: Path, file: Path, *modules: str) -> Programs | None:
-    """Return what runs the program of the project at `root` for a stack of this file.
+    """Return what runs the program of the project at `root` for a stack of this file; modules: that it will import.
 
     None where that is another Python's than this one's, or has what the engine alone knows.
     """
+    if (root, file, modules) in _begun:
+        return _begun.pop((root, file, modules))
     project, stack = _read(root / PROJECT), _read(file)
     runtime = project.get("runtime")
     options = runtime.get("options") if isinstance(runtime, dict) and runtime.get("name") == "python" else None

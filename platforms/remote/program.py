@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pulumi
 import yaml
 
-from cluster.config import stack_path
 from cluster.config.models import HOSTS_KEY, HOSTS_KEY_FALLBACKS, OWN
 from cluster.lint.hosts import hosts_fit
+from cluster.stack.paths import stack_path
 from cluster.tls.hosts_keys import HostsKeys, read_fallbacks
 from cluster.topology import build_topology
 from platforms.remote import filesystem

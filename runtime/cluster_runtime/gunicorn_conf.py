@@ -27,8 +27,8 @@ proc_name = f"{os.environ[INSTANCE_VARIABLE]}-{_config.release}"
 graceful_timeout = int(_config.graceful_timeout)
 # gunicorn's own watch over its workers; with gthread it watches the main loop, not the requests.
 timeout = max(10, int(_config.health.retries * (_config.health.interval + _config.health.timeout)))
-# nginx keeps its connections for a quarter of a second (cluster.services.UPSTREAM_CONNECTION_AGE); the longer one must be
-# here.
+# nginx keeps its connections for a quarter of a second (cluster.services.UPSTREAM_CONNECTION_AGE); the longer one must
+# be here.
 keepalive = 75
 # As long a line as nginx takes (one of its large_client_header_buffers); gunicorn's default is half of it.
 limit_request_line = 8190

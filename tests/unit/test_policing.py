@@ -24,6 +24,7 @@ from platforms.docker.failures import refused_by
 from platforms.pulumi import policing
 from platforms.pulumi.engine import Changes, PolicyError, Pulumi, PulumiError
 from platforms.pulumi.policing import Policed, asking, not_run
+from platforms.pulumi.programs import SDK
 from policy.pack import PACK, READER, Pack
 from tests.unit.test_policy import command, container, secret
 
@@ -202,7 +203,7 @@ def test_what_can_t_be_asked_is_said_in_one_line(tmp_path: Path, said: str, word
 
 def test_an_environment_without_pulumi_policy_is_told_before_pulumi_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pulumi waits for ever for a pack whose environment is not there."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == policing.SDK else "there")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == SDK else "there")
     with pytest.raises(CommandError, match=r"pulumi_policy is missing here; `make up` installs it$"), asking():
         pass
     with asking(policed=False) as words:

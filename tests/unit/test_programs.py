@@ -10,9 +10,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 import pytest
@@ -27,9 +28,12 @@ from pulumi.runtime.proto import (
     resource_pb2_grpc,
 )
 
+from cli.app import app
 from cluster.errors import CommandError
+from cluster.stack.paths import stack_path
+from platforms import registry
 from platforms.pulumi.engine import Pulumi, PulumiError
-from platforms.pulumi.programs import Programs, programs
+from platforms.pulumi.programs import SDK, Programs, _begun, programs
 from tests.processes import lives
 
 if TYPE_CHECKING:
@@ -415,3 +419,68 @@ def test_the_engine_is_given_the_address_where_it_runs_the_program_by_it(tmp_pat
     with pytest.raises(PulumiError):
         found.destroy(lambda _event: None, protected=False)
     assert "--client" not in (tmp_path / "asked").read_text().splitlines()[-1]
+
+
+# --- one that begins before it is asked for
+
+STACK_FILES = {
+    "docker": "config:\n  cluster:platform: docker\n",
+    "remote": "config:\n  cluster:hosts: []\n  'x': 1\n  cluster:platform: 'remote' # hosts\n",
+    "local": "config:\n  cluster:platform: local\n",
+    "none yet": "config: {}\n",
+    "another": "config:\n  cluster:platform: mars\n",
+}
+
+
+@pytest.mark.parametrize("name", STACK_FILES)
+def test_what_runs_a_program_begins_by_a_glance_at_the_stack_file_and_is_taken_once(
+    project: Project, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    project.write("")
+    file = stack_path(project.root, "s")
+    file.parent.mkdir()
+    file.write_text(STACK_FILES[name])
+    monkeypatch.setattr("platforms.pulumi.programs.installed_pulumi", lambda: "pulumi")
+    registry.begin(project.root, "s")
+    asked = [(project.root, file, (f"platforms.{name}.program", SDK))] if name in {"docker", "remote"} else []
+    assert list(_begun) == asked
+    for root, path, modules in asked:
+        begun = _begun[root, path, modules]
+        assert begun is not None
+        assert begun.process.poll() is None
+        assert programs(root, path, *modules) is begun
+        assert programs(root, path, "json") is not begun
+    assert not _begun
+
+
+def test_nothing_begins_where_pulumi_is_not_there_or_the_file_is_not(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platforms.pulumi.programs.installed_pulumi", lambda: None)
+    project.write("")
+    registry.begin(project.root, "s")
+    file = stack_path(project.root, "s")
+    file.parent.mkdir()
+    file.write_text(STACK_FILES["docker"])
+    registry.begin(project.root, "s")
+    file.write_bytes(b"\xff\xfe")
+    registry.begin(project.root, "s")
+    assert not _begun
+
+
+@pytest.mark.parametrize("command", ["up", "plan", "rollback"])
+def test_it_begins_before_the_stack_file_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str) -> None:
+    (tmp_path / "stacks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    done: list[str] = []
+
+    def read(name: str) -> NoReturn:
+        done.append(f"read {name}")
+        raise CommandError("that is enough")
+
+    commands = import_module("cli.app")  # whose name in its package is the command line's
+    monkeypatch.setattr(commands, "begin", lambda root, name: done.append(f"begin {root.name} {name}"))
+    monkeypatch.setattr(commands, "open_stack", read)
+    with pytest.raises(CommandError, match="enough"):
+        app([command, "shop"], standalone_mode=False)
+    assert done == [f"begin {tmp_path.name} shop", "read shop"]

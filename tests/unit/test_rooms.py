@@ -86,7 +86,7 @@ def test_the_walls_are_before_every_platform_that_there_is() -> None:
     assert contract("No platform knows another")["modules"] == ["platforms.*"]
     for who in ("Components know", "The commands know"):
         assert "platforms.*.*" in contract(who)["forbidden_modules"]
-    kinds = (registry.COMMANDS, registry.PROGRAM, registry.INITIAL)
+    kinds = (registry.COMMANDS, registry.EARLY, registry.INITIAL, registry.PROGRAM)
     assert set(contract("A platform's modules")["protected_modules"]) == {f"platforms.*.{kind}" for kind in kinds}
 
 
@@ -155,6 +155,7 @@ def test_each_platform_of_the_schema_is_there_and_no_other() -> None:
     assert set(registry.names(registry.COMMANDS)) == set(COMMANDS)
     assert set(registry.names(registry.PROGRAM)) == set(PROGRAMS)
     assert set(registry.names(registry.ADOPTING)) == {registry.DEFAULT}
+    assert set(registry.names(registry.EARLY)) == set(PROGRAMS), "what runs a program takes its time to import"
 
 
 def test_a_new_stack_finds_each_platform_that_there_is() -> None:

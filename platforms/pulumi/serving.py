@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import grpc
 from pulumi.runtime.proto import language_pb2_grpc
 
+from cluster.config import ClusterConfig
 from cluster_runtime.supervision import die_with_parent
 from platforms.pulumi.hosting import INTERRUPTED_WITHIN, Host, Job, plugins, run
 from platforms.pulumi.interpreters import lend
@@ -194,6 +195,7 @@ def main() -> None:
     for module in modules:
         with contextlib.suppress(Exception):  # who needs it imports it too, and says what is wrong
             import_module(module)
+    ClusterConfig.model_rebuild()  # else each run builds by itself what reads a stack file
     forking = Forking(os.fdopen(os.dup(1), "w", buffering=1), listener)
     gc.collect()
     gc.freeze()  # so that forks keep what is imported in common

@@ -12,7 +12,8 @@ from platforms.docker.bases import SERVES_ON
 from platforms.docker.container_paths import DATABASE_SECRETS, base_image
 from platforms.docker.engine import INSTANCE_LABEL, ROLE_LABEL, EngineError
 from platforms.pulumi.engine import Pulumi, PulumiError, name_of
-from platforms.pulumi.progress import COMMAND, CONTAINER, IMAGE, SERVE, SHOW
+from platforms.pulumi.made import SHOW
+from platforms.pulumi.progress import COMMAND, CONTAINER, IMAGE, SERVE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

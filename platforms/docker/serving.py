@@ -19,7 +19,7 @@ from platforms.docker.made import Instances
 from platforms.docker.scripts import Variable
 from platforms.docker.specs import INSTANCE_STATES, instance_spec, service_spec
 from platforms.docker.task import TASK_LOCK, task
-from platforms.pulumi.progress import SHOW
+from platforms.pulumi.made import SHOW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

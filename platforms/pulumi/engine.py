@@ -35,6 +35,7 @@ from cluster_runtime.supervision import die_with_parent
 from platforms.pulumi.backend import PASSPHRASE, VARIABLE, named_backend
 from platforms.pulumi.forgetting import forget
 from platforms.pulumi.installing import HOME, find_pulumi, installed_pulumi
+from platforms.pulumi.plain import plain
 from platforms.pulumi.policing import Policed, asking, not_run
 from platforms.pulumi.programs import SDK, Programs, programs
 
@@ -525,20 +526,6 @@ def _let_go(process: subprocess.Popen[str]) -> None:
     """End what nobody has asked for."""
     process.kill()
     process.communicate()
-
-
-def plain(text: str) -> str:
-    """Return Pulumi's words without colours, addresses of source files and its own frame around them."""
-    text = re.sub(r"<\{%[^%]*%\}>|\x1b\[[0-9;]*m", "", text)
-    text = re.sub(r"^\s*sdk-v2/\S+: sdk\.\S+: ", "", text)
-    text = re.sub(r"^SDK \d{4}/\S+ \S+ (?:WARN|DEBUG) .*\n?", "", text, flags=re.MULTILINE)  # AWS's own log
-    text = re.sub(r"^\s*(error|warning): ", "", text, flags=re.MULTILINE)
-    text = re.sub(r'before hook "[^"\n]*" failed: ', "", text)
-    text = re.sub(r"\d+ errors? occurred:\s*", "", text)
-    text = re.sub(r"\* (?:creating|updating|deleting) urn:\S+?::(\w[\w-]*): ", r"\1: ", text)
-    text = re.sub(r'exit status \d+: running "[^\n]*?":?\s*\n', "", text)
-    text = re.sub(r"^\s*\* ", "", text, flags=re.MULTILINE)
-    return text.strip()
 
 
 def name_of(urn: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Tells what a platform has made from what another one has."""
+"""What a program makes: one platform's from another's, and what a step is called by whom else it concerns."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     from platforms import base
 
 Made = TypeVar("Made", bound="base.Store | base.MadeDatabase | base.Prepared | base.Instances")
+
+
+#: The command that lets nginx look in a release's static files, once its instances are healthy.
+SHOW = "static-current"
 
 
 def ours(kind: type[Made], made: object) -> Made:

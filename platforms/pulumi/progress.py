@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from platforms.pulumi.engine import Event, name_of
+from platforms.pulumi.made import SHOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -16,10 +17,6 @@ CONTAINER, COMMAND, IMAGE = "Container", "Command", "Image"
 
 #: How the command is called that waits for a memcached node, the one by which an instance takes its name, and nginx's.
 RESTORED, SERVE, NGINX_CONFIG = "-restored", "-serve", "nginx-config"
-
-#: The one that lets nginx look in a release's static files, once its instances are healthy.
-SHOW = "static-current"
-
 
 #: Operations of Pulumi's that change nothing.
 UNCHANGED = ("same", "read", "refresh")

@@ -24,7 +24,7 @@ from cluster.packages import base_python, last_lines, run_program, uv_config
 from cluster.release import ReleaseError
 from cluster.requirements import uv_table
 from cluster.sdists import OF_THE_PROJECT, build_requirements
-from platforms.pulumi.engine import plain
+from platforms.pulumi.plain import plain
 from platforms.remote.packed import archive
 from platforms.remote.targets import target_of
 from platforms.remote.units import SANDBOX

@@ -9,7 +9,7 @@ import pytest
 from cluster.errors import CommandError
 from platforms.base import Shared
 from platforms.pulumi.backend import VARIABLE, named_backend, share
-from platforms.pulumi.engine import plain
+from platforms.pulumi.plain import plain
 from tests.unit.pulumi_mocks import ROOT
 
 if TYPE_CHECKING:

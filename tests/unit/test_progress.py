@@ -11,7 +11,8 @@ from cluster.config import parse_config
 from cluster.topology import build_topology
 from platforms.docker.failures import build_output
 from platforms.docker.scripts import script
-from platforms.pulumi.engine import LOCKED, Changes, _Seen, name_of, plain
+from platforms.pulumi.engine import LOCKED, Changes, _Seen, name_of
+from platforms.pulumi.plain import plain
 from platforms.pulumi.progress import COMMANDS, Progress, begun, ended
 from tests.unit.pulumi_mocks import stack_values
 

@@ -28,7 +28,7 @@ from platforms.docker.bases import BUILD, NO_UPDATES, Base, BaseError, ages, bas
 from platforms.docker.engine import Engine
 from platforms.docker.family import Family, Target
 from platforms.local import platform as local
-from platforms.pulumi.engine import plain
+from platforms.pulumi.plain import plain
 from tests.unit.pulumi_mocks import (
     COMMAND,
     CONTAINER,

@@ -229,6 +229,17 @@ def test_the_commands_on_docker_wait_for_no_sdk_of_pulumi_s() -> None:
     assert not {"pulumi", "pulumi_docker", "platforms.docker.resources"} & found
 
 
+@pytest.mark.parametrize("platform", sorted(PROGRAMS))
+def test_a_program_imports_nothing_that_drives_the_engine_or_tells_a_plan(platform: str) -> None:
+    """Each `pulumi up` imports all of it anew."""
+    code = f"import sys, components.program, platforms.{platform}.program; print(*sys.modules)"
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    found = set(done.stdout.split())
+    assert f"platforms.{platform}.program" in found
+    assert not {"platforms.pulumi.engine", "cluster.plan", "cluster.verify", "httpx"} & found
+
+
 def test_a_command_line_that_is_only_explained_reads_no_models() -> None:
     """They are most of what the command imports."""
     code = "import sys, cli; print(*sys.modules)"

@@ -369,7 +369,7 @@ class Initial(Protocol):
 class Early(Protocol):
     """What the module of a platform has that begins before a stack file is read."""
 
-    def begin(self, root: Path, stack: str) -> None:
+    def begin(self, root: Path) -> None:
         """Let what a change or a plan takes begin by itself; nothing waits for it, and nothing is changed."""
         ...
 

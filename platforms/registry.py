@@ -27,6 +27,9 @@ COMMANDS, INITIAL, PROGRAM, ADOPTING, EARLY = "platform", "initial", "program", 
 #: The line of a stack file that says which one it is for.
 NAMED = re.compile(r"""^\s*cluster:platform:\s*["']?(\w+)""", re.MULTILINE)
 
+#: Bytes of a stack file that are looked through for it.
+LARGEST = 1_000_000
+
 #: What a stack file is written for where nobody names another one.
 DEFAULT = Name.LOCAL
 
@@ -58,11 +61,12 @@ def begin(root: Path, stack: str) -> None:
     """
     file = stack_path(root, stack)
     try:
-        found = NAMED.search(file.read_text(encoding="utf-8"))
+        glanced = file.is_file() and file.stat().st_size <= LARGEST
+        found = NAMED.search(file.read_text(encoding="utf-8")) if glanced else None
     except (OSError, ValueError):
         return  # who reads it says so
     if found and found[1] in names(EARLY):
-        cast("Early", _module(found[1], EARLY)).begin(root, stack)
+        cast("Early", _module(found[1], EARLY)).begin(root)
 
 
 def initial(platform: str) -> Initial:

@@ -119,13 +119,17 @@ def _let_go(process: subprocess.Popen[str]) -> None:
 
 
 #: Those that have begun before anybody has asked for them, by what they are asked for with.
-_begun: dict[tuple[Path, Path, tuple[str, ...]], Programs | None] = {}
+_begun: dict[tuple[Path, tuple[str, ...]], Programs] = {}
 
 
-def begin(root: Path, file: Path, module: str) -> None:
-    """Let what the program imports, `module` among it, be imported while the stack file is read, where Pulumi is."""
-    if installed_pulumi() is not None:
-        _begun[root, file, (module, SDK)] = programs(root, file, module, SDK)
+def begin(root: Path, module: str) -> None:
+    """Let what the program imports, `module` among it, be imported while the stack file is read, where Pulumi is.
+
+    Nothing of the stack file is read here: nobody has judged yet whether it can be.
+    """
+    with contextlib.suppress(OSError):  # what can't begin now begins when it is asked for
+        if installed_pulumi() is not None and _is_ours(root):
+            _begun[root, (module, SDK)] = Programs(root, (module, SDK))
 
 
 def programs(root: Path, file: Path, *modules: str) -> Programs | None:
@@ -133,20 +137,24 @@ def programs(root: Path, file: Path, *modules: str) -> Programs | None:
 
     None where that is another Python's than this one's, or has what the engine alone knows.
     """
-    if (root, file, modules) in _begun:
-        return _begun.pop((root, file, modules))
-    project, stack = _read(root / PROJECT), _read(file)
+    begun = _begun.pop((root, modules), None)
+    # What `environment` names Pulumi puts into its own environment, once it runs.
+    if not _is_ours(root) or "environment" in _read(file):
+        return None  # one that has begun ends as it is forgotten
+    return begun or Programs(root, modules)
+
+
+def _is_ours(root: Path) -> bool:
+    """Tell whether the project at `root` is run by the Python that runs this, and by nothing that the engine knows."""
+    project = _read(root / PROJECT)
     runtime = project.get("runtime")
     options = runtime.get("options") if isinstance(runtime, dict) and runtime.get("name") == "python" else None
     if not isinstance(options, dict) or set(options) != {"virtualenv"} or "main" in project:
-        return None
+        return False
     interpreter = (root / str(options["virtualenv"])).resolve()
     own = root / "cluster" / "__init__.py"
     theirs = own.exists() and not own.samefile(cluster.__file__)
-    # What `environment` names Pulumi puts into its own environment, once it runs.
-    if interpreter != Path(sys.prefix).resolve() or sys.prefix == sys.base_prefix or theirs or "environment" in stack:
-        return None
-    return Programs(root, modules)
+    return interpreter == Path(sys.prefix).resolve() and sys.prefix != sys.base_prefix and not theirs
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+import struct
 import threading
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cluster.endpoints import Endpoint
+
+
+#: Seconds for which one who does not take what comes for it may keep the others waiting.
+LATEST = 2
+
+#: As the kernel has a time: seconds and microseconds.
+TIME = struct.Struct("ll")
 
 
 class Relays:
@@ -29,6 +37,7 @@ class Relays:
         self._process: subprocess.Popen[bytes] | None = None
         self._connections: dict[int, socket.socket] = {}
         self._numbers = itertools.count()
+        self._closed = False
         # Two: to tell something may wait until what the program tells is taken.
         self._lock, self._telling = threading.Lock(), threading.Lock()
         self._sockets = Sockets(self._connect)
@@ -38,7 +47,11 @@ class Relays:
         return self._sockets.to(path)
 
     def _connect(self, connection: socket.socket, path: str) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, TIME.pack(LATEST, 0))
         with self._lock:
+            if self._closed:
+                connection.close()
+                return
             if self._process is None:
                 self._process = self._start()
                 threading.Thread(target=self._take, args=(self._process,), daemon=True).start()
@@ -85,8 +98,13 @@ class Relays:
             with self._lock:
                 connection = self._connections.get(int(number))
             if connection is not None:
-                with contextlib.suppress(OSError):  # nobody waits for it any more
+                try:
                     connection.sendall(data)
+                except OSError:  # nobody waits for it any more, or takes it
+                    self._shut(int(number))
+                    # Not from here: to be told, the program may first have to get rid of what it tells.
+                    drop = b"drop %d\n" % int(number)
+                    threading.Thread(target=self._tell, args=(process, drop), daemon=True).start()
 
     def _shut(self, number: int) -> None:
         with self._lock:
@@ -100,7 +118,7 @@ class Relays:
         """Close all ways."""
         self._sockets.close()
         with self._lock:
-            process = self._process
+            process, self._closed = self._process, True
         if process is not None:
             process.kill()
             process.wait()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.stack.paths import stack_path
 from platforms.pulumi import programs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def begin(root: Path, stack: str) -> None:
+def begin(root: Path) -> None:
     """Let it begin."""
-    programs.begin(root, stack_path(root, stack), f"{__package__}.program")
+    programs.begin(root, f"{__package__}.program")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -29,7 +30,7 @@ from pulumi.runtime.proto import (
 )
 
 from cli.app import app
-from cluster.errors import CommandError
+from cluster.errors import ClusterError, CommandError
 from cluster.stack.paths import stack_path
 from platforms import registry
 from platforms.pulumi.engine import Pulumi, PulumiError
@@ -442,14 +443,74 @@ def test_what_runs_a_program_begins_by_a_glance_at_the_stack_file_and_is_taken_o
     file.write_text(STACK_FILES[name])
     monkeypatch.setattr("platforms.pulumi.programs.installed_pulumi", lambda: "pulumi")
     registry.begin(project.root, "s")
-    asked = [(project.root, file, (f"platforms.{name}.program", SDK))] if name in {"docker", "remote"} else []
+    asked = [(project.root, (f"platforms.{name}.program", SDK))] if name in {"docker", "remote"} else []
     assert list(_begun) == asked
-    for root, path, modules in asked:
-        begun = _begun[root, path, modules]
-        assert begun is not None
+    for root, modules in asked:
+        begun = _begun[root, modules]
         assert begun.process.poll() is None
-        assert programs(root, path, *modules) is begun
-        assert programs(root, path, "json") is not begun
+        assert programs(root, file, "json") is not begun
+        assert programs(root, file, *modules) is begun
+    assert not _begun
+
+
+def test_one_that_has_begun_for_a_stack_whose_file_has_an_environment_of_pulumi_s_is_let_go(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write("")
+    file = stack_path(project.root, "s")
+    file.parent.mkdir()
+    file.write_text(f"environment: [shared]\n{STACK_FILES['docker']}")
+    monkeypatch.setattr("platforms.pulumi.programs.installed_pulumi", lambda: "pulumi")
+    registry.begin(project.root, "s")
+    ((_root, modules),) = _begun
+    process = _begun[project.root, modules].process
+    assert programs(project.root, file, *modules) is None
+    assert process.poll() is not None
+
+
+#: Files that must not be read before somebody looks whether they can be, and what is said of each.
+HOSTILE = {
+    "nested": ("x: " + "[" * 3000, "nested more than"),
+    "a tag": ("x: !!timestamp foo", "!!timestamp"),
+    "merged": (
+        "a0: &a0 {" + ", ".join(f"k{n}: 1" for n in range(10)) + "}\n"
+        + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 9)),
+        "more than",
+    ),
+    "a pipe": (None, "not a file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+@pytest.mark.parametrize("platform", ["docker", "local"])
+def test_what_begins_early_reads_nothing_of_a_stack_file_that_is_not_judged(
+    project: Project, monkeypatch: pytest.MonkeyPatch, what: str, platform: str
+) -> None:
+    project.write("")
+    text, words = HOSTILE[what]
+    file = stack_path(project.root, "s")
+    file.parent.mkdir()
+    if text is None:
+        os.mkfifo(file)
+    else:
+        file.write_text(f"config:\n  cluster:platform: {platform}\n{text}\n")
+    monkeypatch.setattr("platforms.pulumi.programs.installed_pulumi", lambda: "pulumi")
+    monkeypatch.chdir(project.root)
+    with pytest.raises(ClusterError, match=re.escape(words)):
+        app(["plan", "s"], standalone_mode=False)
+    _begun.clear()
+
+
+def test_what_can_not_begin_early_keeps_nothing_from_going_on(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write("")
+    file = stack_path(project.root, "s")
+    file.parent.mkdir()
+    file.write_text(STACK_FILES["docker"])
+    monkeypatch.setattr("platforms.pulumi.programs.installed_pulumi", lambda: "pulumi")
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    registry.begin(project.root, "s")
     assert not _begun
 
 

@@ -134,6 +134,71 @@ def test_one_that_ends_there_or_that_leads_nowhere_ends_here_and_the_others_go_o
     assert len(many.begun) == 1
 
 
+def answered(way: Endpoint) -> bool:
+    """Tell whether an echo answers there."""
+    with connected(way) as client:
+        client.sendall(b"x")
+        return whole(client, 2) == b"xx"
+
+
+def test_one_whose_queue_is_full_keeps_no_other_waiting(tmp_path: Path, many: Many) -> None:
+    """An instance that hangs under load takes no connection, and its queue is full in the end."""
+    good = many.relays.to(Echo(tmp_path / "a.sock").path)
+    with socket.socket(socket.AF_UNIX) as hung, contextlib.ExitStack() as queue:
+        hung.bind(f"{tmp_path}/hung.sock")
+        hung.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                waiting = queue.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(f"{tmp_path}/hung.sock")
+        with connected(many.relays.to(f"{tmp_path}/hung.sock")) as client:
+            assert client.recv(1) == b""
+            assert answered(good)
+
+
+def test_one_that_takes_nothing_of_an_endless_answer_ends_and_so_does_the_answer(tmp_path: Path, many: Many) -> None:
+    """An instance may answer without end, and nobody reads that to the end."""
+    sent, ended = [0], threading.Event()
+
+    def endless() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            while True:
+                sent[0] += connection.send(b"x" * 65536)
+        ended.set()
+
+    good = many.relays.to(Echo(tmp_path / "a.sock").path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/endless.sock")
+        listener.listen()
+        threading.Thread(target=endless, daemon=True).start()
+        with connected(many.relays.to(f"{tmp_path}/endless.sock")) as client:
+            assert client.recv(1) == b"x"
+            assert answered(good), "it waits for one that does not read"
+        assert ended.wait(60), f"it is asked for more: {sent[0]} bytes"
+    assert answered(good)
+
+
+def test_an_endless_answer_ends_as_soon_as_nobody_wants_it(tmp_path: Path, many: Many) -> None:
+    ended = threading.Event()
+
+    def endless() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            while True:
+                connection.sendall(b"x" * 65536)
+        ended.set()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/endless.sock")
+        listener.listen()
+        threading.Thread(target=endless, daemon=True).start()
+        with connected(many.relays.to(f"{tmp_path}/endless.sock")) as client:
+            assert whole(client, 200_000)[:1] == b"x"
+        assert ended.wait(60)
+
+
 def test_with_the_program_all_connections_end_and_the_next_one_begins_another(tmp_path: Path, many: Many) -> None:
     """nginx's container may be replaced just then: who waits for an answer is told, and who asks again gets one."""
     way = many.relays.to(Echo(tmp_path / "a.sock").path)

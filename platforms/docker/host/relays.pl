@@ -1,7 +1,8 @@
 #!/usr/bin/perl
 # Leads many connections to unix sockets over one standard input and output. Told, and telling, in lines and bytes:
-# "open NUMBER SOCKET"; "data NUMBER LENGTH" and so many bytes; "shut NUMBER", once nothing more comes from there. It tells
-# "data" and "shut" alone; a socket that can't be reached is shut at once.
+# "open NUMBER SOCKET"; "data NUMBER LENGTH" and so many bytes; "shut NUMBER", once nothing more comes from there; "drop
+# NUMBER", where nobody wants more of it either. It tells "data" and "shut" alone. A socket that can't be reached is shut
+# at once, and so is one whose queue is full: whoever hangs must not keep the others waiting.
 use strict;
 use warnings;
 use Errno;
@@ -37,7 +38,7 @@ sub shut {
 
 sub opened {
     my ($number, $path) = @_;
-    my $socket = IO::Socket::UNIX->new(Peer => $path) or return shut($number);
+    my $socket = IO::Socket::UNIX->new(Peer => $path, Timeout => 2) or return shut($number);
     $socket->blocking(0);
     $sockets{$number} = $socket;
     $numbers{fileno $socket} = $number;
@@ -71,6 +72,9 @@ sub follow {
             next unless $sockets{$1};
             $ends{$1} = 1;
             pass_on($1);
+        } elsif ($line =~ /\Adrop ([0-9]+)\z/) {
+            substr($told, 0, $begins) = "";
+            shut($1) if $sockets{$1};
         } elsif ($line =~ /\Adata ([0-9]+) ([0-9]+)\z/) {
             return if length($told) < $begins + $2;
             my $bytes = substr $told, $begins, $2;

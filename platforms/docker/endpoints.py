@@ -8,6 +8,7 @@ import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.endpoints import Endpoint
@@ -15,7 +16,6 @@ from cluster.services import Kind
 from cluster.verify import Endpoints
 from platforms.docker.container_paths import NGINX_INTERNAL, sockets_of
 from platforms.docker.engine import Engine, EngineError
-from platforms.docker.scripts import HOST
 from platforms.pulumi.relays import Relays
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cluster.topology import Topology
 
 #: What leads to all of them at once, in nginx's container.
-RELAYS = HOST / "relays.pl"
+RELAYS = Path(__file__).with_name("relays.pl")
 
 #: Looks at containers that go on side by side: each is a process there, and most of it waits.
 LOOKS = 4

@@ -28,7 +28,7 @@ TIME = struct.Struct("ll")
 class Relays:
     """Sockets here that lead to sockets where a cluster runs.
 
-    start: begins the program there, platforms/docker/host/relays.pl, which says what it is told and tells. It begins
+    start: begins the program there, platforms/docker/relays.pl, which says what it is told and tells. It begins
     with the first connection.
     """
 

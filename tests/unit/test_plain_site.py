@@ -45,32 +45,32 @@ DIGESTS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, str]]] = {
         {},
         {},
         (
-            "60f3a67900974aa8a6a5117509b420c1e5c566f431f21fc25ddb6645a6cb7940",
-            "c37b6f91a6025bce8e13c098d33202f5f43ca7728fb3d00e99aba8d5b55709e1",
+            "c0f2efecdaaa24e4bec4fb1e1d30eac949eacb8662cc85c34b10ed6f89c34f63",
+            "6aff2c7cf9df160a3cac422b9aaea189df3f1f7fa1b174cabef7f00e09541339",
         ),
     ),
     "uploads": (
         MEDIA,
         {},
         (
-            "45456a91ab824a636f1a16491b08f0d500157edd1822bde500eb63a0a884ffe4",
-            "2b93e6bb42848f0c713c38a9141814dc5235d6ca3d87bea6bb6d2a129c33ffcb",
+            "758d0e08e0c55fef46a38a05baa4ae3c9ab99921f327134a5836569073d9039b",
+            "7fb6b3cd5b1a553c00526b4bdb183154301288f4507b436f787437f97538e75d",
         ),
     ),
     "ports of instances, for anybody": (
         {},
         {"server_names": ["_"], "instance_ports": 8000},
         (
-            "62d549280fde40c19587ac6837f571ae5568c97d6a719d4ff81a1e62fe9c71b1",
-            "894756cab69c0aff65415b188504d8cc5cc917da620756d3c5dd6749ac6530aa",
+            "d4428643d0790c98ec8987687c70ffe6e540ca96874151d3fc82118751bd6f7c",
+            "fddfd866ee9d9af2b1aa8b0610a311d34b8e6e3212726b47d5653c66448ff218",
         ),
     ),
     "no static files, no limit": (
         {},
         {"static_url": None, "connections_per_address": 0},
         (
-            "cfaada8bd3625ff57aa96696c9ad9fe0cca5d2c8e56f742384d7594f21843ae5",
-            "d42a67f87b004d8aa30ec5be7778b7592c185739cc78840be3f2948231823fc4",
+            "10b4448c2f091f6b1cb31e2d62cf725190c9136cf116d702e612d85b0ed59f6c",
+            "866d9d25f13abca51096ec313e88c6ad90c80c8bb0ea32ffdc4c6f4e90e4096c",
         ),
     ),
 }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import httpx
 import pytest
 
+from tests.clients import NO_TLS
 from tests.load import Load
 
 if TYPE_CHECKING:
@@ -333,7 +334,7 @@ class Answers:
 
     def test_the_runtime_is_not_public_and_headers_are_not_forged(self, cluster: ClusterUnderTest) -> None:
         base = "http://{}:{}".format(*cluster.address)
-        with httpx.Client(trust_env=False, headers={"Host": "cluster"}) as client:
+        with httpx.Client(trust_env=False, verify=NO_TLS, headers={"Host": "cluster"}) as client:
             for path in ("/-/health", "/-/probe", "//-/probe", "/%2d/probe", "/static/../-/probe"):
                 assert client.get(base + path).status_code in (400, 404), path
             answer = client.get(base + "/whoami", headers={"X-Forwarded-Host": "evil.example"})
@@ -341,7 +342,7 @@ class Answers:
 
     def test_a_form_can_be_posted_with_its_origin(self, cluster: ClusterUnderTest) -> None:
         base = "http://{}:{}".format(*cluster.address)
-        with httpx.Client(trust_env=False, headers={"Host": f"cluster:{cluster.address[1]}"}) as client:
+        with httpx.Client(trust_env=False, verify=NO_TLS, headers={"Host": f"cluster:{cluster.address[1]}"}) as client:
             client.get(base + "/form")
             token = client.cookies["csrftoken"]
             headers = {"Origin": f"http://cluster:{cluster.address[1]}"}
@@ -350,14 +351,16 @@ class Answers:
 
     def test_an_error_of_the_project_is_its_own_500(self, cluster: ClusterUnderTest) -> None:
         base = "http://{}:{}".format(*cluster.address)
-        with httpx.Client(trust_env=False, headers={"Host": "cluster"}) as client:
+        with httpx.Client(trust_env=False, verify=NO_TLS, headers={"Host": "cluster"}) as client:
             assert client.get(base + "/boom").status_code == 500
             assert client.get(base + "/whoami").status_code == 200
 
     def test_login_through_the_admin_holds_on_every_instance(self, cluster: ClusterUnderTest) -> None:
         base = "http://{}:{}".format(*cluster.address)
         self.make_superuser(cluster)
-        with httpx.Client(trust_env=False, headers={"Host": "cluster"}, follow_redirects=False) as client:
+        with httpx.Client(
+            trust_env=False, verify=NO_TLS, headers={"Host": "cluster"}, follow_redirects=False
+        ) as client:
             client.get(base + "/admin/login/")
             form = {"username": "admin", "password": "a long enough one", "next": "/admin/"}
             form["csrfmiddlewaretoken"] = client.cookies["csrftoken"]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cluster.stack.history import History
 from cluster.stack.secrets import write_secret
 from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.unix_http import UnixConnection
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from tests.local.postgres import Postgres
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+#: Seconds between two looks at a status: each takes a tenth of a second of processor time.
+LOOK = 0.5
 
 
 @cache
@@ -277,7 +282,8 @@ class Stand:
         return found
 
     def release(self) -> str:
-        return str(self.status()["release"])
+        """Return what the status calls the release."""
+        return str(History.load(self.paths).current)
 
     def supervisor(self) -> Supervisor:
         return Supervisor(self.paths)
@@ -357,7 +363,7 @@ class Stand:
         deadline = time.monotonic() + 60
         while not (status := self.status())["ok"]:
             assert time.monotonic() < deadline, status
-            time.sleep(0.2)
+            time.sleep(LOOK)
 
     def nginx_workers(self) -> set[int]:
         pid = self.supervisor().processes()["nginx"].pid

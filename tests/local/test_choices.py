@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.clients import NO_TLS
 from tests.local.stand import Stand
 
 if TYPE_CHECKING:
@@ -50,9 +51,8 @@ def initialise(stand: Stand, *options: str) -> tuple[dict[str, Any], str]:
 
 
 def client(stand: Stand) -> httpx.Client:
-    return httpx.Client(
-        trust_env=False, base_url=f"http://127.0.0.1:{stand.port}", headers={"Host": "localhost"}, timeout=60
-    )
+    base = f"http://127.0.0.1:{stand.port}"
+    return httpx.Client(trust_env=False, verify=NO_TLS, base_url=base, headers={"Host": "localhost"}, timeout=60)
 
 
 def test_settings_made_from_debug_are_those_of_a_site_that_serves() -> None:

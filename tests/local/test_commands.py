@@ -24,6 +24,7 @@ import pytest
 from cluster_runtime.instance_link import LONGEST_SOCKET_PATH
 from platforms.local.listeners import with_children
 from tests import processes
+from tests.clients import NO_TLS
 from tests.conformance import servers, wait_until
 from tests.load import Load
 from tests.local.stand import ROOT, Stand
@@ -65,7 +66,7 @@ def assert_refused(result: Result, message: str) -> None:
 
 def get(stand: Stand, path: str, client: httpx.Client | None = None) -> httpx.Response:
     headers = {"Host": "cluster"}
-    with contextlib.nullcontext(client) if client else httpx.Client(trust_env=False) as asked:
+    with contextlib.nullcontext(client) if client else httpx.Client(trust_env=False, verify=NO_TLS) as asked:
         return asked.get(f"http://127.0.0.1:{stand.port}{path}", headers=headers)
 
 
@@ -355,7 +356,7 @@ def test_rollback_goes_to_the_release_before_and_up_comes_back(stand: Stand) -> 
 
 
 def test_down_keeps_the_data_and_deletes_it_only_when_told_twice(stand: Stand) -> None:
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, verify=NO_TLS) as client:
         assert get(stand, "/whoami", client).json()["visits"] == 1
         get(stand, "/form", client)
         form = {"csrfmiddlewaretoken": client.cookies["csrftoken"], "text": "kept over night"}

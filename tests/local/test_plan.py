@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.clients import NO_TLS
 from tests.conformance import AROUND, MIGRATED_MODEL, MIGRATION, assert_nothing_lost, assert_up, servers, wait_until
 from tests.load import Load
 from tests.local.stand import Stand
@@ -252,7 +253,7 @@ def test_a_database_that_is_left_behind_is_the_first_thing_that_is_said(stand: S
 def entries(stand: Stand, text: str = "") -> int:
     """Return how often the form's page shows what was posted; post it first where a text is given."""
     with httpx.Client(
-        base_url=f"http://127.0.0.1:{stand.port}", headers={"Host": "localhost"}, trust_env=False
+        base_url=f"http://127.0.0.1:{stand.port}", headers={"Host": "localhost"}, trust_env=False, verify=NO_TLS
     ) as client:
         page = client.get("/form").text
         if text:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.clients import NO_TLS
 from tests.conformance import assert_nothing_lost, assert_up, servers
 from tests.load import SPARSE, Load
 from tests.local.stand import Stand
@@ -82,7 +83,7 @@ def test_the_instances_own_ports_lead_to_one_instance_each(stand: Stand) -> None
     port = free_port(consecutive=len(names))
     stand.edit_stack(lambda stack: stack["site"].update(instance_ports=port))
     assert_up(stand)
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, verify=NO_TLS) as client:
         for number, name in enumerate(names):
             answers = {client.get(f"http://127.0.0.1:{port + number}/whoami").json()["instance"] for _ in range(5)}
             assert answers == {name}

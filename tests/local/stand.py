@@ -127,13 +127,14 @@ class Stand:
         path: Path | None = None,
         database: Postgres | None = None,
         case: str | None = None,
-        instances: int = 2,
+        instances: int = 0,
     ) -> None:
         """Make the repository.
 
-        instances: how many the example has; two show what most tests look for. database: the stack's external database;
-        sqlite where there is none. case: the name of a project of tests/cases with its stack, which stand in the
-        example's place.
+        instances: how many there are; two, or as many as the case's stack has, where it is not said. One is enough, and
+        the least to start, where a test is about neither requests nor sessions. database: the stack's external
+        database; sqlite where there is none. case: the name of a project of tests/cases with its stack, which stand in
+        the example's place.
         """
         # Reachable for the unprivileged user that root's instances run as, unlike pytest's own directories.
         self.root = Path(tempfile.mkdtemp(prefix="cl")) if path is None else path
@@ -157,12 +158,13 @@ class Stand:
                 "requirements": "requirements.txt",
                 "health": {"start_timeout": "25s"},
             },
-            "upstream": {"servers": [{"name": f"app{n + 1}", "weight": 1 if n else 3} for n in range(instances)]},
+            "upstream": {"servers": [{"name": f"app{n + 1}", "weight": 1 if n else 3} for n in range(instances or 2)]},
             "sessions": {"engine": "cached_db"},
             "database": {"engine": "external" if database else "sqlite"},
             "site": {"server_names": ["cluster", "localhost", "127.0.0.1"]},
         }
         if case:
+            self.stack["upstream"] |= {"servers": instances} if instances else {}
             self.stack["site"]["listen"] = self.port
             self.stack["database"] = {"engine": "external"} if database else self.stack["database"]
         self.stack["site"].setdefault("listen", self.port)

@@ -70,7 +70,7 @@ def taken_back(stand: Stand) -> Iterator[None]:
 
 
 def light_load(stand: Stand, *, posts: bool = True) -> Load:
-    return Load(stand.address, clients=3, slow=2, slow_seconds=0.05, posts=posts)
+    return Load(stand.address, clients=3, slow=2, slow_seconds=0.1, posts=posts)
 
 
 def refused(stand: Stand, *phrases: str, path: str | None = None) -> Result:

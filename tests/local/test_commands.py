@@ -320,6 +320,7 @@ def test_three_releases_are_kept_and_environments_while_one_needs_them(stand: St
     environments = {path.name for path in stand.paths.environments.iterdir()}
     assert len(environments) == 1
     releases = [stand.release()]
+    app2 = stand.stack["upstream"]["servers"].pop()  # six releases: of one instance
     for number in range(3):
         stand.edit_code("visits/apps.py", f"# release {number}\n")
         assert "making the environment" not in assert_done(stand.up()), "the requirements are the same"
@@ -334,11 +335,13 @@ def test_three_releases_are_kept_and_environments_while_one_needs_them(stand: St
         assert_done(stand.up())
     (left,) = stand.paths.environments.iterdir()
     assert left.name not in environments
+    stand.edit_stack(lambda stack: stack["upstream"]["servers"].append(app2))
+    assert_done(stand.up())
 
 
 def test_rollback_goes_to_the_release_before_and_up_comes_back(stand: Stand) -> None:
     *_, former, current = stand.status()["releases"]
-    with Load(stand.address, clients=3, slow=2, slow_seconds=0.05) as load:
+    with Load(stand.address, clients=3, slow=2, slow_seconds=0.2) as load:
         output = assert_done(stand.rollback())
         assert f"release {former} serves" in output
         assert stand.status()["release"] == former
@@ -450,7 +453,7 @@ def test_no_root_is_needed() -> None:
         processes = with_children({supervisor})
         assert {uid_of(pid) for pid in processes} == wanted
         print(f"{len(processes)} processes run as {stand.user}")
-        with Load(stand.address, clients=3, slow=2, slow_seconds=0.05) as load:
+        with Load(stand.address, clients=3, slow=2, slow_seconds=0.2) as load:
             stand.edit_code("visits/apps.py", "# another release\n")
             stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=4))
             assert_done(stand.up())

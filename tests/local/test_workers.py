@@ -25,7 +25,7 @@ SCHEDULE = {"name": "yearly", "command": "manage.py check", "at": "0 0 1 1 *"}
 
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
-    with contextlib.closing(Stand()) as stand:
+    with contextlib.closing(Stand(instances=1)) as stand:
         stand.edit_stack(
             lambda stack: stack.update(
                 app={**stack["app"], "shared": ["queue"]}, workers=[dict(WORKER)], schedule=[dict(SCHEDULE)]

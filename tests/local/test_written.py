@@ -38,7 +38,7 @@ RELEASES = 4
 
 @contextlib.contextmanager
 def standing(case: str) -> Iterator[Stand]:
-    with contextlib.closing(Stand(case=case)) as stand:
+    with contextlib.closing(Stand(case=case, instances=1)) as stand:
         yield stand
 
 

@@ -233,7 +233,7 @@ def test_mistakes_are_said_and_change_nothing(stand: Stand) -> None:
 
 
 def test_a_stack_that_is_down_comes_up_in_maintenance_and_nothing_of_it_outlives_its_data() -> None:
-    with contextlib.closing(Stand()) as stand:
+    with contextlib.closing(Stand(instances=1)) as stand:
         output = assert_done(stand.run(*ON))
         assert "nginx does not run: it takes effect when the stack is up (`cluster up t`)" in output
         seen: Counter[int] = Counter()

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,8 +25,10 @@ from cluster.stack.secrets import write_secret
 from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.unix_http import UnixConnection
 from platforms.local.listeners import with_children
+from platforms.local.orphans import stack_processes
 from platforms.local.paths import LocalPaths
 from platforms.local.supervisor import Process, Supervisor
+from tests.jobs import until
 from tests.local.forked import Commands, Request, leave_environments
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: Seconds between two looks at a status: each takes a tenth of a second of processor time.
 LOOK = 0.5
+
+#: Seconds in which whatever is killed ends on the busiest machine.
+ENDED = 60.0
 
 
 @cache
@@ -404,12 +409,31 @@ class Stand:
         finally:
             self.launcher = ("cluster",)
 
+    def all_processes(self) -> set[int]:
+        """Return every process of the stack: its own, those that name it, and those whose directory is in it."""
+        found = {process.pid for process in stack_processes(self.paths)}
+        inside = f"{self.paths.state}/"
+        for process in Path("/proc").iterdir():
+            if not process.name.isdigit() or process.name == str(os.getpid()):
+                continue
+            with suppress(OSError):
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+                if command and (inside in command or f"{(process / 'cwd').readlink()}/".startswith(inside)):
+                    found.add(int(process.name))
+        return found
+
+    def cut_off(self) -> set[int]:
+        """Kill whatever is there, and say what: Supervisor may start something between this look and its own death."""
+        there = self.all_processes()
+        for pid in there:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return there
+
     def close(self) -> None:
-        """Stop everything, and remove it."""
+        """End everything at once, and remove it: `down` takes its time, and is for tests that say it."""
         if self.paths.state.exists():
-            result = self.run("down", self.name)
-            if result.status != 0 and self.supervisor().is_running():
-                self.supervisor().shutdown()
+            until(lambda: not self.cut_off(), ENDED)
         leave_environments(self.paths.environments)
         shutil.rmtree(self.paths.run, ignore_errors=True)
         shutil.rmtree(self.root)

@@ -31,8 +31,8 @@ FILE = "stacks/Pulumi.t.yaml"
 OUR_FRAME = re.compile(r'File ".*/(cli|cluster/(config|console|lint|render|stack)|platforms)/')
 
 
-def impatient() -> Stand:
-    stand = Stand()
+def impatient(instances: int = 2) -> Stand:
+    stand = Stand(instances=instances)
     # A release that never gets healthy is waited for this long.
     stand.edit_stack(lambda stack: stack["app"].update(health={"start_timeout": "20s"}))
     return stand
@@ -350,7 +350,7 @@ def test_a_missing_program_is_told_with_the_command_that_installs_it(stand: Stan
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small disk can be mounted by root only")
 def test_a_full_disk_stops_up_and_nothing_else() -> None:
     # Sessions in cookies: a database on a full disk is a matter of its own.
-    with contextlib.closing(impatient()) as stand, small_disk(stand) as disk:
+    with contextlib.closing(impatient(instances=1)) as stand, small_disk(stand) as disk:
         stand.edit_stack(lambda stack: stack.update(sessions={"engine": "signed_cookies"}))
         result = stand.up()
         assert result.status == 0, result.output

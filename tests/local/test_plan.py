@@ -197,7 +197,7 @@ def test_two_forms_at_once_are_refused(stand: Stand) -> None:
 
 def test_a_migration_that_the_former_release_cannot_live_beside_costs_requests() -> None:
     """The conformance suite makes the same change with db_default, and loses none."""
-    with contextlib.closing(Stand()) as stand:
+    with contextlib.closing(Stand(instances=1)) as stand:
         assert_up(stand)
         stand.edit_code("visits/migrations/0002_mood.py", MIGRATION.replace(', db_default=""', ""))
         stand.edit_code("visits/models.py", MIGRATED_MODEL.replace(', db_default=""', ""))

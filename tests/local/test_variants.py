@@ -64,8 +64,8 @@ def test_asgi_instances_serve_and_are_released_without_a_loss(stand: Stand) -> N
     assert_nothing_lost(load.counts)
 
 
-def wsgi(stack: dict[str, Any]) -> None:
-    stack["app"].pop("interface", None)
+def wsgi(stack: dict[str, Any]) -> object:
+    return stack["app"].pop("interface", None)
 
 
 @pytest.mark.parametrize("method", ["least_conn", "ip_hash", "hash", "random", "round_robin"])

@@ -136,10 +136,9 @@ class Stand:
     ) -> None:
         """Make the repository.
 
-        instances: how many there are; two, or as many as the case's stack has, where it is not said. One is enough, and
-        the least to start, where a test is about neither requests nor sessions. database: the stack's external
-        database; sqlite where there is none. case: the name of a project of tests/cases with its stack, which stand in
-        the example's place.
+        instances: how many there are; two, or as many as the case's stack has, where it is not said. One costs least,
+        where a test needs no second. database: the stack's external database; sqlite where there is none. case: the
+        name of a project of tests/cases with its stack, which stand in the example's place.
         """
         # Reachable for the unprivileged user that root's instances run as, unlike pytest's own directories.
         self.root = Path(tempfile.mkdtemp(prefix="cl")) if path is None else path

@@ -72,7 +72,7 @@ def assert_renewals_lose_nothing(cluster: ByAcme, pebble: Pebble, at: Sequence[s
         cluster.edit_code("visits/views.py", "\n# another release\n")
         assert_up(cluster)
         wait_until(lambda: pebble.issued() >= given + 2 * len(at), "it was renewed twice", seconds=4 * LASTS)
-        wait_until(lambda: all(row["ok"] for row in certificate_rows(cluster)), "nginx has read it")
+        wait_until(lambda: all(row["ok"] for row in certificate_rows(cluster)), "nginx has read it", pause=0.5)
         load.wait_for(AROUND)
     renewals = pebble.issued() - given
     print(f"over TLS, {renewals} renewals, a release, another weight: {load.counts}, {load.again} asked again")

@@ -17,7 +17,7 @@ from tests.clients import NO_TLS
 from tests.load import Load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from tests.load import Counts
@@ -384,15 +384,9 @@ def assert_up(cluster: ClusterUnderTest) -> None:
     assert result.status == 0, result.output
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0, *, pause: float = 0.05) -> None:
+    """Return when something holds. pause: seconds between two looks."""
     deadline = time.monotonic() + seconds
-    for _ in _ticks():
-        if condition():
-            return
+    while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-
-
-def _ticks() -> Iterator[None]:
-    while True:
-        yield
-        time.sleep(0.05)
+        time.sleep(pause)

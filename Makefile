@@ -18,7 +18,7 @@ DOCKER_SCRIPTS := $(DOCKER)/host/*.sh $(addprefix $(DOCKER)/, app/install-python
 	app/with-compiler nginx/start \
 	nginx/deliver nginx/maintain nginx/reloading nginx/renewed postgres/start)
 
-# Five workers for two processors (tests/conftest.py); tests that share a stand are on the same one.
+# Three workers for each processor (tests/conftest.py); tests that share a stand are on the same one.
 SIDE_BY_SIDE := -n auto --dist loadgroup --no-loadscope-reorder
 ON_THIS_MACHINE := tests/unit tests/nginx tests/runtime tests/local
 

@@ -86,7 +86,7 @@ class Quickly:
     """The least of it."""
 
     def test_no_job_is_lost_by_a_release_and_a_killed_worker(self, queue: Shop) -> None:
-        with queue.customers(mixed("late", every=40)) as customers:
+        with queue.customers(mixed("late", every=40), pause=0.2) as customers:
             queue.kill_command("late")
             queue.release()
             customers.wait_for(50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Self
@@ -10,6 +11,9 @@ from tests.jobs import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+#: What httpx is to trust where nothing is asked by https: by itself each client reads all authorities, for 30 ms.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 #: Seconds of a client between an answer and its next request. A reload that takes no care closes connections at rest as
 #: the next request comes: a client that never rests meets it less often, and a dozen of them take all processor time.

@@ -16,11 +16,12 @@ import pytest
 #: Lines of a test's output that are results: counted requests, checked stacks, measured times.
 RESULT = re.compile(r"\d of [\d,]+ |\d stacks|\d s$|in [\d.]+ s\b")
 
-#: The files whose tests take the most time, the slowest first: begun last, they would run alone at the end.
+#: The files whose tests take the most time; first those that keep one worker longest, as they share a stand. Begun
+#: last, they would run alone at the end.
 SLOWEST = (
-    *("test_conformance", "test_sessions", "test_workers", "test_killed_up", "test_acme", "test_plan"),
-    *("test_commands", "test_maintenance", "test_bad_input", "test_variants", "test_written", "test_choices"),
-    *("test_workers_celery", "test_packages", "test_gate", "test_hurt_state", "test_tls", "test_set_back"),
+    *("test_conformance", "test_workers_celery", "test_killed_up", "test_workers", "test_sessions", "test_acme"),
+    *("test_bad_input", "test_commands", "test_plan", "test_maintenance", "test_hurt_state", "test_variants"),
+    *("test_written", "test_choices", "test_packages", "test_gate", "test_tls", "test_set_back"),
     *("test_auth_basic", "test_recorded_plans", "test_foreign", "test_workers_tasks", "test_browser"),
 )
 
@@ -53,11 +54,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return how many workers `-n auto` is: five for two processors, since most tests wait for something to settle.
+    """Return how many workers `-n auto` is: three for a processor, since most tests wait for something to settle.
 
-    On two processors the tests take 27 minutes of processor time, and three workers left almost half of it unused.
+    Three workers left almost half of two processors unused, and five a seventh, while the tests took more of them.
     """
-    return (5 * (os.cpu_count() or 1) + 1) // 2
+    return 3 * (os.cpu_count() or 1)
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks by the same hook

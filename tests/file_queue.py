@@ -26,7 +26,7 @@ signal.signal(signal.SIGTERM, lambda *_what: stop.append(True))
 while not stop:
     job = next(iter(sorted((queue / "new").iterdir())), None)
     if job is None:
-        time.sleep(0.02)
+        time.sleep(0.1)
         continue
     try:
         job.rename(queue / "taken" / job.name)

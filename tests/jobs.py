@@ -281,12 +281,12 @@ def asked_during(*kinds: str) -> Rule:
     return rule
 
 
-def until(done: Callable[[], object], timeout: float, told: Callable[[], object] = str) -> None:
-    """Return when something is so."""
+def until(done: Callable[[], object], timeout: float, told: Callable[[], object] = str, *, pause: float = 0.05) -> None:
+    """Return when something is so. pause: seconds between two looks."""
     deadline = time.monotonic() + timeout
     while not done():
         assert time.monotonic() < deadline, f"not within {timeout:.0f} s: {told()}"
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 def children(pid: int) -> list[int]:

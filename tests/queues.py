@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 #: Seconds that anything may take which takes a few: the machine may be busy with something else.
 PATIENCE = 300.0
 
+#: Seconds between two looks at what takes long to look at: the status, and all that is in the journal.
+LOOK = 0.5
+
 #: Seconds that a job must be at work still when its process is killed: the kill finds it there.
 AT_WORK = 0.5
 
@@ -207,7 +210,7 @@ class Queue:
 
     def wait_well(self) -> None:
         """Return when the status is well again."""
-        until(lambda: self.stand.status()["ok"], PATIENCE, self.stand.status)
+        until(lambda: self.stand.status()["ok"], PATIENCE, self.stand.status, pause=LOOK)
 
     # --- processes
 
@@ -242,7 +245,7 @@ class Queue:
         again: whether those that were cut off are begun again, and so waited for.
         """
         with contextlib.suppress(AssertionError):
-            until(lambda: not set(self.account().lost) - (set() if again else self._cut_off()), timeout)
+            until(lambda: not set(self.account().lost) - (set() if again else self._cut_off()), timeout, pause=LOOK)
         return self.account()
 
     def _cut_off(self) -> set[str]:

@@ -246,7 +246,7 @@ class Matrix:
             if said == {stage}:
                 return
             assert time.monotonic() < deadline, said
-            time.sleep(0.3)
+            time.sleep(0.5)
 
     # --- other changes
 

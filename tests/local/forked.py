@@ -8,6 +8,7 @@ that another stand of the run has made of the same, where there is one (`share_e
 from __future__ import annotations
 
 import atexit
+import fcntl
 import gc
 import importlib
 import json
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -40,7 +41,7 @@ from cluster.machine.environments import Environments
 from tests.conftest import SHARED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from cluster.interpreters import Interpreter
 
@@ -55,8 +56,9 @@ LATE = (
 #: Bytes of a request: a command line and an environment.
 MOST = 128 * 1024
 
-#: How names in the shared directory end: of the mark that an environment was wanted again, and of one that was left.
-AGAIN, LEFT = ".again", ".left-"
+#: How names in the shared directory end: of the mark that an environment was wanted again, of one that was left, and of
+#: the lock of whoever makes one.
+AGAIN, LEFT, LOCK = ".again", ".left-", ".lock"
 
 
 @dataclass(frozen=True)
@@ -217,22 +219,30 @@ def share_environments() -> None:
             install(self, directory, made_from, interpreter)
             return
         made = Path(shared) / directory.name
-        if made.exists():
-            self.say(f"making the environment of Python packages, with Python {interpreter.version}")
-            self.directory.mkdir(parents=True, exist_ok=True)
-            made.with_suffix(AGAIN).touch()
-            if not _take_left(made, directory):
-                link_tree(made, directory)
-            return
-        install(self, directory, made_from, interpreter)
-        if not _on_one_disk(shared, directory):
-            return
-        with tempfile.TemporaryDirectory(dir=shared) as own:
-            link_tree(directory, Path(own) / "copy")
-            with suppress(OSError):  # another was first
+        with _alone(made):
+            if made.exists():
+                self.say(f"making the environment of Python packages, with Python {interpreter.version}")
+                self.directory.mkdir(parents=True, exist_ok=True)
+                made.with_suffix(AGAIN).touch()
+                if not _take_left(made, directory):
+                    link_tree(made, directory)
+                return
+            install(self, directory, made_from, interpreter)
+            if not _on_one_disk(shared, directory):
+                return
+            with tempfile.TemporaryDirectory(dir=shared) as own:
+                link_tree(directory, Path(own) / "copy")
                 (Path(own) / "copy").rename(made)
 
     Environments._install = share  # type: ignore[method-assign]
+
+
+@contextmanager
+def _alone(made: Path) -> Iterator[None]:
+    """Let nobody else make the same meanwhile: all workers begin with what most stands have."""
+    with made.with_suffix(LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _take_left(made: Path, directory: Path) -> bool:

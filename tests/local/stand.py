@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cluster.stack.history import History
 from cluster.stack.secrets import write_secret
 from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.unix_http import UnixConnection
 from platforms.local.listeners import with_children
+from platforms.local.orphans import stack_processes
 from platforms.local.paths import LocalPaths
 from platforms.local.supervisor import Process, Supervisor
+from tests.jobs import until
 from tests.local.forked import Commands, Request, leave_environments
 
 if TYPE_CHECKING:
@@ -34,6 +37,13 @@ if TYPE_CHECKING:
     from tests.local.postgres import Postgres
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+#: Seconds between two looks at a status: each takes a tenth of a second of processor time.
+LOOK = 0.5
+
+#: Seconds in which whatever is killed ends on the busiest machine.
+ENDED = 60.0
 
 
 @cache
@@ -122,13 +132,13 @@ class Stand:
         path: Path | None = None,
         database: Postgres | None = None,
         case: str | None = None,
-        instances: int = 2,
+        instances: int = 0,
     ) -> None:
         """Make the repository.
 
-        instances: how many the example has; two show what most tests look for. database: the stack's external database;
-        sqlite where there is none. case: the name of a project of tests/cases with its stack, which stand in the
-        example's place.
+        instances: how many there are; two, or as many as the case's stack has, where it is not said. One costs least,
+        where a test needs no second. database: the stack's external database; sqlite where there is none. case: the
+        name of a project of tests/cases with its stack, which stand in the example's place.
         """
         # Reachable for the unprivileged user that root's instances run as, unlike pytest's own directories.
         self.root = Path(tempfile.mkdtemp(prefix="cl")) if path is None else path
@@ -152,12 +162,13 @@ class Stand:
                 "requirements": "requirements.txt",
                 "health": {"start_timeout": "25s"},
             },
-            "upstream": {"servers": [{"name": f"app{n + 1}", "weight": 1 if n else 3} for n in range(instances)]},
+            "upstream": {"servers": [{"name": f"app{n + 1}", "weight": 1 if n else 3} for n in range(instances or 2)]},
             "sessions": {"engine": "cached_db"},
             "database": {"engine": "external" if database else "sqlite"},
             "site": {"server_names": ["cluster", "localhost", "127.0.0.1"]},
         }
         if case:
+            self.stack["upstream"] |= {"servers": instances} if instances else {}
             self.stack["site"]["listen"] = self.port
             self.stack["database"] = {"engine": "external"} if database else self.stack["database"]
         self.stack["site"].setdefault("listen", self.port)
@@ -277,7 +288,8 @@ class Stand:
         return found
 
     def release(self) -> str:
-        return str(self.status()["release"])
+        """Return what the status calls the release."""
+        return str(History.load(self.paths).current)
 
     def supervisor(self) -> Supervisor:
         return Supervisor(self.paths)
@@ -357,7 +369,7 @@ class Stand:
         deadline = time.monotonic() + 60
         while not (status := self.status())["ok"]:
             assert time.monotonic() < deadline, status
-            time.sleep(0.2)
+            time.sleep(LOOK)
 
     def nginx_workers(self) -> set[int]:
         pid = self.supervisor().processes()["nginx"].pid
@@ -396,12 +408,31 @@ class Stand:
         finally:
             self.launcher = ("cluster",)
 
+    def all_processes(self) -> set[int]:
+        """Return every process of the stack: its own, those that name it, and those whose directory is in it."""
+        found = {process.pid for process in stack_processes(self.paths)}
+        inside = f"{self.paths.state}/"
+        for process in Path("/proc").iterdir():
+            if not process.name.isdigit() or process.name == str(os.getpid()):
+                continue
+            with suppress(OSError):
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+                if command and (inside in command or f"{(process / 'cwd').readlink()}/".startswith(inside)):
+                    found.add(int(process.name))
+        return found
+
+    def cut_off(self) -> set[int]:
+        """Kill whatever is there, and say what: Supervisor may start something between this look and its own death."""
+        there = self.all_processes()
+        for pid in there:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return there
+
     def close(self) -> None:
-        """Stop everything, and remove it."""
+        """End everything at once, and remove it: `down` takes its time, and is for tests that say it."""
         if self.paths.state.exists():
-            result = self.run("down", self.name)
-            if result.status != 0 and self.supervisor().is_running():
-                self.supervisor().shutdown()
+            until(lambda: not self.cut_off(), ENDED)
         leave_environments(self.paths.environments)
         shutil.rmtree(self.paths.run, ignore_errors=True)
         shutil.rmtree(self.root)

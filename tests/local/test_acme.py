@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 pytestmark = needs_pebble
 
 
-def stand_by_name() -> Stand:
+def stand_by_name(instances: int = 1) -> Stand:
     """Return a stand whose site has names alone, as an authority wants it."""
-    found = Stand()
+    found = Stand(instances=instances)
     found.stack["site"]["server_names"] = ["cluster", "localhost"]
     return found
 
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Stand]:
-    with contextlib.closing(stand_by_name()) as found:
+    with contextlib.closing(stand_by_name(instances=2)) as found:
         yield found
 
 

@@ -26,7 +26,7 @@ ANN, ZOE = {"ann": "a password of ann's"}, {"zoe": "a password of zoe's"}
 
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
-    with contextlib.closing(Stand()) as found:
+    with contextlib.closing(Stand(instances=1)) as found:
         found.stack["site"]["auth_basic"] = "Staging"
         found.write()
         result = found.up()

@@ -31,8 +31,8 @@ FILE = "stacks/Pulumi.t.yaml"
 OUR_FRAME = re.compile(r'File ".*/(cli|cluster/(config|console|lint|render|stack)|platforms)/')
 
 
-def impatient() -> Stand:
-    stand = Stand()
+def impatient(instances: int = 2) -> Stand:
+    stand = Stand(instances=instances)
     # A release that never gets healthy is waited for this long.
     stand.edit_stack(lambda stack: stack["app"].update(health={"start_timeout": "20s"}))
     return stand
@@ -70,7 +70,7 @@ def taken_back(stand: Stand) -> Iterator[None]:
 
 
 def light_load(stand: Stand, *, posts: bool = True) -> Load:
-    return Load(stand.address, clients=3, slow=2, slow_seconds=0.05, posts=posts)
+    return Load(stand.address, clients=3, slow=2, slow_seconds=0.1, posts=posts)
 
 
 def refused(stand: Stand, *phrases: str, path: str | None = None) -> Result:
@@ -350,7 +350,7 @@ def test_a_missing_program_is_told_with_the_command_that_installs_it(stand: Stan
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small disk can be mounted by root only")
 def test_a_full_disk_stops_up_and_nothing_else() -> None:
     # Sessions in cookies: a database on a full disk is a matter of its own.
-    with contextlib.closing(impatient()) as stand, small_disk(stand) as disk:
+    with contextlib.closing(impatient(instances=1)) as stand, small_disk(stand) as disk:
         stand.edit_stack(lambda stack: stack.update(sessions={"engine": "signed_cookies"}))
         result = stand.up()
         assert result.status == 0, result.output
@@ -413,20 +413,26 @@ def assert_no_room(result: Result) -> None:
 
 # --- two at once
 
-#: The release takes its time where it is made, and nowhere else.
-SLOW_IMPORT = "import sys, time\ntime.sleep(20 if 'cluster_runtime.describe' in sys.orig_argv else 0)\n"
+#: The release takes its time where it is made, and nowhere else: until it may go on.
+SLOW_IMPORT = """
+import os, sys, time
+
+latest = time.monotonic() + 60
+while "cluster_runtime.describe" in sys.orig_argv and time.monotonic() < latest and not os.path.exists("{go_on}"):
+    time.sleep(0.1)
+"""
 
 
 def test_a_second_up_at_the_same_time_is_told_who_is_at_it(stand: Stand) -> None:
     with light_load(stand) as load:
-        stand.edit_code("visits/apps.py", SLOW_IMPORT)
-        first = up_at_import(stand)
+        first = up_at_import(stand, "")
         result = stand.up()
         assert result.status == 1, result.output
         assert re.fullmatch(
             rf"`cluster up t` \(process {first.pid}, since [\d:]+\) is changing this stack; wait until it has ended\n",
             result.output,
         ), result.output
+        go_on(stand).touch()
         output, _ = first.communicate(timeout=120)
         assert first.returncode == 0, output
         assert "no changes" in stand.up().output
@@ -435,8 +441,7 @@ def test_a_second_up_at_the_same_time_is_told_who_is_at_it(stand: Stand) -> None
 
 
 def test_without_the_lock_nobody_tells_the_second_one(stand: Stand) -> None:
-    stand.edit_code("visits/apps.py", f"{SLOW_IMPORT}# again\n")
-    first = up_at_import(stand)
+    first = up_at_import(stand, "# again\n")
     with stand.sabotaged("no_lock"):
         second = stand.start("up", stand.name)
     try:
@@ -445,13 +450,22 @@ def test_without_the_lock_nobody_tells_the_second_one(stand: Stand) -> None:
     finally:
         second.kill()
         second.wait()
+        go_on(stand).touch()
         first.communicate(timeout=120)
     result = stand.up()
     assert result.status == 0, result.output
     assert stand.status()["ok"]
 
 
-def up_at_import(stand: Stand) -> subprocess.Popen[str]:
+def go_on(stand: Stand) -> Path:
+    """Return the file that tells the import to go on."""
+    return stand.root / "go-on"
+
+
+def up_at_import(stand: Stand, text: str) -> subprocess.Popen[str]:
+    """Begin an `up` that imports until it may go on. text: makes it another release."""
+    go_on(stand).unlink(missing_ok=True)
+    stand.edit_code("visits/apps.py", SLOW_IMPORT.format(go_on=go_on(stand)) + text)
     first = stand.start("up", stand.name)
     read_until(first, "importing the project")
     return first

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.clients import NO_TLS
 from tests.local.stand import Stand
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ print(json.dumps({"session": client.cookies["sessionid"].value, "link": signing.
 
 
 @contextlib.contextmanager
-def standing(case: str) -> Iterator[Stand]:
-    with contextlib.closing(Stand(case=case)) as stand:
+def standing(case: str, instances: int = 1) -> Iterator[Stand]:
+    with contextlib.closing(Stand(case=case, instances=instances)) as stand:
         yield stand
 
 
@@ -44,15 +45,15 @@ def initialise(stand: Stand, *options: str) -> tuple[dict[str, Any], str]:
     """Write the stack file by init; return what it has, and what init said."""
     result = stand.run("init", stand.name, "--project", "project", "--force", *options)
     assert result.status == 0, result.output
+    servers = stand.stack["upstream"]["servers"]
     stand.take_initialised()
-    stand.stack["upstream"]["servers"] = [{"name": "app1"}, {"name": "app2"}]
+    stand.stack["upstream"]["servers"] = servers
     return stand.stack, result.output
 
 
 def client(stand: Stand) -> httpx.Client:
-    return httpx.Client(
-        trust_env=False, base_url=f"http://127.0.0.1:{stand.port}", headers={"Host": "localhost"}, timeout=60
-    )
+    base = f"http://127.0.0.1:{stand.port}"
+    return httpx.Client(trust_env=False, verify=NO_TLS, base_url=base, headers={"Host": "localhost"}, timeout=60)
 
 
 def test_settings_made_from_debug_are_those_of_a_site_that_serves() -> None:
@@ -76,7 +77,7 @@ def test_settings_made_from_debug_are_those_of_a_site_that_serves() -> None:
 
 
 def test_a_projects_own_session_engine_is_refused_or_kept_but_never_replaced_in_silence() -> None:
-    with standing("custom-session-engine") as stand:
+    with standing("custom-session-engine", instances=2) as stand:
         result = stand.up()
         assert result.status == 1
         assert result.output.splitlines()[-1].startswith(
@@ -99,7 +100,7 @@ def test_a_projects_own_session_engine_is_refused_or_kept_but_never_replaced_in_
 
 
 def test_a_site_in_use_is_taken_over_with_its_users_sessions_and_links() -> None:
-    with standing("adopt") as stand:
+    with standing("adopt", instances=2) as stand:
         environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "mysite.settings", "PYTHONPATH": str(stand.project)}
         command = [sys.executable, "-c", PREPARE_IN_USE]
         done = subprocess.run(command, env=environment, cwd=stand.project, capture_output=True, text=True, check=True)
@@ -121,7 +122,7 @@ def test_a_site_in_use_is_taken_over_with_its_users_sessions_and_links() -> None
 
 @pytest.mark.wide
 def test_a_site_in_use_that_is_not_taken_over_is_told_of() -> None:
-    with standing("adopt") as stand:
+    with standing("adopt", instances=2) as stand:
         environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "mysite.settings", "PYTHONPATH": str(stand.project)}
         command = [sys.executable, "-c", PREPARE_IN_USE]
         subprocess.run(command, env=environment, cwd=stand.project, capture_output=True, check=True)

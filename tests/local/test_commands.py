@@ -24,6 +24,7 @@ import pytest
 from cluster_runtime.instance_link import LONGEST_SOCKET_PATH
 from platforms.local.listeners import with_children
 from tests import processes
+from tests.clients import NO_TLS
 from tests.conformance import servers, wait_until
 from tests.load import Load
 from tests.local.stand import ROOT, Stand
@@ -65,7 +66,7 @@ def assert_refused(result: Result, message: str) -> None:
 
 def get(stand: Stand, path: str, client: httpx.Client | None = None) -> httpx.Response:
     headers = {"Host": "cluster"}
-    with contextlib.nullcontext(client) if client else httpx.Client(trust_env=False) as asked:
+    with contextlib.nullcontext(client) if client else httpx.Client(trust_env=False, verify=NO_TLS) as asked:
         return asked.get(f"http://127.0.0.1:{stand.port}{path}", headers=headers)
 
 
@@ -319,6 +320,7 @@ def test_three_releases_are_kept_and_environments_while_one_needs_them(stand: St
     environments = {path.name for path in stand.paths.environments.iterdir()}
     assert len(environments) == 1
     releases = [stand.release()]
+    app2 = stand.stack["upstream"]["servers"].pop()  # six releases: of one instance
     for number in range(3):
         stand.edit_code("visits/apps.py", f"# release {number}\n")
         assert "making the environment" not in assert_done(stand.up()), "the requirements are the same"
@@ -333,11 +335,13 @@ def test_three_releases_are_kept_and_environments_while_one_needs_them(stand: St
         assert_done(stand.up())
     (left,) = stand.paths.environments.iterdir()
     assert left.name not in environments
+    stand.edit_stack(lambda stack: stack["upstream"]["servers"].append(app2))
+    assert_done(stand.up())
 
 
 def test_rollback_goes_to_the_release_before_and_up_comes_back(stand: Stand) -> None:
     *_, former, current = stand.status()["releases"]
-    with Load(stand.address, clients=3, slow=2, slow_seconds=0.05) as load:
+    with Load(stand.address, clients=3, slow=2, slow_seconds=0.2) as load:
         output = assert_done(stand.rollback())
         assert f"release {former} serves" in output
         assert stand.status()["release"] == former
@@ -355,7 +359,7 @@ def test_rollback_goes_to_the_release_before_and_up_comes_back(stand: Stand) -> 
 
 
 def test_down_keeps_the_data_and_deletes_it_only_when_told_twice(stand: Stand) -> None:
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, verify=NO_TLS) as client:
         assert get(stand, "/whoami", client).json()["visits"] == 1
         get(stand, "/form", client)
         form = {"csrfmiddlewaretoken": client.cookies["csrftoken"], "text": "kept over night"}
@@ -405,7 +409,7 @@ def test_a_checkout_deeper_than_a_socket_s_path_works() -> None:
     top = Path(tempfile.mkdtemp(prefix="cl"))
     top.chmod(0o755)
     deep = top / "a-directory-with-a-name-of-some-length" / "and-another-one-in-it-of-the-same-length" / "and-a-third"
-    with contextlib.closing(Stand(path=deep)) as stand:
+    with contextlib.closing(Stand(path=deep, instances=1)) as stand:
         assert len(os.fsencode(stand.paths.state / "run" / "app1" / "0123456789ab.sock")) > LONGEST_SOCKET_PATH
         assert_done(stand.up())
         assert_done(stand.verify())
@@ -449,7 +453,7 @@ def test_no_root_is_needed() -> None:
         processes = with_children({supervisor})
         assert {uid_of(pid) for pid in processes} == wanted
         print(f"{len(processes)} processes run as {stand.user}")
-        with Load(stand.address, clients=3, slow=2, slow_seconds=0.05) as load:
+        with Load(stand.address, clients=3, slow=2, slow_seconds=0.2) as load:
             stand.edit_code("visits/apps.py", "# another release\n")
             stand.edit_stack(lambda stack: servers(stack)["app1"].update(weight=4))
             assert_done(stand.up())

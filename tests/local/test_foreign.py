@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from tests.clients import NO_TLS
 from tests.local.stand import Stand
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def test_a_public_project_comes_up_unmodified(name: str, tmp_path: Path) -> None
         result = stand.verify()
         assert result.status == 0, result.output
         print(f"{project.requirement}: from init to verified in {time.monotonic() - began:.1f} s")
-        with httpx.Client(trust_env=False, headers={"Host": "localhost"}) as client:
+        with httpx.Client(trust_env=False, verify=NO_TLS, headers={"Host": "localhost"}) as client:
             found = {path: client.get(f"http://127.0.0.1:{stand.port}{path}").status_code for path in project.pages}
         assert found == project.pages
         assert "no changes" in stand.up().output

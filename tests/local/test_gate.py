@@ -31,9 +31,9 @@ STORAGES = {
 
 
 @contextmanager
-def case(name: str, **app: object) -> Iterator[Stand]:
+def case(name: str, *, instances: int = 1, **app: object) -> Iterator[Stand]:
     """Make a repository of a case's project; its keys of `app` are replaced by those that are given."""
-    with closing(Stand(case=name)) as stand:
+    with closing(Stand(case=name, instances=instances)) as stand:
         stand.edit_stack(lambda stack: stack["app"].update(app))
         yield stand
 
@@ -181,7 +181,7 @@ def test_a_site_in_maintenance_can_be_released_and_its_dead_instances_come_back(
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         flag = Path(directory) / "flag"
-        with case("maintenance", environment={"MAINTENANCE_FLAG": str(flag)}) as stand:
+        with case("maintenance", instances=2, environment={"MAINTENANCE_FLAG": str(flag)}) as stand:
             brought_up(stand)
             flag.touch()
             stand.edit_code("core/views.py", "\n# another release\n")
@@ -201,7 +201,7 @@ def test_a_site_in_maintenance_can_be_released_and_its_dead_instances_come_back(
 
 def test_workers_that_recycle_themselves_and_begin_slowly_lose_no_request() -> None:
     command_line = {"GUNICORN_CMD_ARGS": "--max-requests 60 --max-requests-jitter 30"}
-    with case("slow-worker-boot", environment=command_line) as stand:
+    with case("slow-worker-boot", instances=2, environment=command_line) as stand:
         brought_up(stand)
         answers: list[int | str] = []
 

@@ -18,7 +18,7 @@ from cluster.stack.history import History
 from cluster_runtime.instance_link import InstanceLink
 from platforms.local.orphans import Kind, stack_processes
 from tests.conformance import wait_until
-from tests.local.stand import Stand
+from tests.local.stand import LOOK, Stand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -220,7 +220,7 @@ def told_of(stand: Stand, named: list[str]) -> str:
         assert (told.status, "Traceback" in told.output) == (1, False), told.output
         if all(words in told.output for words in named) or time.monotonic() > deadline:
             return told.output
-        time.sleep(0.1)
+        time.sleep(LOOK)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,12 @@ import shutil
 import signal
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from platforms.local.listeners import with_children
-from platforms.local.orphans import orphaned_processes, stack_processes
+from platforms.local.orphans import orphaned_processes
 from tests.conformance import assert_nothing_lost, servers, wait_until
 from tests.load import SPARSE, Load
 from tests.local.stand import Stand, kill_at_line
@@ -57,16 +56,14 @@ class Kill:
     options: dict[str, object] = field(default_factory=dict)
 
 
-#: A step for each kind of what a killed `up` leaves, in their order: half an environment, half a release, one that was
-#: migrated, processes that do not serve, half of the instances serving, an nginx that was not told, one instance that
-#: drains. A reload of an old nginx waits for two seconds before it happens.
+#: A step for each kind of what a killed `up` leaves: half an environment, half a release, processes that do not serve,
+#: an nginx that was not told, half of the instances serving and one that drains. A reload of an old nginx waits for two
+#: seconds before it happens.
 KILLS = (
     Kill("making the environment", after=0.3, requirements=True, added="app4"),
     Kill("importing the project", after=0.5, removed="app4"),
-    Kill("migrating the database"),
     Kill("app1 is healthy", added="app6"),
-    Kill("app1 serves release", removed="app6"),
-    Kill("reloading nginx", added="app7"),
+    Kill("reloading nginx", added="app7", removed="app6"),
     Kill("draining ", after=0.5, removed="app7", options={"rollout": {"batch": 1}}),
 )
 
@@ -74,7 +71,9 @@ KILLS = (
 OTHER_KILLS = (
     Kill("copying the code", added="app4"),
     Kill("importing the project", removed="app4"),
+    Kill("migrating the database"),
     Kill("starting app1 of", added="app5"),
+    Kill("app1 serves release"),
     Kill("app2 serves release", removed="app5"),
     Kill("reloading nginx", after=0.02),
 )
@@ -247,7 +246,7 @@ def test_after_a_killed_supervisor_down_ends_all(stand: Stand) -> None:
     kill_supervisor(stand)
     result = stand.down()
     assert result.status == 0, result.output
-    assert processes_of(stand) == {}
+    assert stand.all_processes() == set()
     assert_serves(stand)
 
 
@@ -255,7 +254,7 @@ def test_after_a_killed_supervisor_down_ends_all(stand: Stand) -> None:
 def test_after_a_power_cut_up_starts_everything_again(stand: Stand, keeps: str) -> None:
     """Everything ends at once; a run directory that is kept holds sockets, names and words of the dead."""
     release = stand.release()
-    wait_until(lambda: not cut_off(stand), "everything has ended")
+    wait_until(lambda: not stand.cut_off(), "everything has ended")
     if keeps == "nothing":
         shutil.rmtree(stand.paths.run)
     status = stand.run("status", stand.name)
@@ -268,7 +267,7 @@ def test_what_supervisor_starts_by_itself_after_a_power_cut_finds_its_nodes(stan
     """It starts the instances of its files at once; `up` has made what they need by then, however slow it is."""
     logs = [stand.paths.logs / f"{name}-{stand.release()}.log" for name in servers(stand.stack)]
     before = [log.stat().st_size for log in logs]
-    wait_until(lambda: not cut_off(stand), "everything has ended")
+    wait_until(lambda: not stand.cut_off(), "everything has ended")
     shutil.rmtree(stand.paths.run)
     with stand.sabotaged("late_up"):
         assert_serves(stand)
@@ -283,33 +282,10 @@ def test_an_nginx_that_was_killed_is_started_again(stand: Stand) -> None:
     assert_serves(stand)
 
 
-def cut_off(stand: Stand) -> set[int]:
-    """Kill whatever is there, and say what: Supervisor may start something between this look and its own death."""
-    there = {*processes_of(stand), *(process.pid for process in stack_processes(stand.paths))}
-    for pid in there:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return there
-
-
 def kill_supervisor(stand: Stand) -> None:
     pid = int((stand.paths.run / "supervisord.pid").read_text())
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not stand.supervisor().is_running(), "Supervisor is gone")
-
-
-def processes_of(stand: Stand) -> dict[int, str]:
-    """Return every process of the stack: those that name it, and those whose directory is in it."""
-    found = {}
-    inside = f"{stand.paths.state}/"
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit() or process.name == str(os.getpid()):
-            continue
-        with contextlib.suppress(OSError):
-            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-            if command and (inside in command or f"{(process / 'cwd').readlink()}/".startswith(inside)):
-                found[int(process.name)] = command
-    return found
 
 
 def assert_serves(stand: Stand) -> None:

@@ -21,6 +21,7 @@ from cluster.render.maintenance import page
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
 from cluster.stack.history import locked
 from platforms.local.maintaining import Keeping
+from tests.clients import NO_TLS
 from tests.conformance import servers, wait_until
 from tests.load import Load
 from tests.local.stand import Stand
@@ -232,14 +233,14 @@ def test_mistakes_are_said_and_change_nothing(stand: Stand) -> None:
 
 
 def test_a_stack_that_is_down_comes_up_in_maintenance_and_nothing_of_it_outlives_its_data() -> None:
-    with contextlib.closing(Stand()) as stand:
+    with contextlib.closing(Stand(instances=1)) as stand:
         output = assert_done(stand.run(*ON))
         assert "nginx does not run: it takes effect when the stack is up (`cluster up t`)" in output
         seen: Counter[int] = Counter()
         stopped = threading.Event()
 
         def look() -> None:
-            with httpx.Client(trust_env=False) as client:
+            with httpx.Client(trust_env=False, verify=NO_TLS) as client:
                 while not stopped.wait(0.01):
                     with contextlib.suppress(httpx.HTTPError):
                         seen[get(stand, "/whoami", client).status_code] += 1

@@ -7,6 +7,7 @@ import contextlib
 import httpx
 import pytest
 
+from tests.clients import NO_TLS
 from tests.conformance import assert_up, wait_until
 from tests.local.stand import Stand
 
@@ -30,7 +31,7 @@ def test_a_request_that_kills_ends_two_workers_of_four() -> None:
         assert_up(stand)
         before, gunicorns = workers(stand), {name: stand.processes(name) for name in NAMES}
         base = "http://{}:{}".format(*stand.address)
-        with httpx.Client(trust_env=False, headers={"Host": "cluster"}, timeout=60) as client:
+        with httpx.Client(trust_env=False, verify=NO_TLS, headers={"Host": "cluster"}, timeout=60) as client:
             assert client.get(base + "/die").status_code == 502
             answered = [client.get(base + "/whoami").status_code for _ in range(40)]
         assert answered == [200] * 40

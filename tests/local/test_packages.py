@@ -17,8 +17,9 @@ import pytest
 import uv
 
 from cluster.packages import INSTALL_LOCAL, INSTALL_PACKAGES
+from tests.clients import NO_TLS
 from tests.conftest import SHARED
-from tests.local.stand import Stand
+from tests.local.stand import LOOK, Stand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,8 +35,8 @@ def own_environments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def page(stand: Stand, path: str = "/") -> str:
-    with httpx.Client(trust_env=False, headers={"Host": "localhost"}) as client:
-        response = client.get(f"http://127.0.0.1:{stand.port}{path}")
+    headers = {"Host": "localhost"}
+    response = httpx.get(f"http://127.0.0.1:{stand.port}{path}", headers=headers, trust_env=False, verify=NO_TLS)
     assert response.status_code == 200, response.text
     return response.text
 
@@ -69,7 +70,7 @@ def wait_for(instances: int, stand: Stand) -> None:
     deadline = time.monotonic() + 120
     while sum(len(row["processes"]) == 1 and row["ok"] for row in stand.status()["instances"]) < instances:
         assert time.monotonic() < deadline, stand.status()
-        time.sleep(0.2)
+        time.sleep(LOOK)
 
 
 def test_an_editable_package_runs_from_the_release_s_copy_also_after_a_rollback_and_a_kill(editable: Stand) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from tests.conformance import AROUND, MIGRATED_MODEL, MIGRATION, assert_nothing_lost, assert_up, servers, wait_until
+from tests.clients import NO_TLS
+from tests.conformance import MIGRATED_MODEL, MIGRATION, assert_nothing_lost, assert_up, servers, wait_until
 from tests.load import Load
 from tests.local.stand import Stand
 from tests.planned import NOTHING, TOKEN, WEIGHTED, assert_release_is_told, change_the_release
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.local.stand import Result
+
+#: Requests that are counted around what is said to cost some.
+AROUND = 100
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +197,7 @@ def test_two_forms_at_once_are_refused(stand: Stand) -> None:
 
 def test_a_migration_that_the_former_release_cannot_live_beside_costs_requests() -> None:
     """The conformance suite makes the same change with db_default, and loses none."""
-    with contextlib.closing(Stand()) as stand:
+    with contextlib.closing(Stand(instances=1)) as stand:
         assert_up(stand)
         stand.edit_code("visits/migrations/0002_mood.py", MIGRATION.replace(', db_default=""', ""))
         stand.edit_code("visits/models.py", MIGRATED_MODEL.replace(', db_default=""', ""))
@@ -252,7 +256,7 @@ def test_a_database_that_is_left_behind_is_the_first_thing_that_is_said(stand: S
 def entries(stand: Stand, text: str = "") -> int:
     """Return how often the form's page shows what was posted; post it first where a text is given."""
     with httpx.Client(
-        base_url=f"http://127.0.0.1:{stand.port}", headers={"Host": "localhost"}, trust_env=False
+        base_url=f"http://127.0.0.1:{stand.port}", headers={"Host": "localhost"}, trust_env=False, verify=NO_TLS
     ) as client:
         page = client.get("/form").text
         if text:

@@ -24,8 +24,9 @@ SHORT = f"\nSESSION_COOKIE_AGE = PASSWORD_RESET_TIMEOUT = {SECONDS}\n"
 
 
 @contextlib.contextmanager
-def standing(engine: str = "cached_db") -> Iterator[Stand]:
+def standing(engine: str = "cached_db", settings: str = "") -> Iterator[Stand]:
     with contextlib.closing(Stand()) as found:
+        found.edit_code("example/settings.py", settings)
         found.edit_stack(lambda stack: stack["sessions"].update(engine=engine))
         assert found.up().status == 0
         yield found
@@ -40,7 +41,7 @@ def own() -> Iterator[Stand]:
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
     """A stand whose sessions are in cached_db; each test that has it leaves them there, but the last."""
-    with standing() as found:
+    with standing(settings=SHORT) as found:
         yield found
 
 
@@ -125,11 +126,8 @@ def test_without_the_bridge_a_change_of_the_engine_logs_everybody_out(own: Stand
 def test_a_rotated_key_logs_nobody_out_and_the_old_one_is_gone_in_the_end(stand: Stand) -> None:
     secrets = stand.paths.secrets
     old = (secrets / "secret_key").read_text()
-    stand.edit_code("example/settings.py", SHORT)
     with load_of(stand) as load:
         matrix = Matrix(stand, load)
-        matrix.event("a release", matrix.up)
-
         matrix.event("key rotated, steps 1 and 2", matrix.rotate)
         assert (secrets / "secret_key").read_text() != old
         assert old in (secrets / "secret_key_fallbacks").read_text()

@@ -28,7 +28,7 @@ def set_back(stand: Stand, *words: str) -> None:
 
 @pytest.mark.skipif(bool(missing()), reason=missing())
 def test_a_server_is_migrated_again_while_it_runs_and_after_it_was_down() -> None:
-    with contextlib.closing(Postgres()) as database, contextlib.closing(Stand(database=database)) as stand:
+    with contextlib.closing(Postgres()) as database, contextlib.closing(Stand(database=database, instances=1)) as stand:
         assert stand.up().status == 0
         assert AGAIN not in stand.up().output
         # Each thread of an instance has a connection by now; what is asked right after a restart makes it anew.

@@ -181,7 +181,7 @@ def test_a_project_that_sends_all_to_https_itself_works_over_tls(stand: Stand) -
 
 
 def test_behind_a_proxy_that_ends_tls_it_works_too_and_a_plain_site_refuses_it() -> None:
-    with contextlib.closing(Stand()) as stand:
+    with contextlib.closing(Stand(instances=1)) as stand:
         stand.edit_code("example/settings.py", SSL_REDIRECT)
         result = stand.up()
         assert result.status != 0

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conformance import wait_until
 from tests.file_queue import LONG_START, PROGRAM, Jobs, count_a_release_and_the_way_back, count_what_is_cut_off
-from tests.local.stand import Stand
+from tests.local.stand import LOOK, Stand
 from tests.local.test_commands import assert_done
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ SCHEDULE = {"name": "yearly", "command": "manage.py check", "at": "0 0 1 1 *"}
 
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
-    with contextlib.closing(Stand()) as stand:
+    with contextlib.closing(Stand(instances=1)) as stand:
         stand.edit_stack(
             lambda stack: stack.update(
                 app={**stack["app"], "shared": ["queue"]}, workers=[dict(WORKER)], schedule=[dict(SCHEDULE)]
@@ -146,6 +146,7 @@ def test_a_killed_worker_is_back_and_up_says_no_changes(stand: Stand) -> None:
     wait_until(
         lambda: pids(stand).get(program) not in (None, 0, former) and services(stand)["jobs1"]["ok"],
         "back",
+        pause=LOOK,
     )
     assert "no changes" in assert_done(stand.up())
 
@@ -159,7 +160,7 @@ def test_a_run_that_failed_is_in_the_status_and_its_exit_status(stand: Stand) ->
     # Due since the first of January; whoever is started anew reads that it was not looked at for so long.
     stand.edit_stack(lambda stack: stack["schedule"][0].update(starting_deadline="400d"))
     stand.run("up", stand.name)
-    wait_until(lambda: services(stand)["yearly"]["message"] != "", "told")
+    wait_until(lambda: services(stand)["yearly"]["message"] != "", "told", pause=LOOK)
     assert stand.run("status", stand.name).status == 1
     found = services(stand)["yearly"]
     assert "manage.py ended with status 1" in found["message"]

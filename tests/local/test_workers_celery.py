@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def shop() -> Iterator[Shop]:
-    with contextlib.closing(Stand(case="shop")) as stand:
+    with contextlib.closing(Stand(case="shop", instances=1)) as stand:
         shop = Shop(stand)
         shop.up()
         yield shop

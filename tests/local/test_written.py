@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from tests.clients import NO_TLS
 from tests.local.stand import Stand
 from tests.local.test_set_back import AGAIN, set_back, unapplied
 
@@ -37,7 +38,7 @@ RELEASES = 4
 
 @contextlib.contextmanager
 def standing(case: str) -> Iterator[Stand]:
-    with contextlib.closing(Stand(case=case)) as stand:
+    with contextlib.closing(Stand(case=case, instances=1)) as stand:
         yield stand
 
 
@@ -62,12 +63,12 @@ def up(stand: Stand) -> Result:
 
 
 def get(stand: Stand, path: str) -> httpx.Response:
-    return httpx.get(f"http://127.0.0.1:{stand.port}{path}", headers=HOST, timeout=30)
+    return httpx.get(f"http://127.0.0.1:{stand.port}{path}", headers=HOST, timeout=30, verify=NO_TLS)
 
 
 def upload(stand: Stand, name: str, content: bytes) -> None:
     url = f"http://127.0.0.1:{stand.port}/"
-    assert httpx.post(url, files={"f": (name, content)}, headers=HOST, timeout=30).status_code == 200
+    assert httpx.post(url, files={"f": (name, content)}, headers=HOST, timeout=30, verify=NO_TLS).status_code == 200
 
 
 def test_uploads_unspoken_files_and_commands_outlive_the_releases(shared: Stand) -> None:
@@ -116,9 +117,8 @@ def assert_served_as_files(stand: Stand, plant: Callable[[tuple[str, str]], obje
     page = get(stand, "/media/docs/page.html")
     assert page.headers["Content-Disposition"] == "attachment", "a visitor's page would run as the site's own"
     assert "sandbox" in page.headers["Content-Security-Policy"]
-    part = httpx.get(
-        f"http://127.0.0.1:{stand.port}/media/docs/photo.txt", headers={**HOST, "Range": "bytes=1-2"}, timeout=30
-    )
+    url, headers = f"http://127.0.0.1:{stand.port}/media/docs/photo.txt", {**HOST, "Range": "bytes=1-2"}
+    part = httpx.get(url, headers=headers, timeout=30, verify=NO_TLS)
     assert (part.status_code, part.text) == (206, "el")
     assert get(stand, "/media/docs/").status_code in {403, 404}, "nobody lists what others have sent"
     assert get(stand, "/media/none.txt").status_code == 404

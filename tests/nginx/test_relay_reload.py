@@ -167,7 +167,7 @@ CHANGED = [
 
 def changed(hosts: Hosts, steps: list[HostsKeys]) -> Load:
     """Let hosts have other keys, one host after another, and count what visitors get meanwhile, to the first loss."""
-    with Load(hosts) as load:
+    with Load(hosts, 2 * PAUSE) as load:  # a wrong key fails each request, at whatever moment it comes
         for keys, host in itertools.product(steps, hosts.each):
             hosts.keys = {**hosts.keys, host: keys}
             hosts.deliver(hosts.values)

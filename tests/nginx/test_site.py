@@ -22,6 +22,7 @@ import pytest
 from cluster.config import StackFileError, parse_config
 from cluster.render.nginx import NginxConfig
 from cluster.render.versions import KEEPALIVE_MIN_TIMEOUT_SINCE
+from tests.clients import NO_TLS
 from tests.conformance import wait_until
 from tests.nginx.running import (
     PATIENCE,
@@ -245,7 +246,9 @@ def test_a_worker_serves_more_files_than_it_may_have_open(nginx: Nginx, kept_ope
         for worker in workers():
             worker.rlimit(psutil.RLIMIT_NOFILE, (512, 512))
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{running.port}", headers={"Host": "cluster"}) as client:
+            with httpx.Client(
+                base_url=f"http://127.0.0.1:{running.port}", headers={"Host": "cluster"}, verify=NO_TLS
+            ) as client:
                 served = all(client.get(path).status_code == 200 for path in paths)
         except httpx.HTTPError:
             served = False

@@ -231,7 +231,7 @@ def test_the_lifespan_of_the_project_runs(stand: Stand) -> None:
 def test_a_project_whose_lifespan_fails_is_never_healthy(stand: Stand, failure: str) -> None:
     lifespan = LIFESPAN.replace("START", f"{failure}\n    return")
     stand.write({**FILES, "mini/asgi.py": ASGI + lifespan})
-    running = stand.start(**values(stand), health={"interval": 0.2, "start_timeout": 20})
+    running = stand.start(**values(stand), health={"interval": 0.2, "start_timeout": 8})
     assert running.ended() == 1
     assert "no broker" in running.log
     assert running.name.holder() is None

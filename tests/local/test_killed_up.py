@@ -56,12 +56,13 @@ class Kill:
     options: dict[str, object] = field(default_factory=dict)
 
 
-#: A step for each kind of what a killed `up` leaves: half an environment, half a release, processes that do not serve,
-#: an nginx that was not told, half of the instances serving and one that drains. A reload of an old nginx waits for two
-#: seconds before it happens.
+#: A step for each kind of what a killed `up` leaves: half an environment, half a release, one that was migrated,
+#: processes that do not serve, an nginx that was not told, half of the instances serving and one that drains. A reload
+#: of an old nginx waits for two seconds before it happens.
 KILLS = (
     Kill("making the environment", after=0.3, requirements=True, added="app4"),
     Kill("importing the project", after=0.5, removed="app4"),
+    Kill("migrating the database"),
     Kill("app1 is healthy", added="app6"),
     Kill("reloading nginx", added="app7", removed="app6"),
     Kill("draining ", after=0.5, removed="app7", options={"rollout": {"batch": 1}}),
@@ -71,7 +72,6 @@ KILLS = (
 OTHER_KILLS = (
     Kill("copying the code", added="app4"),
     Kill("importing the project", removed="app4"),
-    Kill("migrating the database"),
     Kill("starting app1 of", added="app5"),
     Kill("app1 serves release"),
     Kill("app2 serves release", removed="app5"),

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.clients import NO_TLS
-from tests.conformance import MIGRATED_MODEL, MIGRATION, assert_nothing_lost, assert_up, servers, wait_until
+from tests.conformance import AROUND, MIGRATED_MODEL, MIGRATION, assert_nothing_lost, assert_up, servers, wait_until
 from tests.load import Load
 from tests.local.stand import Stand
 from tests.planned import NOTHING, TOKEN, WEIGHTED, assert_release_is_told, change_the_release
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.local.stand import Result
-
-#: Requests that are counted around what is said to cost some.
-AROUND = 100
 
 
 @pytest.fixture(scope="module")

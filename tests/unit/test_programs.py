@@ -433,15 +433,21 @@ STACK_FILES = {
 }
 
 
+def with_stack(project: Project, monkeypatch: pytest.MonkeyPatch, text: str) -> Path:
+    """Write a stack file beside a program, where Pulumi is; return it."""
+    project.write("")
+    file = stack_path(project.root, "s")
+    file.parent.mkdir()
+    file.write_text(text)
+    monkeypatch.setattr("platforms.pulumi.programs.installed_pulumi", lambda: "pulumi")
+    return file
+
+
 @pytest.mark.parametrize("name", STACK_FILES)
 def test_what_runs_a_program_begins_by_a_glance_at_the_stack_file_and_is_taken_once(
     project: Project, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    project.write("")
-    file = stack_path(project.root, "s")
-    file.parent.mkdir()
-    file.write_text(STACK_FILES[name])
-    monkeypatch.setattr("platforms.pulumi.programs.installed_pulumi", lambda: "pulumi")
+    file = with_stack(project, monkeypatch, STACK_FILES[name])
     registry.begin(project.root, "s")
     asked = [(project.root, (f"platforms.{name}.program", SDK))] if name in {"docker", "remote"} else []
     assert list(_begun) == asked
@@ -456,11 +462,7 @@ def test_what_runs_a_program_begins_by_a_glance_at_the_stack_file_and_is_taken_o
 def test_one_that_has_begun_for_a_stack_whose_file_has_an_environment_of_pulumi_s_is_let_go(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project.write("")
-    file = stack_path(project.root, "s")
-    file.parent.mkdir()
-    file.write_text(f"environment: [shared]\n{STACK_FILES['docker']}")
-    monkeypatch.setattr("platforms.pulumi.programs.installed_pulumi", lambda: "pulumi")
+    file = with_stack(project, monkeypatch, f"environment: [shared]\n{STACK_FILES['docker']}")
     registry.begin(project.root, "s")
     ((_root, modules),) = _begun
     process = _begun[project.root, modules].process
@@ -504,11 +506,7 @@ def test_what_begins_early_reads_nothing_of_a_stack_file_that_is_not_judged(
 def test_what_can_not_begin_early_keeps_nothing_from_going_on(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project.write("")
-    file = stack_path(project.root, "s")
-    file.parent.mkdir()
-    file.write_text(STACK_FILES["docker"])
-    monkeypatch.setattr("platforms.pulumi.programs.installed_pulumi", lambda: "pulumi")
+    with_stack(project, monkeypatch, STACK_FILES["docker"])
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     registry.begin(project.root, "s")
     assert not _begun

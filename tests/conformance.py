@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.clients import NO_TLS
+from tests.jobs import until
 from tests.load import Load
 
 if TYPE_CHECKING:
@@ -386,7 +387,4 @@ def assert_up(cluster: ClusterUnderTest) -> None:
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0, *, pause: float = 0.05) -> None:
     """Return when something holds. pause: seconds between two looks."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(pause)
+    until(condition, seconds, lambda: what, pause=pause)

@@ -281,6 +281,10 @@ def asked_during(*kinds: str) -> Rule:
     return rule
 
 
+#: Seconds between two looks at what takes long to look at: a status (a tenth of a second of processor time), a journal.
+LOOK = 0.5
+
+
 def until(done: Callable[[], object], timeout: float, told: Callable[[], object] = str, *, pause: float = 0.05) -> None:
     """Return when something is so. pause: seconds between two looks."""
     deadline = time.monotonic() + timeout

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tests.jobs import (
+    LOOK,
     Account,
     Customer,
     Customers,
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
 #: Seconds that anything may take which takes a few: the machine may be busy with something else.
 PATIENCE = 300.0
-
-#: Seconds between two looks at what takes long to look at: the status, and all that is in the journal.
-LOOK = 0.5
 
 #: Seconds that a job must be at work still when its process is killed: the kill finds it there.
 AT_WORK = 0.5

@@ -16,6 +16,10 @@ my (%sockets, %numbers, %waiting, %ends);
 my ($sources, $targets) = (IO::Select->new(\*STDIN), IO::Select->new);
 my $told = "";
 
+# What follows each word.
+my $one = qr/\A([0-9]+)\z/;
+my %forms = (open => qr/\A([0-9]+) (.+)\z/, data => qr/\A([0-9]+) ([0-9]+)\z/, shut => $one, drop => $one);
+
 sub tell_here {
     my ($bytes) = @_;
     my $at = 0;
@@ -64,26 +68,18 @@ sub pass_on {
 sub follow {
     while ($told =~ /\A([^\n]*)\n/) {
         my ($line, $begins) = ($1, $+[0]);
-        if ($line =~ /\Aopen ([0-9]+) (.+)\z/) {
-            substr($told, 0, $begins) = "";
-            opened($1, $2);
-        } elsif ($line =~ /\Ashut ([0-9]+)\z/) {
-            substr($told, 0, $begins) = "";
-            next unless $sockets{$1};
-            $ends{$1} = 1;
-            pass_on($1);
-        } elsif ($line =~ /\Adrop ([0-9]+)\z/) {
-            substr($told, 0, $begins) = "";
-            shut($1) if $sockets{$1};
-        } elsif ($line =~ /\Adata ([0-9]+) ([0-9]+)\z/) {
-            return if length($told) < $begins + $2;
-            my $bytes = substr $told, $begins, $2;
-            substr($told, 0, $begins + $2) = "";
-            next unless $sockets{$1};
-            $waiting{$1} .= $bytes;
-            pass_on($1);
-        } else {
-            die "relays: $line\n";
+        my ($what, $rest) = split / /, $line, 2;
+        my ($number, $more) = ($rest // "") =~ ($forms{$what // ""} // die "relays: $line\n") or die "relays: $line\n";
+        my $length = $what eq "data" ? $more : 0;
+        return if length($told) < $begins + $length;
+        my $bytes = substr $told, $begins, $length;
+        substr($told, 0, $begins + $length) = "";
+        if ($what eq "open") {
+            opened($number, $more);
+        } elsif ($sockets{$number}) {
+            $waiting{$number} .= $bytes;
+            $ends{$number} = 1 if $what eq "shut";
+            $what eq "drop" ? shut($number) : pass_on($number);
         }
     }
 }

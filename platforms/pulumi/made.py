@@ -1,4 +1,4 @@
-"""What a program makes: one platform's from another's, and what a step is called by whom else it concerns."""
+"""What a program makes: which platform made it, and a name that the program and the commands share."""
 
 from __future__ import annotations
 

@@ -322,7 +322,7 @@ class Planning(ABC):
             return wanted
         for resource in self.pulumi.export(plain=True):
             if _prepares(*part_of({"urn": resource["urn"], "new": resource})):
-                given = (resource.get("inputs") or {}).get("stdin")
+                given = (resource.get("inputs") or {}).get(SECRETS_INPUT)
                 text = given.get("plaintext") if isinstance(given, dict) else None
                 return None if text is None else dict(json.loads(json.loads(text)))
         return None

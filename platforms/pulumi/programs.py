@@ -139,7 +139,7 @@ def programs(root: Path, file: Path, *modules: str) -> Programs | None:
     """
     begun = _begun.pop((root, modules), None)
     # What `environment` names Pulumi puts into its own environment, once it runs.
-    if not _is_ours(root) or "environment" in _read(file):
+    if (begun is None and not _is_ours(root)) or "environment" in _read(file):
         return None  # one that has begun ends as it is forgotten
     return begun or Programs(root, modules)
 

@@ -28,7 +28,7 @@ from platforms.local.listeners import with_children
 from platforms.local.orphans import stack_processes
 from platforms.local.paths import LocalPaths
 from platforms.local.supervisor import Process, Supervisor
-from tests.jobs import until
+from tests.jobs import LOOK, until
 from tests.local.forked import Commands, Request, leave_environments
 
 if TYPE_CHECKING:
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 
-
-#: Seconds between two looks at a status: each takes a tenth of a second of processor time.
-LOOK = 0.5
 
 #: Seconds in which whatever is killed ends on the busiest machine.
 ENDED = 60.0

@@ -18,7 +18,8 @@ from cluster.stack.history import History
 from cluster_runtime.instance_link import InstanceLink
 from platforms.local.orphans import Kind, stack_processes
 from tests.conformance import wait_until
-from tests.local.stand import LOOK, Stand
+from tests.jobs import LOOK
+from tests.local.stand import Stand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,7 +19,8 @@ import uv
 from cluster.packages import INSTALL_LOCAL, INSTALL_PACKAGES
 from tests.clients import NO_TLS
 from tests.conftest import SHARED
-from tests.local.stand import LOOK, Stand
+from tests.jobs import LOOK
+from tests.local.stand import Stand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,8 @@ import pytest
 
 from tests.conformance import wait_until
 from tests.file_queue import LONG_START, PROGRAM, Jobs, count_a_release_and_the_way_back, count_what_is_cut_off
-from tests.local.stand import LOOK, Stand
+from tests.jobs import LOOK
+from tests.local.stand import Stand
 from tests.local.test_commands import assert_done
 
 if TYPE_CHECKING:

@@ -219,12 +219,17 @@ def test_an_import_across_a_wall_is_found(rule: str, what: str, across: Across) 
     assert re.search(across.lines[what], across.said[rule]), across.said[rule]
 
 
-def test_the_commands_on_docker_wait_for_no_sdk_of_pulumi_s() -> None:
-    """It takes longer to import than all that `cluster status` does."""
-    code = "import sys, platforms.docker.platform; print(*sys.modules)"
+def imported_by(modules: str) -> set[str]:
+    """Return all that is imported with some modules."""
+    code = f"import sys, {modules}; print(*sys.modules)"
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    found = set(done.stdout.split())
+    return set(done.stdout.split())
+
+
+def test_the_commands_on_docker_wait_for_no_sdk_of_pulumi_s() -> None:
+    """It takes longer to import than all that `cluster status` does."""
+    found = imported_by("platforms.docker.platform")
     assert "platforms.docker.platform" in found
     assert not {"pulumi", "pulumi_docker", "platforms.docker.resources"} & found
 
@@ -232,20 +237,15 @@ def test_the_commands_on_docker_wait_for_no_sdk_of_pulumi_s() -> None:
 @pytest.mark.parametrize("platform", sorted(PROGRAMS))
 def test_a_program_imports_nothing_that_drives_the_engine_or_tells_a_plan(platform: str) -> None:
     """Each `pulumi up` imports all of it anew."""
-    code = f"import sys, components.program, platforms.{platform}.program; print(*sys.modules)"
-    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    found = set(done.stdout.split())
+    found = imported_by(f"components.program, platforms.{platform}.program")
     assert f"platforms.{platform}.program" in found
     assert not {"platforms.pulumi.engine", "cluster.plan", "cluster.verify", "httpx"} & found
 
 
 def test_a_command_line_that_is_only_explained_reads_no_models() -> None:
     """They are most of what the command imports."""
-    code = "import sys, cli; print(*sys.modules)"
-    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert not {"cluster.config.models", "cluster.lint", "httpx", "pulumi"} & set(done.stdout.split())
+    found = imported_by("cli")
+    assert not {"cluster.config.models", "cluster.lint", "httpx", "pulumi"} & found
 
 
 #: Of the product: what nobody reads in one go would have more lines.

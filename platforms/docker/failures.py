@@ -39,8 +39,8 @@ PROTECTED = re.compile(
 UNREACHABLE = re.compile(r"failed to do request|pull access denied|failed to resolve|manifest unknown|not found: not f")
 
 
-#: What host/task.sh says of an instance that did not get healthy.
-UNHEALTHY = re.compile(r"([\w-]+): release \w+ did not get healthy within")
+#: What host/task.sh says of an instance that did not get healthy, or is not any more as it is to take its name.
+UNHEALTHY = re.compile(r"([\w-]+): release (?:\w+ did not get healthy within|\w+\.\w+ (?:is|does not listen))")
 
 
 #: What BuildKit and the provider say of a build that is none of its output.

@@ -78,7 +78,7 @@ class Serving:
                 # They would take jobs of a release that does not get healthy.
                 healthy = (*healthy, *self._beside(Replacement.BESIDE, healthy))
                 shown = self._show_static(containers, healthy)
-            taken = [self._serve(name, container, (*healthy, shown)) for name, container in containers.items()]
+            taken = [self._serve(name, container, shown, healthy) for name, container in containers.items()]
             served += taken
             before = (*prepared.ready, *taken) if self._is_alone else prepared.ready
         last = self._beside(Replacement.ALONE, served)
@@ -131,16 +131,17 @@ class Serving:
         ]
 
     def _show_static(self, awaited: Mapping[str, docker.Container], after: Sequence[pulumi.Resource]) -> local.Command:
-        """Let nginx look in the release's static files first, once these instances are healthy.
+        """Let nginx look in the release's static files first, once these instances are healthy; they take their names.
 
-        So it is done again where one was made anew, as the gate of all of them.
+        So it is done again where one was made anew, as the gate of all of them. Where those that held the names are to
+        be stopped with it, each name is taken by a command of its own.
         """
         prepared = self.prepared
         start = self.topology.config.app.health.start_timeout
         mounts = (
             *(mount for mount in prepared.mounts if mount.path != STATIC),
             Mount(volume=prepared.static, path=STATIC),
-            Mount(volume=prepared.sockets, path=RUN, read_only=True),
+            Mount(volume=prepared.sockets, path=RUN, read_only=self._is_alone),
         )
         words = ("--once-healthy", "--lock", TASK_LOCK, "show", "--static", STATIC, "--turn", Variable("TURN"))
         return self.own.command(
@@ -154,28 +155,49 @@ class Serving:
                     lambda found: " ".join(f"{name}/{one[:SHORT_ID]}" for name, one in zip(awaited, found, strict=True))
                 ),
                 "RUN": RUN,
+                "SERVE": "no" if self._is_alone else "yes",
                 "STATES": "|".join(INSTANCE_STATES),
                 "WAIT": str(math.ceil(start.seconds) + MARGIN),
             },
             after=after,
         )
 
-    def _serve(self, instance: str, container: docker.Container, after: Sequence[pulumi.Resource]) -> local.Command:
+    def _serve(
+        self, instance: str, container: docker.Container, shown: local.Command, after: Sequence[pulumi.Resource]
+    ) -> local.Command:
+        """Let an instance take its name, unless it did as the static files were shown."""
         app, release = self.topology.config.app, self.release
-        generation = container.id.apply(
-            lambda found: str(self.live.next_generation(instance, f"{release}.{found[:SHORT_ID]}"))
-        )
+        process = container.id.apply(lambda found: f"{release}.{found[:SHORT_ID]}")
+        generation = process.apply(lambda found: str(self.live.next_generation(instance, found)))
+        taken = pulumi.Output.format("{0}/{1}/{2}", instance, process, generation)
         environment: dict[str, pulumi.Input[str]] = {
             "CONTAINER": container.id,
             "INSTANCE": instance,
             "RELEASE": release,
             "TURN": generation,
+            "SERVED": _taken(instance, shown, taken),
             "ALONE": "yes" if self._is_alone else "no",
             "GRACE": str(int(instance_grace(app.graceful_timeout.seconds))),
             "WAIT": str(int(app.health.start_timeout.seconds)),
             "SOCKETS": self.prepared.sockets,
         }
-        return self.own.command(f"{instance}-serve", scripts.script("serve.sh"), environment=environment, after=after)
+        return self.own.command(
+            f"{instance}-serve", scripts.script("serve.sh"), environment=environment, after=(*after, shown)
+        )
+
+
+def _taken(instance: str, shown: local.Command, expected: pulumi.Output[str]) -> pulumi.Output[str]:
+    """Return what a command has said of the name of an instance: "INSTANCE/PROCESS/GENERATION"; empty: nothing.
+
+    expected: what it will say, which stands for it in a preview of one that is to run again.
+    """
+
+    def found(said: str | None) -> pulumi.Input[str]:
+        if pulumi.contains_unknowns(said):
+            return expected
+        return next((line for line in (said or "").split() if line.startswith(f"{instance}/")), "")
+
+    return shown.stdout.apply(found, run_with_unknowns=True)
 
 
 __all__ = ["Serving"]

@@ -32,8 +32,9 @@ OPERATIONS = {
 #: Types that are no resource of the platform's.
 FRAME = re.compile(r"pulumi:|cluster:index:")
 
-#: Inputs that say which time something is done, or tell a digest of another one: nobody reads a reason in them.
-NOISE = frozenset({"environment.TURN", "environment.DIGEST"})
+#: Inputs that say which time something is done, or that it was, or tell a digest of another one: nobody reads a reason
+#: in them.
+NOISE = frozenset({"environment.TURN", "environment.SERVED", "environment.DIGEST"})
 
 #: Inputs that are another image, or another container: of the release, where that is another one.
 FOLLOWING = frozenset(

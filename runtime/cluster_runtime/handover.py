@@ -11,6 +11,7 @@ from cluster_runtime.status import READY, SERVING, STARTING
 from cluster_runtime.supervision import TICK
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 
@@ -28,6 +29,22 @@ def serve(sockets: Path, instance: str, release: str, patience: float = 0.0) -> 
     if not name.alive(release):
         raise Unhealthy(f"{instance}: release {release} does not listen")
     name.take(release)
+
+
+def serve_all(sockets: Path, wanted: Sequence[str]) -> Iterator[str]:
+    """Let processes take the names of their instances, one after another; wanted: "INSTANCE/PROCESS" each.
+
+    Yield "INSTANCE/PROCESS/GENERATION" for each, as it has its name. Unhealthy where one can't take it: those before it
+    have theirs.
+    """
+    for one in wanted:
+        instance, process = one.split("/")
+        name = InstanceLink(sockets, instance)
+        # One that took a free name by itself was not given it yet.
+        generation = name.generation() + ((name.holder(), name.given()) != (process, process))
+        serve(sockets, instance, process)
+        name.write_generation(generation)
+        yield f"{one}/{generation}"
 
 
 def _state(name: InstanceLink, release: str) -> str | None:

@@ -156,6 +156,14 @@ class InstanceLink:
         """Say that the name was given for the `generation`th time."""
         self._write(GENERATION, str(generation))
 
+    def generation(self) -> int:
+        """Return for how many times the name was given; 0 where nobody has said."""
+        try:
+            text = unfollowed.read(self.directory / GENERATION).decode("ascii", "replace")
+        except (FileNotFoundError, NotADirectoryError, unfollowed.NotAFileError):
+            return 0
+        return int(text) if text.isdecimal() else 0
+
     def given(self) -> str | None:
         """Return the process to which the name was last given; None where it never was."""
         try:

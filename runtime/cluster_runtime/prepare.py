@@ -5,7 +5,9 @@
   each static file that is worth it, and starts one instance that takes no name: it must get healthy, and its pages are
   looked at as a visitor would (cluster_runtime.gate). Whatever fails, nothing after it is done. Progress is told on
   standard output.
-- `show`: lets the collected static files be the ones that nginx looks in first.
+- `show`: lets the collected static files be the ones that nginx looks in first. Then the processes that CLUSTER_SERVE
+  names, "INSTANCE/PROCESS" each, take their names in CLUSTER_SOCKETS, and for each "INSTANCE/PROCESS/GENERATION" is
+  printed. Variables, since a release that knows nothing of them passes over them.
 
 A failure is told by the last lines of what the program printed, without the value of any secret.
 """
@@ -27,10 +29,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from cluster_runtime.checks import Unhealthy
 from cluster_runtime.compress import compress
 from cluster_runtime.config import CONFIG_VARIABLE, MADE_NAMES, SECRET_NAMES, ConfigError, RuntimeConfig
 from cluster_runtime.describe import COLLECT, MIGRATE, NOT_COLLECTED, NOT_MIGRATED, REFUSED
 from cluster_runtime.gate import serving_socket
+from cluster_runtime.handover import serve_all
 from cluster_runtime.progress import follow
 from cluster_runtime.proof import UNFIT
 from cluster_runtime.secret_files import BROKER_SECRET, forget_old, write_all
@@ -44,6 +48,9 @@ LAST_LINES = 20
 
 #: Shorter values than this would mask ordinary words.
 SHORTEST_MASKED = 4
+
+#: Names the processes that take their names once the static files are shown, and the directory of those.
+SERVE, SOCKETS = "CLUSTER_SERVE", "CLUSTER_SOCKETS"
 
 READ_ONLY_HINT = "The project writes into its own directory: set app.read_only to false, and each instance may."
 
@@ -187,9 +194,11 @@ def main(arguments: list[str] | None = None) -> int:
         with _alone(options.lock):
             if options.command == "show":
                 show(options.static, config.release, options.generation)
+                for taken in serve_all(Path(os.environ.get(SOCKETS, "")), os.environ.get(SERVE, "").split()):
+                    _say(taken)
             else:
                 _prepare(config, options)
-    except (TaskError, ConfigError) as error:
+    except (TaskError, ConfigError, Unhealthy) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -52,6 +52,14 @@ def no_health_gate() -> None:
 def no_drain() -> None:
     """The old release is killed before the new one has the names."""
     _other_script("serve.sh", "serve-without-drain.sh")
+    original, together = scripts.script, '[ "${SERVE:-}" = yes ]'
+
+    def script(name: str, *words: str | Variable) -> str:
+        text = original(name, *words)
+        assert name != "task.sh" or together in text
+        return text.replace(together, "false")
+
+    scripts.script = script
 
 
 def no_turn() -> None:

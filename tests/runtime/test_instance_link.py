@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster_runtime.checks import Unhealthy
-from cluster_runtime.handover import serve
+from cluster_runtime.handover import serve, serve_all
 from cluster_runtime.instance import main
 from cluster_runtime.instance_link import LONGEST_SOCKET_PATH, InstanceLink
 from tests.runtime.standing import PATIENCE, ROOT, Stand
@@ -404,6 +405,54 @@ def test_serve_refuses_what_is_not_proven_healthy(name: InstanceLink, state: str
     with pytest.raises(Unhealthy):
         serve(name.directory.parent, "app1", "two")
     assert name.holder() == "one"
+
+
+def test_several_take_their_names_and_each_says_for_which_time_it_was(name: InstanceLink) -> None:
+    root = name.directory.parent
+    other = InstanceLink(root, "app2")
+    other.directory.mkdir()
+    name.take("one")
+    name.write_generation(4)
+    for link in (name, other):
+        link.write_status("two", {"state": "ready"})
+    with listening(name, "two"), listening(other, "two"):
+        assert list(serve_all(root, ["app1/two", "app2/two"])) == ["app1/two/5", "app2/two/1"]
+        assert [(link.holder(), link.given(), link.generation()) for link in (name, other)] == [
+            ("two", "two", 5),
+            ("two", "two", 1),
+        ]
+        again = list(serve_all(root, ["app1/two", "app2/two"]))
+    assert again == ["app1/two/5", "app2/two/1"], "who has its name got it once"
+
+
+def test_who_took_a_free_name_by_itself_is_given_it_for_the_first_time(name: InstanceLink) -> None:
+    assert name.take_if_free("one")
+    name.write_status("one", {"state": "serving"})
+    with listening(name, "one"):
+        assert list(serve_all(name.directory.parent, ["app1/one"])) == ["app1/one/1"]
+    assert (name.given(), name.generation()) == ("one", 1)
+
+
+def test_where_one_can_not_take_its_name_those_after_it_take_none(name: InstanceLink) -> None:
+    root = name.directory.parent
+    others = [InstanceLink(root, called) for called in ("app2", "app3")]
+    for link in (name, *others):
+        link.directory.mkdir(exist_ok=True)
+        link.take("one")
+        link.write_status("two", {"state": "draining" if link is others[0] else "ready"})
+    taking = serve_all(root, ["app1/two", "app2/two", "app3/two"])
+    with listening(name, "two"), listening(others[0], "two"), listening(others[1], "two"):
+        assert next(taking) == "app1/two/1"
+        with pytest.raises(Unhealthy, match=re.escape("app2: release two is draining")):
+            next(taking)
+    assert [link.holder() for link in (name, *others)] == ["two", "one", "one"]
+    assert others[0].generation() == 0
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "³", "1\n", "99999999999999999999999x"])
+def test_a_generation_that_is_no_number_is_none(text: str, name: InstanceLink) -> None:
+    (name.directory / "turn").write_text(text, encoding="utf-8")
+    assert name.generation() == 0
 
 
 def test_a_path_too_long_for_a_socket_is_said_before_anything_starts(

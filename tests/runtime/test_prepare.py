@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ import pytest
 
 from cluster_runtime.compress import WORTH_COMPRESSING, compress
 from cluster_runtime.describe import NOT_COMPRESSED
+from cluster_runtime.instance_link import InstanceLink
 from cluster_runtime.prepare import mask
 from tests.runtime.standing import SECRET_KEY, SETTINGS, URLS
 
@@ -312,3 +314,39 @@ def test_a_page_that_fails_stops_a_release_with_the_project_s_traceback_where_th
     assert serving.name.holder() == "zero"
     done = prepare(stand, health={"pages": ["/boom"]})
     assert done.returncode == 0, "the serving release answers the same"
+
+
+# --- show
+
+
+def show(stand: Stand, *wanted: str) -> subprocess.CompletedProcess[str]:
+    static = stand.root / "static"
+    (static / "one").mkdir(parents=True, exist_ok=True)
+    words = ["--lock", str(static / "lock"), "show", "--static", str(static), "--turn", "3"]
+    asked = {"CLUSTER_SERVE": " ".join(wanted), "CLUSTER_SOCKETS": str(stand.sockets)} if wanted else {}
+    return subprocess.run(
+        [sys.executable, "-m", "cluster_runtime.prepare", *words],
+        env={**stand.environment(stand.config("one")), **asked},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_names_are_taken_once_the_static_files_are_shown(stand: Stand) -> None:
+    link = InstanceLink(stand.sockets, "app1")
+    link.directory.mkdir(parents=True, exist_ok=True)
+    link.write_status("one.host", {"state": "ready"})
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(link.socket("one.host")))
+        listener.listen()
+        assert (show(stand).stdout, link.holder()) == ("", None), "nobody has asked for it"
+        done = show(stand, "app1/one.host")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "app1/one.host/1\n", "")
+    assert (link.holder(), (stand.root / "static" / "current").readlink().name) == ("one.host", "one")
+
+
+def test_who_can_not_take_its_name_is_told_and_the_task_fails(stand: Stand) -> None:
+    InstanceLink(stand.sockets, "app1").directory.mkdir(parents=True, exist_ok=True)
+    done = show(stand, "app1/one.host")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "app1: release one.host is not running\n")

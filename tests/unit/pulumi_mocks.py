@@ -28,6 +28,7 @@ from pulumi.runtime.config import set_all_config
 
 from platforms.docker.engine import Engine
 from platforms.pulumi.live import Live
+from platforms.pulumi.made import SHOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -160,11 +161,20 @@ class _Mocks(pulumi.runtime.Mocks):
         text = json.dumps([args.typ, args.name, args.inputs], sort_keys=True, default=repr)
         made = hashlib.sha256(text.encode()).hexdigest()
         # A volume keeps the name that it got when it was made.
-        outputs = {"name": f"{args.name}-a1b2c3d", "repoDigest": f"{args.name}@sha256:{made}", "stdout": ""}
+        said = _taken(args.inputs.get("environment", {})) if args.name.endswith(f"-{SHOW}") else ""
+        outputs = {"name": f"{args.name}-a1b2c3d", "repoDigest": f"{args.name}@sha256:{made}", "stdout": said}
         return made, {**outputs, **args.inputs}
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> Any:
         raise AssertionError(f"nothing is asked of the engine while the program runs: {args.token}")
+
+
+def _taken(environment: Mapping[str, str]) -> str:
+    """Return what is said of names that were never given before."""
+    if environment["SERVE"] != "yes":
+        return ""
+    found = (one.split("/") for one in environment["CONTAINERS"].split())
+    return "\n".join(f"{name}/{environment['RELEASE']}.{container}/1" for name, container in found)
 
 
 @dataclass

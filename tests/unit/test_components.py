@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import inspect
 import json
@@ -10,6 +11,7 @@ import shlex
 import typing
 from dataclasses import dataclass
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 from unittest.mock import patch
 
@@ -25,6 +27,7 @@ from cluster.services import DRAIN_SECONDS
 from cluster.topology import Topology, batches, build_topology
 from platforms import base
 from platforms.base import Resources
+from platforms.docker import serving
 from platforms.docker.container_paths import nginx_config
 from platforms.docker.engine import Engine
 from platforms.docker.family import Target
@@ -649,6 +652,54 @@ def test_tasks_see_what_an_instance_sees_and_only_they_write_static_files(record
     assert "app-secrets-a1b2c3d:/srv/secrets:ro" in shown, "the secrets could be changed"
     assert "app-sockets-a1b2c3d:/run/cluster:ro" in written, "names could be taken before anything is proven"
     assert found.named("static-current").environment["NETWORK"] == "none"
+    assert "app-sockets-a1b2c3d:/run/cluster" in shown, "no name could be taken as the static files are shown"
+
+
+def test_names_are_taken_as_the_static_files_are_shown_and_each_command_is_told_which(whole: Record) -> None:
+    assert whole.named("static-current").environment["SERVE"] == "yes"
+    for name in NAMES:
+        told = whole.named(f"{name}-serve").environment
+        if told["CONTAINER"] == UNKNOWN:
+            assert told["SERVED"] == UNKNOWN
+            continue
+        assert told["SERVED"] == f"{name}/{told['RELEASE']}.{told['CONTAINER'][:12]}/{told['TURN']}"
+
+
+def test_where_memory_is_short_each_name_is_taken_alone_before_the_next_instance_starts(recorded: Recorded) -> None:
+    found = recorded(stack_values(app={"rollout": {"batch": 1}}))
+    shown = found.named("static-current").environment
+    assert shown["SERVE"] == "no", "the first batch would hold its names while those before it have the memory"
+    assert "app-sockets-a1b2c3d:/run/cluster:ro" in shown["VOLUMES"].split()
+    assert {found.named(f"{name}-serve").environment["SERVED"] for name in NAMES} == {""}
+
+
+async def told_of_app1(said: str | None, *, known: bool) -> str:
+    """Return what the command of app1 is told where another one has said that; known: in no preview of another."""
+    loop = asyncio.get_running_loop()
+    futures = [loop.create_future() for _ in range(2)]
+    futures[0].set_result(said)
+    futures[1].set_result(known)
+    shown: Any = SimpleNamespace(stdout=pulumi.Output(set(), *futures))
+    found = await serving._taken("app1", shown, pulumi.Output.from_input("app1/r.c/7")).future()
+    assert isinstance(found, str)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("said", "known", "told"),
+    [
+        ("app1/r.c/6\napp2/r.d/7", True, "app1/r.c/6"),
+        ("app11/r.c/7", True, ""),
+        ("", True, ""),
+        (None, True, ""),
+        (None, False, "app1/r.c/7"),
+    ],
+    ids=["known", "another name", "nothing", "none", "to run again"],
+)
+def test_what_a_command_will_say_stands_for_it_in_a_preview_and_nowhere_else(
+    said: str | None, known: bool, told: str
+) -> None:
+    assert asyncio.run(told_of_app1(said, known=known)) == told
 
 
 def test_with_sqlite_and_session_files_the_instances_share_three_volumes_and_nothing_else_is_made(

@@ -170,6 +170,25 @@ def test_a_task_that_waits_starts_what_a_failed_up_has_stopped_and_is_told_for_w
     assert not [path for path in host.root.iterdir() if path.name.startswith("tmp.")], "what holds it open has no name"
 
 
+def test_a_task_is_told_who_is_to_take_a_name_by_variables_which_an_old_release_passes_over(host: Host) -> None:
+    words = ("--once-healthy", "--lock", "/srv/static/lock", "show")
+    done = host.run("task.sh", {**AWAIT, "RUN": "/run/cluster", "SERVE": "yes"}, *words)
+    assert (done.status, done.error) == (0, "")
+    (call,) = done.of("run")
+    passed = [value for flag, value in pairwise(call) if flag == "--env"]
+    assert passed == ["CONTAINERS", "RELEASE", "RUN", "STATES", "WAIT", "CLUSTER_SERVE", "CLUSTER_SOCKETS"]
+    assert done.calls[-1][-3:] == ["--lock", "/srv/static/lock", "show"], "a word that it does not know would end it"
+
+
+@pytest.mark.parametrize(("serve", "told"), [("yes", "/run/cluster| app1/r.aaa app2/r.bbb"), ("no", "|"), (None, "|")])
+def test_those_take_their_names_that_were_waited_for(serve: str | None, told: str, tmp_path: Path) -> None:
+    states = {"app1/r.aaa": "ready", "app2/r.bbb": "ready"}
+    program = 'echo "${CLUSTER_SOCKETS-}|${CLUSTER_SERVE-}"'
+    asked = {} if serve is None else {"SERVE": serve}
+    done = awaited(tmp_path, states, program, HELD="yes", **asked)
+    assert (done.returncode, done.stdout.replace(str(tmp_path / "run"), "/run/cluster")) == (0, f"{told}\n")
+
+
 #: Stands for docker where a container's words are run here. HELD: its standard input is the script's, which lives on;
 #: else it ends, as where the script was killed.
 RUNS = """#!/bin/sh
@@ -187,9 +206,11 @@ exec /bin/sleep 0.02
 """
 
 
-def awaited(tmp_path: Path, states: dict[str, str], **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a task that waits for app1 and app2, which say these states."""
-    programs = {"docker": RUNS, "python": "#!/bin/sh\necho done\n", "sleep": RESTS.format(root=tmp_path)}
+def awaited(
+    tmp_path: Path, states: dict[str, str], program: str = "echo done", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a task that waits for app1 and app2, which say these states; program: what its own does then."""
+    programs = {"docker": RUNS, "python": f"#!/bin/sh\n{program}\n", "sleep": RESTS.format(root=tmp_path)}
     for called, text in programs.items():
         path = tmp_path / "bin" / called
         path.parent.mkdir(exist_ok=True)
@@ -275,7 +296,31 @@ SERVE = {
     "WAIT": "60",
     "GRACE": "48",
     "SOCKETS": "sockets-a1b2c3d",
+    "SERVED": f"app1/0123456789ab.{OURS[:12]}/2",
 }
+
+
+def test_a_name_that_was_taken_in_this_turn_already_costs_nothing(host: Host) -> None:
+    done = host.run("serve.sh", {**SERVE, "SERVED": f"app1/0123456789ab.{OURS[:12]}/3", "ALONE": "no"})
+    assert (done.status, done.error, done.calls) == (0, "", [])
+
+
+@pytest.mark.parametrize(
+    "served",
+    [
+        "",
+        f"app1/0123456789ab.{OURS[:12]}/2",
+        f"app1/0123456789ab.{OURS[:12]}/33",
+        f"app1/0123456789ab.{OURS[:12]}/",
+        f"app1/0123456789ab.{OLD[:12]}/3",
+        f"app1/ba9876543210.{OURS[:12]}/3",
+        f"app11/0123456789ab.{OURS[:12]}/3",
+    ],
+    ids=["nothing", "an earlier turn", "a later one", "none", "another container", "another release", "another name"],
+)
+def test_a_name_is_taken_whatever_else_was_taken(served: str, host: Host) -> None:
+    done = host.run("serve.sh", {**SERVE, "SERVED": served, "ALONE": "no"})
+    assert [call[0] for call in done.calls] == ["start", "exec"]
 
 
 def test_a_name_is_taken_in_the_container_itself_once_that_runs_and_it_may_wait_until_it_is_healthy(host: Host) -> None:

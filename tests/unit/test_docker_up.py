@@ -328,6 +328,18 @@ def test_the_log_is_that_of_the_instance_that_could_not_take_its_name(tmp_path: 
     assert words[1:3] == ["The last lines of app2's log:", "    its words"]
 
 
+@pytest.mark.parametrize("said", ["is draining", "is not running", "does not listen"])
+def test_the_log_is_that_of_the_instance_that_could_not_take_its_name_with_the_others(
+    said: str, tmp_path: Path
+) -> None:
+    others = [container(letter * 64, name=name, release=FAILED) for letter, name in (("1", "app1"), ("2", "app2"))]
+    engine = Told(found=others, live_text=SERVED, log="its words")
+    urn = "urn:pulumi:dev::django-cluster::cluster:index:AppHosts$command:local:Command::app-static-current"
+    told = f"app-static-current: app2: release {FAILED}.{'2' * 12} {said}"
+    words = explained(on(tmp_path, engine), PulumiError(told, (urn,))).splitlines()
+    assert words[1:3] == ["The last lines of app2's log:", "    its words"]
+
+
 def test_containers_of_another_site_of_the_program_are_not_missed(tmp_path: Path) -> None:
     def resource(name: str, label: str) -> dict[str, Any]:
         labels = [{"label": "django-cluster.stack", "value": label}]

@@ -3,7 +3,9 @@
 # cluster_runtime.prepare's. IMAGE, STACK, NETWORK, MEMORY, and VOLUMES, as `docker run --volume` takes them.
 # After --once-healthy it first waits, in that container, until each of CONTAINERS, INSTANCE/CONTAINER of RELEASE, is in
 # one of STATES, WAIT seconds at most; what they say of themselves is at RUN. That is asked of no program of the image but
-# its shell: the release may be one of years ago. Where this script is killed, the container that waits ends.
+# its shell: the release may be one of years ago. Where this script is killed, the container that waits ends. With
+# SERVE=yes all of them then take their names, and what they have taken is printed, INSTANCE/PROCESS/GENERATION each; a
+# release that can't do that prints nothing.
 set -eu
 environment=
 if [ "$1" = --once-healthy ]; then
@@ -12,6 +14,14 @@ if [ "$1" = --once-healthy ]; then
     for one in $CONTAINERS; do
         docker start "${one#*/}" >/dev/null # one that a failed `up` has stopped
     done
+    if [ "${SERVE:-}" = yes ]; then
+        CLUSTER_SOCKETS=$RUN CLUSTER_SERVE=
+        for one in $CONTAINERS; do
+            CLUSTER_SERVE="$CLUSTER_SERVE ${one%/*}/$RELEASE.${one#*/}"
+        done
+        export CLUSTER_SERVE CLUSTER_SOCKETS
+        environment="$environment --env CLUSTER_SERVE --env CLUSTER_SOCKETS"
+    fi
     held=$(mktemp -d)
     mkfifo "$held/open"
     exec 0<>"$held/open" # ends when this does, and not before

@@ -48,6 +48,11 @@ SECRET_KEY = "cluster:secret_key"  # noqa: S105 - a name
 #: Seconds between two looks at what the engine says.
 TICK = 0.03
 
+#: Pulumi and its plugins are Go's, and live for seconds: they look for what is garbage when five times as much is there
+#: as was in use, and not twice as much (https://go.dev/doc/gc-guide), as long as they stay below this many bytes. A run
+#: without changes takes a tenth less time, and 110 MB more memory.
+COLLECTING = {"GOGC": "400", "GOMEMLIMIT": "512MiB"}
+
 #: Seconds that Pulumi has to end by itself after an interrupt.
 INTERRUPT_SECONDS = 60.0
 
@@ -175,6 +180,7 @@ class Pulumi:
             "PATH": f"{given.get('PATH', '')}:{Path(self.command).parent}",
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DEBUG_COMMANDS": "true",  # --event-log is one
+            **{name: given.get(name, value) for name, value in COLLECTING.items()},
         }
         known = given.keys() & {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"}
         if not known and self.passphrase.exists():

@@ -130,12 +130,19 @@ def shown(stand: DockerStand) -> str:
     return docker("exec", *stand.containers("nginx"), "readlink", "/srv/static/current")
 
 
+def holders(stand: DockerStand) -> set[str]:
+    """Return the releases that hold a name."""
+    names = " ".join(f"/run/cluster/app{number}/http.sock" for number in range(1, 5))
+    found = docker("exec", *stand.containers("nginx"), "sh", "-c", f"for one in {names}; do readlink $one; done")
+    return {line.partition(".")[0] for line in found.split()}
+
+
 def healths(stand: DockerStand) -> list[str]:
     """Return what the engine says of each instance's health."""
     return docker("inspect", "--format", "{{.State.Health.Status}}", *stand.containers("instance")).split()
 
 
-def test_of_a_killed_release_that_is_given_up_no_static_files_are_shown_however_healthy_it_gets(
+def test_a_killed_release_that_is_given_up_shows_no_static_files_and_takes_no_name_however_healthy_it_gets(
     stand: DockerStand,
 ) -> None:
     stand.edit_code("visits/apps.py", "")
@@ -153,6 +160,7 @@ def test_of_a_killed_release_that_is_given_up_no_static_files_are_shown_however_
     assert shown(stand) == former
     assert Counter(healths(stand)) == {"healthy": 4, "starting": 4}, "it was killed too late"
     wait_until(lambda: healths(stand) == ["healthy"] * 8, "healthy after all", 120)
+    assert (shown(stand), holders(stand)) == (former, {former})
     stand.edit_code("visits/apps.py", "")
     assert stand.pulumi("cancel", "--yes").returncode == 0
     result = stand.up()

@@ -175,7 +175,7 @@ class Serving:
             "INSTANCE": instance,
             "RELEASE": release,
             "TURN": generation,
-            "SERVED": _taken(instance, shown, taken),
+            "SERVED": "" if self._is_alone else _taken(instance, shown, taken),
             "ALONE": "yes" if self._is_alone else "no",
             "GRACE": str(int(instance_grace(app.graceful_timeout.seconds))),
             "WAIT": str(int(app.health.start_timeout.seconds)),

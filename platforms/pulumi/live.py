@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from cluster.acme.kept import Said
 
 
+#: Since when seconds are counted where a generation is a time, in seconds since 1970: nginx/live reads nine digits. No
+#: generation that was counted gets so far.
+SINCE = 1_700_000_000
+
+
 @dataclass(frozen=True, kw_only=True)
 class Live:
     """What a stack's nginx and instances really run, whatever Pulumi's state believes.
@@ -67,18 +72,19 @@ class Live:
         return self._generation(self.nginx_generation, same=self.nginx == digest)
 
     def next_generation(self, instance: str, process: str) -> int:
-        """Return the generation in which `process` gets the name of `instance`: the last one where it holds it.
+        """Return the generation in which `process` gets the name of `instance`: the last one where it was given it.
 
-        One that was given the name and is starting again will take it by itself, as soon as it is healthy.
+        One that was given the name and is starting again will take it by itself, as soon as it is healthy. One that
+        took it by itself while it was free is given it.
         """
         generation = self.generations.get(instance, 0) if self.nginx_generation is not None else None
-        holder = self.holders.get(instance)
+        holder, given = self.holders.get(instance), self.given.get(instance)
         status = self.statuses.get((instance, process), {})
-        returning = holder is None and self.given.get(instance) == process and status.get("state") == STARTING
-        return self._generation(generation, same=holder == process or returning)
+        returning = holder is None and status.get("state") == STARTING
+        return self._generation(generation, same=given == process and (holder == process or returning))
 
     @staticmethod
     def _generation(generation: int | None, *, same: bool) -> int:
         if generation is None:
-            return int(time.time())  # nobody can say which was the last
+            return int(time.time()) - SINCE  # nobody can say which was the last
         return generation if same else generation + 1

@@ -29,8 +29,7 @@ from platforms.pulumi.engine import SECRET_KEY
 from platforms.pulumi.installing import installed_pulumi
 from platforms.pulumi.kept_stack import kept_stack
 from platforms.pulumi.keys import stack_keys
-from platforms.pulumi.preview import changed_by
-from platforms.pulumi.progress import COMMAND, UNCHANGED, part_of
+from platforms.pulumi.progress import COMMAND, UNCHANGED, changed_by, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

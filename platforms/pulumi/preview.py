@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.plan.planned import Resource
 from platforms.pulumi.engine import STACK, name_of
-from platforms.pulumi.progress import COMMAND, IMAGE, part_of
+from platforms.pulumi.progress import COMMAND, IMAGE, SERVED, changed_by, finds_it_done, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,7 +34,7 @@ FRAME = re.compile(r"pulumi:|cluster:index:")
 
 #: Inputs that say which time something is done, or that it was, or tell a digest of another one: nobody reads a reason
 #: in them.
-NOISE = frozenset({"environment.TURN", "environment.SERVED", "environment.DIGEST"})
+NOISE = frozenset({"environment.TURN", SERVED, "environment.DIGEST"})
 
 #: Inputs that are another image, or another container: of the release, where that is another one.
 FOLLOWING = frozenset(
@@ -124,7 +124,8 @@ class Preview:
     @property
     def steps(self) -> list[Step]:
         """What changes."""
-        return [step for step in self.all if step.operation != "same" and not _moved(step)]
+        found = (step for step in self.all if step.operation != "same")
+        return [step for step in found if not (_moved(step) or finds_it_done(step.kind, step.part, step.changed))]
 
     def of(self, kind: str, *operations: str) -> dict[str, Step]:
         """Return what is done with resources of a kind, by how they are called within their components."""
@@ -163,11 +164,6 @@ def _step(metadata: Mapping[str, Any], operation: str) -> Step:
         new=new,
         changed=changed_by(metadata) if operation in ("update", "replace") else (),
     )
-
-
-def changed_by(metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the paths of the inputs in which a step differs, as an event of the engine's says them."""
-    return tuple(sorted(metadata.get("detailedDiff") or metadata.get("diffs") or ()))
 
 
 def _moved(step: Step) -> bool:
@@ -244,4 +240,4 @@ def names(steps: Iterable[str]) -> list[str]:
     return sorted(steps, key=_natural)
 
 
-__all__ = ["Preview", "Step", "changed_by", "names"]
+__all__ = ["Preview", "Step", "names"]

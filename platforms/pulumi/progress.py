@@ -8,7 +8,7 @@ from platforms.pulumi.engine import Event, name_of
 from platforms.pulumi.made import SHOW
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from cluster.topology import Topology
 
@@ -17,6 +17,9 @@ CONTAINER, COMMAND, IMAGE = "Container", "Command", "Image"
 
 #: How the command is called that waits for a memcached node, the one by which an instance takes its name, and nginx's.
 RESTORED, SERVE, NGINX_CONFIG = "-restored", "-serve", "nginx-config"
+
+#: The input by which a command learns that its instance has the name already.
+SERVED = "environment.SERVED"
 
 #: Operations of Pulumi's that change nothing.
 UNCHANGED = ("same", "read", "refresh")
@@ -89,6 +92,16 @@ def part_of(step: Mapping[str, Any]) -> tuple[str, str]:
     return kind, name.removeprefix(f"{component}-")
 
 
+def changed_by(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the paths of the inputs in which a step differs, as an event of the engine's says them."""
+    return tuple(sorted(metadata.get("detailedDiff") or metadata.get("diffs") or ()))
+
+
+def finds_it_done(kind: str, name: str, changed: Collection[str]) -> bool:
+    """Tell whether a step is a command that is only told that another one has given its instance the name again."""
+    return kind == COMMAND and name.endswith(SERVE) and set(changed) == {SERVED}
+
+
 def begun(step: dict[str, Any]) -> list[str]:
     """Return what to say when the engine begins a step."""
     kind, name = part_of(step)
@@ -128,6 +141,8 @@ def name_taken(step: dict[str, Any]) -> tuple[str, str] | None:
     """Return the instance and the release where a step has let one take its name."""
     kind, name = part_of(step)
     if step["op"] in (*UNCHANGED, "delete", "delete-replaced") or kind != COMMAND or not name.endswith(SERVE):
+        return None
+    if finds_it_done(kind, name, changed_by(step)):
         return None
     return named_release(step)
 

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+#: What is said of a process that has a status and no socket: it may have been started again, and the status is the
+#: former one's.
+DEAF = "does not listen"
+
+#: What may be otherwise in a moment.
+UNSAID = ("is not running", f"is {STARTING}", DEAF)
+
 
 def serve(sockets: Path, instance: str, release: str, patience: float = 0.0) -> None:
     """Let `release` take the name of `instance` from whoever holds it; Unhealthy unless it is proven healthy.
@@ -22,31 +29,36 @@ def serve(sockets: Path, instance: str, release: str, patience: float = 0.0) -> 
     """
     name = InstanceLink(sockets, instance)
     deadline = time.monotonic() + patience
-    while (state := _state(name, release)) in (None, STARTING) and time.monotonic() < deadline:
+    while (problem := _problem(name, release)) in UNSAID and time.monotonic() < deadline:
         time.sleep(TICK)
-    if state not in (READY, SERVING):
-        raise Unhealthy(f"{instance}: release {release} is {state or 'not running'}")
-    if not name.alive(release):
-        raise Unhealthy(f"{instance}: release {release} does not listen")
+    if problem:
+        raise Unhealthy(f"{instance}: release {release} {problem}")
     name.take(release)
 
 
-def serve_all(sockets: Path, wanted: Sequence[str]) -> Iterator[str]:
+def serve_all(sockets: Path, wanted: Sequence[str], patience: float = 0.0) -> Iterator[str]:
     """Let processes take the names of their instances, one after another; wanted: "INSTANCE/PROCESS" each.
 
     Yield "INSTANCE/PROCESS/GENERATION" for each, as it has its name. Unhealthy where one can't take it: those before it
-    have theirs.
+    have theirs. One to which its name was given and that does not hold it is passed over: whether that takes it again
+    by itself, which is no other generation, whoever releases has seen, and gives it again where it does not.
     """
     for one in wanted:
         instance, process = one.split("/")
         name = InstanceLink(sockets, instance)
-        # One that took a free name by itself was not given it yet.
-        generation = name.generation() + ((name.holder(), name.given()) != (process, process))
-        serve(sockets, instance, process)
+        same = name.given() == process
+        if same and name.holder() != process:
+            continue
+        generation = name.generation() + (not same)
+        serve(sockets, instance, process, patience)
         name.write_generation(generation)
         yield f"{one}/{generation}"
 
 
-def _state(name: InstanceLink, release: str) -> str | None:
+def _problem(name: InstanceLink, release: str) -> str:
+    """Return why a process must not take a name; empty where it may."""
     status = name.status(release)
-    return None if status is None else status.get("state", "")
+    state = None if status is None else status.get("state", "")
+    if state not in (READY, SERVING):
+        return f"is {state or 'not running'}"
+    return "" if name.alive(release) else DEAF

@@ -16,6 +16,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import socket
 import stat
 from contextlib import contextmanager
@@ -162,7 +163,7 @@ class InstanceLink:
             text = unfollowed.read(self.directory / GENERATION).decode("ascii", "replace")
         except (FileNotFoundError, NotADirectoryError, unfollowed.NotAFileError):
             return 0
-        return int(text) if text.isdecimal() else 0
+        return int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
 
     def given(self) -> str | None:
         """Return the process to which the name was last given; None where it never was."""

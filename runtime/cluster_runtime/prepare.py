@@ -52,6 +52,9 @@ SHORTEST_MASKED = 4
 #: Names the processes that take their names once the static files are shown, and the directory of those.
 SERVE, SOCKETS = "CLUSTER_SERVE", "CLUSTER_SOCKETS"
 
+#: Seconds that one of them has to listen again, where it was started again after all were found healthy.
+PATIENCE = 5.0
+
 READ_ONLY_HINT = "The project writes into its own directory: set app.read_only to false, and each instance may."
 
 
@@ -194,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
         with _alone(options.lock):
             if options.command == "show":
                 show(options.static, config.release, options.generation)
-                for taken in serve_all(Path(os.environ.get(SOCKETS, "")), os.environ.get(SERVE, "").split()):
+                for taken in serve_all(Path(os.environ.get(SOCKETS, "")), os.environ.get(SERVE, "").split(), PATIENCE):
                     _say(taken)
             else:
                 _prepare(config, options)

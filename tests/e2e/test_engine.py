@@ -246,6 +246,31 @@ def test_a_name_that_another_process_took_is_given_back_by_plain_up(stand: Docke
     assert stand.status()["ok"]
 
 
+def test_a_name_that_leads_nowhere_is_given_again_also_where_the_first_up_was_killed(stand: DockerStand) -> None:
+    """Instances of a first `up` take their free names by themselves: nobody has given them any."""
+    assert stand.down().status == 0
+    stand.edit_code("visits/apps.py", SLOW)
+    process = stand.start_pulumi("up", "--yes", "--skip-preview")
+    try:
+        wait_until(lambda: bool(stand.containers("task")) and len(stand.containers("instance")) == 4, "all wait", 180)
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.kill()
+        process.communicate()
+    assert "healthy" not in healths(stand), "it was killed too late"
+    wait_until(lambda: healths(stand) == ["healthy"] * 4, "healthy after all", 120)
+    assert stand.pulumi("cancel", "--yes").returncode == 0
+    result = stand.up()
+    assert result.status == 0, result.output
+    for _ in range(2):
+        directory = "/run/cluster/app2"
+        docker("exec", stand.container("app2"), "ln", "-sfn", "nobody.sock", f"{directory}/http.sock")
+        done = stand.pulumi("up", "--yes", "--skip-preview")
+        assert done.returncode == 0, done.stdout
+        assert stand.status()["ok"], "it says that app2 serves, and it does not"
+        assert "no changes" in stand.up().output
+
+
 def test_static_files_of_another_release_are_not_served_after_plain_up(stand: DockerStand) -> None:
     (found,) = json.loads(docker("inspect", stand.container("app1")))
     (volume,) = [mount["Name"] for mount in found["Mounts"] if mount["Destination"] == "/srv/static"]

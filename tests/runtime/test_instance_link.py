@@ -449,7 +449,39 @@ def test_where_one_can_not_take_its_name_those_after_it_take_none(name: Instance
     assert others[0].generation() == 0
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "³", "1\n", "99999999999999999999999x"])
+@pytest.mark.parametrize("holder", [None, "one"])
+def test_who_was_given_its_name_and_has_it_no_more_is_left_to_who_has_seen_it(
+    name: InstanceLink, holder: str | None
+) -> None:
+    """Whether it takes it again by itself, a moment later, is not to be seen here: the count would be another one's."""
+    name.take("two")
+    name.write_generation(2)
+    name.write_status("two", {"state": "ready"})
+    name.link.unlink()
+    if holder is not None:
+        name.link.symlink_to(f"{holder}.sock")
+    with listening(name, "two"):
+        assert list(serve_all(name.directory.parent, ["app1/two"])) == []
+    assert (name.holder(), name.generation()) == (holder, 2)
+
+
+@pytest.mark.parametrize("first", ["starting", "ready, and does not listen"])
+def test_one_that_was_started_again_meanwhile_is_waited_for(name: InstanceLink, first: str) -> None:
+    name.write_status("one", {"state": first.partition(",")[0]})
+    with ExitStack() as stack:
+
+        def rise() -> None:
+            stack.enter_context(listening(name, "one"))
+            name.write_status("one", {"state": "ready"})
+
+        later = threading.Timer(0.3, rise)
+        later.start()
+        found = list(serve_all(name.directory.parent, ["app1/one"], PATIENCE))
+        later.join(PATIENCE)
+    assert found == ["app1/one/1"]
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "³", "1\n", "1234567890", "9" * 5000])
 def test_a_generation_that_is_no_number_is_none(text: str, name: InstanceLink) -> None:
     (name.directory / "turn").write_text(text, encoding="utf-8")
     assert name.generation() == 0

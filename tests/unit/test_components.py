@@ -665,11 +665,14 @@ def test_names_are_taken_as_the_static_files_are_shown_and_each_command_is_told_
         assert told["SERVED"] == f"{name}/{told['RELEASE']}.{told['CONTAINER'][:12]}/{told['TURN']}"
 
 
-def test_where_memory_is_short_each_name_is_taken_alone_before_the_next_instance_starts(recorded: Recorded) -> None:
-    found = recorded(stack_values(app={"rollout": {"batch": 1}}))
+@pytest.mark.parametrize("ahead", [False, True], ids=["up", "preview"])
+def test_where_memory_is_short_each_name_is_taken_alone_before_the_next_instance_starts(
+    ahead: bool, recorded: Recorded
+) -> None:
+    found = recorded(stack_values(app={"rollout": {"batch": 1}}), preview=ahead)
     shown = found.named("static-current").environment
     assert shown["SERVE"] == "no", "the first batch would hold its names while those before it have the memory"
-    assert "app-sockets-a1b2c3d:/run/cluster:ro" in shown["VOLUMES"].split()
+    assert ahead or "app-sockets-a1b2c3d:/run/cluster:ro" in shown["VOLUMES"].split()
     assert {found.named(f"{name}-serve").environment["SERVED"] for name in NAMES} == {""}
 
 

@@ -117,6 +117,19 @@ def test_a_release_is_one_reason_and_no_health_check_no_label_and_no_digest_is()
     assert found.release() == (FORMER, WANTED)
 
 
+def served_alone(found: Preview, *more: str) -> list[str]:
+    """Let the command of app1 differ in what it is told of its name; return what then changes. more: other inputs."""
+    for urn, step in found._seen.items():
+        if step.part == "app1-serve":
+            found._seen[urn] = replace(step, operation="update", changed=("environment.SERVED", *more))
+    return [one.name for one in found.resources()]
+
+
+def test_who_is_only_told_that_its_name_was_given_again_does_nothing() -> None:
+    assert served_alone(preview("same")) == []
+    assert served_alone(preview("same"), "environment.TURN") == ["app1-serve"]
+
+
 def test_what_changes_beside_a_release_is_a_reason_of_its_own() -> None:
     found = preview("release")
     for urn, step in found._seen.items():

@@ -34,7 +34,7 @@ from platforms.docker.family import Family, Target
 from platforms.docker.images import write_context
 from platforms.docker.specs import container_digest, instance_spec
 from platforms.local.paths import LocalPaths
-from platforms.pulumi.live import Live
+from platforms.pulumi.live import SINCE, Live
 from tests.unit.pulumi_mocks import (
     CANARIES,
     COMMAND,
@@ -139,10 +139,16 @@ def test_a_delivery_has_the_last_turn_if_nginx_runs_it_and_else_one_that_was_nev
     assert found == turn if runs == "same" else found > turn
 
 
-@given(st.integers(0, 2**31), st.sampled_from(["r.mine", "r.another", None]))
-def test_a_name_is_given_in_the_last_turn_if_it_is_held_and_else_in_another(turn: int, holder: str | None) -> None:
-    found = Live(holders={"app1": holder}, generations={"app1": turn}).next_generation("app1", "r.mine")
-    assert found == turn if holder == "r.mine" else found > turn
+WHO = st.sampled_from(["r.mine", "r.another", None])
+
+
+@given(st.integers(0, 2**31), WHO, WHO)
+def test_a_name_is_given_in_the_last_turn_if_it_was_given_and_is_held_and_else_in_another(
+    turn: int, holder: str | None, given_to: str | None
+) -> None:
+    live = Live(holders={"app1": holder}, generations={"app1": turn}, given={"app1": given_to})
+    found = live.next_generation("app1", "r.mine")
+    assert found == turn if (holder, given_to) == ("r.mine", "r.mine") else found > turn
 
 
 #: What is known of a process that may take its name by itself: who holds it, to whom it was given, what it says.
@@ -167,7 +173,8 @@ def test_who_was_given_a_name_and_is_starting_again_is_left_to_take_it_by_itself
 
 def test_where_nobody_can_say_what_runs_each_turn_is_one_that_no_state_can_hold() -> None:
     live = Live(nginx="same", nginx_generation=None, holders={"app1": "r.mine"}, generations={"app1": 3})
-    now = int(time.time())
+    now = int(time.time()) - SINCE
+    assert now > 10**7, "a count might come so far"
     assert live.next_nginx_generation("other") >= now
     assert live.next_generation("app1", "r.another") >= now
 
@@ -203,6 +210,30 @@ def test_a_name_that_another_process_holds_is_given_again_and_no_other(told: Tol
 def test_a_name_that_nobody_holds_is_given_again(told: Told) -> None:
     text = re.sub(r"^instance app3 \S+", "instance app3 -", told.text, flags=re.MULTILINE)
     assert told.changes(text) == {"Command app3-serve"}
+
+
+def test_a_name_that_was_taken_while_it_was_free_is_given(told: Told) -> None:
+    """As after a first `up` that failed once instances ran: they take their names by themselves."""
+    text = re.sub(r"^(instance app3 \S+ \d+) \S+", r"\1 -", told.text, flags=re.MULTILINE)
+    assert text != told.text
+    assert told.changes(text) == {"Command app3-serve"}
+
+
+def test_what_a_command_was_told_once_is_never_what_it_is_told_for_a_later_turn(told: Told) -> None:
+    """Else a name that has gone astray since would be taken for taken."""
+    text = re.sub(r"^instance app2 \S+", "instance app2 -", told.text, flags=re.MULTILINE)
+    before = told.record.named("app2-serve").environment
+    after = run_main(told.root, VALUES, live=read_live(text)).named("app2-serve").environment
+    assert before["SERVED"].rpartition("/")[2] == before["TURN"]
+    assert after["SERVED"] == before["SERVED"], "nobody has given it meanwhile"
+    assert int(after["TURN"]) > int(before["TURN"])
+
+
+def test_a_generation_that_nobody_knows_is_read_again_by_nginx_s_container() -> None:
+    unknown = Live(nginx_generation=None).next_generation("app1", "r.c")
+    text = f"nginx - 1\ninstance app1 r.c {unknown} r.c yes\n"
+    assert re.fullmatch("[0-9]{1,9}", str(unknown)), "nginx/live reads no more digits: it would be 0, and then 1 again"
+    assert read_live(text).next_generation("app1", "r.c") == unknown
 
 
 def test_a_name_that_nobody_holds_is_not_given_again_while_its_process_is_starting(told: Told) -> None:

@@ -260,6 +260,35 @@ def test_a_task_waits_until_all_instances_are_healthy(
     assert found == waited
 
 
+def test_one_that_was_healthy_and_starts_again_is_waited_for_again(tmp_path: Path) -> None:
+    """app1 falls back as app2 is looked at the first time, and gets healthy with it as that is looked at again."""
+    one, two = (tmp_path / "run" / name for name in ("app1/r.aaa.json", "app2/r.bbb.json"))
+    look = f"""#!/bin/sh
+/bin/grep "$@" && exit
+case $3 in
+*/app2/*)
+    if [ -e {tmp_path}/looked ]; then
+        echo '{{"state": "ready"}}' >{two}
+        [ ! -e {tmp_path}/again ] || echo '{{"state": "ready"}}' >{one}
+        : >{tmp_path}/again
+    else
+        echo '{{"state": "starting"}}' >{one}
+        : >{tmp_path}/looked
+    fi
+    ;;
+*) [ ! -e {tmp_path}/looked ] || echo '{{"state": "ready"}}' >{one} ;;
+esac
+exit 1
+"""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "grep").write_text(look)
+    (tmp_path / "bin" / "grep").chmod(0o755)
+    program = f"/bin/cat {one} {two}"
+    done = awaited(tmp_path, {"app1/r.aaa": "ready", "app2/r.bbb": "starting"}, program, HELD="yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == '{"state": "ready"}\n' * 2, "app1 would be let serve as it starts"
+
+
 @pytest.mark.parametrize("state", ["starting", "ready"])
 def test_a_task_that_waits_ends_with_the_script_that_has_begun_it(state: str, tmp_path: Path) -> None:
     """Else one of an `up` that was killed would show the files of a release that somebody has given up since."""

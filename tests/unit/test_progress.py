@@ -70,6 +70,9 @@ def test_a_name_is_told_as_served_only_when_it_is() -> None:
     new = {"inputs": {"environment": {"INSTANCE": "app1", "RELEASE": "abc"}}}
     assert ended(step(COMMAND, "app1-serve", "update", new=new)) == ["app1 serves release abc"]
     assert ended(step(COMMAND, "app1-serve", "same", new=new)) == []
+    told = {**step(COMMAND, "app1-serve", "update", new=new), "diffs": ["environment.SERVED"]}
+    assert ended(told) == [], "static-current has let it, and it had the name already"
+    assert ended({**told, "diffs": ["environment.SERVED", "environment.TURN"]}) == ["app1 serves release abc"]
     assert ended(step(COMMAND, "app1-serve", "delete", new=None)) == []
 
 

@@ -31,18 +31,20 @@ if [ "$1" = --once-healthy ]; then
 exec 3<&0 </dev/null
 gone=$(mktemp -d)/gone
 { cat <&3; : >"$gone"; } >/dev/null 2>&1 &
-left=$((WAIT * 10))
-for one in $CONTAINERS; do
-    status="$RUN/${one%/*}/$RELEASE.${one#*/}.json"
-    until grep -qsE "\"state\": \"($STATES)\"" "$status"; do
-        left=$((left - 1))
-        if [ "$left" -le 0 ]; then
-            echo "${one%/*}: release $RELEASE did not get healthy within $WAIT s" >&2
-            exit 1
-        fi
-        [ ! -e "$gone" ] || exit 1
-        sleep 0.1
+all_are_healthy() {
+    for one in $CONTAINERS; do
+        grep -qsE "\"state\": \"($STATES)\"" "$RUN/${one%/*}/$RELEASE.${one#*/}.json" || return 1
     done
+}
+left=$((WAIT * 10))
+until all_are_healthy; do
+    left=$((left - 1))
+    if [ "$left" -le 0 ]; then
+        echo "${one%/*}: release $RELEASE did not get healthy within $WAIT s" >&2
+        exit 1
+    fi
+    [ ! -e "$gone" ] || exit 1
+    sleep 0.1
 done
 [ ! -e "$gone" ] || exit 1
 exec "$@" 3<&-' await python -P -m cluster_runtime.prepare "$@"

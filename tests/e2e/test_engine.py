@@ -142,6 +142,18 @@ def healths(stand: DockerStand) -> list[str]:
     return docker("inspect", "--format", "{{.State.Health.Status}}", *stand.containers("instance")).split()
 
 
+def kill_as_all_wait(stand: DockerStand, instances: int) -> None:
+    """Kill -9 Pulumi as so many instances are there, and a task waits until those of its release are healthy."""
+    process = stand.start_pulumi("up", "--yes", "--skip-preview")
+    try:
+        wait_until(
+            lambda: bool(stand.containers("task")) and len(stand.containers("instance")) == instances, "all wait", 180
+        )
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_a_killed_release_that_is_given_up_shows_no_static_files_and_takes_no_name_however_healthy_it_gets(
     stand: DockerStand,
 ) -> None:
@@ -149,13 +161,7 @@ def test_a_killed_release_that_is_given_up_shows_no_static_files_and_takes_no_na
     assert stand.up().status == 0
     former = stand.release()
     stand.edit_code("visits/apps.py", SLOW)
-    process = stand.start_pulumi("up", "--yes", "--skip-preview")
-    try:
-        wait_until(lambda: bool(stand.containers("task")) and len(stand.containers("instance")) == 8, "all wait", 120)
-        os.kill(process.pid, signal.SIGKILL)
-    finally:
-        process.kill()
-        process.communicate()
+    kill_as_all_wait(stand, 8)
     wait_until(lambda: not stand.containers("task"), "what waited has ended")
     assert shown(stand) == former
     assert Counter(healths(stand)) == {"healthy": 4, "starting": 4}, "it was killed too late"
@@ -250,13 +256,7 @@ def test_a_name_that_leads_nowhere_is_given_again_also_where_the_first_up_was_ki
     """Instances of a first `up` take their free names by themselves: nobody has given them any."""
     assert stand.down().status == 0
     stand.edit_code("visits/apps.py", SLOW)
-    process = stand.start_pulumi("up", "--yes", "--skip-preview")
-    try:
-        wait_until(lambda: bool(stand.containers("task")) and len(stand.containers("instance")) == 4, "all wait", 180)
-        os.kill(process.pid, signal.SIGKILL)
-    finally:
-        process.kill()
-        process.communicate()
+    kill_as_all_wait(stand, 4)
     assert "healthy" not in healths(stand), "it was killed too late"
     wait_until(lambda: healths(stand) == ["healthy"] * 4, "healthy after all", 120)
     assert stand.pulumi("cancel", "--yes").returncode == 0

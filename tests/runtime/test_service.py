@@ -414,14 +414,15 @@ def test_a_run_whose_process_was_killed_is_told_and_does_not_run_again(stand: St
 
 def test_a_run_that_fails_is_told_until_one_succeeds(stand: Stand, start: Starting) -> None:
     words, _told, _held = a_run(stand, 4)
-    due(stand)
-    failing = start("schedule", *words)
+    at = this_minute()  # a run that is late would be told, too, as the next minute begins
+    due(stand, at=at)
+    failing = start("schedule", *words, at=at)
     failing.wait_for("waiting", well=False)
     assert "python ended with status 4" in failing.status["message"]
     assert failing.stop() == 0
     path = stand.sockets / SERVICES / "mail1" / "runs.json"
-    path.write_text(json.dumps({**runs(stand), "checked": time.time() - 120}))
-    mended = start("schedule", *words[:-1], "0", generation="two.abc")
+    path.write_text(json.dumps({**runs(stand), "checked": runs(stand)["due"] - 60}))
+    mended = start("schedule", *words[:-1], "0", at=at, generation="two.abc")
     mended.wait_until(lambda: runs(stand)["failure"] == "", "a success")  # before its run it waits as well
     mended.wait_for("waiting", well=True)
     assert mended.status["message"] == ""

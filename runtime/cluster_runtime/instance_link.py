@@ -159,19 +159,19 @@ class InstanceLink:
 
     def generation(self) -> int:
         """Return for how many times the name was given; 0 where nobody has said."""
-        try:
-            text = unfollowed.read(self.directory / GENERATION).decode("ascii", "replace")
-        except (FileNotFoundError, NotADirectoryError, unfollowed.NotAFileError):
-            return 0
+        text = self._read(GENERATION)
         return int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
 
     def given(self) -> str | None:
         """Return the process to which the name was last given; None where it never was."""
+        return self._read(GIVEN) or None  # empty after a power cut
+
+    def _read(self, name: str) -> str:
+        """Return what a small file says; nothing where it is not there, or none."""
         try:
-            text = unfollowed.read(self.directory / GIVEN).decode("ascii", "replace")
+            return unfollowed.read(self.directory / name).decode("ascii", "replace")
         except (FileNotFoundError, NotADirectoryError, unfollowed.NotAFileError):
-            return None
-        return text or None  # empty after a power cut
+            return ""
 
     def _write(self, name: str, text: str) -> None:
         unfollowed.replace(self.directory / name, text.encode("ascii"))

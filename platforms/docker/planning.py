@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from cluster.stack.opened import Stack
     from platforms.docker.observe import Observed
     from platforms.docker.stack import DockerStack
-    from platforms.pulumi.engine import Changes, Event, Pulumi
+    from platforms.pulumi.engine import Changes, Pulumi
     from platforms.pulumi.planning import Left
+    from platforms.pulumi.running import Event
 
 #: In the environment of nginx's command: for whom nginx asks.
 USERS = "USERS"

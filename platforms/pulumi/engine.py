@@ -11,11 +11,8 @@ import json
 import os
 import re
 import secrets
-import signal
 import socket
 import subprocess
-import tempfile
-import time
 import weakref
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,13 +28,14 @@ from cluster.errors import CommandError
 from cluster.stack.history import Busy
 from cluster.stack.paths import STATE, stack_path
 from cluster.stack.secrets import ALPHABET, KEY_LENGTH, write_secret
-from cluster_runtime.supervision import die_with_parent
+from platforms.pulumi.ahead import Ahead
 from platforms.pulumi.backend import PASSPHRASE, VARIABLE, named_backend
 from platforms.pulumi.forgetting import forget
 from platforms.pulumi.installing import HOME, find_pulumi, installed_pulumi
 from platforms.pulumi.plain import plain
 from platforms.pulumi.policing import Policed, asking, not_run
-from platforms.pulumi.programs import SDK, Programs, programs
+from platforms.pulumi.programs import PROJECT, SDK, Programs, programs
+from platforms.pulumi.running import Event, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -45,16 +43,10 @@ if TYPE_CHECKING:
 #: Key of the stack file that every stack needs and `cluster init` makes.
 SECRET_KEY = "cluster:secret_key"  # noqa: S105 - a name
 
-#: Seconds between two looks at what the engine says.
-TICK = 0.03
-
 #: Pulumi and its plugins are Go's, and live for seconds: they look for what is garbage when five times as much is there
 #: as was in use, and not twice as much (https://go.dev/doc/gc-guide), as long as they stay below this many bytes. A run
 #: without changes takes a tenth less time, and 110 MB more memory.
 COLLECTING = {"GOGC": "400", "GOMEMLIMIT": "512MiB"}
-
-#: Seconds that Pulumi has to end by itself after an interrupt.
-INTERRUPT_SECONDS = 60.0
 
 LOCKED = re.compile(r"created by \S+@(?P<host>\S+) \(pid (?P<pid>\d+)\)")
 
@@ -106,8 +98,6 @@ class Changes:
 #: Lets Pulumi print secrets in plain.
 SHOWN = "--show-secrets"
 
-Event = dict[str, Any]
-
 
 class Pulumi:
     """One stack of the repository at `root`; `say` is told what is made for it.
@@ -125,14 +115,16 @@ class Pulumi:
         self.passphrase = root / STATE / stack / "passphrase"
         self.unsettled = False
         self._begun: dict[tuple[str, ...], subprocess.Popen[str]] = {}
+        self._ahead: Ahead | None = None
 
     # --- running it
 
     def begin(self) -> None:
-        """Let what runs the program, and the stack's state, be read while others go on."""
+        """Let what runs the program, the stack's state and a preview begin while others go on."""
         _ = self.programs
         if stack_path(self.root, self.stack).exists() and self._logged_in():
             self._begin(*self._exporting)
+            self._start_ahead()
 
     def begin_secrets(self, *, former: bool) -> None:
         """Let the stack file's secrets be read while others go on; former: the state's, too. Each derives a key."""
@@ -191,10 +183,14 @@ class Pulumi:
         """Run a short command of Pulumi's and return what it printed; PulumiError has its words."""
         return _printed(self._started(*arguments), stdin or "")
 
+    @property
+    def _words(self) -> list[str]:
+        return [self.command, "--non-interactive"]
+
     def _started(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a short command of Pulumi's."""
         return subprocess.Popen(
-            [self.command, "--non-interactive", *arguments],
+            [*self._words, *arguments],
             cwd=self.root,
             env=self.environment(),
             stdin=subprocess.PIPE,
@@ -341,6 +337,9 @@ class Pulumi:
         """
         options = ["--refresh"] if refresh else []
         try:
+            found = self._gone_on(tell_step, environment, wanted=not options)
+            if found is not None:
+                return found
             with self._asking() as pack:
                 return self._changing(["preview", *options, *pack], tell_step, environment)
         except PolicyError:
@@ -407,85 +406,83 @@ class Pulumi:
         self._explained("cancel", "--yes", "--stack", self.stack)
 
     def _changing(self, arguments: list[str], tell_step: Callable[[Event], None], more: Mapping[str, str]) -> Changes:
-        with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as ending:
-            log, output = Path(temporary) / "events", Path(temporary) / "output"
-            log.touch()
+        with contextlib.closing(Run()) as run:
             environment = {**self.environment(), **more}
             if arguments[0] in RUN_PROGRAM and self.programs is not None:
-                address = ending.enter_context(self.programs.serving(environment, Path(temporary)))
+                address = run.beside.enter_context(self.programs.serving(environment, run.directory))
                 arguments = [*arguments, *([] if address is None else [f"--client={address}"])]
-            with output.open("wb") as sink:
-                process = subprocess.Popen(
-                    [self.command, "--non-interactive", *arguments, "--stack", self.stack, "--event-log", str(log)],
-                    cwd=self.root,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=sink,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # an interrupt is passed on once: a second one would leave its lock
-                    preexec_fn=_end_with_parent,  # noqa: PLW1509 - no threads here
-                )
-            seen = _Seen(tell_step)
-            try:
-                for event in _events(log, process):
-                    seen.take(event)
-            except KeyboardInterrupt:
-                interrupts.taken()
-                self._interrupt(process)
-                raise
-            if process.wait() != 0:
-                printed = plain(output.read_text(encoding="utf-8", errors="replace"))
-                refused = seen.policed.refused or list(filter(None, [not_run(printed)]))
-                if refused:
-                    raise PolicyError("\n".join(refused), tuple(seen.failed), seen.remarks)
-                raise PulumiError(seen.problem() or printed, tuple(seen.failed), seen.remarks)
-            return Changes(counts=seen.counts, outputs=seen.outputs, unjudged=tuple(seen.policed.unjudged))
+            run.start([*self._words, *arguments, "--stack", self.stack], self.root, environment)
+            return self._followed(run, _Seen(tell_step))
 
-    def _interrupt(self, process: subprocess.Popen[bytes]) -> None:
-        self.say("interrupted: Pulumi ends what it is doing")
-        process.send_signal(signal.SIGINT)
+    def _followed(self, run: Run, seen: _Seen) -> Changes:
+        """Pass on what the engine says, until its end; PulumiError says what failed."""
         try:
-            process.wait(INTERRUPT_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            for event in run.events():
+                seen.take(event)
+        except KeyboardInterrupt:
+            interrupts.taken()
+            self.say("interrupted: Pulumi ends what it is doing")
+            run.interrupt()
+            raise
+        if run.process.wait() != 0:
+            printed = run.printed()
+            refused = seen.policed.refused or list(filter(None, [not_run(printed)]))
+            if refused:
+                raise PolicyError("\n".join(refused), tuple(seen.failed), seen.remarks)
+            raise PulumiError(seen.problem() or printed, tuple(seen.failed), seen.remarks)
+        return Changes(counts=seen.counts, outputs=seen.outputs, unjudged=tuple(seen.policed.unjudged))
 
+    # --- a preview that starts ahead
 
-def _end_with_parent() -> None:
-    """Let the kernel interrupt Pulumi when the one that started it is killed: it ends cleanly, and unlocks."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs ignore
-    die_with_parent(signal.SIGINT)
+    def _start_ahead(self) -> None:
+        """Start the preview, where it is known how the program is run; what can't start starts when it is asked for."""
+        if self._ahead is not None or self.programs is None:
+            return
+        runs, files = self.programs, [self.root / PROJECT, stack_path(self.root, self.stack)]
 
+        def words(beside: contextlib.ExitStack) -> list[str]:
+            pack = beside.enter_context(self._asking())
+            return [*self._words, "preview", *pack, f"--client=unix:{runs.ahead}", "--stack", self.stack]
 
-def _events(log: Path, process: subprocess.Popen[bytes]) -> Iterator[Event]:
-    """Yield the engine's events as they are written, until Pulumi has ended."""
-    rest = ""
-    with log.open(encoding="utf-8") as file:
-        while True:
-            ended = process.poll() is not None
-            rest += file.read()
-            *lines, rest = rest.split("\n")
-            for line in lines:
-                if line:
-                    yield json.loads(line)
-            if ended:
-                return
-            time.sleep(TICK)
+        with contextlib.suppress(OSError, CommandError):
+            self._ahead = Ahead(self.root, self.environment(), files, words)
+
+    def _gone_on(self, tell_step: Callable[[Event], None], more: Mapping[str, str], *, wanted: bool) -> Changes | None:
+        """Let the preview that has started go on; None where there is none, or not this one: another is to start."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return None
+        with contextlib.closing(ahead):
+            environment = self.environment()
+            if not wanted or not ahead.fits(environment) or self.programs is None:
+                return None
+            run, seen = ahead.run, _Seen(tell_step)
+            serving = self.programs.serving({**environment, **more}, run.directory, ahead=True)
+            if run.beside.enter_context(serving) is None:
+                return None
+            try:
+                return self._followed(run, seen)
+            except PulumiError:
+                if seen.begun:
+                    raise
+                return None  # it has not got as far as the program: it may have waited too long
 
 
 class _Seen:
-    """What the engine said: steps are passed on, problems and counts kept."""
+    """What the engine said: steps are passed on, problems and counts kept. begun: whether it had to do with one."""
 
     def __init__(self, tell_step: Callable[[Event], None]) -> None:
         self.tell_step = tell_step
         self.counts: dict[str, int] = {}
         self.outputs: dict[str, Any] = {}
+        self.begun = False
         self.problems: list[tuple[str, str]] = []
         self.remarks: dict[str, list[str]] = {}
         self.failed: list[str] = []
         self.policed = Policed()
 
     def take(self, event: Event) -> None:
+        self.begun = self.begun or "resourcePreEvent" in event
         if "summaryEvent" in event:
             self.counts = event["summaryEvent"].get("resourceChanges") or {}
         elif "resOutputsEvent" in event and event["resOutputsEvent"]["metadata"].get("type") == STACK:

@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from cluster.stack.history import History
     from cluster.stack.opened import Stack
     from cluster.stack.paths import StackPaths
-    from platforms.pulumi.engine import Event, Pulumi
+    from platforms.pulumi.engine import Pulumi
     from platforms.pulumi.preview import Preview
+    from platforms.pulumi.running import Event
     from platforms.pulumi.told import Told
 
 SERVERS = TypeAdapter(list[Server])

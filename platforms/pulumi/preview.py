@@ -17,7 +17,7 @@ from platforms.pulumi.progress import COMMAND, IMAGE, SERVED, changed_by, finds_
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from platforms.pulumi.engine import Event
+    from platforms.pulumi.running import Event
 
 #: The engine's steps of an operation; of one that replaces there are three.
 OPERATIONS = {

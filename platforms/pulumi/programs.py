@@ -36,22 +36,29 @@ START = "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); from platf
 
 
 class Programs:
-    """The process, for the program of the project at `root`. modules: those that the program will import."""
+    """The process, for the program of the project at `root`. modules: those that the program will import.
+
+    ahead: the socket of a run that starts before the process can be asked: who comes too early waits there.
+    """
 
     def __init__(self, root: Path, modules: tuple[str, ...]) -> None:
         self.root = root
         self.said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         self.directory = tempfile.TemporaryDirectory(dir="/tmp")  # a socket's path has to be short
-        self.interpreters = Path(self.directory.name) / "python"
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(self.interpreters))
-            listener.listen()  # who asks too early waits
+        self.interpreters, self.ahead = (Path(self.directory.name) / name for name in ("python", "ahead"))
+        with contextlib.ExitStack() as closing:
+            numbers = []
+            for path in (self.interpreters, self.ahead):
+                listener = closing.enter_context(socket.socket(socket.AF_UNIX))
+                listener.bind(str(path))
+                listener.listen()  # who asks too early waits
+                numbers.append(listener.fileno())
             self.process = subprocess.Popen(
-                [sys.executable, "-c", START, json.dumps(sys.path), str(listener.fileno()), *modules],
+                [sys.executable, "-c", START, json.dumps(sys.path), *map(str, numbers), *modules],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self.said,
-                pass_fds=[listener.fileno()],
+                pass_fds=numbers,
                 text=True,
                 start_new_session=True,  # an interrupt is for the engine alone, which lets the program end
             )
@@ -62,17 +69,18 @@ class Programs:
         return interpreters.write(directory, self.interpreters)
 
     @contextlib.contextmanager
-    def serving(self, environment: Mapping[str, str], directory: Path) -> Iterator[str | None]:
+    def serving(self, environment: Mapping[str, str], directory: Path, *, ahead: bool = False) -> Iterator[str | None]:
         """Yield the address of a language host, for one run of Pulumi's; CommandError where there is none.
 
-        None where the engine is to run the program itself. directory: where a socket may be.
+        None where the engine is to run the program itself. directory: where a socket may be. ahead: the run has been
+        given the address of `ahead`, one time.
         """
         with contextlib.ExitStack() as stack:
             path = directory / "program"
             if len(str(path).encode()) > SOCKET_LENGTH or "%" in str(path):
                 path = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))) / "program"
             order = {"socket": str(path), "directory": str(self.root), "output": str(directory / "host")}
-            answer = self._ask({**order, "environment": _activated(environment)})
+            answer = self._ask({**order, "ahead": ahead, "environment": _activated(environment)})
             if "unfit" in answer:
                 yield None
                 return

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from platforms.pulumi.engine import Event, name_of
+from platforms.pulumi.engine import name_of
 from platforms.pulumi.made import SHOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from cluster.topology import Topology
+    from platforms.pulumi.running import Event
 
 CONTAINER, COMMAND, IMAGE = "Container", "Command", "Image"
 

@@ -6,11 +6,12 @@ about two seconds each time, of which none changes anything (docs/benchmarks/doc
 
 It is asked on standard input, and answers on standard output, a line of JSON each:
 
-    {"socket": PATH, "directory": PATH, "output": PATH, "environment": {…}}
+    {"socket": PATH, "directory": PATH, "output": PATH, "ahead": BOOLEAN, "environment": {…}}
         ->  {"pid": NUMBER} or {"failed": WORDS} or {"unfit": true}
     {"end": NUMBER}  ->  {"ended": NUMBER}
 
-At a socket it lends forks to what stands for Python (interpreters.py). Why a host can't begin is in the file `output`.
+The host of a run that started ahead (ahead.py) answers at the socket where that waits, too. At another
+one the process lends forks to what stands for Python (interpreters.py). Why a host can't begin is in the file `output`.
 It is unfit where packages need what Pulumi's own language host alone knows. At the end of standard input it lets runs
 that are under way end: the engine may still ask them something (resource hooks), whatever became of the command.
 """
@@ -26,6 +27,7 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +51,9 @@ if TYPE_CHECKING:
 #: A message of the engine's may be as long as a stack's state.
 OPTIONS = [("grpc.max_receive_message_length", 1024 * 1024 * 400), ("grpc.max_send_message_length", 1024 * 1024 * 400)]
 
+#: Bytes that are passed on at a time.
+CHUNK = 65536
+
 #: What a fork says once it can be asked.
 READY = "ready"
 
@@ -56,8 +61,16 @@ READY = "ready"
 ENDED_WITHIN = INTERRUPTED_WITHIN + 2.0
 
 
-def serve(order: Mapping[str, Any], found: Iterable[Mapping[str, Any]], ready: Callable[[], object]) -> None:
-    """Be the language host of one run, until told to leave: then once no program is under way."""
+def serve(
+    order: Mapping[str, Any],
+    found: Iterable[Mapping[str, Any]],
+    ready: Callable[[], object],
+    waiting: socket.socket | None,
+) -> None:
+    """Be the language host of one run, until told to leave: then once no program is under way.
+
+    waiting: where the engine waits too, if it does.
+    """
     jobs: SimpleQueue[Job | None] = SimpleQueue()
 
     def leave(_signal: int, _frame: FrameType | None) -> None:
@@ -75,6 +88,8 @@ def serve(order: Mapping[str, Any], found: Iterable[Mapping[str, Any]], ready: C
     language_pb2_grpc.add_LanguageRuntimeServicer_to_server(Host(jobs, found), server)
     server.add_insecure_port(f"unix:{order['socket']}")
     server.start()
+    if waiting is not None:
+        threading.Thread(target=_let_in, args=(waiting, order["socket"]), daemon=True).start()
     ready()
     with contextlib.suppress(KeyboardInterrupt):  # for a program that has just ended
         while (job := jobs.get()) is not None:
@@ -87,12 +102,34 @@ def serve(order: Mapping[str, Any], found: Iterable[Mapping[str, Any]], ready: C
     atexit._run_exitfuncs()  # noqa: SLF001 - the program's own: what it has put into temporary directories goes
 
 
-class Forking:
-    """The process that forks what each run needs. answers, listener: where it answers, which no fork holds open."""
+def _let_in(waiting: socket.socket, path: str) -> None:
+    """Lead each connection to the socket at `path`: gRPC can't be given one that is there."""
+    while True:
+        connection, _address = waiting.accept()
+        there = socket.socket(socket.AF_UNIX)
+        there.connect(path)
+        for pair in ((connection, there), (there, connection)):
+            threading.Thread(target=_pump, args=pair, daemon=True).start()
 
-    def __init__(self, answers: TextIO, listener: socket.socket) -> None:
+
+def _pump(reading: socket.socket, writing: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := reading.recv(CHUNK):
+            writing.sendall(data)
+    with contextlib.suppress(OSError):
+        writing.shutdown(socket.SHUT_WR)
+
+
+class Forking:
+    """The process that forks what each run needs.
+
+    answers, listener: where it answers, which no fork holds open. ahead: where one run waits.
+    """
+
+    def __init__(self, answers: TextIO, listener: socket.socket, ahead: socket.socket) -> None:
         self.answers = answers
         self.listener = listener
+        self.ahead = ahead
         self.plugins = plugins()
         self.running: set[int] = set()
         self.lent: set[int] = set()
@@ -102,6 +139,10 @@ class Forking:
         os.setsid()  # what it starts ends with it
         self.answers.close()
         self.listener.close()
+
+    def _begin_lent(self) -> None:
+        self._begin()
+        self.ahead.close()
 
     def answer(self, order: Mapping[str, Any]) -> dict[str, Any]:
         """Do what is asked; return the answer."""
@@ -119,7 +160,7 @@ class Forking:
 
     def lend(self) -> None:
         """Fork for one that stands for Python."""
-        pid = lend(self.listener, self._begin)
+        pid = lend(self.listener, self._begin_lent)
         if pid is not None:
             self.lent.add(pid)
 
@@ -169,7 +210,9 @@ class Forking:
                 os.write(writing, READY.encode())
                 os.close(writing)
 
-            serve(order, found, ready)
+            if not order["ahead"]:
+                self.ahead.close()
+            serve(order, found, ready, self.ahead if order["ahead"] else None)
             status = 0
         except BaseException:  # noqa: BLE001 - a fork never goes back into what it was forked from
             traceback.print_exc()
@@ -179,24 +222,29 @@ class Forking:
             os._exit(status)
 
 
-def _forget(listener: socket.socket) -> None:
-    """Remove the socket and its directory, which whoever was killed leaves."""
-    path = Path(listener.getsockname())
-    listener.close()
-    with contextlib.suppress(OSError):  # it was removed by who made it
-        path.unlink()
-        path.parent.rmdir()
+def _forget(*listeners: socket.socket) -> None:
+    """Remove the sockets and their directory, which whoever was killed leaves."""
+    paths = [Path(listener.getsockname()) for listener in listeners]
+    with contextlib.suppress(OSError):  # they were removed by who made them
+        for path in paths:
+            path.unlink()
+        paths[0].parent.rmdir()
+    for listener in listeners:
+        listener.close()
 
 
 def main() -> None:
-    """Answer what is asked on standard input, and at a socket; the arguments: its number, and modules to be needed."""
-    number, *modules = sys.argv[1:]
-    listener = socket.socket(fileno=int(number))
+    """Answer what is asked on standard input, and at sockets; the arguments: their numbers, and modules to be needed.
+
+    The first socket is for those that stand for Python, at the second one waits a run that started ahead.
+    """
+    first, second, *modules = sys.argv[1:]
+    listener, ahead = (socket.socket(fileno=int(number)) for number in (first, second))
     for module in modules:
         with contextlib.suppress(Exception):  # who needs it imports it too, and says what is wrong
             import_module(module)
     ClusterConfig.model_rebuild()  # else each run builds by itself what reads a stack file
-    forking = Forking(os.fdopen(os.dup(1), "w", buffering=1), listener)
+    forking = Forking(os.fdopen(os.dup(1), "w", buffering=1), listener, ahead)
     gc.collect()
     gc.freeze()  # so that forks keep what is imported in common
     with selectors.DefaultSelector() as selector:
@@ -211,7 +259,7 @@ def main() -> None:
                 if not line:
                     break
                 print(json.dumps(forking.answer(json.loads(line))), file=forking.answers)
-    _forget(listener)
+    _forget(listener, ahead)
     forking.leave()
 
 

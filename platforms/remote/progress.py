@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from platforms.pulumi.engine import Event, name_of
+from platforms.pulumi.engine import name_of
 from platforms.pulumi.progress import NGINX_CONFIG, UNCHANGED, part_of
 from platforms.remote.wheels import said_of_building
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from platforms.pulumi.running import Event
 
 #: What is said when a step begins, by the end of its name.
 STEPS = {

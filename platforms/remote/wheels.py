@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from cluster.requirements import Requirements
     from cluster.sdists import Sdist, Unbuilt
-    from platforms.pulumi.engine import Event
+    from platforms.pulumi.running import Event
     from platforms.remote.looked import Looked, Seen
     from platforms.remote.ssh import Ssh
 

@@ -230,6 +230,29 @@ def test_what_a_program_needs_is_imported_before_it_is_asked_for(project: Projec
     assert project.engine.outputs["before"] is True
 
 
+def test_an_engine_that_comes_before_the_program_can_be_asked_for_waits(project: Project) -> None:
+    (project.root / "slow_to_import.py").write_text(
+        "import pathlib, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.02)\n"
+    )
+    project.write("import os, pulumi\npulumi.export('said', os.environ['SAID'])\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(project.root))
+        patch.chdir(project.root)
+        by = project.programs("slow_to_import")
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(project.ask(f"unix:{by.ahead}")))
+    asking.start()
+    (project.root / "go").touch()
+    with by.serving({**os.environ, "SAID": "yes"}, project.root, ahead=True) as address:
+        assert address is not None
+        asking.join(PATIENCE)
+        assert [answer.error for answer in answers] == [""]
+        assert project.engine.outputs["said"] == "yes"
+        project.engine.outputs.clear()
+        project.run(by, SAID="another run")
+        assert project.engine.outputs["said"] == "another run"
+
+
 def test_what_a_program_refuses_is_told_in_its_own_words(project: Project) -> None:
     project.write("import pulumi\nraise pulumi.RunError('cluster:app: there is none')\n")
     answer = project.run(project.programs())
@@ -406,7 +429,7 @@ def test_the_engine_is_given_the_address_where_it_runs_the_program_by_it(tmp_pat
     program.chmod(0o755)
     found = Pulumi.__new__(Pulumi)
     found.root, found.stack, found.command, found.say = tmp_path, "dev", str(program), print
-    found.passphrase, found.program = tmp_path / "passphrase", None
+    found.passphrase, found.program, found._ahead = tmp_path / "passphrase", None, None
     serving = Served()
     if there:
         found.programs = serving  # type: ignore[assignment]

@@ -1,0 +1,225 @@
+"""A preview that starts before it is known what its program is to be told: by a program in Pulumi's place."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster.stack.paths import stack_path
+from platforms.pulumi.engine import Pulumi, PulumiError
+from tests.jobs import until
+from tests.processes import lives
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+#: Seconds that a run may take.
+PATIENCE = 30.0
+
+#: In Pulumi's place: keeps its process and what it is told, waits where it starts ahead until its program is served,
+#: says the events that are in a file beside it, and ends with the status that is in another.
+RUNNING = """#!/bin/sh
+echo "$$ $*" >>"$0.told"
+case "$*" in *" --client=unix:$0.ahead "*) while [ ! -e "$0.served" ]; do sleep 0.02; done ;; esac
+for word; do [ "$former" != --event-log ] || log=$word; former=$word; done
+[ -z "$log" ] || cat "$0.events" >>"$log"
+echo "it has ended"
+exit "$(cat "$0.status")"
+"""
+
+#: What the engine says of a resource that it begins with, and of how it ended.
+STEP = {"resourcePreEvent": {"metadata": {"urn": "urn", "op": "same", "type": "t"}}}
+SUMMARY = {"summaryEvent": {"resourceChanges": {"same": 3}}}
+
+
+class Served:
+    """Says where a program is served, in the place of what serves it. address: None where it can't be."""
+
+    def __init__(self, program: Path) -> None:
+        self.ahead = program.with_name("pulumi.ahead")
+        self.served = program.with_name("pulumi.served")
+        self.address: str | None = "unix:/somewhere"
+        self.asked: list[tuple[bool, str | None]] = []
+
+    @contextmanager
+    def serving(self, environment: Mapping[str, str], _directory: Path, *, ahead: bool = False) -> Iterator[str | None]:
+        self.asked.append((ahead, environment.get("CLUSTER_RELEASE")))
+        if ahead and self.address is not None:
+            self.served.touch()
+        yield self.address
+
+    def interpreter(self, directory: Path) -> Path:
+        return directory
+
+
+class Stand:
+    """A stack, the program in Pulumi's place, and what serves its program."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.program = root / "pulumi"
+        self.program.write_text(RUNNING)
+        self.program.chmod(0o755)
+        (root / "Pulumi.yaml").write_text("name: p\n")
+        self.file = stack_path(root, "dev")
+        self.file.parent.mkdir()
+        self.file.write_text("config: {}\n")
+        self.says(STEP, SUMMARY)
+        self.serving = Served(self.program)
+        self.pulumi = Pulumi(root, "dev", lambda _: None)
+        self.pulumi.programs = self.serving  # type: ignore[assignment]
+
+    def says(self, *events: object, status: int = 0) -> None:
+        """Let it say that in its next runs."""
+        self.program.with_name("pulumi.events").write_text("".join(f"{json.dumps(event)}\n" for event in events))
+        self.program.with_name("pulumi.status").write_text(str(status))
+
+    @property
+    def previews(self) -> list[tuple[int, bool]]:
+        """The previews that started: their processes, and whether ahead."""
+        told = self.program.with_name("pulumi.told")
+        lines = [line.split() for line in told.read_text().splitlines()] if told.exists() else []
+        return [
+            (int(pid), f"--client=unix:{self.serving.ahead}" in words)
+            for pid, _option, command, *words in lines
+            if command == "preview"
+        ]
+
+    def begin(self) -> int:
+        """Let it begin; return the process of the preview that started ahead."""
+        self.pulumi.begin()
+        until(lambda: bool(self.previews), PATIENCE)
+        [(pid, ahead)] = self.previews
+        assert ahead
+        return pid
+
+    def preview(self, *, refresh: bool = False) -> Mapping[str, int]:
+        return self.pulumi.preview(lambda _event: None, refresh=refresh, CLUSTER_RELEASE="abc").counts
+
+
+@pytest.fixture
+def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
+    monkeypatch.setattr("platforms.pulumi.engine.find_pulumi", lambda _say: str(tmp_path / "pulumi"))
+    monkeypatch.setenv("PULUMI_BACKEND_URL", "file:///nowhere")
+    return Stand(tmp_path)
+
+
+def test_it_goes_on_as_soon_as_it_is_known_what_its_program_is_told(stand: Stand) -> None:
+    pid = stand.begin()
+    assert stand.preview() == {"same": 3}
+    assert stand.previews == [(pid, True)]
+    assert stand.serving.asked == [(True, "abc")]
+
+
+def test_the_next_preview_is_another_one(stand: Stand) -> None:
+    stand.begin()
+    stand.preview()
+    assert stand.preview() == {"same": 3}
+    assert [ahead for _pid, ahead in stand.previews] == [True, False]
+    assert stand.serving.asked == [(True, "abc"), (False, "abc")]
+
+
+def test_it_starts_once(stand: Stand) -> None:
+    stand.begin()
+    stand.pulumi.begin()
+    stand.preview()
+    assert len(stand.previews) == 1
+
+
+#: What makes another preview of it than would start now.
+OTHERWISE: dict[str, Callable[[Stand, pytest.MonkeyPatch], object]] = {
+    "the stack file was written": lambda stand, _: stand.file.write_text("config: {x: 1}\n"),
+    "the project's file was written": lambda stand, _: (stand.root / "Pulumi.yaml").write_text("name: q\n"),
+    "there is a passphrase now": lambda _, patch: patch.setenv("PULUMI_CONFIG_PASSPHRASE", "secret"),
+    "it has waited for long": lambda _, patch: patch.setattr("platforms.pulumi.ahead.FRESH", 0.0),
+    "the program can't be served": lambda stand, _: setattr(stand.serving, "address", None),
+}
+
+
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_it_is_killed_where_another_one_would_start_now(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    pid = stand.begin()
+    OTHERWISE[what](stand, monkeypatch)
+    assert stand.preview() == {"same": 3}
+    assert [ahead for _pid, ahead in stand.previews] == [True, False]
+    assert not lives(pid)
+
+
+def test_it_is_killed_where_the_engine_is_to_look_at_what_is_there_first(stand: Stand) -> None:
+    pid = stand.begin()
+    assert stand.preview(refresh=True) == {"same": 3}
+    assert [ahead for _pid, ahead in stand.previews] == [True, False]
+    assert not lives(pid)
+
+
+def test_one_that_has_ended_meanwhile_starts_again(stand: Stand) -> None:
+    stand.says(status=1)
+    pid = stand.begin()
+    stand.serving.served.touch()
+    until(lambda: not lives(pid) or os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT), PATIENCE)
+    stand.says(STEP, SUMMARY)
+    assert stand.preview() == {"same": 3}
+    assert stand.serving.asked == [(False, "abc")]
+
+
+def test_one_that_fails_before_it_came_to_the_program_starts_again(stand: Stand) -> None:
+    stand.says(status=1)
+    stand.begin()
+    with pytest.raises(PulumiError, match="it has ended"):
+        stand.preview()
+    assert [ahead for _pid, ahead in stand.previews] == [True, False]
+
+
+def test_what_the_program_refuses_is_told_and_not_asked_again(stand: Stand) -> None:
+    refused = {"diagnosticEvent": {"severity": "error", "message": "cluster:app: there is none"}}
+    stand.says(STEP, refused, status=1)
+    stand.begin()
+    with pytest.raises(PulumiError, match="cluster:app: there is none"):
+        stand.preview()
+    assert len(stand.previews) == 1
+
+
+def test_one_that_nobody_asks_for_ends_with_who_has_begun_it(stand: Stand) -> None:
+    pid = stand.begin()
+    ahead = stand.pulumi._ahead
+    assert ahead is not None
+    directory = ahead.run.directory
+    del ahead
+    assert lives(pid)
+    assert directory.exists()
+    del stand.pulumi
+    assert not lives(pid)
+    assert not directory.exists()
+
+
+def test_none_starts_where_the_engine_runs_the_program_itself(stand: Stand) -> None:
+    stand.pulumi.programs = None
+    stand.pulumi.begin()
+    assert stand.preview() == {"same": 3}
+    assert stand.previews
+    assert not any(ahead for _pid, ahead in stand.previews)
+
+
+@pytest.mark.parametrize("short", ["a process", "the policy"])
+def test_what_can_t_start_ahead_starts_when_it_is_asked_for(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, short: str
+) -> None:
+    with monkeypatch.context() as missing:
+        if short == "a process":
+            missing.setattr("platforms.pulumi.running.Run.start", _full)
+        else:
+            missing.setattr("platforms.pulumi.policing.SDK", "a_module_that_is_not_there")
+        stand.pulumi.begin()
+    assert stand.preview() == {"same": 3}
+    assert [ahead for _pid, ahead in stand.previews] == [False]
+
+
+def _full(*_: object) -> None:
+    raise OSError("no more processes")

@@ -29,6 +29,9 @@ RELAYS = Path(__file__).with_name("relays.pl")
 #: Looks at containers that go on side by side: each is a process there, and most of it waits.
 LOOKS = 4
 
+#: Where the kernel tells a process which sockets its network has, below /proc or the process's directory there.
+TABLES = ("net/tcp", "net/tcp6")
+
 #: How a line of /proc/net/tcp begins that is of a socket.
 ENTRY = re.compile(r"\s*\d+: ")
 
@@ -86,15 +89,32 @@ def _intruding(engine: Engine, container: Mapping[str, Any]) -> list[str]:
     published = [f"{name} has port {port} published" for port in container["HostConfig"]["PortBindings"] or {}]
     if container["HostConfig"]["NetworkMode"] == "none":
         return published
-    return [*published, *(f"{name} listens on port {port}" for port in _listening(engine, container["Id"]))]
+    return [*published, *(f"{name} listens on port {port}" for port in _listening(engine, container))]
 
 
-def _listening(engine: Engine, container: str) -> list[int]:
-    # One table is missing where the kernel has no IPv6; both where the container has gone.
-    said = engine.output("exec", container, "cat", "/proc/net/tcp", "/proc/net/tcp6")
+def _listening(engine: Engine, container: Mapping[str, Any]) -> list[int]:
+    said = _tables_here(container)
+    if said is None:
+        # One table is missing where the kernel has no IPv6; both where the container has gone.
+        said = engine.output("exec", container["Id"], "cat", *(f"/proc/{table}" for table in TABLES))
     ports = set()
     for line in filter(ENTRY.match, said.splitlines()):
         address, state = line.split()[1], line.split()[3]
         if state == LISTENING and not address.startswith(RESOLVER):
             ports.add(int(address.rpartition(":")[2], 16))
     return sorted(ports)
+
+
+def _tables_here(container: Mapping[str, Any], processes: Path = Path("/proc")) -> str | None:
+    """Return the tables of sockets of a container whose processes are this machine's; None where they are not seen.
+
+    A command in each container takes as long as all the requests of a check.
+    """
+    process = processes / str(container["State"]["Pid"])
+    try:
+        first, *more = [process / table for table in TABLES]
+        found = [first.read_text(), *(table.read_text() for table in more if table.exists())]
+        # Afterwards: a process of that number that is still the container's was it before.
+        return "".join(found) if container["Id"] in (process / "cgroup").read_text() else None
+    except OSError:
+        return None

@@ -175,13 +175,30 @@ class Engine:
 
     def live(self, stack: str) -> Live:
         """Look at what runs; EngineError where the engine is away."""
+        return self._live(self._looked(stack))
+
+    def look(self, stack: str) -> str:
+        """Look at what runs, for another process: return what `handed` reads. EngineError where the engine is away."""
+        return json.dumps({"engine": self.host, "stack": stack, "looked": self._looked(stack)})
+
+    def handed(self, text: str | None, stack: str) -> Live | None:
+        """Return what another process has seen; None where that is nothing, or another stack."""
+        found = {} if text is None else json.loads(text)
+        return self._live(found["looked"]) if (found.get("engine"), found.get("stack")) == (self.host, stack) else None
+
+    def _looked(self, stack: str) -> str | int | None:
+        """Return what nginx says of what runs; the generation of what it was told last where it does not."""
         running = self.containers(stack, "nginx")
         if not running:
-            return Live(nginx_generation=None if self.containers(stack, "nginx", stopped=True) else 0)
+            return None if self.containers(stack, "nginx", stopped=True) else 0
         try:
-            return read_live(self.run("exec", running[0], "/usr/local/lib/cluster/live"))
+            return self.run("exec", running[0], "/usr/local/lib/cluster/live")
         except EngineError:
-            return Live(nginx_generation=None)
+            return None
+
+    @staticmethod
+    def _live(looked: str | int | None) -> Live:
+        return read_live(looked) if isinstance(looked, str) else Live(nginx_generation=looked)
 
 
 def mounting(containers: Iterable[dict[str, Any]], volumes: Collection[str]) -> list[dict[str, Any]]:

@@ -152,7 +152,10 @@ def release_of(process: str | None) -> str | None:
     return None if process is None else process.partition(".")[0]
 
 
-def observe(engine: Engine, stack: str, topology: Topology, certificate: Certificate | None) -> Observed:
-    """Look at everything that runs; EngineError where the engine is away."""
-    containers = engine.inspect(engine.containers(stack, stopped=True))
-    return Observed(live=engine.live(stack), containers=tuple(containers), topology=topology, certificate=certificate)
+def observe(
+    engine: Engine, stack: str, topology: Topology, certificate: Certificate | None, handed: str | None = None
+) -> Observed:
+    """Look at everything that runs; EngineError where the engine is away. handed: what another process has seen."""
+    containers = tuple(engine.inspect(engine.containers(stack, stopped=True)))
+    live = engine.handed(handed, stack) or engine.live(stack)
+    return Observed(live=live, containers=containers, topology=topology, certificate=certificate)

@@ -25,6 +25,7 @@ from platforms.docker.repair import lacking_migrations, unknown
 from platforms.docker.stack import paths
 from platforms.docker.told import Told
 from platforms.pulumi import planning
+from platforms.pulumi.looking import seen_by_another
 from platforms.pulumi.planning import Sides, UnkeptError, lasting_of
 from platforms.pulumi.preview import Preview
 from platforms.pulumi.progress import COMMAND, CONTAINER, NGINX_CONFIG
@@ -69,7 +70,8 @@ class Look:
 
     resources: those in the stack's state. lost: containers of them that do not run. maintenance: says what nginx tells
     visitors that it should not; asked where nginx runs. aside: where the preview writes contexts that go with it; None:
-    it writes them where they stay. unjudged: what the policy could not tell before it is made.
+    it writes them where they stay. looking: variables by which the program finds what a process beside sees. unjudged:
+    what the policy could not tell before it is made.
     """
 
     docker: DockerStack
@@ -77,6 +79,7 @@ class Look:
     lost: Sequence[str] = ()
     maintenance: Callable[[], str | None] = lambda: None
     aside: Path | None = None
+    looking: Mapping[str, str] = field(default_factory=dict)
     unjudged: tuple[str, ...] = ()
     preview: Preview = field(default_factory=Preview)
     _beside: tuple[ThreadPoolExecutor, Future[Found]] | None = None
@@ -90,7 +93,7 @@ class Look:
             self._look()  # once Pulumi's process is there: its preexec_fn is for a process without threads
             take(event)
 
-        changes = pulumi.preview(taken, refresh=bool(self.lost), **environment, **more)
+        changes = pulumi.preview(taken, refresh=bool(self.lost), **environment, **more, **self.looking)
         self.unjudged = changes.unjudged
         return changes
 
@@ -101,7 +104,7 @@ class Look:
         return self._beside
 
     def _looked(self) -> Found:
-        observed = self.docker.observe()
+        observed = self.docker.observe(seen_by_another(self.looking))
         return Found(
             observed=observed,
             strays=unknown(self.resources, observed.containers),

@@ -51,6 +51,7 @@ from platforms.pulumi.engine import STACK, PolicyError, Pulumi, PulumiError, war
 from platforms.pulumi.installing import installed_pulumi
 from platforms.pulumi.kept_stack import keep_stack
 from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
+from platforms.pulumi.looking import looking
 from platforms.pulumi.planning import begun, state_of
 from platforms.pulumi.policing import tell_disabled
 from platforms.pulumi.preview import Preview
@@ -111,12 +112,12 @@ class DockerPlatform:
         docker, name = self.docker, self.stack.name
         docker.engine.run("version")
         warm(lambda: self.pulumi)
-        facts = self.facts()
-        resources = begun(self.stack, facts, lambda: self.pulumi, partial(first_tls, self.stack))
-        if isinstance(resources, Planned):
-            return resources
-        with tempfile.TemporaryDirectory() as aside:
-            look = self._look(docker, resources, Path(aside))
+        with tempfile.TemporaryDirectory() as aside, looking(docker.look) as looked:
+            facts = self.facts()
+            resources = begun(self.stack, facts, lambda: self.pulumi, partial(first_tls, self.stack))
+            if isinstance(resources, Planned):
+                return resources
+            look = self._look(docker, resources, looked, Path(aside))
             environment = {RELEASE_VARIABLE: self._former(wanted, look)} if isinstance(wanted, Back) else {}
             try:
                 look.run(self.pulumi, environment)
@@ -125,13 +126,20 @@ class DockerPlatform:
                 return Planned(stack=name, changes=True, refused=refused, disabled=disabled)
             return Planning(look, self.pulumi, facts).judged()
 
-    def _look(self, docker: DockerStack, resources: list[dict[str, Any]], aside: Path | None = None) -> Look:
+    def _look(
+        self,
+        docker: DockerStack,
+        resources: list[dict[str, Any]],
+        looked: Mapping[str, str],
+        aside: Path | None = None,
+    ) -> Look:
         return Look(
             docker=docker,
             resources=resources,
             lost=lost(docker, resources),
             maintenance=lambda: self._maintenance_found()[0].trouble,
             aside=aside,
+            looking=looked,
         )
 
     @contextmanager
@@ -141,21 +149,22 @@ class DockerPlatform:
         docker = DockerStack(self._as_of_now()) if pull else self.docker
         docker.engine.run("version")  # said before Pulumi is looked for
         warm(lambda: self.pulumi)
-        facts = self.facts()
-        gate(docker.stack.config, facts)
-        resources = self._set_up()
-        if pull:
-            self._pull(docker)
-        look = self._look(docker, resources)
-        environment = {RELEASE_VARIABLE: self._former(wanted, look)} if isinstance(wanted, Back) else {}
-        if look.lost:
-            self.voice.say("containers are missing or stopped: looking at what is there first")
-        try:
-            previewed = look.run(self.pulumi, environment)
-        except PolicyError as error:
-            raise CommandError(str(error)) from error
-        except PulumiError as error:
-            raise self._failed(docker, error) from error
+        with looking(docker.look) as looked:
+            facts = self.facts()
+            gate(docker.stack.config, facts)
+            resources = self._set_up()
+            if pull:
+                self._pull(docker)
+            look = self._look(docker, resources, looked)
+            environment = {RELEASE_VARIABLE: self._former(wanted, look)} if isinstance(wanted, Back) else {}
+            if look.lost:
+                self.voice.say("containers are missing or stopped: looking at what is there first")
+            try:
+                previewed = look.run(self.pulumi, environment)
+            except PolicyError as error:
+                raise CommandError(str(error)) from error
+            except PulumiError as error:
+                raise self._failed(docker, error) from error
         planned = Planning(look, self.pulumi, facts).told()
         lines = text(planned) if planned.changes else []
         if not lines:
@@ -194,8 +203,11 @@ class DockerPlatform:
         strays = bool(look.found().strays)
         progress = Progress(docker.topology, self.voice.say, proof.begin, proof.prepare)
         if strays or pulumi.unsettled or look.lost or not previewed.none or look.preview.before != look.preview.after:
+            refresh, policed = bool(look.lost), bool(look.unjudged)
             try:
-                changes = pulumi.up(progress.take, refresh=bool(look.lost), policed=bool(look.unjudged), **environment)
+                # What runs by now, not as the preview found it.
+                with looking(docker.look) as looked:
+                    changes = pulumi.up(progress.take, looked, refresh=refresh, policed=policed, **environment)
             except PulumiError as error:
                 raise self._failed(docker, error) from error
         resources, orphans = look.resources, list[str]()
@@ -361,7 +373,7 @@ class DockerPlatform:
         """Return what was changed by hand, or is broken, beside what Pulumi's state has."""
         self.docker.engine.run("version")  # said before Pulumi is looked for
         resources = state_of(self.stack.name, lambda: self.pulumi)
-        return () if resources is None else self._look(self.docker, resources).drift(Preview.of_state(resources))
+        return () if resources is None else self._look(self.docker, resources, {}).drift(Preview.of_state(resources))
 
     def verify(self) -> list[Check]:
         """Check what serves with real requests; CommandError where nothing does."""

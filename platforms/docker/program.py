@@ -21,6 +21,7 @@ from platforms.docker.images import platform_digest
 from platforms.docker.paths import ASIDE_VARIABLE, DockerPaths
 from platforms.docker.resources import Docker
 from platforms.docker.specs import container_digest
+from platforms.pulumi.looking import seen_by_another
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -46,10 +47,14 @@ class Looks:
     images: Future[dict[str, str]] | None
 
     @classmethod
-    def begun(cls, engine: Engine, label: str) -> Looks:
-        """Begin them; EngineError comes with what is asked for."""
+    def begun(cls, engine: Engine, label: str, *, handed: bool) -> Looks:
+        """Begin them; EngineError comes with what is asked for. handed: another process may look at what runs."""
+
+        def live() -> Live:
+            return (engine.handed(seen_by_another(), label) if handed else None) or engine.live(label)
+
         images = _beside(lambda: engine.images_of(label)) if pulumi.runtime.is_dry_run() else None
-        return cls(live=_beside(lambda: engine.live(label)), images=images)
+        return cls(live=_beside(live), images=images)
 
 
 def _beside(look: Callable[[], T]) -> Future[T]:
@@ -93,7 +98,7 @@ class DockerGround:
     @cached_property
     def _looks(self) -> Looks:
         """What the engine is asked while the program goes on, from when its stack file is judged."""
-        return Looks.begun(self.engine, self.label)
+        return Looks.begun(self.engine, self.label, handed=self.site is None)
 
     @cached_property
     def live(self) -> Live:

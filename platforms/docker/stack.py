@@ -34,9 +34,13 @@ class DockerStack:
         """The site's, as far as it is known without secrets. CertificateError where its file can't be read."""
         return named(self.stack.config, self.stack.root, dt.datetime.now(dt.UTC))
 
-    def observe(self) -> Observed:
-        """Look at what runs; EngineError where the engine is away."""
-        return observe(self.engine, self.label, self.topology, self.certificate)
+    def look(self) -> str:
+        """Look at what runs, for `observe` and programs; EngineError where the engine is away."""
+        return self.engine.look(self.label)
+
+    def observe(self, handed: str | None = None) -> Observed:
+        """Look at what runs; EngineError where the engine is away. handed: what another process has seen of it."""
+        return observe(self.engine, self.label, self.topology, self.certificate, handed)
 
     def instance_container(self, name: str) -> str:
         """Return the container that holds an instance's name; CommandError where none does."""

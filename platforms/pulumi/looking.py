@@ -1,4 +1,4 @@
-"""Looks at the hosts in a process of its own, while the engine begins, for the program that changes them."""
+"""Looks at what runs in a process of its own, while Pulumi's engine begins, for the program that the engine runs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from cluster.errors import ClusterError
 from cluster_runtime.supervision import die_with_parent
-from platforms.remote.looked import handed
-from platforms.remote.ssh import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
-    from platforms.remote.looked import Seen
-
-#: Where an `up` that a command has begun finds what is being looked at: a path, locked until all is there.
+#: Where a program that a command has begun finds what is being looked at: a path, locked until all is there.
 LOOKING_VARIABLE = "CLUSTER_LOOKING"
 
 #: Ends what was written whole, and is nowhere else in it.
@@ -29,8 +26,8 @@ WHOLE = "\n"
 
 
 @contextmanager
-def looking(look: Callable[[], Seen]) -> Iterator[dict[str, str]]:
-    """Look in a process of its own; yield the variables by which the program finds what that sees.
+def looking(look: Callable[[], str]) -> Iterator[dict[str, str]]:
+    """Look in a process of its own; yield the variables by which the program finds what that returns.
 
     Nothing else runs here meanwhile: it is a fork. No variables where none may be had: the program looks itself.
     """
@@ -56,7 +53,7 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _forked(path: Path, look: Callable[[], Seen]) -> int | None:
+def _forked(path: Path, look: Callable[[], str]) -> int | None:
     """Begin the process that looks; None where none may be had. The file is locked until that one ends."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -70,16 +67,16 @@ def _forked(path: Path, look: Callable[[], Seen]) -> int | None:
         return None
 
 
-def _be(file: TextIO, look: Callable[[], Seen], parent: int) -> None:
-    """Look, write it down, and end; a host that is away is told by whoever looks again."""
+def _be(file: TextIO, look: Callable[[], str], parent: int) -> None:
+    """Look, write it down, and end; what is away is told by whoever looks again."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever asked says that it was interrupted
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         os.setsid()  # so that what it begins can be ended with it
         die_with_parent()
         if os.getppid() == parent:
-            with contextlib.suppress(HostError, OSError):
-                file.write(f"{handed(look())}{WHOLE}")
+            with contextlib.suppress(ClusterError, OSError):
+                file.write(f"{look()}{WHOLE}")
                 file.flush()
     except BaseException:  # noqa: BLE001 - a fork never goes back into what it was forked from
         traceback.print_exc()
@@ -96,9 +93,12 @@ def _end(pid: int) -> None:
         os.waitpid(pid, 0)
 
 
-def seen_by_another() -> str | None:
-    """Return what the command has seen that began this `up`, once it has; None where there is none, or it could not."""
-    path = os.environ.get(LOOKING_VARIABLE)
+def seen_by_another(variables: Mapping[str, str] = os.environ) -> str | None:
+    """Return what the command has seen that began this run, once it has; None where there is none, or it could not.
+
+    variables: those that `looking` yields, in a program its environment.
+    """
+    path = variables.get(LOOKING_VARIABLE)
     if path is None:
         return None
     try:

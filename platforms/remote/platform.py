@@ -28,6 +28,7 @@ from platforms.pulumi.backend import share
 from platforms.pulumi.engine import PolicyError, Pulumi, PulumiError, warm
 from platforms.pulumi.kept_stack import keep_stack
 from platforms.pulumi.keys import PulumiHostsKeys, PulumiKeys, make_secrets, secrets_there
+from platforms.pulumi.looking import looking
 from platforms.pulumi.planning import state_of
 from platforms.pulumi.policing import tell_disabled
 from platforms.pulumi.preview import Preview
@@ -36,8 +37,16 @@ from platforms.remote.host.paths import HostPaths
 from platforms.remote.host.releases import in_release
 from platforms.remote.kept import history_of
 from platforms.remote.logs import Logs
-from platforms.remote.looked import Seen, check_name, facts_of, look, look_around, look_at_former, said_of_sessions
-from platforms.remote.looking import looking
+from platforms.remote.looked import (
+    Seen,
+    check_name,
+    facts_of,
+    handed,
+    look,
+    look_around,
+    look_at_former,
+    said_of_sessions,
+)
 from platforms.remote.made import needs_hosts_key
 from platforms.remote.misplaced import let_go
 from platforms.remote.observe import Observed, told
@@ -223,7 +232,7 @@ class RemotePlatform:
         policed = bool(changes.unjudged)  # else the preview has asked of everything
         try:
             # What they are by now, not what was previewed.
-            with looking(lambda: look(self.ssh, self.topology)) as looked:
+            with looking(lambda: handed(look(self.ssh, self.topology))) as looked:
                 return self.pulumi.up(progress.take, looked, refresh=False, policed=policed, **site.environment)
         except PulumiError as error:
             raise _failed(error, tidied(self.ssh, self.placement)) from error

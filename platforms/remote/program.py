@@ -17,6 +17,7 @@ from cluster.lint.hosts import hosts_fit
 from cluster.stack.paths import stack_path
 from cluster.tls.hosts_keys import HostsKeys, read_fallbacks
 from cluster.topology import build_topology
+from platforms.pulumi.looking import seen_by_another
 from platforms.remote import filesystem
 from platforms.remote.believed import disbelieved
 from platforms.remote.host.paths import HostPaths
@@ -30,7 +31,6 @@ from platforms.remote.looked import (
     said_of_sessions,
     taken,
 )
-from platforms.remote.looking import seen_by_another
 from platforms.remote.made import made_secrets, makes_secrets, needs_hosts_key
 from platforms.remote.misplaced import misplaced
 from platforms.remote.paths import RemotePaths, runtime_paths

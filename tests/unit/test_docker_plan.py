@@ -330,7 +330,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
     (tmp_path / "Pulumi.yaml").write_text(f"name: {PROJECT}\nruntime: python\n")
     stack = Stack(tmp_path, "dev", parse_config(VALUES))
     write_context(paths(stack).images / FORMER, {"a.py": "1\n", "b.py": "gone\n"})
-    monkeypatch.setattr(DockerStack, "observe", lambda docker: observed(docker.stack))
+    monkeypatch.setattr(DockerStack, "observe", lambda docker, _handed: observed(docker.stack))
     monkeypatch.setattr("platforms.docker.planning.unknown", lambda _docker, _resources: [])
     monkeypatch.setattr("platforms.docker.stack.Engine", lambda _host: SilentEngine())
     monkeypatch.setattr(cli.DockerPlatform, "facts", lambda _platform: Facts(root=tmp_path))
@@ -422,7 +422,7 @@ def test_what_the_stack_s_nginx_refuses_is_told_by_its_key(opened: Stack, monkey
 def test_an_nginx_that_is_not_asked_is_said_to_be_none(opened: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     unknown = "whether nginx takes its configuration: "
     gone = replace(observed(opened), containers=())
-    monkeypatch.setattr(DockerStack, "observe", lambda _docker: gone)
+    monkeypatch.setattr(DockerStack, "observe", lambda _docker, _handed: gone)
     found = planned(opened, FakePulumi("weight"), monkeypatch)
     assert (found.refused, found.unknown[-1]) == ((), f"{unknown}its container does not run")
     # Where its configuration is the same, nobody is asked.
@@ -489,7 +489,7 @@ def test_while_the_stack_is_down_the_release_is_compared_with_the_one_that_serve
     history.served(FORMER)
     history.save(paths(opened))
     down = replace(observed(opened), live=Live())
-    monkeypatch.setattr(DockerStack, "observe", lambda _docker: down)
+    monkeypatch.setattr(DockerStack, "observe", lambda _docker, _handed: down)
     monkeypatch.setattr(Preview, "release", lambda _preview: (None, WANTED))
     found = planned(opened, FakePulumi("release"), monkeypatch)
     assert (found.costs, found.drift) == ((Cost.START,), ())

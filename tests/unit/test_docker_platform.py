@@ -35,6 +35,7 @@ from platforms.docker.images import write_context
 from platforms.docker.specs import container_digest, instance_spec
 from platforms.local.paths import LocalPaths
 from platforms.pulumi.live import SINCE, Live
+from platforms.pulumi.looking import looking
 from tests.unit.pulumi_mocks import (
     CANARIES,
     COMMAND,
@@ -347,6 +348,31 @@ def test_the_program_asks_the_running_nginx_what_runs(docker: Callable[[str], Pa
     assert looked == "exec 0123abcd /usr/local/lib/cluster/live"
 
 
+@pytest.mark.parametrize("preview", [True, False], ids=["preview", "up"])
+@pytest.mark.parametrize(
+    ("engine", "stack", "looks"), [("", STACK_LABEL, 0), ("", f"{STACK_LABEL}2", 1), ("ssh://far", STACK_LABEL, 1)]
+)
+def test_the_program_takes_what_the_command_sees_of_its_own_stack(  # noqa: PLR0917 - what is handed
+    engine: str,
+    stack: str,
+    looks: int,
+    preview: bool,
+    docker: Callable[[str], Path],
+    told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (told.root / "live").write_text(told.text)
+    calls = docker(f"case $1 in ps) echo 0123abcd;; exec) cat {told.root}/live;; esac")
+    seen = Engine().look(STACK_LABEL)
+    calls.unlink()
+    with looking(lambda: json.dumps({**json.loads(seen), "engine": engine, "stack": stack})) as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with contextlib.chdir(write_stack(told.root, VALUES)):
+            assert told.record.changes(record(program, preview=preview)) == set()
+    assert calls.read_text().count(" /usr/local/lib/cluster/live\n") == looks
+
+
 @pytest.mark.parametrize(
     ("text", "turn"),
     [
@@ -361,6 +387,7 @@ def test_without_an_answer_of_nginx_s_only_a_stack_that_was_never_there_begins_a
 ) -> None:
     docker(text)
     assert Engine().live(STACK_LABEL) == Live(nginx_generation=turn)
+    assert Engine().handed(Engine().look(STACK_LABEL), STACK_LABEL) == Live(nginx_generation=turn)
 
 
 @pytest.mark.parametrize(("text", "found"), [("echo sha256:a; echo sha256:b", "sha256:a"), ("exit 0", None)])

@@ -26,10 +26,11 @@ from platforms.docker.proof import Proof
 from platforms.docker.repair import lost, remove_orphans, stop_what_never_served
 from platforms.docker.stack import DockerStack, paths
 from platforms.pulumi.engine import Changes, PolicyError, Pulumi, PulumiError
+from platforms.pulumi.looking import LOOKING_VARIABLE
 from tests.unit.pulumi_mocks import PROJECT, SECRETS, stack_values, write_stack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 LABEL = f"{PROJECT}/dev"
@@ -394,6 +395,7 @@ class Run:
     unsettled: bool = False
 
     def preview(self, _tell_step: object, *, refresh: bool, **environment: str) -> Changes:
+        assert environment.pop(LOOKING_VARIABLE)
         self.previewed.append(environment)
         if isinstance(self.outcome, PolicyError):
             raise self.outcome
@@ -402,7 +404,17 @@ class Run:
     policed: bool | None = None
     events: tuple[dict[str, Any], ...] = ()
 
-    def up(self, tell_step: Callable[[Any], None], *, refresh: bool, policed: bool, **environment: str) -> Changes:
+    def up(
+        self,
+        tell_step: Callable[[Any], None],
+        at_first: Mapping[str, str],
+        /,
+        *,
+        refresh: bool,
+        policed: bool,
+        **environment: str,
+    ) -> Changes:
+        assert at_first.keys() == {LOOKING_VARIABLE}
         for event in self.events:
             tell_step(event)
         self.asked.append(environment)

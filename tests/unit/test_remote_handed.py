@@ -17,9 +17,9 @@ from unittest.mock import patch
 import pulumi
 import pytest
 
+from platforms.pulumi.looking import LOOKING_VARIABLE, looking, seen_by_another
 from platforms.remote import program as remote_program
 from platforms.remote.looked import LOOKED_VARIABLE, handed
-from platforms.remote.looking import LOOKING_VARIABLE, looking, seen_by_another
 from platforms.remote.ssh import HostError
 from tests.unit import test_remote_hosts as hosts
 from tests.unit.pulumi_mocks import SECRETS, program, record, write_stack
@@ -28,7 +28,6 @@ from tests.unit.test_remote import HOSTS_KEY
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from platforms.remote.looked import Seen
     from tests.unit.pulumi_mocks import Record
 
 
@@ -90,43 +89,43 @@ def test_an_up_takes_what_is_seen_while_the_engine_begins(
 ) -> None:
     """A preview takes what the command has found, though what another `up` sees is in the environment."""
     other = hosts.seen({**hosts.SEVERAL, "hosts": [*hosts.HOSTS[1:], hosts.a_host(41, "web4", "app", "nginx")]})
-    with looking(lambda: slowly(hosts.seen())) as variables:
+    with looking(lambda: slowly(handed(hosts.seen()))) as variables:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         # What is taken from the wrong one is of other hosts, so that they are looked at.
         _made, looks = run(tmp_path, handed(hosts.seen() if preview else other), monkeypatch, preview=preview)
     assert looks == 0
-    with looking(lambda: other) as variables:
+    with looking(lambda: handed(other)) as variables:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         _made, looks = run(tmp_path, handed(hosts.seen() if preview else other), monkeypatch, preview=preview)
     assert looks == (0 if preview else 1)
 
 
-def slowly(seen: Seen) -> Seen:
+def slowly(seen: str) -> str:
     time.sleep(1.0)
     return seen
 
 
-def away() -> Seen:
+def away() -> str:
     raise HostError("hosts: web1: it does not answer")
 
 
-def killed() -> Seen:
+def killed() -> str:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
-def half() -> Seen:
+def half() -> str:
     """Be killed as it is being written down."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    return hosts.seen()
+    return handed(hosts.seen())
 
 
 @pytest.mark.parametrize("look", [away, killed, half])
 def test_an_up_looks_itself_where_nobody_could_see_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable[[], Seen]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable[[], str]
 ) -> None:
     with looking(look) as variables:
         for name, value in variables.items():
@@ -145,7 +144,7 @@ def wait_for(path: Path) -> None:
 KILLED = """
 import os, sys, time
 from pathlib import Path
-from platforms.remote.looking import looking
+from platforms.pulumi.looking import looking
 def look():
     Path(sys.argv[1]).with_suffix(".new").write_text(str(os.getpid()))
     Path(sys.argv[1]).with_suffix(".new").rename(sys.argv[1])
@@ -173,7 +172,7 @@ def test_where_no_process_may_be_had_the_program_looks_itself(monkeypatch: pytes
         raise BlockingIOError
 
     monkeypatch.setattr(os, "fork", refused)
-    with looking(hosts.seen) as variables:
+    with looking(lambda: handed(hosts.seen())) as variables:
         assert variables == {}
 
 
@@ -181,7 +180,7 @@ def test_what_looks_may_be_taken_away_by_the_kernel(monkeypatch: pytest.MonkeyPa
     """Where whoever began the command is not told of children that have ended, nobody else is."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        with looking(hosts.seen) as variables:
+        with looking(lambda: handed(hosts.seen())) as variables:
             monkeypatch.setenv(LOOKING_VARIABLE, variables[LOOKING_VARIABLE])
             assert seen_by_another()
     finally:
@@ -191,7 +190,7 @@ def test_what_looks_may_be_taken_away_by_the_kernel(monkeypatch: pytest.MonkeyPa
 def test_what_looks_ends_with_who_asked_for_it(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
 
-    def look() -> Seen:
+    def look() -> str:
         pid.with_suffix(".new").write_text(str(os.getpid()))
         pid.with_suffix(".new").rename(pid)
         time.sleep(600)

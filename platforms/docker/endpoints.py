@@ -32,6 +32,9 @@ LOOKS = 4
 #: Where the kernel tells a process which sockets its network has, below /proc or the process's directory there.
 TABLES = ("net/tcp", "net/tcp6")
 
+#: Runtimes whose containers have their sockets in this kernel; that of a sandbox (gVisor, Kata) has its own.
+RUNTIMES = ("runc", "crun")
+
 #: How a line of /proc/net/tcp begins that is of a socket.
 ENTRY = re.compile(r"\s*\d+: ")
 
@@ -110,6 +113,8 @@ def _tables_here(container: Mapping[str, Any], processes: Path = Path("/proc")) 
 
     A command in each container takes as long as all the requests of a check.
     """
+    if container["HostConfig"].get("Runtime") not in RUNTIMES:
+        return None
     process = processes / str(container["State"]["Pid"])
     try:
         first, *more = [process / table for table in TABLES]

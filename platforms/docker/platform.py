@@ -6,7 +6,7 @@ import contextlib
 import datetime as dt
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -47,7 +47,7 @@ from platforms.docker.remembering import remember
 from platforms.docker.repair import lost, remove_orphans, stop_what_never_served
 from platforms.docker.stack import DockerStack, engine_host, paths
 from platforms.pulumi.backend import share
-from platforms.pulumi.engine import STACK, PolicyError, Pulumi, PulumiError, warm
+from platforms.pulumi.engine import PolicyError, Pulumi, PulumiError, warm
 from platforms.pulumi.installing import installed_pulumi
 from platforms.pulumi.kept_stack import keep_stack
 from platforms.pulumi.keys import PulumiKeys, make_secrets, secrets_there
@@ -56,6 +56,7 @@ from platforms.pulumi.planning import begun, state_of
 from platforms.pulumi.policing import tell_disabled
 from platforms.pulumi.preview import Preview
 from platforms.pulumi.progress import NGINX_CONFIG, Progress
+from platforms.pulumi.seen import STACK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -149,7 +150,9 @@ class DockerPlatform:
         docker = DockerStack(self._as_of_now()) if pull else self.docker
         docker.engine.run("version")  # said before Pulumi is looked for
         warm(lambda: self.pulumi)
-        with looking(docker.look) as looked:
+        with ExitStack() as beside:
+            # What is pulled takes its time, and what runs may be something else then.
+            looked = {} if pull else beside.enter_context(looking(docker.look))
             facts = self.facts()
             gate(docker.stack.config, facts)
             resources = self._set_up()
@@ -203,11 +206,9 @@ class DockerPlatform:
         strays = bool(look.found().strays)
         progress = Progress(docker.topology, self.voice.say, proof.begin, proof.prepare)
         if strays or pulumi.unsettled or look.lost or not previewed.none or look.preview.before != look.preview.after:
-            refresh, policed = bool(look.lost), bool(look.unjudged)
             try:
-                # What runs by now, not as the preview found it.
-                with looking(docker.look) as looked:
-                    changes = pulumi.up(progress.take, looked, refresh=refresh, policed=policed, **environment)
+                # Its program looks itself at what runs, once nobody else changes it.
+                changes = pulumi.up(progress.take, refresh=bool(look.lost), policed=bool(look.unjudged), **environment)
             except PulumiError as error:
                 raise self._failed(docker, error) from error
         resources, orphans = look.resources, list[str]()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -9,6 +11,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from cluster.errors import CommandError
+from platforms.pulumi.installing import HOME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,8 +30,22 @@ PROVIDERS = ("awskms", "azurekeyvault", "gcpkms", "hashivault")
 #: What does, where nobody says anything else.
 PASSPHRASE = "passphrase"  # noqa: S105 - a word
 
+#: Where they are for who has a token of it, and says nothing else.
+CLOUD = "https://api.pulumi.com"
+
 #: In the environment it goes before the file.
 VARIABLE = "PULUMI_BACKEND_URL"
+
+
+def current_backend(root: Path) -> str | None:
+    """Return the URL of where Pulumi keeps states for a repository, as it finds it itself; None where nobody said."""
+    if named := os.environ.get(VARIABLE) or named_backend(root):
+        return named
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads((HOME.expanduser() / "credentials.json").read_text(encoding="utf-8")).get("current")
+        if known:
+            return str(known)
+    return CLOUD if os.environ.get("PULUMI_ACCESS_TOKEN") else None
 
 
 def share(pulumi: Pulumi, shared: Shared) -> None:

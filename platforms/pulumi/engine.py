@@ -28,14 +28,15 @@ from cluster.errors import CommandError
 from cluster.stack.history import Busy
 from cluster.stack.paths import STATE, stack_path
 from cluster.stack.secrets import ALPHABET, KEY_LENGTH, write_secret
-from platforms.pulumi.ahead import Ahead
-from platforms.pulumi.backend import PASSPHRASE, VARIABLE, named_backend
+from platforms.pulumi.ahead import Ahead, may_start
+from platforms.pulumi.backend import PASSPHRASE, current_backend
 from platforms.pulumi.forgetting import forget
-from platforms.pulumi.installing import HOME, find_pulumi, installed_pulumi
+from platforms.pulumi.installing import find_pulumi, installed_pulumi
 from platforms.pulumi.plain import plain
-from platforms.pulumi.policing import Policed, asking, not_run
+from platforms.pulumi.policing import asking, not_run
 from platforms.pulumi.programs import PROJECT, SDK, Programs, programs
 from platforms.pulumi.running import Event, Run
+from platforms.pulumi.seen import HeldBack, Seen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -50,14 +51,8 @@ COLLECTING = {"GOGC": "400", "GOMEMLIMIT": "512MiB"}
 
 LOCKED = re.compile(r"created by \S+@(?P<host>\S+) \(pid (?P<pid>\d+)\)")
 
-#: What Pulumi says of a program or a run that failed, beside why. ENDED: of a program that has said why itself.
-FRAME, ENDED = ("update failed", "preview failed", ""), "an unhandled error occurred: program exited"
-
 #: Commands of Pulumi's that run the stack's program.
 RUN_PROGRAM = ("up", "preview")
-
-#: The type of a stack among its resources.
-STACK = "pulumi:pulumi:Stack"
 
 
 class PulumiError(Exception):
@@ -259,12 +254,7 @@ class Pulumi:
             return None
 
     def _logged_in(self) -> bool:
-        if os.environ.get(VARIABLE) or os.environ.get("PULUMI_ACCESS_TOKEN") or named_backend(self.root):
-            return True
-        credentials = HOME.expanduser() / "credentials.json"
-        with contextlib.suppress(OSError, ValueError):
-            return bool(json.loads(credentials.read_text(encoding="utf-8")).get("current"))
-        return False
+        return current_backend(self.root) is not None
 
     def _log_in(self) -> None:
         if self._logged_in():
@@ -412,9 +402,9 @@ class Pulumi:
                 address = run.beside.enter_context(self.programs.serving(environment, run.directory))
                 arguments = [*arguments, *([] if address is None else [f"--client={address}"])]
             run.start([*self._words, *arguments, "--stack", self.stack], self.root, environment)
-            return self._followed(run, _Seen(tell_step))
+            return self._followed(run, Seen(tell_step))
 
-    def _followed(self, run: Run, seen: _Seen) -> Changes:
+    def _followed(self, run: Run, seen: Seen) -> Changes:
         """Pass on what the engine says, until its end; PulumiError says what failed."""
         try:
             for event in run.events():
@@ -436,9 +426,10 @@ class Pulumi:
 
     def _start_ahead(self) -> None:
         """Start the preview, where it is known how the program is run; what can't start starts when it is asked for."""
-        if self._ahead is not None or self.programs is None:
+        file = stack_path(self.root, self.stack)
+        if self._ahead is not None or self.programs is None or not may_start(file, current_backend(self.root)):
             return
-        runs, files = self.programs, [self.root / PROJECT, stack_path(self.root, self.stack)]
+        runs, files = self.programs, [self.root / PROJECT, file]
 
         def words(beside: contextlib.ExitStack) -> list[str]:
             pack = beside.enter_context(self._asking())
@@ -452,58 +443,24 @@ class Pulumi:
         ahead, self._ahead = self._ahead, None
         if ahead is None:
             return None
+        run, environment = ahead.run, self.environment()
         with contextlib.closing(ahead):
-            environment = self.environment()
             if not wanted or not ahead.fits(environment) or self.programs is None:
                 return None
-            run, seen = ahead.run, _Seen(tell_step)
             serving = self.programs.serving({**environment, **more}, run.directory, ahead=True)
             if run.beside.enter_context(serving) is None:
                 return None
+            ahead.served()
+        with contextlib.closing(run):
+            early = HeldBack(tell_step)
             try:
-                return self._followed(run, seen)
+                found = self._followed(run, Seen(early.take))
             except PulumiError:
-                if seen.begun:
+                if early.held is None:
                     raise
-                return None  # it has not got as far as the program: it may have waited too long
-
-
-class _Seen:
-    """What the engine said: steps are passed on, problems and counts kept. begun: whether it had to do with one."""
-
-    def __init__(self, tell_step: Callable[[Event], None]) -> None:
-        self.tell_step = tell_step
-        self.counts: dict[str, int] = {}
-        self.outputs: dict[str, Any] = {}
-        self.begun = False
-        self.problems: list[tuple[str, str]] = []
-        self.remarks: dict[str, list[str]] = {}
-        self.failed: list[str] = []
-        self.policed = Policed()
-
-    def take(self, event: Event) -> None:
-        self.begun = self.begun or "resourcePreEvent" in event
-        if "summaryEvent" in event:
-            self.counts = event["summaryEvent"].get("resourceChanges") or {}
-        elif "resOutputsEvent" in event and event["resOutputsEvent"]["metadata"].get("type") == STACK:
-            self.outputs = (event["resOutputsEvent"]["metadata"].get("new") or {}).get("outputs") or {}
-        elif "resOpFailedEvent" in event:
-            self.failed.append(event["resOpFailedEvent"]["metadata"]["urn"])
-        elif "policyEvent" in event:
-            self.policed.take(event["policyEvent"])
-        elif "diagnosticEvent" in event:
-            diagnostic = event["diagnosticEvent"]
-            if diagnostic["severity"] == "error":
-                self.problems.append((diagnostic.get("urn", ""), plain(diagnostic["message"])))
-            else:
-                self.remarks.setdefault(diagnostic.get("urn", ""), []).append(plain(diagnostic["message"]))
-        self.tell_step(event)
-
-    def problem(self) -> str:
-        """Return what went wrong, each thing once; that the update failed is the least of it."""
-        words = [text for _urn, text in self.problems if text not in FRAME and not text.startswith(ENDED)]
-        unique = list(dict.fromkeys(words))
-        return "\n".join(text for text in unique if not any(text != other and text in other for other in unique))
+                return None  # no resource was asked for: it may have waited too long
+            early.pass_on()
+            return found
 
 
 def warm(pulumi: Callable[[], Pulumi]) -> None:

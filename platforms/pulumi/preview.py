@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster.plan.planned import Resource
-from platforms.pulumi.engine import STACK, name_of
+from platforms.pulumi.engine import name_of
 from platforms.pulumi.progress import COMMAND, IMAGE, SERVED, changed_by, finds_it_done, part_of
+from platforms.pulumi.seen import STACK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

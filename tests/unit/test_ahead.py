@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -30,6 +32,20 @@ for word; do [ "$former" != --event-log ] || log=$word; former=$word; done
 [ -z "$log" ] || cat "$0.events" >>"$log"
 echo "it has ended"
 exit "$(cat "$0.status")"
+"""
+
+#: A stack file into which nobody has to write first.
+STACK_FILE = "encryptionsalt: v1:abc\nconfig:\n  cluster:secret_key:\n    secure: v1:def\n"
+
+#: Ends a moment after it was interrupted, by itself, as an engine does that waits for what it has begun.
+INTERRUPTED = """#!/bin/sh
+case "$*" in *export*) exit ;; esac
+trap 'touch "$0.interrupted"; sleep 1; touch "$0.ended"; exit 1' INT
+echo "$$ $*" >>"$0.told"
+case "$*" in *" --client=unix:$0.ahead "*) while [ ! -e "$0.served" ]; do sleep 0.02; done ;; esac
+for word; do [ "$former" != --event-log ] || log=$word; former=$word; done
+cat "$0.events" >>"$log"
+while :; do sleep 0.02; done
 """
 
 #: What the engine says of a resource that it begins with, and of how it ended.
@@ -68,7 +84,7 @@ class Stand:
         (root / "Pulumi.yaml").write_text("name: p\n")
         self.file = stack_path(root, "dev")
         self.file.parent.mkdir()
-        self.file.write_text("config: {}\n")
+        self.file.write_text(STACK_FILE)
         self.says(STEP, SUMMARY)
         self.serving = Served(self.program)
         self.pulumi = Pulumi(root, "dev", lambda _: None)
@@ -133,7 +149,7 @@ def test_it_starts_once(stand: Stand) -> None:
 
 #: What makes another preview of it than would start now.
 OTHERWISE: dict[str, Callable[[Stand, pytest.MonkeyPatch], object]] = {
-    "the stack file was written": lambda stand, _: stand.file.write_text("config: {x: 1}\n"),
+    "the stack file was written": lambda stand, _: stand.file.write_text(f"{STACK_FILE}  x: 1\n"),
     "the project's file was written": lambda stand, _: (stand.root / "Pulumi.yaml").write_text("name: q\n"),
     "there is a passphrase now": lambda _, patch: patch.setenv("PULUMI_CONFIG_PASSPHRASE", "secret"),
     "it has waited for long": lambda _, patch: patch.setattr("platforms.pulumi.ahead.FRESH", 0.0),
@@ -175,6 +191,94 @@ def test_one_that_fails_before_it_came_to_the_program_starts_again(stand: Stand)
     with pytest.raises(PulumiError, match="it has ended"):
         stand.preview()
     assert [ahead for _pid, ahead in stand.previews] == [True, False]
+
+
+def test_what_it_says_before_it_came_to_a_resource_is_passed_on_once_it_has(stand: Stand) -> None:
+    loaded: dict[str, Any] = {"policyLoadEvent": {}}
+    stand.says(loaded, STEP, SUMMARY)
+    stand.begin()
+    told: list[Any] = []
+    stand.pulumi.preview(told.append)
+    assert told == [loaded, STEP, SUMMARY]
+    stand.pulumi.begin()
+    stand.says(SUMMARY)
+    told.clear()
+    stand.pulumi.preview(told.append)
+    assert told == [SUMMARY], "a program may have no resource at all"
+
+
+def test_what_one_says_that_starts_again_is_not_told_twice(stand: Stand) -> None:
+    """Nor before: who is told begins threads by that, and a process with threads must not start the engine."""
+    loaded: dict[str, Any] = {"policyLoadEvent": {}}
+    stand.says(loaded, status=1)
+    stand.begin()
+    told: list[tuple[Any, int]] = []
+    with pytest.raises(PulumiError, match="it has ended"):
+        stand.pulumi.preview(lambda event: told.append((event, len(stand.previews))))
+    assert told == [(loaded, 2)]
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_one_that_is_under_way_ends_by_itself_whatever_becomes_of_who_waits_for_it(stand: Stand, ahead: bool) -> None:
+    """Killed, it would leave what it has started."""
+    stand.program.write_text(INTERRUPTED)
+    if ahead:
+        stand.begin()
+
+    def full(_event: object) -> None:
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        stand.pulumi.preview(full)
+    [(pid, _ahead)] = stand.previews
+    assert lives(pid)
+    os.kill(pid, signal.SIGINT)
+    until(stand.program.with_name("pulumi.ended").exists, PATIENCE)
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_one_that_is_interrupted_again_while_it_ends_is_not_killed(stand: Stand, ahead: bool) -> None:
+    stand.program.write_text(INTERRUPTED)
+    if ahead:
+        stand.begin()
+
+    def press() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        until(stand.program.with_name("pulumi.interrupted").exists, PATIENCE)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    pressing = threading.Thread(target=press)
+    with pytest.raises(KeyboardInterrupt):
+        stand.pulumi.preview(lambda _event: None if pressing.ident else pressing.start())
+    pressing.join(PATIENCE)
+    until(stand.program.with_name("pulumi.ended").exists, PATIENCE)
+
+
+#: Stacks for which none starts ahead: it would write into the file, or be known of.
+NOT_FOR = {
+    "no salt": (STACK_FILE.partition("\n")[2], "s3://bucket"),
+    "no secret_key": ("encryptionsalt: v1:abc\nconfig: {}\n", "s3://bucket"),
+    "no file": (None, "s3://bucket"),
+    "another's secret_key": (STACK_FILE.replace("cluster:", "docs:"), "s3://bucket"),
+    "pulumi's cloud": (STACK_FILE, "https://api.pulumi.com"),
+    "a cloud of one's own": (STACK_FILE, "http://pulumi.example.com:8080"),
+}
+
+
+@pytest.mark.parametrize("what", NOT_FOR)
+def test_none_starts_where_it_would_leave_a_trace(stand: Stand, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    text, backend = NOT_FOR[what]
+    monkeypatch.setenv("PULUMI_BACKEND_URL", backend)
+    stand.file.unlink() if text is None else stand.file.write_text(text)
+    stand.pulumi.begin()
+    assert stand.preview() == {"same": 3}
+    assert [ahead for _pid, ahead in stand.previews] == [False]
+
+
+@pytest.mark.parametrize("text", [STACK_FILE, STACK_FILE.replace("encryptionsalt", "encryptedkey")])
+def test_one_starts_where_all_is_there(stand: Stand, text: str) -> None:
+    stand.file.write_text(text)
+    stand.begin()
 
 
 def test_what_the_program_refuses_is_told_and_not_asked_again(stand: Stand) -> None:

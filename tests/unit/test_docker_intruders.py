@@ -37,7 +37,7 @@ def container(pid: int, **host: Any) -> dict[str, Any]:
         "Id": ID,
         "Name": "/app1",
         "Config": {"Labels": {ROLE_LABEL: "instance"}},
-        "HostConfig": {"NetworkMode": "app", "PortBindings": None, **host},
+        "HostConfig": {"NetworkMode": "app", "PortBindings": None, "Runtime": "runc", **host},
         "State": {"Running": True, "Pid": pid},
     }
 
@@ -102,6 +102,12 @@ def test_what_is_no_process_of_it_is_not_believed(here: Path, cgroup: str | None
     engine = Asked(found=container(7))
     assert intruders(engine, "s") == ["app1 listens on port 8080"]
     assert engine.commands == [("exec", ID, "cat", "/proc/net/tcp", "/proc/net/tcp6")]
+
+
+@pytest.mark.parametrize("runtime", ["runsc", "io.containerd.kata.v2", "another"])
+def test_what_has_sockets_of_its_own_kernel_is_asked_in_the_container(here: Path, runtime: str) -> None:
+    process(here, CGROUPS["of version 2"])
+    assert intruders(Asked(found=container(7, Runtime=runtime)), "s") == ["app1 listens on port 8080"]
 
 
 def test_a_table_that_may_not_be_read_is_read_in_the_container(here: Path) -> None:

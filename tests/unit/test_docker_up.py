@@ -30,7 +30,7 @@ from platforms.pulumi.looking import LOOKING_VARIABLE
 from tests.unit.pulumi_mocks import PROJECT, SECRETS, stack_values, write_stack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
 LABEL = f"{PROJECT}/dev"
@@ -404,17 +404,7 @@ class Run:
     policed: bool | None = None
     events: tuple[dict[str, Any], ...] = ()
 
-    def up(
-        self,
-        tell_step: Callable[[Any], None],
-        at_first: Mapping[str, str],
-        /,
-        *,
-        refresh: bool,
-        policed: bool,
-        **environment: str,
-    ) -> Changes:
-        assert at_first.keys() == {LOOKING_VARIABLE}
+    def up(self, tell_step: Callable[[Any], None], *, refresh: bool, policed: bool, **environment: str) -> Changes:
         for event in self.events:
             tell_step(event)
         self.asked.append(environment)

@@ -11,9 +11,10 @@ from cluster.config import parse_config
 from cluster.topology import build_topology
 from platforms.docker.failures import build_output
 from platforms.docker.scripts import script
-from platforms.pulumi.engine import LOCKED, Changes, _Seen, name_of
+from platforms.pulumi.engine import LOCKED, Changes, name_of
 from platforms.pulumi.plain import plain
 from platforms.pulumi.progress import COMMANDS, Progress, begun, ended
+from platforms.pulumi.seen import Seen
 from tests.unit.pulumi_mocks import stack_values
 
 URN = "urn:pulumi:dev::django-cluster::cluster:index:AppHosts$"
@@ -169,7 +170,7 @@ def test_of_a_failed_build_only_what_its_programs_printed_is_told() -> None:
 
 
 def test_of_a_program_that_has_said_why_pulumi_s_own_words_are_left_out() -> None:
-    seen = _Seen(lambda _event: None)
+    seen = Seen(lambda _event: None)
     for message in (
         "web1: sudo asks for a password",
         "an unhandled error occurred: program exited with non-zero exit code: 1",

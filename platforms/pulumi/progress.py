@@ -39,8 +39,8 @@ class Progress:
     """Says what the engine does, in words, as it is begun (and for a name taken, once it is done).
 
     say: is told a line each. served: called with the release once all of it serves as the stack file says, when only
-    removals are left. begun: the steps that were begun, as their components call them. reloading: called when nginx is
-    told its configuration, which takes its time.
+    removals are left. begun: the steps that were begun, as their components call them. beginning: called as the engine
+    begins, while it has little to do.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class Progress:
         topology: Topology,
         say: Callable[[str], None],
         served: Callable[[str], None] | None = None,
-        reloading: Callable[[], object] = lambda: None,
+        beginning: Callable[[], object] = lambda: None,
     ) -> None:
         self.topology = topology
         self._say = say
-        self._reloading = reloading
+        self._beginning: Callable[[], object] | None = beginning
         self.told: set[str] = set()
         self._served = served
         self.begun: set[str] = set()
@@ -60,6 +60,9 @@ class Progress:
 
     def take(self, event: Event) -> None:
         """Take one event of the engine's."""
+        if self._beginning is not None:
+            self._beginning()
+            self._beginning = None
         before, after = event.get("resourcePreEvent"), event.get("resOutputsEvent")
         self._look_for_the_end(before, after)
         for line in begun(before["metadata"]) if before else ended(after["metadata"]) if after else ():
@@ -70,10 +73,7 @@ class Progress:
     def _look_for_the_end(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
         """nginx's configuration is the last that is done; Pulumi removes what was replaced when all else is."""
         if before and before["metadata"]["op"] not in UNCHANGED:
-            kind, name = part_of(before["metadata"])
-            self.begun.add(name)
-            if (kind, name) == (COMMAND, NGINX_CONFIG):
-                self._reloading()
+            self.begun.add(part_of(before["metadata"])[1])
         if not after or not self._served:
             return
         kind, name = part_of(after["metadata"])

@@ -101,6 +101,8 @@ class Pulumi:
     operations, when it was read last, of which nobody knows how they ended.
     """
 
+    _ahead: Ahead | None = None
+
     def __init__(self, root: Path, stack: str, say: Callable[[str], None], program: str | None = None) -> None:
         self.root = root
         self.program = program
@@ -110,7 +112,6 @@ class Pulumi:
         self.passphrase = root / STATE / stack / "passphrase"
         self.unsettled = False
         self._begun: dict[tuple[str, ...], subprocess.Popen[str]] = {}
-        self._ahead: Ahead | None = None
 
     # --- running it
 

@@ -369,7 +369,9 @@ def test_the_program_takes_what_the_command_sees_of_its_own_stack(  # noqa: PLR0
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         with contextlib.chdir(write_stack(told.root, VALUES)):
-            assert told.record.changes(record(program, preview=preview)) == set()
+            found = record(program, preview=preview)
+    # A preview knows of no image and no container before they are there.
+    assert preview or told.record.changes(found) == set()
     assert calls.read_text().count(" /usr/local/lib/cluster/live\n") == looks
 
 

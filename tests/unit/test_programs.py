@@ -429,7 +429,7 @@ def test_the_engine_is_given_the_address_where_it_runs_the_program_by_it(tmp_pat
     program.chmod(0o755)
     found = Pulumi.__new__(Pulumi)
     found.root, found.stack, found.command, found.say = tmp_path, "dev", str(program), print
-    found.passphrase, found.program, found._ahead = tmp_path / "passphrase", None, None
+    found.passphrase, found.program = tmp_path / "passphrase", None
     serving = Served()
     if there:
         found.programs = serving  # type: ignore[assignment]

@@ -51,7 +51,7 @@ class Ahead:
         self.run.start(words(self.run.beside), root, environment)
 
     def served(self) -> Run:
-        """Return the run, which is no more to be killed: it has begun to go on, and what it starts ends with it."""
+        """Return the run once its program is served: it ends by itself from then on, and whoever takes it closes it."""
         self.close.detach()
         return self.run
 
@@ -65,13 +65,13 @@ class Ahead:
         )
 
 
-def may_start(file: Path, backend: str | None) -> bool:
+def may_start(file: Path, backend: str) -> bool:
     """Tell whether a preview can start for a stack of this file, and be killed, without a trace.
 
     backend: where the states are. Pulumi's cloud keeps which previews there are; and what a stack file lacks is written
     into it by the first that needs it.
     """
-    if backend is None or backend.startswith(("https:", "http:")):
+    if backend.startswith(("https:", "http:")):
         return False
     try:
         text = file.read_text(encoding="utf-8")

@@ -118,9 +118,10 @@ class Pulumi:
     def begin(self) -> None:
         """Let what runs the program, the stack's state and a preview begin while others go on."""
         _ = self.programs
-        if stack_path(self.root, self.stack).exists() and self._logged_in():
+        backend = current_backend(self.root) if stack_path(self.root, self.stack).exists() else None
+        if backend is not None:
             self._begin(*self._exporting)
-            self._start_ahead()
+            self._start_ahead(backend)
 
     def begin_secrets(self, *, former: bool) -> None:
         """Let the stack file's secrets be read while others go on; former: the state's, too. Each derives a key."""
@@ -425,10 +426,10 @@ class Pulumi:
 
     # --- a preview that starts ahead
 
-    def _start_ahead(self) -> None:
+    def _start_ahead(self, backend: str) -> None:
         """Start the preview, where it is known how the program is run; what can't start starts when it is asked for."""
         file = stack_path(self.root, self.stack)
-        if self._ahead is not None or self.programs is None or not may_start(file, current_backend(self.root)):
+        if self._ahead is not None or self.programs is None or not may_start(file, backend):
             return
         runs, files = self.programs, [self.root / PROJECT, file]
 
@@ -444,14 +445,14 @@ class Pulumi:
         ahead, self._ahead = self._ahead, None
         if ahead is None:
             return None
-        run, environment = ahead.run, self.environment()
+        environment = self.environment()
         with contextlib.closing(ahead):
             if not wanted or not ahead.fits(environment) or self.programs is None:
                 return None
-            serving = self.programs.serving({**environment, **more}, run.directory, ahead=True)
-            if run.beside.enter_context(serving) is None:
+            serving = self.programs.serving({**environment, **more}, ahead.run.directory, ahead=True)
+            if ahead.run.beside.enter_context(serving) is None:
                 return None
-            ahead.served()
+            run = ahead.served()
         with contextlib.closing(run):
             early = HeldBack(tell_step)
             try:

@@ -48,11 +48,11 @@ class Progress:
         topology: Topology,
         say: Callable[[str], None],
         served: Callable[[str], None] | None = None,
-        beginning: Callable[[], object] = lambda: None,
+        beginning: Callable[[], object] | None = None,
     ) -> None:
         self.topology = topology
         self._say = say
-        self._beginning: Callable[[], object] | None = beginning
+        self._beginning = beginning
         self.told: set[str] = set()
         self._served = served
         self.begun: set[str] = set()

@@ -43,6 +43,7 @@ from cluster.config import ClusterConfig
 from cluster_runtime.supervision import die_with_parent
 from platforms.pulumi.hosting import INTERRUPTED_WITHIN, Host, Job, plugins, run
 from platforms.pulumi.interpreters import lend
+from platforms.pulumi.relay import CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -51,9 +52,6 @@ if TYPE_CHECKING:
 #: A message of the engine's may be as long as a stack's state.
 OPTIONS = [("grpc.max_receive_message_length", 1024 * 1024 * 400), ("grpc.max_send_message_length", 1024 * 1024 * 400)]
 
-#: Bytes that are passed on at a time.
-CHUNK = 65536
-
 #: What a fork says once it can be asked.
 READY = "ready"
 
@@ -61,16 +59,8 @@ READY = "ready"
 ENDED_WITHIN = INTERRUPTED_WITHIN + 2.0
 
 
-def serve(
-    order: Mapping[str, Any],
-    found: Iterable[Mapping[str, Any]],
-    ready: Callable[[], object],
-    waiting: socket.socket | None,
-) -> None:
-    """Be the language host of one run, until told to leave: then once no program is under way.
-
-    waiting: where the engine waits too, if it does.
-    """
+def serve(order: Mapping[str, Any], found: Iterable[Mapping[str, Any]], ready: Callable[[], object]) -> None:
+    """Be the language host of one run, until told to leave: then once no program is under way."""
     jobs: SimpleQueue[Job | None] = SimpleQueue()
 
     def leave(_signal: int, _frame: FrameType | None) -> None:
@@ -88,8 +78,6 @@ def serve(
     language_pb2_grpc.add_LanguageRuntimeServicer_to_server(Host(jobs, found), server)
     server.add_insecure_port(f"unix:{order['socket']}")
     server.start()
-    if waiting is not None:
-        threading.Thread(target=_let_in, args=(waiting, order["socket"]), daemon=True).start()
     ready()
     with contextlib.suppress(KeyboardInterrupt):  # for a program that has just ended
         while (job := jobs.get()) is not None:
@@ -134,15 +122,13 @@ class Forking:
         self.running: set[int] = set()
         self.lent: set[int] = set()
 
-    def _begin(self) -> None:
-        """Let go, in a fork, of what is not its own."""
+    def _begin(self, *, ahead: bool = False) -> None:
+        """Let go, in a fork, of what is not its own. ahead: it is the host of the run that waits."""
         os.setsid()  # what it starts ends with it
         self.answers.close()
         self.listener.close()
-
-    def _begin_lent(self) -> None:
-        self._begin()
-        self.ahead.close()
+        if not ahead:
+            self.ahead.close()
 
     def answer(self, order: Mapping[str, Any]) -> dict[str, Any]:
         """Do what is asked; return the answer."""
@@ -160,7 +146,7 @@ class Forking:
 
     def lend(self) -> None:
         """Fork for one that stands for Python."""
-        pid = lend(self.listener, self._begin_lent)
+        pid = lend(self.listener, self._begin)
         if pid is not None:
             self.lent.add(pid)
 
@@ -197,7 +183,7 @@ class Forking:
             raise RuntimeError(words or f"its host ended with {os.waitstatus_to_exitcode(status)}")
         status = 1
         try:
-            self._begin()
+            self._begin(ahead=order["ahead"])
             os.close(reading)
             nothing = os.open(os.devnull, os.O_RDONLY)
             os.dup2(nothing, 0)
@@ -207,12 +193,12 @@ class Forking:
                 os.dup2(sink, there)
 
             def ready() -> None:
+                if order["ahead"]:
+                    threading.Thread(target=_let_in, args=(self.ahead, order["socket"]), daemon=True).start()
                 os.write(writing, READY.encode())
                 os.close(writing)
 
-            if not order["ahead"]:
-                self.ahead.close()
-            serve(order, found, ready, self.ahead if order["ahead"] else None)
+            serve(order, found, ready)
             status = 0
         except BaseException:  # noqa: BLE001 - a fork never goes back into what it was forked from
             traceback.print_exc()

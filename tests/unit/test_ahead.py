@@ -24,12 +24,17 @@ if TYPE_CHECKING:
 PATIENCE = 120.0
 
 #: In Pulumi's place: keeps its process and what it is told, waits where it starts ahead until its program is served,
-#: says the events that are in a file beside it, and ends with the status that is in another.
-RUNNING = """#!/bin/sh
+#: and says the events that are in a file beside it.
+SAYING = """
 echo "$$ $*" >>"$0.told"
 case "$*" in *" --client=unix:$0.ahead "*) while [ ! -e "$0.served" ]; do sleep 0.02; done ;; esac
 for word; do [ "$former" != --event-log ] || log=$word; former=$word; done
 [ -z "$log" ] || cat "$0.events" >>"$log"
+"""
+
+#: Ends with the status that is in another file.
+RUNNING = f"""#!/bin/sh
+{SAYING}
 echo "it has ended"
 exit "$(cat "$0.status")"
 """
@@ -38,13 +43,10 @@ exit "$(cat "$0.status")"
 STACK_FILE = "encryptionsalt: v1:abc\nconfig:\n  cluster:secret_key:\n    secure: v1:def\n"
 
 #: Ends a moment after it was interrupted, by itself, as an engine does that waits for what it has begun.
-INTERRUPTED = """#!/bin/sh
+INTERRUPTED = f"""#!/bin/sh
 case "$*" in *export*) exit ;; esac
 trap 'touch "$0.interrupted"; sleep 1; touch "$0.ended"; exit 1' INT
-echo "$$ $*" >>"$0.told"
-case "$*" in *" --client=unix:$0.ahead "*) while [ ! -e "$0.served" ]; do sleep 0.02; done ;; esac
-for word; do [ "$former" != --event-log ] || log=$word; former=$word; done
-cat "$0.events" >>"$log"
+{SAYING}
 for time in $(seq 1000); do sleep 0.05; done
 """
 

@@ -47,9 +47,6 @@ AS_OF = "as-of"
 #: Images of before this were made with a time that says nothing, as reproducible builds are.
 FIRST_YEAR = 2000
 
-#: What the engine says of an image that it has not.
-NO_SUCH_IMAGE = "no such image"
-
 
 class BaseError(ClusterError):
     """A base can't be had as of the time that is asked for; the text, of one line, says which and why."""
@@ -147,7 +144,7 @@ def ages(engine: Engine, topology: Topology) -> dict[str, dt.datetime]:
     """Return when the bases of a stack were made, by their names: of those that the engine has, and says so."""
     images = list(dict.fromkeys(base_image(topology.config, service) for service in services(topology)))
     found: dict[str, dt.datetime] = {}
-    for image, made in _made(engine, images).items():
+    for image, made in engine.creation_times(images, AGE_SECONDS).items():
         try:
             # Its fraction of a second and its zone don't matter to a lint that counts days.
             moment = dt.datetime.fromisoformat(made[:19]).replace(tzinfo=dt.UTC)
@@ -156,15 +153,3 @@ def ages(engine: Engine, topology: Topology) -> dict[str, dt.datetime]:
         if moment.year >= FIRST_YEAR:
             found[image] = moment
     return found
-
-
-def _made(engine: Engine, images: list[str]) -> dict[str, str]:
-    """Return what the engine says of when images were made, by their names: of all it has, by one look if it can be."""
-    try:
-        told = engine.run("image", "inspect", "--format", "{{.Created}}", *images, timeout=AGE_SECONDS)
-    except EngineError as error:
-        if NO_SUCH_IMAGE not in str(error).lower() or len(images) == 1:
-            return {}  # an engine that is away is told by what needs it
-        return {name: made for image in images for name, made in _made(engine, [image]).items()}
-    lines = told.splitlines()  # empty for an image that has none
-    return dict(zip(images, lines, strict=True)) if len(lines) == len(images) else {}

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.acme.kept import Said
 from cluster.errors import ClusterError
 from cluster_runtime.status import believable
 from platforms.base import by_holder
+from platforms.docker.api import Asked, UnansweredError, quoted, socket_of
 from platforms.pulumi.live import Live
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
+
+T = TypeVar("T")
 
 #: Labels of everything that belongs to a stack.
 STACK_LABEL, ROLE_LABEL = "django-cluster.stack", "django-cluster.role"
@@ -26,6 +31,9 @@ SERVICE_LABEL = "django-cluster.service"
 
 #: Digits of a container's id that are its host name.
 SHORT_ID = 12
+
+#: What the command says of an image that the engine does not have.
+NO_SUCH_IMAGE = "no such image"
 
 #: Seconds that the engine may take to say what runs.
 LOOK_SECONDS = 20.0
@@ -116,10 +124,52 @@ class Engine:
             )
         return f"docker: {words}"
 
+    def check(self) -> None:
+        """Raise an EngineError where the engine does not answer, or the `docker` command is missing."""
+        if shutil.which("docker") is None or self._answer(lambda asked: asked.get("/version")) is None:
+            self.run("version")
+
+    def execute(self, container: str, *words: str, timeout: float = LOOK_SECONDS) -> str:
+        """Run a program in a container that runs, and return what it printed; EngineError has its other words."""
+        socket = socket_of(self.host, os.environ)
+        if socket is None:
+            return self.run("exec", container, *words, timeout=timeout)
+        asked = Asked(socket, timeout)
+        try:
+            try:
+                made = asked.make(container, words)
+            except UnansweredError:
+                return self.run("exec", container, *words, timeout=timeout)  # which says why
+            try:
+                status, printed, error = asked.run(made)
+            except UnansweredError as unanswered:
+                raise EngineError(self._explain(str(unanswered))) from unanswered
+        finally:
+            asked.close()
+        if status != 0:
+            raise EngineError(self._explain((error or printed).strip()))  # the engine's own words are with the output
+        return printed
+
+    def _answer(self, ask: Callable[[Asked], T], timeout: float = LOOK_SECONDS) -> T | None:
+        """Return what the engine answers at its socket; None where the command is to be asked."""
+        socket = socket_of(self.host, os.environ)
+        if socket is None:
+            return None
+        asked = Asked(socket, timeout)
+        try:
+            return ask(asked)
+        except UnansweredError:
+            return None
+        finally:
+            asked.close()
+
     def inspect(self, containers: Sequence[str]) -> list[dict[str, Any]]:
         """Return what the engine says of containers; one that has gone meanwhile is left out."""
         if not containers:
             return []
+        answers = self._answer(lambda asked: [asked.get(f"/containers/{one}/json") for one in containers])
+        if answers is not None:
+            return [answer for answer in answers if answer is not None]
         try:
             found: list[dict[str, Any]] = json.loads(self.run("inspect", *containers))
         except EngineError:
@@ -130,20 +180,67 @@ class Engine:
 
     def containers(self, stack: str, role: str | None = None, *, stopped: bool = False) -> list[str]:
         """Return the ids of a stack's containers, the newest first."""
-        filters = ["--filter", f"label={STACK_LABEL}={stack}"]
-        if role is not None:
-            filters += ["--filter", f"label={ROLE_LABEL}={role}"]
+        labels = [f"{STACK_LABEL}={stack}", *([] if role is None else [f"{ROLE_LABEL}={role}"])]
+        found = self._answer(
+            lambda asked: asked.get("/containers/json", all="1" if stopped else "0", filters={"label": labels})
+        )
+        if found is not None:
+            return [one["Id"] for one in found]
+        filters = [word for label in labels for word in ("--filter", f"label={label}")]
         return self.run("ps", "--quiet", "--no-trunc", *(["--all"] if stopped else []), *filters).split()
 
     def image(self, name: str) -> str | None:
         """Return the id of the image of that name and tag; None where the engine has none."""
+        found = self._images(name)
+        if found is not None:
+            return next(iter(found.values()), None)
         return next(iter(self.run("images", "--quiet", "--no-trunc", name).split()), None)
 
     def images_of(self, stack: str) -> dict[str, str]:
         """Return the ids of the images that a stack's services have, by their names and tags."""
-        named, told = f"reference={image_repository(stack, '*')}", "{{.Repository}}:{{.Tag}} {{.ID}}"
-        lines = self.run("images", "--no-trunc", "--filter", named, "--format", told).splitlines()
+        named, told = image_repository(stack, "*"), "{{.Repository}}:{{.Tag}} {{.ID}}"
+        found = self._images(named)
+        if found is not None:
+            return found
+        lines = self.run("images", "--no-trunc", "--filter", f"reference={named}", "--format", told).splitlines()
         return dict(line.split(" ", 1) for line in lines)
+
+    def tags(self, repository: str) -> list[str]:
+        """Return the tags of the images of a repository."""
+        found = self._images(repository)
+        if found is not None:
+            return [name.rpartition(":")[2] for name in found]
+        return self.run("images", "--format", "{{.Tag}}", repository).split()
+
+    def _images(self, reference: str) -> dict[str, str] | None:
+        """Return the ids of images by their names and tags; None where the command is to be asked.
+
+        reference: a repository, with a tag or with each that it has; `*` stands for what has no slash.
+        """
+        found = self._answer(lambda asked: asked.get("/images/json", filters={"reference": [reference]}))
+        if found is None:
+            return None
+        named = [(name, one["Id"]) for one in found for name in one["RepoTags"] or ()]
+        # An image may have names beside these.
+        return {name: image for name, image in named if fnmatchcase(name, reference) or _of(name, reference)}
+
+    def creation_times(self, images: Sequence[str], timeout: float) -> dict[str, str]:
+        """Return when images were made, in the engine's words, by their names: of those that it has.
+
+        None of them where the engine is away: that is told by what needs it.
+        """
+        answers = self._answer(lambda asked: [asked.get(f"/images/{quoted(one)}/json") for one in images], timeout)
+        if answers is not None:
+            found = zip(images, answers, strict=True)
+            return {name: answer.get("Created") or "" for name, answer in found if answer is not None}
+        try:
+            told = self.run("image", "inspect", "--format", "{{.Created}}", *images, timeout=timeout)
+        except EngineError as error:
+            if NO_SUCH_IMAGE not in str(error).lower() or len(images) == 1:
+                return {}
+            return {name: made for one in images for name, made in self.creation_times([one], timeout).items()}
+        lines = told.splitlines()  # empty for an image that has none
+        return dict(zip(images, lines, strict=True)) if len(lines) == len(images) else {}
 
     def sessions(self, stack: str) -> dict[str, Any] | None:
         """Return what an instance says of the session store; None where none says it."""
@@ -155,7 +252,7 @@ class Engine:
         if not nginx:
             return None
         try:
-            text = self.run("exec", nginx[0], "/usr/local/lib/cluster/ask", url)
+            text = self.execute(nginx[0], "/usr/local/lib/cluster/ask", url)
         except EngineError:
             return None
         found: dict[str, Any] = json.loads(text)
@@ -192,13 +289,18 @@ class Engine:
         if not running:
             return None if self.containers(stack, "nginx", stopped=True) else 0
         try:
-            return self.run("exec", running[0], "/usr/local/lib/cluster/live")
+            return self.execute(running[0], "/usr/local/lib/cluster/live")
         except EngineError:
             return None
 
     @staticmethod
     def _live(looked: str | int | None) -> Live:
         return read_live(looked) if isinstance(looked, str) else Live(nginx_generation=looked)
+
+
+def _of(name: str, repository: str) -> bool:
+    """Tell whether an image of that name and tag is of a repository; `*` stands for any word of that."""
+    return fnmatchcase(name.rpartition(":")[0], repository)
 
 
 def mounting(containers: Iterable[dict[str, Any]], volumes: Collection[str]) -> list[dict[str, Any]]:

@@ -89,15 +89,19 @@ class Maintaining:
     def _run(self, *words: str) -> Found:
         """Run the program where what is kept is; NothingKeeps where there is nothing."""
         running = self.docker.engine.containers(self.docker.label, "nginx")
-        where = ["exec", running[0]] if running else self._beside()
+        engine = self.docker.engine
         name = self.docker.stack.name
         before = f"nginx of stack {name} was made before sites could be in maintenance; `cluster up {name}` first"
         try:
-            told, _line, kept = self.docker.engine.run(*where, PROGRAM, *words, timeout=SECONDS).partition("\n")
+            if running:
+                said = engine.execute(running[0], PROGRAM, *words, timeout=SECONDS)
+            else:
+                said = engine.run(*self._beside(), PROGRAM, *words, timeout=SECONDS)
         except EngineError as error:
             if "no such file" in str(error):
                 raise NothingKeeps(before) from error
             raise
+        told, _line, kept = said.partition("\n")
         if told == UNKNOWING:
             raise NothingKeeps(before)
         live = None if told == AWAY else told

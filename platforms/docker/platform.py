@@ -111,7 +111,7 @@ class DockerPlatform:
     def plan(self, wanted: Forward | Back) -> Planned:
         """Look at what is to be done, and change nothing."""
         docker, name = self.docker, self.stack.name
-        docker.engine.run("version")
+        docker.engine.check()
         warm(lambda: self.pulumi)
         with tempfile.TemporaryDirectory() as aside, looking(docker.look) as looked:
             facts = self.facts()
@@ -148,7 +148,7 @@ class DockerPlatform:
         """Say what is to be done, by the engine's preview; while it does it, its own lock keeps others away."""
         pull = isinstance(wanted, Forward) and wanted.pull
         docker = DockerStack(self._as_of_now()) if pull else self.docker
-        docker.engine.run("version")  # said before Pulumi is looked for
+        docker.engine.check()  # said before Pulumi is looked for
         warm(lambda: self.pulumi)
         with ExitStack() as beside:
             # What is pulled takes its time, and what runs may be something else then.
@@ -276,7 +276,7 @@ class DockerPlatform:
 
         It does not touch Pulumi's state, and so not its lock: what changes nginx takes turns by a lock beside it.
         """
-        self.docker.engine.run("version")  # said before Pulumi is looked for
+        self.docker.engine.check()  # said before Pulumi is looked for
         return self.maintaining.maintain(wanted)
 
     def maintained(self) -> Maintenance | None:
@@ -326,7 +326,7 @@ class DockerPlatform:
     def down(self, *, delete_data: bool) -> bool:
         """Remove everything but the data; with `delete_data` the data too."""
         docker = self.docker
-        docker.engine.run("version")  # said before Pulumi is looked for
+        docker.engine.check()  # said before Pulumi is looked for
         pulumi = self.pulumi
         try:
             resources = pulumi.export()
@@ -372,7 +372,7 @@ class DockerPlatform:
 
     def drift(self) -> Sequence[str]:
         """Return what was changed by hand, or is broken, beside what Pulumi's state has."""
-        self.docker.engine.run("version")  # said before Pulumi is looked for
+        self.docker.engine.check()  # said before Pulumi is looked for
         resources = state_of(self.stack.name, lambda: self.pulumi)
         return () if resources is None else self._look(self.docker, resources, {}).drift(Preview.of_state(resources))
 

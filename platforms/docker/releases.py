@@ -49,7 +49,7 @@ def image_name(stack: str, release: str) -> str:
 
 def served(engine: Engine, stack: str) -> dict[str, str]:
     """Return the releases that have served and whose images the engine has, the latest last, with their tags."""
-    return _in_turn(_tags(engine, image_repository(stack, "served")))
+    return _in_turn(engine.tags(image_repository(stack, "served")))
 
 
 def _in_turn(tags: Sequence[str]) -> dict[str, str]:
@@ -60,10 +60,6 @@ def _in_turn(tags: Sequence[str]) -> dict[str, str]:
             found.pop(told["release"], None)
             found[told["release"]] = tag
     return found
-
-
-def _tags(engine: Engine, repository: str) -> list[str]:
-    return engine.run("images", "--format", "{{.Tag}}", repository).split()
 
 
 def history_of(docker: DockerStack) -> History:
@@ -80,9 +76,9 @@ def history_of(docker: DockerStack) -> History:
 def note_served(engine: Engine, stack: str, releases: Sequence[str]) -> None:
     """Let the engine know which releases have served, the latest last, and no others; it must have their images."""
     repository = image_repository(stack, "served")
-    before = _tags(engine, repository)
+    before = engine.tags(repository)
     known = _in_turn(before)
-    there = _tags(engine, image_repository(stack, "app"))
+    there = engine.tags(image_repository(stack, "app"))
     wanted = [release for release in releases if release in there]
     if list(known) != wanted:
         turn = max((int(tag.partition("-")[0]) for tag in known.values()), default=0)

@@ -356,10 +356,16 @@ class Asked(Checker):
 class SilentEngine:
     """An engine on which no container of the stack is found by who asks for one."""
 
+    def check(self) -> None:
+        """It answers."""
+
     def run(self, *_arguments: str) -> str:
         return ""
 
     def containers(self, *_arguments: object, **_how: object) -> list[str]:
+        return []
+
+    def tags(self, _repository: str) -> list[str]:
         return []
 
     def ask(self, *_arguments: object) -> None:

@@ -5,6 +5,7 @@ Its modules are imported where they are needed: who uses one platform reads noth
 
 from __future__ import annotations
 
+import contextlib
 import re
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cluster.errors import CommandError
 from cluster.platforms import Platform as Name
+from cluster.stack.opened import DEFAULT_STACK, find_root
 from cluster.stack.paths import stack_path
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from cluster.stack.opened import Stack
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 #: A platform's modules: for the commands, for stacks that have no file yet, for programs, for taking over what a
 #: project has in use, and for what begins before a stack file is read. Not each has the last three.
 COMMANDS, INITIAL, PROGRAM, ADOPTING, EARLY = "platform", "initial", "program", "adopting", "early"
+
+#: The commands that look at a stack's changes; the word that lets one only be explained.
+CHANGING, HELP = ("up", "plan", "rollback"), "--help"
 
 #: The line of a stack file that says which one it is for.
 NAMED = re.compile(r"""^\s*cluster:platform:\s*["']?(\w+)""", re.MULTILINE)
@@ -67,6 +73,19 @@ def begin(root: Path, stack: str) -> None:
         return  # who reads it says so
     if found and found[1] in names(EARLY):
         cast("Early", _module(found[1], EARLY)).begin(root)
+
+
+def begin_early(words: Sequence[str]) -> None:
+    """Let that begin before the command line is read, which takes a tenth of a second. words: that line.
+
+    It is only glanced at: what is not begun by it, or for nothing, is begun or ended by who reads it.
+    """
+    command, *others = words or [""]
+    if command not in CHANGING or HELP in others:
+        return
+    named = next((word for word in others if not word.startswith("-")), DEFAULT_STACK)
+    with contextlib.suppress(CommandError):  # who reads it says so
+        begin(find_root(), named)
 
 
 def initial(platform: str) -> Initial:

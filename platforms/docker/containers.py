@@ -81,6 +81,25 @@ class Health:
         )
 
 
+#: Seconds between two looks at what is well. Each look is a process that the engine starts: a tenth of a second of a
+#: processor.
+WATCH_SECONDS = 9
+
+
+def watching(ready: str, start_period: int, *, told: str = "", seconds: int = WATCH_SECONDS) -> Health:
+    """Return a look that waits: for the first time that a container is well, and then for the next look.
+
+    So nobody waits for one that has got ready, and there are fewer looks at one that is. ready: the shell's words that
+    tell whether it is, at next to no cost. told: those that print what the engine is to keep of the look.
+    """
+    seen, tries = "/tmp/healthy", seconds * 4  # noqa: S108 - the container's own
+    test = (
+        f"if [ -e {seen} ]; then sleep {seconds}; {told}{ready} || exit 1; exit 0; fi; tries={tries}; "
+        f"until {ready}; do tries=$((tries - 1)); [ $tries -gt 0 ] || exit 1; sleep 0.25; done; {told}: >{seen}"
+    )
+    return Health(test=("CMD-SHELL", test), interval=1, start_period=start_period, timeout=seconds + 5)
+
+
 #: What a port is published by.
 TCP, UDP = "tcp", "udp"
 
@@ -108,6 +127,7 @@ class Spec:
 
     memory: limit in bytes. processes: limit of all processes of its user. grace: seconds between SIGTERM and SIGKILL.
     network: the network's name; None for no network at all. alias: what others on it call the container by.
+    known_by: the health check by which those are known that are there: for another one none of them is made again.
     """
 
     role: str
@@ -123,10 +143,12 @@ class Spec:
     ports: tuple[Ports, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     alias: str = ""
+    known_by: Health | None = None
 
     def fingerprint(self) -> str:
         """Return a digest of all of it: the provider alone would not notice another health check."""
         told = asdict(self)
+        told["health"] = told.pop("known_by") or told["health"]
         if not self.alias:  # as those are told that had none
             del told["alias"]
         for port in told["ports"]:
@@ -152,8 +174,7 @@ def make_container(  # noqa: PLR0913 - what every container needs
     awaited: it is made once it is healthy (the provider looks once a second); else once it is started.
     """
     memory = max(LEAST_MEMORY, spec.memory // MEGABYTE)
-    # The engine tells these back in a form of its own, or changes them while a container runs.
-    options = pulumi.ResourceOptions(delete_before_replace=replace_first, ignore_changes=["networkDatas"])
+    options = pulumi.ResourceOptions(delete_before_replace=replace_first, ignore_changes=ignored(spec))
     return docker.Container(
         name,
         image=image,
@@ -185,6 +206,11 @@ def make_container(  # noqa: PLR0913 - what every container needs
         labels=_labels(spec, stack),
         opts=pulumi.ResourceOptions.merge(opts, options),
     )
+
+
+def ignored(spec: Spec) -> list[str]:
+    """Return what the engine tells back in a form of its own, or changes itself, and what nothing is made again for."""
+    return ["networkDatas"] if spec.known_by is None else ["networkDatas", "healthcheck"]
 
 
 def _labels(spec: Spec, stack: str) -> list[docker.ContainerLabelArgs]:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.acme.kept import MAP
 from cluster.services import PACKAGED, Kind
 from platforms.docker.container_paths import ACME, sockets_of
-from platforms.docker.containers import BROKER_USER, MEMCACHED_USER, NGINX_USER, OTHER_USER, POSTGRES_USER, Health, Spec
+from platforms.docker.containers import (
+    BROKER_USER,
+    MEMCACHED_USER,
+    NGINX_USER,
+    OTHER_USER,
+    POSTGRES_USER,
+    Health,
+    Spec,
+    watching,
+)
 
 if TYPE_CHECKING:
     from cluster.services import Service
 
-#: Seconds between two looks at a container's health. Each is a process that the engine starts.
+#: Seconds between two looks at the health of a daemon that was made when its look did not wait.
 HEALTH_SECONDS = 2
 
 #: Where each keeps what must outlive it, in its own container.
@@ -88,7 +98,8 @@ def daemon_spec(service: Service) -> Spec:
     if service.daemon is not None:
         words = service.daemon.words(socket=_listens(service), mode="0770", data=KEPT)
     health = _health(service) if placed.health is None else placed.health
-    looks = Health(test=health, interval=HEALTH_SECONDS, start_period=placed.starts or start)
+    starts = placed.starts or start
+    looks = watching(shlex.join(health[1:]), starts) if health else None
     return Spec(
         role=service.name,
         user=placed.user,
@@ -99,7 +110,9 @@ def daemon_spec(service: Service) -> Spec:
         stop_signal=placed.stop_signal,
         start_seconds=start,
         shared_memory=placed.shared_memory,
-        health=looks if health else None,
+        health=looks,
+        # A database that is made again is away for a moment.
+        known_by=Health(test=health, interval=HEALTH_SECONDS, start_period=starts) if health else None,
     )
 
 

@@ -11,16 +11,15 @@ from cluster_runtime.instance_link import SERVICES
 from cluster_runtime.service import WELL
 from cluster_runtime.status import DRAINING, READY, SERVING
 from platforms.docker.container_paths import RUN
-from platforms.docker.containers import APP_USER, Health, Spec
+from platforms.docker.containers import APP_USER, Spec, watching
 from platforms.docker.engine import INSTANCE_LABEL, RELEASE_LABEL, SERVICE_LABEL
 
 if TYPE_CHECKING:
     from cluster.services import Service
     from cluster.topology import Topology
 
-#: Seconds for which a look at an instance waits: for the first time that it is healthy, and then for the next look. So
-#: nobody waits for an instance that has got ready, and there are fewer looks at one that is.
-WATCH_SECONDS = 4
+#: Seconds between two looks at a worker or a schedule: they tell `cluster status` what it says of itself.
+SAID_SECONDS = 4
 
 #: States of an instance in which it is well.
 INSTANCE_STATES = (READY, SERVING, DRAINING)
@@ -42,7 +41,7 @@ def instance_spec(topology: Topology, release: str, name: str) -> Spec:
         memory=int(app.memory),
         processes=app.processes * _together(len(topology.names)),
         grace=int(instance_grace(app.graceful_timeout.seconds)),
-        health=Health(test=("CMD-SHELL", watch(status)), interval=1, start_period=start, timeout=WATCH_SECONDS + 5),
+        health=watching(_in_a_state(status, *INSTANCE_STATES), start),
         start_seconds=start,
         labels={INSTANCE_LABEL: name, RELEASE_LABEL: release},
     )
@@ -51,7 +50,6 @@ def instance_spec(topology: Topology, release: str, name: str) -> Spec:
 def service_spec(topology: Topology, service: Service, release: str) -> Spec:
     """Return what is peculiar to the container of a worker or a schedule."""
     status = f"{RUN}/{SERVICES}/{service.name}/{service.generation(release)}.$HOSTNAME.json"
-    test = watch(status, *WELL, DRAINING, tell=True)
     start = int(service.start_seconds)
     return Spec(
         role=service.name,
@@ -62,26 +60,20 @@ def service_spec(topology: Topology, service: Service, release: str) -> Spec:
         processes=max(service.processes, topology.config.app.processes)
         * _together(len(topology.names) + len(topology.beside)),
         grace=int(service.grace),
-        health=Health(test=("CMD-SHELL", test), interval=1, start_period=start, timeout=WATCH_SECONDS + 5),
+        health=watching(
+            _in_a_state(status, *WELL, DRAINING), start, told=f"cat {status} 2>/dev/null; ", seconds=SAID_SECONDS
+        ),
         start_seconds=start,
         labels={SERVICE_LABEL: service.kind.value, RELEASE_LABEL: release},
     )
 
 
-def watch(status: str, *states: str, tell: bool = False) -> str:
-    """Return the shell's words that look at a process by its status file, which costs no start of Python.
+def _in_a_state(status: str, *states: str) -> str:
+    """Return the shell's words that tell whether a process is in one of its states, by its status file.
 
-    states: those in which it is well; an instance's where none are named. tell: print what it says of itself, which the
-    engine keeps of its last look.
+    That costs no start of Python.
     """
-    told = f"cat {status} 2>/dev/null; " if tell else ""
-    ready = f"""grep -qsE '"state": "({"|".join(states or INSTANCE_STATES)})"' {status}"""
-    seen = "/tmp/healthy"  # noqa: S108 - the container's own
-    tries = WATCH_SECONDS * 10
-    return (
-        f"if [ -e {seen} ]; then sleep {WATCH_SECONDS}; {told}{ready}; exit; fi; tries={tries}; "
-        f"until {ready}; do tries=$((tries - 1)); [ $tries -gt 0 ] || exit 1; sleep 0.1; done; {told}: >{seen}"
-    )
+    return f"""grep -qsE '"state": "({"|".join(states)})"' {status}"""
 
 
 def _together(instances: int) -> int:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pulumi
 import pulumi.runtime
 from pulumi.runtime.proto import LanguageRuntimeServicer, language_pb2, plugin_pb2
+from pulumi.runtime.settings import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -195,8 +196,29 @@ class _Printed:
         self.thread.join(TOLD_WITHIN)  # what the program has started, and left, may still have it
 
 
-def _run(program: str) -> None:
+async def _run(program: str) -> None:
     runpy.run_path(program, run_name="__main__")
+    await _settled()
+
+
+async def _settled() -> None:
+    """Wait for all outputs at once, until one fails.
+
+    What runs programs in the SDK waits for each of some hundred, and looks through all of them each time.
+    """
+    while True:
+        with SETTINGS.lock:
+            outputs = list(SETTINGS.outputs)
+        if any(map(_failed, outputs)):
+            return  # it stays among them, and is raised by the SDK
+        waiting = [one for one in outputs if not one.done()]
+        if not waiting:
+            return
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_EXCEPTION)
+
+
+def _failed(output: asyncio.Future[Any]) -> bool:
+    return output.done() and (output.cancelled() or output.exception() is not None)
 
 
 def _told(error: Exception, program: str) -> str:

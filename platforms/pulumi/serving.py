@@ -231,8 +231,8 @@ def main() -> None:
             import_module(module)
     ClusterConfig.model_rebuild()  # else each run builds by itself what reads a stack file
     forking = Forking(os.fdopen(os.dup(1), "w", buffering=1), listener, ahead)
-    gc.collect()
     gc.freeze()  # so that forks keep what is imported in common
+    gc.enable()
     with selectors.DefaultSelector() as selector:
         selector.register(sys.stdin, selectors.EVENT_READ)
         selector.register(listener, selectors.EVENT_READ)

@@ -25,10 +25,22 @@ from cluster.packages import UV_CONFIG
 from cluster.release import ReleaseError, ReleaseSpec, RuntimePaths, runtime_config, specify
 from cluster.render.nginx import render_nginx
 from cluster.render.versions import version_in_image
+from cluster.services import Kind
 from cluster.topology import Topology, build_topology
 from platforms.docker import images
 from platforms.docker.container_paths import base_image, nginx_config, nginx_paths, runtime_paths
-from platforms.docker.containers import Health, Mount, Ports, Spec, go_duration, make_container
+from platforms.docker.containers import (
+    WATCH_SECONDS,
+    Health,
+    Mount,
+    Ports,
+    Spec,
+    go_duration,
+    ignored,
+    make_container,
+    watching,
+)
+from platforms.docker.daemons import daemon_spec
 from platforms.docker.engine import Engine, EngineError, read_live
 from platforms.docker.family import Family, Target
 from platforms.docker.images import write_context
@@ -1000,6 +1012,7 @@ OTHER_SPEC: dict[str, Any] = {
     "ports": (Ports(port=80),),
     "labels": {"a": "b"},
     "alias": "nginx",
+    "known_by": Health(test=("CMD", "true"), interval=3, start_period=30),
 }
 OTHER_HEALTH: dict[str, Any] = {"test": ("CMD", "false"), "interval": 3, "start_period": 31, "retries": 4, "timeout": 6}
 
@@ -1013,6 +1026,37 @@ def test_a_fingerprint_tells_a_port_by_udp_and_of_one_by_tcp_what_it_always_told
     tcp, udp = (dataclasses.replace(SPEC, ports=(Ports(port=80, protocol=by),)) for by in ("tcp", "udp"))
     assert tcp.fingerprint() == "b5344b5f2755", "nginx of every stack would be replaced"
     assert udp.fingerprint() != tcp.fingerprint()
+
+
+def test_no_daemon_that_is_there_is_made_again_for_another_look_at_its_health(told: Told) -> None:
+    """A database would be away for a moment; what is made anew has the look that waits."""
+    topology = build_topology(parse_config(VALUES))
+    daemons = {service.name: daemon_spec(service) for service in topology.services if service.kind is Kind.DATABASE}
+    assert {name: spec.fingerprint() for name, spec in daemons.items()} == {"postgres": "93c266723dcf"}
+    found = told.record.named("postgres", CONTAINER)
+    assert found.labels["django-cluster.spec"] == "93c266723dcf"
+    assert found.inputs["healthcheck"]["interval"] == "1s"
+    assert f"sleep {WATCH_SECONDS}; pg_isready -q " in found.inputs["healthcheck"]["tests"][1]
+    for spec in (SPEC, dataclasses.replace(SPEC, known_by=HEALTH)):
+        assert ("healthcheck" in ignored(spec)) == (spec.known_by is not None)
+
+
+def test_a_look_that_waits_is_well_at_once_and_then_only_while_that_is_so(tmp_path: Path) -> None:
+    ready, program = tmp_path / "ready", tmp_path / "sleep"
+    program.write_text(f"#!/bin/sh\necho $1 >>{tmp_path}/slept\n[ $1 != 0.25 ] || touch {ready}\n")
+    program.chmod(0o755)
+    look = watching(f"test -e {ready}", 30, told="echo said; ").test[1].replace("/tmp/healthy", f"{tmp_path}/healthy")
+
+    def looked() -> tuple[int, str]:
+        path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        done = subprocess.run(["/bin/sh", "-c", look], env=path, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout
+
+    assert looked() == (0, "said\n"), "it waits for the first time"
+    assert looked() == (0, "said\n")
+    ready.unlink()
+    assert looked() == (1, "said\n")
+    assert (tmp_path / "slept").read_text().split() == ["0.25", str(WATCH_SECONDS), str(WATCH_SECONDS)]
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Health)])

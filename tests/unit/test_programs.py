@@ -477,6 +477,8 @@ def test_what_runs_a_program_begins_by_a_glance_at_the_stack_file_and_is_taken_o
     for root, modules in asked:
         begun = _begun[root, modules]
         assert begun.process.poll() is None
+        registry.begin(root, "s")  # as who reads the command line does after whoever glanced at it
+        assert _begun[root, modules] is begun
         assert programs(root, file, "json") is not begun
         assert programs(root, file, *modules) is begun
     assert not _begun

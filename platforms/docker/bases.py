@@ -102,7 +102,7 @@ def ensure(engine: Engine, stack: str, base: Base, tell: Callable[[str], None] =
 
     BaseError where it can't be pulled, or its updates fail.
     """
-    if engine.run("images", "--quiet", base.name(stack)).strip():
+    if engine.image(base.name(stack)) is not None:
         return None
     tell(f"pulling {base.image}")
     try:
@@ -134,10 +134,10 @@ def forget(engine: Engine, stack: str, kept: Iterable[Base]) -> None:
     names = {base.name(stack) for base in kept}
     with contextlib.suppress(EngineError):
         repository = image_repository(stack, "base")
-        for line in engine.run("images", "--format", "{{.Repository}}:{{.Tag}}", repository).splitlines():
-            if line not in names:
+        for name in (f"{repository}:{tag}" for tag in engine.tags(repository)):
+            if name not in names:
                 with contextlib.suppress(EngineError):
-                    engine.run("rmi", line)
+                    engine.run("rmi", name)
 
 
 def ages(engine: Engine, topology: Topology) -> dict[str, dt.datetime]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from platforms.docker.api import Asked, UnansweredError, quoted, socket_of
 from platforms.pulumi.live import Live
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 T = TypeVar("T")
 
@@ -131,37 +132,36 @@ class Engine:
 
     def execute(self, container: str, *words: str, timeout: float = LOOK_SECONDS) -> str:
         """Run a program in a container that runs, and return what it printed; EngineError has its other words."""
-        socket = socket_of(self.host, os.environ)
-        if socket is None:
-            return self.run("exec", container, *words, timeout=timeout)
-        asked = Asked(socket, timeout)
-        try:
-            try:
-                made = asked.make(container, words)
-            except UnansweredError:
-                return self.run("exec", container, *words, timeout=timeout)  # which says why
+        with self._asking(timeout) as asked:
+            made = None
+            if asked is not None:
+                with contextlib.suppress(UnansweredError):  # the command says why
+                    made = asked.make(container, words)
+            if asked is None or made is None:
+                return self.run("exec", container, *words, timeout=timeout)
             try:
                 status, printed, error = asked.run(made)
-            except UnansweredError as unanswered:
+            except UnansweredError as unanswered:  # it may have run: the command would run it once more
                 raise EngineError(self._explain(str(unanswered))) from unanswered
-        finally:
-            asked.close()
         if status != 0:
             raise EngineError(self._explain((error or printed).strip()))  # the engine's own words are with the output
         return printed
 
-    def _answer(self, ask: Callable[[Asked], T], timeout: float = LOOK_SECONDS) -> T | None:
-        """Return what the engine answers at its socket; None where the command is to be asked."""
+    @contextlib.contextmanager
+    def _asking(self, timeout: float) -> Iterator[Asked | None]:
+        """Give who asks the engine at its socket; None where the command is to be asked."""
         socket = socket_of(self.host, os.environ)
         if socket is None:
-            return None
-        asked = Asked(socket, timeout)
-        try:
-            return ask(asked)
-        except UnansweredError:
-            return None
-        finally:
-            asked.close()
+            yield None
+            return
+        with contextlib.closing(Asked(socket, timeout)) as asked:
+            yield asked
+
+    def _answer(self, ask: Callable[[Asked], T], timeout: float = LOOK_SECONDS) -> T | None:
+        """Return what the engine answers at its socket; None where the command is to be asked."""
+        with self._asking(timeout) as asked, contextlib.suppress(UnansweredError):
+            return None if asked is None else ask(asked)
+        return None
 
     def inspect(self, containers: Sequence[str]) -> list[dict[str, Any]]:
         """Return what the engine says of containers; one that has gone meanwhile is left out."""
@@ -222,7 +222,11 @@ class Engine:
             return None
         named = [(name, one["Id"]) for one in found for name in one["RepoTags"] or ()]
         # An image may have names beside these.
-        return {name: image for name, image in named if fnmatchcase(name, reference) or _of(name, reference)}
+        return {
+            name: image
+            for name, image in named
+            if fnmatchcase(name, reference) or fnmatchcase(name.rpartition(":")[0], reference)
+        }
 
     def creation_times(self, images: Sequence[str], timeout: float) -> dict[str, str]:
         """Return when images were made, in the engine's words, by their names: of those that it has.
@@ -296,11 +300,6 @@ class Engine:
     @staticmethod
     def _live(looked: str | int | None) -> Live:
         return read_live(looked) if isinstance(looked, str) else Live(nginx_generation=looked)
-
-
-def _of(name: str, repository: str) -> bool:
-    """Tell whether an image of that name and tag is of a repository; `*` stands for any word of that."""
-    return fnmatchcase(name.rpartition(":")[0], repository)
 
 
 def mounting(containers: Iterable[dict[str, Any]], volumes: Collection[str]) -> list[dict[str, Any]]:

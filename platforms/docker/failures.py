@@ -145,5 +145,5 @@ def _made_secrets(docker: DockerStack) -> dict[str, str]:
     """Return the secrets that the platform made and keeps on the engine alone: the database's password."""
     for container in docker.engine.containers(docker.label, "postgres"):
         with contextlib.suppress(EngineError):
-            return {"the database's password": docker.engine.run("exec", container, "cat", PASSWORD_FILE).strip()}
+            return {"the database's password": docker.engine.execute(container, "cat", PASSWORD_FILE).strip()}
     return {}

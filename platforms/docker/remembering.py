@@ -34,10 +34,10 @@ def remember(docker: DockerStack, release: str, *, rolled_back: bool) -> None:
     forget(docker.engine, docker.label, _kept_bases(docker, contexts))
     note_served(docker.engine, docker.label, history.releases)
     repository = image_repository(docker.label, "app")
-    for line in docker.engine.run("images", "--format", "{{.Repository}}:{{.Tag}}", repository).splitlines():
-        if line.rpartition(":")[2] not in keep:
+    for tag in docker.engine.tags(repository):
+        if tag not in keep:
             with contextlib.suppress(EngineError):  # a container of it is still ending
-                docker.engine.run("rmi", line)
+                docker.engine.run("rmi", f"{repository}:{tag}")
 
 
 def _kept_bases(docker: DockerStack, contexts: Path) -> list[Base]:

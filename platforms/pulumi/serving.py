@@ -232,7 +232,7 @@ def main() -> None:
     ClusterConfig.model_rebuild()  # else each run builds by itself what reads a stack file
     forking = Forking(os.fdopen(os.dup(1), "w", buffering=1), listener, ahead)
     gc.freeze()  # so that forks keep what is imported in common
-    gc.enable()
+    gc.enable()  # which what starts this (programs.START) disables for the imports
     with selectors.DefaultSelector() as selector:
         selector.register(sys.stdin, selectors.EVENT_READ)
         selector.register(listener, selectors.EVENT_READ)

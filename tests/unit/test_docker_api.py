@@ -281,7 +281,10 @@ def test_an_engine_that_never_ends_its_answer_is_given_up(
             sent.wait(0.02)
 
     monkeypatch.setattr(Handler, "do_GET", endless)
-    monkeypatch.setattr("platforms.docker.engine.LOOK_SECONDS", 0.5)
     assert engine.creation_times(["a:1"], 0.5) == {}
     sent.set()
+
+
+def test_no_test_asks_the_engine_of_the_machine() -> None:
     assert "DOCKER_HOST" in os.environ
+    assert socket_of("", os.environ) is None

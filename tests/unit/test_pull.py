@@ -230,7 +230,8 @@ class Told(Engine):
         if verb in self.fails:
             return subprocess.CompletedProcess(arguments, 1, "", self.fails[verb])
         if verb == "images":
-            listed = "\n".join(sorted(self.has)) if "--format" in arguments else "id" * (arguments[-1] in self.has)
+            tags = [name.rpartition(":")[2] for name in sorted(self.has) if name.rpartition(":")[0] == arguments[-1]]
+            listed = "\n".join(tags) if "--format" in arguments else "id" * (arguments[-1] in self.has)
             return subprocess.CompletedProcess(arguments, 0, listed, "")
         if verb == "build":
             self.has.add(arguments[arguments.index("--tag") + 1])

@@ -84,7 +84,7 @@ def begin_early(words: Sequence[str]) -> None:
     if command not in CHANGING or HELP in others:
         return
     named = next((word for word in others if not word.startswith("-")), DEFAULT_STACK)
-    with contextlib.suppress(CommandError):  # who reads it says so
+    with contextlib.suppress(CommandError, OSError):  # who reads it says so
         begin(find_root(), named)
 
 

@@ -11,13 +11,16 @@ import http.client
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from cluster_runtime.unix_http import UnixConnection
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping, Sequence
+
+T = TypeVar("T")
 
 #: Where an engine listens that nobody has named, as the command has it.
 SOCKET = "/var/run/docker.sock"
@@ -35,8 +38,16 @@ CHUNK = 65536
 STATUS_SECONDS = 5.0
 
 
+#: Variables that say how the command talks to any engine: it does so itself then, and says what is wrong with them.
+TOLD = ("DOCKER_TLS", "DOCKER_TLS_VERIFY", "DOCKER_API_VERSION")
+
+
 class UnansweredError(Exception):
     """The engine did not answer, or said no: the command may be told more."""
+
+
+class SilentError(Exception):
+    """The engine did not answer in time: the command would wait for as long again."""
 
 
 def socket_of(host: str, environment: Mapping[str, str]) -> str | None:
@@ -44,6 +55,8 @@ def socket_of(host: str, environment: Mapping[str, str]) -> str | None:
 
     host: as in docker:host, empty for the one of the environment.
     """
+    if any(environment.get(name) for name in TOLD):
+        return None
     named = host or environment.get("DOCKER_HOST", "")
     if named:
         return named.removeprefix("unix://") if named.startswith("unix:///") else None
@@ -53,47 +66,57 @@ def socket_of(host: str, environment: Mapping[str, str]) -> str | None:
 
 def _chosen(environment: Mapping[str, str]) -> str | None:
     """Return the context that is chosen in the command's own configuration; None where that can't be read."""
-    home = environment.get("DOCKER_CONFIG") or f"{environment.get('HOME', '')}/.docker"
+    home = environment.get("DOCKER_CONFIG") or (environment.get("HOME") and f"{environment['HOME']}/.docker")
+    if not home:
+        return None  # the command knows where a user's home is by other ways
     try:
         found = json.loads((Path(home) / "config.json").read_bytes())
     except FileNotFoundError:
         return DEFAULT
     except (OSError, ValueError):
         return None
-    return found.get("currentContext") or DEFAULT if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    chosen = [value for key, value in found.items() if key.lower() == "currentcontext"]  # as Go reads a key
+    return chosen[0] or DEFAULT if len(chosen) == 1 else None if chosen else DEFAULT
 
 
 class Asked:
-    """Questions over one connection. timeout: seconds for each. UnansweredError is what each of them may raise."""
+    """Questions over one connection. timeout: seconds for all of them.
+
+    Each may raise UnansweredError, and SilentError where the time is over.
+    """
 
     def __init__(self, socket: str, timeout: float) -> None:
-        self.timeout = timeout
+        self.deadline = time.monotonic() + timeout
         self.connection = UnixConnection(socket, timeout)
 
-    def get(self, path: str, **query: Any) -> Any:
-        """Return what is there; None where nothing is. query: what is no string is written as JSON."""
+    def get(self, path: str, kind: type[T], **query: Any) -> T | None:
+        """Return what is there, an object (dict) or a list as `kind` says; None where nothing is.
+
+        query: what is no string is written as JSON.
+        """
         told = {name: value if isinstance(value, str) else json.dumps(value) for name, value in query.items()}
         status, body = self._ask("GET", f"{path}?{urlencode(told)}" if told else path)
         if status == http.client.NOT_FOUND:
             return None
         if status != http.client.OK:
-            raise UnansweredError(body.decode(errors="replace"))
-        return _json(body)
+            raise UnansweredError(_words(body))
+        return _json(body, kind)
 
     def make(self, container: str, words: Sequence[str]) -> str:
         """Let a program be ready to run in a container that runs; return what `run` is told."""
         told = {"AttachStdout": True, "AttachStderr": True, "Cmd": list(words)}
-        status, body = self._ask("POST", f"/containers/{container}/exec", told)
+        status, body = self._ask("POST", f"/containers/{quote(container, safe='')}/exec", told)
         if status != http.client.CREATED:
-            raise UnansweredError(body.decode(errors="replace"))
-        made: str = _json(body)["Id"]
-        return made
+            raise UnansweredError(_words(body))
+        return str(_json(body, dict).get("Id"))
 
     def run(self, made: str) -> tuple[int, str, str]:
         """Run it, without an input; return its status, what it printed, and what it printed as an error."""
         status, body = self._ask("POST", f"/exec/{made}/start", {"Detach": False, "Tty": False})
         if status != http.client.OK:
-            raise UnansweredError(body.decode(errors="replace"))
+            raise UnansweredError(_words(body))
         printed = _streams(body)
         return self._status(made), printed.get(STDOUT, ""), printed.get(STDERR, "")
 
@@ -104,31 +127,53 @@ class Asked:
     def _status(self, made: str) -> int:
         """Return the exit status of what has run: its output may end a moment before that is known."""
         deadline = time.monotonic() + STATUS_SECONDS
-        while (found := self.get(f"/exec/{made}/json")) is not None and found["Running"]:
+        while (found := self.get(f"/exec/{made}/json", dict)) is not None and found.get("Running"):
             if time.monotonic() > deadline:
                 raise UnansweredError("its output has ended, and it still runs")
             time.sleep(0.005)
         if found is None:
             raise UnansweredError("the engine has forgotten it")
-        return int(found["ExitCode"])
+        status = found.get("ExitCode")
+        if not isinstance(status, int):
+            raise UnansweredError("the engine does not say how it ended")
+        return status
 
     def _ask(self, method: str, path: str, told: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
         body = None if told is None else json.dumps(told)
         headers = {} if told is None else {"Content-Type": "application/json"}
-        deadline = time.monotonic() + self.timeout
         try:
+            self._wait_no_longer()
             self.connection.request(method, path, body, headers)
-            sock = self.connection.sock
+            sock = self.connection.sock  # which the connection lets go of where the answer's end is its own
+            self._wait_no_longer(sock)
             answer = self.connection.getresponse()
             read = bytearray()
+            self._wait_no_longer(sock)
             while chunk := answer.read1(CHUNK):
                 read += chunk
-                sock.settimeout(max(0.01, deadline - time.monotonic()))
+                self._wait_no_longer(sock)
+            missing = answer.length
             answer.close()  # which `read1` does not at the end of what has a length
-            return answer.status, bytes(read)
-        except (OSError, http.client.HTTPException) as error:
+        except TimeoutError as error:
+            self.connection.close()
+            raise SilentError from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
             self.connection.close()
             raise UnansweredError(str(error) or type(error).__name__) from error
+        if missing:
+            self.connection.close()
+            raise UnansweredError("its answer ended too early")
+        return answer.status, bytes(read)
+
+    def _wait_no_longer(self, sock: socket.socket | None = None) -> None:
+        """Wait for what comes next no longer than there is time; TimeoutError where there is none."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.connection.timeout = left  # for one that is still to be made
+        sock = sock or self.connection.sock
+        if sock is not None:
+            sock.settimeout(left)
 
 
 def quoted(image: str) -> str:
@@ -136,18 +181,33 @@ def quoted(image: str) -> str:
     return quote(image, safe="/:@")
 
 
-def _json(body: bytes) -> Any:
+def _json(body: bytes, kind: type[T]) -> T:
     try:
-        return json.loads(body)
+        found = json.loads(body)
     except ValueError as error:
         raise UnansweredError("that is no JSON") from error
+    if not isinstance(found, kind):
+        raise UnansweredError("that is no answer of an engine's")
+    return found
+
+
+def _words(body: bytes) -> str:
+    """Return what the engine says of what it refuses."""
+    try:
+        return str(_json(body, dict)["message"])
+    except (UnansweredError, KeyError):
+        return body.decode(errors="replace")
 
 
 def _streams(body: bytes) -> dict[int, str]:
     """Return what a process printed on each stream: frames, each with its stream and its length before it."""
     parts: dict[int, bytearray] = {}
-    while body:
-        stream, length = body[0], int.from_bytes(body[4:HEAD], "big")
-        parts.setdefault(stream, bytearray()).extend(body[HEAD : HEAD + length])
-        body = body[HEAD + length :]
+    at, read = 0, memoryview(body)
+    while at < len(read):
+        begins = at + HEAD
+        ends = begins + int.from_bytes(read[at + 4 : begins], "big")
+        if ends > len(read) or begins > len(read):
+            raise UnansweredError("what it printed ended too early")
+        parts.setdefault(read[at], bytearray()).extend(read[begins:ends])
+        at = ends
     return {stream: text.decode(errors="replace") for stream, text in parts.items()}

@@ -15,7 +15,7 @@ from cluster.acme.kept import Said
 from cluster.errors import ClusterError
 from cluster_runtime.status import believable
 from platforms.base import by_holder
-from platforms.docker.api import Asked, UnansweredError, quoted, socket_of
+from platforms.docker.api import Asked, SilentError, UnansweredError, quoted, socket_of
 from platforms.pulumi.live import Live
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ SHORT_ID = 12
 
 #: What the command says of an image that the engine does not have.
 NO_SUCH_IMAGE = "no such image"
+
+#: Statuses of a program in a container that could not begin.
+NOT_BEGUN = (126, 127)
 
 #: Seconds that the engine may take to say what runs.
 LOOK_SECONDS = 20.0
@@ -108,9 +111,10 @@ class Engine:
         except FileNotFoundError as error:
             raise EngineError("the docker command is missing: apt-get install docker.io") from error
         except subprocess.TimeoutExpired as error:
-            raise EngineError(
-                f"the Docker engine {self.host or 'here'} does not answer within {timeout:g} s"
-            ) from error
+            raise self._silent(timeout) from error
+
+    def _silent(self, timeout: float) -> EngineError:
+        return EngineError(f"the Docker engine {self.host or 'here'} does not answer within {timeout:g} s")
 
     def _explain(self, words: str) -> str:
         where = self.host or "here"
@@ -127,7 +131,7 @@ class Engine:
 
     def check(self) -> None:
         """Raise an EngineError where the engine does not answer, or the `docker` command is missing."""
-        if shutil.which("docker") is None or self._answer(lambda asked: asked.get("/version")) is None:
+        if shutil.which("docker") is None or self._answer(lambda asked: asked.get("/version", dict)) is None:
             self.run("version")
 
     def execute(self, container: str, *words: str, timeout: float = LOOK_SECONDS) -> str:
@@ -142,20 +146,28 @@ class Engine:
             try:
                 status, printed, error = asked.run(made)
             except UnansweredError as unanswered:  # it may have run: the command would run it once more
-                raise EngineError(self._explain(str(unanswered))) from unanswered
+                raise EngineError(f"docker: {unanswered}") from unanswered
+        if status in NOT_BEGUN and not error:
+            raise EngineError(f"docker: {printed.strip()}")  # the engine's own words are with the output
         if status != 0:
-            raise EngineError(self._explain((error or printed).strip()))  # the engine's own words are with the output
+            raise EngineError(f"docker: {error.strip()}")
         return printed
 
     @contextlib.contextmanager
     def _asking(self, timeout: float) -> Iterator[Asked | None]:
-        """Give who asks the engine at its socket; None where the command is to be asked."""
+        """Give who asks the engine at its socket; None where the command is to be asked.
+
+        EngineError where it is silent: so it is for the command.
+        """
         socket = socket_of(self.host, os.environ)
         if socket is None:
             yield None
             return
         with contextlib.closing(Asked(socket, timeout)) as asked:
-            yield asked
+            try:
+                yield asked
+            except SilentError as error:
+                raise self._silent(timeout) from error
 
     def _answer(self, ask: Callable[[Asked], T], timeout: float = LOOK_SECONDS) -> T | None:
         """Return what the engine answers at its socket; None where the command is to be asked."""
@@ -167,7 +179,7 @@ class Engine:
         """Return what the engine says of containers; one that has gone meanwhile is left out."""
         if not containers:
             return []
-        answers = self._answer(lambda asked: [asked.get(f"/containers/{one}/json") for one in containers])
+        answers = self._answer(lambda asked: [asked.get(f"/containers/{one}/json", dict) for one in containers])
         if answers is not None:
             return [answer for answer in answers if answer is not None]
         try:
@@ -182,7 +194,7 @@ class Engine:
         """Return the ids of a stack's containers, the newest first."""
         labels = [f"{STACK_LABEL}={stack}", *([] if role is None else [f"{ROLE_LABEL}={role}"])]
         found = self._answer(
-            lambda asked: asked.get("/containers/json", all="1" if stopped else "0", filters={"label": labels})
+            lambda asked: asked.get("/containers/json", list, all="1" if stopped else "0", filters={"label": labels})
         )
         if found is not None:
             return [one["Id"] for one in found]
@@ -217,7 +229,7 @@ class Engine:
 
         reference: a repository, with a tag or with each that it has; `*` stands for what has no slash.
         """
-        found = self._answer(lambda asked: asked.get("/images/json", filters={"reference": [reference]}))
+        found = self._answer(lambda asked: asked.get("/images/json", list, filters={"reference": [reference]}))
         if found is None:
             return None
         named = [(name, one["Id"]) for one in found for name in one["RepoTags"] or ()]
@@ -233,11 +245,13 @@ class Engine:
 
         None of them where the engine is away: that is told by what needs it.
         """
-        answers = self._answer(lambda asked: [asked.get(f"/images/{quoted(one)}/json") for one in images], timeout)
-        if answers is not None:
-            found = zip(images, answers, strict=True)
-            return {name: answer.get("Created") or "" for name, answer in found if answer is not None}
         try:
+            answers = self._answer(
+                lambda asked: [asked.get(f"/images/{quoted(one)}/json", dict) for one in images], timeout
+            )
+            if answers is not None:
+                found = zip(images, answers, strict=True)
+                return {name: answer.get("Created") or "" for name, answer in found if answer is not None}
             told = self.run("image", "inspect", "--format", "{{.Created}}", *images, timeout=timeout)
         except EngineError as error:
             if NO_SUCH_IMAGE not in str(error).lower() or len(images) == 1:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pulumi
 import pulumi.runtime
 from pulumi.runtime.proto import LanguageRuntimeServicer, language_pb2, plugin_pb2
-from pulumi.runtime.settings import SETTINGS
+from pulumi.runtime.settings import SETTINGS, get_root_resource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -198,7 +198,8 @@ class _Printed:
 
 async def _run(program: str) -> None:
     runpy.run_path(program, run_name="__main__")
-    await _settled()
+    if getattr(get_root_resource(), "_async_program", None) is None:  # of `pulumi.run`: outputs may wait for it
+        await _settled()
 
 
 async def _settled() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -30,6 +31,10 @@ SDK = "pulumi_policy"
 
 #: The longest path of a socket, in bytes.
 SOCKET_LENGTH = 100
+
+#: Nothing is imported from where the command was said: that may be anybody's directory. What a caller says of bytecode
+#: holds for the program too.
+ISOLATED = ("-I", *(["-B"] if os.environ.get("PYTHONDONTWRITEBYTECODE") else []))
 
 #: Starts the process with what this one finds modules by. What it imports stays: to look through all that for garbage
 #: takes a tenth of its time.
@@ -58,7 +63,7 @@ class Programs:
                 listener.listen()  # who asks too early waits
                 numbers.append(listener.fileno())
             self.process = subprocess.Popen(
-                [sys.executable, "-c", START, json.dumps(sys.path), *map(str, numbers), *modules],
+                [sys.executable, *ISOLATED, "-c", START, json.dumps(sys.path), *map(str, numbers), *modules],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self.said,

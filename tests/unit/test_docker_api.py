@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingMixIn, UnixStreamServer
@@ -13,7 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from platforms.docker.api import SOCKET, socket_of
+from platforms.docker.api import SOCKET, Asked, socket_of
 from platforms.docker.engine import Engine, EngineError
 
 if TYPE_CHECKING:
@@ -140,6 +141,13 @@ def frame(stream: int, text: str) -> bytes:
         ("unix:///run/other.sock", {"DOCKER_HOST": "tcp://10.0.0.5:2376"}, None, "/run/other.sock"),
         ("ssh://deploy@10.0.0.5", {}, None, None),
         ("unix://relative.sock", {}, None, None),
+        ("", {}, '{"CurrentContext": "far"}', None),
+        ("", {}, '{"currentContext": "default", "CurrentContext": "far"}', None),
+        # What the command would refuse, it is to say.
+        ("unix:///run/other.sock", {"DOCKER_API_VERSION": "1.99"}, None, None),
+        ("", {"DOCKER_TLS_VERIFY": "1"}, None, None),
+        ("", {"DOCKER_TLS": "1"}, None, None),
+        ("", {"DOCKER_TLS_VERIFY": ""}, None, SOCKET),
     ],
 )  # fmt: skip
 def test_the_socket_is_the_one_that_the_command_would_ask(
@@ -151,6 +159,12 @@ def test_the_socket_is_the_one_that_the_command_would_ask(
     assert socket_of(host, {"HOME": str(tmp_path), **environment}) == found
     (tmp_path / ".docker").rename(tmp_path / "elsewhere")
     assert socket_of(host, {"DOCKER_CONFIG": str(tmp_path / "elsewhere"), **environment}) == found
+
+
+def test_whose_home_is_not_known_the_command_knows_by_other_ways() -> None:
+    assert socket_of("", {}) is None
+    assert socket_of("", {"HOME": ""}) is None
+    assert socket_of("", {"DOCKER_CONTEXT": "default"}) == SOCKET
 
 
 def test_containers_are_found_by_their_labels(engine: Engine, server: Server) -> None:
@@ -204,21 +218,55 @@ def test_a_program_in_a_container_prints_what_it_prints(engine: Engine, server: 
     [
         (1, frame(1, "some\n") + frame(2, "it is hurt\n"), "docker: it is hurt"),
         (126, frame(1, "OCI runtime exec failed: no such file or directory\r\n"), "no such file or directory"),
+        # Not what the engine would say of who may ask it.
+        (
+            126,
+            frame(1, "OCI runtime exec failed: permission denied\r\n"),
+            "docker: OCI runtime exec failed: permission",
+        ),
+        (13, frame(2, "/data: Permission denied\n"), "docker: /data: Permission denied"),
+        # What it printed is none of its errors.
+        (1, frame(1, "a page: no such file"), "docker: "),
     ],
 )
 def test_a_program_that_fails_is_an_error_with_its_words(
     status: int, printed: bytes, words: str, engine: Engine, server: Server
 ) -> None:
     server.runs["/say"] = status, printed
-    with pytest.raises(EngineError, match=re.escape(words)):
+    with pytest.raises(EngineError, match=re.escape(words)) as error:
         engine.execute("a", "/say")
     assert len(server.begun) == 1
+    assert "a page" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("printed", "status", "words"),
+    [
+        (frame(1, "done")[:-1], b'{"Running": false, "ExitCode": 0}', "what it printed ended too early"),
+        (frame(1, "done")[:5], b'{"Running": false, "ExitCode": 0}', "what it printed ended too early"),
+        (frame(1, "done"), b'{"Running": false, "ExitCode": null}', "does not say how it ended"),
+        (frame(1, "done"), b'"ended"', "no answer of an engine's"),
+    ],
+)
+def test_what_ran_and_is_not_known_to_have_ended_well_is_an_error(
+    printed: bytes, status: bytes, words: str, engine: Engine, server: Server
+) -> None:
+    server.runs["/say"] = 0, printed
+    server.answers["/exec/0/json"] = 200, status
+    with pytest.raises(EngineError, match=f"docker: .*{words}"):
+        engine.execute("a", "/say")
+
+
+def test_many_frames_take_no_longer_than_few(engine: Engine, server: Server) -> None:
+    """Were the rest copied for each, they would take as long as the time that there is."""
+    server.runs["/say"] = 0, frame(1, "a line\n" * 8) * 100_000
+    assert len(engine.execute("a", "/say", timeout=60.0)) == len("a line\n") * 800_000
 
 
 def test_what_has_run_is_not_run_again_by_the_command(engine: Engine, server: Server) -> None:
     server.runs["/say"] = 0, b""
     server.answers["/exec/0/json"] = 500, b'{"message": "lost"}'
-    with pytest.raises(EngineError, match="lost"):
+    with pytest.raises(EngineError, match="docker: lost"):
         engine.execute("a", "/say")
 
 
@@ -242,11 +290,13 @@ ASKED: dict[str, tuple[Callable[[Engine], Any], str]] = {
 
 
 @pytest.mark.parametrize("what", ASKED)
-@pytest.mark.parametrize("how", ["refuses", "is no engine", "is away"])
+@pytest.mark.parametrize("how", ["refuses", "is no engine", "is another server", "is away"])
 def test_the_command_says_why_an_engine_does_not_answer(
     how: str, what: str, engine: Engine, server: Server, tmp_path: Path
 ) -> None:
-    status, body = (500, b'{"message": "no"}') if how == "refuses" else (200, b"<html>")
+    status, body = {"refuses": (500, b'{"message": "no"}'), "is another server": (200, b'"hello"')}.get(
+        how, (200, b"<html>")
+    )
     server.answers = dict.fromkeys(("/containers/json", "/images/json", "/version"), (status, body))
     asked = Engine(f"unix://{tmp_path}/nowhere") if how == "is away" else engine
     ask, words = ASKED[what]
@@ -283,6 +333,50 @@ def test_an_engine_that_never_ends_its_answer_is_given_up(
     monkeypatch.setattr(Handler, "do_GET", endless)
     assert engine.creation_times(["a:1"], 0.5) == {}
     sent.set()
+
+
+@pytest.mark.parametrize("what", ["containers", "a program", "whether it is there", "images"])
+def test_an_engine_that_is_silent_is_not_waited_for_twice(
+    what: str, engine: Engine, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    for method in ("do_GET", "do_POST"):
+        monkeypatch.setattr(Handler, method, lambda _handler: over.wait(120))
+    monkeypatch.setattr("platforms.docker.engine.Asked", lambda socket, _timeout: Asked(socket, 0.2))
+    ask, _words = ASKED[what]
+    with pytest.raises(EngineError, match="does not answer within 20 s"):
+        ask(engine)
+    over.set()
+
+
+def test_an_engine_that_takes_its_time_has_all_of_it_for_each_of_some_questions(
+    engine: Engine, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one question left of its connection's time would not do for the next."""
+    server.answers |= {f"/containers/{one}/json": (200, b"{}") for one in "abc"}
+    waits: list[float | None] = []
+    settimeout = socket.socket.settimeout
+
+    def noted(sock: socket.socket, seconds: float | None) -> None:
+        waits.append(seconds)
+        settimeout(sock, seconds)
+
+    monkeypatch.setattr(socket.socket, "settimeout", noted)
+    assert len(engine.inspect(["a", "b", "c"])) == 3
+    assert min(wait for wait in waits if wait is not None) > 15.0
+
+
+def test_an_answer_that_ends_too_early_is_none(engine: Engine, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(handler: Any) -> None:
+        handler.close_connection = True
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        handler.wfile.write(b"[]")
+
+    monkeypatch.setattr(Handler, "do_GET", cut)
+    with pytest.raises(EngineError, match="docker: asked: ps --quiet"):
+        engine.containers(STACK)
 
 
 def test_no_test_asks_the_engine_of_the_machine() -> None:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -277,6 +277,36 @@ def test_a_program_that_exits_has_failed_unless_it_says_otherwise(project: Proje
     assert project.run(by).error == "program exited with 3"
     project.write("import sys\nsys.exit(0)\n")
     assert project.run(by).error == ""
+
+
+def test_outputs_that_an_asynchronous_program_resolves_are_not_waited_for_before_it(project: Project) -> None:
+    project.write(
+        "import asyncio, pulumi\n"
+        "later = asyncio.get_running_loop().create_future()\n"
+        "pulumi.export('said', pulumi.Output.from_input(later))\n"
+        "async def main():\n"
+        "    later.set_result('yes')\n"
+        "    return {}\n"
+        "pulumi.run(main)\n"
+    )
+    assert project.run(project.programs()).error == ""
+    assert project.engine.outputs["said"] == "yes"
+
+
+def test_nothing_is_imported_from_where_a_command_is_said(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It may be anybody's directory, and the one that says it may be root."""
+    anybodys = tmp_path / "anybodys"
+    anybodys.mkdir()
+    (anybodys / "json.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.setenv("PYTHONPATH", str(anybodys))
+    project.write("import pulumi\npulumi.export('said', 'yes')\n")
+    with chdir(anybodys):
+        by = project.programs()
+        assert project.run(by).error == ""
+    assert project.engine.outputs["said"] == "yes"
+    assert not (tmp_path / "ran").exists()
 
 
 def test_plugins_that_packages_need_are_named(project: Project) -> None:

@@ -42,3 +42,11 @@ def test_what_changes_a_stack_is_glanced_at(
 def test_nothing_is_said_where_there_is_no_repository(tmp_path: Path) -> None:
     with contextlib.chdir(tmp_path):
         registry.begin_early(["up", "docker"])
+
+
+def test_a_directory_that_may_not_be_searched_is_told_of_by_who_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> Path:
+        raise PermissionError(13, "Permission denied", "/closed/in/stacks")
+
+    monkeypatch.setattr(registry, "find_root", refused)
+    registry.begin_early(["up", "docker"])

@@ -62,6 +62,10 @@ class Engine:
         """Return what a `docker` command needs to reach this engine."""
         return {"DOCKER_HOST": self.host} if self.host else {}
 
+    def socket(self) -> str | None:
+        """Return the socket at which it is asked; None where the command is to be asked."""
+        return socket_of(self.host, os.environ)
+
     def address(self) -> str:
         """Return the host on which the engine publishes ports."""
         scheme, _, rest = self.host.partition("://")
@@ -159,7 +163,7 @@ class Engine:
 
         EngineError where it is silent: so it is for the command.
         """
-        socket = socket_of(self.host, os.environ)
+        socket = self.socket()
         if socket is None:
             yield None
             return

@@ -71,7 +71,7 @@ class Look:
     resources: those in the stack's state. lost: containers of them that do not run. maintenance: says what nginx tells
     visitors that it should not; asked where nginx runs. aside: where the preview writes contexts that go with it; None:
     it writes them where they stay. looking: variables by which the program finds what a process beside sees. unjudged:
-    what the policy could not tell before it is made.
+    what the policy could not tell before it is made. told: is told each event, once it is taken.
     """
 
     docker: DockerStack
@@ -81,6 +81,7 @@ class Look:
     aside: Path | None = None
     looking: Mapping[str, str] = field(default_factory=dict)
     unjudged: tuple[str, ...] = ()
+    told: Callable[[Event], object] = lambda _event: None
     preview: Preview = field(default_factory=Preview)
     _beside: tuple[ThreadPoolExecutor, Future[Found]] | None = None
 
@@ -92,6 +93,7 @@ class Look:
         def taken(event: Event) -> None:
             self._look()  # once Pulumi's process is there: its preexec_fn is for a process without threads
             take(event)
+            self.told(event)
 
         changes = pulumi.preview(taken, refresh=bool(self.lost), **environment, **more, **self.looking)
         self.unjudged = changes.unjudged

@@ -41,6 +41,7 @@ from platforms.docker.facts import facts_of
 from platforms.docker.failures import explain, refused_by
 from platforms.docker.maintaining import HURT, Found, Maintaining
 from platforms.docker.planning import Look, Planning, first_tls
+from platforms.docker.prebuilding import prebuilding
 from platforms.docker.proof import Proof, checked
 from platforms.docker.releases import history_of
 from platforms.docker.remembering import remember
@@ -150,29 +151,32 @@ class DockerPlatform:
         docker = DockerStack(self._as_of_now()) if pull else self.docker
         docker.engine.check()  # said before Pulumi is looked for
         warm(lambda: self.pulumi)
-        with ExitStack() as beside:
-            # What is pulled takes its time, and what runs may be something else then.
-            looked = {} if pull else beside.enter_context(looking(docker.look))
-            facts = self.facts()
-            gate(docker.stack.config, facts)
-            resources = self._set_up()
-            if pull:
-                self._pull(docker)
-            look = self._look(docker, resources, looked)
-            environment = {RELEASE_VARIABLE: self._former(wanted, look)} if isinstance(wanted, Back) else {}
-            if look.lost:
-                self.voice.say("containers are missing or stopped: looking at what is there first")
-            try:
-                previewed = look.run(self.pulumi, environment)
-            except PolicyError as error:
-                raise CommandError(str(error)) from error
-            except PulumiError as error:
-                raise self._failed(docker, error) from error
-        planned = Planning(look, self.pulumi, facts).told()
-        lines = text(planned) if planned.changes else []
-        if not lines:
-            tell_disabled(docker.stack.config, self.voice)
-        yield Change(lines=lines, apply=lambda: self._apply(look, previewed, environment))
+        # What is built ahead goes on while that is carried out which takes it.
+        with prebuilding(docker.engine, docker.stack.root) as prebuild:
+            with ExitStack() as beside:
+                # What is pulled takes its time, and what runs may be something else then.
+                looked = {} if pull else beside.enter_context(looking(docker.look))
+                facts = self.facts()
+                gate(docker.stack.config, facts)
+                resources = self._set_up()
+                if pull:
+                    self._pull(docker)
+                look = self._look(docker, resources, looked)
+                look.told = prebuild
+                environment = {RELEASE_VARIABLE: self._former(wanted, look)} if isinstance(wanted, Back) else {}
+                if look.lost:
+                    self.voice.say("containers are missing or stopped: looking at what is there first")
+                try:
+                    previewed = look.run(self.pulumi, environment)
+                except PolicyError as error:
+                    raise CommandError(str(error)) from error
+                except PulumiError as error:
+                    raise self._failed(docker, error) from error
+            planned = Planning(look, self.pulumi, facts).told()
+            lines = text(planned) if planned.changes else []
+            if not lines:
+                tell_disabled(docker.stack.config, self.voice)
+            yield Change(lines=lines, apply=lambda: self._apply(look, previewed, environment))
 
     def _as_of_now(self) -> Stack:
         """Return the stack on bases as of this minute."""

@@ -1,0 +1,100 @@
+"""The image of a release, built from when Pulumi's preview says what it is made of.
+
+A preview goes on for about a second after that, and what carries it out begins anew: the provider, when it comes to
+build the image, finds it in the engine's cache. Nothing is said here of what goes wrong: the provider builds it in its
+turn, and says it. An image whose preview is refused is removed as are those of releases that are no longer kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from platforms.docker.api import Asked, SilentError, UnansweredError, build, quoted
+from platforms.docker.engine import LOOK_SECONDS
+from platforms.pulumi.beside import beside
+from platforms.pulumi.preview import APP_IMAGE
+from platforms.pulumi.progress import IMAGE, part_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from platforms.docker.engine import Engine
+    from platforms.pulumi.running import Event
+
+#: The engine's steps after which there is an image.
+MAKING = frozenset({"create", "update", "replace", "create-replacement"})
+
+
+@contextmanager
+def prebuilding(engine: Engine, root: Path) -> Iterator[Callable[[Event], object]]:
+    """Yield what is to be told each event of a preview; what it builds is given up at the end.
+
+    root: where the program runs. Nothing is built ahead where the engine is not asked at its own socket.
+    """
+    with contextlib.ExitStack() as stack:
+        tell: Callable[[Event], object] = _nothing
+        socket = engine.socket()
+        if socket is not None:
+            with contextlib.suppress(OSError):
+                tell = stack.enter_context(_begun(socket, root))
+        yield tell
+
+
+def _nothing(_event: Event) -> None:
+    """Do nothing."""
+
+
+@contextmanager
+def _begun(socket: str, root: Path) -> Iterator[Callable[[Event], object]]:
+    """Let a process wait for what is to be built: who tells has threads by then, and it is a fork."""
+    reading, writing = os.pipe()
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, writing)
+        with os.fdopen(reading, encoding="utf-8") as orders:
+            stack.enter_context(beside(lambda: _build(socket, orders.readline())))
+
+        def tell(event: Event) -> None:
+            order = _order(event, root)
+            if order is not None:
+                with contextlib.suppress(OSError):  # it has ended: one was told before, or it was killed
+                    os.write(writing, f"{json.dumps(order)}\n".encode())
+
+        yield tell
+
+
+def _order(event: Event, root: Path) -> dict[str, Any] | None:
+    """Return what is to be built by an event: what the provider will be told; None where that is nothing."""
+    metadata = (event.get("resourcePreEvent") or {}).get("metadata")
+    if not metadata or metadata["op"] not in MAKING or part_of(metadata) != (IMAGE, APP_IMAGE):
+        return None
+    inputs = metadata["new"]["inputs"]
+    made = inputs["build"]
+    return {
+        "name": inputs["imageName"],
+        "context": str(root / made["context"]),
+        "arguments": made["args"],
+        "platform": made.get("platform", ""),
+    }
+
+
+def _build(socket: str, line: str) -> None:
+    """Build what a line says, where it is not there and what it is built on is."""
+    if not line:
+        return
+    order: Mapping[str, Any] = json.loads(line)
+    # The base may have to be pulled, by who may, or be made as of a time.
+    wanted, base = order["name"], order["arguments"]["BASE"]
+    with contextlib.suppress(OSError, http.client.HTTPException, UnansweredError, SilentError):
+        with contextlib.closing(Asked(socket, LOOK_SECONDS)) as asked:
+            there = [asked.get(f"/images/{quoted(image)}/json", dict) is not None for image in (wanted, base)]
+        if there == [False, True]:
+            build(socket, Path(order["context"]), wanted, order["arguments"], order["platform"])
+
+
+__all__ = ["prebuilding"]

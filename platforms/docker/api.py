@@ -180,17 +180,18 @@ class Asked:
             raise TimeoutError
         self.connection.timeout = left  # for one that is still to be made
         sock = sock or self.connection.sock
-        if sock is not None:
+        if sock is not None and sock.fileno() != -1:  # an answer closes what is its own alone
             sock.settimeout(left)
 
 
-def build(socket: str, context: Path, name: str, arguments: Mapping[str, str], platform: str) -> None:
-    """Build an image by BuildKit of a directory and its Dockerfile, as the provider does: its next build is cached.
+def cache(socket: str, context: Path, arguments: Mapping[str, str], platform: str) -> None:
+    """Let BuildKit build a directory by its Dockerfile, as the provider does, into its cache alone: no image is left.
 
     OSError and HTTPException where the engine is away, or there is no such directory; what a build fails by is not
     told. platform: as in linux/amd64, empty for the engine's own.
     """
-    query = {"version": "2", "t": name, "dockerfile": "Dockerfile", "buildargs": json.dumps(dict(arguments))}
+    query = {"version": "2", "dockerfile": "Dockerfile", "buildargs": json.dumps(dict(arguments))}
+    query |= {"outputs": json.dumps([{"Type": "cacheonly"}])}
     query |= {"platform": platform} if platform else {}
     connection = UnixConnection(socket, BUILD_SECONDS)
     with contextlib.closing(connection):

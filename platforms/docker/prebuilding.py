@@ -1,8 +1,8 @@
 """The image of a release, built from when Pulumi's preview says what it is made of.
 
 A preview goes on for about a second after that, and what carries it out begins anew: the provider, when it comes to
-build the image, finds it in the engine's cache. Nothing is said here of what goes wrong: the provider builds it in its
-turn, and says it. An image whose preview is refused is removed as are those of releases that are no longer kept.
+build the image, finds it in the engine's cache. That alone is filled: which image a release has is the provider's to
+say. Nothing is said here of what goes wrong: the provider builds it in its turn, and says it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from platforms.docker.api import Asked, SilentError, UnansweredError, build, quoted
+from platforms.docker.api import Asked, SilentError, UnansweredError, cache, quoted
 from platforms.docker.engine import LOOK_SECONDS
 from platforms.pulumi.beside import beside
 from platforms.pulumi.preview import APP_IMAGE
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 #: The engine's steps after which there is an image.
 MAKING = frozenset({"create", "update", "replace", "create-replacement"})
+
+
+#: The type of an image that the provider builds.
+TYPE = "docker:index/image:Image"
 
 
 @contextmanager
@@ -55,46 +59,54 @@ def _begun(socket: str, root: Path) -> Iterator[Callable[[Event], object]]:
     """Let a process wait for what is to be built: who tells has threads by then, and it is a fork."""
     reading, writing = os.pipe()
     with contextlib.ExitStack() as stack:
-        stack.callback(os.close, writing)
+        told = stack.enter_context(os.fdopen(writing, "wb", buffering=0))
+
+        def work() -> None:
+            told.close()
+            line = orders.readline()
+            if line:
+                build_ahead(socket, json.loads(line))
+
         with os.fdopen(reading, encoding="utf-8") as orders:
-            stack.enter_context(beside(lambda: _build(socket, orders.readline())))
+            stack.enter_context(beside(work))
 
         def tell(event: Event) -> None:
-            order = _order(event, root)
+            order = None if told.closed else ordered(event, root)
             if order is not None:
-                with contextlib.suppress(OSError):  # it has ended: one was told before, or it was killed
-                    os.write(writing, f"{json.dumps(order)}\n".encode())
+                with told, contextlib.suppress(OSError):  # it was killed
+                    told.write(f"{json.dumps(order)}\n".encode())
 
         yield tell
 
 
-def _order(event: Event, root: Path) -> dict[str, Any] | None:
+def ordered(event: Event, root: Path) -> dict[str, Any] | None:
     """Return what is to be built by an event: what the provider will be told; None where that is nothing."""
-    metadata = (event.get("resourcePreEvent") or {}).get("metadata")
-    if not metadata or metadata["op"] not in MAKING or part_of(metadata) != (IMAGE, APP_IMAGE):
+    metadata = (event.get("resourcePreEvent") or {}).get("metadata") or {}
+    if metadata.get("op") not in MAKING or metadata.get("type") != TYPE or part_of(metadata) != (IMAGE, APP_IMAGE):
         return None
-    inputs = metadata["new"]["inputs"]
-    made = inputs["build"]
-    return {
-        "name": inputs["imageName"],
-        "context": str(root / made["context"]),
-        "arguments": made["args"],
-        "platform": made.get("platform", ""),
-    }
+    try:
+        inputs = metadata["new"]["inputs"]
+        made = inputs["build"]
+        return {
+            "name": inputs["imageName"],
+            "context": str(root / made["context"]),
+            "base": made["args"]["BASE"],
+            "arguments": dict(made["args"]),
+            "platform": made.get("platform", ""),
+        }
+    except (KeyError, TypeError, ValueError):  # a program's own, of another form
+        return None
 
 
-def _build(socket: str, line: str) -> None:
-    """Build what a line says, where it is not there and what it is built on is."""
-    if not line:
-        return
-    order: Mapping[str, Any] = json.loads(line)
+def build_ahead(socket: str, order: Mapping[str, Any]) -> None:
+    """Build what was ordered, where it is not there and what it is built on is."""
     # The base may have to be pulled, by who may, or be made as of a time.
-    wanted, base = order["name"], order["arguments"]["BASE"]
+    images = (order["name"], order["base"])
     with contextlib.suppress(OSError, http.client.HTTPException, UnansweredError, SilentError):
         with contextlib.closing(Asked(socket, LOOK_SECONDS)) as asked:
-            there = [asked.get(f"/images/{quoted(image)}/json", dict) is not None for image in (wanted, base)]
+            there = [asked.get(f"/images/{quoted(image)}/json", dict) is not None for image in images]
         if there == [False, True]:
-            build(socket, Path(order["context"]), wanted, order["arguments"], order["platform"])
+            cache(socket, Path(order["context"]), order["arguments"], order["platform"])
 
 
-__all__ = ["prebuilding"]
+__all__ = ["build_ahead", "ordered", "prebuilding"]

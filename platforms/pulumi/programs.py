@@ -34,7 +34,7 @@ SOCKET_LENGTH = 100
 
 #: Nothing is imported from where the command was said: that may be anybody's directory. What a caller says of bytecode
 #: holds for the program too.
-ISOLATED = ("-I", *(["-B"] if os.environ.get("PYTHONDONTWRITEBYTECODE") else []))
+ISOLATED = ("-I", *(["-B"] if sys.flags.dont_write_bytecode or os.environ.get("PYTHONDONTWRITEBYTECODE") else []))
 
 #: Starts the process with what this one finds modules by. What it imports stays: to look through all that for garbage
 #: takes a tenth of its time.

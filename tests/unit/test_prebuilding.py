@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from platforms.docker.engine import Engine
-from platforms.docker.prebuilding import prebuilding
+from platforms.docker.prebuilding import ordered, prebuilding
 from tests.jobs import until
 
 if TYPE_CHECKING:
@@ -140,7 +140,9 @@ def test_the_image_of_the_release_is_built_as_the_provider_will(server: Server, 
     ((query, body),) = server.built
     arguments = json.loads(query.pop("buildargs"))
     assert arguments == {"BASE": BASE, "PROJECT": "/srv/tree"}
-    assert query == {"version": "2", "t": NAME, "dockerfile": "Dockerfile", "platform": "linux/amd64"}
+    # No image, and no name: whoever ends last would say what a release is.
+    assert json.loads(query.pop("outputs")) == [{"Type": "cacheonly"}]
+    assert query == {"version": "2", "dockerfile": "Dockerfile", "platform": "linux/amd64"}
     with tarfile.open(fileobj=io.BytesIO(body)) as archive:
         found = {entry.name: entry for entry in archive.getmembers()}
         file = archive.extractfile("./tree/settings.py")
@@ -175,8 +177,42 @@ def test_nothing_is_built_where_nothing_is_to_be(server: Server, context: Path) 
         for operation in ("same", "delete", "delete-replaced", "refresh", "read"):
             tell(event(operation))
         tell(event(kind="docker:index/container:Container"))
+        tell(event(kind="docker-build:index:Image"))
         tell({})
     assert (server.asked, server.built) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {},
+        {"imageName": NAME},
+        {"imageName": NAME, "build": "."},
+        {"imageName": NAME, "build": ["[secret]"]},
+        {"imageName": NAME, "build": {"args": {}}},
+        {"imageName": NAME, "build": {"context": "images/r2", "args": {"PROJECT": "/srv/tree"}}},
+        {"imageName": NAME, "build": {"context": None, "args": {"BASE": BASE}}},
+        None,
+    ],
+)
+def test_an_image_of_a_program_s_own_is_left_to_the_provider(inputs: Any, tmp_path: Path) -> None:
+    found = event()
+    found["resourcePreEvent"]["metadata"]["new"]["inputs"] = inputs
+    assert ordered(found, tmp_path) is None
+    found["resourcePreEvent"]["metadata"]["new"] = None
+    assert ordered(found, tmp_path) is None
+
+
+def test_however_much_is_told_nobody_waits(server: Server, context: Path) -> None:
+    """A pipe that nobody reads takes 64 KiB."""
+    engine = Engine(f"unix://{server.server_address}")
+    large = event()
+    large["resourcePreEvent"]["metadata"]["new"]["inputs"]["build"]["args"]["PROJECT"] = "x" * 3000
+    with prebuilding(engine, context.parents[1]) as tell:
+        for _ in range(40):
+            tell(large)
+        until(lambda: bool(server.built), PATIENCE)
+    assert len(server.built) == 1
 
 
 def test_what_is_refused_after_all_is_given_up(server: Server, context: Path) -> None:

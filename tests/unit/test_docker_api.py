@@ -7,8 +7,6 @@ import os
 import re
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler
-from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -16,6 +14,7 @@ import pytest
 
 from platforms.docker.api import SOCKET, Asked, socket_of
 from platforms.docker.engine import Engine, EngineError
+from tests.unit.engine_socket import EngineHandler, EngineServer, listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,10 +29,8 @@ IMAGES = [
 ]
 
 
-class Server(ThreadingMixIn, UnixStreamServer):
+class Server(EngineServer):
     """An engine. asked: what it was asked. runs: what programs print, by their words: a status and frames."""
-
-    daemon_threads = True
 
     def __init__(self, path: str) -> None:
         self.asked: list[tuple[str, str, dict[str, list[str]], Any]] = []
@@ -42,19 +39,9 @@ class Server(ThreadingMixIn, UnixStreamServer):
         self.begun: list[str] = []
         super().__init__(path, Handler)
 
-    def handle_error(self, *_words: object) -> None:
-        """Say nothing of who has gone."""
 
-
-class Handler(BaseHTTPRequestHandler):
+class Handler(EngineHandler):
     server: Server
-    protocol_version = "HTTP/1.1"
-
-    def address_string(self) -> str:
-        return ""
-
-    def log_message(self, *_words: object) -> None:
-        """Say nothing."""
 
     def _asked(self) -> str:
         url = urlsplit(self.path)
@@ -62,31 +49,25 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append((self.command, url.path, parse_qs(url.query), json.loads(body) if body else None))
         return unquote(url.path)
 
-    def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - as the server calls it
         path = self._asked()
         if path in self.server.answers:
-            self._answer(*self.server.answers[path])
+            self.answer(*self.server.answers[path])
         elif path.startswith("/exec/"):
             words = self.server.begun[int(path.split("/")[2])]
-            self._answer(200, json.dumps({"Running": False, "ExitCode": self.server.runs[words][0]}).encode())
+            self.answer(200, json.dumps({"Running": False, "ExitCode": self.server.runs[words][0]}).encode())
         else:
-            self._answer(404, b'{"message": "no such thing"}')
+            self.answer(404, b'{"message": "no such thing"}')
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - as the server calls it
         path = self._asked()
         if path.startswith("/containers/"):
             words = " ".join(self.server.asked[-1][3]["Cmd"])
             if words not in self.server.runs:
-                self._answer(409, b'{"message": "it is not running"}')
+                self.answer(409, b'{"message": "it is not running"}')
                 return
             self.server.begun.append(words)
-            self._answer(201, json.dumps({"Id": str(len(self.server.begun) - 1)}).encode())
+            self.answer(201, json.dumps({"Id": str(len(self.server.begun) - 1)}).encode())
             return
         # As the engine: no length, and the end is the end of the connection.
         self.close_connection = True
@@ -99,14 +80,8 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     found = Server(str(tmp_path / "s"))
-    thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with listening(found):
         yield found
-    finally:
-        found.shutdown()
-        thread.join()
-        found.server_close()
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ import json
 import os
 import tarfile
 import threading
-from http.server import BaseHTTPRequestHandler
-from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -17,6 +15,7 @@ import pytest
 from platforms.docker.engine import Engine
 from platforms.docker.prebuilding import ordered, prebuilding
 from tests.jobs import until
+from tests.unit.engine_socket import EngineHandler, EngineServer, listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,10 +27,8 @@ PATIENCE = 120.0
 NAME, BASE = "django-cluster/p-dev/app:r2", "debian:trixie-slim"
 
 
-class Server(ThreadingMixIn, UnixStreamServer):
+class Server(EngineServer):
     """An engine. images: those that it has. built: of what, and what it was told with that."""
-
-    daemon_threads = True
 
     def __init__(self, path: str) -> None:
         self.images = {BASE}
@@ -41,32 +38,16 @@ class Server(ThreadingMixIn, UnixStreamServer):
         self.gone = threading.Event()
         super().__init__(path, Handler)
 
-    def handle_error(self, *_words: object) -> None:
-        """Say nothing of who has gone."""
 
-
-class Handler(BaseHTTPRequestHandler):
+class Handler(EngineHandler):
     server: Server
-    protocol_version = "HTTP/1.1"
 
-    def address_string(self) -> str:
-        return ""
-
-    def log_message(self, *_words: object) -> None:
-        """Say nothing."""
-
-    def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - as the server calls it
         image = unquote(self.path).removeprefix("/images/").removesuffix("/json")
         self.server.asked.append(image)
-        self._answer(*((200, b"{}") if image in self.server.images else (404, b'{"message": "no such image"}')))
+        self.answer(*((200, b"{}") if image in self.server.images else (404, b'{"message": "no such image"}')))
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - as the server calls it
         url = urlsplit(self.path)
         assert url.path == "/build"
         body = bytearray()
@@ -84,21 +65,15 @@ class Handler(BaseHTTPRequestHandler):
                     return
             except TimeoutError:
                 continue
-        self._answer(200, b"{}")
+        self.answer(200, b"{}")
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     found = Server(str(tmp_path / "s"))
-    thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with listening(found):
         yield found
-    finally:
         found.ends.set()
-        found.shutdown()
-        thread.join()
-        found.server_close()
 
 
 @pytest.fixture

@@ -118,7 +118,10 @@ class Asked:
         status, body = self._ask("POST", f"/containers/{quote(container, safe='')}/exec", told)
         if status != http.client.CREATED:
             raise UnansweredError(_words(body))
-        return str(_json(body, dict).get("Id"))
+        made = _json(body, dict).get("Id")
+        if not isinstance(made, str):
+            raise UnansweredError("that is no answer of an engine's")
+        return made
 
     def run(self, made: str) -> tuple[int, str, str]:
         """Run it, without an input; return its status, what it printed, and what it printed as an error."""

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 #: The engine's steps after which there is an image.
 MAKING = frozenset({"create", "update", "replace", "create-replacement"})
 
-
 #: The type of an image that the provider builds.
 TYPE = "docker:index/image:Image"
 

@@ -11,7 +11,6 @@ import contextlib
 import http.client
 import io
 import json
-import tarfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +20,7 @@ from cluster_runtime.unix_http import UnixConnection
 
 if TYPE_CHECKING:
     import socket
+    import tarfile
     from collections.abc import Mapping, Sequence
 
     from typing_extensions import Buffer
@@ -45,9 +45,8 @@ BUILD_SECONDS = 3600.0
 #: Seconds that the engine may take to know the exit status of a process whose output has ended.
 STATUS_SECONDS = 5.0
 
-
 #: Variables that say how the command talks to any engine: it does so itself then, and says what is wrong with them.
-TOLD = ("DOCKER_TLS", "DOCKER_TLS_VERIFY", "DOCKER_API_VERSION")
+OF_COMMAND = ("DOCKER_TLS", "DOCKER_TLS_VERIFY", "DOCKER_API_VERSION")
 
 
 class UnansweredError(Exception):
@@ -63,30 +62,31 @@ def socket_of(host: str, environment: Mapping[str, str]) -> str | None:
 
     host: as in docker:host, empty for the one of the environment.
     """
-    if any(environment.get(name) for name in TOLD):
+    if any(environment.get(name) for name in OF_COMMAND):
         return None
     named = host or environment.get("DOCKER_HOST", "")
     if named:
         return named.removeprefix("unix://") if named.startswith("unix:///") else None
-    context = environment.get("DOCKER_CONTEXT") or _chosen(environment)
-    return SOCKET if context == DEFAULT else None
+    context = environment.get("DOCKER_CONTEXT")
+    by_default = context == DEFAULT if context else _chooses_default(environment)
+    return SOCKET if by_default else None
 
 
-def _chosen(environment: Mapping[str, str]) -> str | None:
-    """Return the context that is chosen in the command's own configuration; None where that can't be read."""
+def _chooses_default(environment: Mapping[str, str]) -> bool:
+    """Tell whether the command's own configuration chooses no other context; not where that can't be read."""
     home = environment.get("DOCKER_CONFIG") or (environment.get("HOME") and f"{environment['HOME']}/.docker")
     if not home:
-        return None  # the command knows where a user's home is by other ways
+        return False  # the command knows where a user's home is by other ways
     try:
         found = json.loads((Path(home) / "config.json").read_bytes())
     except FileNotFoundError:
-        return DEFAULT
+        return True
     except (OSError, ValueError):
-        return None
+        return False
     if not isinstance(found, dict):
-        return None
+        return False
     chosen = [value for key, value in found.items() if key.lower() == "currentcontext"]  # as Go reads a key
-    return chosen[0] or DEFAULT if len(chosen) == 1 else None if chosen else DEFAULT
+    return all(not value or value == DEFAULT for value in chosen)
 
 
 class Asked:
@@ -193,6 +193,8 @@ def cache(socket: str, context: Path, arguments: Mapping[str, str], platform: st
     OSError and HTTPException where the engine is away, or there is no such directory; what a build fails by is not
     told. platform: as in linux/amd64, empty for the engine's own.
     """
+    import tarfile  # noqa: PLC0415 - only where a release is new
+
     query = {"version": "2", "dockerfile": "Dockerfile", "buildargs": json.dumps(dict(arguments))}
     query |= {"outputs": json.dumps([{"Type": "cacheonly"}])}
     query |= {"platform": platform} if platform else {}

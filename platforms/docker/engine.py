@@ -151,10 +151,9 @@ class Engine:
                 status, printed, error = asked.run(made)
             except UnansweredError as unanswered:  # it may have run: the command would run it once more
                 raise EngineError(f"docker: {unanswered}") from unanswered
-        if status in NOT_BEGUN and not error:
-            raise EngineError(f"docker: {printed.strip()}")  # the engine's own words are with the output
         if status != 0:
-            raise EngineError(f"docker: {error.strip()}")
+            said = error or (printed if status in NOT_BEGUN else "")  # the engine's own words are with the output
+            raise EngineError(f"docker: {said.strip()}")
         return printed
 
     @contextlib.contextmanager

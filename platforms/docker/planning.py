@@ -71,7 +71,7 @@ class Look:
     resources: those in the stack's state. lost: containers of them that do not run. maintenance: says what nginx tells
     visitors that it should not; asked where nginx runs. aside: where the preview writes contexts that go with it; None:
     it writes them where they stay. looking: variables by which the program finds what a process beside sees. unjudged:
-    what the policy could not tell before it is made. told: is told each event, once it is taken.
+    what the policy could not tell before it is made.
     """
 
     docker: DockerStack
@@ -81,19 +81,23 @@ class Look:
     aside: Path | None = None
     looking: Mapping[str, str] = field(default_factory=dict)
     unjudged: tuple[str, ...] = ()
-    told: Callable[[Event], object] = lambda _event: None
     preview: Preview = field(default_factory=Preview)
     _beside: tuple[ThreadPoolExecutor, Future[Found]] | None = None
 
-    def run(self, pulumi: Pulumi, environment: Mapping[str, str]) -> Changes:
-        """Let the engine preview; PulumiError says what it refuses, PolicyError what the policy does."""
+    def run(
+        self, pulumi: Pulumi, environment: Mapping[str, str], tell: Callable[[Event], object] = lambda _event: None
+    ) -> Changes:
+        """Let the engine preview; PulumiError says what it refuses, PolicyError what the policy does.
+
+        tell: is told each event, once it is taken.
+        """
         more = {} if self.aside is None else {ASIDE_VARIABLE: str(self.aside)}
         take = planning.taking(self.preview, pulumi)
 
         def taken(event: Event) -> None:
             self._look()  # once Pulumi's process is there: its preexec_fn is for a process without threads
             take(event)
-            self.told(event)
+            tell(event)
 
         changes = pulumi.preview(taken, refresh=bool(self.lost), **environment, **more, **self.looking)
         self.unjudged = changes.unjudged

@@ -162,12 +162,11 @@ class DockerPlatform:
                 if pull:
                     self._pull(docker)
                 look = self._look(docker, resources, looked)
-                look.told = prebuild
                 environment = {RELEASE_VARIABLE: self._former(wanted, look)} if isinstance(wanted, Back) else {}
                 if look.lost:
                     self.voice.say("containers are missing or stopped: looking at what is there first")
                 try:
-                    previewed = look.run(self.pulumi, environment)
+                    previewed = look.run(self.pulumi, environment, prebuild)
                 except PolicyError as error:
                     raise CommandError(str(error)) from error
                 except PulumiError as error:

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from platforms.docker.api import Asked, SilentError, UnansweredError, cache, quoted
+from platforms.docker.api import cache
 from platforms.docker.engine import LOOK_SECONDS
 from platforms.pulumi.beside import beside
-from platforms.pulumi.preview import APP_IMAGE
-from platforms.pulumi.progress import IMAGE, part_of
+from platforms.pulumi.preview import APP_IMAGE, OPERATIONS
+from platforms.pulumi.progress import part_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from platforms.docker.engine import Engine
     from platforms.pulumi.running import Event
 
-#: The engine's steps after which there is an image.
-MAKING = frozenset({"create", "update", "replace", "create-replacement"})
+#: The operations after which there is an image.
+MAKING = ("create", "update", "replace")
 
 #: The type of an image that the provider builds.
 TYPE = "docker:index/image:Image"
@@ -42,10 +42,9 @@ def prebuilding(engine: Engine, root: Path) -> Iterator[Callable[[Event], object
     """
     with contextlib.ExitStack() as stack:
         tell: Callable[[Event], object] = _nothing
-        socket = engine.socket()
-        if socket is not None:
+        if engine.socket() is not None:
             with contextlib.suppress(OSError):
-                tell = stack.enter_context(_begun(socket, root))
+                tell = stack.enter_context(_begun(engine, root))
         yield tell
 
 
@@ -54,7 +53,7 @@ def _nothing(_event: Event) -> None:
 
 
 @contextmanager
-def _begun(socket: str, root: Path) -> Iterator[Callable[[Event], object]]:
+def _begun(engine: Engine, root: Path) -> Iterator[Callable[[Event], object]]:
     """Let a process wait for what is to be built: who tells has threads by then, and it is a fork."""
     reading, writing = os.pipe()
     with contextlib.ExitStack() as stack:
@@ -64,7 +63,7 @@ def _begun(socket: str, root: Path) -> Iterator[Callable[[Event], object]]:
             told.close()
             line = orders.readline()
             if line:
-                build_ahead(socket, json.loads(line))
+                build_ahead(engine, json.loads(line))
 
         with os.fdopen(reading, encoding="utf-8") as orders:
             stack.enter_context(beside(work))
@@ -81,7 +80,9 @@ def _begun(socket: str, root: Path) -> Iterator[Callable[[Event], object]]:
 def ordered(event: Event, root: Path) -> dict[str, Any] | None:
     """Return what is to be built by an event: what the provider will be told; None where that is nothing."""
     metadata = (event.get("resourcePreEvent") or {}).get("metadata") or {}
-    if metadata.get("op") not in MAKING or metadata.get("type") != TYPE or part_of(metadata) != (IMAGE, APP_IMAGE):
+    if OPERATIONS.get(metadata.get("op", "")) not in MAKING or metadata.get("type") != TYPE:
+        return None
+    if part_of(metadata)[1] != APP_IMAGE:
         return None
     try:
         inputs = metadata["new"]["inputs"]
@@ -97,14 +98,13 @@ def ordered(event: Event, root: Path) -> dict[str, Any] | None:
         return None
 
 
-def build_ahead(socket: str, order: Mapping[str, Any]) -> None:
+def build_ahead(engine: Engine, order: Mapping[str, Any]) -> None:
     """Build what was ordered, where it is not there and what it is built on is."""
     # The base may have to be pulled, by who may, or be made as of a time.
-    images = (order["name"], order["base"])
-    with contextlib.suppress(OSError, http.client.HTTPException, UnansweredError, SilentError):
-        with contextlib.closing(Asked(socket, LOOK_SECONDS)) as asked:
-            there = [asked.get(f"/images/{quoted(image)}/json", dict) is not None for image in images]
-        if there == [False, True]:
+    there = engine.creation_times([order["name"], order["base"]], LOOK_SECONDS)
+    socket = engine.socket()
+    if socket is not None and there.keys() == {order["base"]}:
+        with contextlib.suppress(OSError, http.client.HTTPException):
             cache(socket, Path(order["context"]), order["arguments"], order["platform"])
 
 

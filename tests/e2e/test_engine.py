@@ -82,12 +82,12 @@ def test_what_is_built_while_a_preview_runs_the_provider_does_not_build_again(st
     steps = json.loads(done.stdout[done.stdout.index("{") :])["steps"]
     (step,) = [one for one in steps if one["urn"].endswith("::app-app-image")]
     new, engine = step["newState"], Engine()
-    socket, name = engine.socket(), new["inputs"]["imageName"]
+    name = new["inputs"]["imageName"]
     event = {"resourcePreEvent": {"metadata": {**step, "type": new["type"], "new": new}}}
     order = ordered(event, stand.root)
-    assert socket is not None
+    assert engine.socket() is not None
     assert order is not None
-    build_ahead(socket, order)
+    build_ahead(engine, order)
     built = dt.datetime.now(dt.UTC)
     assert engine.image(name) is None, "which image it is the provider says"
     result = stand.up()
